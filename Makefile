@@ -1,0 +1,96 @@
+# qnet.h: one header, nothing to install. A C compiler and make are all that is needed.
+#
+#   make demo     phantom cohort, cross-validation, report: the whole paper in miniature
+#   make test     every test; the last line is "N passed, N failed"
+#   make examples the example programs, into build/
+#   make paper    the full-size experiment: 52 + 47 subjects, 10 folds, the paper's epochs (days on two cores)
+#   make bench    our own figures, per kernel and whole
+#   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make clean
+
+CC ?= cc
+CXX ?= c++
+CFLAGS ?= -O2
+CXXFLAGS ?= -O2
+WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
+C99 = -std=c99 $(WARN) -Wc++-compat
+CXX11 = -std=c++11 $(WARN)
+OPENMP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-openmp-$$$$.c; \
+    $(CC) -fopenmp /tmp/qnet-openmp-$$$$.c -o /tmp/qnet-openmp-$$$$ 2>/dev/null && echo -fopenmp; \
+    rm -f /tmp/qnet-openmp-$$$$.c /tmp/qnet-openmp-$$$$)
+HAVE_CXX := $(shell command -v $(firstword $(CXX)) 2>/dev/null)
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+BUILD = build
+
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+# The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
+DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm conv layers lstm resnet scan optim train)
+REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
+
+.PHONY: all examples demo paper test test-sanitize bench clean tests-build
+
+all: examples
+
+examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
+
+$(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
+	@mkdir -p $(BUILD)
+	$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< $(EXTRA_$*) -lm
+
+EXTRA_own_threads = -pthread
+EXTRA_openblas = -lopenblas
+
+$(BUILD)/cpp_program: examples/cpp_program.cpp qnet.h
+	@mkdir -p $(BUILD)
+	$(CXX) $(CXX11) $(CXXFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
+# ---- The main job ---------------------------------------------------------------------------------
+
+demo: $(BUILD)/make_phantom $(BUILD)/crossval
+	$(BUILD)/make_phantom --out out/demo-cohort $(DEMO_COHORT)
+	$(BUILD)/crossval --data out/demo-cohort --out out/demo $(DEMO_RUN)
+	@echo "Open out/demo/report.html in a browser."
+
+DEMO_COHORT = --scale small
+DEMO_RUN = --size 64 --folds 4 --epochs1 12 --epochs2 20 --batch 32
+
+paper: $(BUILD)/make_phantom $(BUILD)/crossval
+	$(BUILD)/make_phantom --out out/paper-cohort --scale paper
+	$(BUILD)/crossval --data out/paper-cohort --out out/paper --repeats 3 $(PAPER_RUN)
+
+# ---- Tests ----------------------------------------------------------------------------------------
+
+test:
+	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
+	@sh tests/run.sh $(BUILD)
+
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_phantom
+
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h)
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+
+$(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
+
+$(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
+	@mkdir -p $(BUILD)/tests
+	$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
+
+test-sanitize:
+	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+# ---- Benchmarks -----------------------------------------------------------------------------------
+
+bench: $(BUILD)/bench
+	$(BUILD)/bench
+
+$(BUILD)/bench: bench/bench.c qnet.h
+	@mkdir -p $(BUILD)
+	$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
+clean:
+	rm -rf $(BUILD) out

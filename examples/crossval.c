@@ -1,0 +1,298 @@
+/* crossval: the paper's experiment on a folder of NIfTI files (Tables 1-3, Figures 3 and 5-10).
+
+       build/crossval --data DIR --out DIR [options]          build/crossval --help
+
+   The work is in qnet.h (qnet_experiment_run); this program reads the options, shows progress and
+   stops cleanly on Ctrl-C: run it again with --resume and it goes on with the same bits. */
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int signal_number)
+{
+    (void)signal_number;
+    interrupted = 1;
+}
+
+static const char help[] =
+    "usage: crossval --data DIR --out DIR [options]\n"
+    "\n"
+    "Trains and tests ResNet, ResNetSWA and Q-Net by cross-validation over individuals, prints "
+    "the\n"
+    "paper's Tables 1, 2 and 3, and writes results.json, predictions.csv, manifest.json, "
+    "report.html\n"
+    "and the weights of each fold into the output folder.\n"
+    "\n"
+    "  --data DIR          participants.tsv (participant_id age sex group) and, per subject,\n"
+    "                      *_Chimap, *_R2starmap, *_T1w and *_desc-basalganglia_mask (.nii or "
+    ".nii.gz)\n"
+    "  --out DIR           results; earlier ones are replaced only when all is done\n"
+    "  --input KIND        full, crop or both (both)\n"
+    "  --size N            side of the network's input in pixels, 32 or more (crop 224, full 256)\n"
+    "  --folds K           folds (10)              --repeats R   repeats of the whole (1)\n"
+    "  --epochs1 N         stage 1 (100)           --epochs2 N   stage 2 (50)\n"
+    "  --batch N           images, or scans, per step (64)\n"
+    "  --weights FILE      initial ResNet18 weights, torchvision names, .safetensors\n"
+    "                      (default: random, He initialisation; the paper starts from ImageNet)\n"
+    "  --stretch KIND      percentile (per slice, the paper's) or window (fixed ppm and 1/s)\n"
+    "  --physics-safe      no brightness, contrast, gamma or vertical flip in augmentation\n"
+    "  --max-slices N      slices of a scan, the central ones (24)\n"
+    "  --slices FIRST:N    without a mask: N slices from FIRST, counted upwards from 0\n"
+    "  --center X,Y        without a mask: centre of the crop in mm (x right, y front)\n"
+    "  --derivatives NAME  folder under derivatives/ that holds the maps (default: found)\n"
+    "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
+    "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512 "
+    "(auto)\n"
+    "  --shuffle-labels    control: labels permuted over subjects, every AUC must fall to about "
+    ".5\n"
+    "  --resume            go on where a stopped run of the same configuration ended\n"
+    "  --quiet             no progress, no tables; errors only\n";
+
+typedef struct options {
+    const char *data, *out, *weights;
+    int resume, quiet;
+    qnet_hooks hooks;
+    qnet_experiment_config config;
+} options;
+
+static int fail(const char *name, const char *value, const char *expected)
+{
+    fprintf(stderr, "crossval: %s %s: expected %s (see --help)\n", name, value ? value : "",
+            expected);
+    return 0;
+}
+
+/* A whole number in low..high. */
+static int whole(const char *name, const char *text, long low, long high, int *out)
+{
+    char *end, expected[80];
+    long value = strtol(text, &end, 10);
+    sprintf(expected, "a whole number from %ld to %ld", low, high);
+    if (end == text || *end || value < low || value > high) return fail(name, text, expected);
+    *out = (int)value;
+    return 1;
+}
+
+static int option_with_value(options *o, const char *name, const char *value)
+{
+    qnet_experiment_config *c = &o->config;
+    qnet_input_config *crop = &c->input[QNET_INPUT_CROP], *full = &c->input[QNET_INPUT_FULL];
+    if (strcmp(name, "--data") == 0)
+        o->data = value;
+    else if (strcmp(name, "--out") == 0)
+        o->out = value;
+    else if (strcmp(name, "--weights") == 0)
+        o->weights = value;
+    else if (strcmp(name, "--derivatives") == 0)
+        crop->derivatives = full->derivatives = value;
+    else if (strcmp(name, "--folds") == 0)
+        return whole(name, value, 2, 100000, &c->folds);
+    else if (strcmp(name, "--repeats") == 0)
+        return whole(name, value, 1, 99, &c->repeats);
+    else if (strcmp(name, "--epochs1") == 0)
+        return whole(name, value, 1, 100000, &c->stage1.epochs);
+    else if (strcmp(name, "--epochs2") == 0)
+        return whole(name, value, 1, 100000, &c->stage2.epochs);
+    else if (strcmp(name, "--bootstrap") == 0)
+        return whole(name, value, 2, 10000000, &c->bootstrap);
+    else if (strcmp(name, "--threads") == 0)
+        return whole(name, value, 1, 1024, &o->hooks.threads);
+    else if (strcmp(name, "--batch") == 0) {
+        if (!whole(name, value, 1, 65536, &c->stage1.batch)) return 0;
+        c->stage2.batch = c->stage1.batch;
+    } else if (strcmp(name, "--size") == 0) {
+        if (!whole(name, value, 32, 4096, &crop->size)) return 0;
+        full->size = crop->size;
+    } else if (strcmp(name, "--max-slices") == 0) {
+        if (!whole(name, value, 1, 4096, &crop->max_slices)) return 0;
+        full->max_slices = crop->max_slices;
+    } else if (strcmp(name, "--seed") == 0) {
+        char *end;
+        c->seed = (uint64_t)strtoull(value, &end, 10);
+        if (end == value || *end) return fail(name, value, "a whole number");
+    } else if (strcmp(name, "--input") == 0) {
+        c->use_input[QNET_INPUT_CROP] = strcmp(value, "full") != 0;
+        c->use_input[QNET_INPUT_FULL] = strcmp(value, "crop") != 0;
+        if (strcmp(value, "full") && strcmp(value, "crop") && strcmp(value, "both")) {
+            return fail(name, value, "full, crop or both");
+        }
+    } else if (strcmp(name, "--stretch") == 0) {
+        if (strcmp(value, "percentile") == 0)
+            c->stage1.augment.stretch = QNET_STRETCH_PERCENTILE;
+        else if (strcmp(value, "window") == 0)
+            c->stage1.augment.stretch = QNET_STRETCH_WINDOW;
+        else
+            return fail(name, value, "percentile or window");
+    } else if (strcmp(name, "--slices") == 0) {
+        if (sscanf(value, "%d:%d", &crop->slice_first, &crop->slice_count) != 2 ||
+            crop->slice_first < 0 || crop->slice_count < 1) {
+            return fail(name, value, "FIRST:N, such as 8:16");
+        }
+        full->slice_first = crop->slice_first;
+        full->slice_count = crop->slice_count;
+    } else if (strcmp(name, "--center") == 0) {
+        if (sscanf(value, "%lf,%lf", &crop->box_center_mm[0], &crop->box_center_mm[1]) != 2) {
+            return fail(name, value, "X,Y in mm, such as 0,2.5");
+        }
+        crop->box_explicit = 1;
+    } else if (strcmp(name, "--cpu") == 0) {
+        if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
+            return fail(name, value, "auto, scalar, avx2 or avx512");
+    } else {
+        return fail(name, "", "a known option");
+    }
+    return 1;
+}
+
+/* 1: run; 0: bad usage; -1: help was asked for. */
+static int parse(int argc, char **argv, options *o)
+{
+    memset(o, 0, sizeof *o);
+    qnet_experiment_config_init(&o->config);
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return -1;
+        else if (strcmp(argv[i], "--resume") == 0)
+            o->resume = 1;
+        else if (strcmp(argv[i], "--quiet") == 0)
+            o->quiet = 1;
+        else if (strcmp(argv[i], "--shuffle-labels") == 0)
+            o->config.shuffle_labels = 1;
+        else if (strcmp(argv[i], "--physics-safe") == 0)
+            o->config.stage1.augment.physics_safe = 1;
+        else if (i + 1 >= argc)
+            return fail(argv[i], "", "a known option, and its value");
+        else if (!option_with_value(o, argv[i], argv[i + 1]))
+            return 0;
+        else
+            i++;
+    }
+    if (!o->data) return fail("--data", "", "the folder with participants.tsv");
+    if (!o->out) return fail("--out", "", "a folder for the results");
+    return 1;
+}
+
+/* ---- Progress: a bar on a terminal, a line now and then in a log ----------------------------- */
+
+typedef struct display {
+    int quiet, terminal;
+    time_t begin, last;
+    double first_fraction;
+    char where[64], task[32];
+} display;
+
+static void duration(char text[32], double seconds)
+{
+    if (seconds < 0 || seconds > 1e8)
+        strcpy(text, "--:--");
+    else if (seconds < 3600)
+        sprintf(text, "%d:%02d", (int)seconds / 60, (int)seconds % 60);
+    else
+        sprintf(text, "%dh%02d", (int)(seconds / 3600), (int)(seconds / 60) % 60);
+}
+
+static int show(void *user, const qnet_progress_info *p)
+{
+    display *d = (display *)user;
+    char left[32], bar[21], line[256];
+    const time_t now = time(NULL);
+    const int news = strcmp(d->where, p->where) != 0 || strcmp(d->task, p->task) != 0;
+    double gained;
+    int at;
+    if (interrupted) return 1;
+    if (d->quiet) return 0;
+    if (d->first_fraction < 0) d->first_fraction = p->fraction;
+    if (!news && difftime(now, d->last) < (d->terminal ? 1 : 20)) return 0;
+    gained = p->fraction - d->first_fraction;
+    duration(left, gained > 0.002 ? difftime(now, d->begin) * (1 - p->fraction) / gained : -1);
+    at = (int)(p->fraction * 20);
+    for (int i = 0; i < 20; i++) bar[i] = i < at ? '#' : '.';
+    bar[20] = '\0';
+    sprintf(line, "%s %3d%%  left %s  %.50s  %.24s", bar, (int)(p->fraction * 100), left, p->where,
+            p->task);
+    if (p->epoch > 0)
+        sprintf(line + strlen(line), " epoch %d/%d", p->epoch, p->epochs);
+    else if (p->steps > 0)
+        sprintf(line + strlen(line), " %lu/%lu", (unsigned long)p->step, (unsigned long)p->steps);
+    if (p->loss == p->loss && p->epoch > 0) sprintf(line + strlen(line), "  loss %.3f", p->loss);
+    if (p->items_per_second > 0) sprintf(line + strlen(line), "  %.0f/s", p->items_per_second);
+    if (d->terminal)
+        printf("\r%-118.118s", line);
+    else
+        printf("%s\n", line);
+    fflush(stdout);
+    d->last = now;
+    sprintf(d->where, "%.63s", p->where);
+    sprintf(d->task, "%.31s", p->task);
+    return 0;
+}
+
+static void message(void *user, qnet_log_level level, const char *text)
+{
+    if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
+}
+
+int main(int argc, char **argv)
+{
+    options o;
+    display d;
+    qnet_context *ctx = NULL;
+    qnet_experiment *e = NULL;
+    qnet_buffer tables;
+    qnet_status status;
+    char build[160];
+    int ok = parse(argc, argv, &o);
+    if (ok <= 0) {
+        if (ok < 0) fputs(help, stdout);
+        return ok < 0 ? 0 : 1;
+    }
+    memset(&d, 0, sizeof d);
+    memset(&tables, 0, sizeof tables);
+    d.quiet = o.quiet;
+    d.begin = time(NULL);
+    d.first_fraction = -1;
+#if defined(__unix__) || defined(__APPLE__)
+    d.terminal = isatty(1);
+#endif
+    signal(SIGINT, on_interrupt);
+    signal(SIGTERM, on_interrupt);
+    o.hooks.progress.user = o.hooks.log.user = &d;
+    o.hooks.progress.report = show;
+    o.hooks.log.message = message;
+    status = qnet_context_create(&o.hooks, &ctx);
+    if (status != QNET_OK) {
+        fprintf(stderr, "crossval: %s (is --cpu right for this machine?)\n",
+                qnet_status_text(status));
+        return 1;
+    }
+    qnet_describe_build(ctx, build, sizeof build);
+    if (!o.quiet) printf("%s\n", build);
+    status = qnet_experiment_run(ctx, &o.config, o.data, o.out, o.weights, o.resume, &e);
+    if (d.terminal && !o.quiet) printf("\r%-118s\r", "");
+    if (status == QNET_OK) status = qnet_experiment_tables(e, &tables);
+    if (status == QNET_OK && !o.quiet) {
+        fwrite(tables.bytes, 1, tables.size, stdout);
+        printf(
+            "\nWrote %s/report.html, results.json, predictions.csv, manifest.json and weights/.\n",
+            o.out);
+    }
+    if (status == QNET_STOPPED) {
+        fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
+    } else if (status != QNET_OK) {
+        fprintf(stderr, "crossval: %s\n", qnet_last_error(ctx));
+    }
+    qnet_buffer_free(ctx, &tables);
+    qnet_experiment_destroy(e);
+    qnet_context_destroy(ctx);
+    return status == QNET_OK ? 0 : 1;
+}

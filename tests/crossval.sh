@@ -1,0 +1,100 @@
+#!/bin/sh
+# crossval.sh BUILD: the main job from end to end on a tiny phantom cohort: files, threads, stop and resume, bad input.
+bin=$1
+dir=$1/crossval-test
+rm -rf "$dir"
+mkdir -p "$dir"
+passed=0 failed=0
+
+ok() # what, command...
+{
+    what=$1
+    shift
+    if "$@" > "$dir/log" 2>&1; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "$what: failed: $*"
+        tail -n 5 "$dir/log"
+    fi
+}
+
+refused() # the sentence must contain, options of crossval...
+{
+    part=$1
+    shift
+    "$bin/crossval" --out "$dir/one" $small "$@" > "$dir/stdout" 2> "$dir/log"
+    status=$?
+    if [ $status = 1 ] && grep -q -F -e "$part" "$dir/log" && [ "$(wc -l < "$dir/log")" = 1 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        echo "crossval $*: exit $status, expected 1 and one line with \"$part\", got:"
+        tail -n 5 "$dir/log"
+    fi
+    ok "earlier results stay" cmp -s "$dir/one/results.json" "$dir/results.before"
+}
+
+small='--input crop --size 32 --folds 2 --epochs1 3 --epochs2 3 --batch 16 --bootstrap 50 --seed 7'
+ok phantom "$bin/make_phantom" --out "$dir/cohort" --hh 4 --hc 4 --scale small --seed 3
+ok "one thread" "$bin/crossval" --data "$dir/cohort" --out "$dir/one" $small --threads 1
+cp "$dir/log" "$dir/printed"
+ok "tables are printed" grep -q "Table 3" "$dir/printed"
+for file in results.json predictions.csv manifest.json report.html weights/crop-repeat01-fold01-resnet.safetensors \
+    weights/crop-repeat01-fold02-resnetswa.safetensors weights/crop-repeat01-fold02-qnet.safetensors; do
+    ok "$file is there" test -s "$dir/one/$file"
+done
+for key in '"config"' '"cohort"' '"image_level"' '"scan_level"' '"delong"' '"bootstrap"' '"Q-Net"' '"ResNetSWA"' '"clustered"'; do
+    ok "results.json has $key" grep -q -F "$key" "$dir/one/results.json"
+done
+ok "the page loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$dir/one/report.html'"
+
+ok "three threads" "$bin/crossval" --data "$dir/cohort" --out "$dir/three" $small --threads 3 --quiet
+ok "quiet is quiet" test ! -s "$dir/log"
+ok "same predictions" cmp "$dir/one/predictions.csv" "$dir/three/predictions.csv"
+for model in resnet resnetswa qnet; do
+    ok "same $model" cmp "$dir/one/weights/crop-repeat01-fold02-$model.safetensors" \
+        "$dir/three/weights/crop-repeat01-fold02-$model.safetensors"
+done
+
+# Stopped three times at whatever point a second or less brings, resumed, and the same bits in the end.
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small > "$dir/stop1" 2>&1 &
+pid=$!
+while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold01-resnet.checkpoint" ]; do sleep 0.05; done
+kill -INT $pid 2> /dev/null
+wait $pid
+ok "stopped by Ctrl-C" test $? = 1
+ok "says how to go on" grep -q -e '--resume' "$dir/stop1"
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume > "$dir/stop2" 2>&1 &
+pid=$!
+while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold02-swa.checkpoint" ]; do sleep 0.05; done
+kill -KILL $pid 2> /dev/null # not even a chance to tidy up
+wait $pid 2> /dev/null
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" --resume $small --folds 3 > "$dir/refusal" 2>&1
+ok "another configuration is refused" grep -q 'folds=2, this one has folds=3' "$dir/refusal"
+ok "resumed" "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume
+ok "resumed: same predictions" cmp "$dir/one/predictions.csv" "$dir/stopped/predictions.csv"
+ok "resumed: same weights" cmp "$dir/one/weights/crop-repeat01-fold02-qnet.safetensors" \
+    "$dir/stopped/weights/crop-repeat01-fold02-qnet.safetensors"
+
+# Bad input: a sentence that names the thing, exit 1, earlier results untouched.
+cp "$dir/one/results.json" "$dir/results.before"
+copy() { rm -rf "$dir/bad"; cp -r "$dir/cohort" "$dir/bad"; }
+maps=$(cd "$dir/cohort" && echo derivatives/*/sub-01/anat)
+refused participants.tsv --data "$dir/nowhere"
+copy; : > "$dir/bad/participants.tsv"; refused participants.tsv --data "$dir/bad"
+copy; sed '2s/H[HC]/PD/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"; refused PD --data "$dir/bad"
+copy; sed -n '1p;2p;2p;3,$p' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"; refused sub-01 --data "$dir/bad"
+copy; rm "$dir/bad/$maps"/*R2starmap*; refused R2starmap --data "$dir/bad"
+copy; head -c 3000 "$dir/cohort/$maps/sub-01_Chimap.nii.gz" > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap --data "$dir/bad"
+copy; echo hello > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap --data "$dir/bad"
+refused 'folds' --data "$dir/cohort" --folds 9
+refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
+refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"
+refused '--size' --data "$dir/cohort" --size 31
+refused '--nonsense' --data "$dir/cohort" --nonsense 1
+"$bin/crossval" --data "$dir/cohort" --out /dev/null/out $small > /dev/null 2> "$dir/refusal"
+ok "unwritable output" grep -q '/dev/null/out' "$dir/refusal"
+ok help sh -c "'$bin/crossval' --help | grep -q shuffle-labels"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,217 @@
+/* test_cam.c: class activation maps against PyTorch, colours, and bad input. */
+#define QNET_IMPLEMENTATION
+#include "../qnet.h"
+#include "test.h"
+#include "golden/formula.h"
+#include "golden/networks.h"
+
+static qnet_context *context(void)
+{
+    qnet_context *ctx = NULL;
+    qnet_hooks hooks;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.threads = 1;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    return ctx;
+}
+
+static qnet_resnet *make_net(qnet_context *ctx, int h, int w, int batch)
+{
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    int i;
+    qnet_resnet_config_init(&config);
+    config.height = h;
+    config.width = w;
+    config.batch = batch;
+    config.training = 0;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    for (i = 0; i < net->table->count; i++) { /* as fill_resnet in make_networks.py */
+        const qnet_param *p = &net->table->entries[i];
+        double fan_in = p->ndim == 4 ? (double)(p->shape[0] * p->shape[1] * p->shape[2]) : 1;
+        size_t j;
+        for (j = 0; j < p->count; j++) {
+            size_t k = p->ndim == 4 ? formula_file_index(p->shape, j) : j;
+            double u = formula((uint32_t)i, (uint32_t)k), v;
+            if (p->ndim == 4) v = (u - .5) * 2 * sqrt(6 / fan_in);
+            else if (p->ndim == 2) v = (u - .5) * .2;
+            else if (strcmp(p->name, "fc.bias") == 0) v = u - .5;
+            else if (strstr(p->name, ".weight")) v = .75 + .5 * u;
+            else if (strstr(p->name, "running_mean")) v = (u - .5) * .5;
+            else if (strstr(p->name, "running_var")) v = .5 + u;
+            else v = (u - .5) * .4;
+            net->weights[p->offset + j] = (qnet_real)v;
+        }
+    }
+    return net;
+}
+
+/* Tolerance: float's rounding through 20 convolutions, and a map of floats in any build. */
+static void check_golden(int batch, int h, int w, uint32_t x_index, const double *golden_raw, const double *golden_map,
+                         const double *eval_logits)
+{
+    qnet_context *ctx = context();
+    qnet_resnet *net = make_net(ctx, h, w, batch);
+    size_t image = (size_t)h * (size_t)w, j;
+    qnet_real *x = (qnet_real *)malloc((size_t)batch * image * 3 * sizeof *x);
+    float *map = (float *)malloc(2 * image * sizeof *map), raw[64], low = 1, high = 0, sum = 0;
+    int fh = (h + 31) / 32, fw = (w + 31) / 32, i;
+    for (j = 0; j < (size_t)batch * image * 3; j++) x[j] = (qnet_real)((formula(x_index, (uint32_t)j) - .5) * 4);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 0, NULL, NULL));
+    CHECK_OK(ctx, qnet_cam(net, 1, 1, map, raw));
+    for (i = 0; i < fh * fw; i++) {
+        CHECK_NEAR(raw[i], golden_raw[i], 1e-3);
+        sum += raw[i] / (float)(fh * fw);
+    }
+    /* the mean of the raw map is the class score without its bias */
+    CHECK_NEAR(sum + (float)(formula(61, 1) - .5), eval_logits[1 * 2 + 1], 1e-3);
+    for (j = 0; j < image; j += 97) CHECK_NEAR(map[j], golden_map[j / 97], 1e-4);
+    for (j = 0; j < image; j++) {
+        low = map[j] < low ? map[j] : low;
+        high = map[j] > high ? map[j] : high;
+    }
+    CHECK(low == 0 && high == 1);
+    CHECK_OK(ctx, qnet_cam(net, 1, 1, map + image, NULL));
+    CHECK(memcmp(map, map + image, image * sizeof *map) == 0);
+    free(x);
+    free(map);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+static void test_against_pytorch(void)
+{
+    check_golden(2, 64, 64, 200, r64_cam_raw, r64_cam, r64_eval_logits);
+    check_golden(3, 97, 65, 212, r97_cam_raw, r97_cam, r97_eval_logits);
+}
+
+/* A network whose last map has one bright corner lights up that corner for its class, and there
+   only: shown the right way up and the right way round. */
+static void test_where(void)
+{
+    qnet_context *ctx = context();
+    qnet_resnet *net = make_net(ctx, 64, 96, 1);
+    qnet_real *x = (qnet_real *)calloc(64 * 96 * 3, sizeof *x);
+    float map[64 * 96], raw[6];
+    qnet_tensor f;
+    size_t j;
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 0, NULL, NULL));
+    f = qnet_resnet_feature_map(net);
+    CHECK(f.shape[1] == 2 && f.shape[2] == 3);
+    for (j = 0; j < 6 * 512; j++) f.data[j] = 0;
+    for (j = 0; j < 512; j++) { /* class 1 likes every feature; the one at the top right is 1 */
+        net->weights[net->table->entries[60].offset + 512 + j] = 1;
+        f.data[2 * 512 + j] = 1;
+    }
+    CHECK_OK(ctx, qnet_cam(net, 0, 1, map, raw));
+    CHECK(raw[2] == 512 && raw[0] == 0 && raw[3] == 0 && raw[5] == 0);
+    CHECK(map[95] == 1 && map[0] == 0 && map[63 * 96] == 0 && map[63 * 96 + 95] == 0);
+    for (j = 0; j < 512; j++) f.data[2 * 512 + j] = 0;
+    CHECK_OK(ctx, qnet_cam(net, 0, 1, map, raw)); /* flat: no division by zero */
+    CHECK(map[95] == 0 && map[0] == 0);
+    f.data[0] = (qnet_real)HUGE_VAL;
+    map[7] = 9;
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 1, map, NULL), QNET_ERROR_NUMERIC, "class 1");
+    CHECK(map[7] == 9);
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+static long allocations, fail_at = -1;
+static void *counting_alloc(void *user, size_t size, size_t align)
+{
+    void *raw, **p;
+    (void)user;
+    if (allocations++ == fail_at) return NULL;
+    raw = malloc(size + align + sizeof raw);
+    p = (void **)(void *)(((size_t)raw + sizeof raw + align - 1) / align * align);
+    p[-1] = raw;
+    return p;
+}
+static void counting_free(void *user, void *ptr, size_t size)
+{
+    (void)user;
+    (void)size;
+    free(((void **)ptr)[-1]);
+}
+
+static void test_bad_input(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx = NULL;
+    qnet_resnet *net;
+    qnet_real *x = (qnet_real *)calloc(2 * 32 * 32 * 3, sizeof *x);
+    float map[32 * 32] = {5};
+    memset(&hooks, 0, sizeof hooks);
+    hooks.allocator.alloc = counting_alloc;
+    hooks.allocator.free = counting_free;
+    hooks.threads = 1;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    net = make_net(ctx, 32, 32, 2);
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 0, map, NULL), QNET_ERROR_ARGUMENT, "forward pass");
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 0, NULL, NULL));
+    CHECK_FAILS(ctx, qnet_cam(net, 2, 0, map, NULL), QNET_ERROR_ARGUMENT, "0..1, as in the last forward pass, found 2");
+    CHECK_FAILS(ctx, qnet_cam(net, -1, 0, map, NULL), QNET_ERROR_ARGUMENT, "found -1");
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 2, map, NULL), QNET_ERROR_ARGUMENT, "class must be 0..1, found 2");
+    CHECK_FAILS(ctx, qnet_cam(net, 0, -1, map, NULL), QNET_ERROR_ARGUMENT, "found -1");
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 0, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK(qnet_cam(NULL, 0, 0, map, NULL) == QNET_ERROR_ARGUMENT);
+    fail_at = allocations;
+    CHECK_FAILS(ctx, qnet_cam(net, 0, 0, map, NULL), QNET_ERROR_MEMORY, "class activation map");
+    CHECK(map[0] == 5);
+    CHECK_OK(ctx, qnet_cam(net, 0, 0, map, NULL));
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+/* OpenCV's COLORMAP_JET at its ends and corners (it has 256 entries, so one unit of slack). */
+static void test_colours(void)
+{
+    static const double value[9] = {0, .125, .25, .375, .5, .625, .75, .875, 1};
+    static const int jet[9][3] = {{0, 0, 128}, {0, 0, 255}, {0, 128, 255}, {0, 255, 255}, {128, 255, 128},
+                                  {255, 255, 0}, {255, 128, 0}, {255, 0, 0}, {128, 0, 0}};
+    uint8_t rgb[3], other[3];
+    int i, c;
+    for (i = 0; i < 9; i++) {
+        qnet_jet(value[i], rgb);
+        for (c = 0; c < 3; c++) CHECK_NEAR(rgb[c], jet[i][c], 1);
+    }
+    qnet_jet(-3, rgb);
+    qnet_jet(0, other);
+    CHECK(memcmp(rgb, other, 3) == 0);
+    qnet_jet(7, rgb);
+    qnet_jet(1, other);
+    CHECK(memcmp(rgb, other, 3) == 0);
+    qnet_jet(NAN, rgb);
+    qnet_jet(0, other);
+    CHECK(memcmp(rgb, other, 3) == 0);
+}
+
+static void test_overlay(void)
+{
+    const float map[4] = {.875f, .125f, .5f, 2}, grey[4] = {0, 1, .5f, -1};
+    uint8_t rgb[12 + 1];
+    rgb[12] = 77;
+    qnet_cam_overlay(map, grey, 2, 2, rgb);
+    CHECK_NEAR(rgb[0], .3 * 255, 1); /* hot and dark: red */
+    CHECK(rgb[1] == 0 && rgb[2] == 0);
+    CHECK_NEAR(rgb[3], .5 * 255, 1); /* cold and bright: bluish */
+    CHECK_NEAR(rgb[5], .8 * 255, 1);
+    CHECK_NEAR(rgb[7], (.3 + .25) * 255, 1);
+    CHECK_NEAR(rgb[9], .3 * 128, 1); /* both are clipped to 0..1 */
+    CHECK(rgb[10] == 0 && rgb[12] == 77);
+    qnet_cam_overlay(map, grey, 0, 2, rgb + 12);
+    CHECK(rgb[12] == 77);
+}
+
+int main(void)
+{
+    RUN(test_against_pytorch);
+    RUN(test_where);
+    RUN(test_bad_input);
+    RUN(test_colours);
+    RUN(test_overlay);
+    return test_end();
+}

@@ -1,0 +1,870 @@
+/* Room >>cohort: slices, frames and orientation of a prepared scan; cohorts; folds; participants.tsv;
+   reading folders. Files go to build/test_cohort, which is emptied first. */
+#define QNET_IMPLEMENTATION
+#include "../qnet.h"
+#include "test.h"
+
+#define ROOT "build/test_cohort"
+#define NX 40
+#define NY 36
+#define NZ 6
+
+static qnet_context *ctx;
+
+/* ---- volumes of which every voxel says where it is --------------------------------------------- */
+
+enum { WORLD_X, WORLD_Y, WORLD_Z, MASK };
+
+/* A volume of n[0]xn[1]xn[2] with this affine; voxel = world coordinate + offset (1000 keeps it away
+   from zero), or a mask of |x - 3| <= 10, |y + 5| <= 15, 3 <= z <= 9 (mm). */
+static qnet_volume *make_volume(const double (*affine)[4], const int n[3], int what)
+{
+    qnet_volume *v = NULL;
+    int i, j, k, r;
+    CHECK_OK(ctx, qnet_volume_create(ctx, n[0], n[1], n[2], &v));
+    for (r = 0; r < 3; r++) {
+        memcpy(v->affine[r], affine[r], sizeof v->affine[r]);
+        v->spacing[r] = sqrt(affine[0][r] * affine[0][r] + affine[1][r] * affine[1][r] +
+                             affine[2][r] * affine[2][r]);
+    }
+    v->affine_source = 2;
+    for (k = 0; k < n[2]; k++)
+        for (j = 0; j < n[1]; j++)
+            for (i = 0; i < n[0]; i++) {
+                double w[3];
+                for (r = 0; r < 3; r++)
+                    w[r] = affine[r][0] * i + affine[r][1] * j + affine[r][2] * k + affine[r][3];
+                v->voxels[((size_t)k * (size_t)n[1] + (size_t)j) * (size_t)n[0] + (size_t)i] =
+                    what == MASK ? (float)(fabs(w[0] - 3) <= 10 && fabs(w[1] + 5) <= 15 && w[2] >= 3 &&
+                                           w[2] <= 9)
+                                 : (float)(w[what] + 1000);
+            }
+    return v;
+}
+
+/* 2.5 x 2.5 x 3 mm, RAS; x -48..49.5, y -45..42.5, z 0..15. */
+static const double ras[3][4] = {{2.5, 0, 0, -48}, {0, 2.5, 0, -45}, {0, 0, 3, 0}};
+static const int ras_n[3] = {NX, NY, NZ};
+
+static qnet_scan_maps make_maps(const double (*affine)[4], const int n[3])
+{
+    qnet_scan_maps maps;
+    memset(&maps, 0, sizeof maps);
+    maps.subject = "sub-01";
+    maps.label = QNET_HH;
+    maps.age = 50;
+    maps.sex = QNET_FEMALE;
+    maps.qsm = make_volume(affine, n, WORLD_X);
+    maps.r2star = make_volume(affine, n, WORLD_Y);
+    maps.t1w = make_volume(affine, n, WORLD_Z);
+    maps.mask = make_volume(affine, n, MASK);
+    return maps;
+}
+
+static void free_maps(qnet_scan_maps *maps)
+{
+    qnet_volume_destroy(maps->qsm);
+    qnet_volume_destroy(maps->r2star);
+    qnet_volume_destroy(maps->t1w);
+    qnet_volume_destroy(maps->mask);
+}
+
+static qnet_input_config small_config(qnet_input input)
+{
+    qnet_input_config config;
+    qnet_input_config_init(&config, input);
+    config.size = 32;
+    config.box_mm = 40;
+    config.margin = 0.1;
+    config.max_slices = 4;
+    return config;
+}
+
+#define SIDE 38 /* 32 + 2 * 3 */
+static float pixels[24 * SIDE * SIDE * 3], pixels2[24 * SIDE * SIDE * 3];
+static int slice_z[24], slices;
+
+/* ---- configuration ----------------------------------------------------------------------------- */
+
+static void test_config(void)
+{
+    qnet_input_config config;
+    qnet_scan_maps maps;
+    memset(&maps, 0, sizeof maps);
+    qnet_input_config_init(&config, QNET_INPUT_CROP);
+    CHECK(config.size == 224 && config.box_mm == 96 && config.margin == 0.08 && config.max_slices == 24);
+    CHECK(qnet_input_prepared(&config) == 224 + 2 * 18);
+    qnet_input_config_init(&config, QNET_INPUT_FULL);
+    CHECK(config.size == 256 && qnet_input_prepared(&config) == 256);
+    CHECK(strcmp(qnet_input_name(QNET_INPUT_CROP), "crop") == 0);
+    CHECK(strcmp(qnet_input_name(QNET_INPUT_FULL), "full") == 0);
+#define REFUSED(change, text)                                                                          \
+    do {                                                                                               \
+        qnet_input_config bad = config;                                                                \
+        change;                                                                                        \
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &bad, &maps, &slices, slice_z, pixels),                \
+                    QNET_ERROR_ARGUMENT, text);                                                        \
+    } while (0)
+    REFUSED(bad.size = 31, "size");
+    REFUSED(bad.size = 1 << 20, "size");
+    REFUSED(bad.box_mm = NAN, "box_mm");
+    REFUSED(bad.box_mm = 0, "box_mm");
+    REFUSED(bad.margin = -0.1, "margin");
+    REFUSED(bad.max_slices = 0, "max_slices");
+    REFUSED(bad.slice_first = -1, "slice_first");
+    REFUSED(bad.slice_count = 25, "slice_count");
+    REFUSED(memset(&bad.input, 3, sizeof bad.input), "crop nor full");
+    REFUSED((bad.box_explicit = 1, bad.box_center_mm[1] = HUGE_VAL), "box_center_mm");
+    REFUSED(bad.size = 64, "QSM map: missing");
+#undef REFUSED
+    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, NULL, &maps, &slices, slice_z, pixels), QNET_ERROR_ARGUMENT,
+                "missing");
+}
+
+/* ---- geometry ---------------------------------------------------------------------------------- */
+
+/* Each pixel of a crop holds its own place: the mask's bounding box is voxels 17..24 along x (-5.5
+   to 12 mm, centre 3.25) and 10..22 along y (-20 to 10, centre -5). Bilinear interpolation of a
+   linear function is exact but for float rounding around 1000 (6e-5). */
+static void check_crop(double tolerance)
+{
+    const double pixel = 40.0 / 32;
+    int t, row, column;
+    double worst = 0;
+    CHECK(slices == 3);
+    for (t = 0; t < slices && t < 3; t++) {
+        CHECK(slice_z[t] == t + 1);
+        for (row = 0; row < SIDE; row++)
+            for (column = 0; column < SIDE; column++) {
+                const float *p = pixels + ((t * SIDE + row) * SIDE + column) * 3;
+                const double x = 3.25 - (column + 0.5 - SIDE / 2.0) * pixel; /* column 0: right */
+                const double y = -5 - (row + 0.5 - SIDE / 2.0) * pixel;      /* row 0: front */
+                worst = fmax(worst, fabs(p[0] - 1000 - x));
+                worst = fmax(worst, fabs(p[1] - 1000 - y));
+                worst = fmax(worst, fabs(p[2] - 1000 - 3.0 * (t + 1)));
+            }
+    }
+    CHECK_NEAR(worst, 0, tolerance);
+}
+
+static void test_orientation(void)
+{
+    /* The same voxels of the world, stored in other orders: LAS, LPS, and axes permuted (SRA, PIR). */
+    static const double affine[5][3][4] = {
+        {{2.5, 0, 0, -48}, {0, 2.5, 0, -45}, {0, 0, 3, 0}},
+        {{-2.5, 0, 0, 49.5}, {0, 2.5, 0, -45}, {0, 0, 3, 0}},
+        {{-2.5, 0, 0, 49.5}, {0, -2.5, 0, 42.5}, {0, 0, 3, 0}},
+        {{0, 2.5, 0, -48}, {0, 0, 2.5, -45}, {3, 0, 0, 0}},
+        {{0, 0, 2.5, -48}, {-2.5, 0, 0, 42.5}, {0, -3, 0, 15}}};
+    static const int n[5][3] = {{NX, NY, NZ}, {NX, NY, NZ}, {NX, NY, NZ}, {NZ, NX, NY}, {NY, NZ, NX}};
+    const qnet_input_config config = small_config(QNET_INPUT_CROP);
+    int i;
+    for (i = 0; i < 5; i++) {
+        qnet_scan_maps maps = make_maps(affine[i], n[i]);
+        memset(pixels, 0, sizeof pixels);
+        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        check_crop(1.3e-4);
+        if (i == 0) memcpy(pixels2, pixels, sizeof pixels);
+        CHECK(memcmp(pixels, pixels2, sizeof pixels) == 0);
+        free_maps(&maps);
+    }
+}
+
+/* A head tilted by 5 degrees: slices stay planes of the third axis, the nearest to upwards. */
+static void test_oblique(void)
+{
+    const double c = cos(0.0873), s = sin(0.0873);
+    const double tilted[3][4] = {{2.5, 0, 0, -48}, {0, 2.5 * c, -3 * s, -45}, {0, 2.5 * s, 3 * c, 0}};
+    const qnet_input_config config = small_config(QNET_INPUT_FULL);
+    qnet_scan_maps maps = make_maps(tilted, ras_n);
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(slices >= 3);
+    CHECK(pixels[(5 * 32 + 16) * 3 + 1] > pixels[(25 * 32 + 16) * 3 + 1]); /* front above back */
+    free_maps(&maps);
+}
+
+/* Full input: 40 x 2.5 = 100 mm fill 32 columns; 90 mm of height leave 1.6 rows empty on each side. */
+static void test_full(void)
+{
+    const qnet_input_config config = small_config(QNET_INPUT_FULL);
+    qnet_scan_maps maps = make_maps(ras, ras_n);
+    int row, column;
+    double worst = 0;
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(slices == 3);
+    for (row = 0; row < 32; row++)
+        for (column = 0; column < 32; column++) {
+            const float *p = pixels + (row * 32 + column) * 3;
+            const double x = 0.75 - (column + 0.5 - 16) * 100 / 32, y = -1.25 - (row + 0.5 - 16) * 100 / 32;
+            if (row < 2 || row > 29) CHECK(p[0] == 0 && p[1] == 0 && p[2] == 0);
+            else if (y > -45 && y < 42.5 && x > -48 && x < 49.5)
+                worst = fmax(worst, fabs(p[0] - 1000 - x) + fabs(p[1] - 1000 - y));
+            else CHECK(p[0] > 900); /* the outer half of the border voxels */
+        }
+    CHECK_NEAR(worst, 0, 2e-4);
+    free_maps(&maps);
+}
+
+/* 8 voxels a pixel: the mean of the 8 x 8 block, so that fine noise is not aliased. */
+static void test_averaging(void)
+{
+    const double fine[3][4] = {{0.25, 0, 0, 0}, {0, 0.25, 0, 0}, {0, 0, 3, 0}};
+    const int n[3] = {256, 256, 1};
+    qnet_input_config config = small_config(QNET_INPUT_FULL);
+    qnet_scan_maps maps = make_maps(fine, n);
+    qnet_rng rng = qnet_rng_at(1, QNET_RANDOM_USER, 0, 0);
+    double worst = 0;
+    int i, row, column, y, x;
+    for (i = 0; i < 256 * 256; i++) maps.qsm->voxels[i] = (float)qnet_rng_uniform(&rng);
+    config.slice_count = 1;
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    for (row = 0; row < 32; row++)
+        for (column = 0; column < 32; column++) {
+            double sum = 0;
+            for (y = 0; y < 8; y++)
+                for (x = 0; x < 8; x++)
+                    sum += maps.qsm->voxels[(255 - 8 * row - y) * 256 + 255 - 8 * column - x];
+            worst = fmax(worst, fabs(sum / 64 - pixels[(row * 32 + column) * 3]));
+        }
+    CHECK_NEAR(worst, 0, 1e-6); /* 64 float additions of numbers below 1 */
+    free_maps(&maps);
+}
+
+static void test_slice_choice(void)
+{
+    qnet_input_config config = small_config(QNET_INPUT_FULL);
+    qnet_scan_maps maps = make_maps(ras, ras_n);
+    const size_t plane = NX * NY;
+    memset(maps.mask->voxels, 0, 6 * plane * sizeof(float));
+    maps.mask->voxels[0 * plane + 5] = 1; /* slices 0, 2, 3, 5 hold some mask */
+    maps.mask->voxels[2 * plane + 7] = 0.5f;
+    maps.mask->voxels[3 * plane + plane - 1] = 1;
+    maps.mask->voxels[4 * plane + 9] = -1;
+    maps.mask->voxels[5 * plane] = 2;
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(slices == 4 && slice_z[0] == 0 && slice_z[1] == 2 && slice_z[2] == 3 && slice_z[3] == 5);
+    config.max_slices = 2; /* the central ones */
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(slices == 2 && slice_z[0] == 2 && slice_z[1] == 3);
+    CHECK_NEAR(pixels[(16 * 32 + 16) * 3 + 2], 1006, 1e-3); /* slice 2 is at 6 mm */
+    config.max_slices = 3;
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(slices == 3 && slice_z[0] == 0 && slice_z[2] == 3);
+    config.slice_first = 3;
+    config.slice_count = 3;
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(slices == 3 && slice_z[0] == 3 && slice_z[2] == 5);
+    config.slice_first = 4;
+    slices = 77;
+    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels), QNET_ERROR_DATA,
+                "slices 4..6 asked for, the volume has 0..5");
+    CHECK(slices == 77);
+    free_maps(&maps);
+}
+
+/* An explicit box at the mask's centre gives the same pixels without a mask, in any orientation. */
+static void test_explicit_box(void)
+{
+    static const double lps[3][4] = {{-2.5, 0, 0, 49.5}, {0, -2.5, 0, 42.5}, {0, 0, 3, 0}};
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    int i;
+    config.slice_first = 1;
+    config.slice_count = 3;
+    config.box_explicit = 1;
+    config.box_center_mm[0] = 3.25;
+    config.box_center_mm[1] = -5;
+    for (i = 0; i < 2; i++) {
+        qnet_scan_maps maps = make_maps(i ? lps : ras, ras_n);
+        qnet_volume *mask = maps.mask;
+        maps.mask = NULL;
+        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        check_crop(1.3e-4);
+        maps.mask = mask;
+        free_maps(&maps);
+    }
+}
+
+static void test_bad_maps(void)
+{
+    qnet_input_config config = small_config(QNET_INPUT_CROP), other;
+    qnet_scan_maps maps = make_maps(ras, ras_n);
+    const int fewer[3] = {NX, NY, NZ - 1};
+    double moved[3][4]; /* as ras, but elsewhere */
+    qnet_volume *keep;
+    size_t i;
+#define FAILS(config_, status, text) \
+    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, config_, &maps, &slices, slice_z, pixels), status, text)
+    slices = -5;
+    maps.r2star->voxels[(4 * NY + 3) * NX + 2] = (float)NAN;
+    FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (2, 3, 4) is NaN");
+    maps.r2star->voxels[(4 * NY + 3) * NX + 2] = (float)-HUGE_VAL;
+    FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (2, 3, 4) is infinite");
+    maps.r2star->voxels[(4 * NY + 3) * NX + 2] = 1;
+
+    keep = maps.t1w;
+    maps.t1w = make_volume(ras, fewer, WORLD_Z);
+    FAILS(&config, QNET_ERROR_SHAPE, "T1W image: grid of 40x36x5, expected 40x36x6 as in QSM map");
+    qnet_volume_destroy(maps.t1w);
+    memcpy(moved, ras, sizeof moved);
+    moved[1][3] += 0.5;
+    maps.t1w = make_volume((const double(*)[4])moved, ras_n, WORLD_Z);
+    FAILS(&config, QNET_ERROR_SHAPE, "differs by 0.5 mm");
+    qnet_volume_destroy(maps.t1w);
+    moved[1][3] = ras[1][3] + 5e-4; /* within the tolerance */
+    maps.t1w = make_volume((const double(*)[4])moved, ras_n, WORLD_Z);
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    slices = -5;
+    qnet_volume_destroy(maps.t1w);
+    maps.t1w = NULL;
+    FAILS(&config, QNET_ERROR_ARGUMENT, "T1W image: missing");
+    maps.t1w = keep;
+
+    keep = maps.mask;
+    maps.mask = NULL;
+    FAILS(&config, QNET_ERROR_ARGUMENT, "mask of the basal ganglia: missing");
+    other = config;
+    other.slice_count = 2; /* the box still needs the mask */
+    FAILS(&other, QNET_ERROR_ARGUMENT, "mask of the basal ganglia: missing");
+    maps.mask = keep;
+
+    other.box_explicit = 1;
+    other.box_center_mm[0] = 500;
+    FAILS(&other, QNET_ERROR_DATA, "lies outside");
+
+    /* Zero where the image looks, though not everywhere in the slice. */
+    for (i = 0; i < NX * NY; i++) maps.qsm->voxels[2 * NX * NY + i] = i == 0 ? 1.0f : 0.0f;
+    FAILS(&config, QNET_ERROR_DATA, "QSM map: slice 2 (from 0 at the bottom) is zero");
+    other = small_config(QNET_INPUT_FULL);
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &other, &maps, &slices, slice_z, pixels));
+    slices = -5;
+
+    memset(maps.mask->voxels, 0, NX * NY * NZ * sizeof(float));
+    FAILS(&config, QNET_ERROR_DATA, "the mask is empty");
+    CHECK(slices == -5);
+#undef FAILS
+    free_maps(&maps);
+}
+
+/* ---- cohorts ------------------------------------------------------------------------------------ */
+
+static void test_cohort_memory(void)
+{
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    qnet_scan_maps maps = make_maps(ras, ras_n);
+    qnet_cohort *cohort = NULL;
+    char tool[] = "maps";
+    uint64_t hash;
+    config.derivatives = tool;
+    CHECK_FAILS(ctx, qnet_cohort_create(ctx, &config, 0, &cohort), QNET_ERROR_LIMIT, "0 scans");
+    CHECK_FAILS(ctx, qnet_cohort_create(ctx, &config, INT_MAX, &cohort), QNET_ERROR_LIMIT, "scans");
+    CHECK(cohort == NULL);
+    CHECK_OK(ctx, qnet_cohort_create(ctx, &config, 2, &cohort));
+    tool[0] = 'X';
+    CHECK(strcmp(cohort->config.derivatives, "maps") == 0);
+    CHECK(cohort->scans_count == 0 && cohort->height == SIDE && cohort->width == SIDE);
+    CHECK(qnet_scan_slice(cohort, 0, 0) == NULL);
+    maps.subject = "";
+    CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_ARGUMENT, "name");
+    maps.subject = "a-name-that-is-longer-than-the-sixty-three-characters-that-fit-in";
+    CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_LIMIT, "a-name-that");
+    maps.subject = "sub-01";
+    memset(&maps.label, 2, sizeof maps.label);
+    CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_ARGUMENT, "expected HC (0) or HH (1)");
+    maps.label = QNET_HH;
+    CHECK_OK(ctx, qnet_cohort_add(cohort, &maps));
+    CHECK(cohort->scans_count == 1 && strcmp(cohort->scans[0].subject, "sub-01") == 0);
+    CHECK(cohort->scans[0].label == QNET_HH && cohort->scans[0].age == 50);
+    CHECK(cohort->scans[0].sex == QNET_FEMALE && cohort->scans[0].slices == 3);
+    CHECK(qnet_scan_slice(cohort, 0, 1) == cohort->scans[0].pixels + SIDE * SIDE * 3);
+    CHECK(qnet_scan_slice(cohort, 0, 3) == NULL && qnet_scan_slice(cohort, -1, 0) == NULL);
+    hash = cohort->scans[0].hash;
+    maps.qsm->voxels[(1 * NY + 16) * NX + 20] += 1;
+    CHECK_OK(ctx, qnet_cohort_add(cohort, &maps)); /* a second scan of the same subject */
+    CHECK(cohort->scans_count == 2 && cohort->scans[1].hash != hash && cohort->scans[0].hash == hash);
+    CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_LIMIT, "full with 2");
+    qnet_cohort_destroy(cohort);
+    qnet_cohort_destroy(NULL);
+    free_maps(&maps);
+}
+
+/* ---- folds -------------------------------------------------------------------------------------- */
+
+static qnet_scan people[200];
+static qnet_cohort crowd;
+
+/* hh + hc subjects, labels mixed, each with `each` scans. */
+static void make_crowd(int hh, int hc, int each)
+{
+    int i;
+    memset(people, 0, sizeof people);
+    memset(&crowd, 0, sizeof crowd);
+    crowd.scans = people;
+    crowd.scans_count = (hh + hc) * each;
+    for (i = 0; i < crowd.scans_count; i++) {
+        const int subject = i % (hh + hc); /* scans of one subject are not neighbours */
+        snprintf(people[i].subject, sizeof people[i].subject, "sub-%03d", subject);
+        people[i].label = subject * hh / (hh + hc) != (subject + 1) * hh / (hh + hc) ? QNET_HH : QNET_HC;
+    }
+}
+
+static void test_folds(void)
+{
+    static const int sizes[][4] = {{52, 47, 10, 1}, {8, 8, 4, 1}, {5, 9, 5, 1}, {20, 11, 3, 3}, {2, 2, 2, 2}};
+    int fold[200], again[200], s, i;
+    for (s = 0; s < 5; s++) {
+        const int hh = sizes[s][0], hc = sizes[s][1], folds = sizes[s][2], each = sizes[s][3];
+        int count[2][10], low[3] = {999, 999, 999}, high[3] = {0, 0, 0}, f;
+        make_crowd(hh, hc, each);
+        memset(count, 0, sizeof count);
+        CHECK_OK(ctx, qnet_folds_create(ctx, &crowd, folds, 17, fold));
+        CHECK_OK(ctx, qnet_folds_check(ctx, &crowd, folds, fold));
+        for (i = 0; i < hh + hc; i++) count[people[i].label][fold[i]]++;
+        for (i = 0; i < crowd.scans_count; i++) CHECK(fold[i] == fold[i % (hh + hc)]);
+        for (f = 0; f < folds; f++) {
+            const int n[3] = {count[0][f], count[1][f], count[0][f] + count[1][f]};
+            for (i = 0; i < 3; i++) {
+                if (n[i] < low[i]) low[i] = n[i];
+                if (n[i] > high[i]) high[i] = n[i];
+            }
+        }
+        for (i = 0; i < 3; i++) CHECK(low[i] > 0 && high[i] - low[i] <= 1); /* each class, and in all */
+        CHECK_OK(ctx, qnet_folds_create(ctx, &crowd, folds, 17, again));
+        CHECK(memcmp(fold, again, (size_t)crowd.scans_count * sizeof fold[0]) == 0);
+        CHECK_OK(ctx, qnet_folds_create(ctx, &crowd, folds, 18, again));
+        if (hh + hc > 8) CHECK(memcmp(fold, again, (size_t)crowd.scans_count * sizeof fold[0]) != 0);
+    }
+    make_crowd(3, 6, 2);
+    fold[0] = -7;
+    CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 4, 1, fold), QNET_ERROR_ARGUMENT, "only 3 HH subjects");
+    CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 1, 1, fold), QNET_ERROR_ARGUMENT, "2 or more");
+    people[9 + 2].label = people[2].label == QNET_HH ? QNET_HC : QNET_HH;
+    CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 2, 1, fold), QNET_ERROR_DATA, "sub-002");
+    CHECK(fold[0] == -7);
+    make_crowd(4, 0, 1);
+    CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 2, 1, fold), QNET_ERROR_ARGUMENT, "only 0 HC");
+    /* A leak by hand. */
+    make_crowd(4, 4, 2);
+    CHECK_OK(ctx, qnet_folds_create(ctx, &crowd, 2, 1, fold));
+    fold[8 + 5] = 1 - fold[8 + 5];
+    CHECK_FAILS(ctx, qnet_folds_check(ctx, &crowd, 2, fold), QNET_ERROR_LEAK, "sub-005");
+    fold[0] = 2;
+    CHECK_FAILS(ctx, qnet_folds_check(ctx, &crowd, 2, fold), QNET_ERROR_ARGUMENT, "expected 0..1");
+}
+
+/* ---- participants.tsv --------------------------------------------------------------------------- */
+
+static qnet_scan *rows;
+static int rows_count;
+static size_t rows_bytes;
+
+static qnet_status parse(const char *text, size_t size)
+{
+    qnet__table table;
+    qnet__span span;
+    memset(&table, 0, sizeof table);
+    table.ctx = ctx;
+    table.path = "participants.tsv";
+    span.at = text;
+    span.size = size;
+    if (rows) qnet__free(ctx, rows, rows_bytes);
+    rows = NULL;
+    return qnet__parse_participants(&table, span, &rows, &rows_count, &rows_bytes);
+}
+#define PARSE(text) parse(text, sizeof(text) - 1)
+
+static void test_participants(void)
+{
+    CHECK_OK(ctx, PARSE("participant_id\tage\tsex\tgroup\nsub-01\t63\tM\tHC\nsub-02\t41.5\tF\tHH\n"));
+    if (!rows) return; /* counted as a failure above */
+    CHECK(rows_count == 2 && strcmp(rows[0].subject, "sub-01") == 0 && rows[0].label == QNET_HC);
+    CHECK(rows[0].age == 63 && rows[0].sex == QNET_MALE);
+    CHECK(rows[1].age == 41.5 && rows[1].sex == QNET_FEMALE && rows[1].label == QNET_HH);
+    /* Byte-order mark, CR LF, other columns in another order, no prefix, no last line end, blanks. */
+    CHECK_OK(ctx, PARSE("\xef\xbb\xbfGroup\tsite\tSEX\tparticipant_id \r\nhh\ta b\tfemale\t7a\r\n\r\n"
+                        "hc\t\tn/a\tsub-7b\r\n\t\t\t\r\nHh\tx\to\t7c"));
+    if (!rows) return;
+    CHECK(rows_count == 3 && strcmp(rows[0].subject, "sub-7a") == 0 && rows[0].label == QNET_HH);
+    CHECK(rows[0].age != rows[0].age && rows[0].sex == QNET_FEMALE); /* unknown age is NaN */
+    CHECK(rows[1].label == QNET_HC && rows[1].sex == QNET_SEX_UNKNOWN);
+    CHECK(strcmp(rows[2].subject, "sub-7c") == 0);
+    CHECK_OK(ctx, PARSE("participant_id\tgroup\nx\tHC\n")); /* age and sex are optional */
+    CHECK(rows && rows_count == 1 && rows[0].sex == QNET_SEX_UNKNOWN);
+
+    CHECK_FAILS(ctx, PARSE(""), QNET_ERROR_FORMAT, "participants.tsv: is empty");
+    CHECK_FAILS(ctx, PARSE("\n \r\n"), QNET_ERROR_FORMAT, "is empty");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n"), QNET_ERROR_DATA, "no participants");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\nsub-01\t3\n"), QNET_ERROR_FORMAT, "group");
+    CHECK_FAILS(ctx, PARSE("id\tgroup\nsub-01\tHC\n"), QNET_ERROR_FORMAT, "participant_id");
+    CHECK_FAILS(ctx, PARSE("participant_id,group\nsub-01,HC\n"), QNET_ERROR_FORMAT, "participant_id,group");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\tgroup\na\tHC\tHC\n"), QNET_ERROR_FORMAT, "two columns");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\nsub-02\n"), QNET_ERROR_FORMAT,
+                "line 3: expected 2 tab-separated fields, found 1");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\t5\n"), QNET_ERROR_FORMAT, "found 3");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tPD\n"), QNET_ERROR_DATA,
+                "participants.tsv: line 2, group: expected HH or HC, found \"PD\"");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\t\n"), QNET_ERROR_DATA, "HH or HC");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n\nsub-01\tHC\n01\tHH\n"), QNET_ERROR_DATA,
+                "line 4, participant_id: sub-01 is there twice");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n../../etc\tHC\n"), QNET_ERROR_DATA, "participant_id");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-\tHC\n"), QNET_ERROR_DATA, "label");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n0123456789012345678901234567890123456789012345678901234567"
+                           "89\tHC\n"), QNET_ERROR_DATA, "59 characters");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t89+\tHC\n"), QNET_ERROR_DATA, "found \"89+\"");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t-3\tHC\n"), QNET_ERROR_DATA, "age");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t151\tHC\n"), QNET_ERROR_DATA, "0..150");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1.2.3\tHC\n"), QNET_ERROR_DATA, "age");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1234567890123456789\tHC\n"), QNET_ERROR_DATA,
+                "age");
+    CHECK_FAILS(ctx, PARSE("participant_id\tsex\tgroup\na\tz\tHC\n"), QNET_ERROR_DATA, "M, F, O or n/a");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\na\tH\0C\n"), QNET_ERROR_FORMAT, "zero bytes");
+    {
+        static char many[30100]; /* a header and 10,001 lines */
+        int i;
+        memcpy(many, "participant_id\tgroup\n", 21);
+        for (i = 0; i < 10001; i++) memcpy(many + 21 + 2 * i, "a\n", 2);
+        CHECK_FAILS(ctx, parse(many, 21 + 2 * 10001), QNET_ERROR_LIMIT, "10000");
+        qnet__free(ctx, rows, rows_bytes);
+        rows = NULL;
+    }
+    /* Cut off anywhere, a good table is parsed or refused, never read past its end. */
+    {
+        static const char good[] = "participant_id\tage\tsex\tgroup\r\nsub-01\t63\tM\tHC\r\nsub-02\t4\tF\tHH";
+        size_t n;
+        for (n = 0; n < sizeof good; n++) {
+            char *exact = (char *)malloc(n ? n : 1); /* the sanitizer guards its end */
+            memcpy(exact, good, n);
+            (void)parse(exact, n);
+            free(exact);
+        }
+        CHECK(rows == NULL || rows_count == 2);
+        if (rows) qnet__free(ctx, rows, rows_bytes);
+        rows = NULL;
+    }
+}
+
+/* ---- folders ------------------------------------------------------------------------------------ */
+
+static void remove_all(const char *path)
+{
+    char (*names)[QNET__NAME_SIZE] = NULL, inner[1200];
+    size_t count = 0, bytes = 0, i;
+    if (qnet__path_kind(path) == 2 && qnet__list_folder(ctx, path, &names, &count, &bytes) == QNET_OK) {
+        for (i = 0; i < count; i++) {
+            snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
+            remove_all(inner);
+        }
+        qnet__free(ctx, names, bytes);
+    }
+    remove(path);
+}
+
+static void put_text(const char *path, const char *text)
+{
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, text, strlen(text)));
+}
+
+static const char *const suffix[4] = {"Chimap", "R2starmap", "T1w", "desc-basalganglia_mask"};
+
+static const char *map_path(const char *folder, const char *subject, const char *entities, const char *kind,
+                            const char *end)
+{
+    static char path[600];
+    snprintf(path, sizeof path, ROOT "/%s/%s/anat/%s%s_%s%s", folder, subject, subject, entities, kind, end);
+    return path;
+}
+
+static void put_map(const char *folder, const char *subject, const char *entities, int what, const char *end,
+                    const int n[3])
+{
+    char path[600];
+    qnet_volume *v = make_volume(ras, n, what);
+    snprintf(path, sizeof path, ROOT "/%s/%s/anat", folder, subject);
+    CHECK_OK(ctx, qnet_make_folder(ctx, path));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, map_path(folder, subject, entities, suffix[what], end), v, NULL));
+    qnet_volume_destroy(v);
+}
+
+/* Two subjects, maps and mask in derivatives/maps, T1w in the raw folder. */
+static void put_cohort(void)
+{
+    static const char *const subject[2] = {"sub-01", "sub-02"};
+    int s, m;
+    remove_all(ROOT);
+    for (s = 0; s < 2; s++)
+        for (m = 0; m < 4; m++)
+            put_map(m == WORLD_Z ? "." : "derivatives/maps", subject[s], "", m, ".nii.gz", ras_n);
+    put_text(ROOT "/participants.tsv",
+             "participant_id\tage\tsex\tgroup\nsub-01\t63\tM\tHC\nsub-02\tn/a\tF\tHH\n");
+}
+
+static qnet_cohort *cohort;
+static qnet_status read_cohort(const qnet_input_config *config)
+{
+    qnet_status status;
+    qnet_cohort_destroy(cohort);
+    cohort = NULL;
+    status = qnet_cohort_read(ctx, ROOT, config, &cohort);
+    CHECK((status == QNET_OK) == (cohort != NULL));
+    return status;
+}
+
+static int reports, stop_at;
+static int count_reports(void *user, const qnet_progress_info *info)
+{
+    (void)user;
+    reports++;
+    CHECK(strcmp(info->task, "read cohort") == 0 && info->step == (size_t)reports && info->steps == 2);
+    CHECK(strcmp(info->where, reports == 1 ? "sub-01" : "sub-02") == 0);
+    CHECK_NEAR(info->fraction, reports / 2.0, 1e-12);
+    return reports == stop_at;
+}
+
+static void test_read(void)
+{
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    qnet_scan_maps maps = make_maps(ras, ras_n);
+    qnet_progress progress, none;
+    memset(&none, 0, sizeof none);
+    progress.user = NULL;
+    progress.report = count_reports;
+    put_cohort();
+    qnet_set_progress(ctx, progress);
+    reports = stop_at = 0;
+    CHECK_OK(ctx, read_cohort(&config));
+    CHECK(reports == 2 && cohort->scans_count == 2 && cohort->scans[0].slices == 3);
+    CHECK(cohort->scans[0].age == 63 && cohort->scans[1].age != cohort->scans[1].age);
+    CHECK(cohort->scans[0].label == QNET_HC && cohort->scans[1].label == QNET_HH);
+    CHECK(cohort->scans[0].hash == cohort->scans[1].hash); /* the same voxels */
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK(memcmp(pixels, cohort->scans[1].pixels, 3 * SIDE * SIDE * 3 * sizeof(float)) == 0);
+    reports = 0;
+    stop_at = 1;
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_STOPPED, "stopped after sub-01");
+    qnet_set_progress(ctx, none);
+    free_maps(&maps);
+}
+
+/* Where the maps may lie and how they may be called. */
+static void test_find(void)
+{
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    const char *good = map_path("derivatives/maps", "sub-01", "", "Chimap", ".nii.gz");
+    char copy[600];
+    strcpy(copy, good);
+    put_cohort();
+    /* More entities, uncompressed; a name that only begins alike does not count. */
+    remove(copy);
+    put_map("derivatives/maps", "sub-01", "_acq-gre_run-1", WORLD_X, ".nii", ras_n);
+    put_text(map_path("derivatives/maps", "sub-01", "0", "Chimap", ".nii"), "not a map");
+    put_text(map_path("derivatives/maps", "sub-01", "", "Chimap", ".json"), "{}");
+    CHECK_OK(ctx, read_cohort(&config));
+    put_map("derivatives/maps", "sub-01", "_acq-gre_run-2", WORLD_X, ".nii.gz", ras_n);
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "sub-01_acq-gre_run-1_Chimap.nii");
+    put_map("derivatives/maps", "sub-01", "", WORLD_X, ".nii", ras_n); /* the plain name wins */
+    CHECK_OK(ctx, read_cohort(&config));
+    put_map("derivatives/maps", "sub-01", "", WORLD_X, ".nii.gz", ras_n);
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "both as .nii and .nii.gz");
+    /* Two tools. */
+    put_cohort();
+    CHECK_OK(ctx, qnet_make_folder(ctx, ROOT "/derivatives/empty"));
+    put_text(ROOT "/derivatives/dataset_description.json", "{}");
+    CHECK_OK(ctx, read_cohort(&config));
+    put_map("derivatives/other", "sub-01", "", WORLD_X, ".nii.gz", ras_n);
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_ARGUMENT, "both maps and other");
+    config.derivatives = "maps";
+    CHECK_OK(ctx, read_cohort(&config));
+    config.derivatives = "other";
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND,
+                "sub-01: no sub-01_R2starmap.nii.gz or .nii in " ROOT "/derivatives/other/sub-01/anat or " ROOT
+                "/sub-01/anat");
+    config.derivatives = "nothing";
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "derivatives/nothing");
+    config.derivatives = NULL;
+    /* Everything in the raw folders, no derivatives. */
+    {
+        int m;
+        remove_all(ROOT "/derivatives");
+        for (m = 0; m < 4; m++) {
+            put_map(".", "sub-01", "", m, ".nii.gz", ras_n);
+            put_map(".", "sub-02", "", m, ".nii.gz", ras_n);
+        }
+        CHECK_OK(ctx, read_cohort(&config));
+    }
+}
+
+static void test_bad_folders(void)
+{
+    const int fewer[3] = {NX, NY, NZ - 1};
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    const char *r2 = "derivatives/maps/sub-02/anat/sub-02_R2starmap.nii.gz";
+    char path[600];
+    qnet_volume *v;
+    qnet_buffer bytes;
+    memset(&bytes, 0, sizeof bytes);
+    remove_all(ROOT);
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, ROOT "/participants.tsv");
+    put_cohort();
+    put_text(ROOT "/participants.tsv", "");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_FORMAT, "is empty");
+    put_cohort();
+    put_text(ROOT "/participants.tsv", "participant_id\tgroup\nsub-01\tHC\nsub-03\tHH\n");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-03: no sub-03_Chimap");
+    put_cohort();
+    remove(map_path("derivatives/maps", "sub-02", "", "desc-basalganglia_mask", ".nii.gz"));
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "needed unless slices and box are given");
+    config.slice_count = 3;
+    config.box_explicit = 1;
+    CHECK_OK(ctx, read_cohort(&config));
+    config = small_config(QNET_INPUT_CROP);
+    /* Another grid: both files and both shapes. */
+    put_cohort();
+    put_map("derivatives/maps", "sub-02", "", WORLD_Y, ".nii.gz", fewer);
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_SHAPE, "40x36x5");
+    CHECK_CONTAINS(qnet_last_error(ctx), "40x36x6");
+    CHECK_CONTAINS(qnet_last_error(ctx), "sub-02_R2starmap.nii.gz");
+    CHECK_CONTAINS(qnet_last_error(ctx), "sub-02_Chimap.nii.gz");
+    /* NaN, and a slice of zeros. */
+    put_cohort();
+    snprintf(path, sizeof path, ROOT "/%s", r2);
+    v = make_volume(ras, ras_n, WORLD_Y);
+    v->voxels[(1 * NY + 2) * NX + 3] = (float)NAN;
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "voxel (3, 2, 1) is NaN");
+    CHECK_CONTAINS(qnet_last_error(ctx), r2);
+    memset(v->voxels + 2 * NX * NY, 0, NX * NY * sizeof(float));
+    v->voxels[(1 * NY + 2) * NX + 3] = 5;
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "slice 2");
+    CHECK_CONTAINS(qnet_last_error(ctx), r2);
+    qnet_volume_destroy(v);
+    /* Truncated, and no NIfTI at all. */
+    put_cohort();
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &bytes));
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size / 2));
+    qnet_buffer_free(ctx, &bytes);
+    CHECK(read_cohort(&config) == QNET_ERROR_FORMAT);
+    CHECK_CONTAINS(qnet_last_error(ctx), r2);
+    put_text(path, "this is no NIfTI file");
+    CHECK(read_cohort(&config) == QNET_ERROR_FORMAT);
+    CHECK_CONTAINS(qnet_last_error(ctx), r2);
+    /* Arguments. */
+    CHECK_FAILS(ctx, qnet_cohort_read(ctx, NULL, &config, &cohort), QNET_ERROR_ARGUMENT, "folder");
+    {
+        static char deep[1100];
+        memset(deep, 'a', sizeof deep - 1);
+        CHECK_FAILS(ctx, qnet_cohort_read(ctx, deep, &config, &cohort), QNET_ERROR_LIMIT, "path");
+    }
+}
+
+/* ---- out of memory ------------------------------------------------------------------------------ */
+
+static long allowed, held;
+static void *counted_alloc(void *user, size_t size, size_t align)
+{
+    (void)user;
+    (void)align;
+    if (allowed-- <= 0) return NULL;
+    held++;
+    return malloc(size);
+}
+static void counted_free(void *user, void *ptr, size_t size)
+{
+    (void)user;
+    (void)size;
+    if (ptr) held--;
+    free(ptr);
+}
+
+/* The n-th allocation fails, for every n: a status, nothing held back. */
+static void test_no_memory(void)
+{
+    const qnet_input_config config = small_config(QNET_INPUT_CROP);
+    qnet_hooks hooks;
+    qnet_context *poor = NULL;
+    long n, at_start;
+    int fold[2];
+    put_cohort();
+    memset(&hooks, 0, sizeof hooks);
+    hooks.allocator.alloc = counted_alloc;
+    hooks.allocator.free = counted_free;
+    allowed = 1000;
+    CHECK_OK(ctx, qnet_context_create(&hooks, &poor));
+    at_start = held;
+    for (n = 0; n < 1000; n++) {
+        qnet_cohort *got = NULL;
+        qnet_status status;
+        allowed = n;
+        status = qnet_cohort_read(poor, ROOT, &config, &got);
+        if (status == QNET_OK) {
+            allowed = 0;
+            CHECK_FAILS(poor, qnet_folds_create(poor, got, 2, 1, fold), QNET_ERROR_MEMORY, "folds");
+            qnet_cohort_destroy(got);
+            break;
+        }
+        CHECK(status == QNET_ERROR_MEMORY && got == NULL && held == at_start);
+        CHECK(qnet_last_error(poor)[0] != '\0');
+    }
+    CHECK(n > 10 && n < 1000 && held == at_start);
+    qnet_context_destroy(poor);
+}
+
+/* ---- the cohort of real anatomy ----------------------------------------------------------------- */
+
+static void test_cohort16(void)
+{
+    static const char folder[] = "../shared/data/cohort16";
+    qnet_input_config config;
+    qnet_cohort *real = NULL;
+    int i, fold[16], input;
+    if (!qnet_file_exists("../shared/data/cohort16/participants.tsv")) {
+        printf("test_cohort16: skipped, there is no %s\n", folder);
+        return;
+    }
+    for (input = 0; input < 2; input++) {
+        int hh = 0;
+        qnet_input_config_init(&config, input ? QNET_INPUT_FULL : QNET_INPUT_CROP);
+        config.size = 96; /* for speed */
+        CHECK_OK(ctx, qnet_cohort_read(ctx, folder, &config, &real));
+        if (!real) return;
+        CHECK(real->scans_count == 16 && real->height == (input ? 96 : 96 + 2 * 8));
+        /* Mask of sub-01: slices 2..20, by nibabel. */
+        CHECK(real->scans[0].slices == 19 && real->scans[0].slice_z[0] == 2 && real->scans[0].age == 63);
+        for (i = 0; i < 16; i++) {
+            const float *slice = qnet_scan_slice(real, i, real->scans[i].slices / 2);
+            const float *middle = slice + ((size_t)real->height / 2 * (size_t)real->width +
+                                           (size_t)real->width / 2) * 3;
+            hh += real->scans[i].label == QNET_HH;
+            CHECK(middle[1] > 0 && middle[1] < 60 && fabsf(middle[0]) < 0.5f && middle[2] > 0);
+        }
+        CHECK(hh == 8);
+        CHECK_OK(ctx, qnet_folds_create(ctx, real, 4, 1, fold));
+        CHECK_OK(ctx, qnet_folds_check(ctx, real, 4, fold));
+        qnet_cohort_destroy(real);
+    }
+}
+
+int main(void)
+{
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    if (qnet_make_folder(ctx, "build") != QNET_OK) return 1;
+    RUN(test_config);
+    RUN(test_orientation);
+    RUN(test_oblique);
+    RUN(test_full);
+    RUN(test_averaging);
+    RUN(test_slice_choice);
+    RUN(test_explicit_box);
+    RUN(test_bad_maps);
+    RUN(test_cohort_memory);
+    RUN(test_folds);
+    RUN(test_participants);
+    RUN(test_read);
+    RUN(test_find);
+    RUN(test_bad_folders);
+    RUN(test_no_memory);
+    RUN(test_cohort16);
+    qnet_cohort_destroy(cohort);
+    remove_all(ROOT);
+    qnet_context_destroy(ctx);
+    return test_end();
+}

@@ -1,0 +1,423 @@
+/* Room >>conv: every pass in every form against plain loops, PyTorch and central differences. */
+#define QNET_IMPLEMENTATION
+#include "../qnet.h"
+#include "test.h"
+
+/* Relative to the largest number of the result, which may have cancelled: up to 2304 products of
+   size 1 are summed with other roundings, each up to 2e-6 when the partial sum has grown to 30. */
+#define NEAR (QNET__REAL_IS_DOUBLE ? 3e-14 : 1e-5)
+#define GUARD 8 /* bytes behind a block, which must stay as they are */
+
+/* ---- hooks ---- */
+
+static long live_bytes, allocations, fail_at;
+static void *counting_alloc(void *user, size_t size, size_t align)
+{
+    void *block = NULL;
+    (void)user;
+    if (++allocations == fail_at) return NULL;
+    block = qnet__default_alloc(NULL, size, align);
+    if (block != NULL) live_bytes += (long)size;
+    return block;
+}
+
+static void counting_free(void *user, void *ptr, size_t size)
+{
+    (void)user;
+    live_bytes -= (long)size;
+    qnet__default_free(NULL, ptr, size);
+}
+
+/* Runs the tasks one by one, from the last to the first and odd ones first, as `workers` would. */
+static void fake_run(void *user, size_t count, qnet_task task, void *arg)
+{
+    size_t workers = *(size_t *)user, pass, i;
+    for (pass = 0; pass < 2; pass++)
+        for (i = count; i-- > 0;)
+            if (i % 2 != pass) task(arg, i, i % workers);
+}
+
+/* A context for these kernels and workers (NULL: default); NULL where the machine lacks them. */
+static qnet_context *make_context(qnet_cpu cpu, size_t *workers)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx = NULL;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.allocator.alloc = counting_alloc;
+    hooks.allocator.free = counting_free;
+    hooks.cpu = cpu;
+    if (workers != NULL) {
+        hooks.parallel.user = workers;
+        hooks.parallel.run = fake_run;
+        hooks.parallel.workers = *workers;
+    }
+    return qnet_context_create(&hooks, &ctx) == QNET_OK ? ctx : NULL;
+}
+
+/* ---- data ---- */
+
+/* sin(start + 0.7 i): the same in the Python that made the golden numbers. Blocks have exactly n
+   numbers, so that the address sanitizer sees any read beyond them. */
+static qnet_real *wave(double start, size_t n)
+{
+    qnet_real *p = (qnet_real *)malloc(n * sizeof *p);
+    size_t i;
+    if (p == NULL) exit(2);
+    for (i = 0; i < n; i++) p[i] = (qnet_real)sin(start + .7 * (double)i);
+    return p;
+}
+
+/* Largest difference over largest number (at least 1); infinite where there is a NaN. */
+static double relative_error(const qnet_real *a, const qnet_real *b, size_t n)
+{
+    double worst = 0, largest = 1;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= worst)) worst = d;
+        if (fabs((double)b[i]) > largest) largest = fabs((double)b[i]);
+        if (isnan(d)) return HUGE_VAL;
+    }
+    return worst / largest;
+}
+
+typedef struct layer {
+    qnet_conv2d shape;
+    size_t nx, nw, ny;
+    qnet_real *x, *w, *dy, *y, *dx, *dw; /* dy is the gradient given, y, dx, dw are results */
+} layer;
+
+static layer make_layer(qnet_conv2d s)
+{
+    layer l;
+    l.shape = s;
+    l.nx = (size_t)s.batch * (size_t)s.height * (size_t)s.width * (size_t)s.in_channels;
+    l.nw = (size_t)s.kernel * (size_t)s.kernel * (size_t)s.in_channels * (size_t)s.out_channels;
+    l.ny = (size_t)s.batch * (size_t)qnet_conv2d_out_height(&s) * (size_t)qnet_conv2d_out_width(&s) *
+           (size_t)s.out_channels;
+    l.x = wave(1, l.nx), l.w = wave(2, l.nw), l.dy = wave(3, l.ny);
+    l.y = wave(4, l.ny), l.dx = wave(5, l.nx), l.dw = wave(6, l.nw);
+    return l;
+}
+
+static void free_layer(layer *l)
+{
+    free(l->x), free(l->w), free(l->dy), free(l->y), free(l->dx), free(l->dw);
+}
+
+static void run_layer(qnet_context *ctx, layer *l, void *scratch)
+{
+    CHECK_OK(ctx, qnet_conv2d_forward(ctx, &l->shape, l->x, l->w, l->y, scratch));
+    CHECK_OK(ctx, qnet_conv2d_backward(ctx, &l->shape, l->x, l->w, l->dy, l->dx, l->dw, scratch));
+}
+
+static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
+{
+    layer l = make_layer(s), r = make_layer(s);
+    double errors[3];
+    run_layer(ctx, &l, scratch);
+    qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
+    qnet__conv2d_backward_data_ref(&s, r.w, r.dy, r.dx);
+    qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
+    errors[0] = relative_error(l.y, r.y, l.ny);
+    errors[1] = relative_error(l.dx, r.dx, l.nx);
+    errors[2] = relative_error(l.dw, r.dw, l.nw);
+    if (!CHECK(errors[0] <= NEAR && errors[1] <= NEAR && errors[2] <= NEAR))
+        printf("    %s: batch %d, %dx%dx%d to %d, kernel %d, stride %d, padding %d: forward %g, data %g, "
+               "weights %g\n", qnet_cpu_name(qnet_context_cpu(ctx)), s.batch, s.height, s.width,
+               s.in_channels, s.out_channels, s.kernel, s.stride, s.padding, errors[0], errors[1],
+               errors[2]);
+    free_layer(&l);
+    free_layer(&r);
+}
+
+static qnet_conv2d make_shape(int batch, int height, int width, int in, int out, int kernel, int stride,
+                              int padding)
+{
+    qnet_conv2d s;
+    s.batch = batch, s.height = height, s.width = width, s.in_channels = in, s.out_channels = out;
+    s.kernel = kernel, s.stride = stride, s.padding = padding;
+    return s;
+}
+
+/* ---- tests ---- */
+
+/* Made by torch.nn.functional.conv2d in double precision: x, w, dy = sin(start + .7 i) in our
+   layouts with start 1, 2, 3; the sum of t[i] cos(.3 i) and the last number of y, dx and dw. */
+static void test_twins_against_torch(void)
+{
+    static const struct {
+        qnet_conv2d s;
+        double y_sum, y_last, dx_sum, dx_last, dw_sum, dw_last;
+    } golden[] = {
+        {{2, 9, 8, 3, 5, 3, 2, 1}, -0.791839816604178, -0.0122748200622782, -4.09210714577355,
+         -2.3948963634448, -3.78134753673614, 1.4128030667446},
+        {{1, 7, 10, 4, 6, 7, 2, 3}, -6.09851537501219, -0.354520472118596, 3.61492510194952,
+         7.23614279734826, 1.33196185222745, -0.171210766020903},
+        {{2, 6, 5, 2, 3, 1, 2, 0}, 0.210861122351405, -0.905585053811562, 8.7487913807558, 0,
+         3.90974522409223, -0.504828326263894},
+    };
+    /* 700 numbers up to 10, each good to a few units of 6e-8 (1e-16), are summed here. */
+    const double near_sum = QNET__REAL_IS_DOUBLE ? 1e-11 : 2e-3, near_one = near_sum / 100;
+    size_t i, j;
+    for (i = 0; i < sizeof golden / sizeof *golden; i++) {
+        layer l = make_layer(golden[i].s);
+        double y = 0, dx = 0, dw = 0;
+        qnet__conv2d_forward_ref(&l.shape, l.x, l.w, l.y);
+        qnet__conv2d_backward_data_ref(&l.shape, l.w, l.dy, l.dx);
+        qnet__conv2d_backward_weights_ref(&l.shape, l.x, l.dy, l.dw);
+        for (j = 0; j < l.ny; j++) y += (double)l.y[j] * cos(.3 * (double)j);
+        for (j = 0; j < l.nx; j++) dx += (double)l.dx[j] * cos(.3 * (double)j);
+        for (j = 0; j < l.nw; j++) dw += (double)l.dw[j] * cos(.3 * (double)j);
+        CHECK_NEAR(y, golden[i].y_sum, near_sum);
+        CHECK_NEAR(l.y[l.ny - 1], golden[i].y_last, near_one);
+        CHECK_NEAR(dx, golden[i].dx_sum, near_sum);
+        CHECK_NEAR(l.dx[l.nx - 1], golden[i].dx_last, near_one);
+        CHECK_NEAR(dw, golden[i].dw_sum, near_sum);
+        CHECK_NEAR(l.dw[l.nw - 1], golden[i].dw_last, near_one);
+        free_layer(&l);
+    }
+}
+
+/* Every kernel size, stride and padding on a small map, and shapes that reach every branch: edges of
+   tiles, several panels, bands, chunks and groups, kernels beyond one pass, maps below the kernel. */
+static void test_against_twins(void)
+{
+    static const qnet_conv2d shapes[] = {
+        {2, 9, 11, 5, 7, 3, 1, 1},   {1, 8, 8, 16, 32, 1, 2, 0},    {2, 15, 13, 3, 40, 7, 2, 3},
+        {2, 5, 6, 64, 64, 3, 1, 1},  {1, 4, 4, 33, 65, 3, 2, 1},    {3, 7, 7, 20, 8, 5, 3, 4},
+        {1, 1, 1, 1, 1, 1, 1, 0},    {1, 30, 3, 70, 33, 3, 1, 1},   {1, 40, 70, 3, 16, 7, 2, 3},
+        {2, 14, 14, 130, 96, 3, 1, 1}, {40, 1, 1, 9, 12, 3, 1, 1},  {3, 1, 90, 6, 6, 3, 2, 1},
+        {1, 90, 1, 7, 70, 2, 1, 1},  {2, 10, 9, 8, 8, 7, 1, 3},     {1, 12, 12, 2, 4, 9, 2, 4},
+        {1, 6, 6, 4, 4, 3, 5, 0},    {2, 3, 3, 4, 5, 2, 4, 7},      {1, 2, 2, 12, 12, 6, 1, 3},
+        {1, 6, 6, 256, 40, 3, 1, 1}, {1, 33, 33, 64, 64, 3, 2, 1},  {5, 7, 7, 512, 64, 1, 2, 0},
+    };
+    int cpu, kernel, stride, padding;
+    size_t i;
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+        qnet_context *ctx = make_context((qnet_cpu)cpu, NULL);
+        if (ctx == NULL) continue;
+        for (kernel = 1; kernel <= 7; kernel++)
+            for (stride = 1; stride <= 3; stride++)
+                for (padding = 0; padding <= kernel; padding++) {
+                    check_against_twins(ctx, make_shape(2, 7, 8, 3, 5, kernel, stride, padding), NULL);
+                    check_against_twins(ctx, make_shape(1, 8, 7, 17, 9, kernel, stride, padding), NULL);
+                }
+        for (i = 0; i < sizeof shapes / sizeof *shapes; i++) check_against_twins(ctx, shapes[i], NULL);
+        qnet_context_destroy(ctx);
+    }
+    CHECK(live_bytes == 0);
+}
+
+/* The loss sum(y * dy) is linear in x and in w, so central differences with a large step are exact
+   up to rounding. */
+static layer *loss_layer;
+static qnet_context *loss_ctx;
+static double loss(void *user)
+{
+    double sum = 0;
+    size_t i;
+    (void)user;
+    qnet_conv2d_forward(loss_ctx, &loss_layer->shape, loss_layer->x, loss_layer->w, loss_layer->y, NULL);
+    for (i = 0; i < loss_layer->ny; i++) sum += (double)loss_layer->y[i] * (double)loss_layer->dy[i];
+    return sum;
+}
+
+static void test_gradients(void)
+{
+    static const qnet_conv2d shapes[] = {
+        {2, 6, 5, 3, 4, 3, 1, 1}, {1, 7, 8, 9, 5, 3, 2, 1}, {1, 9, 9, 3, 4, 7, 2, 3}, {2, 5, 5, 4, 3, 1, 2, 0}};
+    const double most = QNET__REAL_IS_DOUBLE ? 1e-7 : 2e-2; /* float: rounding of the loss over the step */
+    size_t i;
+    loss_ctx = make_context(QNET_CPU_AUTO, NULL);
+    for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        layer l = make_layer(shapes[i]);
+        double gradient, sum, plus;
+        size_t at;
+        loss_layer = &l;
+        run_layer(loss_ctx, &l, NULL);
+        for (at = 0; at < l.nx + l.nw; at += 1 + l.nx / 40) {
+            qnet_real *value = at < l.nx ? &l.x[at] : &l.w[at - l.nx], old = *value;
+            gradient = (double)(at < l.nx ? l.dx[at] : l.dw[at - l.nx]);
+            *value = old + 1;
+            plus = loss(NULL);
+            *value = old - 1;
+            sum = (plus - loss(NULL)) / ((double)(qnet_real)(old + 1) - (double)(qnet_real)(old - 1));
+            *value = old;
+            CHECK_NEAR(gradient, sum, most);
+        }
+        free_layer(&l);
+    }
+    qnet_context_destroy(loss_ctx);
+}
+
+static void test_workers(void)
+{
+    static const size_t counts[] = {1, 2, 3, 8};
+    static const qnet_conv2d shapes[] = {
+        {3, 20, 30, 24, 40, 3, 1, 1}, {2, 33, 40, 3, 64, 7, 2, 3}, {4, 14, 14, 64, 128, 3, 2, 1}};
+    size_t i, j;
+    for (j = 0; j < sizeof shapes / sizeof *shapes; j++) {
+        layer first = make_layer(shapes[j]);
+        for (i = 0; i < 4; i++) {
+            size_t workers = counts[i];
+            qnet_context *ctx = make_context(QNET_CPU_AUTO, &workers);
+            layer l = make_layer(shapes[j]);
+            run_layer(ctx, i == 0 ? &first : &l, NULL);
+            if (i != 0) {
+                CHECK(memcmp(first.y, l.y, l.ny * sizeof *l.y) == 0);
+                CHECK(memcmp(first.dx, l.dx, l.nx * sizeof *l.x) == 0);
+                CHECK(memcmp(first.dw, l.dw, l.nw * sizeof *l.w) == 0);
+            }
+            free_layer(&l);
+            qnet_context_destroy(ctx);
+        }
+        free_layer(&first);
+    }
+}
+
+/* The stated scratch is enough, nothing is written behind it, nothing else is allocated, and dx may
+   be left out. */
+static void test_scratch(void)
+{
+    static const qnet_conv2d shapes[] = {
+        {2, 20, 18, 24, 40, 3, 1, 1}, {2, 33, 20, 3, 64, 7, 2, 3}, {1, 9, 9, 64, 128, 1, 2, 0}};
+    qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
+    size_t i, j;
+    for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const size_t bytes = qnet_conv2d_scratch(ctx, &shapes[i]);
+        unsigned char *scratch = (unsigned char *)qnet__default_alloc(NULL, bytes + GUARD, 64);
+        const long before = allocations;
+        layer l = make_layer(shapes[i]), without = make_layer(shapes[i]);
+        if (scratch == NULL) exit(2);
+        memset(scratch, 0xff, bytes + GUARD); /* all NaN: what is read must have been written */
+        check_against_twins(ctx, shapes[i], scratch);
+        run_layer(ctx, &l, scratch);
+        CHECK_OK(ctx, qnet_conv2d_backward(ctx, &shapes[i], without.x, without.w, without.dy, NULL,
+                                           without.dw, scratch));
+        CHECK(memcmp(l.dw, without.dw, l.nw * sizeof *l.dw) == 0);
+        for (j = 0; j < GUARD; j++) CHECK(scratch[bytes + j] == 0xff);
+        CHECK(allocations == before);
+        qnet__default_free(NULL, scratch, bytes + GUARD);
+        free_layer(&l);
+        free_layer(&without);
+    }
+    qnet_context_destroy(ctx);
+}
+
+static void test_output_size(void)
+{
+    qnet_conv2d s = make_shape(1, 224, 225, 3, 64, 7, 2, 3);
+    CHECK(qnet_conv2d_out_height(&s) == 112 && qnet_conv2d_out_width(&s) == 113);
+    s.padding = 0;
+    CHECK(qnet_conv2d_out_height(&s) == 109 && qnet_conv2d_out_width(&s) == 110);
+    s.height = 6;
+    CHECK(qnet_conv2d_out_height(&s) == 0);
+    s.height = INT_MAX, s.padding = INT_MAX, s.kernel = s.stride = 1;
+    CHECK(qnet_conv2d_out_height(&s) == 0); /* more than an int holds */
+}
+
+static void test_bad_input(void)
+{
+    qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
+    qnet_conv2d good = make_shape(1, 3, 3, 1, 1, 3, 1, 1), s;
+    qnet_real x[9] = {0}, w[9] = {0}, y[9] = {7, 7, 7, 7, 7, 7, 7, 7, 7};
+    int field, i;
+    CHECK(qnet_conv2d_forward(NULL, &good, x, w, y, NULL) == QNET_ERROR_ARGUMENT);
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, NULL, x, w, y, NULL), QNET_ERROR_ARGUMENT, "shape");
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &good, NULL, w, y, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &good, x, NULL, y, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &good, x, w, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_conv2d_backward(ctx, &good, NULL, w, x, y, y, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_conv2d_backward(ctx, &good, x, NULL, x, y, y, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_conv2d_backward(ctx, &good, x, w, NULL, y, y, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_conv2d_backward(ctx, &good, x, w, x, y, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    for (field = 0; field < 8; field++) {
+        for (i = 0; i < 3; i++) {
+            static const int bad[3] = {0, -1, INT_MIN};
+            int *fields[8];
+            s = good;
+            fields[0] = &s.batch, fields[1] = &s.height, fields[2] = &s.width, fields[3] = &s.in_channels;
+            fields[4] = &s.out_channels, fields[5] = &s.kernel, fields[6] = &s.stride;
+            fields[7] = &s.padding;
+            if (field == 7 && i == 0) continue; /* no padding is fine */
+            *fields[field] = bad[i];
+            CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT,
+                        "conv2d forward: batch");
+            CHECK_FAILS(ctx, qnet_conv2d_backward(ctx, &s, x, w, x, y, y, NULL), QNET_ERROR_ARGUMENT,
+                        "conv2d backward: batch");
+            CHECK(qnet_conv2d_scratch(ctx, &s) == 0);
+        }
+    }
+    s = make_shape(1, 2, 2, 1, 1, 3, 1, 0); /* no output pixel */
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT, "height 2");
+    s = make_shape(INT_MAX, INT_MAX, INT_MAX, 1, 1, 1, 1, 0); /* bytes beyond a size_t */
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT, "too large");
+    s = make_shape(1, 3, 3, 1, 1, 3, 256, 1);
+    CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT, "stride 256");
+    for (i = 0; i < 9; i++) CHECK(y[i] == 7);
+    qnet_context_destroy(ctx);
+}
+
+static void test_no_memory(void)
+{
+    qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
+    layer l = make_layer(make_shape(1, 5, 5, 2, 3, 3, 1, 1));
+    const qnet_real y = l.y[0], dx = l.dx[0], dw = l.dw[0];
+    if (!QNET__TWINS_ONLY) {
+        fail_at = allocations + 1;
+        CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &l.shape, l.x, l.w, l.y, NULL), QNET_ERROR_MEMORY,
+                    "convolution");
+        fail_at = allocations + 1;
+        CHECK_FAILS(ctx, qnet_conv2d_backward(ctx, &l.shape, l.x, l.w, l.dy, l.dx, l.dw, NULL),
+                    QNET_ERROR_MEMORY, "convolution");
+        fail_at = 0;
+        CHECK(l.y[0] == y && l.dx[0] == dx && l.dw[0] == dw);
+    }
+    free_layer(&l);
+    qnet_context_destroy(ctx);
+    CHECK(live_bytes == 0);
+}
+
+#if !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
+static int blas_calls;
+static void fake_sgemm(void *user, int trans_a, int trans_b, int m, int n, int k, float alpha,
+                       const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc)
+{
+    (void)user;
+    CHECK(alpha == 1);
+    blas_calls++;
+    qnet__gemm_ref(trans_a, trans_b, (size_t)m, (size_t)n, (size_t)k, a, (size_t)lda, b, (size_t)ldb, beta,
+                   c, (size_t)ldc);
+}
+
+static void test_blas_hook(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx = NULL;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.blas.sgemm = fake_sgemm;
+    CHECK_OK(ctx, qnet_context_create(&hooks, &ctx));
+    check_against_twins(ctx, make_shape(2, 9, 8, 3, 5, 3, 2, 1), NULL);
+    CHECK(blas_calls == 2 * 3);
+    check_against_twins(ctx, make_shape(1, 9, 8, 3, 5, 7, 1, 3), NULL);
+    check_against_twins(ctx, make_shape(3, 5, 6, 4, 6, 1, 1, 0), NULL);
+    qnet_context_destroy(ctx);
+}
+#endif
+
+int main(void)
+{
+    RUN(test_twins_against_torch);
+    RUN(test_against_twins);
+    RUN(test_gradients);
+    RUN(test_workers);
+    RUN(test_scratch);
+    RUN(test_output_size);
+    RUN(test_bad_input);
+    RUN(test_no_memory);
+#if !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
+    RUN(test_blas_hook);
+#endif
+    return test_end();
+}

@@ -1,0 +1,708 @@
+/* >>report: an experiment made up from a random generator, written in every form and read again.
+   With a folder as argument, writes report.html and the others there, to be looked at. */
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+#include "test.h"
+#include <locale.h>
+
+typedef struct { long alive, count, fail_at; } counting;
+
+static void *counting_alloc(void *user, size_t size, size_t align)
+{
+    counting *c = (counting *)user;
+    void *p;
+    (void)align;
+    if (c->count++ == c->fail_at) return NULL;
+    p = malloc(size);
+    if (p) c->alive++;
+    return p;
+}
+
+static void counting_free(void *user, void *ptr, size_t size)
+{
+    (void)size;
+    ((counting *)user)->alive--;
+    free(ptr);
+}
+
+static qnet_context *ctx;
+
+/* ---- A made-up experiment ----------------------------------------------------------------------- */
+
+/* Everything in arrays of fixed size: qnet_experiment_destroy is not for this one. */
+typedef struct {
+    qnet_experiment e;
+    int subjects, slices;
+    double skill;
+} recipe;
+
+static void *zeroed(size_t count, size_t size)
+{
+    void *p = calloc(count ? count : 1, size);
+    if (!p) exit(2);
+    return p;
+}
+
+static qnet_mean_std mean_std(double mean, double std)
+{
+    qnet_mean_std r;
+    r.mean = mean;
+    r.std = std;
+    return r;
+}
+
+/* Probability of HH by a model of some skill; all models of a slice share part of the noise. */
+static double made_up_probability(qnet_rng *rng, const recipe *r, int label, int model, int scan_level,
+                                  double shared)
+{
+    static const double skill[QNET_MODELS] = { 0.45, 0.5, 0.8 };
+    const double noise = qnet_rng_normal(rng) * (scan_level ? 0.3 : 0.8) + shared;
+    return 1 / (1 + exp(-1.6 * ((label ? 1 : -1) * r->skill * skill[model] + noise)));
+}
+
+static void made_up_items(recipe *r, int input, int level, int repeat)
+{
+    qnet_experiment *e = &r->e;
+    qnet_level_result *l = &e->level[input][level];
+    size_t n = 0;
+    for (int s = 0; s < r->subjects; s++) {
+        qnet_rng rng = qnet_rng_at(11, QNET_RANDOM_USER + 1, (uint32_t)(4 * repeat + 2 * level + input),
+                                   (uint64_t)s);
+        const double person = 0.7 * qnet_rng_normal(&rng);
+        const int slices = level == QNET_LEVEL_IMAGE ? e->participants[s].slices : 1;
+        for (int t = 0; t < slices; t++) {
+            qnet_item *item = &l->items[(size_t)repeat * l->count + n++];
+            item->scan = s;
+            item->slice = level == QNET_LEVEL_IMAGE ? t : -1;
+            item->z = level == QNET_LEVEL_IMAGE ? 30 + t : -1;
+            item->fold = e->fold[s];
+            item->label = (int)e->participants[s].label;
+            for (int m = 0; m < QNET_MODELS; m++) {
+                item->probability[m] =
+                    made_up_probability(&rng, r, item->label, m, level == QNET_LEVEL_SCAN, person);
+                item->decision[m] = item->probability[m] > 0.5;
+            }
+        }
+    }
+}
+
+static void evaluate(recipe *r, int input, int level)
+{
+    static const qnet_model_kind pairs[3][2] = { { QNET_MODEL_RESNET_SWA, QNET_MODEL_RESNET },
+                                                 { QNET_MODEL_QNET, QNET_MODEL_RESNET },
+                                                 { QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA } };
+    qnet_experiment *e = &r->e;
+    qnet_level_result *l = &e->level[input][level];
+    const size_t n = l->count;
+    int *label = (int *)zeroed(n, sizeof(int)), *decision = (int *)zeroed(n, sizeof(int));
+    int *subject = (int *)zeroed(n, sizeof(int));
+    double *score = (double *)zeroed(n * 3, sizeof(double));
+    double *boot = (double *)zeroed((size_t)e->config.bootstrap, sizeof(double));
+    qnet_delong d;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_model_result *q = &l->model[m];
+        for (size_t i = 0; i < n; i++) {
+            label[i] = l->items[i].label;
+            decision[i] = l->items[i].decision[m];
+            subject[i] = l->items[i].scan;
+            score[(size_t)m * n + i] = l->items[i].probability[m];
+        }
+        CHECK_OK(ctx, qnet_metrics_from(ctx, label, decision, n, &q->first));
+        q->accuracy = mean_std(q->first.accuracy, 0.06);
+        q->sensitivity = mean_std(q->first.sensitivity, 0.11);
+        q->specificity = mean_std(q->first.specificity, 0.12);
+        q->f1 = mean_std(q->first.f1, 0.064);
+        CHECK_OK(ctx, qnet_auc(ctx, label, score + (size_t)m * n, n, &q->auc_first));
+        q->auc = mean_std(q->auc_first, 0.05);
+        CHECK_OK(ctx, qnet_delong_test(ctx, label, score + (size_t)m * n, NULL, NULL, n, &d));
+        q->auc_ci = d.ci[0];
+        CHECK_OK(ctx, qnet_delong_test(ctx, label, score + (size_t)m * n, NULL, subject, n, &d));
+        q->auc_ci_clustered = d.ci[0];
+        q->roc = (qnet_roc_point *)zeroed(n + 1, sizeof(qnet_roc_point));
+        CHECK_OK(ctx, qnet_roc(ctx, label, score + (size_t)m * n, n, q->roc, &q->roc_count));
+        for (int k = 0; k < 2; k++) {
+            CHECK_OK(ctx, qnet_bootstrap_auc(ctx, label, score + (size_t)m * n, k ? subject : NULL, n,
+                                             e->config.bootstrap, 1, boot));
+            CHECK_OK(ctx, qnet_boxplot_of(ctx, boot, (size_t)e->config.bootstrap,
+                                          k ? &q->bootstrap_clustered : &q->bootstrap));
+        }
+    }
+    for (int k = 0; k < 3; k++) {
+        qnet_pair_result *p = &l->pair[k];
+        const double *s1 = score + (size_t)pairs[k][0] * n, *s2 = score + (size_t)pairs[k][1] * n;
+        p->model1 = pairs[k][0];
+        p->model2 = pairs[k][1];
+        CHECK_OK(ctx, qnet_delong_test(ctx, label, s1, s2, NULL, n, &p->by_item));
+        CHECK_OK(ctx, qnet_delong_test(ctx, label, s1, s2, subject, n, &p->by_subject));
+    }
+    free(label);
+    free(decision);
+    free(subject);
+    free(score);
+    free(boot);
+}
+
+/* A head-like blob with two bright nuclei; heat: its activation map over it. */
+static void made_up_picture(qnet_cam_picture *c, int scan, int size)
+{
+    const size_t pixels = (size_t)size * (size_t)size;
+    float *map = (float *)zeroed(pixels, sizeof(float)), *grey = (float *)zeroed(pixels, sizeof(float));
+    c->scan = scan;
+    c->slice = 7;
+    c->width = c->height = size;
+    c->rgb = (uint8_t *)zeroed(pixels, 3);
+    c->grey_rgb = (uint8_t *)zeroed(pixels, 3);
+    c->probability = 0.1 + 0.13 * (scan % 7);
+    for (int y = 0; y < size; y++) {
+        for (int x = 0; x < size; x++) {
+            const double u = 2.0 * x / size - 1, v = 2.0 * y / size - 1;
+            const double head = u * u / 0.6 + v * v / 0.85 < 1 ? 0.35 + 0.1 * sin(9 * u) * cos(8 * v) : 0;
+            const double nuclei = exp(-40 * ((fabs(u) - 0.25) * (fabs(u) - 0.25) + v * v));
+            const size_t p = (size_t)y * (size_t)size + (size_t)x;
+            grey[p] = (float)(head + 0.5 * nuclei);
+            map[p] = (float)exp(-9 * ((u - 0.2) * (u - 0.2) + (v + 0.05 * scan / 9) * v));
+        }
+    }
+    for (size_t p = 0; p < 3 * pixels; p++) c->grey_rgb[p] = (uint8_t)(255 * grey[p / 3]);
+    for (size_t p = 0; p < pixels; p++) {
+        uint8_t jet[3];
+        qnet_jet((double)map[p], jet);
+        for (int k = 0; k < 3; k++) {
+            const double v = 0.3 * jet[k] + 0.5 * 255 * (double)grey[p];
+            c->rgb[3 * p + (size_t)k] = (uint8_t)(v > 255 ? 255 : v);
+        }
+    }
+    free(map);
+    free(grey);
+}
+
+static void made_up_pictures(recipe *r, int input, int size)
+{
+    qnet_experiment *e = &r->e;
+    const int wide = 6 * size + 20;
+    qnet_cam_picture c;
+    e->cams[input] = (qnet_cam_picture *)zeroed(4, sizeof(qnet_cam_picture));
+    e->cams_count[input] = 4;
+    for (int i = 0; i < 4; i++) made_up_picture(&e->cams[input][i], i * 3 + 1, size);
+    made_up_picture(&c, 0, size);
+    e->augmented[input] = (uint8_t *)zeroed((size_t)wide * (size_t)size, 3);
+    e->augmented_width[input] = wide;
+    e->augmented_height[input] = size;
+    memset(e->augmented[input], 255, (size_t)wide * (size_t)size * 3);
+    for (int k = 0; k < 6; k++) {
+        for (int p = 0; p < size * size; p++) {
+            memset(e->augmented[input] + 3 * (p / size * wide + p % size + k * (size + 4)),
+                   c.grey_rgb[3 * p] / (k % 3 + 1) + 20 * (k / 2), 3);
+        }
+    }
+    free(c.rgb);
+    free(c.grey_rgb);
+}
+
+static void made_up_curves(recipe *r)
+{
+    qnet_experiment *e = &r->e;
+    e->curves = (qnet_curve *)zeroed((size_t)(6 * e->config.folds), sizeof(qnet_curve));
+    for (int i = 0; i < 6 * e->config.folds; i++) {
+        qnet_curve *c = &e->curves[e->curves_count];
+        qnet_rng rng = qnet_rng_at(3, QNET_RANDOM_USER, 0, (uint64_t)i);
+        c->input = i / 3 % 2;
+        if (!e->config.use_input[c->input]) continue;
+        e->curves_count++;
+        c->kind = i % 3;
+        c->fold = i / 6;
+        c->epochs = c->kind == QNET_MODEL_QNET ? e->config.stage2.epochs : e->config.stage1.epochs;
+        c->epoch = (qnet_epoch *)zeroed((size_t)c->epochs, sizeof(qnet_epoch));
+        for (int k = 0; k < c->epochs; k++) {
+            const double t = (k + 1.0) / c->epochs;
+            c->epoch[k].loss = (c->kind == QNET_MODEL_QNET ? 1.35 : 0.69) * (0.25 + 0.75 * exp(-3 * t)) +
+                               0.03 * qnet_rng_normal(&rng);
+        }
+    }
+}
+
+static recipe *made_up(int subjects, int slices, double skill, int both, int size)
+{
+    recipe *r = (recipe *)zeroed(1, sizeof *r);
+    qnet_experiment *e = &r->e;
+    r->subjects = subjects;
+    r->slices = slices;
+    r->skill = skill;
+    e->ctx = ctx;
+    qnet_experiment_config_init(&e->config);
+    e->config.use_input[QNET_INPUT_CROP] = 1;
+    e->config.use_input[QNET_INPUT_FULL] = both;
+    e->config.folds = subjects < 20 ? 4 : 10;
+    e->config.repeats = 1;
+    e->config.bootstrap = subjects < 20 ? 50 : 500;
+    e->config.seed = 18446744073709551615u;
+    strcpy(e->data, "cohort <main> & \"others\"");
+    strcpy(e->out, "out/\xff\xfe");
+    e->participants_count = subjects;
+    e->participants = (qnet_participant *)zeroed((size_t)subjects, sizeof(qnet_participant));
+    e->fold = (int *)zeroed((size_t)subjects, sizeof(int));
+    for (int s = 0; s < subjects; s++) {
+        qnet_participant *p = &e->participants[s];
+        qnet_rng rng = qnet_rng_at(5, QNET_RANDOM_USER, 0, (uint64_t)s);
+        sprintf(p->subject, "sub-%02d", s + 1);
+        p->label = s * 100 < subjects * 53 ? QNET_HH : QNET_HC;
+        p->age = s == 2 ? (double)NAN : floor(20 + 65 * qnet_rng_uniform(&rng));
+        p->sex = s == 3 ? QNET_SEX_UNKNOWN : qnet_rng_uniform(&rng) < 0.67 ? QNET_MALE : QNET_FEMALE;
+        p->slices = slices - (int)qnet_rng_below(&rng, (uint32_t)(slices / 3 + 1));
+        e->fold[s] = s % e->config.folds;
+    }
+    strcpy(e->participants[0].subject, "a<b>\"x\", \x01'&");
+    for (int input = 0; input < 2; input++) {
+        size_t images = 0;
+        if (!e->config.use_input[input]) continue;
+        for (int s = 0; s < subjects; s++) images += (size_t)e->participants[s].slices;
+        for (int level = 0; level < QNET_LEVELS; level++) {
+            qnet_level_result *l = &e->level[input][level];
+            l->count = level == QNET_LEVEL_IMAGE ? images : (size_t)subjects;
+            l->items = (qnet_item *)zeroed(l->count, sizeof(qnet_item));
+            made_up_items(r, input, level, 0);
+            evaluate(r, input, level);
+        }
+        if (size) made_up_pictures(r, input, size);
+    }
+    made_up_curves(r);
+    e->cohort_hash[0] = 0x0123456789abcdefu;
+    e->seconds = 4321;
+    return r;
+}
+
+static void destroy(recipe *r)
+{
+    qnet_experiment *e = &r->e;
+    for (int input = 0; input < 2; input++) {
+        for (int level = 0; level < QNET_LEVELS; level++) {
+            free(e->level[input][level].items);
+            for (int m = 0; m < QNET_MODELS; m++) free(e->level[input][level].model[m].roc);
+        }
+        for (int i = 0; i < e->cams_count[input]; i++) {
+            free(e->cams[input][i].rgb);
+            free(e->cams[input][i].grey_rgb);
+        }
+        free(e->cams[input]);
+        free(e->augmented[input]);
+    }
+    for (int c = 0; c < e->curves_count; c++) free(e->curves[c].epoch);
+    free(e->curves);
+    free(e->participants);
+    free(e->fold);
+    free(r);
+}
+
+/* ---- Reading back --------------------------------------------------------------------- */
+
+static long occurrences(const char *text, const char *part)
+{
+    long n = 0;
+    for (const char *p = strstr(text, part); p; p = strstr(p + 1, part)) n++;
+    return n;
+}
+
+/* A JSON reader that only says whether text is JSON: returns the end of one value, NULL if none. */
+static const char *skip(const char *p)
+{
+    return p + strspn(p, " \n");
+}
+
+static const char *json_string(const char *p)
+{
+    if (*p++ != '"') return NULL;
+    for (; *p != '"'; p++) {
+        if ((unsigned char)*p < 0x20) return NULL;
+        if (*p != '\\') continue;
+        p++;
+        if (*p == 'u' && strspn(p + 1, "0123456789abcdef") >= 4) p += 4;
+        else if (!*p || !strchr("\"\\/bfnrt", *p)) return NULL;
+    }
+    return p + 1;
+}
+
+static const char *json_value(const char *p)
+{
+    const char close = *p == '{' ? '}' : ']';
+    double value;
+    size_t length;
+    char number[40];
+    if (*p == '"') return json_string(p);
+    if (strncmp(p, "null", 4) == 0) return p + 4;
+    if (*p != '{' && *p != '[') {
+        length = strspn(p, "+-.0123456789e");
+        if (length == 0 || length >= sizeof number) return NULL;
+        memcpy(number, p, length);
+        number[length] = '\0';
+        return qnet__parse_number(number, &value) ? p + length : NULL;
+    }
+    p = skip(p + 1);
+    if (*p == close) return p + 1;
+    for (;;) {
+        if (close == '}') {
+            p = json_string(p);
+            if (!p || *(p = skip(p)) != ':') return NULL;
+            p = skip(p + 1);
+        }
+        p = json_value(p);
+        if (!p) return NULL;
+        p = skip(p);
+        if (*p == close) return p + 1;
+        if (*p != ',') return NULL;
+        p = skip(p + 1);
+    }
+}
+
+static int is_json(const qnet_buffer *b)
+{
+    const char *end = json_value((const char *)b->bytes);
+    return end && *skip(end) == '\0' && strlen((const char *)b->bytes) == b->size;
+}
+
+/* ---- Tests --------------------------------------------------------------------- */
+
+static void test_numbers(void)
+{
+    char t[QNET__NUMBER];
+    CHECK(strcmp(qnet__fixed(t, 0.87549, 3), "0.875") == 0);
+    CHECK(strcmp(qnet__fixed(t, -1.5, 1), "-1.5") == 0);
+    CHECK(strcmp(qnet__fixed(t, (double)NAN, 3), "-") == 0);
+    CHECK(strcmp(qnet__fixed(t, HUGE_VAL, 3), "inf") == 0 && strcmp(qnet__fixed(t, -HUGE_VAL, 3), "-inf") == 0);
+    CHECK(strcmp(qnet__fixed(t, 1e300, 3), "1.000e+300") == 0);
+    CHECK(strcmp(qnet__p_text(t, 6.187e-33), "6.2e-33") == 0);
+    CHECK(strcmp(qnet__p_text(t, 0.0539), "0.0539") == 0 && strcmp(qnet__p_text(t, 1.0), "1.0000") == 0);
+    CHECK(strcmp(qnet__p_text(t, 0.0), "0") == 0 && strcmp(qnet__p_text(t, (double)NAN), "-") == 0);
+    CHECK(strcmp(qnet__p_text(t, 0.00009), "9.0e-05") == 0);
+    strcpy(t, "-12,5e-07"); /* a decimal comma */
+    qnet__point(t);
+    CHECK(strcmp(t, "-12.5e-07") == 0);
+    strcpy(t, "0\xd9\xab""875"); /* the Arabic decimal sign, two bytes of UTF-8 */
+    qnet__point(t);
+    CHECK(strcmp(t, "0.875") == 0);
+    CHECK(qnet__nice_step(1, 5) == 0.2 && qnet__nice_step(10, 5) == 2 && qnet__nice_step(99, 10) == 10);
+    CHECK_NEAR(qnet__nice_step(0.3, 6), 0.05, 1e-15);
+}
+
+static void test_base64(void)
+{
+    static const char *const want[5] = { "", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==" }; /* RFC 4648, 10 */
+    recipe *r = made_up(12, 3, 1, 0, 0);
+    for (size_t n = 0; n < 5; n++) {
+        qnet_buffer b;
+        qnet__writer w;
+        memset(&b, 0, sizeof b);
+        CHECK_OK(ctx, qnet__writer_begin(&w, &r->e, &b, "test", ""));
+        qnet__put_base64(&w, (const unsigned char *)"foobar", n);
+        CHECK_OK(ctx, qnet__writer_end(&w));
+        CHECK(b.size == strlen(want[n]) && (n == 0 || memcmp(b.bytes, want[n], b.size) == 0));
+        qnet_buffer_free(ctx, &b);
+    }
+    {
+        unsigned char bytes[1000];
+        qnet_buffer b;
+        qnet__writer w;
+        memset(bytes, 0, sizeof bytes);
+        memset(&b, 0, sizeof b);
+        CHECK_OK(ctx, qnet__writer_begin(&w, &r->e, &b, "test", ""));
+        qnet__put_base64(&w, bytes, sizeof bytes);
+        CHECK(b.size == 1336 && strcmp((char *)b.bytes + 1330, "AAAA==") == 0);
+        qnet_buffer_free(ctx, &b);
+    }
+    destroy(r);
+}
+
+static void test_tables(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 0);
+    qnet_experiment *e = &r->e;
+    qnet_level_result *l = &e->level[QNET_INPUT_FULL][QNET_LEVEL_IMAGE];
+    qnet_buffer b;
+    const char *text;
+    memset(&b, 0, sizeof b);
+    l->model[QNET_MODEL_RESNET].accuracy = mean_std(0.6819, 0.0024);
+    l->pair[1].by_item.auc[0] = 0.851;
+    l->pair[1].by_item.auc[1] = 0.747;
+    l->pair[1].by_item.se = 0.0087;
+    l->pair[1].by_item.z = 11.954;
+    l->pair[1].by_item.p = 6.187e-33;
+    e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].accuracy = mean_std(79 / 95.0, 0.3);
+    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    text = (const char *)b.bytes;
+    CHECK_CONTAINS(text, "Full size ResNet    68.19 +- 0.24");
+    CHECK_CONTAINS(text, "          Q-Net       ResNet      0.851   0.747   0.0087     11.954   6.2e-33   ****");
+    CHECK_CONTAINS(text, "\n          Q-Net     83.16   "); /* Table 3 has no deviations */
+    CHECK_CONTAINS(text, "over the 4 folds");
+    CHECK_CONTAINS(text, "Small cohort: 12 subjects");
+    CHECK_CONTAINS(text, "Random initial weights");
+    CHECK(strstr(text, "Short training") == NULL && strstr(text, "nan") == NULL);
+    for (const char *line = text; *line;) { /* fits a page */
+        const size_t length = strcspn(line, "\n");
+        CHECK(length <= 100);
+        line += length + (line[length] == '\n');
+    }
+    qnet_buffer_free(ctx, &b);
+    e->config.repeats = 3;
+    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "over 3 repeats of the 4-fold");
+    CHECK_CONTAINS((const char *)b.bytes, "83.16 +- 30.00");
+    CHECK_CONTAINS((const char *)b.bytes, "those of the first repeat");
+    qnet_buffer_free(ctx, &b);
+    e->config.repeats = 1;
+    e->config.shuffle_labels = 1;
+    e->config.stage1.epochs = 3;
+    strcpy(e->weights, "resnet18.safetensors");
+    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "Control run with shuffled labels");
+    CHECK_CONTAINS((const char *)b.bytes, "Short training: 3 epochs");
+    CHECK(strstr((const char *)b.bytes, "Random initial weights") == NULL);
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+static void test_json(void)
+{
+    static const char *const keys[6] = { "\n  \"config\": {",      "\n  \"cohort\": {", "\n  \"image_level\": {",
+                                         "\n  \"scan_level\": {", "\n  \"delong\": [", "\n  \"bootstrap\": {" };
+    recipe *r = made_up(12, 3, 1, 1, 0);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    e->level[0][0].model[0].auc.mean = (double)NAN;
+    e->level[0][0].pair[0].by_item.z = HUGE_VAL;
+    e->level[0][0].model[QNET_MODEL_QNET].accuracy = mean_std(0.8037, 0.007);
+    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK(is_json(&b));
+    for (int i = 0; i < 6; i++) CHECK(occurrences((const char *)b.bytes, keys[i]) == 1);
+    CHECK_CONTAINS((const char *)b.bytes, "\"auc\": {\"mean\": null");
+    CHECK_CONTAINS((const char *)b.bytes, "\"z\": null");
+    CHECK_CONTAINS((const char *)b.bytes, "\"accuracy\": {\"mean\": 0.8037, \"std\": 0.007}");
+    CHECK_CONTAINS((const char *)b.bytes, "\"seed\": 18446744073709551615");
+    CHECK_CONTAINS((const char *)b.bytes, "\"rate_first\": 0.0003");
+    CHECK_CONTAINS((const char *)b.bytes, "cohort <main> & \\\"others\\\"");
+    CHECK(occurrences((const char *)b.bytes, "\"model1\"") == 12);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_manifest(e, &b));
+    CHECK(is_json(&b));
+    CHECK_CONTAINS((const char *)b.bytes, "\"cohort_crop\": \"0123456789abcdef\"");
+    CHECK_CONTAINS((const char *)b.bytes, "a<b>\\\"x\\\", \\u0001'&");
+    CHECK_CONTAINS((const char *)b.bytes, "out/\xef\xbf\xbd\xef\xbf\xbd"); /* was not UTF-8 */
+    CHECK(occurrences((const char *)b.bytes, "\"fold\"") == 12);
+    CHECK_CONTAINS((const char *)b.bytes, "\"age\": null");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+static void test_csv(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 0);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    const char *line;
+    size_t lines = 0, images = e->level[0][QNET_LEVEL_IMAGE].count;
+    char first[200];
+    memset(&b, 0, sizeof b);
+    e->level[0][QNET_LEVEL_IMAGE].items[0].probability[0] = 0.1;
+    CHECK_OK(ctx, qnet_experiment_csv(e, &b));
+    line = (const char *)b.bytes;
+    CHECK_CONTAINS(line, "level,input,repeat,fold,subject,scan,slice,z,label,p_resnet,p_resnetswa,p_qnet,");
+    sprintf(first, "\nimage,crop,1,1,\"a<b>\"\"x\"\", \x01'&\",0,0,30,1,0.1,");
+    CHECK_CONTAINS(line, first);
+    CHECK_CONTAINS(line, "\nscan,full,1,2,sub-02,1,,,1,");
+    for (; *line; line += strcspn(line, "\n") + 1) {
+        size_t commas = 0, in_quotes = 0;
+        for (const char *c = line; *c != '\n'; c++) {
+            if (*c == '"') in_quotes = !in_quotes;
+            commas += *c == ',' && !in_quotes;
+        }
+        CHECK(commas == 14);
+        lines++;
+    }
+    CHECK(lines == 1 + 2 * (images + 12));
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+static void check_html(const char *text)
+{
+    static const char *const tags[16] = { "div", "table", "tr", "td", "th", "thead", "tbody", "p",
+                                          "h2",  "h3",    "h4", "figure", "figcaption", "svg", "text", "ul" };
+    for (int i = 0; i < 16; i++) {
+        char open[16], open_with[16], close[16];
+        sprintf(open, "<%s>", tags[i]);
+        sprintf(open_with, "<%s ", tags[i]);
+        sprintf(close, "</%s>", tags[i]);
+        if (occurrences(text, open) + occurrences(text, open_with) != occurrences(text, close)) printf("<%s>\n", tags[i]);
+        CHECK(occurrences(text, open) + occurrences(text, open_with) == occurrences(text, close));
+    }
+    CHECK(strstr(text, "http") == NULL && strstr(text, "<script") == NULL && strstr(text, "url(#jet") != NULL);
+    CHECK(strstr(text, "a<b>") == NULL && strstr(text, "<main> &") == NULL && strstr(text, "nan") == NULL);
+    CHECK_CONTAINS(text, "a&#60;b&#62;&#34;x&#34;,  &#39;&#38;");
+    CHECK_CONTAINS(text, "width=device-width");
+    CHECK_CONTAINS(text, "data:image/png;base64,iVBORw0KGgo");
+    for (int i = 2; i <= 10; i++) { /* every figure of the results */
+        char figure[16];
+        sprintf(figure, "<b>Fig. %d.", i);
+        if (i != 4) CHECK_CONTAINS(text, figure);
+    }
+    for (int i = 1; i <= 3; i++) {
+        char table[16];
+        sprintf(table, "<b>Table %d.", i);
+        CHECK_CONTAINS(text, table);
+    }
+    CHECK((strstr(text, "<p class=\"verdict\">Of 12 scans") != NULL) || strstr(text, "shuffled") != NULL);
+}
+
+static void test_html(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 32);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b, again;
+    memset(&b, 0, sizeof b);
+    memset(&again, 0, sizeof again);
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    check_html((const char *)b.bytes);
+    CHECK_OK(ctx, qnet_experiment_html(e, &again));
+    CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
+    qnet_buffer_free(ctx, &b);
+    qnet_buffer_free(ctx, &again);
+    destroy(r);
+}
+
+/* One input, no pictures, no curves, no ages: pages that lack things are still pages. */
+static void test_sparse(void)
+{
+    recipe *r = made_up(12, 3, 0, 0, 0);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    for (int s = 0; s < 12; s++) {
+        e->participants[s].age = s % 2 ? (double)NAN : 1e300;
+        e->participants[s].sex = QNET_SEX_UNKNOWN;
+    }
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(strstr((const char *)b.bytes, "Full size image") == NULL);
+    CHECK(strstr((const char *)b.bytes, "Fig. 5") == NULL && strstr((const char *)b.bytes, "Fig. 9") == NULL);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK(is_json(&b) && strstr((const char *)b.bytes, "\"full\"") == NULL);
+    qnet_buffer_free(ctx, &b);
+    e->config.use_input[0] = 0; /* nothing at all */
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_OK(ctx, qnet_experiment_csv(e, &b));
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK(is_json(&b));
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
+
+static void test_bad_input(void)
+{
+    const writer writers[5] = { qnet_experiment_tables, qnet_experiment_json, qnet_experiment_csv,
+                                qnet_experiment_manifest, qnet_experiment_html };
+    recipe *r = made_up(12, 3, 1, 1, 8);
+    for (int k = 0; k < 5; k++) {
+        qnet_status status = QNET_ERROR_MEMORY;
+        long fail_at = 0;
+        CHECK(writers[k](NULL, NULL) == QNET_ERROR_ARGUMENT);
+        CHECK_FAILS(ctx, writers[k](&r->e, NULL), QNET_ERROR_ARGUMENT, "buffer is NULL");
+        for (; status == QNET_ERROR_MEMORY && fail_at < 200; fail_at++) {
+            counting c = { 0, 0, -1 };
+            qnet_hooks hooks;
+            qnet_context *own = NULL;
+            qnet_buffer b;
+            memset(&hooks, 0, sizeof hooks);
+            memset(&b, 0, sizeof b);
+            hooks.allocator.user = &c;
+            hooks.allocator.alloc = counting_alloc;
+            hooks.allocator.free = counting_free;
+            CHECK(qnet_context_create(&hooks, &own) == QNET_OK);
+            CHECK(qnet_buffer_append(own, &b, "before", 6) == QNET_OK);
+            c.count = 0;
+            c.fail_at = fail_at;
+            r->e.ctx = own;
+            status = writers[k](&r->e, &b);
+            r->e.ctx = ctx;
+            if (status != QNET_OK) {
+                CHECK_CONTAINS(qnet_last_error(own), "memory");
+                CHECK(b.size == 6 && strcmp((char *)b.bytes, "before") == 0);
+            }
+            qnet_buffer_free(own, &b);
+            qnet_context_destroy(own);
+            CHECK(c.alive == 0);
+        }
+        CHECK(status == QNET_OK && fail_at > 2);
+    }
+    destroy(r);
+}
+
+/* Where the machine has a locale with a decimal comma, the files come out the same. */
+static void test_locale(void)
+{
+    static const char *const names[4] = { "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR" };
+    const writer writers[5] = { qnet_experiment_tables, qnet_experiment_json, qnet_experiment_csv,
+                                qnet_experiment_manifest, qnet_experiment_html };
+    recipe *r = made_up(12, 3, 1, 1, 8);
+    for (int k = 0; k < 5; k++) {
+        qnet_buffer b, comma;
+        int i = 0;
+        memset(&b, 0, sizeof b);
+        memset(&comma, 0, sizeof comma);
+        CHECK_OK(ctx, writers[k](&r->e, &b));
+        while (i < 4 && !setlocale(LC_NUMERIC, names[i])) i++;
+        CHECK_OK(ctx, writers[k](&r->e, &comma));
+        setlocale(LC_NUMERIC, "C");
+        CHECK(b.size == comma.size && memcmp(b.bytes, comma.bytes, b.size) == 0);
+        qnet_buffer_free(ctx, &b);
+        qnet_buffer_free(ctx, &comma);
+    }
+    destroy(r);
+}
+
+#ifndef QNET_NO_STDIO
+static int write_all(const char *folder)
+{
+    static const char *const names[5] = { "tables.txt", "results.json", "predictions.csv", "manifest.json",
+                                          "report.html" };
+    const writer writers[5] = { qnet_experiment_tables, qnet_experiment_json, qnet_experiment_csv,
+                                qnet_experiment_manifest, qnet_experiment_html };
+    recipe *r = made_up(99, 24, 1, 1, 224);
+    int bad = 0;
+    strcpy(r->e.participants[0].subject, "sub-01");
+    for (int k = 0; k < 5; k++) {
+        qnet_buffer b;
+        char path[1000];
+        memset(&b, 0, sizeof b);
+        snprintf(path, sizeof path, "%s/%s", folder, names[k]);
+        bad |= writers[k](&r->e, &b) != QNET_OK;
+        bad |= qnet_file_replace(ctx, path, b.bytes, b.size) != QNET_OK;
+        qnet_buffer_free(ctx, &b);
+    }
+    destroy(r);
+    return bad;
+}
+#endif
+
+int main(int argc, char **argv)
+{
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 2;
+#ifndef QNET_NO_STDIO
+    if (argc > 1) return write_all(argv[1]);
+#endif
+    (void)argc;
+    (void)argv;
+    RUN(test_numbers);
+    RUN(test_base64);
+    RUN(test_tables);
+    RUN(test_json);
+    RUN(test_csv);
+    RUN(test_html);
+    RUN(test_sparse);
+    RUN(test_bad_input);
+    RUN(test_locale);
+    qnet_context_destroy(ctx);
+    return test_end();
+}

@@ -1,0 +1,610 @@
+/* test_resnet.c: the image-level model against PyTorch, against central differences, and for its
+   promises: one allocation, the same bits for any number of workers and any batch. */
+#define QNET_IMPLEMENTATION
+#include "../qnet.h"
+#include "test.h"
+#include "golden/formula.h"
+#include "golden/networks.h"
+
+/* float: PyTorch's own float32 differs from its float64 by up to 5e-6 of the largest logit and 1.4e-5
+   of a gradient's norm here; the inputs were chosen so that no ReLU or max pool is near a tie (see
+   make_networks.py). double: rounding. */
+#if QNET__REAL_IS_DOUBLE
+#define TOL_FORWARD 1e-11
+#define TOL_GRADIENT 1e-9
+#else
+#define TOL_FORWARD 2e-5
+#define TOL_GRADIENT 1e-4
+#endif
+
+/* ---- hooks ---- */
+
+typedef struct counter { long count, live, fail_at; size_t bytes; } counter;
+static void *counting_alloc(void *user, size_t size, size_t align)
+{
+    counter *c = (counter *)user;
+    char *raw, *p;
+    if (c->count++ == c->fail_at) return NULL;
+    raw = (char *)malloc(size + align + sizeof raw);
+    if (!raw) return NULL;
+    p = raw + sizeof raw;
+    p += (align - (size_t)p % align) % align;
+    memcpy(p - sizeof raw, &raw, sizeof raw);
+    c->live++;
+    c->bytes += size;
+    return p;
+}
+static void counting_free(void *user, void *ptr, size_t size)
+{
+    counter *c = (counter *)user;
+    char *raw;
+    memcpy(&raw, (char *)ptr - sizeof raw, sizeof raw);
+    c->live--;
+    c->bytes -= size;
+    free(raw);
+}
+
+/* Runs the tasks one by one in a shuffled order, each as the next of the workers. */
+static void shuffled_run(void *user, size_t count, qnet_task task, void *arg)
+{
+    size_t workers = *(size_t *)user, i, step = count / 2 + 1;
+    while (count > 1) {
+        size_t a = count, b = step;
+        while (b) { size_t r = a % b; a = b; b = r; }
+        if (a == 1) break;
+        step++;
+    }
+    for (i = 0; i < count; i++) task(arg, (i * step + 1) % count, i % workers);
+}
+
+static qnet_context *context(counter *c, size_t *workers, qnet_cpu cpu)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx = NULL;
+    memset(&hooks, 0, sizeof hooks);
+    if (c) {
+        memset(c, 0, sizeof *c);
+        c->fail_at = -1;
+        hooks.allocator.user = c;
+        hooks.allocator.alloc = counting_alloc;
+        hooks.allocator.free = counting_free;
+    }
+    if (workers) {
+        hooks.parallel.user = workers;
+        hooks.parallel.run = shuffled_run;
+        hooks.parallel.workers = *workers;
+    }
+    hooks.cpu = cpu;
+    hooks.threads = 1; /* test_workers asks for more */
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    return ctx;
+}
+
+/* ---- nets and inputs by formula ---- */
+
+static qnet_resnet *make_net(qnet_context *ctx, int h, int w, int batch, int training)
+{
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&config);
+    config.height = h;
+    config.width = w;
+    config.batch = batch;
+    config.training = training;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    return net;
+}
+
+/* As fill_resnet in make_networks.py. */
+static void fill(qnet_resnet *net)
+{
+    int i;
+    for (i = 0; i < net->table->count; i++) {
+        const qnet_param *p = &net->table->entries[i];
+        double fan_in = p->ndim == 4 ? (double)(p->shape[0] * p->shape[1] * p->shape[2]) : 1;
+        size_t j;
+        for (j = 0; j < p->count; j++) {
+            size_t k = p->ndim == 4 ? formula_file_index(p->shape, j) : j;
+            double u = formula((uint32_t)i, (uint32_t)k), v;
+            if (p->ndim == 4) v = (u - .5) * 2 * sqrt(6 / fan_in);
+            else if (p->ndim == 2) v = (u - .5) * .2;
+            else if (strcmp(p->name, "fc.bias") == 0) v = u - .5;
+            else if (strstr(p->name, ".weight")) v = .75 + .5 * u;
+            else if (strstr(p->name, "running_mean")) v = (u - .5) * .5;
+            else if (strstr(p->name, "running_var")) v = .5 + u;
+            else if (strstr(p->name, "tracked")) v = 0;
+            else v = (u - .5) * .4;
+            net->weights[p->offset + j] = (qnet_real)v;
+        }
+    }
+}
+
+static qnet_real *numbers(uint32_t i, size_t count, double scale)
+{
+    qnet_real *x = (qnet_real *)malloc(count * sizeof *x);
+    size_t j;
+    for (j = 0; j < count; j++) x[j] = (qnet_real)((formula(i, (uint32_t)j) - .5) * scale);
+    return x;
+}
+
+/* Initial weights by seed 1: drawn once, copied after. */
+static qnet_real *kept; /* freed by main */
+static void initialise(qnet_resnet *net)
+{
+    size_t bytes = net->table->total * sizeof(qnet_real);
+    if (!kept) {
+        kept = (qnet_real *)malloc(bytes);
+        qnet_resnet_init(net, 1);
+        memcpy(kept, net->weights, bytes);
+    }
+    memcpy(net->weights, kept, bytes);
+}
+
+static size_t image_count(int batch, int h, int w) { return (size_t)batch * (size_t)h * (size_t)w * 3; }
+
+/* ---- tests ---- */
+
+static void test_table(void)
+{
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 32, 32, 1, 1);
+    const qnet_param_table *t = net->table;
+    const qnet_param *p;
+    size_t at = 0;
+    int i;
+    CHECK(strcmp(t->network, "resnet18") == 0);
+    CHECK(t->count == 122);
+    CHECK(t->trainable == 11177538); /* torchvision: 11,689,512 with 1000 classes */
+    CHECK(t->total == 11177538 + 2 * 4800 + 20);
+    for (i = 0; i < t->count; i++) {
+        CHECK(t->entries[i].offset == at);
+        CHECK(t->entries[i].trainable == (at < t->trainable));
+        CHECK(qnet_param_find(t, t->entries[i].name) == i);
+        at += t->entries[i].count;
+    }
+    CHECK(at == t->total);
+    p = &t->entries[0];
+    CHECK(strcmp(p->name, "conv1.weight") == 0 && p->ndim == 4 && p->layout == QNET_LAYOUT_HWIO);
+    CHECK(p->shape[0] == 7 && p->shape[1] == 7 && p->shape[2] == 3 && p->shape[3] == 64);
+    CHECK(qnet_param_find(t, "layer3.0.downsample.0.weight") >= 0);
+    CHECK(qnet_param_find(t, "layer3.0.downsample.1.running_var") >= 0);
+    CHECK(qnet_param_find(t, "layer1.0.downsample.0.weight") < 0);
+    CHECK(qnet_param_find(t, "layer4.1.bn2.num_batches_tracked") >= 0);
+    p = &t->entries[qnet_param_find(t, "fc.weight")];
+    CHECK(p->ndim == 2 && p->shape[0] == 2 && p->shape[1] == 512 && p->layout == QNET_LAYOUT_PLAIN);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+static double largest(const double *v, size_t n)
+{
+    double m = 0;
+    size_t i;
+    for (i = 0; i < n; i++) m = fabs(v[i]) > m ? fabs(v[i]) : m;
+    return m;
+}
+
+static void check_golden(int batch, int h, int w, uint32_t x_index, const double *eval_logits,
+                         const double *eval_features, const double *train_logits,
+                         const double *gradients, const double *running)
+{
+    static const char *const running_name[6] = {
+        "bn1.running_mean", "bn1.running_var", "layer2.0.downsample.1.running_mean",
+        "layer2.0.downsample.1.running_var", "layer4.1.bn2.running_mean", "layer4.1.bn2.running_var"};
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, h, w, batch, 1);
+    qnet_real *x = numbers(x_index, image_count(batch, h, w), 4);
+    qnet_real *d = numbers(201, (size_t)batch * 2, 1);
+    qnet_real logits[8], features[3 * 512];
+    double scale = largest(eval_logits, (size_t)batch * 2), worst = 0;
+    int i;
+
+    fill(net);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 0, logits, features));
+    for (i = 0; i < batch * 2; i++) CHECK_NEAR(logits[i], eval_logits[i], TOL_FORWARD * scale);
+    scale = largest(eval_features, 8);
+    for (i = 0; i < 8; i++) CHECK_NEAR(features[i], eval_features[i], TOL_FORWARD * scale);
+
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 1, logits, NULL));
+    for (i = 0; i < batch * 2; i++) CHECK_NEAR(logits[i], train_logits[i], 10 * TOL_FORWARD);
+    CHECK_OK(ctx, qnet_resnet_backward(net, x, batch, d));
+    for (i = 0; i < 62; i++) {
+        const qnet_param *p = &net->table->entries[i];
+        double dot = 0, norm = 0, error;
+        size_t j;
+        for (j = 0; j < p->count; j++) {
+            size_t k = p->ndim == 4 ? formula_file_index(p->shape, j) : j;
+            double g = (double)net->gradients[p->offset + j];
+            dot += g * (formula((uint32_t)(100 + i), (uint32_t)k) - .5);
+            norm += g * g;
+        }
+        norm = sqrt(norm);
+        CHECK_NEAR(norm, gradients[2 * i + 1], TOL_GRADIENT * gradients[2 * i + 1]);
+        CHECK_NEAR(dot, gradients[2 * i], TOL_GRADIENT * gradients[2 * i + 1]);
+        error = fabs(dot - gradients[2 * i]) / gradients[2 * i + 1];
+        worst = error > worst ? error : worst;
+    }
+    for (i = 0; i < 6; i++) {
+        const qnet_param *p = &net->table->entries[qnet_param_find(net->table, running_name[i])];
+        double dot = 0;
+        size_t j;
+        for (j = 0; j < p->count; j++) {
+            dot += (double)net->weights[p->offset + j] * formula(300, (uint32_t)j);
+        }
+        CHECK_NEAR(dot, running[i], TOL_FORWARD * (1 + fabs(running[i])));
+    }
+    if (getenv("VERBOSE")) printf("%dx%dx%d: worst gradient projection %g of its norm\n", batch, h, w, worst);
+    free(x);
+    free(d);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+static void test_against_pytorch(void)
+{
+    check_golden(2, 64, 64, 200, r64_eval_logits, r64_eval_features, r64_train_logits, r64_gradients,
+                 r64_running);
+    check_golden(3, 97, 65, 212, r97_eval_logits, r97_eval_features, r97_train_logits, r97_gradients,
+                 r97_running);
+}
+
+/* f = sum d * logits along a random direction of each unit's weights, gamma and beta (and of fc),
+   by central differences. Only in double: with a step that is large against float's rounding, many
+   of the 1e5 ReLUs and max pools cross their kink. At 1e-7 some do (errors to 4e-4 of the norm), at
+   1e-8 and for this input none does; rounding is then 1e-15 / 1e-8. */
+static void test_gradient(void)
+{
+#if QNET__REAL_IS_DOUBLE
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    const int batch = 2, h = 33, w = 47;
+    qnet_resnet *net = make_net(ctx, h, w, batch, 1);
+    qnet_real *x = numbers(200, image_count(batch, h, w), 4), *d = numbers(201, (size_t)batch * 2, 1);
+    qnet_real *saved = (qnet_real *)malloc(net->table->total * sizeof *saved), logits[4];
+    const double step = 1e-8;
+    double worst = 0;
+    int group, side, i;
+
+    fill(net);
+    memcpy(saved, net->weights, net->table->total * sizeof *saved);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 1, logits, NULL));
+    CHECK_OK(ctx, qnet_resnet_backward(net, x, batch, d));
+    for (group = 0; group <= 20; group++) {
+        int first = 3 * group, last = group < 20 ? first + 3 : first + 2;
+        size_t from = net->table->entries[first].offset, j;
+        size_t to = net->table->entries[last - 1].offset + net->table->entries[last - 1].count;
+        double analytic = 0, norm = 0, f[2], error;
+        for (j = from; j < to; j++) {
+            double r = formula(400, (uint32_t)j) - .5;
+            analytic += (double)net->gradients[j] * r;
+            norm += (double)net->gradients[j] * (double)net->gradients[j];
+        }
+        for (side = 0; side < 2; side++) {
+            for (j = from; j < to; j++) {
+                double r = formula(400, (uint32_t)j) - .5;
+                net->weights[j] = (qnet_real)((double)saved[j] + (side ? step : -step) * r);
+            }
+            CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 1, logits, NULL));
+            f[side] = 0;
+            for (i = 0; i < batch * 2; i++) f[side] += (double)logits[i] * (double)d[i];
+        }
+        memcpy(net->weights + from, saved + from, (to - from) * sizeof *saved);
+        error = fabs((f[1] - f[0]) / (2 * step) - analytic) / sqrt(norm);
+        worst = error > worst ? error : worst;
+        CHECK(norm > 0);
+        CHECK_NEAR(error, 0, 1e-7);
+    }
+    if (getenv("VERBOSE")) printf("central differences: worst %g\n", worst);
+    free(saved);
+    free(x);
+    free(d);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+#endif
+}
+
+static void test_workers(void)
+{
+    static const size_t workers[4] = {1, 2, 3, 8};
+    const int batch = 3, h = 33, w = 47;
+    qnet_real *x = numbers(200, image_count(batch, h, w), 4), *d = numbers(201, (size_t)batch * 2, 1);
+    qnet_real *first = NULL, logits[4][6];
+    int i;
+    for (i = 0; i < 4; i++) {
+        size_t n = workers[i], total, trainable;
+        qnet_context *ctx = context(NULL, &n, QNET_CPU_AUTO);
+        qnet_resnet *net = make_net(ctx, h, w, batch, 1);
+        total = net->table->total;
+        trainable = net->table->trainable;
+        initialise(net);
+        CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 1, logits[i], NULL));
+        CHECK_OK(ctx, qnet_resnet_backward(net, x, batch, d));
+        if (!first) {
+            first = (qnet_real *)malloc((total + trainable) * sizeof *first);
+            memcpy(first, net->weights, total * sizeof *first);
+            memcpy(first + total, net->gradients, trainable * sizeof *first);
+        }
+        CHECK(memcmp(logits[i], logits[0], sizeof logits[0]) == 0);
+        CHECK(memcmp(first, net->weights, total * sizeof *first) == 0); /* running statistics */
+        CHECK(memcmp(first + total, net->gradients, trainable * sizeof *first) == 0);
+        qnet_resnet_destroy(net);
+        qnet_context_destroy(ctx);
+    }
+    free(first);
+    free(x);
+    free(d);
+}
+
+/* In eval mode an image has the same bits in any batch, any place of it, and both kinds of net. */
+static void test_batch_independence(void)
+{
+    int cpu;
+    for (cpu = QNET_CPU_AUTO; cpu <= QNET_CPU_SCALAR; cpu++) {
+        const int batch = 5, h = 33, w = 47;
+        qnet_context *ctx = context(NULL, NULL, (qnet_cpu)cpu);
+        qnet_resnet *net = make_net(ctx, h, w, batch, 0), *big = make_net(ctx, h, w, batch, 1);
+        qnet_real *x = numbers(200, image_count(batch, h, w), 4);
+        qnet_real all[10], one[10], features[5 * 512], feature[512];
+        int b;
+        CHECK(net->bytes < big->bytes);
+        CHECK(net->gradients == NULL && big->gradients != NULL);
+        fill(net);
+        fill(big);
+        CHECK_OK(ctx, qnet_resnet_forward(net, x, batch, 0, all, features));
+        CHECK_OK(ctx, qnet_resnet_forward(big, x, batch, 0, one, NULL));
+        CHECK(memcmp(all, one, sizeof all) == 0);
+        for (b = 0; b < batch; b++) {
+            CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(b, h, w), 1, 0, one, feature));
+            CHECK(memcmp(all + 2 * b, one, 2 * sizeof(qnet_real)) == 0);
+            CHECK(memcmp(features + 512 * b, feature, sizeof feature) == 0);
+        }
+        CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(2, h, w), 3, 0, one, NULL));
+        CHECK(memcmp(all + 4, one, 6 * sizeof(qnet_real)) == 0);
+        free(x);
+        qnet_resnet_destroy(net);
+        qnet_resnet_destroy(big);
+        qnet_context_destroy(ctx);
+    }
+}
+
+static void test_memory(void)
+{
+    counter c;
+    qnet_context *ctx = context(&c, NULL, QNET_CPU_AUTO);
+    qnet_real *x = numbers(200, image_count(2, 64, 40), 4), d[4] = {1, 0, 0, -1};
+    qnet_resnet_config config;
+    qnet_resnet *net = (qnet_resnet *)&c;
+    long before = c.count;
+
+    qnet_resnet_config_init(&config);
+    CHECK(config.height == 224 && config.width == 224 && config.channels == 3 &&
+          config.classes == 2 && config.batch == 64 && config.training == 1);
+    config.height = 64;
+    config.width = 40;
+    config.batch = 2;
+    c.fail_at = c.count;
+    CHECK_FAILS(ctx, qnet_resnet_create(ctx, &config, &net), QNET_ERROR_MEMORY, "bytes for ResNet18");
+    CHECK(net == (qnet_resnet *)&c);
+    c.fail_at = -1;
+    before = c.count;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    CHECK(c.count == before + 1);
+    CHECK(net->bytes == qnet_resnet_bytes(ctx, &config));
+    initialise(net);
+    c.fail_at = c.count; /* nothing below may ask for memory */
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 1, NULL, NULL));
+    CHECK_OK(ctx, qnet_resnet_backward(net, x, 2, d));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 1, NULL, NULL));
+    CHECK_OK(ctx, qnet_resnet_backward(net, x, 1, d));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 0, NULL, NULL));
+    CHECK(c.count == before + 1);
+    qnet_resnet_destroy(net);
+    qnet_resnet_destroy(NULL);
+    CHECK(c.live == 1); /* the context */
+    qnet_context_destroy(ctx);
+    CHECK(c.live == 0 && c.bytes == 0);
+    free(x);
+}
+
+static void test_bad_input(void)
+{
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 32, 32, 2, 1), *frozen = make_net(ctx, 32, 32, 2, 0), *none = NULL;
+    qnet_real *x = numbers(200, image_count(2, 32, 32), 4), d[4] = {1, 0, 0, -1}, logits[4] = {5, 5, 5, 5};
+    qnet_resnet_config config;
+    int i;
+
+    for (i = 0; i < 10; i++) {
+        static const char *const part[10] = {"31 x 224", "224 x 0", "9000", "channels", "channels",
+                                             "classes", "batch", "batch", "-5", "classes"};
+        qnet_resnet_config_init(&config);
+        if (i == 0) config.height = 31;
+        if (i == 1) config.width = 0;
+        if (i == 2) config.width = 9000;
+        if (i == 3) config.channels = 0;
+        if (i == 4) config.channels = INT_MAX;
+        if (i == 5) config.classes = 0;
+        if (i == 6) config.batch = 0;
+        if (i == 7) config.batch = INT_MAX;
+        if (i == 8) config.height = -5;
+        if (i == 9) config.classes = INT_MAX;
+        CHECK_FAILS(ctx, qnet_resnet_create(ctx, &config, &none), QNET_ERROR_ARGUMENT, part[i]);
+        CHECK(none == NULL);
+        CHECK(qnet_resnet_bytes(ctx, &config) == 0);
+    }
+    CHECK(qnet_resnet_create(ctx, NULL, &none) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_resnet_create(ctx, &config, NULL) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_resnet_create(NULL, &config, &none) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_resnet_bytes(ctx, NULL) == 0);
+
+    initialise(net);
+    CHECK(qnet_resnet_forward(NULL, x, 1, 0, NULL, NULL) == QNET_ERROR_ARGUMENT);
+    CHECK_FAILS(ctx, qnet_resnet_forward(net, NULL, 1, 0, NULL, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 0, 0, logits, NULL), QNET_ERROR_ARGUMENT, "1..2, found 0");
+    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 3, 0, logits, NULL), QNET_ERROR_ARGUMENT, "1..2, found 3");
+    CHECK_FAILS(ctx, qnet_resnet_forward(frozen, x, 2, 1, logits, NULL), QNET_ERROR_ARGUMENT, "training = 1");
+    CHECK_FAILS(ctx, qnet_resnet_forward(net, x, 1, 1, logits, NULL), QNET_ERROR_ARGUMENT, "variance");
+    CHECK(logits[0] == 5 && logits[3] == 5);
+    CHECK_FAILS(ctx, qnet_resnet_backward(net, x, 2, d), QNET_ERROR_ARGUMENT, "forward pass");
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 1, NULL, NULL));
+    CHECK_FAILS(ctx, qnet_resnet_backward(net, x, 1, d), QNET_ERROR_ARGUMENT, "batch of 2, found 1");
+    CHECK_FAILS(ctx, qnet_resnet_backward(net, x, 2, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_resnet_backward(net, NULL, 2, d), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK(qnet_resnet_backward(NULL, x, 2, d) == QNET_ERROR_ARGUMENT);
+    CHECK_OK(ctx, qnet_resnet_backward(net, x, 2, d));
+    CHECK_FAILS(ctx, qnet_resnet_backward(net, x, 2, d), QNET_ERROR_ARGUMENT, "forward pass");
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 1, NULL, NULL));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 0, NULL, NULL));
+    CHECK_FAILS(ctx, qnet_resnet_backward(net, x, 2, d), QNET_ERROR_ARGUMENT, "forward pass");
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_resnet_destroy(frozen);
+    qnet_context_destroy(ctx);
+}
+
+/* Momentum 1/k over k batches gives the mean of the batches' statistics. */
+static void test_momentum(void)
+{
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 32, 40, 3, 1);
+    qnet_real *x = numbers(200, image_count(9, 32, 40), 4);
+    const qnet_param *mean = &net->table->entries[qnet_param_find(net->table, "layer2.0.bn1.running_mean")];
+    const qnet_param *tracked =
+        &net->table->entries[qnet_param_find(net->table, "layer2.0.bn1.num_batches_tracked")];
+    double sum[128] = {0};
+    size_t j;
+    int k;
+    initialise(net);
+    qnet_resnet_set_momentum(net, 1);
+    for (k = 0; k < 3; k++) {
+        CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(3 * k, 32, 40), 3, 1, NULL, NULL));
+        for (j = 0; j < 128; j++) sum[j] += (double)net->weights[mean->offset + j] / 3;
+    }
+    CHECK(net->weights[tracked->offset] == 3);
+    for (k = 0; k < 3; k++) {
+        qnet_resnet_set_momentum(net, 1.0 / (k + 1));
+        CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(3 * k, 32, 40), 3, 1, NULL, NULL));
+    }
+    for (j = 0; j < 128; j++) CHECK_NEAR(net->weights[mean->offset + j], sum[j], 1e-6);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, NULL, NULL)); /* eval moves nothing */
+    CHECK(net->weights[tracked->offset] == 6);
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+static void test_init(void)
+{
+    size_t workers = 3;
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO), *ctx3 = context(NULL, &workers, QNET_CPU_AUTO);
+    qnet_resnet *a = make_net(ctx, 32, 32, 1, 0), *b = make_net(ctx3, 32, 32, 1, 0);
+    size_t bytes = a->table->total * sizeof(qnet_real), j;
+    int i;
+    CHECK(a->weights[0] == 0 && a->weights[a->table->total - 1] == 0);
+    qnet_resnet_init(a, 5);
+    qnet_resnet_init(b, 5);
+    CHECK(memcmp(a->weights, b->weights, bytes) == 0);
+    qnet_resnet_init(b, 6);
+    CHECK(memcmp(a->weights, b->weights, bytes) != 0);
+    for (i = 0; i < a->table->count; i++) {
+        const qnet_param *p = &a->table->entries[i];
+        const qnet_real *v = a->weights + p->offset;
+        double sum = 0, square = 0, n = (double)p->count;
+        for (j = 0; j < p->count; j++) {
+            sum += (double)v[j];
+            square += (double)v[j] * (double)v[j];
+        }
+        if (p->ndim == 4) { /* 5 standard errors of mean and variance */
+            double var = 2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]);
+            CHECK_NEAR(sum / n, 0, 5 * sqrt(var / n));
+            CHECK_NEAR(square / n / var, 1, 5 * sqrt(2 / n));
+        } else if (strcmp(p->name, "fc.weight") == 0) {
+            CHECK_NEAR(square / n, 1.0 / 3 / 512, 5 * 1.0 / 3 / 512 * sqrt(.8 / n));
+        } else if (strncmp(p->name, "fc", 2) != 0) {
+            int one = p->trainable ? strstr(p->name, ".weight") != NULL : strstr(p->name, "_var") != NULL;
+            CHECK(sum == (one ? n : 0));
+        }
+    }
+    qnet_resnet_destroy(a);
+    qnet_resnet_destroy(b);
+    qnet_context_destroy(ctx);
+    qnet_context_destroy(ctx3);
+}
+
+typedef struct recorder { int count; char names[200][48]; size_t shape[200][4]; int ndim[200]; } recorder;
+static void record(void *user, const char *name, const qnet_real *data, int ndim, const size_t *shape)
+{
+    recorder *r = (recorder *)user;
+    int i;
+    if (r->count >= 200) return;
+    CHECK(data != NULL);
+    snprintf(r->names[r->count], 48, "%s", name);
+    for (i = 0; i < ndim; i++) r->shape[r->count][i] = shape[i];
+    r->ndim[r->count++] = ndim;
+}
+static int find(const recorder *r, const char *name)
+{
+    int i;
+    for (i = 0; i < r->count; i++) if (strcmp(r->names[i], name) == 0) return i;
+    return -1;
+}
+
+static void test_trace(void)
+{
+    static recorder r;
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 48, 33, 2, 1);
+    qnet_real *x = numbers(200, image_count(2, 48, 33), 4), d[4] = {1, 0, 0, -1};
+    qnet_trace trace, off;
+    qnet_tensor map;
+    int i, forward;
+    memset(&off, 0, sizeof off);
+    CHECK(qnet_resnet_feature_map(net).data == NULL);
+    trace.user = &r;
+    trace.tensor = record;
+    qnet_set_trace(ctx, trace);
+    initialise(net);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 2, 1, NULL, NULL));
+    CHECK(r.count == 2 * 20 + 3);
+    CHECK(strcmp(r.names[0], "conv1") == 0 && strcmp(r.names[1], "relu") == 0);
+    CHECK(strcmp(r.names[2], "maxpool") == 0 && strcmp(r.names[3], "layer1.0.conv1") == 0);
+    CHECK(strcmp(r.names[r.count - 3], "layer4.1") == 0 && strcmp(r.names[r.count - 2], "avgpool") == 0);
+    CHECK(strcmp(r.names[r.count - 1], "fc") == 0);
+    i = find(&r, "layer3.0.downsample");
+    CHECK(i > 0 && r.shape[i][0] == 2 && r.shape[i][1] == 3 && r.shape[i][2] == 3 && r.shape[i][3] == 256);
+    forward = r.count;
+    CHECK_OK(ctx, qnet_resnet_backward(net, x, 2, d));
+    CHECK(strcmp(r.names[forward], "grad fc") == 0);
+    CHECK(strcmp(r.names[r.count - 1], "grad conv1") == 0);
+    for (i = 0; i < forward; i++) { /* every tensor but the input has its gradient */
+        char name[64];
+        int g;
+        snprintf(name, sizeof name, "grad %s", r.names[i]);
+        g = find(&r, name);
+        CHECK(g >= forward && r.ndim[g] == r.ndim[i] &&
+              memcmp(r.shape[g], r.shape[i], sizeof(size_t) * (size_t)r.ndim[i]) == 0);
+    }
+    CHECK(r.count == 2 * forward);
+    map = qnet_resnet_feature_map(net);
+    CHECK(map.data != NULL && map.ndim == 4 && map.shape[0] == 2 && map.shape[1] == 2 &&
+          map.shape[2] == 2 && map.shape[3] == 512);
+    qnet_set_trace(ctx, off);
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
+int main(void)
+{
+    RUN(test_table);
+    RUN(test_against_pytorch);
+    RUN(test_gradient);
+    RUN(test_workers);
+    RUN(test_batch_independence);
+    RUN(test_memory);
+    RUN(test_bad_input);
+    RUN(test_momentum);
+    RUN(test_init);
+    RUN(test_trace);
+    free(kept);
+    return test_end();
+}

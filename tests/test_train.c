@@ -1,0 +1,1206 @@
+/* Room >>train: stage 1, the embedding, stage 2, checkpoints. Networks are whole ResNet18s on a few
+   32 x 32 images, as there is no smaller one. */
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+#include "test.h"
+
+/* ---- hooks: an allocator that fails the n-th request, workers without threads, a caller who stops */
+
+typedef struct hooks_state {
+    long live, calls, fail_at;
+    size_t workers;
+    long reports, stop_at; /* stops at report number stop_at; 0: never */
+    char task[64];         /* of the last report */
+    double fraction, left, loss, rate, speed;
+    double now; /* of a clock that ticks whenever it is looked at */
+    int epoch, epochs;
+    size_t step, steps;
+} hooks_state;
+
+static void *count_alloc(void *user, size_t size, size_t align)
+{
+    hooks_state *h = (hooks_state *)user;
+    char *base, *p;
+    if (++h->calls == h->fail_at) return NULL;
+    base = (char *)malloc(size + align + sizeof(base));
+    if (base == NULL) return NULL;
+    p = base + sizeof(base);
+    p += (align - (uintptr_t)p % align) % align;
+    memcpy(p - sizeof(base), &base, sizeof(base));
+    h->live += (long)size;
+    return p;
+}
+
+static void count_free(void *user, void *p, size_t size)
+{
+    char *base;
+    memcpy(&base, (char *)p - sizeof(base), sizeof(base));
+    ((hooks_state *)user)->live -= (long)size;
+    free(base);
+}
+
+/* Indices in an order that no loop has, each by another worker than its neighbour. */
+static void run_shuffled(void *user, size_t count, qnet_task task, void *arg)
+{
+    size_t workers = ((hooks_state *)user)->workers, step = 7919, i;
+    while (count % step == 0) step += 2;
+    for (i = 0; i < count; i++) task(arg, (i * step + count / 2) % count, (i * 5 + 1) % workers);
+}
+
+static int report(void *user, const qnet_progress_info *info)
+{
+    hooks_state *h = (hooks_state *)user;
+    h->reports++;
+    snprintf(h->task, sizeof(h->task), "%s", info->task);
+    h->fraction = info->fraction;
+    h->left = info->seconds_left;
+    h->loss = info->loss;
+    h->rate = info->learning_rate;
+    h->speed = info->items_per_second;
+    h->epoch = info->epoch;
+    h->epochs = info->epochs;
+    h->step = info->step;
+    h->steps = info->steps;
+    return h->reports == h->stop_at;
+}
+
+static double tick(void *user)
+{
+    return ((hooks_state *)user)->now++;
+}
+
+static qnet_context *make_context(hooks_state *h, size_t workers)
+{
+    qnet_context *ctx = NULL;
+    qnet_hooks hooks;
+    memset(&hooks, 0, sizeof(hooks));
+    memset(h, 0, sizeof(*h));
+    h->workers = workers;
+    hooks.allocator.user = h;
+    hooks.allocator.alloc = count_alloc;
+    hooks.allocator.free = count_free;
+    hooks.progress.user = h;
+    hooks.progress.report = report;
+    hooks.clock.user = h;
+    hooks.clock.seconds = tick;
+    if (workers > 0) {
+        hooks.parallel.user = h;
+        hooks.parallel.run = run_shuffled;
+        hooks.parallel.workers = workers;
+    }
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) abort();
+    return ctx;
+}
+
+/* ---- a cohort of 5 scans with 12 images of 36 x 36, made in memory ----------------------------- */
+
+enum { SCANS = 5, SIDE = 36, SLICES = 4, IMAGES = 12 };
+
+typedef struct small_cohort {
+    qnet_cohort cohort;
+    qnet_scan scans[SCANS];
+    float pixels[IMAGES][SIDE][SIDE][3];
+} small_cohort;
+
+static small_cohort *make_cohort(qnet_context *ctx)
+{
+    static const int slices[SCANS] = {2, 3, 1, 4, 2};
+    small_cohort *c = (small_cohort *)calloc(1, sizeof(*c));
+    int i, t, y, x, n = 0;
+    c->cohort.ctx = ctx;
+    qnet_input_config_init(&c->cohort.config, QNET_INPUT_CROP);
+    c->cohort.config.size = 32;
+    c->cohort.config.max_slices = SLICES;
+    c->cohort.scans_count = SCANS;
+    c->cohort.height = c->cohort.width = SIDE;
+    c->cohort.scans = c->scans;
+    for (i = 0; i < SCANS; i++) {
+        qnet_scan *s = &c->scans[i];
+        snprintf(s->subject, sizeof(s->subject), "sub-%02d", i == 4 ? 3 : i); /* 3 came twice */
+        s->label = i % 2 ? QNET_HH : QNET_HC;
+        s->slices = slices[i];
+        s->pixels = &c->pixels[n][0][0][0];
+        for (t = 0; t < slices[i]; t++, n++)
+            for (y = 0; y < SIDE; y++)
+                for (x = 0; x < SIDE; x++) {
+                    /* Stripes along x or y by class, and another texture in every image. */
+                    float v = (float)sin((s->label ? x : y) * .8) + .3f * (float)sin(x * y * .1 + n * 7);
+                    c->pixels[n][y][x][0] = v * .1f + .01f;
+                    c->pixels[n][y][x][1] = 20 + 5 * v;
+                    c->pixels[n][y][x][2] = 100 + 30 * v + (float)n;
+                }
+        s->hash = qnet_hash(QNET_HASH_START, s->pixels, sizeof(c->pixels[0]) * (size_t)slices[i]);
+    }
+    return c;
+}
+
+static const int train_scans[] = {0, 1, 3}; /* 9 images: batches of 5 and 4 */
+
+static qnet_stage1_config small_config(int swa)
+{
+    qnet_stage1_config config;
+    qnet_stage1_config_init(&config);
+    config.epochs = 3;
+    config.batch = 6;
+    config.swa = swa;
+    config.swa_share = .67; /* start: epoch 1 */
+    config.size = 32;
+    config.seed = 5;
+    return config;
+}
+
+static qnet_real *start_weights; /* random ones, made once: drawing 11 million of them takes long */
+
+static void make_start_weights(qnet_context *ctx)
+{
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    size_t bytes;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = 32;
+    config.batch = 1;
+    config.training = 0;
+    if (qnet_resnet_create(ctx, &config, &net) != QNET_OK) abort();
+    qnet_resnet_init(net, small_config(0).seed);
+    bytes = net->table->total * sizeof(qnet_real);
+    start_weights = (qnet_real *)malloc(bytes);
+    memcpy(start_weights, net->weights, bytes);
+    qnet_resnet_destroy(net);
+}
+
+static qnet_stage1 *make_run(qnet_context *ctx, const small_cohort *c, const qnet_stage1_config *config)
+{
+    qnet_stage1 *run = NULL;
+    CHECK_OK(ctx, qnet_stage1_create(ctx, config, &c->cohort, train_scans, 3, NULL, start_weights, &run));
+    if (run == NULL) abort();
+    return run;
+}
+
+/* A hash, a word at a time, of all that must be the same after resuming. */
+static uint64_t digest_words(uint64_t h, const void *data, size_t bytes)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    size_t i;
+    for (i = 0; i + 4 <= bytes; i += 4) {
+        uint32_t w;
+        memcpy(&w, p + i, 4);
+        h = (h ^ w) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+static uint64_t digest1(const qnet_stage1 *run)
+{
+    const qnet_param_table *t = run->net->table;
+    uint64_t h = digest_words(1, run->net->weights, t->total * sizeof(qnet_real));
+    int i;
+    h = digest_words(h, run->state->m, t->trainable * sizeof(qnet_real));
+    h = digest_words(h, run->state->v, t->trainable * sizeof(qnet_real));
+    if (run->averaged > 0)
+        h = digest_words(h, run->state->average, t->trainable * sizeof(qnet_real));
+    for (i = 0; i < run->config.epochs; i++) {
+        h = digest_words(h, &run->history[i].loss, sizeof(double));
+        h = digest_words(h, &run->history[i].learning_rate, sizeof(double));
+    }
+    h = h * 31 + (uint64_t)run->epoch;
+    h = h * 31 + run->step;
+    h = h * 31 + (uint64_t)run->averaged;
+    return h * 31 + (uint64_t)run->finished;
+}
+
+static void write1(qnet_stage1 *run, qnet_buffer *bytes)
+{
+    qnet_sink sink = qnet_sink_buffer(run->ctx, bytes, "ck");
+    bytes->size = 0;
+    CHECK_OK(run->ctx, qnet_stage1_write(run, &sink));
+}
+
+static qnet_status read1(qnet_stage1 *run, const qnet_buffer *bytes)
+{
+    qnet_memory_source state;
+    qnet_source source = qnet_source_memory(&state, bytes->bytes, bytes->size, "ck");
+    return qnet_stage1_read(run, &source);
+}
+
+/* ---- tests ------------------------------------------------------------------------------------- */
+
+static void test_configuration(void)
+{
+    qnet_stage1_config c1;
+    qnet_stage2_config c2;
+    size_t count, batch, k;
+    qnet_stage1_config_init(&c1);
+    qnet_stage2_config_init(&c2);
+    CHECK(c1.epochs == 100 && c1.batch == 64 && c1.rate_first == 3e-4 && c1.rate_last == 1e-4);
+    CHECK(c1.swa_share == .25 && c1.swa_rate == 1e-4 && c1.size == 224);
+    CHECK(c1.adam.beta1 == .9 && c1.adam.beta2 == .999 && c1.adam.eps == 1e-8);
+    CHECK(c2.epochs == 50 && c2.batch == 64 && c2.rate == 3e-4 && c2.hidden == 256 && c2.steps == 24);
+    CHECK(qnet_stage1_swa_start(&c1) == 75);
+    CHECK_NEAR(qnet__stage1_rate(&c1, 0), 3e-4, 0);
+    CHECK_NEAR(qnet__stage1_rate(&c1, 50), 2e-4, 1e-18);
+    CHECK_NEAR(qnet__stage1_rate(&c1, 75), 1e-4, 0);
+    c1.swa = 0;
+    CHECK_NEAR(qnet__stage1_rate(&c1, 75), 1e-4 + 1e-4 * (1 + cos(3.14159265358979323846 * .75)), 1e-18);
+    c1.epochs = 1;
+    CHECK(qnet_stage1_swa_start(&c1) == 0);
+    c1.epochs = 3;
+    c1.swa_share = 0;
+    CHECK(qnet_stage1_swa_start(&c1) == 2);
+    c1.swa_share = 1;
+    CHECK(qnet_stage1_swa_start(&c1) == 0);
+    for (count = 1; count < 40; count++) /* every item once, sizes apart by one at most */
+        for (batch = 1; batch < 20; batch++) {
+            size_t n = qnet__batches(count, (int)batch), low = count, high = 0;
+            for (k = 0; k < n; k++) {
+                size_t size = qnet__batch_start(count, n, k + 1) - qnet__batch_start(count, n, k);
+                if (size < low) low = size;
+                if (size > high) high = size;
+            }
+            CHECK(qnet__batch_start(count, n, 0) == 0 && qnet__batch_start(count, n, n) == count);
+            CHECK(high <= batch && high - low <= 1 && low > 0);
+        }
+}
+
+/* The digest after each epoch and after the finish, from one run that is never interrupted; after
+   each epoch a second run is set from the checkpoint and does the next epoch. kept: the checkpoint
+   after epoch `keep`. */
+static void run_and_resume(int swa, uint64_t digest[5], int keep, qnet_buffer *kept)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(swa);
+    qnet_stage1 *run = make_run(ctx, c, &config), *other = make_run(ctx, c, &config);
+    qnet_buffer bytes;
+    uint64_t next = digest1(run);
+    int e;
+    memset(&bytes, 0, sizeof(bytes));
+    /* The other run has been elsewhere: nothing of it may show through. */
+    CHECK_OK(ctx, qnet_stage1_epoch(other));
+    for (e = 0; e <= config.epochs; e++) {
+        digest[e] = digest1(run);
+        CHECK(digest[e] == next);
+        write1(run, &bytes);
+        CHECK_OK(ctx, read1(other, &bytes));
+        CHECK(other->epoch == e && !other->finished);
+        if (e == keep) {
+            kept->bytes = (unsigned char *)malloc(bytes.size);
+            kept->size = bytes.size;
+            memcpy(kept->bytes, bytes.bytes, bytes.size);
+        }
+        if (e < config.epochs) {
+            CHECK_OK(ctx, qnet_stage1_epoch(other));
+            CHECK_OK(ctx, qnet_stage1_epoch(run));
+        } else {
+            CHECK_OK(ctx, qnet_stage1_finish(other));
+            CHECK_OK(ctx, qnet_stage1_finish(run));
+            CHECK_OK(ctx, qnet_stage1_finish(run)); /* nothing is left to do */
+        }
+        next = digest1(other);
+    }
+    digest[e] = digest1(run);
+    CHECK(digest[e] == next);
+    CHECK(run->finished && run->step == 6 && run->averaged == (swa ? 2 : 0));
+    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_ARGUMENT, "all 3 epochs are done");
+    qnet_buffer_free(ctx, &bytes);
+    qnet_stage1_destroy(run);
+    qnet_stage1_destroy(other);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_stage1_resumes_with_the_same_bits(void)
+{
+    hooks_state h;
+    qnet_context *ctx;
+    small_cohort *c;
+    qnet_stage1_config config = small_config(1);
+    qnet_stage1 *run;
+    uint64_t plain[5], swa[5];
+    qnet_buffer branch, late;
+    memset(&branch, 0, sizeof(branch));
+    memset(&late, 0, sizeof(late));
+    run_and_resume(0, plain, 1, &branch);
+    run_and_resume(1, swa, 2, &late);
+    CHECK(plain[0] == swa[0] && plain[1] == swa[1]); /* up to swa_start they are one run */
+    CHECK(plain[2] != swa[2] && plain[4] != swa[4]);
+
+    /* A run without SWA, at swa_start, becomes one with SWA. */
+    ctx = make_context(&h, 0);
+    c = make_cohort(ctx);
+    run = make_run(ctx, c, &config);
+    CHECK_OK(ctx, read1(run, &branch));
+    CHECK(digest1(run) == swa[1]);
+    CHECK_OK(ctx, qnet_stage1_run(run, NULL));
+    CHECK(digest1(run) == swa[4]);
+    qnet_stage1_destroy(run);
+
+    /* But not one that is past it, or that has another seed; nor the other way round. */
+    config.swa_share = .3;
+    config.seed = 6;
+    run = make_run(ctx, c, &config);
+    CHECK_FAILS(ctx, read1(run, &branch), QNET_ERROR_MISMATCH,
+                "ck: checkpoint of another run: seed: expected 0x0000000000000006, found "
+                "0x0000000000000005");
+    qnet_stage1_destroy(run);
+    config = small_config(1);
+    config.swa_share = 1; /* start: epoch 0 */
+    run = make_run(ctx, c, &config);
+    CHECK_FAILS(ctx, read1(run, &branch), QNET_ERROR_MISMATCH, "without SWA after epoch 1: expected 0");
+    CHECK_FAILS(ctx, read1(run, &late), QNET_ERROR_MISMATCH, "swa_share: expected 1, found 0.67");
+    qnet_stage1_destroy(run);
+    config = small_config(0);
+    run = make_run(ctx, c, &config);
+    CHECK_FAILS(ctx, read1(run, &late), QNET_ERROR_MISMATCH, "swa: expected 0, found 1");
+    qnet_stage1_destroy(run);
+    free(branch.bytes);
+    free(late.bytes);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+/* SWA and the batch-norm statistics behind it, computed again from their definitions. */
+static void test_stage1_averages_weights(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(1);
+    qnet_stage1 *run = make_run(ctx, c, &config);
+    size_t n = run->net->table->trainable, i, k, bad = 0;
+    qnet_real *first = (qnet_real *)malloc(n * sizeof(qnet_real));
+    qnet_real *second = (qnet_real *)malloc(n * sizeof(qnet_real));
+    qnet_conv2d stem;
+    qnet_real *x = (qnet_real *)malloc(9 * 32 * 32 * 3 * sizeof(qnet_real));
+    qnet_real *y = (qnet_real *)malloc(9 * 16 * 16 * 64 * sizeof(qnet_real));
+    qnet_tensor w, mean, var;
+    qnet_augmentation record = qnet_augment_test(SIDE, SIDE, 32, 32);
+    long calls;
+    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK(run->averaged == 0);
+    calls = h.calls;
+    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK(run->averaged == 1 && h.rate == 1e-4);
+    memcpy(first, run->net->weights, n * sizeof(qnet_real));
+    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK(run->averaged == 2);
+    memcpy(second, run->net->weights, n * sizeof(qnet_real));
+    CHECK_OK(ctx, qnet_stage1_finish(run));
+    CHECK(h.calls == calls); /* training asks for no memory */
+    for (i = 0; i < n; i++) { /* one rounding of the mean, one of the difference: 2 ulp */
+        double a = ((double)first[i] + (double)second[i]) / 2;
+        double ulp = QNET__REAL_IS_DOUBLE ? DBL_EPSILON : (double)FLT_EPSILON;
+        bad += !(fabs((double)run->net->weights[i] - a) <=
+                 ulp * (fabs((double)first[i]) + fabs((double)second[i])));
+    }
+    CHECK(bad == 0);
+
+    /* bn1's statistics: conv1 over the 9 images, centre crop; batches 0..4 and 5..8. */
+    for (i = 0; i < 9; i++) {
+        const qnet__image *image = &run->state->loader.images[i];
+        CHECK_OK(ctx, qnet_augment_apply(ctx, &config.augment, &record,
+                                         qnet_scan_slice(&c->cohort, image->scan, image->slice), SIDE,
+                                         SIDE, x + i * 32 * 32 * 3, 32, 32, NULL));
+    }
+    stem.batch = 9;
+    stem.height = stem.width = 32;
+    stem.in_channels = 3;
+    stem.out_channels = 64;
+    stem.kernel = 7;
+    stem.stride = 2;
+    stem.padding = 3;
+    w = qnet_param_view(run->net->table, run->net->weights,
+                        qnet_param_find(run->net->table, "conv1.weight"));
+    mean = qnet_param_view(run->net->table, run->net->weights,
+                           qnet_param_find(run->net->table, "bn1.running_mean"));
+    var = qnet_param_view(run->net->table, run->net->weights,
+                          qnet_param_find(run->net->table, "bn1.running_var"));
+    CHECK_OK(ctx, qnet_conv2d_forward(ctx, &stem, x, w.data, y, NULL));
+    for (k = 0; k < 64; k++) {
+        double expected_mean = 0, expected_var = 0;
+        size_t b, p;
+        for (b = 0; b < 2; b++) {
+            size_t begin = b ? 5 * 256 : 0, end = b ? 9 * 256 : 5 * 256;
+            double s = 0, ss = 0, count = (double)(end - begin);
+            for (p = begin; p < end; p++) s += (double)y[p * 64 + k];
+            for (p = begin; p < end; p++)
+                ss += ((double)y[p * 64 + k] - s / count) * ((double)y[p * 64 + k] - s / count);
+            expected_mean += s / (9 * 256);
+            expected_var += ss / (count - 1) * (b ? 4. : 5.) / 9;
+        }
+        /* Sums of 1280 numbers of size 1 in float: 1e-5 is some 100 roundings. */
+        CHECK_NEAR(mean.data[k], expected_mean, 1e-5 * (1 + fabs(expected_mean)));
+        CHECK_NEAR(var.data[k], expected_var, 1e-5 * (1 + expected_var));
+    }
+    free(first);
+    free(second);
+    free(x);
+    free(y);
+    qnet_stage1_destroy(run);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+/* One epoch, the finish and the embedding with 1, 2, 3 and 8 workers. */
+static void test_workers_do_not_matter(void)
+{
+    static const size_t workers[] = {0, 1, 2, 3, 8};
+    static const int all[] = {0, 1, 2, 3, 4};
+    uint64_t first = 0, d;
+    size_t i;
+    for (i = 0; i < 5; i++) {
+        hooks_state h;
+        qnet_context *ctx = make_context(&h, workers[i]);
+        small_cohort *c = make_cohort(ctx);
+        qnet_stage1_config config = small_config(1);
+        qnet_stage1 *run;
+        qnet_real *features = (qnet_real *)calloc(SCANS * SLICES * QNET_FEATURES, sizeof(qnet_real));
+        double probability[SCANS * SLICES];
+        config.epochs = 1;
+        run = make_run(ctx, c, &config);
+        CHECK_OK(ctx, qnet_stage1_run(run, NULL));
+        CHECK_OK(ctx, qnet_embed(run->net, &config.augment, &c->cohort, all, SCANS, features, probability));
+        d = digest1(run);
+        d = digest_words(d, features, SCANS * SLICES * QNET_FEATURES * sizeof(qnet_real));
+        d = digest_words(d, probability, sizeof(probability));
+        if (i == 0) first = d;
+        CHECK(d == first);
+        free(features);
+        qnet_stage1_destroy(run);
+        free(c);
+        qnet_context_destroy(ctx);
+        CHECK(h.live == 0);
+    }
+}
+
+static void test_stage1_learns(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(1); /* so that the batch norms' statistics fit */
+    qnet_stage1 *run;
+    static const int flipped[SCANS] = {1, 0, 1, 0, 1};
+    static const int all[] = {0, 1, 2, 3, 4};
+    double probability[SCANS][SLICES];
+    int i, t;
+    config.epochs = 6;
+    config.swa_share = .1;
+    config.augment.p_affine = config.augment.p_grid = 0; /* stripes are told by their direction */
+    /* Without weights the run draws its own, from its seed. */
+    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, flipped, NULL, &run));
+    CHECK(memcmp(run->net->weights, start_weights, run->net->table->total * sizeof(qnet_real)) == 0);
+    CHECK_OK(ctx, qnet_stage1_run(run, NULL));
+    CHECK(run->history[5].loss < .5 * run->history[0].loss);
+    CHECK_OK(ctx, qnet_embed(run->net, &config.augment, &c->cohort, all, SCANS, NULL, &probability[0][0]));
+    for (i = 0; i < 2; i++) /* the labels of label_of were learnt, on the training scans 0 and 1 */
+        for (t = 0; t < c->scans[i].slices; t++) CHECK((probability[i][t] > .5) == flipped[i]);
+    qnet_stage1_destroy(run);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_stage1_numeric_errors(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(1);
+    qnet_stage1 *run = make_run(ctx, c, &config);
+    qnet_buffer bytes;
+    qnet_sink sink;
+    uint64_t before;
+    memset(&bytes, 0, sizeof(bytes));
+    write1(run, &bytes);
+    before = digest1(run);
+    c->pixels[3][10][10][1] = (float)NAN; /* scan 1, slice 1 */
+    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_NUMERIC,
+                "stage 1 SWA, epoch 1 of 3, step");
+    CHECK_CONTAINS(qnet_last_error(ctx), "subject sub-01, slice 1: a pixel is NaN");
+    /* The run is spent: it may not go on or be saved until it is loaded. */
+    sink = qnet_sink_buffer(ctx, &bytes, "ck");
+    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_stage1_finish(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_stage1_write(run, &sink), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_stage1_run(run, NULL), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_OK(ctx, read1(run, &bytes));
+    CHECK(digest1(run) == before);
+    c->pixels[3][10][10][1] = 20;
+
+    run->net->weights[qnet_param_find(run->net->table, "fc.bias") >= 0
+                          ? run->net->table->entries[qnet_param_find(run->net->table, "fc.bias")].offset
+                          : 0] = (qnet_real)INFINITY;
+    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_NUMERIC,
+                "stage 1 SWA, epoch 1 of 3, step 1 of 2: the loss is NaN or infinite");
+    CHECK_OK(ctx, read1(run, &bytes));
+    /* NaN in front of a ReLU, which may swallow it: the weights behind tell. */
+    run->net->weights[0] = (qnet_real)NAN;
+    CHECK(qnet_stage1_epoch(run) == QNET_ERROR_NUMERIC);
+    CHECK_OK(ctx, read1(run, &bytes));
+    run->config.rate_first = 1e38;
+    CHECK(qnet_stage1_epoch(run) == QNET_ERROR_NUMERIC);
+    qnet_buffer_free(ctx, &bytes);
+    qnet_stage1_destroy(run);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_progress_and_stop(void)
+{
+    static const int all[] = {0, 1, 2, 3, 4};
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(1);
+    qnet_stage1 *run;
+    qnet_real features[4];
+    config.epochs = 2;
+    config.swa_share = .5;
+    run = make_run(ctx, c, &config);
+    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK(strcmp(h.task, "stage 1 SWA") == 0 && h.reports == 2);
+    CHECK(h.epoch == 1 && h.epochs == 2 && h.step == 2 && h.steps == 2);
+    CHECK_NEAR(h.fraction, .5, 1e-12);
+    CHECK_NEAR(h.loss, run->history[0].loss, 1e-12);
+    CHECK_NEAR(h.rate, 3e-4, 1e-18);
+    /* The clock ticks once a look: at the start, after 5 and after 9 images, at the end. */
+    CHECK(h.speed == 9 / 2. && h.left == 9 / h.speed && run->history[0].seconds == 3);
+    CHECK_OK(ctx, qnet_stage1_save(run, "build/test_train.checkpoint"));
+    h.stop_at = 3;
+    CHECK_FAILS(ctx, qnet_stage1_run(run, NULL), QNET_STOPPED,
+                "stage 1 SWA, epoch 2 of 2, step 1 of 2: stopped by the caller");
+    CHECK_FAILS(ctx, qnet_stage1_save(run, "build/test_train.checkpoint"), QNET_ERROR_ARGUMENT, "load");
+    CHECK_OK(ctx, qnet_stage1_load(run, "build/test_train.checkpoint"));
+    h.stop_at = h.reports + 4; /* the second batch of the statistics */
+    CHECK_FAILS(ctx, qnet_stage1_run(run, "build/test_train.checkpoint"), QNET_STOPPED,
+                "batch-norm statistics, step 2 of 2");
+    CHECK_FAILS(ctx, qnet_stage1_finish(run), QNET_ERROR_ARGUMENT, "load");
+    CHECK_OK(ctx, qnet_stage1_load(run, "build/test_train.checkpoint"));
+    CHECK(run->epoch == 2 && !run->finished);
+    CHECK_OK(ctx, qnet_stage1_run(run, "build/test_train.checkpoint"));
+    CHECK(strcmp(h.task, "batch-norm statistics") == 0 && run->finished);
+    CHECK_OK(ctx, qnet_stage1_run(run, "build/test_train.checkpoint")); /* nothing is left to do */
+    h.stop_at = h.reports + 1;
+    CHECK_FAILS(ctx, qnet_embed(run->net, &config.augment, &c->cohort, all, SCANS, features, NULL),
+                QNET_STOPPED, "features, step 1 of 3: stopped");
+    CHECK_FAILS(ctx, qnet_stage1_load(run, "build/no.checkpoint"), QNET_ERROR_NOT_FOUND, "no.checkpoint");
+    CHECK_FAILS(ctx, qnet_stage1_save(run, "build/no/such/folder.ck"), QNET_ERROR_IO, "folder.ck");
+    remove("build/test_train.checkpoint");
+    qnet_stage1_destroy(run);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+/* Replaces `from` by `to`, of the same length, in the checkpoint's header. */
+static void edit(qnet_buffer *bytes, const char *from, const char *to)
+{
+    size_t i, n = strlen(from);
+    CHECK(strlen(to) == n);
+    for (i = 8; i + n < 8000; i++)
+        if (memcmp(bytes->bytes + i, from, n) == 0) {
+            memcpy(bytes->bytes + i, to, n);
+            return;
+        }
+    CHECK(!"found in the header");
+}
+
+/* Reading must fail when this line of the checkpoint has this value (NULL: is missing). The file is
+   parsed once and changed in memory, as each one is 180 MB. */
+static void refuse1(qnet_stage1 *run, qnet_safetensors *file, const char *key, const char *value,
+                    qnet_status status, const char *words)
+{
+    char text[32], name[64];
+    char *was;
+    int i;
+    for (i = 0; i < file->metadata_count; i++)
+        if (strcmp(file->metadata[i].key, key) == 0) break;
+    CHECK(i < file->metadata_count);
+    if (i == file->metadata_count) return;
+    was = file->metadata[i].value;
+    snprintf(name, sizeof(name), "%s", key);
+    if (value == NULL) strcpy(file->metadata[i].key, "none");
+    else file->metadata[i].value = strcpy(text, value);
+    CHECK_FAILS(run->ctx, qnet__stage1_restore(run, file, "ck"), status, words);
+    strcpy(file->metadata[i].key, name);
+    file->metadata[i].value = was;
+}
+
+static void test_stage1_refuses_other_checkpoints(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(1);
+    static const int other_scans[] = {0, 1, 4, 2}, labels[SCANS] = {1, 1, 0, 1, 0};
+    qnet_stage1 *run, *other = NULL;
+    qnet_buffer bytes, weights;
+    qnet_sink sink;
+    qnet_memory_source state;
+    qnet_source source;
+    qnet_safetensors *file = NULL;
+    uint64_t before;
+    size_t size;
+    int i;
+    memset(&bytes, 0, sizeof(bytes));
+    memset(&weights, 0, sizeof(weights));
+    config.epochs = 2;
+    config.swa_share = .5;
+    run = make_run(ctx, c, &config);
+    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    write1(run, &bytes);
+    before = digest1(run);
+
+    source = qnet_source_memory(&state, bytes.bytes, bytes.size, "ck");
+    CHECK_OK(ctx, qnet_safetensors_read(ctx, &source, &file));
+    refuse1(run, file, "epochs", "3", QNET_ERROR_MISMATCH,
+            "ck: checkpoint of another run: epochs: expected 2, found 3");
+    refuse1(run, file, "rate_first", "0.0004", QNET_ERROR_MISMATCH,
+            "rate_first: expected 0.0003, found 0.0004");
+    refuse1(run, file, "augment.p_gamma", NULL, QNET_ERROR_MISMATCH,
+            "augment.p_gamma: expected 0.3, found nothing");
+    refuse1(run, file, "real", "half", QNET_ERROR_MISMATCH, "real: expected");
+    refuse1(run, file, "kind", "qnet stage 7", QNET_ERROR_MISMATCH, "kind: expected");
+    refuse1(run, file, "epoch", "1", QNET_ERROR_FORMAT, "contradict");
+    refuse1(run, file, "epoch", "9", QNET_ERROR_FORMAT,
+            "epoch: expected a whole number of at most 2, found 9");
+    refuse1(run, file, "epoch", "x", QNET_ERROR_FORMAT, "found x");
+    refuse1(run, file, "epoch", "1.5", QNET_ERROR_FORMAT, "found 1.5");
+    refuse1(run, file, "epoch", "nan", QNET_ERROR_FORMAT, "found nan");
+    refuse1(run, file, "epoch", NULL, QNET_ERROR_FORMAT, "found nothing");
+    refuse1(run, file, "step", "5", QNET_ERROR_FORMAT, "contradict");
+    refuse1(run, file, "averaged", "0", QNET_ERROR_FORMAT, "contradict");
+    for (i = 0; i < file->count; i++) {
+        char first = file->tensors[i].name[0];
+        file->tensors[i].name[0] = '#';
+        CHECK(qnet__stage1_restore(run, file, "ck") == QNET_ERROR_FORMAT);
+        file->tensors[i].name[0] = first;
+        CHECK_CONTAINS(qnet_last_error(ctx), file->tensors[i].name);
+        file->tensors[i].count--;
+        CHECK(qnet__stage1_restore(run, file, "ck") == QNET_ERROR_FORMAT);
+        file->tensors[i].count++;
+    }
+    CHECK(i == 5);
+    qnet_safetensors_destroy(file);
+    CHECK(digest1(run) == before);
+    size = bytes.size;
+    bytes.size = size - 1;
+    CHECK_FAILS(ctx, read1(run, &bytes), QNET_ERROR_FORMAT, "truncated");
+    bytes.size = 100;
+    CHECK_FAILS(ctx, read1(run, &bytes), QNET_ERROR_FORMAT, "truncated");
+    bytes.size = size;
+    memset(bytes.bytes + size - 8, 0xff, 8); /* NaN */
+    CHECK_FAILS(ctx, read1(run, &bytes), QNET_ERROR_FORMAT, "'swa.average': number");
+
+    sink = qnet_sink_buffer(ctx, &weights, "weights");
+    CHECK_OK(ctx, qnet_weights_write(ctx, &sink, run->net->table, run->net->weights, NULL, 0));
+    CHECK_FAILS(ctx, read1(run, &weights), QNET_ERROR_MISMATCH, "kind: expected");
+    CHECK(digest1(run) == before);
+
+    /* Other scans, other labels, other pixels. */
+    before = run->state->data_hash;
+    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, other_scans, 4, NULL, start_weights,
+                                     &other));
+    CHECK(other->state->data_hash != before);
+    CHECK_FAILS(ctx, read1(other, &bytes), QNET_ERROR_MISMATCH, "images and labels: expected");
+    qnet_stage1_destroy(other);
+    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, labels, start_weights,
+                                     &other));
+    CHECK(other->state->data_hash != before);
+    qnet_stage1_destroy(other);
+    c->scans[3].hash++;
+    other = make_run(ctx, c, &config);
+    CHECK(other->state->data_hash != before);
+    qnet_stage1_destroy(other);
+    qnet_buffer_free(ctx, &bytes);
+    qnet_buffer_free(ctx, &weights);
+    qnet_stage1_destroy(run);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_stage1_arguments(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config good = small_config(0), bad;
+    static const int outside[] = {0, 5}, twice[] = {0, 1, 0}, labels[SCANS] = {0, 2, 0, 1, 0};
+    qnet_stage1 *run = NULL;
+#define CREATE(config, scans, count, labels) \
+    qnet_stage1_create(ctx, config, &c->cohort, scans, count, labels, NULL, &run)
+    CHECK_FAILS(ctx, CREATE(NULL, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, CREATE(&good, outside, 2, NULL), QNET_ERROR_ARGUMENT, "scan 5: expected 0..4");
+    CHECK_FAILS(ctx, CREATE(&good, twice, 3, NULL), QNET_ERROR_ARGUMENT, "scan 0 is listed twice");
+    CHECK_FAILS(ctx, CREATE(&good, train_scans, 0, NULL), QNET_ERROR_DATA, "0 images in 0 scans");
+    CHECK_FAILS(ctx, CREATE(&good, train_scans, 3, labels), QNET_ERROR_ARGUMENT, "scan 1: label 2");
+    bad = good;
+    bad.size = 37;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_SHAPE, "37 x 37, the prepared images 36 x 36");
+    bad.size = 31;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "31");
+    bad = good;
+    bad.epochs = 0;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "epochs 0");
+    bad = good;
+    bad.batch = -1;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "batch -1");
+    bad = good;
+    bad.rate_last = NAN;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "out of range");
+    bad = good;
+    bad.adam.beta2 = 1;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "beta2 1");
+    bad = good;
+    bad.swa_share = 1.5;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "swa_share 1.5");
+    CHECK(run == NULL);
+    run = make_run(ctx, c, &good);
+    CHECK_FAILS(ctx, qnet_stage1_finish(run), QNET_ERROR_ARGUMENT, "0 of 3 epochs");
+    CHECK_FAILS(ctx, qnet_stage1_read(run, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    run->config.augment.percentile_low = 200; /* refused by the augmentation, in a parallel task */
+    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_ARGUMENT, "epoch 1 of 3, step 1 of 2: subject");
+    CHECK_CONTAINS(qnet_last_error(ctx), "percentiles 200");
+    CHECK(qnet_stage1_epoch(NULL) == QNET_ERROR_ARGUMENT);
+    qnet_stage1_destroy(run);
+    qnet_stage1_destroy(NULL);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_embedding(void)
+{
+    static const int scans[] = {3, 0, 4}, outside[] = {-1};
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    small_cohort *c = make_cohort(ctx);
+    qnet_augment_config augment;
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_real *features[3], x[32 * 32 * 3], logits[2], one[QNET_FEATURES];
+    double probability[3][3][SLICES];
+    qnet_augmentation record = qnet_augment_test(SIDE, SIDE, 32, 32);
+    static const int batch[] = {1, 3, 20};
+    size_t row = SLICES * QNET_FEATURES, i;
+    int k;
+    qnet_augment_config_init(&augment);
+    qnet_resnet_config_init(&config);
+    config.height = config.width = 32;
+    config.training = 0;
+    for (k = 0; k < 3; k++) { /* the same bits for any batch size */
+        features[k] = (qnet_real *)malloc(3 * row * sizeof(qnet_real));
+        memset(features[k], 0x55, 3 * row * sizeof(qnet_real));
+        config.batch = batch[k];
+        CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+        memcpy(net->weights, start_weights, net->table->total * sizeof(qnet_real));
+        CHECK_OK(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, features[k], &probability[k][0][0]));
+        if (k < 2) qnet_resnet_destroy(net);
+    }
+    CHECK(memcmp(features[0], features[1], 3 * row * sizeof(qnet_real)) == 0);
+    CHECK(memcmp(features[0], features[2], 3 * row * sizeof(qnet_real)) == 0);
+    CHECK(memcmp(probability[0], probability[1], sizeof(probability[0])) == 0);
+    CHECK(memcmp(probability[0], probability[2], sizeof(probability[0])) == 0);
+    CHECK(strcmp(h.task, "features") == 0 && h.step == 1 && h.steps == 1);
+    for (i = row + 2 * QNET_FEATURES; i < 2 * row; i++) /* scan 0 has two slices */
+        if (features[2][i] != 0) CHECK(!"zero beyond the slices");
+    CHECK(probability[2][1][2] == 0 && probability[2][1][3] == 0);
+
+    /* Slice 1 of scan 4, by hand. */
+    CHECK_OK(ctx, qnet_augment_apply(ctx, &augment, &record, qnet_scan_slice(&c->cohort, 4, 1), SIDE,
+                                     SIDE, x, 32, 32, NULL));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 0, logits, one));
+    CHECK(memcmp(one, features[2] + 2 * row + QNET_FEATURES, sizeof(one)) == 0);
+    qnet_softmax(1, 2, logits, logits);
+    CHECK_NEAR(probability[2][2][1], logits[QNET_HH], 1e-6); /* that softmax is in float */
+
+    /* Failures leave the results alone. */
+    memset(features[0], 0, 3 * row * sizeof(qnet_real));
+    memset(features[1], 0, 3 * row * sizeof(qnet_real));
+    CHECK_FAILS(ctx, qnet_embed(net, &augment, &c->cohort, outside, 1, features[0], NULL),
+                QNET_ERROR_ARGUMENT, "scan -1");
+    CHECK_FAILS(ctx, qnet_embed(net, NULL, &c->cohort, scans, 3, features[0], NULL),
+                QNET_ERROR_ARGUMENT, "NULL");
+    c->cohort.config.max_slices = 3;
+    CHECK_FAILS(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, features[0], NULL),
+                QNET_ERROR_ARGUMENT, "sub-03 has 4 slices: expected 3");
+    c->cohort.config.max_slices = SLICES;
+    c->pixels[11][0][0][0] = (float)INFINITY;
+    CHECK_FAILS(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, features[0], NULL),
+                QNET_ERROR_NUMERIC, "features, step 1 of 1: subject sub-03, slice 1: a pixel");
+    c->pixels[11][0][0][0] = 0;
+    net->weights[net->table->entries[qnet_param_find(net->table, "fc.weight")].offset] = (qnet_real)NAN;
+    CHECK_FAILS(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, features[0], NULL),
+                QNET_ERROR_NUMERIC, "sub-03, slice 0: the network gives NaN");
+    CHECK(memcmp(features[0], features[1], 3 * row * sizeof(qnet_real)) == 0);
+    CHECK(qnet_embed(NULL, &augment, &c->cohort, scans, 3, NULL, NULL) == QNET_ERROR_ARGUMENT);
+    qnet_resnet_destroy(net);
+    config.classes = 3;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    CHECK_FAILS(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, NULL, NULL), QNET_ERROR_ARGUMENT,
+                "3 classes");
+    qnet_resnet_destroy(net);
+    config.classes = 2;
+    config.height = 64;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    CHECK_FAILS(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, NULL, NULL), QNET_ERROR_SHAPE,
+                "64 x 32");
+    qnet_resnet_destroy(net);
+    for (k = 0; k < 3; k++) free(features[k]);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+/* Every allocation of a call fails once; the call must say so, and leak nothing. */
+static void test_stage1_out_of_memory(void)
+{
+    static const int scans[] = {0, 1};
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 3);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(1);
+    qnet_stage1 *run = NULL;
+    qnet_status status;
+    long n, live = h.live;
+    double probability[2 * SLICES];
+    config.epochs = 1;
+    for (n = 1, status = QNET_ERROR_MEMORY; status != QNET_OK; n++) {
+        h.fail_at = h.calls + n;
+        status = qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, NULL, start_weights,
+                                    &run);
+        CHECK(status == QNET_OK || (status == QNET_ERROR_MEMORY && run == NULL && h.live == live));
+    }
+    CHECK(n == 4); /* network and run: two blocks */
+    live = h.live;
+    for (n = 1, status = QNET_ERROR_MEMORY; status != QNET_OK; n++) {
+        h.fail_at = h.calls + n;
+        status = qnet_embed(run->net, &config.augment, &c->cohort, scans, 2, NULL, probability);
+        CHECK((status == QNET_OK || status == QNET_ERROR_MEMORY) && h.live == live);
+    }
+    CHECK(n == 3);
+    h.fail_at = 0;
+    qnet_stage1_destroy(run);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+/* ---- stage 2 ----------------------------------------------------------------------------------- */
+
+enum { S2_COUNT = 7, S2_STEPS = 4 };
+static const int s2_length[S2_COUNT] = {4, 1, 3, 4, 2, 4, 3};
+static const int s2_label[S2_COUNT] = {0, 1, 0, 1, 1, 0, 1};
+
+static qnet_real *make_features(void)
+{
+    qnet_real *f = (qnet_real *)malloc(S2_COUNT * S2_STEPS * QNET_FEATURES * sizeof(qnet_real));
+    qnet_rng rng = qnet_rng_at(1, QNET_RANDOM_USER, 0, 0);
+    int i, t, k;
+    for (i = 0; i < S2_COUNT; i++)
+        for (t = 0; t < S2_STEPS; t++)
+            for (k = 0; k < QNET_FEATURES; k++) {
+                double v = qnet_rng_normal(&rng) * .3 + (k % 7 == 0 ? (s2_label[i] ? .5 : -.5) : 0);
+                /* What lies beyond a scan's slices must not matter. */
+                f[(i * S2_STEPS + t) * QNET_FEATURES + k] = (qnet_real)(t < s2_length[i] ? v : 1e3);
+            }
+    return f;
+}
+
+static qnet_stage2_config small_config2(void)
+{
+    qnet_stage2_config config;
+    qnet_stage2_config_init(&config);
+    config.epochs = 4;
+    config.batch = 3;
+    config.hidden = 16;
+    config.steps = S2_STEPS;
+    config.rate = 1e-2;
+    config.seed = 11;
+    return config;
+}
+
+static qnet_stage2 *make_run2(qnet_context *ctx, const qnet_stage2_config *config,
+                              const qnet_real *features)
+{
+    qnet_stage2 *run = NULL;
+    CHECK_OK(ctx, qnet_stage2_create(ctx, config, features, s2_length, s2_label, S2_COUNT, &run));
+    if (run == NULL) abort();
+    return run;
+}
+
+static uint64_t digest2(const qnet_stage2 *run)
+{
+    const qnet_param_table *t = run->model->table;
+    uint64_t h = digest_words(1, run->model->weights, t->total * sizeof(qnet_real));
+    int i;
+    h = digest_words(h, run->state->m, t->trainable * sizeof(qnet_real));
+    h = digest_words(h, run->state->v, t->trainable * sizeof(qnet_real));
+    for (i = 0; i < run->config.epochs; i++)
+        h = digest_words(h, &run->history[i].loss, sizeof(double));
+    return (h * 31 + (uint64_t)run->epoch) * 31 + run->step;
+}
+
+static void write2(qnet_stage2 *run, qnet_buffer *bytes)
+{
+    qnet_sink sink = qnet_sink_buffer(run->ctx, bytes, "ck");
+    bytes->size = 0;
+    CHECK_OK(run->ctx, qnet_stage2_write(run, &sink));
+}
+
+static qnet_status read2(qnet_stage2 *run, const qnet_buffer *bytes)
+{
+    qnet_memory_source state;
+    qnet_source source = qnet_source_memory(&state, bytes->bytes, bytes->size, "ck");
+    return qnet_stage2_read(run, &source);
+}
+
+static void test_stage2_resumes_with_the_same_bits(void)
+{
+    static const size_t workers[] = {1, 2, 3, 8};
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    qnet_stage2_config config = small_config2();
+    qnet_real *features = make_features();
+    qnet_stage2 *run = make_run2(ctx, &config, features), *other = make_run2(ctx, &config, features);
+    qnet_buffer bytes;
+    uint64_t next = digest2(run), last;
+    long calls = 0;
+    size_t i;
+    int e;
+    memset(&bytes, 0, sizeof(bytes));
+    CHECK_OK(ctx, qnet_stage2_run(other, NULL));
+    last = digest2(other);
+    for (e = 0; e <= config.epochs; e++) {
+        CHECK(digest2(run) == next);
+        write2(run, &bytes);
+        CHECK_OK(ctx, read2(other, &bytes));
+        CHECK(other->epoch == e);
+        if (e < config.epochs) {
+            calls = h.calls;
+            CHECK_OK(ctx, qnet_stage2_epoch(other));
+            CHECK_OK(ctx, qnet_stage2_epoch(run));
+            CHECK(h.calls == calls); /* training asks for no memory */
+        }
+        next = digest2(other);
+    }
+    CHECK(digest2(run) == last && run->step == 12);
+    CHECK(run->history[3].loss < .5 * run->history[0].loss); /* it learns */
+    CHECK_NEAR(run->history[0].loss, 2 * log(2.), .7);       /* two heads that know nothing yet */
+    CHECK_FAILS(ctx, qnet_stage2_epoch(run), QNET_ERROR_ARGUMENT, "all 4 epochs");
+    CHECK(strcmp(h.task, "stage 2") == 0 && h.steps == 3 && h.epochs == 4 && h.rate == 1e-2);
+    qnet_stage2_destroy(run);
+    qnet_stage2_destroy(other);
+    qnet_stage2_destroy(NULL);
+    qnet_buffer_free(ctx, &bytes);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+    for (i = 0; i < 4; i++) {
+        ctx = make_context(&h, workers[i]);
+        run = make_run2(ctx, &config, features);
+        CHECK_OK(ctx, qnet_stage2_run(run, NULL));
+        CHECK(digest2(run) == last);
+        qnet_stage2_destroy(run);
+        qnet_context_destroy(ctx);
+    }
+    free(features);
+}
+
+static void test_stage2_prediction(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    qnet_stage2_config config = small_config2();
+    qnet_real *features = make_features();
+    qnet_stage2 *run = make_run2(ctx, &config, features);
+    double image[2][S2_COUNT][S2_STEPS], scan[2][S2_COUNT];
+    int one_length[1] = {0}, i, t;
+    CHECK_OK(ctx, qnet_stage2_run(run, NULL));
+    CHECK_OK(ctx, qnet_scan_model_predict(run->model, features, s2_length, S2_COUNT, &image[0][0][0],
+                                          scan[0]));
+    for (i = 0; i < S2_COUNT; i++) { /* scan by scan: the same bits */
+        CHECK_OK(ctx, qnet_scan_model_predict(run->model, features + i * S2_STEPS * QNET_FEATURES,
+                                              s2_length + i, 1, image[1][i], &scan[1][i]));
+        CHECK((scan[0][i] > .5) == s2_label[i]);
+        for (t = 0; t < S2_STEPS; t++)
+            CHECK(t < s2_length[i] ? image[0][i][t] > 0 && image[0][i][t] < 1 : image[0][i][t] == 0);
+    }
+    CHECK(memcmp(image[0], image[1], sizeof(image[0])) == 0);
+    CHECK(memcmp(scan[0], scan[1], sizeof(scan[0])) == 0);
+    CHECK_OK(ctx, qnet_scan_model_predict(run->model, features, s2_length, S2_COUNT, NULL, NULL));
+    CHECK_FAILS(ctx, qnet_scan_model_predict(run->model, features, one_length, 1, image[1][0], NULL),
+                QNET_ERROR_ARGUMENT, "scan 0: length 0: expected 1..4");
+    CHECK_FAILS(ctx, qnet_scan_model_predict(run->model, NULL, s2_length, 1, NULL, NULL),
+                QNET_ERROR_ARGUMENT, "NULL");
+    CHECK(qnet_scan_model_predict(NULL, features, s2_length, 1, NULL, NULL) == QNET_ERROR_ARGUMENT);
+    i = qnet_param_find(run->model->table, "scan_head.bias");
+    run->model->weights[run->model->table->entries[i].offset] = (qnet_real)NAN;
+    CHECK_FAILS(ctx, qnet_scan_model_predict(run->model, features, s2_length, S2_COUNT, &image[0][0][0],
+                                             scan[0]), QNET_ERROR_NUMERIC, "scan 0: the model gives NaN");
+    CHECK(memcmp(scan[0], scan[1], sizeof(scan[0])) == 0);
+    qnet_stage2_destroy(run);
+    free(features);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_stage2_refuses(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 0);
+    qnet_stage2_config config = small_config2(), bad;
+    qnet_real *features = make_features();
+    qnet_stage2 *run = make_run2(ctx, &config, features), *other = NULL;
+    qnet_buffer bytes;
+    int length[S2_COUNT], label[S2_COUNT];
+    uint64_t before;
+    size_t size;
+    memcpy(length, s2_length, sizeof(length));
+    memcpy(label, s2_label, sizeof(label));
+    memset(&bytes, 0, sizeof(bytes));
+    CHECK_OK(ctx, qnet_stage2_epoch(run));
+    before = digest2(run);
+    write2(run, &bytes);
+    edit(&bytes, "\"hidden\":\"16\"", "\"hidden\":\"17\"");
+    CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_MISMATCH, "hidden: expected 16, found 17");
+    edit(&bytes, "\"hidden\":\"17\"", "\"hidden\":\"16\"");
+    edit(&bytes, "\"step\":\"3\"", "\"step\":\"4\"");
+    CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_FORMAT, "contradict");
+    edit(&bytes, "\"step\":\"4\"", "\"step\":\"3\"");
+    size = bytes.size;
+    for (bytes.size = 0; bytes.size < size; bytes.size += size / 20)
+        CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_FORMAT, "truncated");
+    bytes.size = size;
+    label[0] = 1;
+    CHECK_OK(ctx, qnet_stage2_create(ctx, &config, features, length, label, S2_COUNT, &other));
+    CHECK_FAILS(ctx, read2(other, &bytes), QNET_ERROR_MISMATCH, "features and labels");
+    label[0] = 0;
+    qnet_stage2_destroy(other);
+    CHECK(digest2(run) == before);
+
+    h.stop_at = h.reports + 2;
+    CHECK_FAILS(ctx, qnet_stage2_epoch(run), QNET_STOPPED, "stage 2, epoch 2 of 4, step 2 of 3");
+    CHECK_FAILS(ctx, qnet_stage2_epoch(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_stage2_save(run, "build/x"), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_OK(ctx, read2(run, &bytes));
+    CHECK(digest2(run) == before);
+    run->model->weights[0] = (qnet_real)NAN;
+    CHECK(qnet_stage2_epoch(run) == QNET_ERROR_NUMERIC);
+    CHECK_CONTAINS(qnet_last_error(ctx), "stage 2, epoch 2 of 4");
+    CHECK_OK(ctx, read2(run, &bytes));
+    CHECK_OK(ctx, qnet_stage2_save(run, "build/test_train2.checkpoint"));
+    CHECK_OK(ctx, qnet_stage2_run(run, "build/test_train2.checkpoint"));
+    before = digest2(run);
+    qnet_stage2_destroy(run);
+    run = make_run2(ctx, &config, features);
+    CHECK_OK(ctx, qnet_stage2_load(run, "build/test_train2.checkpoint"));
+    CHECK(digest2(run) == before);
+    CHECK_FAILS(ctx, qnet_stage2_load(run, "build/none"), QNET_ERROR_NOT_FOUND, "none");
+    CHECK_FAILS(ctx, qnet_stage2_save(run, "build/no/such"), QNET_ERROR_IO, "such");
+    remove("build/test_train2.checkpoint");
+    qnet_buffer_free(ctx, &bytes);
+    qnet_stage2_destroy(run);
+
+    other = NULL;
+#define CREATE2(config) qnet_stage2_create(ctx, config, features, length, label, S2_COUNT, &other)
+    length[2] = 5;
+    CHECK_FAILS(ctx, CREATE2(&config), QNET_ERROR_ARGUMENT, "scan 2: length 5");
+    length[2] = 3;
+    label[6] = -1;
+    CHECK_FAILS(ctx, CREATE2(&config), QNET_ERROR_ARGUMENT, "scan 6: length 3, label -1");
+    label[6] = 1;
+    features[QNET_FEATURES * S2_STEPS * 2 + QNET_FEATURES + 9] = (qnet_real)NAN;
+    CHECK_FAILS(ctx, CREATE2(&config), QNET_ERROR_NUMERIC, "scan 2, slice 1: feature 9");
+    features[QNET_FEATURES * S2_STEPS * 2 + QNET_FEATURES + 9] = 0;
+    bad = config;
+    bad.rate = -1;
+    CHECK_FAILS(ctx, CREATE2(&bad), QNET_ERROR_ARGUMENT, "rate -1");
+    bad = config;
+    bad.steps = 0;
+    CHECK_FAILS(ctx, CREATE2(&bad), QNET_ERROR_ARGUMENT, "steps 0");
+    bad = config;
+    bad.hidden = 0;
+    CHECK(CREATE2(&bad) == QNET_ERROR_ARGUMENT);
+    CHECK_FAILS(ctx, CREATE2(NULL), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK(other == NULL);
+    free(features);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+static void test_stage2_out_of_memory(void)
+{
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 2);
+    qnet_stage2_config config = small_config2();
+    qnet_real *features = make_features();
+    qnet_stage2 *run = NULL;
+    qnet_buffer bytes;
+    qnet_status status = QNET_ERROR_MEMORY;
+    double scan[S2_COUNT];
+    long n, live = h.live;
+    memset(&bytes, 0, sizeof(bytes));
+    for (n = 1; status != QNET_OK; n++) {
+        h.fail_at = h.calls + n;
+        status = qnet_stage2_create(ctx, &config, features, s2_length, s2_label, S2_COUNT, &run);
+        CHECK(status == QNET_OK || (status == QNET_ERROR_MEMORY && run == NULL && h.live == live));
+    }
+    CHECK(n == 4);
+    live = h.live;
+    for (n = 1, status = QNET_ERROR_MEMORY; status != QNET_OK; n++) {
+        h.fail_at = h.calls + n;
+        status = qnet_scan_model_predict(run->model, features, s2_length, S2_COUNT, NULL, scan);
+        CHECK((status == QNET_OK || status == QNET_ERROR_MEMORY) && h.live == live);
+    }
+    CHECK(n == 3);
+    h.fail_at = 0;
+    write2(run, &bytes);
+    live = h.live;
+    for (n = 1, status = QNET_ERROR_MEMORY; status != QNET_OK; n++) {
+        h.fail_at = h.calls + n;
+        status = read2(run, &bytes);
+        CHECK((status == QNET_OK || status == QNET_ERROR_MEMORY) && h.live == live);
+    }
+    CHECK(n > 20);
+    h.fail_at = 0;
+    qnet_buffer_free(ctx, &bytes);
+    qnet_stage2_destroy(run);
+    free(features);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+int main(void)
+{
+    qnet_context *ctx;
+    hooks_state h;
+    ctx = make_context(&h, 0);
+    if (qnet_make_folder(ctx, "build") != QNET_OK) return 1;
+    make_start_weights(ctx);
+    qnet_context_destroy(ctx);
+    RUN(test_configuration);
+    RUN(test_stage1_resumes_with_the_same_bits);
+    RUN(test_stage1_averages_weights);
+    RUN(test_workers_do_not_matter);
+    RUN(test_stage1_learns);
+    RUN(test_stage1_numeric_errors);
+    RUN(test_progress_and_stop);
+    RUN(test_stage1_refuses_other_checkpoints);
+    RUN(test_stage1_arguments);
+    RUN(test_embedding);
+    RUN(test_stage1_out_of_memory);
+    RUN(test_stage2_resumes_with_the_same_bits);
+    RUN(test_stage2_prediction);
+    RUN(test_stage2_refuses);
+    RUN(test_stage2_out_of_memory);
+    free(start_weights);
+    return test_end();
+}
