@@ -49,7 +49,7 @@ $(BUILD)/cpp_program: examples/cpp_program.cpp qnet.h
 
 demo: $(BUILD)/make_phantom $(BUILD)/crossval
 	$(BUILD)/make_phantom --out out/demo-cohort $(DEMO_COHORT)
-	$(BUILD)/crossval --data out/demo-cohort --out out/demo $(DEMO_RUN)
+	$(BUILD)/crossval --data out/demo-cohort --out out/demo --resume $(DEMO_RUN)
 	@echo "Open out/demo/report.html in a browser."
 
 DEMO_COHORT = --scale small
@@ -57,7 +57,7 @@ DEMO_RUN = --size 64 --folds 4 --epochs1 12 --epochs2 20 --batch 32
 
 paper: $(BUILD)/make_phantom $(BUILD)/crossval
 	$(BUILD)/make_phantom --out out/paper-cohort --scale paper
-	$(BUILD)/crossval --data out/paper-cohort --out out/paper --repeats 3 $(PAPER_RUN)
+	$(BUILD)/crossval --data out/paper-cohort --out out/paper --resume --repeats 3 $(PAPER_RUN)
 
 # ---- Tests ----------------------------------------------------------------------------------------
 

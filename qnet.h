@@ -2752,7 +2752,7 @@ typedef struct qnet__tile {
 
 #if QNET__X86
 /* 14 x 32: 28 accumulators, 2 vectors of b and a broadcast of 32 registers. The smaller sizes are
-   for what is left at an edge, and 13 because it divides 64 and 128 channels with less waste. */
+   for what is left: 64, 128, 256 and 512 rows are a multiple of 14 and 8, 2, 4 and 8 more. */
 #define QNET__AVX512 __attribute__((target("avx512f")))
 QNET__DEFINE_TILE(qnet__tile_avx512_rows, QNET__AVX512, __m512, 16, _mm512_setzero_ps,
                   _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps)
@@ -2761,9 +2761,9 @@ QNET__AVX512 static void qnet__tile_avx512(const qnet__tile *t)
 {
     switch (t->rows) {
     case 14: qnet__tile_avx512_rows(t, 14); break;
-    case 13: qnet__tile_avx512_rows(t, 13); break;
-    case 7: qnet__tile_avx512_rows(t, 7); break;
-    default: qnet__tile_avx512_rows(t, 3); break;
+    case 8: qnet__tile_avx512_rows(t, 8); break;
+    case 4: qnet__tile_avx512_rows(t, 4); break;
+    default: qnet__tile_avx512_rows(t, 2); break;
     }
 }
 
@@ -2774,10 +2774,10 @@ QNET__DEFINE_TILE(qnet__tile_avx2_rows, QNET__AVX2, __m256, 8, _mm256_setzero_ps
 
 QNET__AVX2 static void qnet__tile_avx2(const qnet__tile *t)
 {
-    if (t->rows == 6) {
-        qnet__tile_avx2_rows(t, 6);
-    } else {
-        qnet__tile_avx2_rows(t, 3);
+    switch (t->rows) {
+    case 6: qnet__tile_avx2_rows(t, 6); break;
+    case 4: qnet__tile_avx2_rows(t, 4); break;
+    default: qnet__tile_avx2_rows(t, 2); break;
     }
 }
 #endif
@@ -2829,26 +2829,26 @@ QNET__DEFINE_TILE(qnet__tile_portable_rows, , qnet__vector, QNET__LANES, qnet__v
 
 static void qnet__tile_portable(const qnet__tile *t)
 {
-    if (t->rows == 6) {
-        qnet__tile_portable_rows(t, 6);
-    } else {
-        qnet__tile_portable_rows(t, 3);
+    switch (t->rows) {
+    case 6: qnet__tile_portable_rows(t, 6); break;
+    case 4: qnet__tile_portable_rows(t, 4); break;
+    default: qnet__tile_portable_rows(t, 2); break;
     }
 }
 
 /* A tile function with its shape. */
 typedef struct qnet__kernel {
-    int sizes[4];     /* numbers of rows that it has, falling, 0 at the end; sizes[0] is the most */
+    int sizes[4];     /* numbers of rows that it comes in, falling; sizes[0] is the most */
     size_t columns;
     void (*run)(const qnet__tile *tile);
 } qnet__kernel;
 
 static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
 {
-    static const qnet__kernel portable = {{6, 3, 0, 0}, 2 * QNET__LANES, qnet__tile_portable};
+    static const qnet__kernel portable = {{6, 4, 2, 2}, 2 * QNET__LANES, qnet__tile_portable};
 #if QNET__X86
-    static const qnet__kernel avx512 = {{14, 13, 7, 3}, 32, qnet__tile_avx512};
-    static const qnet__kernel avx2 = {{6, 3, 0, 0}, 16, qnet__tile_avx2};
+    static const qnet__kernel avx512 = {{14, 8, 4, 2}, 32, qnet__tile_avx512};
+    static const qnet__kernel avx2 = {{6, 4, 2, 2}, 16, qnet__tile_avx2};
     switch (qnet_context_cpu(ctx)) {
     case QNET_CPU_AVX512: return avx512;
     case QNET_CPU_AVX2: return avx2;
@@ -2860,12 +2860,12 @@ static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
 #endif
 }
 
-/* The smallest size of the kernel that holds `rows` <= sizes[0] rows. */
+/* The smallest size of the kernel for `rows` rows, or its largest. */
 static int qnet__tile_size(const qnet__kernel *kernel, size_t rows)
 {
-    int i = 0;
-    while (i < 3 && kernel->sizes[i + 1] != 0 && (size_t)kernel->sizes[i + 1] >= rows) {
-        i++;
+    int i = 3;
+    while (i > 0 && (size_t)kernel->sizes[i] < rows) {
+        i--;
     }
     return kernel->sizes[i];
 }
@@ -3380,104 +3380,135 @@ typedef struct qnet__sweep {
     ptrdiff_t src_c, dst_c, kernel_size;
     ptrdiff_t pixels, band;  /* of the grid, over all images; of one task */
     size_t panel_count, panels_per_task, bands;
-    int merged;              /* 1: one segment per kernel row, see QNET__MERGE */
+    int merged;              /* 1: one segment per kernel row, see qnet__conv_merges */
 } qnet__sweep;
 
 /* With few input channels a tap is too short a loop. A kernel row of pixels, kernel * channels
-   numbers, is contiguous in x: it is taken as one segment, and copied with zeros only where it
-   crosses the border. The sum has the same order. At most this many numbers per output pixel. */
+   numbers, is contiguous in x: it is taken as one segment ("merged"), and copied with zeros only
+   where it crosses the border. The sum has the same order. At most this many numbers per output
+   pixel, and only below this many channels. */
 #define QNET__MERGE 160 /* 7 x 7 x 3 = 147: the first layer */
+#define QNET__MERGE_CHANNELS 8
 
-#define QNET__SWEEP_SEGMENTS 32 /* of one pass of the tile; larger kernels add up several passes */
-#define QNET__SWEEP_PIXELS 448  /* of one task, about */
-
-/* Where the tile's rows lie: the source position under tap (0, 0), and the image's first number. */
-typedef struct qnet__sweep_row {
-    const qnet_real *image;
-    ptrdiff_t y, x;
-} qnet__sweep_row;
-
-/* Locates grid pixels first .. first + size - 1; those from `last` on repeat the last one and are
-   not kept. */
-static void qnet__sweep_rows(const qnet__sweep *p, ptrdiff_t first, ptrdiff_t last, int size,
-                             qnet__sweep_row *row, qnet_real **c)
+static int qnet__conv_merges(const qnet_conv2d *s)
 {
-    ptrdiff_t j = first % p->x.grid, i = first / p->x.grid % p->y.grid;
-    ptrdiff_t n = first / p->x.grid / p->y.grid;
-    int m;
-    for (m = 0; m < size; m++) {
-        if (first + m >= last) {
-            row[m] = row[m - 1];
-            c[m] = NULL;
-            continue;
-        }
-        row[m].image = p->src + n * p->y.src * p->x.src * p->src_c;
-        row[m].y = p->y.src_first + i * p->y.src_step;
-        row[m].x = p->x.src_first + j * p->x.src_step;
-        c[m] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
-                         p->x.dst_first + j * p->x.dst_step) * p->dst_c;
-        if (++j == p->x.grid) {
-            j = 0;
-            if (++i == p->y.grid) {
-                i = 0;
-                n++;
-            }
-        }
+    return s->in_channels < QNET__MERGE_CHANNELS && s->kernel > 1 && s->kernel <= 8 &&
+           s->kernel * s->kernel * s->in_channels <= QNET__MERGE;
+}
+
+#define QNET__SWEEP_TAPS 32    /* of one pass of the tile; larger kernels add up several passes */
+#define QNET__SWEEP_PIXELS 448 /* of one task, about */
+
+/* The taps of a pass: where each one reads, relative to the pixel under tap (0, 0). */
+typedef struct qnet__taps {
+    ptrdiff_t count, y[QNET__SWEEP_TAPS], x[QNET__SWEEP_TAPS], offset[QNET__SWEEP_TAPS];
+    const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
+} qnet__taps;
+
+static void qnet__sweep_taps(const qnet__sweep *p, ptrdiff_t first, qnet__taps *taps)
+{
+    const ptrdiff_t across = p->merged ? 1 : p->x.taps, left = p->y.taps * across - first;
+    ptrdiff_t s;
+    taps->count = left < QNET__SWEEP_TAPS ? left : QNET__SWEEP_TAPS;
+    for (s = 0; s < taps->count; s++) {
+        const ptrdiff_t u = (first + s) / across, v = (first + s) % across;
+        const ptrdiff_t ky = p->y.kernel_first + u * p->y.kernel_step;
+        const ptrdiff_t kx = p->x.kernel_first + v * p->x.kernel_step;
+        taps->y[s] = u * p->y.tap_step;
+        taps->x[s] = v * p->x.tap_step;
+        taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
+        taps->b[s] = p->panels +
+                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->kernel.columns;
     }
 }
 
-/* a[s][m]: the source pixel of row m under each tap of a pass, zeros outside the image. */
-static void qnet__sweep_taps(const qnet__sweep *p, const qnet__sweep_row *row, int size,
-                             ptrdiff_t first, ptrdiff_t count, const qnet_real **a,
-                             const qnet_real **b)
+/* 1 when all taps from position `at` fall inside the source of this axis. */
+static int qnet__axis_inside(const qnet__axis *a, ptrdiff_t at)
 {
-    ptrdiff_t s, u = 0, v = 0;
-    int m;
-    for (s = 0; s < count; s++) {
-        u = (first + s) / p->x.taps;
-        v = (first + s) % p->x.taps;
-        b[s] = p->panels + ((p->y.kernel_first + u * p->y.kernel_step) * p->kernel_size +
-                            p->x.kernel_first + v * p->x.kernel_step) *
-                               p->src_c * (ptrdiff_t)p->kernel.columns;
-        u *= p->y.tap_step;
-        v *= p->x.tap_step;
-        for (m = 0; m < size; m++) {
-            const ptrdiff_t y = row[m].y + u, x = row[m].x + v;
-            const int inside = (size_t)y < (size_t)p->y.src && (size_t)x < (size_t)p->x.src;
-            a[s * QNET__TILE_ROWS + m] =
-                inside ? row[m].image + (y * p->x.src + x) * p->src_c : p->zeros;
-        }
-    }
+    const ptrdiff_t end = at + (a->taps - 1) * a->tap_step;
+    return at >= 0 && at < a->src && end >= 0 && end < a->src;
 }
 
-/* The same with a segment per kernel row; border[m][] takes the rows that cross the border. */
-static void qnet__sweep_merged(const qnet__sweep *p, const qnet__sweep_row *row, int size,
-                               const qnet_real **a, const qnet_real **b,
-                               qnet_real (*border)[QNET__MERGE])
+/* a[s * QNET__TILE_ROWS]: the source pixel under each tap of output pixel (i, j) of image n, zeros
+   outside. Merged kernel rows that cross the border are put together in border[]. */
+static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t n,
+                              ptrdiff_t i, ptrdiff_t j, const qnet_real **a, qnet_real *border)
 {
-    const ptrdiff_t taps = p->x.taps, c = p->src_c;
+    const qnet_real *image = p->src + n * p->y.src * p->x.src * p->src_c;
+    const ptrdiff_t y = p->y.src_first + i * p->y.src_step;
+    const ptrdiff_t x = p->x.src_first + j * p->x.src_step;
+    const ptrdiff_t at = (y * p->x.src + x) * p->src_c;
+    const int inside_x = qnet__axis_inside(&p->x, x);
     ptrdiff_t s, v;
+    if (inside_x && qnet__axis_inside(&p->y, y)) {
+        for (s = 0; s < taps->count; s++) {
+            a[s * QNET__TILE_ROWS] = image + (at + taps->offset[s]);
+        }
+        return;
+    }
+    for (s = 0; s < taps->count; s++) {
+        const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s];
+        if (ty < 0 || ty >= p->y.src) {
+            a[s * QNET__TILE_ROWS] = p->zeros;
+        } else if (inside_x || (!p->merged && tx >= 0 && tx < p->x.src)) {
+            a[s * QNET__TILE_ROWS] = image + (at + taps->offset[s]);
+        } else if (!p->merged) {
+            a[s * QNET__TILE_ROWS] = p->zeros;
+        } else {
+            a[s * QNET__TILE_ROWS] = border;
+            for (v = 0; v < p->x.taps; v++, border += p->src_c) {
+                const int inside = x + v >= 0 && x + v < p->x.src;
+                memcpy(border, inside ? image + (at + taps->offset[s] + v * p->src_c) : p->zeros,
+                       (size_t)p->src_c * sizeof *border);
+            }
+        }
+    }
+}
+
+/* One pass over the pixels begin .. end - 1 and the panels of a task. */
+static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
+                             ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
+{
+    const size_t columns = p->kernel.columns;
+    const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
+    const qnet_real *a[QNET__SWEEP_TAPS * QNET__TILE_ROWS];
+    qnet_real border[QNET__TILE_ROWS][QNET__MERGE];
+    qnet_real *pixel[QNET__TILE_ROWS], *c[QNET__TILE_ROWS];
+    ptrdiff_t j = begin % p->x.grid, i = begin / p->x.grid % p->y.grid;
+    ptrdiff_t n = begin / p->x.grid / p->y.grid, first;
+    size_t panel;
+    qnet__tile tile;
     int m;
-    for (s = 0; s < p->y.taps; s++) {
-        b[s] = p->panels + s * taps * c * (ptrdiff_t)p->kernel.columns;
-        for (m = 0; m < size; m++) {
-            const ptrdiff_t y = row[m].y + s, x = row[m].x;
-            const qnet_real *line = row[m].image + y * p->x.src * c;
-            qnet_real *copy = border[m] + s * taps * c;
-            if ((size_t)y >= (size_t)p->y.src) {
-                a[s * QNET__TILE_ROWS + m] = p->zeros;
+    tile.a = a, tile.b = taps->b, tile.c = c;
+    tile.a_at = 0, tile.a_step = 1, tile.b_step = columns;
+    tile.segments = (size_t)taps->count;
+    tile.length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
+    tile.accumulate = accumulate;
+    for (first = begin; first < end; first += p->kernel.sizes[0]) {
+        tile.rows = qnet__tile_size(&p->kernel, (size_t)(end - first));
+        for (m = 0; m < tile.rows; m++) {
+            qnet__sweep_pixel(p, taps, n, i, j, a + m, border[m]);
+            if (first + m >= end) { /* rows left over repeat the last pixel and are not kept */
+                pixel[m] = NULL;
                 continue;
             }
-            if (x >= 0 && x + taps <= p->x.src) {
-                a[s * QNET__TILE_ROWS + m] = line + x * c;
-                continue;
+            pixel[m] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
+                                 p->x.dst_first + j * p->x.dst_step) * p->dst_c;
+            if (first + m + 1 < end && ++j == p->x.grid) {
+                j = 0;
+                if (++i == p->y.grid) {
+                    i = 0;
+                    n++;
+                }
             }
-            for (v = 0; v < taps; v++) {
-                const int inside = (size_t)(x + v) < (size_t)p->x.src;
-                memcpy(copy + v * c, inside ? line + (x + v) * c : p->zeros,
-                       (size_t)c * sizeof *copy);
+        }
+        for (panel = panel_first; panel < panel_last; panel++) {
+            tile.b_at = panel * panel_size;
+            for (m = 0; m < tile.rows; m++) {
+                c[m] = pixel[m] == NULL ? NULL : pixel[m] + panel * columns;
             }
-            a[s * QNET__TILE_ROWS + m] = copy;
+            qnet__run_tile(&p->kernel, &tile,
+                           qnet__min_size((size_t)p->dst_c - panel * columns, columns));
         }
     }
 }
@@ -3485,51 +3516,19 @@ static void qnet__sweep_merged(const qnet__sweep *p, const qnet__sweep_row *row,
 static void qnet__sweep_task(void *arg, size_t index, size_t worker)
 {
     const qnet__sweep *p = (const qnet__sweep *)arg;
-    const size_t columns = p->kernel.columns;
     const size_t panel_first = index / p->bands * p->panels_per_task;
     const size_t panel_last = qnet__min_size(panel_first + p->panels_per_task, p->panel_count);
-    const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
     const ptrdiff_t begin = (ptrdiff_t)(index % p->bands) * p->band;
     const ptrdiff_t end = begin + p->band < p->pixels ? begin + p->band : p->pixels;
     const ptrdiff_t segments = p->merged ? p->y.taps : p->y.taps * p->x.taps;
-    const qnet_real *a[QNET__SWEEP_SEGMENTS * QNET__TILE_ROWS], *b[QNET__SWEEP_SEGMENTS];
-    qnet_real border[QNET__TILE_ROWS][QNET__MERGE];
-    qnet_real *pixel[QNET__TILE_ROWS], *c[QNET__TILE_ROWS];
-    qnet__sweep_row row[QNET__TILE_ROWS];
-    ptrdiff_t first, segment;
-    size_t panel;
-    qnet__tile tile;
-    int m;
+    ptrdiff_t first = 0;
+    qnet__taps taps;
     QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.a_step = 1, tile.b_step = columns;
-    tile.length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
-    for (first = begin; first < end; first += p->kernel.sizes[0]) {
-        tile.rows = qnet__tile_size(&p->kernel, (size_t)(end - first));
-        qnet__sweep_rows(p, first, end, tile.rows, row, pixel);
-        segment = 0;
-        do {
-            const ptrdiff_t left = segments - segment;
-            const ptrdiff_t count = left < QNET__SWEEP_SEGMENTS ? left : QNET__SWEEP_SEGMENTS;
-            if (p->merged) {
-                qnet__sweep_merged(p, row, tile.rows, a, b, border);
-            } else {
-                qnet__sweep_taps(p, row, tile.rows, segment, count, a, b);
-            }
-            tile.segments = (size_t)count;
-            tile.accumulate = segment > 0;
-            for (panel = panel_first; panel < panel_last; panel++) {
-                tile.b_at = panel * panel_size;
-                for (m = 0; m < tile.rows; m++) {
-                    c[m] = pixel[m] == NULL ? NULL : pixel[m] + panel * columns;
-                }
-                qnet__run_tile(&p->kernel, &tile,
-                               qnet__min_size((size_t)p->dst_c - panel * columns, columns));
-            }
-            segment += count;
-        } while (segment < segments);
-    }
+    do { /* once even without taps, to write zeros */
+        qnet__sweep_taps(p, first, &taps);
+        qnet__sweep_pass(p, &taps, begin, end, panel_first, panel_last, first > 0);
+        first += taps.count;
+    } while (first < segments);
 }
 
 /* Scratch of a sweep: the packed weights and a row of zeros. */
@@ -3598,8 +3597,7 @@ static void qnet__conv_forward_direct(qnet_context *ctx, const qnet_conv2d *s, c
     sweep.x = qnet__axis_forward(s->width, qnet_conv2d_out_width(s), s);
     sweep.src = x, sweep.src_c = s->in_channels;
     sweep.dst = y, sweep.dst_c = s->out_channels;
-    sweep.merged = s->in_channels < 8 && s->kernel > 1 && s->kernel <= 8 &&
-                   s->kernel * s->kernel * s->in_channels <= QNET__MERGE;
+    sweep.merged = qnet__conv_merges(s);
     qnet__run_sweep(ctx, &sweep, s, &plan);
 }
 
@@ -3632,7 +3630,10 @@ static void qnet__conv_data_direct(qnet_context *ctx, const qnet_conv2d *s, cons
    place. A task owns a panel, some blocks of ci and all taps, and one of `groups` ranges of output
    rows (counted over all images); it goes through its rows in chunks that stay in cache, and adds
    up in partial[group]. The partial sums are then added in the order of the groups. The number of
-   groups depends on the shape only. */
+   groups depends on the shape only.
+   Where kernel rows are merged (see qnet__conv_merges), kx and ci together are the rows of the
+   tile, over the output columns whose whole kernel row lies in the image; the few columns at the
+   left and right follow tap by tap. */
 typedef struct qnet__weight_sweep {
     qnet__kernel kernel;
     qnet_conv2d shape;
@@ -3641,9 +3642,10 @@ typedef struct qnet__weight_sweep {
     qnet_real *dw;           /* [kernel * kernel * in_channels][out_channels] */
     ptrdiff_t dy_c, out_h, out_w;
     ptrdiff_t rows, rows_per_group, rows_per_chunk;
+    ptrdiff_t inner_first, inner_last; /* output columns whose kernel rows lie in the image */
+    ptrdiff_t blocks, blocks_per_task, supers;
     size_t panels, groups;
-    ptrdiff_t blocks, block, block_size; /* blocks of ci; ci per block; rows of the tile for it */
-    ptrdiff_t blocks_per_task, supers;
+    int merged;
 } qnet__weight_sweep;
 
 #define QNET__CHUNK_ROWS 64               /* output rows of a chunk at most: segments of a tile */
@@ -3662,77 +3664,96 @@ static void qnet__inside(ptrdiff_t out, ptrdiff_t in, ptrdiff_t stride, ptrdiff_
     *first = *first < *last ? *first : *last;
 }
 
-/* The pointer tables of one tap over output rows first .. last - 1: a segment per row that meets
-   the image. Returns the number of segments. */
-static size_t qnet__weight_tap(const qnet__weight_sweep *p, ptrdiff_t first, ptrdiff_t last,
-                               ptrdiff_t ky, ptrdiff_t kx, const qnet_real **a, const qnet_real **b,
-                               size_t *length)
+/* A task at one of its chunks. */
+typedef struct qnet__weight_work {
+    const qnet__weight_sweep *p;
+    qnet_real *dw;           /* [kernel * kernel * in_channels] rows dy_c apart, at the panel */
+    ptrdiff_t panel_column;  /* the panel's first */
+    ptrdiff_t block_first, block_last;
+    ptrdiff_t row_first, row_last; /* output rows over all images */
+} qnet__weight_work;
+
+/* dw[ky][kx][r] (+)= the sum over the chunk's output columns first .. last - 1 of
+   x[pixel under tap (ky, kx)][r] * dy, for rows r = 0 .. rows - 1: the channels of that pixel, and
+   of the pixels to its right where rows are more than channels. A segment per output row. */
+static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdiff_t kx,
+                                 ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, int accumulate)
 {
-    const ptrdiff_t in_c = p->shape.in_channels, in_h = p->shape.height, in_w = p->shape.width;
-    const ptrdiff_t stride = p->shape.stride;
-    ptrdiff_t r, y_first, y_last, x_first, x_last;
+    const qnet__weight_sweep *p = t->p;
+    const ptrdiff_t in_c = p->shape.in_channels, stride = p->shape.stride;
+    const ptrdiff_t most = p->kernel.sizes[0];
+    const ptrdiff_t off_y = ky - p->shape.padding, off_x = kx - p->shape.padding;
+    const qnet_real *a[QNET__CHUNK_ROWS * QNET__TILE_ROWS], *b[QNET__CHUNK_ROWS];
+    qnet_real *c[QNET__TILE_ROWS], *dw = t->dw + (ky * p->shape.kernel + kx) * in_c * p->dy_c;
+    ptrdiff_t r, y_first, y_last, x_first, x_last, i, m;
     size_t segments = 0;
-    int m;
-    qnet__inside(p->out_h, in_h, stride, ky - p->shape.padding, &y_first, &y_last);
-    qnet__inside(p->out_w, in_w, stride, kx - p->shape.padding, &x_first, &x_last);
-    *length = (size_t)(x_last - x_first);
-    for (r = first; r < last && x_first < x_last; r++) {
+    qnet__tile tile;
+    qnet__inside(p->out_h, p->shape.height, stride, off_y, &y_first, &y_last);
+    qnet__inside(last, p->shape.width, stride, off_x, &x_first, &x_last);
+    x_first = x_first > first ? x_first : first;
+    for (r = t->row_first; r < t->row_last && x_first < x_last; r++) {
         const ptrdiff_t n = r / p->out_h, oy = r % p->out_h;
-        const ptrdiff_t y = oy * stride + ky - p->shape.padding;
-        const ptrdiff_t x = x_first * stride + kx - p->shape.padding;
+        const ptrdiff_t y = n * p->shape.height + oy * stride + off_y;
         if (oy < y_first || oy >= y_last) {
             continue;
         }
-        for (m = 0; m < QNET__TILE_ROWS; m++) {
-            a[segments * QNET__TILE_ROWS + (size_t)m] =
-                p->x + ((n * in_h + y) * in_w + x) * in_c + (m < in_c ? m : in_c - 1);
+        for (m = 0; m < QNET__TILE_ROWS; m++) { /* row 13 of 3 is never kept, but read */
+            a[(ptrdiff_t)segments * QNET__TILE_ROWS + m] =
+                p->x + (y * p->shape.width + x_first * stride + off_x) * in_c +
+                (m < rows ? m : rows - 1);
         }
-        b[segments++] = p->dy + (r * p->out_w + x_first) * p->dy_c;
+        b[segments++] = p->dy + (r * p->out_w + x_first) * p->dy_c + t->panel_column;
     }
-    return segments;
+    tile.a = a, tile.b = b, tile.c = c;
+    tile.a_step = (size_t)(stride * in_c);
+    tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
+    tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
+    tile.accumulate = accumulate;
+    for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
+        const ptrdiff_t begin = i * most, end = begin + most < rows ? begin + most : rows;
+        ptrdiff_t at = begin;
+        tile.rows = qnet__tile_size(&p->kernel, (size_t)(end - begin));
+        if (at + tile.rows > rows) { /* end with the last row; those of the block before drop out */
+            at = rows > tile.rows ? rows - tile.rows : 0;
+        }
+        for (m = 0; m < tile.rows; m++) {
+            c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
+        }
+        tile.a_at = (size_t)at;
+        qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+    }
 }
 
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const size_t columns = p->kernel.columns, panel = index % p->panels;
+    const ptrdiff_t kernel = p->shape.kernel, in_c = p->shape.in_channels;
     const ptrdiff_t super = (ptrdiff_t)(index / p->panels) % p->supers;
     const ptrdiff_t group = (ptrdiff_t)(index / p->panels) / p->supers;
-    const ptrdiff_t in_c = p->shape.in_channels, kernel = p->shape.kernel, taps = kernel * kernel;
     const ptrdiff_t begin = group * p->rows_per_group;
     const ptrdiff_t end = begin + p->rows_per_group < p->rows ? begin + p->rows_per_group : p->rows;
-    const qnet_real *a[QNET__CHUNK_ROWS * QNET__TILE_ROWS], *b[QNET__CHUNK_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    ptrdiff_t first, last, tap, i;
-    qnet__tile tile;
-    int m;
+    ptrdiff_t ky, kx;
+    qnet__weight_work t;
     QNET__UNUSED(worker);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.a_step = (size_t)(p->shape.stride * in_c);
-    tile.b_at = panel * columns;
-    tile.b_step = (size_t)p->dy_c;
-    tile.rows = (int)p->block_size;
-    for (first = begin; first < end; first = last) {
-        last = first + p->rows_per_chunk < end ? first + p->rows_per_chunk : end;
-        tile.accumulate = first > begin;
-        for (tap = 0; tap < taps; tap++) {
-            qnet_real *dw = p->partial + (group * taps + tap) * in_c * p->dy_c +
-                            (ptrdiff_t)(panel * columns);
-            tile.segments = qnet__weight_tap(p, first, last, tap / kernel, tap % kernel, a, b,
-                                             &tile.length);
-            for (i = super * p->blocks_per_task;
-                 i < (super + 1) * p->blocks_per_task && i < p->blocks; i++) {
-                /* The last block is moved back so that it ends with the channels; what it has in
-                   common with the one before is not kept. */
-                const ptrdiff_t most = in_c > p->block_size ? in_c - p->block_size : 0;
-                const ptrdiff_t at = i * p->block < most ? i * p->block : most;
-                for (m = 0; m < tile.rows; m++) {
-                    const ptrdiff_t ci = at + m;
-                    const int mine = ci >= i * p->block && ci < (i + 1) * p->block && ci < in_c;
-                    c[m] = mine ? dw + ci * p->dy_c : NULL;
+    t.p = p;
+    t.panel_column = (ptrdiff_t)(index % p->panels * p->kernel.columns);
+    t.dw = p->partial + group * kernel * kernel * in_c * p->dy_c + t.panel_column;
+    t.block_first = super * p->blocks_per_task;
+    t.block_last = t.block_first + p->blocks_per_task;
+    for (t.row_first = begin; t.row_first < end; t.row_first = t.row_last) {
+        const int add = t.row_first > begin;
+        t.row_last = t.row_first + p->rows_per_chunk < end ? t.row_first + p->rows_per_chunk : end;
+        for (ky = 0; ky < kernel; ky++) {
+            if (p->merged) {
+                qnet__weight_columns(&t, ky, 0, kernel * in_c, p->inner_first, p->inner_last, add);
+            }
+            for (kx = 0; kx < kernel; kx++) {
+                if (p->merged) {
+                    qnet__weight_columns(&t, ky, kx, in_c, 0, p->inner_first, 1);
+                    qnet__weight_columns(&t, ky, kx, in_c, p->inner_last, p->out_w, 1);
+                } else {
+                    qnet__weight_columns(&t, ky, kx, in_c, 0, p->out_w, add);
                 }
-                tile.a_at = (size_t)at;
-                qnet__run_tile(&p->kernel, &tile, columns);
             }
         }
     }
@@ -3770,7 +3791,7 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
 {
     qnet__weight_sweep p;
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    ptrdiff_t most, tasks, wanted, block_bytes;
+    ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, unused;
     size_t partial_rows;
     memset(&p, 0, sizeof p);
     p.kernel = *kernel;
@@ -3779,11 +3800,16 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     p.out_w = qnet_conv2d_out_width(s);
     p.panels = qnet__panels(kernel, (size_t)s->out_channels);
     p.dy_c = (ptrdiff_t)(p.panels * kernel->columns);
-    p.blocks = (s->in_channels - 1) / kernel->sizes[0] + 1;
-    p.block = (s->in_channels - 1) / p.blocks + 1;
-    p.block_size = qnet__tile_size(kernel, (size_t)p.block);
-    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * p.block;
+    qnet__inside(p.out_w, s->width, s->stride, -s->padding, &p.inner_first, &p.inner_last);
+    qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
+    p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
+    tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
+    p.blocks = (tile_rows - 1) / kernel->sizes[0] + 1;
+    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * kernel->sizes[0];
     p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
+    if (p.merged) {
+        p.blocks_per_task = p.blocks; /* all of dw is small */
+    }
     p.supers = (p.blocks - 1) / p.blocks_per_task + 1;
     p.rows = s->batch * p.out_h;
     p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
@@ -4015,7 +4041,11 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
 }
 /* ============================================================================================
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
-   ReLU that follow it in a ResBlock. All passes are bound by memory, so each reads its inputs once.
+   ReLU that follow it in a ResBlock.
+
+   All of it is bound by memory, so passes are few. Forward: one over x for the moments, one that
+   reads x and writes y. Backward: one over x, dy (and y, for the ReLU's mask) for the two sums,
+   one that reads them again and writes dx. Whatever is computed beside that traffic is free.
 
    Rows are cut into chunks by the shape alone. A chunk sums its rows in qnet_real, around its own
    mean, so that nothing cancels; the chunks are joined in double, in order. No result depends on
@@ -4109,6 +4139,7 @@ static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__a
     norm->sum2 = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
 }
 
+/* Rows of a chunk: chunk_rows, fewer in the last. */
 static size_t qnet__norm_chunk_length(const qnet__norm *norm, size_t chunk)
 {
     return qnet__min_size(norm->chunk_rows, norm->rows - chunk * norm->chunk_rows);
@@ -4187,8 +4218,11 @@ QNET__INLINE void qnet__norm_gradient(int n, const qnet__norm *norm, size_t c, c
         for (i = 0; i < n; i++) dx[i] = v[i];
 }
 
-/* Tasks: one chunk of rows each. */
+/* The tasks: one chunk of rows each. They go along whole rows, the order of memory, with the
+   partial sums of a row's channels (at most 32 KB) beside them in the first cache. */
 
+/* center[chunk][channels] = mean of the chunk in qnet_real; sum1, sum2 = sums of (x - center) and
+   (x - center)^2. sum1 is what rounding left in center: see qnet__norm_join. */
 static void qnet__norm_moments_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__norm *norm = (const qnet__norm *)arg;
@@ -4207,6 +4241,8 @@ static void qnet__norm_moments_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
+/* y of the chunk's rows. x - mean comes first: scale * x + (beta - scale * mean) would save a
+   subtraction that is free beside the memory traffic, and cancels where |mean| is large. */
 static void qnet__norm_apply_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__norm *norm = (const qnet__norm *)arg;
@@ -4222,6 +4258,7 @@ static void qnet__norm_apply_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
+/* sum1[chunk][channels] = sum of g, sum2 = sum of g (x - mean). */
 static void qnet__norm_gradient_sums_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__norm *norm = (const qnet__norm *)arg;
@@ -4239,6 +4276,7 @@ static void qnet__norm_gradient_sums_task(void *arg, size_t chunk, size_t worker
     }
 }
 
+/* dx and dresidual of the chunk's rows. */
 static void qnet__norm_gradient_task(void *arg, size_t chunk, size_t worker)
 {
     const qnet__norm *norm = (const qnet__norm *)arg;
@@ -4345,6 +4383,7 @@ static void qnet__norm_gradient_ref(const qnet__norm *norm)
 
 /* The pickers: twins under QNET_REFERENCE, tasks otherwise. */
 
+/* total1 = mean, total2 = biased variance. */
 static void qnet__norm_run_moments(qnet_context *ctx, qnet__norm *norm)
 {
     if (QNET__TWINS_ONLY) {
@@ -4361,6 +4400,7 @@ static void qnet__norm_run_apply(qnet_context *ctx, qnet__norm *norm)
     else qnet__parallel(ctx, norm->chunks, qnet__norm_apply_task, norm);
 }
 
+/* total1 = sum g, total2 = sum g (x - mean); chunks join in order, in double. */
 static void qnet__norm_run_gradient_sums(qnet_context *ctx, qnet__norm *norm)
 {
     size_t n = norm->channels, k, c;
@@ -4385,6 +4425,8 @@ static void qnet__norm_run_gradient(qnet_context *ctx, qnet__norm *norm)
     else qnet__parallel(ctx, norm->chunks, qnet__norm_gradient_task, norm);
 }
 
+/* Three partial sums per chunk and channel: rows / chunk_rows * channels * 12 bytes, under 1 % of x
+   at the sizes of ResNet18. 0 for sizes out of range. */
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
 {
     qnet__norm norm;
@@ -4443,13 +4485,16 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     return QNET_OK;
 }
 
-/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual). Channels go in
-   groups whose scale fits the stack, since this form has no scratch. */
-#define QNET__NORM_GROUP 512
+#define QNET__NORM_GROUP 512 /* channels whose scale a task keeps on its stack */
+
+/* What the inference form reads: norm.mean is the running mean. */
 typedef struct qnet__norm_eval {
     qnet__norm norm;
-    const qnet_real *gamma, *running_var;
+    const qnet_real *gamma, *running_var; /* [channels] */
 } qnet__norm_eval;
+
+/* y of a chunk's rows, channels in groups. Each task works out scale = gamma / sqrt(running_var +
+   eps) again: this form has no scratch to keep it in, and a chunk is long enough to hide it. */
 
 static void qnet__norm_eval_task(void *arg, size_t chunk, size_t worker)
 {
@@ -4476,6 +4521,8 @@ static void qnet__norm_eval_task(void *arg, size_t chunk, size_t worker)
     }
 }
 
+/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
+   constants here, so rows do not depend on each other. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -4542,7 +4589,11 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 }
 
 /* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling.
+   >>pool  ReLU, max pooling 3x3/2, global average pooling. The ReLUs of ResNet18 are part of
+   >>norm; the functions here are for callers who build something else.
+
+   Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
+   round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
@@ -4698,6 +4749,7 @@ static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
     }
 }
 
+/* Checks the sizes and fills them in; the arrays are left NULL. */
 static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int batch, int height,
                                       int width, int channels, int pointers_are_there,
                                       qnet__maxpool *pool)
@@ -4739,6 +4791,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     return QNET_OK;
 }
 
+/* Forward: y = x at the tap that won, so dx = sum of dy over the windows which the pixel won. */
 QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int height, int width,
                                            int channels, const uint8_t *argmax, const qnet_real *dy,
                                            qnet_real *dx)
@@ -4780,6 +4833,7 @@ static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
     for (c = 0; c < n; c++) job->sum[first + c] = (qnet_real)(job->factor * sum[c]);
 }
 
+/* sum[columns] = sum over rows of x[rows][columns]. */
 static void qnet__sum_columns(qnet_context *ctx, size_t rows, size_t columns, const qnet_real *x,
                               qnet_real *sum)
 {
@@ -4792,12 +4846,14 @@ static void qnet__sum_columns(qnet_context *ctx, size_t rows, size_t columns, co
     qnet__parallel(ctx, (columns - 1) / QNET__COLUMNS + 1, qnet__column_sums_task, &job);
 }
 
+/* Everything that the tasks of an average pooling read and write; tasks are images. */
 typedef struct qnet__avgpool {
     size_t pixels, channels;
     const qnet_real *x, *dy; /* x[batch][pixels][channels], dy[batch][channels] */
     qnet_real *y, *dx;
 } qnet__avgpool;
 
+/* y[channels] of one image: column sums over its pixels, divided. */
 static void qnet__avgpool_forward_task(void *arg, size_t image, size_t worker)
 {
     const qnet__avgpool *pool = (const qnet__avgpool *)arg;
@@ -4811,6 +4867,7 @@ static void qnet__avgpool_forward_task(void *arg, size_t image, size_t worker)
     for (i = 0; i * QNET__COLUMNS < pool->channels; i++) qnet__column_sums_task(&job, i, worker);
 }
 
+/* dx[pixels][channels] of one image. */
 static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
 {
     const qnet__avgpool *pool = (const qnet__avgpool *)arg;
@@ -4859,10 +4916,11 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 }
 
 /* ============================================================================================
-   >>dense  Fully connected layer on qnet_gemm; softmax and cross-entropy in double.
+   >>dense  Fully connected layer on qnet_gemm; softmax and cross-entropy in double, as there are
+   few classes and much depends on them.
    ============================================================================================ */
 
-/* The largest of the three products' needs. */
+/* The largest of the three products' needs: x w^T, dy^T x, dy w. */
 QNET_API size_t qnet_dense_scratch(const qnet_context *ctx, size_t rows, int in, int out)
 {
     size_t i, o, bytes;
@@ -4914,7 +4972,8 @@ static double qnet__row_maximum(int classes, const qnet_real *row)
     return largest;
 }
 
-/* p[c] = exp(l[c] - m) / sum exp(l - m), m = max l. */
+/* p[c] = exp(l[c] - m) / sum exp(l - m), m = max l. A row is read before it is written, and only
+   its own number is overwritten, so probability may be logits. */
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability)
 {
@@ -4929,7 +4988,9 @@ QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
     }
 }
 
-/* loss = mean of log(sum exp(l - m)) - (l[label] - m); dl[c] = (p[c] - [c = label]) / counted. */
+/* loss = mean of log(sum exp(l - m)) - (l[label] - m); dl[c] = (p[c] - [c = label]) / counted.
+   The logarithm of the sum, not of p[label], which may have rounded to 0. Labels are checked
+   before anything is written. A NaN logit makes the loss NaN, which training looks for. */
 QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int classes,
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits)
@@ -4979,8 +5040,18 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
        h_t = o_t * tanh(c_t)                                                       (5)
 
    with the four gates stacked as PyTorch does, i, f, g = tanh(W_c x + U_c h + b_c), o.
+
+   A layer does not copy its inputs into steps: W x is one product over all steps of all scans, and
+   since y[batch][steps][2 hidden] holds every h, the h of one step is a matrix inside y whose rows
+   are steps * 2 hidden apart, which U multiplies where it lies. The backward pass keeps dgates of
+   all steps, so that dW, dU and dx are one product each.
+
+   Scans end at their own length. Forward and backward pass write zeros past it, h and c included;
+   so the direction that starts at the end finds zeros before its first step, and no sum over the
+   steps of a batch sees the padding.
    ============================================================================================ */
 
+/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
 static qnet_real qnet__sigmoid(qnet_real x)
 {
     if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
@@ -4993,6 +5064,7 @@ static qnet_real qnet__tanh(qnet_real x)
     return (qnet_real)tanhf((float)x);
 }
 
+/* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
                              const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
                              const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates)
@@ -5034,7 +5106,7 @@ static size_t qnet__lstm_direction(const qnet_lstm *shape)
     return (size_t)shape->batch * (size_t)shape->steps * 6 * (size_t)shape->hidden;
 }
 
-/* The job of direction d. y, dy and saved may be NULL where a pass does not use them. */
+/* The job of direction d, of a forward pass; a backward pass adds its own arrays. */
 static qnet__lstm qnet__lstm_job(const qnet_lstm *shape, const int *length, int d,
                                  const qnet_lstm_weights *weights, const qnet_real *x, qnet_real *y,
                                  qnet_real *saved)
@@ -5161,7 +5233,7 @@ static void qnet__lstm_forward_ref(qnet__lstm *job, qnet_real *zero)
     }
 }
 
-/* Shape, lengths and pointers; *rows = batch * steps. */
+/* Shape, lengths and pointers of a call. */
 static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
                                     const int *length, int pointers_are_there)
 {
@@ -5194,7 +5266,8 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* What both passes carve from scratch. The forward pass uses products (and zero) alone. */
+/* What both passes carve from scratch. The forward pass uses products (and zero) alone; one size
+   for both means one block for a training step. */
 typedef struct qnet__lstm_scratch {
     void *products;             /* qnet_gemm's */
     qnet_real *zero;            /* [hidden] */
@@ -5224,6 +5297,7 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape,
     s->dc = (qnet_real *)qnet__take(arena, batch * n, sizeof(qnet_real));
 }
 
+/* Bytes that either pass needs; 0 for a shape that is out of range. */
 QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shape)
 {
     qnet__lstm_scratch s;
@@ -5234,7 +5308,9 @@ QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shap
 }
 
 /* One direction, fast form. W x of all steps is one product; a step adds U h of the whole batch
-   and goes through the gates. Rows of scans that have ended multiply zeros, which nobody reads. */
+   and goes through the gates. Rows of scans that have ended multiply zeros, which nobody reads:
+   sorting scans by length as PyTorch's packed sequences do would save that work, but then a row's
+   place would depend on its neighbours. The first step has no h, so its product is left out. */
 static qnet_status qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm *job, void *scratch)
 {
     size_t n = job->hidden, rows = job->batch * job->steps, k;
@@ -5252,6 +5328,7 @@ static qnet_status qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm *job, v
     return QNET_OK;
 }
 
+/* The directions run one after the other; each of them keeps all workers busy by itself. */
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
@@ -5278,8 +5355,9 @@ QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape
     return status;
 }
 
-/* to[batch][steps][n] = what step t of scan b read: row t of from where `before` is 0, the row of
-   the step before where it is 1; zeros at a scan's first step (before) and past its end. */
+/* Inputs of the weight gradients' products: to[batch][steps][n] = what step t of scan b read. Row t
+   of `from` (rows of `step` numbers) where `before` is 0, the row of the step before where it is 1;
+   zeros past a scan's end and, with `before`, at its first step. */
 static void qnet__lstm_gather(const qnet__lstm *job, int before, size_t n, const qnet_real *from,
                               size_t step, qnet_real *to)
 {
@@ -5305,6 +5383,8 @@ static qnet_status qnet__lstm_backward_direction(qnet_context *ctx, qnet__lstm *
                                                  qnet_real *du, qnet_real *db, qnet_real *dx)
 {
     size_t n = job->hidden, rows = job->batch * job->steps, in = job->in, k;
+    /* Nothing comes back from beyond the last step. Rows of scans that have not begun yet in this
+       order stay zero, since their dgates are zero. */
     memset(job->dh, 0, job->batch * n * sizeof *job->dh);
     memset(job->dc, 0, job->batch * n * sizeof *job->dc);
     for (k = job->steps; k-- > 0;) {
@@ -5315,7 +5395,7 @@ static qnet_status qnet__lstm_backward_direction(qnet_context *ctx, qnet__lstm *
                                 job->dgates + (size_t)job->t * 4 * n, job->steps * 4 * n, job->u, n,
                                 0, job->dh, n, s->products));
     }
-    if (dw != NULL) {
+    if (dw != NULL) { /* x with its padding cleared: 0 * NaN would spoil the sum */
         qnet__lstm_gather(job, 0, in, job->x, in, s->x);
         QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, in, rows, job->dgates, 4 * n, s->x, in, 0, dw, in,
                             s->products));
@@ -5372,7 +5452,10 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
    gradient agrees to about 1e-8; in float the difference quotient itself has few digits.
    ============================================================================================ */
 
-/* numeric = (f(x + h) - f(x - h)) / ((x + h) - (x - h)), the steps as they were rounded. */
+/* numeric = (f(x + h) - f(x - h)) / ((x + h) - (x - h)), the steps as they were rounded. Its error
+   is about h^2 f''' / 6 + eps |f| / h, so h near the cube root of eps is best: 1e-5 in double. The
+   floor under the denominator, 1e-3 of the largest gradient, keeps numbers that are all rounding
+   from being reported as wrong. A non-finite quotient is an error, not a large number. */
 QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
                                     qnet_real *x, const qnet_real *gradient, size_t count,
                                     size_t samples, double step, qnet_gradcheck_result *out)
@@ -5429,7 +5512,7 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
    ============================================================================================ */
 
 #define QNET__UNITS 20
-#define QNET__BLOCKS 8
+#define QNET__RESBLOCKS 8
 #define QNET__RESNET_TRAINED (3 * QNET__UNITS + 2) /* table entries that are trained */
 #define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__UNITS)
 
@@ -5456,7 +5539,7 @@ typedef struct qnet__resblock {
 typedef struct qnet__resnet_state {
     qnet_resnet net; /* first, so that a pointer to it is the start of the block */
     qnet__unit unit[QNET__UNITS];
-    qnet__resblock block[QNET__BLOCKS];
+    qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
     qnet_real *pool;      /* [batch][pool_h][pool_w][64]: after max pooling */
@@ -5657,7 +5740,7 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
         unit->mean = (qnet_real *)qnet__take(arena, out, real);
         unit->rstd = (qnet_real *)qnet__take(arena, out, real);
     }
-    for (b = 0; b < QNET__BLOCKS; b++) {
+    for (b = 0; b < QNET__RESBLOCKS; b++) {
         const qnet__resblock *block = &r->block[b];
         if (block->shortcut >= 0) {
             r->unit[block->shortcut].out = r->unit[block->second].out;
@@ -5684,7 +5767,7 @@ static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_co
     buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
     buffer[2] = arena->base ? buffer[1] + map : NULL;
     r->unit[0].pre = r->unit[0].out = buffer[1];
-    for (b = 0; b < QNET__BLOCKS; b++) {
+    for (b = 0; b < QNET__RESBLOCKS; b++) {
         const qnet__resblock *block = &r->block[b];
         qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
         first->pre = first->out = buffer[(in + 1) % 3];
@@ -5717,7 +5800,7 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
 
     /* Largest input or output of a block; small odd sizes need not shrink from layer to layer. */
     map = batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    for (b = 0; b < QNET__BLOCKS; b++) {
+    for (b = 0; b < QNET__RESBLOCKS; b++) {
         u = r->block[b].second;
         map = qnet__max_size(map, qnet__unit_count(&r->unit[u], config->batch));
     }
@@ -5906,7 +5989,7 @@ QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
-    const qnet__unit *last = &r->unit[r->block[QNET__BLOCKS - 1].second];
+    const qnet__unit *last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
     qnet_tensor t;
 
     t.data = r->batch > 0 ? last->out : NULL;
@@ -5976,7 +6059,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     r = net->state;
     classes = net->config.classes;
     stem = &r->unit[0].conv;
-    last = &r->unit[r->block[QNET__BLOCKS - 1].second].conv;
+    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second].conv;
     pixels = (size_t)qnet_conv2d_out_height(last) * (size_t)qnet_conv2d_out_width(last);
     if (batch < 1 || batch > net->config.batch) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet forward: batch must be 1..%d, found %d",
@@ -6001,7 +6084,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     qnet__trace(ctx, "maxpool", r->pool, 4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w,
                 64);
     map = r->pool;
-    for (b = 0; b < QNET__BLOCKS; b++) {
+    for (b = 0; b < QNET__RESBLOCKS; b++) {
         qnet__unit *first = &r->unit[r->block[b].first], *second = &r->unit[r->block[b].second];
         const qnet_real *residual = map;
         if (r->block[b].shortcut >= 0) {
@@ -6140,7 +6223,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     r->trained = 0; /* what the forward pass kept is used up below */
     classes = net->config.classes;
     stem = &r->unit[0];
-    last = &r->unit[r->block[QNET__BLOCKS - 1].second];
+    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
     pixels = qnet__unit_count(last, 1) / QNET_FEATURES;
     fc = &r->params[QNET__RESNET_TRAINED - 2];
     dout = r->grad[0];
@@ -6156,7 +6239,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     /* Forward: features = mean over pixels of the last block's output. */
     qnet__trace(ctx, "grad avgpool", r->dfeatures, 2, (size_t)batch, QNET_FEATURES, 1, 1);
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, dout));
-    for (b = QNET__BLOCKS - 1; b >= 0; b--) {
+    for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
         const qnet_real *in = b > 0 ? r->unit[r->block[b - 1].second].out : r->pool;
         QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, in, dout, work, dx));
         t = dout;
@@ -6792,6 +6875,18 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
    Both directions stream: inflate pulls compressed bytes from a qnet_source and is asked for
    plain bytes, deflate is given plain bytes and pushes compressed ones into a qnet_sink. Each
    holds all it needs in one heap block, so a .nii.gz never lies in memory as a whole.
+
+   The format in short. A stream is a row of blocks. A block is plain bytes ("stored"), or a row
+   of symbols in a Huffman code: a literal byte, or "go back `distance` bytes and copy `length`
+   of them", as a code for the length's range, extra bits for the place in the range, a code for
+   the distance's range, extra bits; then the symbol 256, the end of the block. The code is fixed
+   by the standard or sent at the head of the block ("dynamic"), as the number of bits of each
+   symbol's code: that says it all, because codes of one length are numbered in the order of their
+   symbols, and shorter ones come first ("canonical"). Bits fill bytes from the lowest on; a
+   Huffman code is packed from its first bit, all other numbers from their lowest.
+
+   gzip puts a header before the blocks and CRC-32 and size behind them; zlib two bytes and the
+   Adler-32 sum.
    ============================================================================================ */
 
 #define QNET__WINDOW       32768 /* how far back a match may reach */
@@ -6858,6 +6953,7 @@ static uint32_t qnet__crc32_update(uint32_t table[8][256], uint32_t crc, const u
     return ~crc;
 }
 
+/* The public form: of bytes[size], going on from the crc of what came before them. */
 QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
@@ -6910,6 +7006,7 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
 #define QNET__LITLEN_TABLE ((1 << QNET__LITLEN_BITS) + 144 * 16)
 #define QNET__DIST_TABLE   ((1 << QNET__DIST_BITS) + 16 * 128)
 
+/* sub_bits: the index bits of every second table, 0 when no code is longer than index_bits. */
 typedef struct qnet__huffman {
     uint32_t *table;
     int index_bits, sub_bits;
@@ -6923,8 +7020,11 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
     return r;
 }
 
+/* Which of a block's three alphabets a code is for. */
 enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 
+/* The table entry of a symbol, without its code's bits. The fixed code also has length symbols 286
+   and 287 and distances 30 and 31, which stand for nothing: 0, no code. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
     if (what == QNET__FOR_DIST)
@@ -6958,6 +7058,9 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
         if (count[bits] > 0) longest = bits;
     }
     if (left > 0 && (what == QNET__FOR_CODELEN || longest > 1)) return 0;
+    /* A short code fills every place of the table whose low bits are the code: what the bits above
+       it are does not matter. A long code shares the place of its first index_bits bits with
+       others, and a second table, indexed by the bits after those, tells them apart. */
     code->sub_bits = qnet__max_int(longest - code->index_bits, 0);
     memset(code->table, 0, first_free * sizeof *code->table);
     for (symbol = 0; symbol < symbols; symbol++) {
@@ -6983,6 +7086,8 @@ static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *len
     return 1;
 }
 
+/* What comes next in the stream. Each state is left only at a place where decoding can go on in the
+   next call: between symbols, or between the bytes of a stored block. */
 enum {
     QNET__IN_HEADER,
     QNET__IN_BLOCK,
@@ -7003,6 +7108,8 @@ typedef struct qnet__bit_reader {
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
+/* The state of unpacking, about 150 KB, in one block of the heap: too much for a stack. Input is
+   pulled as it is needed, so only the plain side has to stop and go on. */
 typedef struct qnet__inflate {
     qnet_context *ctx;
     qnet_source *source;
@@ -7036,6 +7143,7 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     qnet__crc32_table(s->crc_table);
 }
 
+/* The two ways to fail. The count of plain bytes tells where to look in a long file. */
 static qnet_status qnet__inflate_corrupt(qnet__inflate *s, const char *what)
 {
     return qnet__fail(s->ctx, QNET_ERROR_FORMAT,
@@ -7097,6 +7205,7 @@ static qnet_status qnet__inflate_header_byte(qnet__inflate *s, uint32_t *value)
 static qnet_status qnet__inflate_header(qnet__inflate *s)
 {
     uint32_t byte, flags, i, n, crc, low, high;
+    /* Padding is what tape and some archives leave behind; gzip lets it pass, too. */
     if (s->members > 0) {
         for (;;) {
             if (s->in.count < 8) QNET__TRY(qnet__inflate_refill(s));
@@ -7161,11 +7270,13 @@ static qnet_status qnet__inflate_dynamic(qnet__inflate *s)
         QNET__TRY(qnet__inflate_bits(s, 3, &value));
         length[qnet__codelen_order[i]] = (uint8_t)value;
     }
+    /* Lengths come in three layers: 3-bit numbers give a code, in which the lengths of the two real
+       codes are sent as one row, runs shortened. */
     codelen.table = s->dist_table; /* free until the distance code is built */
     codelen.index_bits = QNET__CODELEN_BITS;
     if (!qnet__huffman_build(&codelen, QNET__FOR_CODELEN, length, 19))
         return qnet__inflate_corrupt(s, "the set of code lengths is no prefix code");
-    memset(length, 0, 19);
+    memset(length, 0, 19); /* from here on the lengths of the real codes */
     while (at < literals + distances) {
         uint32_t entry, symbol, repeat = 1, extra = 0;
         uint8_t fill = 0;
@@ -7196,6 +7307,8 @@ static qnet_status qnet__inflate_dynamic(qnet__inflate *s)
     return QNET_OK;
 }
 
+/* Three bits open a block: is it the last, and of which kind (RFC 1951, 3.2.3): 0 stored, 1 with
+   the fixed code, 2 with a code of its own. */
 static qnet_status qnet__inflate_block(qnet__inflate *s)
 {
     uint8_t length[288], dist_length[32];
@@ -7205,6 +7318,7 @@ static qnet_status qnet__inflate_block(qnet__inflate *s)
     s->last_block = (int)last;
     s->mode = QNET__IN_CODES;
     if (type == 0) {
+        /* Bytes were read whole, so what is beyond a multiple of 8 is the rest of this byte. */
         QNET__TRY(qnet__inflate_bits(s, s->in.count & 7, &pad));
         QNET__TRY(qnet__inflate_bits(s, 16, &size));
         QNET__TRY(qnet__inflate_bits(s, 16, &inverse));
@@ -7227,6 +7341,7 @@ static qnet_status qnet__inflate_block(qnet__inflate *s)
     return type == 2 ? qnet__inflate_dynamic(s) : qnet__inflate_corrupt(s, "block type is 3");
 }
 
+/* Bytes as they are, until the block ends or the room is used. */
 static qnet_status qnet__inflate_stored(qnet__inflate *s)
 {
     size_t room = QNET__WINDOW + QNET__INFLATE_STEP - s->made, n;
@@ -7264,6 +7379,7 @@ static qnet_status qnet__inflate_codes(qnet__inflate *s)
     const char *wrong = NULL;
     while (out < end) {
         uint32_t entry, extra, distance, n;
+        /* Topping up only below 48 bits lets several literals go by on one refill. */
         if (in.count < 48) { /* a length and a distance take at most 15 + 5 + 15 + 13 bits */
             if (in.end - in.at >= 8) {
                 in.bits |= qnet__load_le64(in.at) << in.count;
@@ -7275,6 +7391,7 @@ static qnet_status qnet__inflate_codes(qnet__inflate *s)
                 in = s->in;
             }
         }
+        /* a literal, a length or the end */
         entry = litlen[in.bits & ((1u << QNET__LITLEN_BITS) - 1)];
         if (entry & QNET__CODE_LINK) {
             in.bits >>= QNET__LITLEN_BITS;
@@ -7296,6 +7413,7 @@ static qnet_status qnet__inflate_codes(qnet__inflate *s)
                 s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
             break;
         }
+        /* n = base + extra bits, then the distance in the same way */
         extra = entry >> 8 & 255;
         n = (entry >> 16) + ((uint32_t)in.bits & ((1u << extra) - 1));
         in.bits >>= extra;
@@ -7326,7 +7444,7 @@ static qnet_status qnet__inflate_codes(qnet__inflate *s)
             unsigned char *to = out;
             out += n;
             for (; to < out; to += 8, from += 8) memcpy(to, from, 8);
-        } else {
+        } else { /* the copy reads what it has just written: a pattern of 1 to 7 bytes repeats */
             for (; n > 0; n--, out++) *out = *(out - distance);
         }
     }
@@ -7346,6 +7464,7 @@ static void qnet__inflate_sum(qnet__inflate *s)
     s->summed = s->made;
 }
 
+/* After the last block of a member: CRC-32 and size of its plain bytes (RFC 1952, 2.3.1). */
 static qnet_status qnet__inflate_trailer(qnet__inflate *s)
 {
     uint32_t word[4], pad;
@@ -7370,6 +7489,7 @@ static qnet_status qnet__inflate_trailer(qnet__inflate *s)
 /* Makes more plain bytes, after all that were made have been taken. */
 static qnet_status qnet__inflate_fill(qnet__inflate *s)
 {
+    /* A fill makes 65536 bytes or reaches the end: next to that the move of 32768 is cheap. */
     if (s->made > QNET__WINDOW) { /* keep what a match may still reach */
         size_t shift = s->made - QNET__WINDOW;
         memmove(s->out, s->out + shift, QNET__WINDOW);
@@ -7426,6 +7546,7 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
     s = (qnet__inflate *)qnet__alloc(ctx, block);
     if (s == NULL) return qnet__no_memory(ctx, block, "unpacking gzip data");
     piece = (unsigned char *)(s + 1);
+    /* Piece by piece, so that a small file which unpacks to a huge one ends at the limit. */
     source = qnet_source_memory(&memory, bytes, size, NULL);
     qnet__inflate_start(s, ctx, &source, "", 0);
     before = out->size;
@@ -7454,6 +7575,8 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
 #define QNET__NICE      96   /* a match of this length is taken without a look further */
 #define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
 
+/* The state of packing, about 600 KB in one block of the heap. window holds up to 32768 bytes that
+   a match may reach back to and, after them, the block that is being filled. */
 typedef struct qnet__deflate {
     qnet_context *ctx;
     qnet_sink *sink;
@@ -7488,11 +7611,14 @@ static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
         d->out[d->written++] = (unsigned char)(d->bits & 255);
 }
 
+/* Zeros up to the next whole byte. */
 static void qnet__put_byte_boundary(qnet__deflate *d)
 {
     if (d->bit_count > 0) qnet__put_bits(d, 0, 8 - d->bit_count);
 }
 
+/* Writes the head of the wrapper and makes the tables from a length or distance to its symbol:
+   smallest code first, so that each later one overwrites from its own base on. */
 static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *sink, int zlib)
 {
     static const unsigned char gzip[10] = {0x1f, 0x8b, 8, 0, 0,
@@ -7518,6 +7644,7 @@ static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *
             d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
 }
 
+/* The code 0..29 of a distance 1..32768. From 257 on each code starts at a multiple of 128, + 1. */
 static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
 {
     distance--;
@@ -7530,6 +7657,7 @@ static void qnet__deflate_hash(qnet__deflate *d, size_t last)
     for (; d->hashed <= last && d->hashed + QNET__MATCH_MIN <= d->size; d->hashed++) {
         const unsigned char *p = d->window + d->hashed;
         uint32_t h = ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16) * 0x9e3779b1u;
+        /* Knuth's multiplicative hash: the high bits are the well mixed ones. */
         h >>= 32 - QNET__HASH_BITS;
         d->previous[d->hashed] = d->head[h];
         d->head[h] = (int32_t)d->hashed;
@@ -7545,12 +7673,15 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
     int tries = QNET__CHAIN;
     qnet__deflate_hash(d, at);
     if (room < QNET__MATCH_MIN) return 0;
+    /* Places with the same hash, nearest first. Equal hashes of different bytes do happen: the
+       bytes are compared, first the one that would make the match the longest so far. */
     for (place = d->previous[at]; place >= 0 && tries > 0; place = d->previous[place], tries--) {
         const unsigned char *q = d->window + place;
         size_t n = 0;
-        if (at - (size_t)place > QNET__WINDOW) break;
+        if (at - (size_t)place > QNET__WINDOW) break; /* those after it are farther still */
         if (q[best] != p[best] || q[0] != p[0]) continue;
         while (n < room && p[n] == q[n]) n++;
+        /* the nearest of equal lengths wins: its distance takes fewer bits */
         if (n <= best || (n == QNET__MATCH_MIN && at - (size_t)place > QNET__TOO_FAR)) continue;
         best = n;
         *distance = (uint32_t)(at - (size_t)place);
@@ -7577,7 +7708,7 @@ static void qnet__deflate_parse(qnet__deflate *d)
             n = later;
             distance = later_distance;
         }
-        if (n == 0) {
+        if (n == 0) { /* nothing to go back to */
             d->litlen_count[d->window[at]]++;
             d->token[d->tokens++] = d->window[at++];
             continue;
@@ -7622,6 +7753,7 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
     }
     for (i = 0; used < 2; i++) /* a second code: one that does not occur */
         if (count[i] == 0) order[used++] = (uint16_t)i;
+    /* nodes 0..used-1 are the leaves, the rest are made here, each the parent of two below it */
     for (i = 0; i < used; i++) weight[i] = count[order[i]];
     for (node = used, leaf = 0, inner = used; node < 2 * used - 1; node++) {
         weight[node] = 0;
@@ -7639,13 +7771,16 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
-    for (; kraft > 1u << limit;
-         kraft--) { /* hang the code of one longest leaf below a shorter one */
+    /* Cutting depths to the limit made too many short codes: the sum of 2^-length is above 1. Each
+       round takes one leaf of the greatest length and hangs it, as the twin, below the leaf of the
+       next smaller length: the sum falls by 2^-limit. */
+    for (; kraft > 1u << limit; kraft--) {
         of_length[limit]--;
         for (i = limit - 1; of_length[i] == 0; i--) {}
         of_length[i]--;
         of_length[i + 1] += 2;
     }
+    /* Which leaf has which depth no longer matters: only how many there are of each. */
     for (i = limit, k = 0; i >= 1; i--) /* the rarest get the longest */
         for (leaf = 0; leaf < of_length[i]; leaf++) length[order[k++]] = (uint8_t)i;
     qnet__canonical_codes(length, symbols, code);
@@ -7664,6 +7799,7 @@ static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, 
     return bits;
 }
 
+/* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
     size_t i;
@@ -7695,9 +7831,12 @@ typedef struct qnet__deflate_head {
     size_t bits;
 } qnet__deflate_head;
 
+/* Bits that follow each code of a code length: how often it repeats. */
 static const uint8_t qnet__codelen_extra[19] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
                                                 0, 0, 0, 0, 0, 0, 2, 3, 7};
 
+/* Turns the block's code lengths into symbols with runs, gives those a code of at most 7 bits, and
+   counts the bits of all that. Trailing zero lengths are not sent. */
 static void qnet__deflate_plan_head(const qnet__deflate *d, qnet__deflate_head *h)
 {
     uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
@@ -7736,6 +7875,7 @@ static void qnet__deflate_plan_head(const qnet__deflate *d, qnet__deflate_head *
     for (k = 0; k < 19; k++) h->bits += count[k] * (size_t)(h->length[k] + qnet__codelen_extra[k]);
 }
 
+/* Sends what qnet__deflate_plan_head has planned. */
 static void qnet__deflate_put_head(qnet__deflate *d, const qnet__deflate_head *h)
 {
     int i;
@@ -7760,9 +7900,11 @@ static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
     qnet__huffman_make(d->dist_count, QNET__DIST_CODES, 15, d->dist_length, d->dist_code);
     qnet__deflate_plan_head(d, &head);
     qnet__fixed_lengths(fixed, fixed_dist);
+    /* Each form's exact cost is known before a bit is written. */
     dynamic_bits = head.bits + qnet__deflate_cost(d, d->litlen_length, d->dist_length);
     fixed_bits = qnet__deflate_cost(d, fixed, fixed_dist);
     qnet__put_bits(d, last ? 1 : 0, 1);
+    /* Ties go to the form that is faster to unpack. */
     if (stored_bits <= qnet__min_size(dynamic_bits, fixed_bits)) {
         qnet__put_bits(d, 0, 2);
         qnet__put_byte_boundary(d);
@@ -7804,12 +7946,14 @@ static void qnet__deflate_slide(qnet__deflate *d)
     d->hashed -= QNET__WINDOW;
 }
 
+/* Takes in bytes[size]. A full block is coded only when more comes, so that the last one is known
+   to be the last. */
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
     d->check = d->zlib ? qnet__adler32(d->check, p, size)
                        : qnet__crc32_update(d->crc_table, d->check, p, size);
-    d->plain_size += (uint32_t)size;
+    d->plain_size += (uint32_t)size; /* mod 2^32, as gzip has it */
     while (size > 0) {
         size_t n;
         if (d->size - d->start == QNET__BLOCK) QNET__TRY(qnet__deflate_block(d, 0));
@@ -7871,6 +8015,7 @@ QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, si
    >>png   PNG pictures out (ISO/IEC 15948): 8 bits, grey or RGB, by the deflate above.
    ============================================================================================ */
 
+/* A chunk: length, type, bytes[size], CRC of type and bytes; big-endian numbers (PNG, 5.3). */
 static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const char *type,
                                    const unsigned char *bytes, size_t size)
 {
@@ -7886,7 +8031,9 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
     return qnet__write(ctx, sink, crc, 4);
 }
 
-/* What filter `kind` predicts from the bytes to the left, above and above left (PNG, 9.2). */
+/* A row of a picture is sent as differences to a prediction from pixels that are known by then,
+   one of five kinds per row; smooth pictures leave small numbers, which deflate packs better.
+   What filter `kind` predicts from the bytes to the left, above and above left (PNG, 9.2). */
 static int qnet__png_predict(int kind, int left, int above, int corner)
 {
     int p = left + above - corner, a = abs(p - left), b = abs(p - above), c = abs(p - corner);
@@ -7912,6 +8059,7 @@ static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t by
         for (i = 0; i < bytes; i++) {
             int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
             int corner = above && i >= pixel ? above[i - pixel] : 0;
+            /* mod 256; as a distance from 0 either way, 255 is as small as 1 */
             int d = (row[i] - qnet__png_predict(pass, left, up, corner)) & 255;
             if (kind == 5) line[1 + i] = (unsigned char)d;
             sum += d < 128 ? d : 256 - d;
@@ -7924,6 +8072,8 @@ static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t by
     line[0] = (unsigned char)best_kind;
 }
 
+/* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
+   first, for its length stands before it. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
                                     int channels, const uint8_t *pixels)
 {
@@ -7977,6 +8127,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
 }
 
 #ifndef QNET_NO_STDIO
+/* The same into a file, by way of path.tmp. */
 QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int width, int height,
                                    int channels, const uint8_t *pixels)
 {
@@ -8002,6 +8153,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 
 /* ---- 3 x 3 matrices and affines ---- */
 
+/* The determinant of m. */
 static double qnet__det3(double m[3][3])
 {
     return m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) -
@@ -8022,7 +8174,7 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
         for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
-    if (fabs(qnet__det3(r)) < 1e-6) return 0;
+    if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
     for (step = 0; step < 50; step++) {
         double det = qnet__det3(r), next[3][3], change = 0;
         for (i = 0; i < 3; i++) {
@@ -8053,7 +8205,7 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
             order[k] = order[k - 1];
             order[k - 1] = i;
         }
-    for (k = 0; k < 3; k++) {
+    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
         int best = -1;
         j = order[k];
         for (i = 0; i < 3; i++)
@@ -8064,6 +8216,7 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
     }
 }
 
+/* "RAS", "LPI", ...: what the axes of r point to. */
 static void qnet__orientation_text(double r[3][3], char text[4])
 {
     int world[3], sign[3], j;
@@ -8078,7 +8231,7 @@ static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
 {
     double trace = r[0][0] + r[1][1] + r[2][2], s;
     int i, j, k;
-    if (trace > 0) {
+    if (trace > 0) { /* 1 + trace = 4 a^2: less than 120 degrees */
         s = 2 * sqrt(1 + trace);
         q[0] = s / 4;
         q[1] = (r[2][1] - r[1][2]) / s;
@@ -8086,6 +8239,7 @@ static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
         q[3] = (r[1][0] - r[0][1]) / s;
         return;
     }
+    /* else the largest of b, c, d leads: 1 + r_ii - r_jj - r_kk = 4 q_i^2 */
     i = r[0][0] >= r[1][1] && r[0][0] >= r[2][2] ? 0 : r[1][1] >= r[2][2] ? 1 : 2;
     j = (i + 1) % 3;
     k = (i + 2) % 3;
@@ -8094,10 +8248,11 @@ static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
     q[1 + i] = s / 4;
     q[1 + j] = (r[j][i] + r[i][j]) / s;
     q[1 + k] = (r[k][i] + r[i][k]) / s;
-    if (q[0] < 0)
+    if (q[0] < 0) /* q and -q are one rotation; the file holds b, c, d and takes a as positive */
         for (i = 0; i < 4; i++) q[i] = -q[i];
 }
 
+/* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
     double a = q[0], b = q[1], c = q[2], d = q[3];
@@ -8160,6 +8315,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     return QNET_OK;
 }
 
+/* NULL is no error. nx, ny, nz must be what they were: they say how large the block is. */
 QNET_API void qnet_volume_destroy(qnet_volume *volume)
 {
     if (volume == NULL) return;
@@ -8168,6 +8324,9 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
     qnet__free(volume->ctx, volume, sizeof *volume);
 }
 
+/* New axis j runs along old axis from[j], backwards where flip[j]: index_old = n - 1 - index_new.
+   The affine follows: column j is the old column, negated where flipped, and the origin moves to
+   the corner that is index 0 now. The volume is as before on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
@@ -8207,11 +8366,13 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         size[j] = n[k];
         step[j] = flip[j] ? -stride[k] : stride[k];
         if (flip[j]) start += stride[k] * (n[k] - 1);
-        for (i = 0; i < 3; i++) { /* index_old = n - 1 - index_new where flipped */
+        for (i = 0; i < 3; i++) {
             affine[i][j] = flip[j] ? -volume->affine[i][k] : volume->affine[i][k];
             if (flip[j]) affine[i][3] += volume->affine[i][k] * (n[k] - 1);
         }
     }
+    /* Voxels are moved only if some axis changes; the fields are set in any case, since the caller
+       may have changed the affine. */
     if (step[0] != stride[0] || step[1] != stride[1] || step[2] != stride[2]) {
         count = qnet__voxel_count(n[0], n[1], n[2]);
         voxels = (float *)qnet__alloc(volume->ctx, count * sizeof *voxels);
@@ -8236,10 +8397,29 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ---- */
 
+/* The fields of nifti_1_header that are used here, by their offset in the file:
+     0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
+    40  int16[8] dim             number of axes, then the length of each
+    70  int16    datatype        qnet_nifti_type
+    72  int16    bitpix          bits per voxel; must agree with datatype
+    76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
+   108  float    vox_offset      where the voxels start, 352 without extensions
+   112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
+   116  float    scl_inter
+   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron
+   148  char[80] descrip
+   252  int16    qform_code      above 0: the quaternion below is valid
+   254  int16    sform_code      above 0: the matrix below is valid
+   256  float[3] quatern_b, c, d
+   268  float[3] qoffset_x, y, z
+   280  float[3][4] srow_x, y, z the matrix: voxel index to world
+   344  char[4]  magic           "n+1": header and voxels in one file
+   Four bytes follow; where the first is not 0, so do extensions up to vox_offset. */
 #define QNET__NIFTI_HEADER     348
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
 
+/* A datatype of the format: its code, bytes per voxel, name. */
 typedef struct qnet__nifti_kind {
     int code, bytes;
     const char *name;
@@ -8267,6 +8447,7 @@ static const qnet__nifti_kind *qnet__nifti_find(int code)
     return NULL;
 }
 
+/* The datatypes of nifti1.h that are not one real number per voxel, for the sentence. */
 static const char *qnet__nifti_unsupported_name(int code)
 {
     switch (code) {
@@ -8281,6 +8462,7 @@ static const char *qnet__nifti_unsupported_name(int code)
     }
 }
 
+/* The number at p in the byte order of the file. */
 static int qnet__nifti_short(const unsigned char *p, int big)
 {
     return (int16_t)(big ? qnet__load_be16(p) : qnet__load_le16(p));
@@ -8299,6 +8481,8 @@ static double qnet__nifti_float(const unsigned char *p, int big)
     return (double)value;
 }
 
+/* What a header says, checked: after qnet__nifti_parse nothing in here can lead a reader out of
+   bounds. source: as affine_source of a volume. */
 typedef struct qnet__nifti_info {
     int n[3], big, source, scaled;
     const qnet__nifti_kind *kind;
@@ -8382,6 +8566,8 @@ static qnet_status qnet__nifti_affine(qnet_context *ctx, const char *name, const
                           : info->source == 1 ? "qform"
                                               : "pixdim");
     qnet__orientation_text(r, info->orientation);
+    /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
+       against each other mostly is one, of some tool that turned the picture and one form only. */
     if (info->source == 2 && qform > 0 && !qnet__nifti_qform(h, info->big, pixdim, other) &&
         qnet__affine_axes(&other[0][0], norm, r)) {
         qnet__orientation_text(r, other_orientation);
@@ -8393,7 +8579,8 @@ static qnet_status qnet__nifti_affine(qnet_context *ctx, const char *name, const
 }
 
 /* Checks the 348 bytes of the header and takes what matters from them. Offsets are those of
-   nifti_1_header in nifti1.h. */
+   nifti_1_header in nifti1.h. The order matters: what kind of file it is comes first, then the
+   size, so that a wrong file gets a sentence about its kind and not about some field. */
 static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const unsigned char *h,
                                      qnet__nifti_info *info)
 {
@@ -8423,7 +8610,7 @@ static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const 
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
                           dim[0]);
     for (i = 1; i <= 7; i++) {
-        if (i > dim[0]) dim[i] = 1;
+        if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (dim[i] < 1)
             return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
                               i, dim[i]);
@@ -8446,6 +8633,7 @@ static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const 
                           "%s: datatype is %d (%s), expected one of 2, 4, 8, 16, 64, 256, 512, "
                           "768, 1024, 1280 (one real number per voxel)",
                           name, code, qnet__nifti_unsupported_name(code));
+    /* bitpix says nothing new: two fields that disagree mean that one of them is damaged. */
     if (bitpix != 8 * info->kind->bytes)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: bitpix is %d, expected %d for datatype %d (%s)", name, bitpix,
@@ -8463,6 +8651,7 @@ static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const 
     info->offset = (size_t)offset;
     slope = qnet__nifti_float(h + 112, info->big);
     info->intercept = qnet__nifti_float(h + 116, info->big);
+    /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     info->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (info->slope != slope) info->intercept = 0;
     if (!qnet__is_finite(info->intercept))
@@ -8474,6 +8663,7 @@ static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const 
 
 /* ---- reading ---- */
 
+/* Where the bytes come from, packed or not. */
 typedef struct qnet__nifti_input {
     qnet_context *ctx;
     qnet_source *source;
@@ -8554,6 +8744,7 @@ static qnet_status qnet__nifti_convert(qnet__nifti_input *in, const qnet__nifti_
     size_t i, bytes = (size_t)info->kind->bytes;
     char where[64];
     if (info->big == qnet__is_little_endian()) qnet__swap_bytes(stored, count, info->kind->bytes);
+    /* Floats without scaling keep every bit, those of a NaN included. */
     if (info->kind->code == QNET_NIFTI_FLOAT32 && !info->scaled) {
         memcpy(voxels, stored, count * sizeof *voxels);
         return QNET_OK;
@@ -8588,7 +8779,7 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_input *in, const qnet__nifti_i
         return qnet__no_memory(in->ctx, room * sizeof *voxels, "the voxels of a volume");
     while (status == QNET_OK && done < info->count) {
         size_t n = qnet__min_size(QNET__NIFTI_PIECE / bytes, room - done);
-        if (n == 0) {
+        if (n == 0) { /* all that was allocated has arrived */
             grown = room < info->count / 4 ? room * 4 : info->count;
             more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
             if (more == NULL) {
@@ -8640,25 +8831,25 @@ static qnet_status qnet__nifti_tail(qnet__nifti_input *in, unsigned char *piece)
     return QNET_OK;
 }
 
+/* Header, extensions (skipped), voxels, the rest. On success *voxels is the caller's to free. No
+   NIfTI-1 file starts with 1f 8b, gzip's mark: its first byte is 5c, or 0. */
 static qnet_status qnet__nifti_read_parts(qnet__nifti_input *in, unsigned char *piece,
                                           float **voxels, qnet__nifti_info *info)
 {
     const char *name = qnet__source_name(in->source);
     unsigned char header[QNET__NIFTI_HEADER];
-    size_t got = 0, skip;
+    size_t got = 0, more = 0, skip;
     qnet__inflate *inflate = in->inflate;
-    in->inflate = NULL; /* the first two bytes tell */
+    /* Told by the first two bytes, not by the name: a stream has none, and names can be wrong. */
+    in->inflate = NULL;
     QNET__TRY(qnet__nifti_get(in, header, 2, &got));
     if (got == 2 && header[0] == 0x1f && header[1] == 0x8b) {
         in->inflate = inflate;
         qnet__inflate_start(inflate, in->ctx, in->source, header, 2);
-        got = 0;
+        got = 0; /* inflate gives the header from its start */
     }
-    if (got != 1) {
-        size_t more = 0;
-        QNET__TRY(qnet__nifti_get(in, header + got, QNET__NIFTI_HEADER - got, &more));
-        got += more;
-    }
+    QNET__TRY(qnet__nifti_get(in, header + got, QNET__NIFTI_HEADER - got, &more));
+    got += more;
     if (got < QNET__NIFTI_HEADER)
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT,
                           "%s: truncated: expected 348 bytes of NIfTI-1 header, found %d", name,
@@ -8676,6 +8867,7 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_input *in, unsigned char *
     return qnet__nifti_tail(in, piece);
 }
 
+/* *out is touched only when all has been read and checked, the CRC of a gzip file included. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
     qnet__nifti_input in;
@@ -8720,6 +8912,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
 
 /* ---- writing ---- */
 
+/* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
 {
     memset(options, 0, sizeof *options);
@@ -8727,6 +8920,7 @@ QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
     options->gzip = 1;
 }
 
+/* A number of the header in the byte order of the file. */
 static void qnet__nifti_put_short(unsigned char *p, int value, int big)
 {
     qnet__store_le16(p, (uint16_t)value);
@@ -8776,7 +8970,7 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
             qnet__nifti_put_float(h + 280 + 16 * i + 4 * j, v->affine[i][j], big);
         for (j = 0; j < 3; j++) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
     }
-    if (shear < 1e-6) {
+    if (shear < 1e-6) { /* qfac takes the mirror image out of the third axis */
         double rotation[3][3];
         for (i = 0; i < 3; i++)
             for (j = 0; j < 3; j++) rotation[i][j] = j == 2 ? r[i][j] * handed : r[i][j];
@@ -8800,7 +8994,7 @@ static int qnet__nifti_store(unsigned char *p, const qnet__nifti_kind *kind, dou
         float f32;
         double f64;
     } to;
-    if (kind->high > 0) {
+    if (kind->high > 0) { /* halves to even, as numpy rounds */
         v = rint(v);
         if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
     } else if (kind->bytes == 4 && fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
@@ -8825,6 +9019,7 @@ static int qnet__nifti_store(unsigned char *p, const qnet__nifti_kind *kind, dou
     return 1;
 }
 
+/* To the sink, through deflate where there is one. */
 static qnet_status qnet__nifti_put(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
                                    const unsigned char *bytes, size_t size)
 {
@@ -8849,6 +9044,7 @@ static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d,
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
         for (i = 0; i < n; i++) {
             double value = ((double)v->voxels[done + i] - intercept) / slope;
+            /* What a reader undoes: stored * slope + intercept. */
             if (!qnet__nifti_store(piece + i * bytes, kind, value)) {
                 qnet__voxel_text(side, done + i, where, sizeof where);
                 return qnet__fail(ctx, QNET_ERROR_DATA,
@@ -8881,6 +9077,8 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           "qnet_nifti_write: context, sink or volume is NULL");
     qnet_nifti_options_init(&o);
     if (options) o = *options;
+    /* All that can be refused is refused before the first byte goes out; voxels that do not fit
+       their type are found on the way, and a path is then left as it was. */
     kind = qnet__nifti_find((int)o.type);
     if (kind == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -8921,6 +9119,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 }
 
 #ifndef QNET_NO_STDIO
+/* The sentences of failures start with the path. */
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out)
 {
     qnet__file file;
@@ -10039,11 +10238,12 @@ QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, 
     record.scale = 1 + qnet_rng_range(rng, -config->scale, config->scale);
     record.dx = qnet_rng_range(rng, -config->shift, config->shift);
     record.dy = qnet_rng_range(rng, -config->shift, config->shift);
-    row = qnet_rng_uniform(rng);
+    row = qnet_rng_uniform(rng); /* as in Albumentations, in - out itself is never reached */
     column = qnet_rng_uniform(rng);
     record.crop_y = (int)floor(row * qnet__max_int(in_h - out_h, 0));
     record.crop_x = (int)floor(column * qnet__max_int(in_w - out_w, 0));
 
+    /* Only now, so that the numbers above are drawn all the same. */
     if (config->physics_safe) record.vflip = record.brightness_contrast = record.gamma_on = 0;
     if (!record.brightness_contrast) {
         record.alpha = none.alpha;
@@ -10115,6 +10315,7 @@ static uint32_t qnet__float_key(float value)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+/* The reverse of qnet__float_key. */
 static float qnet__key_value(uint32_t key)
 {
     uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
@@ -10187,6 +10388,7 @@ static double qnet__percentile(const float *values, size_t n, double q, const ui
     if (count == 0) return 0;
     at = q / 100 * (double)(count - 1);
     rank = qnet__min_size((size_t)at, count - 1);
+    /* The first digits of the keys of this rank and of the next: nearly always the same one. */
     while (rank >= below + bins[first]) below += bins[first++];
     for (last = first, i = below + bins[first]; i < count && i <= rank + 1;) i += bins[++last];
     low = qnet__key_value(first << (32 - QNET__DIGIT_BITS));
@@ -10204,6 +10406,7 @@ static double qnet__percentile(const float *values, size_t n, double q, const ui
     return low + (at - (double)rank) * ((double)high - low);
 }
 
+/* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
 static qnet_status qnet__stretch_check(qnet_context *ctx, const qnet_augment_config *config)
 {
     int c;
@@ -10402,6 +10605,7 @@ static qnet_status qnet__augment_check(qnet_context *ctx, const qnet_augment_con
                                        const qnet_augmentation *r, int in_h, int in_w, int out_h,
                                        int out_w)
 {
+    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
     double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
     int i;
     for (i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
@@ -10431,26 +10635,40 @@ static qnet_status qnet__augment_check(qnet_context *ctx, const qnet_augment_con
     return qnet__stretch_check(ctx, config);
 }
 
-/* v ^ gamma for v in 0..1. With v = 2^e m, 1 <= m < 2, it is 2^(e gamma) m^gamma: the first factor
-   from a table by the bits of the exponent, the second one linear between 512 entries, which is off
-   by at most gamma |gamma - 1| 2^-21: 1.1e-7 of the value up to a gamma of 1.2. */
+/* v ^ gamma for v in 0..1, by the definition. */
+QNET__HELPER float qnet__power_ref(float v, double gamma)
+{
+    return (float)pow(v, gamma);
+}
+
+/* The same by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2, it is
+   2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second one
+   linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value: 1.1e-7
+   up to a gamma of 1.2. */
 #define QNET__POWER_BITS 9
 typedef struct qnet__power_table {
-    float exponent[128];                           /* 0 for 0 and denormal numbers */
+    double gamma;
+    float exponent[128]; /* 0 for 0 and denormal numbers */
     float mantissa[(1 << QNET__POWER_BITS) + 1];
 } qnet__power_table;
 
+/* The tables of one gamma; 640 calls of pow. */
 static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
     int i;
+    table->gamma = gamma;
     table->exponent[0] = 0;
     for (i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
     for (i = 0; i <= 1 << QNET__POWER_BITS; i++)
         table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
 }
 
+/* v in 0..1; 0 and 1 come out exactly. */
 static float qnet__power(const qnet__power_table *table, float v)
 {
+#ifdef QNET_REFERENCE
+    return qnet__power_ref(v, table->gamma);
+#else
     const int rest_bits = 23 - QNET__POWER_BITS;
     uint32_t bits, i;
     float rest;
@@ -10459,6 +10677,7 @@ static float qnet__power(const qnet__power_table *table, float v)
     rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
     return table->exponent[bits >> 23] *
            (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
+#endif
 }
 
 /* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
@@ -10472,13 +10691,9 @@ static void qnet__augment_values(const qnet_augmentation *record, const float *p
     if (record->brightness_contrast)
         for (i = 0; i < 3 * count; i++) image[i] = qnet__clip01(image[i] * alpha + beta);
     if (record->gamma_on) {
-#ifdef QNET_REFERENCE
-        for (i = 0; i < 3 * count; i++) image[i] = powf(image[i], (float)record->gamma);
-#else
         qnet__power_table table;
         qnet__power_plan(&table, record->gamma);
         for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-#endif
     }
 }
 
@@ -10552,7 +10767,7 @@ static void qnet__augment_run(const qnet_augment_config *config, const qnet_augm
         warp.map_x = s->map_x;
         warp.map_y = s->map_y;
     }
-    if (!record->affine) {
+    if (!record->affine) { /* x is a function of the column alone: look it up once */
         double y;
         for (i = 0; i < out_w; i++) qnet__warp_point(&warp, i, 0, &s->column[i], &y);
     }
@@ -10583,6 +10798,7 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
     QNET__TRY(qnet__augment_check(ctx, config, record, in_h, in_w, out_h, out_w));
+    /* Pixel indices times 3 channels are int in the loops. */
     if (in_h > INT_MAX / 4 / in_w)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "augment: an image of %dx%d is too large", in_h,
                           in_w);
@@ -10656,9 +10872,10 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
     return config->size + 2 * (int)floor(config->margin * config->size + 0.5);
 }
 
-#define QNET__MAX_SIDE 2048
-#define QNET__MAX_SLICES 1024
+#define QNET__MAX_SIDE 2048   /* pixels */
+#define QNET__MAX_SLICES 1024 /* of a scan */
 
+/* Every number of the configuration in the range where nothing below can overflow. */
 static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *config)
 {
     const char *what = NULL;
@@ -10701,6 +10918,7 @@ typedef struct qnet__scan_files {
     const char *name[QNET__MAPS];
 } qnet__scan_files;
 
+/* Slice z of a volume: [ny][nx]. */
 static const float *qnet__slice_of(const qnet_volume *volume, int z)
 {
     return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
@@ -10761,6 +10979,12 @@ static int qnet__slice_next(const qnet__slice_choice *choice, int z)
     return z;
 }
 
+static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
+{
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is above 0, the mask is empty",
+                      files->name[QNET__MASK]);
+}
+
 /* The range asked for, or the central max_slices of those that hold the mask. */
 static qnet_status qnet__choose_slices(qnet_context *ctx, const qnet_input_config *config,
                                        const qnet__scan_files *files, qnet__slice_choice *out)
@@ -10782,9 +11006,8 @@ static qnet_status qnet__choose_slices(qnet_context *ctx, const qnet_input_confi
     choice.mask = files->volume[QNET__MASK];
     for (z = qnet__slice_next(&choice, 0); z < nz; z = qnet__slice_next(&choice, z + 1))
         choice.count++;
-    if (choice.count == 0)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is above 0, the mask is empty",
-                          files->name[QNET__MASK]);
+    if (choice.count == 0) return qnet__empty_mask(ctx, files);
+    /* Of an odd surplus the larger part goes at the upper end. */
     skip = qnet__max_int(choice.count - config->max_slices, 0) / 2;
     choice.count = qnet__min_int(choice.count, config->max_slices);
     choice.first = qnet__slice_next(&choice, 0);
@@ -10801,8 +11024,8 @@ typedef struct qnet__frame {
     double step_x, step_y;     /* voxels per pixel */
 } qnet__frame;
 
-/* Centre of the mask's bounding box over all its slices. There is at least one voxel. */
-static void qnet__mask_center(const qnet_volume *mask, double *x, double *y)
+/* Centre of the mask's bounding box over all its slices; 0 when it is empty. */
+static int qnet__mask_center(const qnet_volume *mask, double *x, double *y)
 {
     int low_x = mask->nx, low_y = mask->ny, high_x = 0, high_y = 0, i, j, k;
     for (k = 0; k < mask->nz; k++)
@@ -10816,8 +11039,11 @@ static void qnet__mask_center(const qnet_volume *mask, double *x, double *y)
                 }
     *x = (low_x + high_x) / 2.0;
     *y = (low_y + high_y) / 2.0;
+    return low_x <= high_x;
 }
 
+/* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
+   that nothing is stretched even if voxels are not square. */
 static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *config,
                                     const qnet__scan_files *files, const qnet__slice_choice *choice,
                                     qnet__frame *out)
@@ -10843,13 +11069,15 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
             const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
             frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
             frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else {
-            qnet__mask_center(files->volume[QNET__MASK], &frame.center_x, &frame.center_y);
+        } else if (!qnet__mask_center(files->volume[QNET__MASK], &frame.center_x,
+                                      &frame.center_y)) {
+            return qnet__empty_mask(ctx, files);
         }
     }
     frame.step_x = pixel_mm / v->spacing[0];
     frame.step_y = pixel_mm / v->spacing[1];
     half = frame.side / 2.0;
+    /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
     if (!(frame.center_x + half * frame.step_x > 0 &&
           frame.center_x - half * frame.step_x < v->nx - 1 &&
           frame.center_y + half * frame.step_y > 0 &&
@@ -10944,6 +11172,8 @@ static void qnet__resample_slice(const qnet__scan_files *files, const qnet__fram
         }
 }
 
+/* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
+   so that they are as before on any failure. The mask is only looked at where it is needed. */
 static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet__scan_files *files, int *slices, int *slice_z,
                                       float *pixels)
@@ -10973,6 +11203,7 @@ static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config
     return QNET_OK;
 }
 
+/* Volumes that came from memory have no file names: they are called by what they are. */
 static qnet__scan_files qnet__scan_files_of(const qnet_scan_maps *maps)
 {
     qnet__scan_files files;
@@ -11001,7 +11232,7 @@ QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_confi
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
-#define QNET__MAX_SCANS 10000
+#define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
 /* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
 typedef struct qnet__cohort {
@@ -11009,7 +11240,7 @@ typedef struct qnet__cohort {
     int capacity;     /* scans there is room for */
     int *slice_z;     /* [capacity][max_slices] */
     float *pixels;    /* [capacity][max_slices][height][width][3] */
-    char derivatives[QNET__NAME_SIZE];
+    char derivatives[256];
 } qnet__cohort;
 
 /* With arena->base NULL this only measures. */
@@ -11032,6 +11263,8 @@ static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_conf
     return cohort;
 }
 
+/* One block for all: a scan of fewer slices leaves the rest of its place unused, and memory that is
+   never written is not backed by the system. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
@@ -11095,6 +11328,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who
     if (cohort->scans_count >= room->capacity)
         return qnet__fail(cohort->ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
                           who->subject, room->capacity);
+    /* Prepared in its final place; it counts only once scans_count has gone up. */
     slice_z = room->slice_z + at * slices;
     place = room->pixels + at * slices * pixels;
     QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z,
@@ -11179,6 +11413,8 @@ static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort
     return QNET_OK;
 }
 
+/* The seed alone decides: the same subjects in the same order give the same folds for both inputs
+   and both stages. */
 QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                        uint64_t seed, int *fold)
 {
@@ -11196,6 +11432,7 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
     return status;
 }
 
+/* The opposite side of the leak check: whatever made the folds, no subject may be in two. */
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
@@ -11220,7 +11457,7 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
 
 /* ---- participants.tsv ------------------------------------------------------------------------ */
 
-#define QNET__TABLE_BYTES ((size_t)64 << 20)
+#define QNET__TABLE_BYTES ((size_t)64 << 20) /* more text than QNET__MAX_SCANS lines need */
 
 /* A piece of the table's text. */
 typedef struct qnet__span {
@@ -11293,6 +11530,7 @@ typedef struct qnet__table {
     int fields;                /* in the header */
 } qnet__table;
 
+/* The sentence of a field that cannot be used: file, line, field, expected, found. */
 static qnet_status qnet__bad_field(const qnet__table *table, const char *field,
                                    const char *expected, qnet__span found)
 {
@@ -11301,6 +11539,7 @@ static qnet_status qnet__bad_field(const qnet__table *table, const char *field,
                       table->path, table->line, field, expected, shown, found.at);
 }
 
+/* Finds the columns by their names, in any order; others are let be. */
 static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
 {
     static const char *const names[QNET__COLUMN_COUNT] = {"participant_id", "group", "age", "sex"};
@@ -11348,6 +11587,7 @@ static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, c
     return QNET_OK;
 }
 
+/* Years as a plain decimal number; NaN for "n/a" or nothing. */
 static qnet_status qnet__read_age(const qnet__table *table, qnet__span field, double *age)
 {
     char text[16];
@@ -11364,6 +11604,7 @@ static qnet_status qnet__read_age(const qnet__table *table, qnet__span field, do
     return QNET_OK;
 }
 
+/* M or F; "O" and "n/a" are unknown here: the paper's table knows two. */
 static qnet_status qnet__read_sex(const qnet__table *table, qnet__span field, qnet_sex *sex)
 {
     *sex = QNET_SEX_UNKNOWN;
@@ -11415,6 +11656,7 @@ static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text,
         text.at += 3;
         text.size -= 3;
     }
+    /* Counted first, so that one block holds the list. */
     for (rest = text; qnet__next_line(&rest, &line);) lines += !qnet__is_blank(line);
     if (lines == 0) return qnet__fail(table->ctx, QNET_ERROR_FORMAT, "%s: is empty", table->path);
     if (lines - 1 > QNET__MAX_SCANS)
@@ -11452,6 +11694,7 @@ static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text,
     return QNET_OK;
 }
 
+/* The same from a file. */
 static qnet_status qnet__read_participants(qnet_context *ctx, const char *path, qnet_scan **list,
                                            int *count, size_t *bytes)
 {
@@ -11490,6 +11733,7 @@ static qnet_status qnet__path(qnet_context *ctx, char *path, const char *folder,
 static int qnet__name_fits(const char *name, const char *subject, const char *suffix)
 {
     const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
+    /* bytes of ".nii.gz" or ".nii" */
     const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
     if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
     if (strncmp(name + length - kind, kind == 7 ? ".nii.gz" : ".nii", kind) != 0) return 0;
@@ -11513,7 +11757,7 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     snprintf(tail, sizeof tail, "_%s.nii.gz", suffix);
     QNET__TRY(qnet__path(ctx, path, folder, "/", subject, tail));
     packed = qnet_file_exists(path);
-    path[strlen(path) - 3] = '\0';
+    path[strlen(path) - 3] = '\0'; /* without ".gz" */
     *found = packed || qnet_file_exists(path);
     if (packed && qnet_file_exists(path))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", path);
@@ -11537,7 +11781,7 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
 }
 
 /* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
-   the only one that has it. tool[QNET__NAME_SIZE] is "" when the maps are in the raw folders. */
+   the only one that has it. tool[256] is "" when the maps are in the raw folders. */
 static qnet_status qnet__find_derivatives(qnet_context *ctx, const char *folder,
                                           const qnet_input_config *config, const char *subject,
                                           char *tool)
@@ -11576,6 +11820,7 @@ static qnet_status qnet__find_derivatives(qnet_context *ctx, const char *folder,
 static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const char *tool,
                                    const char *subject, int needed, char (*path)[QNET__PATH_SIZE])
 {
+    /* BIDS, with the suffixes of its qMRI extension. */
     static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
                                                    "desc-basalganglia_mask"};
     char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], tail[96];
@@ -11624,7 +11869,7 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
 {
     qnet_context *ctx = cohort->ctx;
     const double start = qnet__seconds(ctx);
-    char tool[QNET__NAME_SIZE];
+    char tool[256];
     int i;
     QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
     for (i = 0; i < count; i++) {
@@ -11648,6 +11893,8 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
     return QNET_OK;
 }
 
+/* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
+   and the volumes of one. */
 QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
                                       const qnet_input_config *config, qnet_cohort **out)
 {
@@ -11947,9 +12194,13 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
                                   "found %.0f of type %s", name, s->name, (double)s->count,
                                   qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
                                   t ? qnet_dtype_name(t->dtype) : "none");
+            if (copy && qnet__is_little_endian()) {
+                memcpy(s->data, t->data, t->bytes);
+                continue;
+            }
             for (k = 0; k < s->count; k++) {
                 double value = qnet__element(t->dtype, t->data, k);
-                if (!copy && !isfinite(value))
+                if (!isfinite(value))
                     return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                       "%s: damaged checkpoint: '%s': number %.0f is not finite",
                                       name, s->name, (double)k);
@@ -15016,7 +15267,8 @@ static void qnet__put_css(qnet__writer *w)
         "svg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{fill:var(--qnet)}\n"
         "svg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg .med{stroke:var(--ink);"
         "stroke-width:2.5}\n"
-        "svg .hh{fill:var(--hh)}svg .hc{fill:var(--hc)}svg .no{fill:var(--none)}\n"
+        "svg .hh{fill:var(--hh)}svg .hc{fill:var(--hc)}svg .no{fill:var(--none)}svg "
+        ".k{fill:var(--paper);opacity:.85}\n"
         ".sw{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
         ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));gap:1.4rem}"
         "\n"
@@ -15241,7 +15493,9 @@ static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int coun
     qnet__svg_line(w, "d", qnet__plot_x(&p, 0), qnet__plot_y(&p, 0), qnet__plot_x(&p, 1),
                    qnet__plot_y(&p, 1));
     for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    for (int i = 0; i <= count; i++) { /* key: the highest AUC last in the paper; here top down */
+    qnet__svg_rect(w, "k", 182, p.top + p.height - 30 - 18 * count, 150, 18 * count + 22);
+    for (int i = 0; i <= count;
+         i++) { /* the key, from below; curves of poor models run behind it */
         const double y = p.top + p.height - 14 - 18 * i;
         QNET__PRINT(w, "<path class=\"%s%s\" d=\"M", i == 0 ? "d" : "l ",
                     i == 0 ? "" : lines[count - i].style);
@@ -15803,11 +16057,12 @@ static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet
                         q->first.sensitivity_ci, 100);
         qnet__html_tile(w, "Specificity", q->first.specificity, 1, "&thinsp;%",
                         q->first.specificity_ci, 100);
-        QNET__PRINT(
-            w,
-            "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. Research software: no "
-            "basis for the diagnosis of a patient.</p>\n",
-            input == QNET_INPUT_CROP ? "cropped image" : "full size image");
+        QNET__PRINT(w,
+                    "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
+                    "chance that a scan of hemochromatosis gets a higher score than one of a "
+                    "healthy control; a coin has 0.5. CI: confidence interval. Research "
+                    "software: no basis for the diagnosis of a patient.</p>\n",
+                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
     }
     qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
     for (int i = 0; i < QNET__WARNINGS && w->status == QNET_OK; i++) {
@@ -16028,6 +16283,8 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     qnet_stage2_config_init(&config->stage2);
     config->cam_scans = 3;
 }
+
+#ifndef QNET_NO_STDIO
 
 /* ---- Configuration as text ---------------------------------------------------------------------
    "key=value" lines: what a resume compares, and what weight files carry. */
@@ -16312,8 +16569,6 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
-
-#ifndef QNET_NO_STDIO
 
 /* ---- One fold -------------------------------------------------------------------------------- */
 
@@ -17172,68 +17427,62 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     return status;
 }
 
-/* Names the first line in which two configuration texts differ. */
-static qnet_status qnet__config_differs(qnet_context *ctx, const char *path, const char *was,
+/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
+static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
                                         const char *now)
 {
-    while (*was && *was == *now) {
-        was++;
-        now++;
+    size_t line = strcspn(was, "\n");
+    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
+        was += line + (was[line] == '\n');
+        now += line + (now[line] == '\n');
+        line = strcspn(was, "\n");
     }
-    /* Only the two lines are shown; step back to where they begin. Both texts agree before that. */
-    while (was[-1] != '\n' && was[-1] != '\0') {
-        was--;
-        now--;
-    }
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: the run to resume has %.*s, this one has %.*s",
-                      path, (int)strcspn(was, "\n"), was, (int)strcspn(now, "\n"), now);
+    if (!*was && !*now) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
+                      was, (int)strcspn(now, "\n"), now);
 }
 
-/* Opens out/checkpoint: compares its configuration when resuming, clears it when starting anew. */
+/* 1 for the name of a fold's file in out/checkpoint. */
+static int qnet__is_fold_file(const char *name)
+{
+    return strncmp(name, "crop-", 5) == 0 || strncmp(name, "full-", 5) == 0;
+}
+
+/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
+   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
 static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
-    char path[700];
+    char folder[600], path[700], (*names)[256];
+    size_t count, bytes, unfinished = 0;
     qnet_buffer old;
-    qnet_status status = QNET_OK;
+    qnet_status status;
     memset(&old, 0, sizeof old);
-    snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    QNET__TRY(qnet_make_folder(ctx, path));
-    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
+    snprintf(path, sizeof path, "%s/config.txt", folder);
+    QNET__TRY(qnet_make_folder(ctx, folder));
     if (resume && qnet_file_exists(path)) {
         QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
-        /* a leading zero byte ends the walk back to the start of a line; a trailing one ends the
-         * text */
         status = qnet_buffer_append(ctx, &old, "", 1);
-        if (status == QNET_OK &&
-            strcmp((const char *)old.bytes, (const char *)text->bytes + 1) != 0) {
-            qnet_buffer copy;
-            memset(&copy, 0, sizeof copy);
-            status = qnet_buffer_append(ctx, &copy, "", 1);
-            if (status == QNET_OK) status = qnet_buffer_append(ctx, &copy, old.bytes, old.size);
-            if (status == QNET_OK) {
-                status = qnet__config_differs(ctx, path, (const char *)copy.bytes + 1,
-                                              (const char *)text->bytes + 1);
-            }
-            qnet_buffer_free(ctx, &copy);
+        if (status == QNET_OK) {
+            status =
+                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
         }
         qnet_buffer_free(ctx, &old);
         return status;
     }
-    {
-        char(*names)[256], folder[700];
-        size_t count, bytes;
-        snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-        QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-        for (size_t i = 0; i < count; i++) {
-            char file[960];
-            if (strncmp(names[i], "crop-", 5) != 0 && strncmp(names[i], "full-", 5) != 0) continue;
-            snprintf(file, sizeof file, "%s/%s", folder, names[i]);
-            qnet__remove_file(file);
-        }
-        qnet__free(ctx, names, bytes);
+    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
+    for (size_t i = 0; i < count; i++) unfinished += (size_t)qnet__is_fold_file(names[i]);
+    qnet__free(ctx, names, bytes);
+    if (unfinished > 0) {
+        return qnet__fail(
+            ctx, QNET_ERROR_ARGUMENT,
+            "%s: holds an unfinished run (%lu files); resume it, or remove that folder "
+            "to begin anew",
+            folder, (unsigned long)unfinished);
     }
-    return qnet_file_replace(ctx, path, text->bytes + 1, text->size - 2);
+    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
 
 /* Initial weights from a file into a block of ResNet18's table: a 2-class head is made anew. */
@@ -17275,7 +17524,7 @@ static qnet_status qnet__publish_weights(const qnet_experiment *e)
     QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
     for (size_t i = 0; i < count && status == QNET_OK; i++) {
         const size_t length = strlen(names[i]);
-        if (strncmp(names[i], "crop-", 5) != 0 && strncmp(names[i], "full-", 5) != 0) continue;
+        if (!qnet__is_fold_file(names[i])) continue;
         snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
         if (length > 19 && strcmp(names[i] + length - 19, "-result.safetensors") == 0) {
             qnet__remove_file(from);
@@ -17324,7 +17573,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     e->curves = (qnet_curve *)qnet__alloc(ctx, curves * sizeof(qnet_curve));
     status =
         e->curves ? QNET_OK : qnet__no_memory(ctx, curves * sizeof(qnet_curve), "learning curves");
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) status = qnet__experiment_text(ctx, &e->config, &text);
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) status = qnet__checkpoint_open(ctx, e, resume, &text);
@@ -17353,9 +17601,9 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     }
     qnet_buffer_free(ctx, &text);
     qnet_resnet_destroy(initial);
-    if (status == QNET_OK) status = qnet__publish_weights(e);
     e->seconds = qnet__seconds(ctx) - begin;
     if (status == QNET_OK) status = qnet_experiment_save(e, e->out);
+    if (status == QNET_OK) status = qnet__publish_weights(e);
     return status;
 }
 

@@ -1,6 +1,6 @@
-/* augment_sheet: one slice, augmented at random in the two input configurations, as a picture in the
-   manner of the paper's Fig. 3: first row full image, second row cropped to the basal ganglia; the
-   QSM channel, the slice as the network sees it at test time in the first column.
+/* augment_sheet: one slice, augmented at random in the two input configurations, as a picture in
+   the manner of the paper's Fig. 3: first row full image, second row cropped to the basal ganglia;
+   the QSM channel, in the first column as the network sees the slice at test time.
 
        build/augment_sheet [OUT.png [FOLDER]]
 
@@ -76,8 +76,8 @@ static qnet_status draw_row(qnet_context *ctx, const qnet_cohort *cohort, uint8_
         qnet_status status;
         if (column > 0)
             record = qnet_augment_draw(&config, &rng, cohort->height, cohort->width, SIZE, SIZE);
-        status = qnet_augment_apply(ctx, &config, &record, slice, cohort->height, cohort->width, out,
-                                    SIZE, SIZE, NULL);
+        status = qnet_augment_apply(ctx, &config, &record, slice, cohort->height, cohort->width,
+                                    out, SIZE, SIZE, NULL);
         if (status != QNET_OK) return status;
         for (y = 0; y < SIZE; y++)
             for (x = 0; x < SIZE; x++)

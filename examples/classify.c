@@ -5,7 +5,7 @@
    The weights are those that crossval leaves in OUT/weights (...-resnetswa and ...-qnet of a fold);
    how images were prepared for them stands in the same file, so it cannot be got wrong here.
    Prints the probability of HH slice by slice and, last, of the scan. For a scan of the test fold
-   that is the number in the Q-Net column of OUT/predictions.csv. */
+   that is the number in the p_qnet column of OUT/predictions.csv. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 

@@ -18,7 +18,7 @@ static const char usage[] =
     "  --hc N           healthy controls\n"
     "  --size NXxNYxNZ  voxels; the spacing follows, so that the head fits\n"
     "  --effect X       strength of the disease; 0: none; default 1\n"
-    "  --seed S         default 1\n"
+    "  --seed S         default 8\n"
     "  --help           this text\n";
 
 static int fail(const char *what, const char *value)

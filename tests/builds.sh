@@ -57,7 +57,7 @@ END
 for cc in gcc clang cc; do
     command -v $cc > /dev/null 2>&1 || continue
     [ $cc = cc ] && command -v gcc > /dev/null 2>&1 && continue
-    check "$cc C99" $cc -std=c99 $warn -Wc++-compat -O2 -I. -c "$build/one.c" -o "$build/one.o"
+    check "$cc C99" $cc -std=c99 $warn -Wc++-compat -O2 -fno-pic -I. -c "$build/one.c" -o "$build/one.o"
     for switch in QNET_REAL=double QNET_REFERENCE QNET_NO_STDIO QNET_NO_OPENMP QNET_NO_SIMD; do
         check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 -D$switch -I. "$build/one.c" -o "$build/one" -lm
         check "run $switch" "$build/one"

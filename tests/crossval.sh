@@ -70,8 +70,10 @@ pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold02-swa.checkpoint" ]; do sleep 0.05; done
 kill -KILL $pid 2> /dev/null # not even a chance to tidy up
 wait $pid 2> /dev/null
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small > "$dir/refusal" 2>&1
+ok "an unfinished run is not trodden on" grep -q 'unfinished run' "$dir/refusal"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" --resume $small --folds 3 > "$dir/refusal" 2>&1
-ok "another configuration is refused" grep -q 'folds=2, this one has folds=3' "$dir/refusal"
+ok "another configuration is refused" grep -q 'has "folds=2", this one has "folds=3"' "$dir/refusal"
 ok "resumed" "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume
 ok "resumed: same predictions" cmp "$dir/one/predictions.csv" "$dir/stopped/predictions.csv"
 ok "resumed: same weights" cmp "$dir/one/weights/crop-repeat01-fold02-qnet.safetensors" \

@@ -1,5 +1,5 @@
-/* Room >>cohort: slices, frames and orientation of a prepared scan; cohorts; folds; participants.tsv;
-   reading folders. Files go to build/test_cohort, which is emptied first. */
+/* Room >>cohort: slices, frames and orientation of a prepared scan; cohorts; folds;
+   participants.tsv; reading folders. Files go to build/test_cohort, which is emptied first. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
@@ -11,12 +11,12 @@
 
 static qnet_context *ctx;
 
-/* ---- volumes of which every voxel says where it is --------------------------------------------- */
+/* ---- volumes of which every voxel says where it is ------------------------------------------- */
 
 enum { WORLD_X, WORLD_Y, WORLD_Z, MASK };
 
-/* A volume of n[0]xn[1]xn[2] with this affine; voxel = world coordinate + offset (1000 keeps it away
-   from zero), or a mask of |x - 3| <= 10, |y + 5| <= 15, 3 <= z <= 9 (mm). */
+/* A volume of n[0]xn[1]xn[2] with this affine; voxel = world coordinate + 1000, to keep
+   away from zero, or a mask of |x - 3| <= 10, |y + 5| <= 15, 3 <= z <= 9 (mm). */
 static qnet_volume *make_volume(const double (*affine)[4], const int n[3], int what)
 {
     qnet_volume *v = NULL;
@@ -35,8 +35,8 @@ static qnet_volume *make_volume(const double (*affine)[4], const int n[3], int w
                 for (r = 0; r < 3; r++)
                     w[r] = affine[r][0] * i + affine[r][1] * j + affine[r][2] * k + affine[r][3];
                 v->voxels[((size_t)k * (size_t)n[1] + (size_t)j) * (size_t)n[0] + (size_t)i] =
-                    what == MASK ? (float)(fabs(w[0] - 3) <= 10 && fabs(w[1] + 5) <= 15 && w[2] >= 3 &&
-                                           w[2] <= 9)
+                    what == MASK ? (float)(fabs(w[0] - 3) <= 10 && fabs(w[1] + 5) <= 15 &&
+                                           w[2] >= 3 && w[2] <= 9)
                                  : (float)(w[what] + 1000);
             }
     return v;
@@ -84,7 +84,7 @@ static qnet_input_config small_config(qnet_input input)
 static float pixels[24 * SIDE * SIDE * 3], pixels2[24 * SIDE * SIDE * 3];
 static int slice_z[24], slices;
 
-/* ---- configuration ----------------------------------------------------------------------------- */
+/* ---- configuration --------------------------------------------------------------------------- */
 
 static void test_config(void)
 {
@@ -92,18 +92,19 @@ static void test_config(void)
     qnet_scan_maps maps;
     memset(&maps, 0, sizeof maps);
     qnet_input_config_init(&config, QNET_INPUT_CROP);
-    CHECK(config.size == 224 && config.box_mm == 96 && config.margin == 0.08 && config.max_slices == 24);
+    CHECK(config.size == 224 && config.box_mm == 96 && config.margin == 0.08 &&
+          config.max_slices == 24);
     CHECK(qnet_input_prepared(&config) == 224 + 2 * 18);
     qnet_input_config_init(&config, QNET_INPUT_FULL);
     CHECK(config.size == 256 && qnet_input_prepared(&config) == 256);
     CHECK(strcmp(qnet_input_name(QNET_INPUT_CROP), "crop") == 0);
     CHECK(strcmp(qnet_input_name(QNET_INPUT_FULL), "full") == 0);
-#define REFUSED(change, text)                                                                          \
-    do {                                                                                               \
-        qnet_input_config bad = config;                                                                \
-        change;                                                                                        \
-        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &bad, &maps, &slices, slice_z, pixels),                \
-                    QNET_ERROR_ARGUMENT, text);                                                        \
+#define REFUSED(change, text) \
+    do { \
+        qnet_input_config bad = config; \
+        change; \
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &bad, &maps, &slices, slice_z, pixels), \
+                    QNET_ERROR_ARGUMENT, text); \
     } while (0)
     REFUSED(bad.size = 31, "size");
     REFUSED(bad.size = 1 << 20, "size");
@@ -117,11 +118,11 @@ static void test_config(void)
     REFUSED((bad.box_explicit = 1, bad.box_center_mm[1] = HUGE_VAL), "box_center_mm");
     REFUSED(bad.size = 64, "QSM map: missing");
 #undef REFUSED
-    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, NULL, &maps, &slices, slice_z, pixels), QNET_ERROR_ARGUMENT,
-                "missing");
+    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, NULL, &maps, &slices, slice_z, pixels),
+                QNET_ERROR_ARGUMENT, "missing");
 }
 
-/* ---- geometry ---------------------------------------------------------------------------------- */
+/* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Each pixel of a crop holds its own place: the mask's bounding box is voxels 17..24 along x (-5.5
    to 12 mm, centre 3.25) and 10..22 along y (-20 to 10, centre -5). Bilinear interpolation of a
@@ -149,14 +150,15 @@ static void check_crop(double tolerance)
 
 static void test_orientation(void)
 {
-    /* The same voxels of the world, stored in other orders: LAS, LPS, and axes permuted (SRA, PIR). */
+    /* The same voxels of the world in other orders: LAS, LPS, and axes permuted. */
     static const double affine[5][3][4] = {
         {{2.5, 0, 0, -48}, {0, 2.5, 0, -45}, {0, 0, 3, 0}},
         {{-2.5, 0, 0, 49.5}, {0, 2.5, 0, -45}, {0, 0, 3, 0}},
         {{-2.5, 0, 0, 49.5}, {0, -2.5, 0, 42.5}, {0, 0, 3, 0}},
         {{0, 2.5, 0, -48}, {0, 0, 2.5, -45}, {3, 0, 0, 0}},
         {{0, 0, 2.5, -48}, {-2.5, 0, 0, 42.5}, {0, -3, 0, 15}}};
-    static const int n[5][3] = {{NX, NY, NZ}, {NX, NY, NZ}, {NX, NY, NZ}, {NZ, NX, NY}, {NY, NZ, NX}};
+    static const int n[5][3] = {{NX, NY, NZ}, {NX, NY, NZ}, {NX, NY, NZ}, {NZ, NX, NY}, {NY, NZ,
+    NX}};
     const qnet_input_config config = small_config(QNET_INPUT_CROP);
     int i;
     for (i = 0; i < 5; i++) {
@@ -174,7 +176,8 @@ static void test_orientation(void)
 static void test_oblique(void)
 {
     const double c = cos(0.0873), s = sin(0.0873);
-    const double tilted[3][4] = {{2.5, 0, 0, -48}, {0, 2.5 * c, -3 * s, -45}, {0, 2.5 * s, 3 * c, 0}};
+    const double tilted[3][4] = {{2.5, 0, 0, -48}, {0, 2.5 * c, -3 * s, -45}, {0, 2.5 * s, 3 * c,
+    0}};
     const qnet_input_config config = small_config(QNET_INPUT_FULL);
     qnet_scan_maps maps = make_maps(tilted, ras_n);
     CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
@@ -183,7 +186,7 @@ static void test_oblique(void)
     free_maps(&maps);
 }
 
-/* Full input: 40 x 2.5 = 100 mm fill 32 columns; 90 mm of height leave 1.6 rows empty on each side. */
+/* Full input: 40 x 2.5 = 100 mm fill 32 columns; 90 mm of height leave 1.6 rows empty each. */
 static void test_full(void)
 {
     const qnet_input_config config = small_config(QNET_INPUT_FULL);
@@ -195,7 +198,8 @@ static void test_full(void)
     for (row = 0; row < 32; row++)
         for (column = 0; column < 32; column++) {
             const float *p = pixels + (row * 32 + column) * 3;
-            const double x = 0.75 - (column + 0.5 - 16) * 100 / 32, y = -1.25 - (row + 0.5 - 16) * 100 / 32;
+            const double x = 0.75 - (column + 0.5 - 16) * 100 / 32,
+            y = -1.25 - (row + 0.5 - 16) * 100 / 32;
             if (row < 2 || row > 29) CHECK(p[0] == 0 && p[1] == 0 && p[2] == 0);
             else if (y > -45 && y < 42.5 && x > -48 && x < 49.5)
                 worst = fmax(worst, fabs(p[0] - 1000 - x) + fabs(p[1] - 1000 - y));
@@ -256,8 +260,8 @@ static void test_slice_choice(void)
     CHECK(slices == 3 && slice_z[0] == 3 && slice_z[2] == 5);
     config.slice_first = 4;
     slices = 77;
-    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels), QNET_ERROR_DATA,
-                "slices 4..6 asked for, the volume has 0..5");
+    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                QNET_ERROR_DATA, "slices 4..6 asked for, the volume has 0..5");
     CHECK(slices == 77);
     free_maps(&maps);
 }
@@ -340,12 +344,14 @@ static void test_bad_maps(void)
 
     memset(maps.mask->voxels, 0, NX * NY * NZ * sizeof(float));
     FAILS(&config, QNET_ERROR_DATA, "the mask is empty");
+    config.slice_count = 2; /* slices given, but not the box */
+    FAILS(&config, QNET_ERROR_DATA, "the mask is empty");
     CHECK(slices == -5);
 #undef FAILS
     free_maps(&maps);
 }
 
-/* ---- cohorts ------------------------------------------------------------------------------------ */
+/* ---- cohorts --------------------------------------------------------------------------------- */
 
 static void test_cohort_memory(void)
 {
@@ -369,7 +375,8 @@ static void test_cohort_memory(void)
     CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_LIMIT, "a-name-that");
     maps.subject = "sub-01";
     memset(&maps.label, 2, sizeof maps.label);
-    CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_ARGUMENT, "expected HC (0) or HH (1)");
+    CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_ARGUMENT,
+                "expected HC (0) or HH (1)");
     maps.label = QNET_HH;
     CHECK_OK(ctx, qnet_cohort_add(cohort, &maps));
     CHECK(cohort->scans_count == 1 && strcmp(cohort->scans[0].subject, "sub-01") == 0);
@@ -380,14 +387,15 @@ static void test_cohort_memory(void)
     hash = cohort->scans[0].hash;
     maps.qsm->voxels[(1 * NY + 16) * NX + 20] += 1;
     CHECK_OK(ctx, qnet_cohort_add(cohort, &maps)); /* a second scan of the same subject */
-    CHECK(cohort->scans_count == 2 && cohort->scans[1].hash != hash && cohort->scans[0].hash == hash);
+    CHECK(cohort->scans_count == 2 && cohort->scans[1].hash != hash &&
+          cohort->scans[0].hash == hash);
     CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_LIMIT, "full with 2");
     qnet_cohort_destroy(cohort);
     qnet_cohort_destroy(NULL);
     free_maps(&maps);
 }
 
-/* ---- folds -------------------------------------------------------------------------------------- */
+/* ---- folds ----------------------------------------------------------------------------------- */
 
 static qnet_scan people[200];
 static qnet_cohort crowd;
@@ -403,13 +411,15 @@ static void make_crowd(int hh, int hc, int each)
     for (i = 0; i < crowd.scans_count; i++) {
         const int subject = i % (hh + hc); /* scans of one subject are not neighbours */
         snprintf(people[i].subject, sizeof people[i].subject, "sub-%03d", subject);
-        people[i].label = subject * hh / (hh + hc) != (subject + 1) * hh / (hh + hc) ? QNET_HH : QNET_HC;
+        people[i].label = subject * hh / (hh + hc) != (subject + 1) * hh / (hh + hc) ? QNET_HH
+                                                                                      : QNET_HC;
     }
 }
 
 static void test_folds(void)
 {
-    static const int sizes[][4] = {{52, 47, 10, 1}, {8, 8, 4, 1}, {5, 9, 5, 1}, {20, 11, 3, 3}, {2, 2, 2, 2}};
+    static const int sizes[][4] = {{52, 47, 10, 1}, {8, 8, 4, 1}, {5, 9, 5, 1}, {20, 11, 3, 3}, {2,
+    2, 2, 2}};
     int fold[200], again[200], s, i;
     for (s = 0; s < 5; s++) {
         const int hh = sizes[s][0], hc = sizes[s][1], folds = sizes[s][2], each = sizes[s][3];
@@ -427,15 +437,18 @@ static void test_folds(void)
                 if (n[i] > high[i]) high[i] = n[i];
             }
         }
-        for (i = 0; i < 3; i++) CHECK(low[i] > 0 && high[i] - low[i] <= 1); /* each class, and in all */
+        /* each class, and in all */
+        for (i = 0; i < 3; i++) CHECK(low[i] > 0 && high[i] - low[i] <= 1);
         CHECK_OK(ctx, qnet_folds_create(ctx, &crowd, folds, 17, again));
         CHECK(memcmp(fold, again, (size_t)crowd.scans_count * sizeof fold[0]) == 0);
         CHECK_OK(ctx, qnet_folds_create(ctx, &crowd, folds, 18, again));
-        if (hh + hc > 8) CHECK(memcmp(fold, again, (size_t)crowd.scans_count * sizeof fold[0]) != 0);
+        if (hh + hc > 8) CHECK(memcmp(fold, again,
+                                      (size_t)crowd.scans_count * sizeof fold[0]) != 0);
     }
     make_crowd(3, 6, 2);
     fold[0] = -7;
-    CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 4, 1, fold), QNET_ERROR_ARGUMENT, "only 3 HH subjects");
+    CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 4, 1, fold), QNET_ERROR_ARGUMENT,
+                "only 3 HH subjects");
     CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 1, 1, fold), QNET_ERROR_ARGUMENT, "2 or more");
     people[9 + 2].label = people[2].label == QNET_HH ? QNET_HC : QNET_HH;
     CHECK_FAILS(ctx, qnet_folds_create(ctx, &crowd, 2, 1, fold), QNET_ERROR_DATA, "sub-002");
@@ -451,7 +464,7 @@ static void test_folds(void)
     CHECK_FAILS(ctx, qnet_folds_check(ctx, &crowd, 2, fold), QNET_ERROR_ARGUMENT, "expected 0..1");
 }
 
-/* ---- participants.tsv --------------------------------------------------------------------------- */
+/* ---- participants.tsv ------------------------------------------------------------------------ */
 
 static qnet_scan *rows;
 static int rows_count;
@@ -474,13 +487,15 @@ static qnet_status parse(const char *text, size_t size)
 
 static void test_participants(void)
 {
-    CHECK_OK(ctx, PARSE("participant_id\tage\tsex\tgroup\nsub-01\t63\tM\tHC\nsub-02\t41.5\tF\tHH\n"));
+    CHECK_OK(ctx,
+             PARSE("participant_id\tage\tsex\tgroup\nsub-01\t63\tM\tHC\nsub-02\t41.5\tF\tHH\n"));
     if (!rows) return; /* counted as a failure above */
     CHECK(rows_count == 2 && strcmp(rows[0].subject, "sub-01") == 0 && rows[0].label == QNET_HC);
     CHECK(rows[0].age == 63 && rows[0].sex == QNET_MALE);
     CHECK(rows[1].age == 41.5 && rows[1].sex == QNET_FEMALE && rows[1].label == QNET_HH);
-    /* Byte-order mark, CR LF, other columns in another order, no prefix, no last line end, blanks. */
-    CHECK_OK(ctx, PARSE("\xef\xbb\xbfGroup\tsite\tSEX\tparticipant_id \r\nhh\ta b\tfemale\t7a\r\n\r\n"
+    /* Byte-order mark, CR LF, another order, more columns, no prefix, no last line end, blanks. */
+    CHECK_OK(ctx,
+             PARSE("\xef\xbb\xbfGroup\tsite\tSEX\tparticipant_id \r\nhh\ta b\tfemale\t7a\r\n\r\n"
                         "hc\t\tn/a\tsub-7b\r\n\t\t\t\r\nHh\tx\to\t7c"));
     if (!rows) return;
     CHECK(rows_count == 3 && strcmp(rows[0].subject, "sub-7a") == 0 && rows[0].label == QNET_HH);
@@ -495,8 +510,10 @@ static void test_participants(void)
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n"), QNET_ERROR_DATA, "no participants");
     CHECK_FAILS(ctx, PARSE("participant_id\tage\nsub-01\t3\n"), QNET_ERROR_FORMAT, "group");
     CHECK_FAILS(ctx, PARSE("id\tgroup\nsub-01\tHC\n"), QNET_ERROR_FORMAT, "participant_id");
-    CHECK_FAILS(ctx, PARSE("participant_id,group\nsub-01,HC\n"), QNET_ERROR_FORMAT, "participant_id,group");
-    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\tgroup\na\tHC\tHC\n"), QNET_ERROR_FORMAT, "two columns");
+    CHECK_FAILS(ctx, PARSE("participant_id,group\nsub-01,HC\n"), QNET_ERROR_FORMAT,
+                "participant_id,group");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\tgroup\na\tHC\tHC\n"), QNET_ERROR_FORMAT,
+                "two columns");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\nsub-02\n"), QNET_ERROR_FORMAT,
                 "line 3: expected 2 tab-separated fields, found 1");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\t5\n"), QNET_ERROR_FORMAT, "found 3");
@@ -505,17 +522,21 @@ static void test_participants(void)
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\t\n"), QNET_ERROR_DATA, "HH or HC");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n\nsub-01\tHC\n01\tHH\n"), QNET_ERROR_DATA,
                 "line 4, participant_id: sub-01 is there twice");
-    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n../../etc\tHC\n"), QNET_ERROR_DATA, "participant_id");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n../../etc\tHC\n"), QNET_ERROR_DATA,
+                "participant_id");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-\tHC\n"), QNET_ERROR_DATA, "label");
-    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n0123456789012345678901234567890123456789012345678901234567"
-                           "89\tHC\n"), QNET_ERROR_DATA, "59 characters");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t89+\tHC\n"), QNET_ERROR_DATA, "found \"89+\"");
+    CHECK_FAILS(ctx,
+                PARSE("participant_id\tgroup\n012345678901234567890123456789"
+                      "012345678901234567890123456789\tHC\n"), QNET_ERROR_DATA, "59 characters");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t89+\tHC\n"), QNET_ERROR_DATA,
+                "found \"89+\"");
     CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t-3\tHC\n"), QNET_ERROR_DATA, "age");
     CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t151\tHC\n"), QNET_ERROR_DATA, "0..150");
     CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1.2.3\tHC\n"), QNET_ERROR_DATA, "age");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1234567890123456789\tHC\n"), QNET_ERROR_DATA,
-                "age");
-    CHECK_FAILS(ctx, PARSE("participant_id\tsex\tgroup\na\tz\tHC\n"), QNET_ERROR_DATA, "M, F, O or n/a");
+    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1234567890123456789\tHC\n"),
+                QNET_ERROR_DATA, "age");
+    CHECK_FAILS(ctx, PARSE("participant_id\tsex\tgroup\na\tz\tHC\n"), QNET_ERROR_DATA,
+                "M, F, O or n/a");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\na\tH\0C\n"), QNET_ERROR_FORMAT, "zero bytes");
     {
         static char many[30100]; /* a header and 10,001 lines */
@@ -528,7 +549,8 @@ static void test_participants(void)
     }
     /* Cut off anywhere, a good table is parsed or refused, never read past its end. */
     {
-        static const char good[] = "participant_id\tage\tsex\tgroup\r\nsub-01\t63\tM\tHC\r\nsub-02\t4\tF\tHH";
+        static const char good[] = "participant_id\tage\tsex\tgroup\r\nsub-01\t63\tM\tHC\r\n"
+                                   "sub-02\t4\tF\tHH";
         size_t n;
         for (n = 0; n < sizeof good; n++) {
             char *exact = (char *)malloc(n ? n : 1); /* the sanitizer guards its end */
@@ -542,13 +564,14 @@ static void test_participants(void)
     }
 }
 
-/* ---- folders ------------------------------------------------------------------------------------ */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 static void remove_all(const char *path)
 {
     char (*names)[QNET__NAME_SIZE] = NULL, inner[1200];
     size_t count = 0, bytes = 0, i;
-    if (qnet__path_kind(path) == 2 && qnet__list_folder(ctx, path, &names, &count, &bytes) == QNET_OK) {
+    if (qnet__path_kind(path) == 2 && qnet__list_folder(ctx, path, &names, &count,
+                                                        &bytes) == QNET_OK) {
         for (i = 0; i < count; i++) {
             snprintf(inner, sizeof inner, "%s/%s", path, names[i]);
             remove_all(inner);
@@ -565,22 +588,24 @@ static void put_text(const char *path, const char *text)
 
 static const char *const suffix[4] = {"Chimap", "R2starmap", "T1w", "desc-basalganglia_mask"};
 
-static const char *map_path(const char *folder, const char *subject, const char *entities, const char *kind,
-                            const char *end)
+static const char *map_path(const char *folder, const char *subject, const char *entities,
+                            const char *kind, const char *end)
 {
     static char path[600];
-    snprintf(path, sizeof path, ROOT "/%s/%s/anat/%s%s_%s%s", folder, subject, subject, entities, kind, end);
+    snprintf(path, sizeof path, ROOT "/%s/%s/anat/%s%s_%s%s", folder, subject, subject, entities,
+             kind, end);
     return path;
 }
 
-static void put_map(const char *folder, const char *subject, const char *entities, int what, const char *end,
-                    const int n[3])
+static void put_map(const char *folder, const char *subject, const char *entities, int what,
+                    const char *end, const int n[3])
 {
     char path[600];
     qnet_volume *v = make_volume(ras, n, what);
     snprintf(path, sizeof path, ROOT "/%s/%s/anat", folder, subject);
     CHECK_OK(ctx, qnet_make_folder(ctx, path));
-    CHECK_OK(ctx, qnet_nifti_save(ctx, map_path(folder, subject, entities, suffix[what], end), v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, map_path(folder, subject, entities, suffix[what], end), v,
+                                  NULL));
     qnet_volume_destroy(v);
 }
 
@@ -613,7 +638,8 @@ static int count_reports(void *user, const qnet_progress_info *info)
 {
     (void)user;
     reports++;
-    CHECK(strcmp(info->task, "read cohort") == 0 && info->step == (size_t)reports && info->steps == 2);
+    CHECK(strcmp(info->task, "read cohort") == 0 && info->step == (size_t)reports &&
+          info->steps == 2);
     CHECK(strcmp(info->where, reports == 1 ? "sub-01" : "sub-02") == 0);
     CHECK_NEAR(info->fraction, reports / 2.0, 1e-12);
     return reports == stop_at;
@@ -675,7 +701,8 @@ static void test_find(void)
     CHECK_OK(ctx, read_cohort(&config));
     config.derivatives = "other";
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND,
-                "sub-01: no sub-01_R2starmap.nii.gz or .nii in " ROOT "/derivatives/other/sub-01/anat or " ROOT
+                "sub-01: no sub-01_R2starmap.nii.gz or .nii in " ROOT
+                "/derivatives/other/sub-01/anat or " ROOT
                 "/sub-01/anat");
     config.derivatives = "nothing";
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "derivatives/nothing");
@@ -711,7 +738,8 @@ static void test_bad_folders(void)
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-03: no sub-03_Chimap");
     put_cohort();
     remove(map_path("derivatives/maps", "sub-02", "", "desc-basalganglia_mask", ".nii.gz"));
-    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "needed unless slices and box are given");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND,
+                "needed unless slices and box are given");
     config.slice_count = 3;
     config.box_explicit = 1;
     CHECK_OK(ctx, read_cohort(&config));
@@ -756,7 +784,7 @@ static void test_bad_folders(void)
     }
 }
 
-/* ---- out of memory ------------------------------------------------------------------------------ */
+/* ---- out of memory --------------------------------------------------------------------------- */
 
 static long allowed, held;
 static void *counted_alloc(void *user, size_t size, size_t align)
@@ -808,7 +836,7 @@ static void test_no_memory(void)
     qnet_context_destroy(poor);
 }
 
-/* ---- the cohort of real anatomy ----------------------------------------------------------------- */
+/* ---- the cohort of real anatomy -------------------------------------------------------------- */
 
 static void test_cohort16(void)
 {
@@ -828,7 +856,8 @@ static void test_cohort16(void)
         if (!real) return;
         CHECK(real->scans_count == 16 && real->height == (input ? 96 : 96 + 2 * 8));
         /* Mask of sub-01: slices 2..20, by nibabel. */
-        CHECK(real->scans[0].slices == 19 && real->scans[0].slice_z[0] == 2 && real->scans[0].age == 63);
+        CHECK(real->scans[0].slices == 19 && real->scans[0].slice_z[0] == 2 &&
+              real->scans[0].age == 63);
         for (i = 0; i < 16; i++) {
             const float *slice = qnet_scan_slice(real, i, real->scans[i].slices / 2);
             const float *middle = slice + ((size_t)real->height / 2 * (size_t)real->width +

@@ -266,6 +266,13 @@ static void test_bad_blocks(void)
     put(&b, 0, 32);
     fails(&b, "distance that has no code");
 
+    memset(literal, 0, sizeof literal); /* one code of 15 bits too many */
+    memset(dist, 0, sizeof dist);
+    for (i = 0; i < 15; i++) literal[i] = (uint8_t)(i + 1);
+    literal[15] = literal[256] = 15;
+    gzip_head(&b, 0);
+    put_dynamic(&b, literal, 257, dist, 1);
+    fails(&b, "literal and length codes is no prefix code");
     memset(literal, 0, sizeof literal);
     memset(dist, 0, sizeof dist);
     literal[0] = literal[1] = literal[256] = 1; /* three codes of one bit */
@@ -465,7 +472,8 @@ static void round_trip(int kind, size_t size)
     CHECK(packed.size <= size + 5 * (size / 32768 + 1) + 19);
     if (size > 100000) {
         CHECK(packed.size < (kind == 0 ? size / 400 : size * 3 / 4) || kind == 1);
-        if (kind == 1) /* noise is stored: 5 bytes per block, 18 around, up to 10 for the fill bits */
+        if (kind ==
+            1) /* noise is stored: 5 bytes per block, 18 around, up to 10 for the fill bits */
             CHECK_NEAR(packed.size, size + 18 + 5 * (size / 32768 + 1), 10);
     }
     qnet_gzip_compress(ctx, p, size, &again);
@@ -589,6 +597,35 @@ static void test_table_bounds(void)
             CHECK(qnet__huffman_build(&code, QNET__FOR_DIST, length, used) == 1);
             free(code.table);
         }
+    }
+}
+
+/* Counts like the Fibonacci numbers make Huffman's tree as deep as it gets: 29 bits for 30 symbols.
+   With a limit the code must still be complete, and a rarer symbol never shorter. */
+static void test_code_lengths(void)
+{
+    static const int limits[2] = {7, 15};
+    uint32_t count[30] = {1, 1};
+    uint8_t length[30];
+    uint16_t code[30];
+    int k, i;
+    for (i = 2; i < 22; i++) count[i] = count[i - 1] + count[i - 2]; /* 22 to 29 do not occur */
+    for (k = 0; k < 2; k++) {
+        double sum = 0;
+        qnet__huffman_make(count, 30, limits[k], length, code);
+        for (i = 0; i < 30; i++) {
+            CHECK(length[i] <= limits[k] && (length[i] > 0) == (i < 22));
+            CHECK(i == 0 || i >= 22 || length[i] <= length[i - 1]);
+            if (length[i]) sum += 1.0 / (1 << length[i]);
+        }
+        CHECK(length[0] == limits[k]);
+        CHECK_NEAR(sum, 1, 0);
+    }
+    memset(count, 0, sizeof count); /* none, and one: still two codes of one bit */
+    for (k = 0; k < 2; k++) {
+        count[7] = (uint32_t)k;
+        qnet__huffman_make(count, 30, 15, length, code);
+        for (i = 0; i < 30; i++) CHECK(length[i] == (i == 0 || i == (k ? 7 : 1)));
     }
 }
 
@@ -748,6 +785,7 @@ int main(void)
     RUN(test_pieces);
     RUN(test_dripping_source);
     RUN(test_table_bounds);
+    RUN(test_code_lengths);
     RUN(test_no_memory);
     RUN(test_png);
     qnet_context_destroy(ctx);

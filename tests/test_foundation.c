@@ -178,7 +178,8 @@ static void test_context(void)
     qnet__free(ctx, p, 0);
     qnet__free(ctx, NULL, 99);
     CHECK(c.blocks == 1);
-    CHECK(qnet__fail(ctx, QNET_ERROR_SHAPE, "x.nii: expected %d, found %d", 3, 4) == QNET_ERROR_SHAPE);
+    CHECK(qnet__fail(ctx, QNET_ERROR_SHAPE, "x.nii: expected %d, found %d", 3, 4) ==
+          QNET_ERROR_SHAPE);
     CHECK(strcmp(qnet_last_error(ctx), "x.nii: expected 3, found 4") == 0);
     CHECK(qnet__fail(ctx, QNET_ERROR_DATA, "fold 2: %s", qnet_last_error(ctx)) == QNET_ERROR_DATA);
     CHECK(strcmp(qnet_last_error(ctx), "fold 2: x.nii: expected 3, found 4") == 0);
@@ -284,7 +285,8 @@ static void test_cpu(void)
     }
 #if defined(__GNUC__) && !defined(__clang__) && QNET__X86
     /* libgcc's own detection is an independent second opinion. */
-    CHECK((best >= QNET_CPU_AVX2) == (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
+    CHECK((best >= QNET_CPU_AVX2) == (__builtin_cpu_supports("avx2") &&
+                                      __builtin_cpu_supports("fma")));
     CHECK((best >= QNET_CPU_AVX512) == (__builtin_cpu_supports("avx512f") &&
                                         __builtin_cpu_supports("avx512dq") &&
                                         __builtin_cpu_supports("avx512bw") &&
@@ -567,7 +569,8 @@ static void test_buffer(void)
     CHECK(buffer.size == 1000 && buffer.bytes[999] == (999 & 255) && buffer.bytes[1000] == 0);
     CHECK(c.requests <= 5); /* the context, then 256, 512, 1024 */
     /* A size that no memory holds leaves the buffer as it was. */
-    CHECK_FAILS(ctx, qnet_buffer_append(ctx, &buffer, "x", (size_t)-1), QNET_ERROR_LIMIT, "1000 bytes");
+    CHECK_FAILS(ctx, qnet_buffer_append(ctx, &buffer, "x", (size_t)-1), QNET_ERROR_LIMIT,
+                "1000 bytes");
     CHECK_FAILS(ctx, qnet_buffer_append(ctx, &buffer, "x", (size_t)-1 - 1000), QNET_ERROR_LIMIT,
                 "buffer");
     CHECK(buffer.size == 1000 && buffer.bytes[999] == (999 & 255));
@@ -640,7 +643,8 @@ static void test_files(void)
     CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/a", "x", 1), QNET_ERROR_IO, FOLDER "/a");
     CHECK(!qnet_file_exists(FOLDER "/a.tmp"));
     CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/none/x", "x", 1), QNET_ERROR_IO, "none/x.tmp");
-    CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/a/b/file.bin/x", "x", 1), QNET_ERROR_IO, "file.bin/x");
+    CHECK_FAILS(ctx, qnet_file_replace(ctx, FOLDER "/a/b/file.bin/x", "x", 1), QNET_ERROR_IO,
+                "file.bin/x");
     /* An abandoned write leaves the old file whole. */
     CHECK_OK(ctx, qnet__file_open_replace(ctx, path, &file, &sink));
     CHECK(strcmp(qnet__sink_name(&sink), path) == 0);

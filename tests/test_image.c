@@ -37,7 +37,7 @@ static qnet_augment_config plain_config(void)
     return config;
 }
 
-/* ---- golden numbers, printed by tests/golden/image_golden.py ---------------------------------- */
+/* ---- golden numbers, printed by tests/golden/image_golden.py --------------------------------- */
 
 static const int points[10][2] = {{0, 0},   {0, 51},  {42, 0},  {42, 51}, {5, 40},
                                   {21, 26}, {30, 3},  {13, 17}, {40, 44}, {8, 25}};
@@ -76,7 +76,8 @@ static void check_golden(const qnet_augmentation *record, const float *golden, d
     CHECK_OK(ctx, qnet_augment_apply(ctx, &config, record, source, H, W, result, H, W, NULL));
     for (i = 0; i < 10; i++)
         for (c = 0; c < 3; c++)
-            CHECK_NEAR(result[(points[i][0] * W + points[i][1]) * 3 + c], golden[i * 3 + c], tolerance);
+            CHECK_NEAR(result[(points[i][0] * W + points[i][1]) * 3 + c], golden[i * 3 + c],
+                       tolerance);
 }
 
 /* Against Albumentations: values of size 1 in float, a few roundings each. (OpenCV 5, which made
@@ -110,7 +111,7 @@ static void test_golden(void)
     check_golden(&record, golden_affine, 1e-6);
 }
 
-/* ---- drawing ---------------------------------------------------------------------------------- */
+/* ---- drawing --------------------------------------------------------------------------------- */
 
 static void test_config(void)
 {
@@ -120,7 +121,8 @@ static void test_config(void)
     CHECK(config.percentile_low == 1 && config.percentile_high == 99);
     CHECK(config.p_hflip == 0.5 && config.p_vflip == 0.5 && config.p_brightness_contrast == 0.7);
     CHECK(config.p_gamma == 0.3 && config.p_grid == 0.25 && config.p_affine == 0.5);
-    CHECK(config.window_low[0] == -0.2 && config.window_high[0] == 0.2 && config.window_high[1] == 60);
+    CHECK(config.window_low[0] == -0.2 && config.window_high[0] == 0.2 &&
+          config.window_high[1] == 60);
     CHECK(config.window_low[2] == config.window_high[2]);
     CHECK(config.mean[1] == 0 && config.std[1] == 1);
     qnet_augment_config_imagenet(&config);
@@ -195,9 +197,10 @@ static void test_test_record(void)
     CHECK(qnet_augment_test(10, 10, 32, 32).crop_y == 0);
 }
 
-/* ---- stretching ------------------------------------------------------------------------------- */
+/* ---- stretching ------------------------------------------------------------------------------ */
 
-static void limits_of(const float *pixels, size_t count, double from, double to, float *low, float *high)
+static void limits_of(const float *pixels, size_t count, double from, double to, float *low,
+                      float *high)
 {
     qnet_augment_config config;
     qnet_augment_config_init(&config);
@@ -286,7 +289,7 @@ static void test_stretch_edges(void)
     float low[3], high[3], out[30], pixels[30];
     int i;
     qnet_augment_config_init(&config);
-    /* Channel 0: nothing but zeros; 1: one value; 2: 0..9 with NaN and infinity that do not count. */
+    /* Channel 0: zeros only; 1: one value; 2: 1..8, NaN and infinity, which do not count. */
     for (i = 0; i < 10; i++) {
         pixels[3 * i] = i % 2 ? 0.0f : -0.0f;
         pixels[3 * i + 1] = 7;
@@ -297,7 +300,8 @@ static void test_stretch_edges(void)
     config.percentile_low = 0;
     config.percentile_high = 100;
     CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL));
-    CHECK(low[0] == 0 && high[0] == 0 && low[1] == 7 && high[1] == 7 && low[2] == 1 && high[2] == 8);
+    CHECK(low[0] == 0 && high[0] == 0 && low[1] == 7 && high[1] == 7 && low[2] == 1 &&
+          high[2] == 8);
     qnet_stretch_apply(pixels, 10, low, high, out);
     for (i = 0; i < 10; i++) CHECK(out[3 * i] == 0 && out[3 * i + 1] == 0);
     CHECK(out[2] == 0 && out[29] == 1 && out[3 + 2] == 0 && out[24 + 2] == 1);
@@ -320,17 +324,17 @@ static void test_stretch_edges(void)
     CHECK(pixels[0] == 0.5f);
     CHECK_NEAR(pixels[1], 7 / 60.0, 1e-7);
     config.percentile_high = config.percentile_low;
-    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL), QNET_ERROR_ARGUMENT,
-                "percentiles");
+    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL),
+                QNET_ERROR_ARGUMENT, "percentiles");
     qnet_augment_config_init(&config);
     config.window_low[1] = 61;
-    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL), QNET_ERROR_ARGUMENT,
-                "window 61..60 of channel 1");
-    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, NULL, pixels, 10, low, high, NULL), QNET_ERROR_ARGUMENT,
-                "missing");
+    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL),
+                QNET_ERROR_ARGUMENT, "window 61..60 of channel 1");
+    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, NULL, pixels, 10, low, high, NULL),
+                QNET_ERROR_ARGUMENT, "missing");
 }
 
-/* ---- geometry --------------------------------------------------------------------------------- */
+/* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101 one step at a time. */
 static void test_reflect(void)
@@ -399,13 +403,14 @@ static void test_grid_entries(void)
 {
     const double ones[6] = {1, 1, 1, 1, 1, 1};
     int i;
-    for (i = 0; i < 40; i++) CHECK_NEAR(qnet__grid_entry(ones, 43, i), i / 8 * 8 + i % 8 * 8 / 7.0, 1e-12);
+    for (i = 0; i < 40; i++) CHECK_NEAR(qnet__grid_entry(ones, 43, i), i / 8 * 8 + i % 8 * 8 / 7.0,
+                                        1e-12);
     for (; i < 43; i++) CHECK_NEAR(qnet__grid_entry(ones, 43, i), 40 + (i - 40) * 1.5, 1e-12);
     CHECK_NEAR(qnet__grid_entry(ones, 40, 39), 40, 1e-12);
     CHECK(qnet__grid_entry(ones, 1, 0) == 0);
 }
 
-/* ---- all of it -------------------------------------------------------------------------------- */
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 /* Every transform at once against the definition: values of the source first, then one bilinear
    sample at the public map's coordinate, in double. */
@@ -425,7 +430,8 @@ static void test_composition(void)
         if (sample < 6) config.p_grid = config.p_affine = config.p_gamma = 1;
         else config.p_grid = config.p_affine = config.p_gamma = 0.5;
         r = qnet_augment_draw(&config, &rng, H, W, out_h, out_w);
-        CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, out_h, out_w, NULL));
+        CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, out_h, out_w,
+                                         NULL));
         CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, source, N, low, high, NULL));
         qnet_stretch_apply(source, N, low, high, work_image);
         for (i = 0; i < N * 3; i++) {
@@ -471,7 +477,8 @@ static void test_exact_copy(void)
         for (Y = 0; Y < 30; Y++)
             for (X = 0; X < 20; X++)
                 for (c = 0; c < 3; c++) {
-                    const int y = r.vflip ? H - 1 - Y - 13 : Y + 13, x = r.hflip ? W - 1 - X - 1 : X + 1;
+                    const int y = r.vflip ? H - 1 - Y - 13 : Y + 13,
+                    x = r.hflip ? W - 1 - X - 1 : X + 1;
                     CHECK(result[(Y * 20 + X) * 3 + c] == (qnet_real)source[(y * W + x) * 3 + c]);
                 }
     }
@@ -481,6 +488,27 @@ static void test_exact_copy(void)
         r.affine = 1;
         CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, H, W, NULL));
         for (X = 0; X < N * 3; X++) CHECK(result[X] == (qnet_real)source[X]);
+    }
+}
+
+/* The table against pow: 1.1e-7 from the interpolation, four roundings of 6e-8 in float. */
+static void test_power(void)
+{
+    static const double gamma[] = {0.8, 0.93, 1, 1.2, 0.5, 2.2};
+    qnet__power_table table;
+    int g, i;
+    for (g = 0; g < 6; g++) {
+        const double bound = 2.4e-7 + 4.8e-7 * gamma[g] * fabs(gamma[g] - 1);
+        double worst = 0;
+        qnet__power_plan(&table, gamma[g]);
+        CHECK(qnet__power(&table, 0) == 0 && qnet__power(&table, 1) == 1);
+        CHECK(qnet__power(&table, 1e-42f) >= 0 && qnet__power(&table, 1e-42f) < 1e-20f);
+        for (i = 1; i < 20000; i++) {
+            const float v = (float)(i % 2 ? i / 20000.0 : exp(-i / 700.0));
+            worst = fmax(worst, fabs(qnet__power(&table, v) / pow(v, gamma[g]) - 1));
+            CHECK(fabs(qnet__power_ref(v, gamma[g]) / pow(v, gamma[g]) - 1) < 6e-8);
+        }
+        CHECK_NEAR(worst, 0, bound);
     }
 }
 
@@ -512,7 +540,7 @@ static void test_bad_arguments(void)
     const qnet_augmentation good = qnet_augment_test(H, W, 32, 32);
     qnet_augmentation r = good;
     result[0] = 123;
-#define REFUSED(text)                                                                              \
+#define REFUSED(text)                                                                           \
     CHECK_FAILS(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, 32, 32, NULL),     \
                 QNET_ERROR_ARGUMENT, text)
     r.crop_x = W - 31;
@@ -589,8 +617,8 @@ static void test_memory(void)
     r = qnet_augment_draw(&config, &rng, H, W, 40, 40);
     CHECK_FAILS(poor, qnet_augment_apply(poor, &config, &r, source, H, W, result, 40, 40, NULL),
                 QNET_ERROR_MEMORY, "augmentation");
-    CHECK_FAILS(poor, qnet_stretch_limits(poor, &config, source, N, low, high, NULL), QNET_ERROR_MEMORY,
-                "stretching");
+    CHECK_FAILS(poor, qnet_stretch_limits(poor, &config, source, N, low, high, NULL),
+                QNET_ERROR_MEMORY, "stretching");
     memset(result, 0, sizeof result);
     memset(result2, 0, sizeof result2);
     CHECK_OK(poor, qnet_augment_apply(poor, &config, &r, source, H, W, result, 40, 40, scratch));
@@ -605,16 +633,17 @@ static void test_memory(void)
 static void test_resize(void)
 {
     static const float to_8x4[] = {
-        0.6047208f, 0.7126319f, -0.6570046f, -0.6587961f, 0.5425062f, 0.6393152f, -0.5894110f, -0.5910181f,
-        0.4400326f, 0.5185555f, -0.4780776f, -0.4793812f, 0.2151993f, 0.2536012f, -0.2338053f, -0.2344429f,
-        -0.0247403f, -0.0291552f, 0.0268794f, 0.0269527f, -0.2797863f, -0.3297136f, 0.3039765f, 0.3048054f,
-        -0.4540668f, -0.5350941f, 0.4933252f, 0.4946704f, -0.5697814f, -0.6714578f, 0.6190444f, 0.6207324f};
+        0.6047208f, 0.7126319f, -0.6570046f, -0.6587961f, 0.5425062f, 0.6393152f, -0.5894110f,
+        -0.5910181f, 0.4400326f, 0.5185555f, -0.4780776f, -0.4793812f, 0.2151993f, 0.2536012f,
+        -0.2338053f, -0.2344429f, -0.0247403f, -0.0291552f, 0.0268794f, 0.0269527f, -0.2797863f,
+        -0.3297136f, 0.3039765f, 0.3048054f, -0.4540668f, -0.5350941f, 0.4933252f, 0.4946704f,
+        -0.5697814f, -0.6714578f, 0.6190444f, 0.6207324f};
     static const float to_3x11[] = {
-        0.3588934f, 0.5994095f, 0.8750372f, 0.7840962f, 0.4881034f, 0.0383213f, -0.4299157f, -0.7541968f,
-        -0.8865365f, -0.6451195f, -0.4281839f, 0.0661883f, 0.1105451f, 0.1613773f, 0.1446057f, 0.0900177f,
-        0.0070673f, -0.0792865f, -0.1390915f, -0.1634980f, -0.1189751f, -0.0789671f, -0.3101445f, -0.5179910f,
-        -0.7561799f, -0.6775916f, -0.4218038f, -0.0331161f, 0.3715197f, 0.6517534f, 0.7661172f, 0.5574922f,
-        0.3700232f};
+        0.3588934f, 0.5994095f, 0.8750372f, 0.7840962f, 0.4881034f, 0.0383213f, -0.4299157f,
+        -0.7541968f, -0.8865365f, -0.6451195f, -0.4281839f, 0.0661883f, 0.1105451f, 0.1613773f,
+        0.1446057f, 0.0900177f, 0.0070673f, -0.0792865f, -0.1390915f, -0.1634980f, -0.1189751f,
+        -0.0789671f, -0.3101445f, -0.5179910f, -0.7561799f, -0.6775916f, -0.4218038f, -0.0331161f,
+        0.3715197f, 0.6517534f, 0.7661172f, 0.5574922f, 0.3700232f};
     float in[35], out[64], both[70];
     int i, y, x;
     for (y = 0; y < 5; y++)
@@ -656,6 +685,7 @@ int main(void)
     RUN(test_golden);
     RUN(test_composition);
     RUN(test_exact_copy);
+    RUN(test_power);
     RUN(test_bad_pixels);
     RUN(test_bad_arguments);
     RUN(test_memory);

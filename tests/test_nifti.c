@@ -364,8 +364,9 @@ static void set_affine(file *f, const double a[9])
 
 static void test_affines(void)
 {
-    /* nibabel 5.4.2, aff2axcodes: random rotations with shear, and two ties. */
-    static const double matrix[8][9] = {
+    /* nibabel 5.4.2, aff2axcodes: random rotations with shear, and one where the
+       clearest axis must choose first. */
+    static const double matrix[9][9] = {
         {0.367, -0.123, -0.44, -0.39, -1.997, 0.128, -0.845, 0.394, -0.25},
         {0.723, 0.854, 0.273, 0.49, -1.509, 0.038, 0.487, 1.074, -0.443},
         {0.295, 1.915, 0.028, 0.204, -0.703, 0.507, 0.934, -0.023, -0.12},
@@ -373,8 +374,10 @@ static void test_affines(void)
         {0.219, 1.949, -0.286, -0.397, 0.559, 0.369, 0.891, 0.219, 0.234},
         {-0.868, 0.453, 0.087, 0.222, -0.342, 0.508, 0.444, 1.959, -0.084},
         {-1, 0, 0, 0, 0, 3, 0, -2, 0},
-        {1, 0.1, 0, 0, 1, 0, 0, 0, -1}};
-    static const char *const codes[8] = {"IPL", "RPI", "SRA", "RPI", "SRA", "LSA", "LIA", "RAI"};
+        {1, 0.1, 0, 0, 1, 0, 0, 0, -1},
+        {-.9, -.39, 1.63, -1.18, .16, -2.14, 0, .9, -.24}};
+    static const char *const codes[9] = {"IPL", "RPI", "SRA", "RPI", "SRA",
+                                         "LSA", "LIA", "RAI", "LSP"};
     /* nibabel, get_qform: quatern (.1, -.3, .5), pixdim (-1, 1.5, 2, 3), offset (-10, 20, 30). */
     static const double qform[12] = {
         0.47999997854232745, -1.7324515469749129, 1.151206439571974,   -10,
@@ -386,7 +389,7 @@ static void test_affines(void)
     qnet_context *own = counting_context(&c), *before = ctx;
     int i, j, units;
     ctx = own;
-    for (i = 0; i < 8; i++) {
+    for (i = 0; i < 9; i++) {
         start(&f, i & 1, QNET_NIFTI_UINT8, 1, 1, 1, 1);
         f.size++;
         set_affine(&f, matrix[i]);
@@ -700,6 +703,17 @@ static void test_write_refusals(void)
     CHECK_OK(ctx, parse(bytes.bytes, bytes.size, &back));
     CHECK(memcmp(back->voxels, v->voxels, 12 * sizeof(float)) == 0);
     qnet_volume_destroy(back);
+
+    /* What is stored is meant for the slope as the header has it, a float: 1e7 / .1f. */
+    o.type = QNET_NIFTI_INT32;
+    o.slope = .1;
+    o.gzip = 0;
+    v->voxels[0] = 1e7f;
+    CHECK_OK(ctx, pack(v, &o, &bytes));
+    CHECK(qnet__load_le32(bytes.bytes + 352) == 99999999u);
+    v->voxels[0] = 0;
+    o.gzip = 1;
+    o.slope = 0;
 
     o.type = (qnet_nifti_type)3;
     CHECK_FAILS(ctx, pack(v, &o, &bytes), QNET_ERROR_ARGUMENT, "type is 3");

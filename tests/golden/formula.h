@@ -12,13 +12,4 @@ static double formula(uint32_t i, uint32_t j)
     h ^= h >> 13;
     return (double)h / 4294967296.0;
 }
-
-/* The place in a file, [out][in][kh][kw], of element j of a convolution weight that lies in memory
-   as [kh][kw][in][out]. */
-static size_t formula_file_index(const size_t shape[4], size_t j)
-{
-    size_t o = j % shape[3], c = j / shape[3] % shape[2];
-    size_t x = j / (shape[3] * shape[2]) % shape[1], y = j / (shape[3] * shape[2] * shape[1]);
-    return ((o * shape[2] + c) * shape[0] + y) * shape[1] + x;
-}
 #endif
