@@ -2667,7 +2667,7 @@ static int qnet__parse_number(const char *text, double *out)
      gradient of inputs    the same, with dy as the input;
      gradient of weights   a segment per image row, a row per input channel, k over the pixels of
                            the row: a_step goes from pixel to pixel, b is dy itself.
-   Nothing on the left is ever copied; k ascends in every path, and every SIMD path fuses multiply
+   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
    and add, so the shape of a tile does not change the bits of a result.
    ============================================================================================ */
 
@@ -3370,18 +3370,34 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
     return a;
 }
 
+/* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
     qnet__kernel kernel;
-    qnet__axis y, x;
+    qnet_conv2d shape;
+    int backward, merged;    /* merged: one segment per kernel row, see qnet__conv_merges */
+    qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
     const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][kernel.columns] */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
     ptrdiff_t src_c, dst_c, kernel_size;
-    ptrdiff_t pixels, band;  /* of the grid, over all images; of one task */
-    size_t panel_count, panels_per_task, bands;
-    int merged;              /* 1: one segment per kernel row, see qnet__conv_merges */
+    size_t phases, phases_x;
+    size_t panel_count, panels_per_task;
+    size_t bands, band;      /* of a phase; and grid points in each, over all images */
 } qnet__sweep;
+
+static void qnet__sweep_phase(qnet__sweep *p, size_t phase)
+{
+    const qnet_conv2d *s = &p->shape;
+    const int out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
+    if (p->backward) {
+        p->y = qnet__axis_phase(s->height, out_h, (int)(phase / p->phases_x), s);
+        p->x = qnet__axis_phase(s->width, out_w, (int)(phase % p->phases_x), s);
+    } else {
+        p->y = qnet__axis_forward(s->height, out_h, s);
+        p->x = qnet__axis_forward(s->width, out_w, s);
+    }
+}
 
 /* With few input channels a tap is too short a loop. A kernel row of pixels, kernel * channels
    numbers, is contiguous in x: it is taken as one segment ("merged"), and copied with zeros only
@@ -3513,20 +3529,25 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     }
 }
 
+/* The phases of a band follow each other, as they read the same pixels. */
 static void qnet__sweep_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__sweep *p = (const qnet__sweep *)arg;
-    const size_t panel_first = index / p->bands * p->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + p->panels_per_task, p->panel_count);
-    const ptrdiff_t begin = (ptrdiff_t)(index % p->bands) * p->band;
-    const ptrdiff_t end = begin + p->band < p->pixels ? begin + p->band : p->pixels;
-    const ptrdiff_t segments = p->merged ? p->y.taps : p->y.taps * p->x.taps;
-    ptrdiff_t first = 0;
+    qnet__sweep p = *(const qnet__sweep *)arg;
+    const size_t band = index / p.phases % p.bands;
+    const size_t panel_first = index / p.phases / p.bands * p.panels_per_task;
+    const size_t panel_last = qnet__min_size(panel_first + p.panels_per_task, p.panel_count);
+    ptrdiff_t pixels, end, segments, first = 0;
     qnet__taps taps;
     QNET__UNUSED(worker);
+    qnet__sweep_phase(&p, index % p.phases);
+    pixels = p.shape.batch * p.y.grid * p.x.grid;
+    end = (ptrdiff_t)((band + 1) * p.band);
+    end = end < pixels ? end : pixels;
+    segments = p.merged ? p.y.taps : p.y.taps * p.x.taps;
     do { /* once even without taps, to write zeros */
-        qnet__sweep_taps(p, first, &taps);
-        qnet__sweep_pass(p, &taps, begin, end, panel_first, panel_last, first > 0);
+        qnet__sweep_taps(&p, first, &taps);
+        qnet__sweep_pass(&p, &taps, (ptrdiff_t)(band * p.band), end, panel_first, panel_last,
+                         first > 0);
         first += taps.count;
     } while (first < segments);
 }
@@ -3550,78 +3571,44 @@ static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel 
     return plan;
 }
 
-/* Runs a sweep whose y, x, src, dst, src_c, dst_c and merged are set; its weights are packed. */
-static void qnet__run_sweep(qnet_context *ctx, qnet__sweep *p, const qnet_conv2d *s,
-                            const qnet__sweep_plan *plan)
-{
-    p->kernel_size = s->kernel;
-    p->panels = plan->panels;
-    p->zeros = plan->zeros;
-    p->pixels = s->batch * p->y.grid * p->x.grid;
-    if (p->pixels == 0) {
-        return;
-    }
-    p->band = p->x.grid * ((QNET__SWEEP_PIXELS - 1) / p->x.grid + 1);
-    p->bands = (size_t)((p->pixels - 1) / p->band) + 1;
-    p->panel_count = qnet__panels(&p->kernel, (size_t)p->dst_c);
-    p->panels_per_task = qnet__panels_per_task(
-        p->panel_count, (size_t)(p->y.taps * p->x.taps * p->src_c) * p->kernel.columns);
-    qnet__parallel(ctx, ((p->panel_count - 1) / p->panels_per_task + 1) * p->bands,
-                   qnet__sweep_task, p);
-}
-
-static void qnet__pack_weights(qnet_context *ctx, const qnet__kernel *kernel, const qnet_conv2d *s,
-                               const qnet_real *w, int transposed, qnet_real *panels)
+/* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing. */
+static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward,
+                             const qnet_real *src, const qnet_real *w, qnet_real *dst,
+                             void *scratch)
 {
     const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    qnet__packing p;
-    p.src = w, p.dst = panels;
-    p.blocks = (size_t)s->kernel * (size_t)s->kernel, p.block_step = in * out;
-    p.length = transposed ? out : in, p.columns = transposed ? in : out;
-    p.row_step = transposed ? 1 : out, p.column_step = transposed ? out : 1;
-    p.width = kernel->columns;
-    qnet__parallel(ctx, qnet__panels(kernel, p.columns), qnet__pack_task, &p);
-}
-
-static void qnet__conv_forward_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
-                                      const qnet_real *w, qnet_real *y, void *scratch)
-{
+    const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__sweep_plan plan;
-    qnet__sweep sweep;
-    sweep.kernel = qnet__pick_kernel(ctx);
-    plan = qnet__plan_sweep(&arena, &sweep.kernel, s, s->in_channels, s->out_channels);
+    qnet__packing packing;
+    qnet__sweep p;
+    p.kernel = qnet__pick_kernel(ctx);
+    p.shape = *s;
+    p.backward = backward;
+    p.merged = !backward && qnet__conv_merges(s);
+    p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
+    p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
+    p.kernel_size = s->kernel;
+    plan = qnet__plan_sweep(&arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
-    qnet__pack_weights(ctx, &sweep.kernel, s, w, 0, plan.panels);
-    sweep.y = qnet__axis_forward(s->height, qnet_conv2d_out_height(s), s);
-    sweep.x = qnet__axis_forward(s->width, qnet_conv2d_out_width(s), s);
-    sweep.src = x, sweep.src_c = s->in_channels;
-    sweep.dst = y, sweep.dst_c = s->out_channels;
-    sweep.merged = qnet__conv_merges(s);
-    qnet__run_sweep(ctx, &sweep, s, &plan);
-}
+    p.panels = plan.panels, p.zeros = plan.zeros;
 
-static void qnet__conv_data_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *w,
-                                   const qnet_real *dy, qnet_real *dx, void *scratch)
-{
-    qnet__arena arena = {(unsigned char *)scratch, 0};
-    qnet__sweep_plan plan;
-    qnet__sweep sweep;
-    int phase_y, phase_x;
-    sweep.kernel = qnet__pick_kernel(ctx);
-    plan = qnet__plan_sweep(&arena, &sweep.kernel, s, s->out_channels, s->in_channels);
-    memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
-    qnet__pack_weights(ctx, &sweep.kernel, s, w, 1, plan.panels);
-    sweep.src = dy, sweep.src_c = s->out_channels;
-    sweep.dst = dx, sweep.dst_c = s->in_channels;
-    sweep.merged = 0;
-    for (phase_y = 0; phase_y < s->stride && phase_y < s->height; phase_y++) {
-        for (phase_x = 0; phase_x < s->stride && phase_x < s->width; phase_x++) {
-            sweep.y = qnet__axis_phase(s->height, qnet_conv2d_out_height(s), phase_y, s);
-            sweep.x = qnet__axis_phase(s->width, qnet_conv2d_out_width(s), phase_x, s);
-            qnet__run_sweep(ctx, &sweep, s, &plan);
-        }
-    }
+    packing.src = w, packing.dst = plan.panels, packing.width = p.kernel.columns;
+    packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
+    packing.length = (size_t)p.src_c, packing.columns = (size_t)p.dst_c;
+    packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
+    p.panel_count = qnet__panels(&p.kernel, packing.columns);
+    qnet__parallel(ctx, p.panel_count, qnet__pack_task, &packing);
+
+    p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
+    p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
+    qnet__sweep_phase(&p, 0); /* the largest */
+    p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
+    p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
+    p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps) *
+                                                                 packing.length * packing.width);
+    qnet__parallel(ctx, ((p.panel_count - 1) / p.panels_per_task + 1) * p.bands * p.phases,
+                   qnet__sweep_task, &p);
 }
 
 /* ---- Gradient of the weights ----------------------------------------------------------------- */
@@ -3650,6 +3637,7 @@ typedef struct qnet__weight_sweep {
 
 #define QNET__CHUNK_ROWS 64               /* output rows of a chunk at most: segments of a tile */
 #define QNET__CHUNK_PIXELS 448            /* and pixels, about */
+#define QNET__CHUNK_BYTES ((ptrdiff_t)288 << 10) /* of x in a chunk, about */
 #define QNET__DW_BYTES ((ptrdiff_t)160 << 10) /* of dw in the work of one task */
 #define QNET__DW_TASKS 32                 /* wanted, by grouping rows */
 #define QNET__REDUCE_ROWS 64              /* of dw per task of the reduction */
@@ -3791,7 +3779,7 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
 {
     qnet__weight_sweep p;
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, unused;
+    ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, channels, fit, unused;
     size_t partial_rows;
     memset(&p, 0, sizeof p);
     p.kernel = *kernel;
@@ -3812,7 +3800,11 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     }
     p.supers = (p.blocks - 1) / p.blocks_per_task + 1;
     p.rows = s->batch * p.out_h;
+    channels = p.blocks_per_task * kernel->sizes[0];
+    channels = channels < s->in_channels ? channels : s->in_channels;
+    fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * channels);
     p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
+    p.rows_per_chunk = p.rows_per_chunk < fit ? p.rows_per_chunk : fit > 0 ? fit : 1;
     if (p.rows_per_chunk > QNET__CHUNK_ROWS) {
         p.rows_per_chunk = QNET__CHUNK_ROWS;
     }
@@ -4002,7 +3994,7 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     if (qnet__conv_uses_blas(ctx)) {
         status = qnet__conv_blas(ctx, shape, x, w, NULL, y, NULL, NULL, (qnet_real *)scratch);
     } else {
-        qnet__conv_forward_direct(ctx, shape, x, w, y, scratch);
+        qnet__conv_sweep(ctx, shape, 0, x, w, y, scratch);
     }
     qnet__free(ctx, own, bytes);
     return status;
@@ -4032,7 +4024,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
         status = qnet__conv_blas(ctx, shape, x, w, dy, NULL, dx, dw, (qnet_real *)scratch);
     } else {
         if (dx != NULL) {
-            qnet__conv_data_direct(ctx, shape, w, dy, dx, scratch);
+            qnet__conv_sweep(ctx, shape, 1, dy, w, dx, scratch);
         }
         qnet__conv_weights_direct(ctx, shape, x, dy, dw, scratch);
     }

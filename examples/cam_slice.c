@@ -127,7 +127,7 @@ int main(int argc, char **argv)
     if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
     memset(&j, 0, sizeof j);
     status = run(ctx, argv + 1, argc == 8 ? atoi(argv[7]) : -1, &j);
-    if (status != QNET_OK)
+    if (status != QNET_OK && *qnet_last_error(ctx) != '\0')
         fprintf(stderr, "cam_slice: %s: %s\n", qnet_status_text(status), qnet_last_error(ctx));
     free(j.x);
     free(j.heat);

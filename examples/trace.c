@@ -31,6 +31,7 @@ static const struct { const char *part, *place; } places[] = {
     {"layer4.0", "ResBlock 7, d = 512"},
     {"layer4.1", "ResBlock 8: the maps of Fig. 9 and 10"},
     {"conv1", "Stage 1: (7x7) convolution"},
+    {"bn1", "BN"},
     {"relu", "BN, ReLU"},
     {"maxpool", "max-pooling"},
     {"avgpool", "GAP: the embedding of a slice"},

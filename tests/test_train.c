@@ -17,26 +17,52 @@ typedef struct hooks_state {
     size_t step, steps;
 } hooks_state;
 
+/* Large blocks are kept and handed out again as they are: new memory costs most of the time of this
+   program, and what an earlier run left in them shows whoever reads before writing. */
+enum { KEPT = 12 };
+static struct { void *p; size_t size; } kept_blocks[KEPT];
+
 static void *count_alloc(void *user, size_t size, size_t align)
 {
     hooks_state *h = (hooks_state *)user;
     char *base, *p;
+    int i;
     if (++h->calls == h->fail_at) return NULL;
+    h->live += (long)size;
+    for (i = 0; i < KEPT; i++)
+        if (kept_blocks[i].p != NULL && kept_blocks[i].size == size) {
+            p = (char *)kept_blocks[i].p;
+            kept_blocks[i].p = NULL;
+            return p;
+        }
     base = (char *)malloc(size + align + sizeof(base));
-    if (base == NULL) return NULL;
+    if (base == NULL) abort();
     p = base + sizeof(base);
     p += (align - (uintptr_t)p % align) % align;
     memcpy(p - sizeof(base), &base, sizeof(base));
-    h->live += (long)size;
     return p;
+}
+
+static void really_free(void *p)
+{
+    char *base;
+    if (p == NULL) return;
+    memcpy(&base, (char *)p - sizeof(base), sizeof(base));
+    free(base);
 }
 
 static void count_free(void *user, void *p, size_t size)
 {
-    char *base;
-    memcpy(&base, (char *)p - sizeof(base), sizeof(base));
+    static int next;
     ((hooks_state *)user)->live -= (long)size;
-    free(base);
+    if (size < 1000000) {
+        really_free(p);
+        return;
+    }
+    next = (next + 1) % KEPT; /* the place that was filled longest ago */
+    really_free(kept_blocks[next].p);
+    kept_blocks[next].p = p;
+    kept_blocks[next].size = size;
 }
 
 /* Indices in an order that no loop has, each by another worker than its neighbour. */
@@ -357,6 +383,45 @@ static void test_stage1_resumes_with_the_same_bits(void)
     qnet_stage1_destroy(run);
     free(branch.bytes);
     free(late.bytes);
+    free(c);
+    qnet_context_destroy(ctx);
+    CHECK(h.live == 0);
+}
+
+/* An image of a batch depends on seed, epoch and its index in the cohort, not on its place. */
+static void test_augmentation_is_named_by_image(void)
+{
+    enum { N = 32 * 32 * 3 };
+    hooks_state h;
+    qnet_context *ctx = make_context(&h, 3);
+    small_cohort *c = make_cohort(ctx);
+    qnet_stage1_config config = small_config(0);
+    qnet_stage1 *run = make_run(ctx, c, &config);
+    qnet__loader *l = &run->state->loader;
+    qnet__meter meter = qnet__meter_start(ctx, "test", 1, 1, 1, 1);
+    static const int order[] = {7, 5, 0};
+    static qnet_real first[3][N], x[N];
+    qnet_rng rng;
+    qnet_augmentation record;
+    /* Image 5 of the run is slice 0 of scan 3, before which the cohort has 2 + 3 + 1 images. */
+    CHECK(l->count == 9 && l->images[5].scan == 3 && l->images[5].slice == 0 && l->images[5].index == 6);
+    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 4, order, 0, 3));
+    memcpy(first, l->batch, sizeof(first));
+    rng = qnet_rng_at(config.seed, QNET_RANDOM_AUGMENT, 4, 6);
+    record = qnet_augment_draw(&config.augment, &rng, SIDE, SIDE, 32, 32);
+    CHECK_OK(ctx, qnet_augment_apply(ctx, &config.augment, &record, qnet_scan_slice(&c->cohort, 3, 0),
+                                     SIDE, SIDE, x, 32, 32, NULL));
+    CHECK(memcmp(first[1], x, sizeof(x)) == 0);
+    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 4, order, 1, 1));
+    CHECK(memcmp(l->batch, x, sizeof(x)) == 0);
+    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 5, order, 1, 1)); /* another epoch */
+    CHECK(memcmp(l->batch, x, sizeof(x)) != 0);
+    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, -1, NULL, 5, 1)); /* none: the central crop */
+    record = qnet_augment_test(SIDE, SIDE, 32, 32);
+    CHECK_OK(ctx, qnet_augment_apply(ctx, &config.augment, &record, qnet_scan_slice(&c->cohort, 3, 0),
+                                     SIDE, SIDE, x, 32, 32, NULL));
+    CHECK(memcmp(l->batch, x, sizeof(x)) == 0);
+    qnet_stage1_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -1182,6 +1247,7 @@ int main(void)
 {
     qnet_context *ctx;
     hooks_state h;
+    int k;
     ctx = make_context(&h, 0);
     if (qnet_make_folder(ctx, "build") != QNET_OK) return 1;
     make_start_weights(ctx);
@@ -1192,6 +1258,7 @@ int main(void)
         RUN(test_progress_and_stop);
         RUN(test_stage1_refuses_other_checkpoints);
     }
+    RUN(test_augmentation_is_named_by_image);
     RUN(test_stage1_averages_weights);
     RUN(test_workers_do_not_matter);
     RUN(test_stage1_learns);
@@ -1204,5 +1271,6 @@ int main(void)
     RUN(test_stage2_refuses);
     RUN(test_stage2_out_of_memory);
     free(start_weights);
+    for (k = 0; k < KEPT; k++) really_free(kept_blocks[k].p);
     return test_end();
 }
