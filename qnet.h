@@ -656,7 +656,7 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features);
 /* Fills net->gradients from dlogits[batch][classes], after a forward pass with train = 1 of the
-   same batch; x as then. */
+   same batch; x as then. It uses up what that pass kept: one backward pass per forward pass. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits);
 /* Momentum of the running statistics; default .1. Re-estimation (SWA) sets 1/k for batch k. */
@@ -1182,8 +1182,8 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
 
 /* map[h][w] of net->config's input size, after a forward pass that held image `index` of the batch:
    sum over channels of fc.weight[class][channel] * features, bilinear to the image's size, scaled
-   to 0..1. High (red) = evidence for the class. raw (NULL: none) gets the map before scaling,
-   [fh][fw]. */
+   to 0..1. High (red) = evidence for the class. A flat map gives 0 everywhere, NaN or infinity in
+   it QNET_ERROR_NUMERIC. raw (NULL: none) gets the map before scaling, [fh][fw]. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw);
 /* JET colours, 0.3 heat + 0.5 image, as rgb[height][width][3]; grey[height][width] in 0..1. */
@@ -5501,6 +5501,22 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
    by qnet__resnet_describe; the parameter table, the memory plan, the forward and the backward
    pass all walk that list. Names are torchvision's, in the table and in the trace: a traced tensor
    has the name of the torchvision module whose output it is.
+
+       x[B][H][W][3]
+       unit 0             7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
+       max pool           3x3/2                   [B][H/4][W/4][64]
+       layer1  2 blocks                           [B][H/4][W/4][64]
+       layer2  2 blocks   the first of stride 2   [B][H/8][W/8][128]
+       layer3  2 blocks   the first of stride 2   [B][H/16][W/16][256]
+       layer4  2 blocks   the first of stride 2   [B][H/32][W/32][512]  the map that CAM shows
+       average pool       features                [B][512]              the embedding of stage 2
+       fc                 logits                  [B][classes]
+
+       a block:  first = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(first)) + shortcut),
+                 shortcut = x, or BN(conv1x1/2(x)) where the block has stride 2
+
+   The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
+   and starts from (He et al., torchvision) has a second one, after the sum: so has this.
    ============================================================================================ */
 
 #define QNET__UNITS 20
@@ -5540,7 +5556,7 @@ typedef struct qnet__resnet_state {
     qnet_real *logits;    /* [batch][classes] */
     qnet_real *dfeatures; /* [batch][512] */
     qnet_real *grad[3];   /* each as large as the largest input or output of a block */
-    qnet_real *stem_grad; /* gradient of the stem's output, over memory that is free by then */
+    qnet_real *stem_grad; /* of the stem's norm, over memory that is free by then */
     void *scratch;        /* for the layer that needs most */
     int pool_h, pool_w;
     double momentum;
@@ -5555,7 +5571,7 @@ static size_t qnet__unit_count(const qnet__unit *unit, int batch)
            (size_t)qnet_conv2d_out_width(&unit->conv) * (size_t)unit->conv.out_channels;
 }
 
-/* Unit n of the list: a kernel x kernel convolution of `in` to `out` channels over height x width,
+/* One unit: a kernel x kernel convolution of `in` to `out` channels over height x width,
    padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
 static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char *conv,
                                 const char *norm, const char *out_name, int batch, int height,
@@ -5706,17 +5722,19 @@ static size_t qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *
     return bytes;
 }
 
-/* Training: every convolution's output and every unit's output is kept for the backward pass. A
-   downsampling shortcut's output has the memory of its block's output, which is written over it. */
+/* Training: every convolution's output and every unit's output is kept for the backward pass, with
+   two exceptions. The stem's output is dead after pooling (see qnet_resnet_backward), and a
+   downsampling shortcut's has the memory of its block's output, which is written over it. */
 static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
                                        qnet__resnet_state *r, size_t map)
 {
     size_t real = sizeof(qnet_real), quarter = qnet__unit_count(&r->unit[1], config->batch);
     int u, b, i;
 
-    /* The stem's gradient is needed when layer1's backward pass has ended: it lies over the four
-       maps, each at least a quarter of its size, that layer1's convolutions gave. */
-    r->stem_grad = (qnet_real *)qnet__take(arena, 4 * quarter, real);
+    /* The stem's output is needed until layer1's forward pass begins, its gradient when layer1's
+       backward pass has ended: both lie over the four maps, each at least a quarter of their size,
+       that layer1's convolutions give. */
+    r->stem_grad = r->unit[0].out = (qnet_real *)qnet__take(arena, 4 * quarter, real);
     for (u = 0; u < QNET__UNITS; u++) {
         qnet__unit *unit = &r->unit[u];
         size_t count = qnet__unit_count(unit, config->batch);
@@ -5726,7 +5744,7 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
         } else {
             unit->pre = (qnet_real *)qnet__take(arena, count, real);
         }
-        if (unit->relu) {
+        if (unit->relu && u > 0) {
             unit->out = (qnet_real *)qnet__take(arena, count, real);
         }
         unit->mean = (qnet_real *)qnet__take(arena, out, real);
@@ -5790,7 +5808,8 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
     }
 
-    /* Largest input or output of a block; small odd sizes need not shrink from layer to layer. */
+    /* Largest input or output of a block. Layers 2..4 quarter the pixels and double the channels,
+       but a map of 3 x 3 becomes 2 x 2: small sizes can grow, so all are looked at. */
     map = batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
     for (b = 0; b < QNET__RESBLOCKS; b++) {
         u = r->block[b].second;
@@ -5850,6 +5869,7 @@ QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
     config->training = 1;
 }
 
+/* The plan is run without memory; nothing is kept. */
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
 {
     qnet__arena arena = {NULL, 0};
@@ -5862,7 +5882,8 @@ QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *c
     return arena.at == (size_t)-1 ? 0 : arena.at;
 }
 
-/* Points every unit at its entries of the weights and gradients: see qnet__resnet_table. */
+/* Points every unit at its entries of the weights and gradients, in the order of
+   qnet__resnet_table. Pointers, not copies: whoever writes the block changes the network. */
 static void qnet__resnet_bind(qnet__resnet_state *r)
 {
     int u;
@@ -5884,7 +5905,9 @@ static void qnet__resnet_bind(qnet__resnet_state *r)
     }
 }
 
-/* Weights and gradients are zero until qnet_resnet_init or a weights file fills them. */
+/* One allocation: the plan is run twice, to measure and to carve. The state is filled on the stack
+   and copied to the start of the block. Weights and gradients are zero until qnet_resnet_init or a
+   weights file fills them. */
 QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_config *config,
                                         qnet_resnet **out)
 {
@@ -5965,6 +5988,7 @@ static void qnet__resnet_init_task(void *arg, size_t i, size_t worker)
     }
 }
 
+/* weights[total] as torchvision's ResNet starts: see the task above. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 {
     qnet__resnet_init_job job;
@@ -5973,11 +5997,15 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
     qnet__parallel(net->ctx, (size_t)net->table->count, qnet__resnet_init_task, &job);
 }
 
+/* running = (1 - momentum) running + momentum * batch; with 1/k at batch k = 1, 2, ... that is the
+   mean over batches, whatever stood there before: the re-estimation of Izmailov et al. 2018. */
 QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
 {
     net->state->momentum = momentum;
 }
 
+/* [batch][h][w][512]; data NULL and batch 0 before the first forward pass. The backward pass leaves
+   it as it is. */
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
@@ -6032,6 +6060,9 @@ static qnet_status qnet__unit_forward(qnet__resnet_state *r, qnet__unit *unit, i
     return QNET_OK;
 }
 
+/* x[batch][height][width][channels] through the list at the head of this room. Every image by
+   itself when train is 0: its bits are the same in any batch and with either kind of memory plan.
+   With train = 1 the norms tie the images of a batch together. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
@@ -6067,8 +6098,9 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
     }
-    r->trained = r->batch = 0;
+    r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
+    /* map = maxpool(ReLU(norm(conv(x)))); who won matters to a backward pass only. */
     QNET__TRY(qnet__unit_forward(r, &r->unit[0], batch, train, x, NULL));
     QNET__TRY(qnet_maxpool_forward(ctx, batch, qnet_conv2d_out_height(stem),
                                    qnet_conv2d_out_width(stem), 64, r->unit[0].out, r->pool,
@@ -6077,6 +6109,8 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
                 64);
     map = r->pool;
     for (b = 0; b < QNET__RESBLOCKS; b++) {
+        /* map = ReLU(second(first(map)) + shortcut(map)); the shortcut goes first, because with the
+           plan for inference the second unit writes over the block's input. */
         qnet__unit *first = &r->unit[r->block[b].first], *second = &r->unit[r->block[b].second];
         const qnet_real *residual = map;
         if (r->block[b].shortcut >= 0) {
@@ -6088,6 +6122,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
         QNET__TRY(qnet__unit_forward(r, second, batch, train, first->out, residual));
         map = second->out;
     }
+    /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map, r->features));
     qnet__trace(ctx, "avgpool", r->features, 2, (size_t)batch, QNET_FEATURES, 1, 1);
     fc_weight = net->weights + r->params[QNET__RESNET_TRAINED - 2].offset;
@@ -6107,12 +6142,13 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     return QNET_OK;
 }
 
-/* Backward of unit->out = act(norm(conv(x)) + residual). dout is the gradient of unit->out and
-   becomes that of the residual; dpre gets the gradient of the convolution's output and may be dout
-   where there is no residual; dx (NULL: not needed) that of x. */
+/* Backward of unit->out = act(norm(conv(x)) + residual). out: unit->out, for the ReLU's mask, or
+   NULL without it. dout is the gradient of unit->out and becomes that of the residual; dpre gets
+   the gradient of the convolution's output and may be dout where there is no residual; dx (NULL:
+   not needed) that of x. */
 static qnet_status qnet__unit_backward(qnet__resnet_state *r, const qnet__unit *unit, int batch,
-                                       const qnet_real *x, qnet_real *dout, qnet_real *dpre,
-                                       qnet_real *dx)
+                                       const qnet_real *x, const qnet_real *out, qnet_real *dout,
+                                       qnet_real *dpre, qnet_real *dx)
 {
     qnet_context *ctx = r->net.ctx;
     int channels = unit->conv.out_channels;
@@ -6122,9 +6158,8 @@ static qnet_status qnet__unit_backward(qnet__resnet_state *r, const qnet__unit *
     conv.batch = batch;
     /* Forward: out = act(gamma * (pre - mean) * rstd + beta + residual). */
     QNET__TRY(qnet_batchnorm_backward(ctx, rows, channels, unit->pre, unit->gamma, unit->mean,
-                                      unit->rstd, unit->relu ? unit->out : NULL, dout, dpre,
-                                      dpre == dout ? NULL : dout, unit->dgamma, unit->dbeta,
-                                      r->scratch));
+                                      unit->rstd, out, dout, dpre, dpre == dout ? NULL : dout,
+                                      unit->dgamma, unit->dbeta, r->scratch));
     qnet__unit_trace(r, unit, batch, "grad ", unit->conv_name, dpre);
     /* Forward: pre = conv(x, w). */
     return qnet_conv2d_backward(ctx, &conv, x, unit->w, dpre, dx, unit->dw, r->scratch);
@@ -6133,6 +6168,7 @@ static qnet_status qnet__unit_backward(qnet__resnet_state *r, const qnet__unit *
 #define QNET__SUM_CHUNK ((size_t)1 << 15)
 typedef struct qnet__sum_job { size_t count; const qnet_real *x; qnet_real *y; } qnet__sum_job;
 
+/* y += x over one chunk. Each element is one addition, so chunks change no bits. */
 static void qnet__sum_task(void *arg, size_t index, size_t worker)
 {
     const qnet__sum_job *job = (const qnet__sum_job *)arg;
@@ -6157,8 +6193,19 @@ static void qnet__sum(qnet_context *ctx, size_t count, const qnet_real *x, qnet_
     qnet__parallel(ctx, (count + QNET__SUM_CHUNK - 1) / QNET__SUM_CHUNK, qnet__sum_task, &job);
 }
 
-/* Backward of a block. x: its input; dout: the gradient of its output, lost on return; work: as
-   large; dx gets the gradient of x. */
+/* Backward of a block, out = ReLU(second(first(x)) + shortcut(x)). x[batch][h][w][in]: its input;
+   dout[batch][out_h][out_w][out]: the gradient of its output, lost on return; dx[batch][h][w][in]
+   gets that of x; work: as large as the larger of the two. Three buffers are enough:
+
+       step                             dout          work           dx
+       at the start                     d out
+       second's norm                    d residual                   d second's pre
+       second's convolution             d residual    d first
+       first's norm                     d residual    d first's pre
+       first's convolution              d residual                   d x, part 1
+       shortcut's norm, convolution     its d pre     d x, part 2    d x, part 1
+
+   The identity's part 2 is d residual itself. The two parts are always added in this order. */
 static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
                                            int batch, const qnet_real *x, qnet_real *dout,
                                            qnet_real *work, qnet_real *dx)
@@ -6169,10 +6216,10 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__re
 
     qnet__unit_trace(r, second, batch, "grad ", block->name, dout);
     /* Forward: out = ReLU(norm2(conv2(first->out)) + residual); dout becomes dresidual. */
-    QNET__TRY(qnet__unit_backward(r, second, batch, first->out, dout, dx, work));
+    QNET__TRY(qnet__unit_backward(r, second, batch, first->out, second->out, dout, dx, work));
     qnet__unit_trace(r, first, batch, "grad ", first->out_name, work);
     /* Forward: first->out = ReLU(norm1(conv1(x))). */
-    QNET__TRY(qnet__unit_backward(r, first, batch, x, work, work, dx));
+    QNET__TRY(qnet__unit_backward(r, first, batch, x, first->out, work, work, dx));
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         qnet__sum(r->net.ctx, count, dout, dx);
@@ -6180,12 +6227,14 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__re
         /* Forward: residual = norm(conv(x)). */
         const qnet__unit *shortcut = &r->unit[block->shortcut];
         qnet__unit_trace(r, shortcut, batch, "grad ", shortcut->out_name, dout);
-        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, dout, dout, work));
+        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, NULL, dout, dout, work));
         qnet__sum(r->net.ctx, count, work, dx);
     }
     return QNET_OK;
 }
 
+/* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up: the
+   stem's gradient is written over layer1's convolution outputs. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
@@ -6195,7 +6244,7 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     const qnet__unit *stem, *last;
     qnet_real *dout, *work, *dx, *t;
     size_t pixels;
-    int b, classes, pool_in_h, pool_in_w;
+    int b, classes;
 
     if (net == NULL || x == NULL || dlogits == NULL) {
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
@@ -6238,15 +6287,17 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
         dout = dx;
         dx = t;
     }
-    /* Forward: pool = maxpool(stem->out), stem->out = ReLU(norm(conv(x))). */
+    /* Forward: pool = maxpool(ReLU(norm)), norm = norm(conv(x)). A pixel of pool is the ReLU of the
+       pixel that won, so the ReLU's mask can be taken there, and its output need not be kept. */
     qnet__trace(ctx, "grad maxpool", dout, 4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w,
                 64);
-    pool_in_h = qnet_conv2d_out_height(&stem->conv);
-    pool_in_w = qnet_conv2d_out_width(&stem->conv);
-    QNET__TRY(qnet_maxpool_backward(ctx, batch, pool_in_h, pool_in_w, 64, r->argmax, dout,
+    qnet_relu_backward((size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w * 64, r->pool, dout,
+                       dx);
+    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&stem->conv),
+                                    qnet_conv2d_out_width(&stem->conv), 64, r->argmax, dx,
                                     r->stem_grad));
-    qnet__unit_trace(r, stem, batch, "grad ", stem->out_name, r->stem_grad);
-    return qnet__unit_backward(r, stem, batch, x, r->stem_grad, r->stem_grad, NULL);
+    qnet__unit_trace(r, stem, batch, "grad ", stem->norm_name, r->stem_grad);
+    return qnet__unit_backward(r, stem, batch, x, NULL, r->stem_grad, r->stem_grad, NULL);
 }
 
 /* ============================================================================================
@@ -6284,6 +6335,7 @@ typedef struct qnet__scan_state {
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
 
+/* The shape of the LSTM layer for this batch. */
 static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
 {
     qnet_lstm shape;
@@ -6355,7 +6407,8 @@ static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, q
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
         s->dscan = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
     }
-    for (batch = 1; batch <= config->batch; batch++) { /* see qnet__resnet_scratch */
+    /* Every batch size is asked for, as in qnet__resnet_scratch. */
+    for (batch = 1; batch <= config->batch; batch++) {
         shape.batch = batch;
         rows = (size_t)batch * (size_t)config->steps;
         scratch = qnet__max_size(scratch, qnet_lstm_scratch(ctx, &shape));
@@ -6414,7 +6467,8 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
     return arena.at == (size_t)-1 ? 0 : arena.at;
 }
 
-/* Weights and gradients are zero until qnet_scan_model_init or a weights file fills them. */
+/* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
+   or a weights file fills them. */
 QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_config *config,
                                             qnet_scan_model **out)
 {
@@ -6503,6 +6557,7 @@ static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
     return w;
 }
 
+/* batch in 1..config.batch and length[batch] in 1..config.steps. */
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
@@ -6535,8 +6590,10 @@ static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *
     }
 }
 
-/* y = BiLSTM(x); image_logits = y image_head^T + bias per step,
-   scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
+/* x[batch][steps][features], y[batch][steps][2 hidden] = BiLSTM(x), Eqs. (1)-(5) of the paper;
+   image_logits[batch][steps][classes] = y image_head^T + bias at each step;
+   scan_logits[batch][classes] = [y_1 ... y_steps] scan_head^T + bias, the steps side by side. The
+   paper leaves open what stands at the steps that a short scan lacks: here y is zero there. */
 QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_real *x,
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
@@ -6589,7 +6646,8 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     return QNET_OK;
 }
 
-/* Gradients from s->dimage, zero at padded steps, and s->dscan. */
+/* model->gradients from s->dimage[batch][steps][classes], zero at padded steps, and
+   s->dscan[batch][classes]. The features are a frozen embedding's: no gradient of x is needed. */
 static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
                                        int batch)
 {
@@ -6639,6 +6697,8 @@ static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, 
     return QNET_OK;
 }
 
+/* dimage_logits[batch][steps][classes], dscan_logits[batch][classes]; at padded steps the image
+   logits are constant, so what the caller has there is left out. */
 QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet_real *x,
                                               const int *length, int batch,
                                               const qnet_real *dimage_logits,
@@ -6674,7 +6734,8 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
 }
 
 /* loss = CE(scan) + CE(image), each a mean: over scans, and over all their slices, which have
-   their scan's label. */
+   their scan's label: label -1 leaves padded steps out. The paper has both heads trained with
+   cross-entropy and says no more; the weights 1:1 are this library's choice. */
 QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_real *x,
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
@@ -6759,6 +6820,7 @@ static void qnet__adam_sse2(const qnet__adam_job *a, size_t start, size_t end)
     const __m128 eps = _mm_set1_ps(a->eps);
     size_t i;
 
+    /* Loads and stores are unaligned: nothing says where a caller's block starts. */
     for (i = start; i + 4 <= end; i += 4) {
         __m128 g = _mm_loadu_ps(a->g + i), m = _mm_loadu_ps(a->m + i), v = _mm_loadu_ps(a->v + i);
         __m128 step;
@@ -6774,6 +6836,7 @@ static void qnet__adam_sse2(const qnet__adam_job *a, size_t start, size_t end)
 }
 #endif
 
+/* One chunk, by the fast form where there is one. */
 static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
     const qnet__adam_job *job = (const qnet__adam_job *)arg;
@@ -6795,6 +6858,8 @@ QNET_API void qnet_adam_config_init(qnet_adam_config *config)
     config->eps = 1e-8;
 }
 
+/* p, g, m, v[count]. The corrections 1 - b^t and all that hangs on them are taken in double, once a
+   step; the loops over numbers run in qnet_real, as PyTorch's do. */
 QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, size_t count,
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t)
@@ -6816,6 +6881,7 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
 }
 
+/* Half a cosine from eta_0 at t = 0 to eta_min at t = T; constant before and after. */
 QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int t, int T)
 {
     if (t <= 0) {
@@ -6834,6 +6900,8 @@ typedef struct qnet__swa_job {
     uint64_t n;
 } qnet__swa_job;
 
+/* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
+   of Izmailov et al. n = 0 copies, so that what stood in average does not matter, NaN included. */
 static void qnet__swa_task(void *arg, size_t index, size_t worker)
 {
     const qnet__swa_job *job = (const qnet__swa_job *)arg;
@@ -6849,6 +6917,7 @@ static void qnet__swa_task(void *arg, size_t index, size_t worker)
     }
 }
 
+/* average[count], p[count]. */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
@@ -9194,12 +9263,14 @@ typedef struct qnet__header {
 
 /* ---- types and shapes ------------------------------------------------------------------------ */
 
+/* Bytes of one number; 0 for what is no dtype. */
 QNET_API size_t qnet_dtype_size(qnet_dtype dtype)
 {
     static const unsigned char sizes[] = {8, 4, 2, 2, 8, 4, 2, 1, 8, 4, 2, 1, 1};
     return (unsigned)dtype < sizeof(sizes) ? sizes[dtype] : 0;
 }
 
+/* As it stands in files; "?" for what is no dtype. */
 QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 {
     static const char names[][5] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16",
@@ -9266,6 +9337,8 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 
 typedef int (*qnet__index_less)(const void *items, size_t a, size_t b);
 
+/* Lets index[at] sink in the heap index[count], where the parent of i is (i - 1) / 2 and no child
+   is above its parent (Williams 1964). */
 static void qnet__sift_down(size_t *index, size_t at, size_t count, qnet__index_less less,
                             const void *items)
 {
@@ -9295,6 +9368,7 @@ static void qnet__sort_index(size_t *index, size_t count, qnet__index_less less,
     }
 }
 
+/* items: qnet_safetensor[]. Equal names end side by side, where a duplicate shows. */
 static int qnet__tensor_name_less(const void *items, size_t a, size_t b)
 {
     const qnet_safetensor *tensors = (const qnet_safetensor *)items;
@@ -9325,6 +9399,7 @@ static qnet_status qnet__check_names(qnet_context *ctx, const char *file, qnet_s
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
 
+/* The error sentence of the grammar: file, byte and what should have been there. */
 static qnet_status qnet__header_fail(const qnet__header *h, const char *expected)
 {
     return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: header byte %.0f of %.0f: expected %s",
@@ -9339,6 +9414,7 @@ static int qnet__header_peek(qnet__header *h)
     return h->at < h->end ? *h->at : 0;
 }
 
+/* Takes c, after any spaces, or fails with what `expected` says. */
 static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expected)
 {
     if (qnet__header_peek(h) != c) return qnet__header_fail(h, expected);
@@ -9441,7 +9517,7 @@ static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
    *size: its bytes without the NUL. */
 static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *size)
 {
-    unsigned char *start, *write;
+    unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
     start = write = h->at;
     for (;;) {
@@ -9476,7 +9552,7 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
         return QNET_OK;
     }
     while (more) {
-        size_t value = 0, digits = 0;
+        size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
         int zero = qnet__header_peek(h) == '0';
         for (; h->at < h->end && *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
             if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
@@ -9531,6 +9607,7 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
                           t->name,
                           !seen_dtype ? "dtype" : !seen_shape ? "shape" : "data_offsets");
+    /* From here on the numbers of the file are proven: count and bytes cannot have wrapped. */
     qnet__shape_text(shape, t->ndim, t->shape);
     if (offsets[0] > offsets[1])
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
@@ -9560,7 +9637,7 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         qnet_metadata entry;
         char *key;
         size_t size;
-        memset(&entry, 0, sizeof(entry));
+        memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
         QNET__TRY(qnet__header_string(h, &key, &size));
         if (size >= sizeof(entry.key) || f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
             return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
@@ -9692,6 +9769,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     h.end = h.begin + f->header.size;
     QNET__TRY(qnet__header_read(&h, f));
 
+    /* Names and offsets are checked in sorted order, so that 65,536 tensors take no second. */
     order_bytes = sizeof(size_t) * (size_t)f->file.count;
     order = (size_t *)qnet__alloc(ctx, order_bytes);
     if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
@@ -9705,6 +9783,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
     QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
+    /* A byte too many means that header and data do not belong together. */
     if (source->read(source->user, &extra, 1, &got) != 0)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", f->name);
     if (got != 0)
@@ -9719,6 +9798,8 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     return QNET_OK;
 }
 
+/* The file's struct and its five buffers are separate blocks, because a stream's size is known only
+   when it has been read; the struct is made first, so that one call frees whatever there is. */
 QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *source,
                                            qnet_safetensors **out)
 {
@@ -9738,6 +9819,7 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
     return status;
 }
 
+/* Takes a file that is read to any point. */
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
@@ -9752,6 +9834,7 @@ QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
     qnet__free(ctx, f, sizeof(*f));
 }
 
+/* Linear: the networks here have a hundred names. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
@@ -9761,6 +9844,7 @@ QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *fi
     return NULL;
 }
 
+/* Linear as well; also used on the file that is being read, to find a key that is there twice. */
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, const char *key)
 {
     int i;
@@ -10014,6 +10098,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           table->network, p->name, want, have);
     }
+    /* Also refuses an F64 that float cannot hold; written so that NaN fails. */
     for (k = 0; k < t->count; k++)
         if (!(fabs(qnet__element(t->dtype, t->data, k)) <=
               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)))
@@ -10036,6 +10121,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
     name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    /* Extra tensors: a file of a larger network must not pass for this one. */
     for (i = 0; i < file->count; i++)
         if (qnet_param_find(table, file->tensors[i].name) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
@@ -10058,6 +10144,8 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
+/* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
+   order of the file, so that no second copy of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs)
@@ -10098,6 +10186,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
+/* qnet_safetensors_read of a path. */
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out)
 {
@@ -10110,6 +10199,7 @@ QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
     return status;
 }
 
+/* qnet_weights_from_safetensors of a path. */
 QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
                                        const qnet_param_table *table, qnet_real *block,
                                        int replace_head, int *head_replaced)
@@ -10122,6 +10212,7 @@ QNET_API qnet_status qnet_weights_load(qnet_context *ctx, const char *path,
     return status;
 }
 
+/* qnet_weights_write to a path, which is replaced only when all has been written. */
 QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
                                        const qnet_param_table *table, const qnet_real *block,
                                        const char *const *metadata_pairs, int pairs)
@@ -11961,6 +12052,7 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
     return i;
 }
 
+/* 0 <= beta < 1 and eps > 0, which is what keeps Adam's divisions from 0; false for NaN. */
 static int qnet__adam_is_sound(const qnet_adam_config *adam)
 {
     return adam->beta1 >= 0 && adam->beta1 < 1 && adam->beta2 >= 0 && adam->beta2 < 1 &&
@@ -11978,6 +12070,7 @@ typedef struct qnet__meter {
     double start;         /* seconds */
 } qnet__meter;
 
+/* items: of one epoch, or of the task. Asks for the time: call it where the work begins. */
 static qnet__meter qnet__meter_start(qnet_context *ctx, const char *task, int epoch, int epochs,
                                      size_t steps, size_t items)
 {
@@ -12024,6 +12117,7 @@ static qnet_status qnet__meter_report(const qnet__meter *m, size_t step, size_t 
     info.items_per_second = elapsed > 0 ? (double)items / elapsed : 0;
     info.seconds_left = info.items_per_second > 0 ? left / info.items_per_second : -1;
     info.fraction = 1 - left / m->items_total;
+    /* The fraction is of this task; who runs many tasks wraps the hook and puts in its own. */
     if (qnet__report(m->ctx, &info) == 0) return QNET_OK;
     return qnet__fail(m->ctx, QNET_STOPPED, "%s: stopped by the caller",
                       qnet__meter_place(m, step, place));
@@ -12054,6 +12148,7 @@ typedef struct qnet__fields {
     int count;
 } qnet__fields;
 
+/* Appends a line; key and value must fit 31 characters. */
 static void qnet__field_text(qnet__fields *f, const char *key, const char *value)
 {
     snprintf(f->key[f->count], sizeof(f->key[0]), "%s", key);
@@ -12061,6 +12156,7 @@ static void qnet__field_text(qnet__fields *f, const char *key, const char *value
     f->count++;
 }
 
+/* Equal numbers give equal text and different ones different text, so text can be compared. */
 static void qnet__field_number(qnet__fields *f, const char *key, double value)
 {
     char text[32];
@@ -12068,6 +12164,7 @@ static void qnet__field_number(qnet__fields *f, const char *key, double value)
     qnet__field_text(f, key, text);
 }
 
+/* 64 bits, which a double could not hold, in hexadecimal. */
 static void qnet__field_bits(qnet__fields *f, const char *key, uint64_t value)
 {
     char text[32];
@@ -12076,6 +12173,7 @@ static void qnet__field_bits(qnet__fields *f, const char *key, uint64_t value)
     qnet__field_text(f, key, text);
 }
 
+/* The three lines of an optimiser. */
 static void qnet__field_adam(qnet__fields *f, const qnet_adam_config *adam)
 {
     qnet__field_number(f, "adam.beta1", adam->beta1);
@@ -12093,6 +12191,7 @@ typedef struct qnet__slab {
 
 #define QNET__SLABS 5
 
+/* count numbers of the networks' own type, which float and double builds keep apart. */
 static qnet__slab qnet__slab_real(const char *name, qnet_real *data, size_t count)
 {
     qnet__slab s;
@@ -12114,6 +12213,7 @@ static qnet__slab qnet__slab_history(qnet_epoch *history, int epochs)
     return s;
 }
 
+/* fields become the file's metadata, slabs its tensors, one-dimensional and in host memory. */
 static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink,
                                           const qnet__fields *fields, const qnet__slab *slabs,
                                           int count)
@@ -12262,6 +12362,7 @@ static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a
     l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
     l->batch = (qnet_real *)qnet__take(a, (size_t)batch * pixels, 3 * sizeof(qnet_real));
     l->status = (qnet_status *)qnet__take(a, (size_t)batch, sizeof(qnet_status));
+    /* Rounded up, so that no two workers write to one cache line. */
     l->scratch_bytes = (l->scratch_bytes + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
@@ -12284,6 +12385,7 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, cons
     }
 }
 
+/* Image i of the batch at hand. */
 static const qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
@@ -12313,6 +12415,7 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
                               l->width, l->scratch + worker * l->scratch_bytes);
 }
 
+/* Runs beside its like: it may not write to the context, so it keeps the status only. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     qnet__loader *l = (qnet__loader *)arg;
@@ -12358,6 +12461,7 @@ typedef struct qnet__stage1_state {
     int broken;                 /* stopped or failed half way through an epoch */
 } qnet__stage1_state;
 
+/* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -12374,6 +12478,7 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
+/* At least one epoch is averaged, whatever the share. */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
 {
     return config->epochs - qnet__max_int(1, (int)floor(config->swa_share * config->epochs + .5));
@@ -12386,11 +12491,13 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
+/* The name in progress reports and errors: which of the two runs of a fold it is. */
 static const char *qnet__stage1_task(const qnet_stage1 *run)
 {
     return run->config.swa ? "stage 1 SWA" : "stage 1";
 }
 
+/* The configuration and the labels, before anything is asked for. */
 static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_config *c,
                                       const qnet_cohort *cohort, const int *scans, int count,
                                       const int *label_of)
@@ -12457,6 +12564,8 @@ static void qnet__stage1_plan(qnet_context *ctx, qnet__stage1_state *s, qnet__ar
     qnet__loader_plan(ctx, &s->loader, a, largest);
 }
 
+/* Two blocks: the network's own, and one for everything else. A plan is run twice, to measure and
+   to carve; epochs and the finish then ask for no memory. */
 QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         const int *label_of, const qnet_real *weights,
@@ -12480,6 +12589,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
 
     qnet_resnet_config_init(&net_config);
     net_config.height = net_config.width = config->size;
+    /* The largest batch there will be, which may be well below config->batch. */
     net_config.batch = (int)((s.loader.count + s.batches - 1) / s.batches);
     QNET__TRY(qnet_resnet_create(ctx, &net_config, &net));
     trainable = net->table->trainable;
@@ -12510,6 +12620,7 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
     return QNET_OK;
 }
 
+/* The state is the start of the block that holds all but the network. */
 QNET_API void qnet_stage1_destroy(qnet_stage1 *run)
 {
     if (run == NULL) return;
@@ -12543,6 +12654,7 @@ static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter,
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
+    /* logits now holds the gradient of the loss with respect to them. */
     QNET__TRY(qnet_resnet_backward(net, s->loader.batch, n, s->logits));
     run->step++;
     qnet_adam_step(run->ctx, &run->config.adam, net->table->trainable, net->weights, net->gradients,
@@ -12550,6 +12662,8 @@ static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter,
     return QNET_OK;
 }
 
+/* Shuffle; per batch: augment, forward, loss, backward, Adam; then, late in a run with SWA, take
+   the weights into the average. The loss of the history is the mean over images, not batches. */
 QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run)
 {
     qnet__stage1_state *s;
@@ -12561,7 +12675,8 @@ QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run)
     if (run->epoch >= run->config.epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
                           "qnet_stage1_epoch: all %d epochs are done", run->config.epochs);
-    s->broken = 1; /* until the epoch's end */
+    /* A step that fails cannot be taken back, so the run is spent until the epoch's end. */
+    s->broken = 1;
     rate = qnet__stage1_rate(&run->config, run->epoch);
     meter = qnet__meter_start(run->ctx, qnet__stage1_task(run), run->epoch + 1, run->config.epochs,
                               s->batches, s->loader.count);
@@ -12630,6 +12745,8 @@ static qnet_status qnet__stage1_statistics(qnet_stage1 *run)
     return qnet__check_weights(&meter, run->net->table, run->net->weights);
 }
 
+/* Without SWA nothing is left to do: the running statistics have followed the weights all along.
+   Statistics of batch norms are not averaged, they are found anew. */
 QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run)
 {
     qnet__stage1_state *s;
@@ -12717,6 +12834,7 @@ static int qnet__stage1_slabs(const qnet_stage1 *run, int averaged, qnet__slab s
     return n;
 }
 
+/* The lines of the configuration first, then how far the run is, then the arrays. */
 QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
 {
     qnet__fields fields;
@@ -12756,6 +12874,7 @@ static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors
     QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "averaged", run->config.epochs,
                                      &averaged));
     QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "finished", 1, &finished));
+    /* Step and averaged follow from the epoch: a file where they do not was not written here. */
     if (step != epoch * (double)run->state->batches ||
         (finished > 0 && epoch < run->config.epochs) ||
         averaged != (run->config.swa && epoch > start ? epoch - start : 0))
@@ -12773,6 +12892,7 @@ static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors
     return QNET_OK;
 }
 
+/* Any failure leaves the run as it was. */
 QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source)
 {
     qnet_safetensors *file = NULL;
@@ -12785,6 +12905,7 @@ QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source)
 }
 
 #ifndef QNET_NO_STDIO
+/* A run that may not be saved does not touch the file either. */
 QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path)
 {
     qnet__file file;
@@ -12798,6 +12919,7 @@ QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path)
     return status;
 }
 
+/* qnet_stage1_read of a path. */
 QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
 {
     qnet__file file;
@@ -12810,6 +12932,7 @@ QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
     return status;
 }
 
+/* Goes on from wherever the run is; a run that is finished stays as it is. */
 QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
 {
     QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_run"));
@@ -12833,6 +12956,7 @@ typedef struct qnet__embedding {
     double *probability;       /* [count][max_slices] */
 } qnet__embedding;
 
+/* batch: slices at once; places: scans * max_slices. */
 static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, int batch,
                              size_t places)
 {
@@ -12863,6 +12987,7 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, const i
         for (i = 0; i < end - first; i++) {
             const qnet_real *f = e->batch_features + i * QNET_FEATURES;
             const qnet_real *z = e->logits + i * QNET_CLASSES;
+            /* A loop, not an if: a scan may have no slice. */
             while (slice == l->cohort->scans[scans[scan]].slices) {
                 scan++;
                 slice = 0;
@@ -12881,6 +13006,8 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, const i
     return QNET_OK;
 }
 
+/* Results are made aside and copied at the end, so that a failure leaves the caller's arrays alone.
+   Inference gives each slice the same bits in any batch: its sums run over its own pixels only. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)
@@ -12947,6 +13074,7 @@ typedef struct qnet__stage2_state {
     int broken;
 } qnet__stage2_state;
 
+/* The paper's numbers ("Training Procedure"); hidden and steps are ours. */
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
 {
     memset(config, 0, sizeof(*config));
@@ -12959,6 +13087,7 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
     config->seed = 1;
 }
 
+/* features[count][steps][512] are looked at up to each scan's length only. */
 static qnet_status qnet__stage2_check(qnet_context *ctx, const qnet_stage2_config *c,
                                       const qnet_real *features, const int *length,
                                       const int *label, int count)
@@ -13024,6 +13153,7 @@ static void qnet__stage2_fill(qnet__stage2_state *s, const qnet_real *features, 
     }
 }
 
+/* Two blocks, as in stage 1: the model's own, and one for everything else. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
                                         const int *label, int count, qnet_stage2 **out)
@@ -13073,6 +13203,7 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
     return QNET_OK;
 }
 
+/* As qnet_stage1_destroy. */
 QNET_API void qnet_stage2_destroy(qnet_stage2 *run)
 {
     if (run == NULL) return;
@@ -13101,6 +13232,7 @@ static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter,
     double image_loss = 0, scan_loss = 0;
     qnet_status status;
     size_t i;
+    /* Loss of a batch: mean over its scans + mean over their slices; padded steps count nowhere. */
     for (i = first; i < end; i++) {
         int scan = s->order[i];
         memcpy(s->batch + (i - first) * s->row, s->features + (size_t)scan * s->row,
@@ -13121,6 +13253,7 @@ static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter,
     return QNET_OK;
 }
 
+/* As qnet_stage1_epoch, at a fixed rate and without averaging (paper, "Training Procedure"). */
 QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run)
 {
     qnet__stage2_state *s;
@@ -13153,6 +13286,7 @@ QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run)
     return QNET_OK;
 }
 
+/* Everything that decides the run's bits; the start weights follow from the seed. */
 static void qnet__stage2_fields(const qnet_stage2 *run, qnet__fields *f)
 {
     const qnet_stage2_config *c = &run->config;
@@ -13170,6 +13304,7 @@ static void qnet__stage2_fields(const qnet_stage2 *run, qnet__fields *f)
     qnet__field_bits(f, "features and labels", run->state->data_hash);
 }
 
+/* The arrays of a checkpoint; returns how many. */
 static int qnet__stage2_slabs(const qnet_stage2 *run, qnet__slab slabs[QNET__SLABS])
 {
     const qnet_param_table *table = run->model->table;
@@ -13180,6 +13315,7 @@ static int qnet__stage2_slabs(const qnet_stage2 *run, qnet__slab slabs[QNET__SLA
     return 4;
 }
 
+/* As qnet_stage1_write. */
 QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink)
 {
     qnet__fields fields;
@@ -13194,6 +13330,7 @@ QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink)
     return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
 }
 
+/* Checks everything of the file before the first number of the run changes. */
 static qnet_status qnet__stage2_restore(qnet_stage2 *run, const qnet_safetensors *file,
                                         const char *name)
 {
@@ -13217,6 +13354,7 @@ static qnet_status qnet__stage2_restore(qnet_stage2 *run, const qnet_safetensors
     return QNET_OK;
 }
 
+/* Any failure leaves the run as it was. */
 QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source)
 {
     qnet_safetensors *file = NULL;
@@ -13229,6 +13367,7 @@ QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source)
 }
 
 #ifndef QNET_NO_STDIO
+/* A run that may not be saved does not touch the file either. */
 QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path)
 {
     qnet__file file;
@@ -13242,6 +13381,7 @@ QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path)
     return status;
 }
 
+/* qnet_stage2_read of a path. */
 QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
 {
     qnet__file file;
@@ -13254,6 +13394,7 @@ QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
     return status;
 }
 
+/* Goes on from wherever the run is, to its last epoch. */
 QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint)
 {
     QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_run"));
@@ -13272,6 +13413,7 @@ typedef struct qnet__prediction {
     double *image, *scan;                  /* [count][steps], [count]: until all is well */
 } qnet__prediction;
 
+/* batch: scans at once. */
 static void qnet__predict_plan(qnet__prediction *p, qnet__arena *a, size_t batch, size_t steps,
                                size_t count)
 {
@@ -13281,6 +13423,8 @@ static void qnet__predict_plan(qnet__prediction *p, qnet__arena *a, size_t batch
     p->scan = (double *)qnet__take(a, count, sizeof(double));
 }
 
+/* features[count][steps][512] are read in place: scans that follow each other are a batch. A scan's
+   result does not depend on what else is in its batch. */
 static qnet_status qnet__predict_run(qnet_scan_model *model, qnet__prediction *p,
                                      const qnet_real *features, const int *length, size_t batch,
                                      size_t count)
@@ -14084,7 +14228,10 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
    the inner sum, one number per pixel p of the last map, says how much each place adds to it.
    ============================================================================================ */
 
-/* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`. */
+/* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
+   map[height][width] = (resized raw - its least) / (its greatest - its least). The bias, the same
+   everywhere, drops out. Scaling comes after resizing, so that the map reaches both 0 and 1. The
+   sums are taken in double and allocated for this call: no training step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
