@@ -51,6 +51,7 @@
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
+   - No fsync: a file is whole or absent after a crash of the program, not after a power cut.
    - It uses the CPU only, in single precision (double as a reference build).
 
    QUICK START
@@ -85,7 +86,7 @@
    MEMORY
 
    All of it comes from the allocator hook of the context, and goes back with the size it was asked
-   with. A model or a training run asks once, for one block, when it is created; forward passes,
+   with. Models and training runs ask when they are created, and for all they need; forward passes,
    backward passes and training steps ask for nothing. qnet_resnet_bytes and its like say beforehand
    how much that will be. A layer called alone takes a scratch block of qnet_..._scratch bytes, or
    NULL, and then asks for one during the call. Whatever fails gives back what it had asked for.
@@ -111,8 +112,10 @@
 
    Every function that can fail returns a qnet_status; its out-parameters stay untouched then, and
    qnet_last_error(ctx) holds one sentence: which file, which field, what was expected, what was
-   found. Arguments are checked in every build. Configurations are filled by qnet_..._config_init
-   with the paper's values; in them 0 means 0. Hooks are the opposite: zero means the default.
+   found. It stays until the next failure. Arguments are checked in every build; functions without
+   a status want pointers that are not NULL, destroy functions excepted. Configurations are filled
+   by qnet_..._config_init with the paper's values; in them 0 means 0. Hooks are the opposite:
+   zero means the default.
 
    FORMATS
 
@@ -128,7 +131,11 @@
        slices           those with the mask, at most 24, the central ones; padded and masked
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
        augmentation     ranges of Albumentations 0.5-1.0, which the paper cites
+       cropped input    the box and a margin of 8 % are cut out first; stretching and geometry act
+                        on the cut-out: percentiles are its own, far corners are mirrored
        BiLSTM           256 hidden units per direction
+       stage 2 input    features of the slices as they are at test time, without augmentation,
+                        computed once
        stage-2 loss     cross-entropy of scans + cross-entropy of slices, 1:1
        SWA              the last quarter of the epochs at a constant 1e-4, an average at each
                         epoch's end, then new batch-norm statistics over the training images; the
@@ -364,7 +371,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
-   writer a qnet_sink or a path. A path is written as "path.tmp" and renamed when complete.
+   writer a qnet_sink or a path. A path is written as "path.tmp" and renamed when complete; a
+   symbolic link or a device of that name is replaced by the file. There is no fsync behind it.
    ============================================================================================ */
 
 typedef struct qnet_source {
@@ -471,7 +479,7 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may.
+   says that they may. Shapes and pointers are checked; values are not: NaN in, NaN out.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -534,8 +542,8 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
                                  qnet_real *dx);
 
 /* Max pooling, kernel 3, stride 2, padding 1: x[batch][h][w][c] to y[batch][oh][ow][c],
-   oh = (h - 1) / 2 + 1. argmax[batch][oh][ow][c] holds 0..8, the tap that won (the first of
-   equals). */
+   oh = (h - 1) / 2 + 1. argmax[batch][oh][ow][c] (NULL: not needed) gets 0..8, the tap that won,
+   the first of equals. */
 QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int height, int width,
                                           int channels, const qnet_real *x, qnet_real *y,
                                           uint8_t *argmax);
@@ -721,8 +729,8 @@ QNET_API void qnet_adam_config_init(qnet_adam_config *config);                  
 QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, size_t count,
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t);
-/* eta_min + (eta_0 - eta_min)(1 + cos(pi t/T))/2 (Loshchilov & Hutter 2017, no restarts). */
-QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int t, int T);
+/* eta_min + (eta_0 - eta_min)(1 + cos(pi epoch/epochs))/2 (Loshchilov & Hutter 2017). */
+QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int epochs);
 /* average += (p - average) / (n + 1), where n weights have been averaged so far (0: a copy). */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n);
@@ -1051,7 +1059,7 @@ QNET_API void qnet_stage1_destroy(qnet_stage1 *run);
    QNET_ERROR_NUMERIC names epoch and step. */
 QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run);
 /* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
-   the training images, augmentation off (Izmailov et al. 2018, sec. 3.3). */
+   the training images, augmentation off (Izmailov et al. 2018). */
 QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run);
 /* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
    and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
@@ -1128,7 +1136,8 @@ typedef struct qnet_metrics {
 QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, const int *decision,
                                        size_t count, qnet_metrics *out);
 QNET_API qnet_metrics qnet_metrics_of(qnet_confusion count);
-/* Wilson score interval of successes/trials at level, such as .95; 0..1 when trials is 0. */
+/* Wilson score interval of successes/trials at level, such as .95; 0..1 when trials is 0; NaN for
+   more successes than trials or a level outside 0..1. */
 QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level);
 /* Majority vote over slices; a tie is HC: the paper asks for "more than". */
 QNET_API int qnet_vote(const int *decision, size_t count);
@@ -1150,7 +1159,9 @@ typedef struct qnet_delong {
     double auc[2];
     double variance[2], covariance;
     double se;          /* of auc[0] - auc[1] */
-    double z, p;        /* two-sided; z = 0, p = 1 where both differ by nothing */
+    /* Two-sided. se = 0 gives z = 0, p = 1 where the AUCs are equal, and otherwise z = +-infinity,
+       p = 0: perfect separation has no variance to test with; don't read it as certainty. */
+    double z, p;
     qnet_interval ci[2]; /* of each AUC, normal, 95 %, clipped to 0..1 */
 } qnet_delong;
 /* score2 NULL: one curve, entries [1] and the test left zero. cluster NULL: each item for itself;
@@ -1205,7 +1216,7 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Numbers that change results; every one is written to results.json and to each checkpoint. */
+/* Numbers that change results; every one is written to results.json. */
 typedef struct qnet_experiment_config {
     int use_input[2];             /* by qnet_input: 1, 1 */
     qnet_input_config input[2];
@@ -1291,7 +1302,9 @@ typedef struct qnet_experiment {
 /* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
    predictions.csv, manifest.json, report.html and weights/ appear when all is done, so that an
    earlier result stays whole on any failure. resume: goes on from out/checkpoint with the same
-   bits. weights: a torchvision ResNet18 safetensors file, or NULL for random initial weights. */
+   bits. weights: a torchvision ResNet18 safetensors file, or NULL for random initial weights;
+   with such a file, inputs that are not normalised otherwise get ImageNet's mean and std.
+   QNET_ERROR_LEAK for weights that an experiment trained on these very subjects. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
                                          int resume, qnet_experiment **result);
@@ -2426,6 +2439,9 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
     qnet_buffer bytes;
     qnet_status status;
     memset(&bytes, 0, sizeof bytes);
+    if (out == NULL || out->bytes != NULL) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
+    }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet__read_all(ctx, &source, limit > 0 ? limit : QNET_MAX_FILE_BYTES, &bytes);
     qnet__file_close(&file);
@@ -2474,7 +2490,9 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
     qnet__file_close(&names);
     if (!made) {
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
-                          code != 0 ? strerror(code) : "not supported on this system");
+                          code == EEXIST ? "a file of this name is in the way"
+                          : code != 0    ? strerror(code)
+                                         : "not supported on this system");
     }
     return QNET_OK;
 }
@@ -3188,11 +3206,17 @@ static int qnet__conv_out(int in, int kernel, int stride, int padding)
 
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape)
 {
+    if (shape == NULL) {
+        return 0;
+    }
     return qnet__conv_out(shape->height, shape->kernel, shape->stride, shape->padding);
 }
 
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape)
 {
+    if (shape == NULL) {
+        return 0;
+    }
     return qnet__conv_out(shape->width, shape->kernel, shape->stride, shape->padding);
 }
 
@@ -5997,6 +6021,16 @@ QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
     qnet__parallel(net->ctx, (size_t)net->table->count, qnet__resnet_init_task, &job);
 }
 
+/* The head alone, for weights that came without one of the right number of classes. */
+QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
+{
+    qnet__resnet_init_job job;
+    job.net = net;
+    job.seed = seed;
+    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
+    qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
+}
+
 /* running = (1 - momentum) running + momentum * batch; with 1/k at batch k = 1, 2, ... that is the
    mean over batches, whatever stood there before: the re-estimation of Izmailov et al. 2018. */
 QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
@@ -6881,16 +6915,13 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
 }
 
-/* Half a cosine from eta_0 at t = 0 to eta_min at t = T; constant before and after. */
-QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int t, int T)
+/* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. */
+QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int epochs)
 {
-    if (t <= 0) {
-        return eta_0;
-    }
-    if (t >= T) {
-        return eta_min; /* no restart */
-    }
-    return eta_min + (eta_0 - eta_min) * (1.0 + cos(3.14159265358979323846 * t / T)) / 2.0;
+    const double pi = 3.14159265358979323846;
+    if (epoch <= 0) return eta_0;
+    if (epoch >= epochs) return eta_min; /* no restart */
+    return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
 }
 
 typedef struct qnet__swa_job {
@@ -10233,9 +10264,11 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
    crop. The first, third and fourth change values and run on the pixels of the prepared image;
    all the others move pixels and are composed into one coordinate map, so that an image is
    interpolated once however many of them were drawn, and not at all when none of them
-   interpolates. Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites
-   (Buslaev et al. 2020); "histogram stretching" is not defined there nor in the paper: here it
-   is a linear map of the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   interpolates. A cropped input is cut out of the slice first, with a margin, and then treated so:
+   its percentiles are those of the cut-out, and what a rotation brings in at the corners beyond the
+   margin is mirrored. Formulas and ranges are those of Albumentations 0.5-1.0, which the paper
+   cites (Buslaev et al. 2020); "histogram stretching" is not defined there nor in the paper: here
+   it is a linear map of the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
@@ -10679,6 +10712,35 @@ QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in
 {
     const qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
     qnet__warp_point(&warp, out_x, out_y, x, y);
+}
+
+/* Ranges of a configuration: probabilities, limits, and a normalisation that can be divided by. */
+static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
+{
+    const double p[6] = {c->p_hflip, c->p_vflip, c->p_brightness_contrast,
+                         c->p_gamma, c->p_grid, c->p_affine};
+    const double limit[4] = {c->brightness, c->contrast, c->shift, c->rotate};
+    int i;
+    for (i = 0; i < 6; i++)
+        if (!(p[i] >= 0 && p[i] <= 1))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: a probability is %g, expected 0..1", p[i]);
+    for (i = 0; i < 4; i++)
+        if (!(limit[i] >= 0 && limit[i] <= DBL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: a limit of brightness, contrast, shift or rotate is %g",
+                              limit[i]);
+    if (!(c->scale >= 0 && c->scale < 1) || !(c->grid_limit >= 0 && c->grid_limit < 1) ||
+        !(c->gamma_low > 0 && c->gamma_low <= c->gamma_high && c->gamma_high <= DBL_MAX))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: scale %g, grid_limit %g, gamma %g..%g out of range", c->scale,
+                          c->grid_limit, c->gamma_low, c->gamma_high);
+    for (i = 0; i < 3; i++)
+        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] > 0 && c->std[i] <= DBL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
+                              c->mean[i], c->std[i]);
+    return qnet__stretch_check(ctx, c);
 }
 
 /* ---- applying a record ----------------------------------------------------------------------- */
@@ -11443,6 +11505,11 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cohort: %s has label %d, expected HC (0) or HH (1)", maps->subject,
                           (int)maps->label);
+    for (int s = 0; s < cohort->scans_count; s++)
+        if (strcmp(cohort->scans[s].subject, maps->subject) == 0 &&
+            cohort->scans[s].label != maps->label)
+            return qnet__fail(ctx, QNET_ERROR_DATA, "cohort: %s is HH in one scan, HC in another",
+                              maps->subject);
     strcpy(who.subject, maps->subject);
     who.label = maps->label;
     who.age = maps->age;
@@ -12457,7 +12524,7 @@ typedef struct qnet__stage1_state {
     qnet_real *logits;          /* [largest batch][2] */
     int *label;                 /* [largest batch] */
     int *order;                 /* [images] */
-    uint64_t data_hash;
+    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
     int broken;                 /* stopped or failed half way through an epoch */
 } qnet__stage1_state;
 
@@ -12498,11 +12565,8 @@ static const char *qnet__stage1_task(const qnet_stage1 *run)
 }
 
 /* The configuration and the labels, before anything is asked for. */
-static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_config *c,
-                                      const qnet_cohort *cohort, const int *scans, int count,
-                                      const int *label_of)
+static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
 {
-    int i, k;
     if (c->epochs < 1 || c->batch < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "stage 1: epochs %d and batch %d: expected 1 or more", c->epochs,
@@ -12516,6 +12580,15 @@ static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_confi
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "stage 1: swa_share %g, swa_rate %g: expected a share of 0..1 and a rate",
                           c->swa_share, c->swa_rate);
+    return qnet__augment_config_check(ctx, &c->augment);
+}
+
+static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_config *c,
+                                      const qnet_cohort *cohort, const int *scans, int count,
+                                      const int *label_of)
+{
+    int i, k, of_label[QNET_CLASSES] = {0, 0};
+    QNET__TRY(qnet__stage1_config_check(ctx, c));
     for (i = 0; i < count; i++) {
         int label;
         if (scans[i] < 0 || scans[i] >= cohort->scans_count) continue; /* told by the loader */
@@ -12523,11 +12596,16 @@ static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_confi
         if (label < 0 || label >= QNET_CLASSES)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
+        of_label[label]++;
         for (k = 0; k < i; k++)
             if (scans[k] == scans[i])
                 return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
                                   scans[i]);
     }
+    if (count > 0 && (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0))
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
+                          of_label[QNET_HC], of_label[QNET_HH]);
     return QNET_OK;
 }
 
@@ -12611,6 +12689,9 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
     self->loader.seed = config->seed;
     qnet__loader_fill(&self->loader, scans, count, label_of);
     self->data_hash = qnet__stage1_hash(&self->loader);
+    if (weights != NULL)
+        self->weights_hash = qnet_hash(QNET_HASH_START, weights,
+                                       net->table->total * sizeof(qnet_real));
     memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
     memset(self->m, 0, trainable * sizeof(qnet_real));
     memset(self->v, 0, trainable * sizeof(qnet_real));
@@ -12730,11 +12811,15 @@ static qnet_status qnet__stage1_statistics(qnet_stage1 *run)
     qnet_status status = QNET_OK;
     size_t k, first, end;
     qnet__reset_statistics(run->net);
+    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
+    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->config.epochs, s->order,
+                      s->loader.count);
     for (k = 0; k < s->batches && status == QNET_OK; k++) {
         first = qnet__batch_start(s->loader.count, s->batches, k);
         end = qnet__batch_start(s->loader.count, s->batches, k + 1);
         qnet_resnet_set_momentum(run->net, (double)(end - first) / (double)end);
-        status = qnet__loader_load(&meter, k + 1, &s->loader, -1, NULL, first, end - first);
+        status = qnet__loader_load(&meter, k + 1, &s->loader, -1, s->order, first,
+                                   end - first);
         if (status == QNET_OK)
             status = qnet_resnet_forward(run->net, s->loader.batch, (int)(end - first), 1, NULL,
                                          NULL);
@@ -12767,6 +12852,13 @@ QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run)
     return QNET_OK;
 }
 
+/* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
+static const char *qnet__kernels_name(const qnet_context *ctx)
+{
+    if (ctx->hooks.blas.sgemm != NULL) return "blas";
+    return QNET__TWINS_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
+}
+
 /* Everything that decides the run's bits but its start weights, which the checkpoint replaces. */
 static void qnet__stage1_fields(const qnet_stage1 *run, qnet__fields *f)
 {
@@ -12778,6 +12870,7 @@ static void qnet__stage1_fields(const qnet_stage1 *run, qnet__fields *f)
     f->count = 0;
     qnet__field_text(f, "kind", "qnet stage 1 checkpoint 1");
     qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
+    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
     qnet__field_text(f, "network", run->net->table->network);
     qnet__field_number(f, "epochs", c->epochs);
     qnet__field_number(f, "batch", c->batch);
@@ -12818,6 +12911,7 @@ static void qnet__stage1_fields(const qnet_stage1 *run, qnet__fields *f)
     qnet__field_number(f, "size", c->size);
     qnet__field_bits(f, "seed", c->seed);
     qnet__field_bits(f, "images and labels", run->state->data_hash);
+    qnet__field_bits(f, "initial weights", run->state->weights_hash);
 }
 
 /* The arrays of a checkpoint with this many averaged weights; returns how many arrays. */
@@ -13088,19 +13182,27 @@ QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
 }
 
 /* features[count][steps][512] are looked at up to each scan's length only. */
+static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
+{
+    if (c->epochs < 1 || c->batch < 1 || c->steps < 1 || c->hidden < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stage 2: epochs %d, batch %d, steps %d, hidden %d: expected 1 or more",
+                          c->epochs, c->batch, c->steps, c->hidden);
+    if (!(c->rate >= 0 && c->rate <= DBL_MAX) || !qnet__adam_is_sound(&c->adam))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stage 2: rate %g, beta1 %g, beta2 %g or eps %g out of range", c->rate,
+                          c->adam.beta1, c->adam.beta2, c->adam.eps);
+    return QNET_OK;
+}
+
 static qnet_status qnet__stage2_check(qnet_context *ctx, const qnet_stage2_config *c,
                                       const qnet_real *features, const int *length,
                                       const int *label, int count)
 {
     int i;
-    if (c->epochs < 1 || c->batch < 1 || c->steps < 1 || count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: epochs %d, batch %d, steps %d, scans %d: expected 1 or more",
-                          c->epochs, c->batch, c->steps, count);
-    if (!(c->rate >= 0 && c->rate <= DBL_MAX) || !qnet__adam_is_sound(&c->adam))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: rate %g, beta1 %g, beta2 %g or eps %g out of range", c->rate,
-                          c->adam.beta1, c->adam.beta2, c->adam.eps);
+    QNET__TRY(qnet__stage2_config_check(ctx, c));
+    if (count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
     for (i = 0; i < count; i++) {
         size_t row = (size_t)c->steps * QNET_FEATURES, used, bad;
         if (length[i] < 1 || length[i] > c->steps || label[i] < 0 || label[i] >= QNET_CLASSES)
@@ -13293,6 +13395,7 @@ static void qnet__stage2_fields(const qnet_stage2 *run, qnet__fields *f)
     f->count = 0;
     qnet__field_text(f, "kind", "qnet stage 2 checkpoint 1");
     qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
+    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
     qnet__field_text(f, "network", run->model->table->network);
     qnet__field_number(f, "epochs", c->epochs);
     qnet__field_number(f, "batch", c->batch);
@@ -13565,8 +13668,8 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
     double t, p, z, center, half;
     r.low = 0.0;
     r.high = 1.0;
-    if (trials == 0 || !(level > 0.0 && level < 1.0)) return r;
-    if (successes > trials) successes = trials;
+    if (successes > trials || !(level > 0.0 && level < 1.0)) r.low = r.high = (double)NAN;
+    if (trials == 0 || !(r.low == 0.0)) return r;
     t = (double)trials;
     p = (double)successes / t;
     z = -qnet_normal_quantile((1.0 - level) / 2.0);
@@ -13741,6 +13844,7 @@ static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int 
     qnet__arena arena;
     memset(&arena, 0, sizeof arena);
     memset(e, 0, sizeof *e);
+    if (!ctx) return QNET_ERROR_ARGUMENT;
     for (int pass = 0; pass < 2; pass++) {
         e->sorted = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
         e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
@@ -14192,6 +14296,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     qnet__evaluation e;
     qnet_boxplot r;
     double sum = 0.0, squares = 0.0;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!values || !out || count == 0) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_boxplot_of: expected values[count >= 1] and out, found count %lu",
@@ -14229,9 +14334,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
    ============================================================================================ */
 
 /* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
-   map[height][width] = (resized raw - its least) / (its greatest - its least). The bias, the same
-   everywhere, drops out. Scaling comes after resizing, so that the map reaches both 0 and 1. The
-   sums are taken in double and allocated for this call: no training step comes here. */
+   map[height][width] = (raw - its least) / (its greatest - its least), resized. The bias, the same
+   everywhere, drops out. The sums are taken in double and allocated for this call: no training
+   step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
@@ -14239,7 +14344,7 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     qnet_tensor features;
     const qnet_real *f, *w;
     float *sums, low = FLT_MAX, high = -FLT_MAX;
-    size_t pixels, bytes, size, p, c;
+    size_t pixels, bytes, p, c;
     int fc;
 
     if (net == NULL || map == NULL) {
@@ -14284,18 +14389,16 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     if (raw != NULL) {
         memcpy(raw, sums, bytes);
     }
+    for (p = 0; p < pixels; p++) {
+        low = sums[p] < low ? sums[p] : low;
+        high = sums[p] > high ? sums[p] : high;
+    }
+    for (p = 0; p < pixels; p++) { /* no place stands out in a flat map: 0 everywhere */
+        sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+    }
     qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
                       net->config.height, net->config.width);
     qnet__free(ctx, sums, bytes);
-
-    size = (size_t)net->config.height * (size_t)net->config.width;
-    for (p = 0; p < size; p++) {
-        low = map[p] < low ? map[p] : low;
-        high = map[p] > high ? map[p] : high;
-    }
-    for (p = 0; p < size; p++) { /* no place stands out in a flat map: 0 everywhere */
-        map[p] = high > low ? (map[p] - low) / (high - low) : 0.0f;
-    }
     return QNET_OK;
 }
 
@@ -14343,12 +14446,8 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
 {
-    switch (model) {
-    case QNET_MODEL_RESNET: return "ResNet";
-    case QNET_MODEL_RESNET_SWA: return "ResNetSWA";
-    case QNET_MODEL_QNET: return "Q-Net";
-    default: return "unknown";
-    }
+    static const char *const names[QNET_MODELS] = { "ResNet", "ResNetSWA", "Q-Net" };
+    return (unsigned)model < (unsigned)QNET_MODELS ? names[model] : "unknown";
 }
 
 QNET_API const char *qnet_level_name(qnet_level level)
@@ -14356,59 +14455,10 @@ QNET_API const char *qnet_level_name(qnet_level level)
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
 
-/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
-typedef struct qnet__writer {
-    qnet_context *ctx;
-    qnet_buffer *out;
-    qnet_status status;
-    size_t start;        /* size of *out before the first byte: what a failure goes back to */
-    const char *missing; /* what stands for NaN */
-    int html;            /* settings are rows of a table, not members of a JSON object */
-    int depth, comma;    /* of JSON: nesting, and whether a member came before */
-} qnet__writer;
-
-#define QNET__PRINT(w, ...)                                                                        \
-    do {                                                                                           \
-        if ((w)->status == QNET_OK) {                                                              \
-            (w)->status = qnet_buffer_printf((w)->ctx, (w)->out, __VA_ARGS__);                     \
-        }                                                                                          \
-    } while (0)
-
-static void qnet__put(qnet__writer *w, const char *text)
-{
-    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, text, strlen(text));
-}
-
-static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
-                                      const char *what, const char *missing)
-{
-    memset(w, 0, sizeof *w);
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
-    w->ctx = e->ctx;
-    w->out = out;
-    w->start = out->size;
-    w->missing = missing;
-    return QNET_OK;
-}
-
-/* Takes back what was written beyond `size`. */
-static void qnet__put_back(qnet__writer *w, size_t size)
-{
-    w->out->size = size;
-    if (w->out->bytes) w->out->bytes[size] = 0;
-}
-
-/* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status qnet__writer_end(qnet__writer *w)
-{
-    if (w->status != QNET_OK) qnet__put_back(w, w->start);
-    return w->status;
-}
-
-/* ---- Numbers and text ------------------------------------------------------------------------ */
+/* ---- Numbers as text ------------------------------------------------------------------------- */
 
 #define QNET__NUMBER 32 /* room for a number as text */
+#define QNET__TEXT 112  /* room for two numbers and words between them */
 
 /* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
    exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
@@ -14425,15 +14475,10 @@ static void qnet__point(char *text)
 /* value with a fixed number of decimals, such as "0.875". */
 static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
 {
-    if (!qnet__is_finite(value)) {
-        snprintf(text, QNET__NUMBER, "%s", value != value ? "-" : value > 0 ? "inf" : "-inf");
-    } else if (fabs(value) >= 1e15) { /* too long for the room */
-        snprintf(text, QNET__NUMBER, "%.3e", value);
-        qnet__point(text);
-    } else {
-        snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
-        qnet__point(text);
-    }
+    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
+    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
+    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
+    qnet__point(text);
     return text;
 }
 
@@ -14446,30 +14491,50 @@ static const char *qnet__p_text(char text[QNET__NUMBER], double p)
     return text;
 }
 
-static void qnet__put_fixed(qnet__writer *w, double value, int decimals)
+/* ---- The writer ------------------------------------------------------------------------------ */
+
+/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
+typedef struct qnet__writer {
+    qnet_context *ctx;
+    qnet_buffer *out;
+    qnet_status status;
+    size_t start;        /* size of *out before the first byte: what a failure goes back to */
+    const char *missing; /* what stands for NaN */
+    int html;            /* HTML; otherwise JSON or plain text */
+    int depth, comma;    /* of JSON: nesting, and whether a member came before */
+} qnet__writer;
+
+static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
+                                      const char *what, const char *missing)
 {
-    char text[QNET__NUMBER];
-    qnet__put(w, value != value ? w->missing : qnet__fixed(text, value, decimals));
+    memset(w, 0, sizeof *w);
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
+    w->ctx = e->ctx;
+    w->out = out;
+    w->start = out->size;
+    w->missing = missing;
+    return QNET_OK;
 }
 
-/* DeLong's interval of an AUC of 0 or 1 has no width: where two groups do not overlap, the method
-   has nothing to say, which is not the same as being sure. */
-static int qnet__is_interval(qnet_interval r)
+/* The outcome; a failure leaves the buffer as it was found. */
+static qnet_status qnet__writer_end(qnet__writer *w)
 {
-    return r.low < r.high;
-}
-
-/* "95 % interval 74.4 to 89.4", each end times `scale`. */
-static void qnet__put_range(qnet__writer *w, qnet_interval r, double scale, int decimals)
-{
-    if (!qnet__is_interval(r)) {
-        qnet__put(w, "no interval: the groups do not overlap");
-        return;
+    if (w->status != QNET_OK) {
+        w->out->size = w->start;
+        if (w->out->bytes) w->out->bytes[w->start] = 0;
     }
-    qnet__put(w, "95 % interval ");
-    qnet__put_fixed(w, r.low * scale, decimals);
-    qnet__put(w, " to ");
-    qnet__put_fixed(w, r.high * scale, decimals);
+    return w->status;
+}
+
+static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
+{
+    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
+}
+
+static void qnet__put(qnet__writer *w, const char *text)
+{
+    qnet__put_bytes(w, text, strlen(text));
 }
 
 /* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
@@ -14479,29 +14544,126 @@ static void qnet__put_escaped(qnet__writer *w, const char *text)
     const unsigned char *p = (const unsigned char *)text;
     size_t left = strlen(text), n;
     for (; left > 0; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f;
+        char code[16];
         n = qnet__utf8_size(p, left);
         if (n == 0) {
             qnet__put(w, "\xef\xbf\xbd");
             n = 1;
-        } else if (*p < 0x20 || *p == 0x7f) {
-            if (w->html) qnet__put(w, " ");
-            else QNET__PRINT(w, "\\u%04x", (unsigned)*p);
-        } else if (w->html && strchr("&<>\"'", *p)) {
-            QNET__PRINT(w, "&#%d;", (int)*p);
+        } else if (control && w->html) {
+            qnet__put(w, " ");
+        } else if (control || (w->html && strchr("&<>\"'", *p))) {
+            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
+            qnet__put(w, code);
         } else {
             if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
-            if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, p, n);
+            qnet__put_bytes(w, p, n);
         }
     }
 }
 
-/* ---- What several of the texts say ----------------------------------------------------------- */
-
-/* Full size first, as in the paper's tables. */
-static int qnet__table_input(int column)
+/* The width or precision at *f: digits, or a star for the next argument. */
+static int qnet__format_int(const char **f, va_list *args)
 {
-    return column == 0 ? QNET_INPUT_FULL : QNET_INPUT_CROP;
+    char *end;
+    long value;
+    if (**f == '*') {
+        ++*f;
+        return va_arg(*args, int);
+    }
+    value = strtol(*f, &end, 10);
+    *f = end;
+    return (int)value;
 }
+
+/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
+   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
+     %.3f  decimals, NaN as w->missing;
+     %g    digits that read back as the same double; null for what JSON has not.
+   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
+   from outside: it is escaped and put between two of these. */
+static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
+                         va_list *args)
+{
+    while (f < end) {
+        char number[QNET__NUMBER];
+        const char *text = number;
+        const size_t plain = strcspn(f, "%");
+        int width, decimals = 0, is_size;
+        double value;
+        if (plain > 0) {
+            const size_t left = (size_t)(end - f);
+            qnet__put_bytes(w, f, qnet__min_size(plain, left));
+            f += qnet__min_size(plain, left);
+            continue;
+        }
+        f++;
+        width = qnet__format_int(&f, args);
+        if (*f == '.') {
+            f++;
+            decimals = qnet__format_int(&f, args);
+        }
+        is_size = *f == 'z';
+        f += strspn(f, "lz");
+        switch (*f++) {
+        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
+        case 'u':
+            snprintf(number, sizeof number, "%llu",
+                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
+            break;
+        case 'x':
+            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
+            break;
+        case 'f':
+            value = va_arg(*args, double);
+            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
+            break;
+        case 'g':
+            value = va_arg(*args, double);
+            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
+            else text = w->missing;
+            break;
+        case 's': text = va_arg(*args, const char *); break;
+        default: text = "%"; break;
+        }
+        if (quote && f[-1] == 's') {
+            qnet__put(w, quote);
+            qnet__put_escaped(w, text);
+            qnet__put(w, quote);
+        } else if (w->status == QNET_OK) {
+            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
+        }
+    }
+}
+
+static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    qnet__vprint(w, format, format + strlen(format), NULL, &args);
+    va_end(args);
+}
+
+/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
+   in plain text the widths make the columns. */
+static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
+                                           const char *format, ...)
+{
+    const char *end;
+    va_list args;
+    va_start(args, format);
+    for (;; format = end + 1) {
+        const int right = *format == '>';
+        end = format + strcspn(format, "|");
+        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
+        qnet__vprint(w, format + right, end, NULL, &args);
+        if (w->html) qnet__print(w, "</%s>", tag);
+        if (!*end) break;
+    }
+    va_end(args);
+}
+
+/* ---- What several of the texts say ----------------------------------------------------------- */
 
 static const char *qnet__input_title(int input)
 {
@@ -14512,6 +14674,19 @@ static int qnet__has_input(const qnet_experiment *e, int input)
 {
     return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
            e->level[input][QNET_LEVEL_SCAN].count > 0;
+}
+
+/* Full size first, as in the paper's tables. */
+static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
+
+/* The inputs that have results, in the order of the paper's tables; returns how many. */
+static int qnet__inputs(const qnet_experiment *e, int input[2])
+{
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
+    }
+    return count;
 }
 
 /* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
@@ -14551,7 +14726,7 @@ static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first
     g->age_mean += (p->age - g->age_mean) / g->ages;
 }
 
-/* group[0]: HC, [1]: HH, [2]: both; of all participants, or of one fold's test set. */
+/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
 static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
 {
     memset(group, 0, 3 * sizeof *group);
@@ -14569,16 +14744,38 @@ static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3
     }
 }
 
+/* DeLong's interval of an AUC of 0 or 1 has no width: where two groups do not overlap, the method
+   has nothing to say, which is not the same as being sure. */
+static int qnet__is_interval(qnet_interval r)
+{
+    return r.low < r.high;
+}
+
+/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
+static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
+                                       qnet_interval r, double scale, int decimals, int sentence)
+{
+    char low[QNET__NUMBER], high[QNET__NUMBER];
+    if (!qnet__is_interval(r)) {
+        return sentence ? "no interval: the groups do not overlap" : w->missing;
+    }
+    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
+             qnet__fixed(low, r.low * scale, decimals),
+             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
+             qnet__fixed(high, r.high * scale, decimals));
+    return text;
+}
+
 /* The verdict in plain sentences, about the scan-level Q-Net. */
 static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
 {
     const int input = qnet__main_input(e);
     const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
     const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
+    const qnet_interval auc = q->auc_ci_clustered;
     const qnet_confusion c = q->first.count;
     const qnet_delong *d = &level->pair[2].by_subject;
-    const int chance = !(q->auc_ci_clustered.low > 0.5);
-    char p[QNET__NUMBER];
+    char p[QNET__NUMBER], text[2][QNET__TEXT];
     if (!qnet__has_input(e, input)) {
         qnet__put(w, "There is no result: neither input was run.");
         return;
@@ -14587,224 +14784,274 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "Control run with shuffled labels: there is nothing to learn here, and an AUC "
                      "far from 0.5 would mean a leak. ");
     }
-    QNET__PRINT(w,
-                "Of %lu scans that it had never seen in training, %s, %s classified %lu "
-                "correctly: accuracy ",
-                (unsigned long)level->count,
+    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
+                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
+                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
+                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
+                level->count,
                 input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
-                w->html ? "<i>Q-Net</i>" : "Q-Net", (unsigned long)(c.tp + c.tn));
-    qnet__put_fixed(w, 100 * q->first.accuracy, 1);
-    qnet__put(w, " % (");
-    qnet__put_range(w, q->first.accuracy_ci, 100, 1);
-    QNET__PRINT(w, " %%). It recognised %lu of %lu scans of hemochromatosis (sensitivity ",
-                (unsigned long)c.tp, (unsigned long)(c.tp + c.fn));
-    qnet__put_fixed(w, 100 * q->first.sensitivity, 1);
-    QNET__PRINT(w, " %%) and %lu of %lu of healthy controls (specificity ", (unsigned long)c.tn,
-                (unsigned long)(c.tn + c.fp));
-    qnet__put_fixed(w, 100 * q->first.specificity, 1);
-    qnet__put(w, " %); its AUC is ");
-    qnet__put_fixed(w, q->auc_first, 3);
-    qnet__put(w, " (");
-    qnet__put_range(w, q->auc_ci_clustered, 1, 3);
-    qnet__put(w, "). ");
+                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
+                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
+                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
+                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
     if (e->config.shuffle_labels) {
-        if (!qnet__is_interval(q->auc_ci_clustered)) {
-            qnet__put(w, "Look for a leak.");
-        } else if (chance && q->auc_ci_clustered.high >= 0.5) {
-            qnet__put(w, "That interval holds 0.5, as it should.");
-        } else {
-            qnet__put(w, "That interval does not hold 0.5: one such run in twenty falls outside by "
-                         "chance; if it happens again, look for a leak.");
-        }
+        qnet__put(w, !qnet__is_interval(auc) ? "Look for a leak."
+                     : auc.low <= 0.5 && auc.high >= 0.5
+                         ? "That interval holds 0.5, as it should."
+                         : "That interval does not hold 0.5: one such run in twenty falls outside "
+                           "by chance; if it happens again, look for a leak.");
         return;
     }
-    if (chance) {
+    if (!(auc.low > 0.5)) {
         qnet__put(w, "That interval holds 0.5 or lies below it: this cohort does not show that the "
                      "model is better than a coin. ");
     }
-    if (d->p <= 0.05) {
-        QNET__PRINT(w, "Its AUC is significantly %s than that of ResNetSWA with voting (%s%s).",
-                    d->z > 0 ? "higher" : "lower",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    } else {
-        QNET__PRINT(w,
-                    "Its AUC does not differ significantly from that of ResNetSWA with voting "
-                    "(%s%s).",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    }
+    qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
+                !(d->p <= 0.05) ? "does not differ significantly from"
+                : d->z > 0      ? "is significantly higher than"
+                                : "is significantly lower than",
+                w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
 }
 
 /* What the number behind +- is. */
 static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
 {
+    const char *sign = w->html ? "&plusmn;" : "+-";
     if (e->config.repeats > 1) {
-        QNET__PRINT(w,
-                    "%s is the standard deviation over %d repeats of the %d-fold "
-                    "cross-validation, each with its own folds and seeds, as in the paper.",
-                    w->html ? "&plusmn;" : "+-", e->config.repeats, e->config.folds);
+        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
+                       "cross-validation, each with its own folds and seeds, as in the paper.",
+                    sign, e->config.repeats, e->config.folds);
     } else {
-        QNET__PRINT(w,
-                    "The value is that of all test items together; %s is the standard deviation "
-                    "over the %d folds of one cross-validation. It is larger than the paper's, "
-                    "which is over repeats, and is no standard error.",
-                    w->html ? "&plusmn;" : "+-", e->config.folds);
+        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
+                       "over the %d folds of one cross-validation. It is larger than the paper's, "
+                       "which is over repeats, and is no standard error.",
+                    sign, e->config.folds);
     }
 }
 
-/* Where a reader should be careful: one sentence for each i from 0, NULL after the last. */
-#define QNET__WARNINGS 7
-static int qnet__put_warning(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3],
-                             int i)
+/* Where a reader should be careful: the items of a list. */
+static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
+                               const qnet__group group[3])
 {
-    const qnet_stage1_config *s = &e->config.stage1;
+    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
+    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
     const int least = qnet__min_int(group[0].subjects, group[1].subjects);
-    if (i == 0 && e->config.shuffle_labels) {
-        qnet__put(w,
-                  "Control run: the labels were shuffled over the subjects before anything else. "
-                  "HH and HC below are the shuffled labels.");
-    } else if (i == 1 && (group[2].subjects < 50 || least < 20)) {
-        QNET__PRINT(w,
-                    "Small cohort: %d subjects, %d in the smaller group. One scan more or less "
-                    "moves the scan-level accuracy by ",
-                    group[2].subjects, least);
-        qnet__put_fixed(w, 100.0 / qnet__max_int(1, group[2].scans), 1);
-        qnet__put(w, " points; read the intervals before the values.");
-    } else if (i == 2 && !e->weights[0]) {
-        qnet__put(w, "Random initial weights. The paper starts from ImageNet weights, which it "
-                     "reports to help considerably.");
-    } else if (i == 3 && (s->epochs < 100 || e->config.stage2.epochs < 50)) {
-        QNET__PRINT(w,
-                    "Short training: %d epochs of stage 1 and %d of stage 2; the paper has 100 "
-                    "and 50.",
-                    s->epochs, e->config.stage2.epochs);
-    } else if (i == 4) {
-        qnet__put(w,
-                  "Slices of one scan are not independent. Intervals and p-values by image, which "
-                  "the paper prints, are therefore too sure; those by subject are the ones to "
-                  "rely on.");
-    } else if (i == 5) {
-        qnet__put(w, "p-values are not corrected for the number of comparisons.");
-    } else if (i == 6 && e->config.repeats > 1) {
-        qnet__put(w,
-                  "ROC curves, intervals, p-values and bootstraps are those of the first repeat.");
-    } else {
-        return 0;
+    if (e->config.shuffle_labels) {
+        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
+                       "else. HH and HC below are the shuffled labels.%s", item, end);
     }
-    return 1;
+    if (group[2].subjects < 50 || least < 20) {
+        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
+                       "less moves the scan-level accuracy by %.1f points; read the intervals "
+                       "before the values.%s",
+                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
+    }
+    if (!e->weights[0]) {
+        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
+                       "reports to help considerably.%s", item, end);
+    }
+    if (epochs1 < 100 || epochs2 < 50) {
+        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
+                       "100 and 50.%s", item, epochs1, epochs2, end);
+    }
+    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
+                   "which the paper prints, are therefore too sure; those by subject are the ones "
+                   "to rely on.%s%sp-values are not corrected for the number of comparisons.%s",
+                item, end, item, end);
+    if (e->config.repeats > 1) {
+        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
+                       "repeat.%s", item, end);
+    }
 }
 
-/* ---- Tables as text -------------------------------------------------------------------------- */
+/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
 
-/* "68.19 +- 0.24" in percent, or (fraction) "0.866 +- 0.012"; without std when spread is 0. */
-static const char *qnet__mean_text(char text[2 * QNET__NUMBER + 8], qnet_mean_std v, int percent,
-                                   int spread)
+/* Begins row k of the rows of an input, which is named in the first of them only. */
+static void qnet__row_begin(qnet__writer *w, int input, int k)
+{
+    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
+    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
+    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
+}
+
+static void qnet__row_end(qnet__writer *w)
+{
+    qnet__put(w, w->html ? "</tr>\n" : "\n");
+}
+
+/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
+static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
+                                   double scale, int spread)
 {
     char mean[QNET__NUMBER], std[QNET__NUMBER];
-    const double scale = percent ? 100 : 1;
-    qnet__fixed(mean, v.mean * scale, percent ? 2 : 3);
-    qnet__fixed(std, v.std * scale, percent ? 2 : 3);
-    if (spread && v.mean == v.mean) snprintf(text, 2 * QNET__NUMBER + 8, "%s +- %s", mean, std);
-    else snprintf(text, 2 * QNET__NUMBER + 8, "%s", mean);
+    const int decimals = scale > 1 ? 2 : 3;
+    if (v.mean != v.mean) return w->missing;
+    if (!spread) return qnet__fixed(text, v.mean * scale, decimals);
+    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
+             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
+             v.std != v.std ? w->missing : qnet__fixed(std, v.std * scale, decimals));
     return text;
 }
 
-/* The input, named in the first row of its block only. */
-static const char *qnet__row_title(int input, int row)
+/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
+static const char *const qnet__rate_names[QNET_LEVELS][4] = {
+    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
+    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
+};
+
+static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
 {
-    if (row > 0) return "";
-    return input == QNET_INPUT_FULL ? "Full size" : "Cropped";
+    const int image = level == QNET_LEVEL_IMAGE;
+    rate[0] = r->accuracy;
+    rate[image ? 1 : 2] = r->sensitivity;
+    rate[image ? 2 : 3] = r->specificity;
+    rate[image ? 3 : 1] = r->f1;
 }
 
-/* Tables 1 and 3, one input below the other, where the paper has them side by side. */
-static void qnet__put_rates(qnet__writer *w, const qnet_experiment *e, int level)
+/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
+static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
+{
+    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
+    const char *const *names = qnet__rate_names[level];
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char text[QNET__TEXT];
+    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
+                names[2], names[3], "AUC");
+    for (int i = 0; i < inputs * QNET_MODELS; i++) {
+        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
+        const qnet_model_result *r = &e->level[in][level].model[m];
+        qnet_mean_std rate[4];
+        qnet__rates(r, level, rate);
+        qnet__row_begin(w, in, m);
+        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
+        for (int k = 0; k < 4; k++) {
+            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
+        }
+        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
+        qnet__row_end(w);
+    }
+}
+
+/* Tables 1 and 3 as in the paper: the inputs side by side. */
+static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
 {
     const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    char t[5][2 * QNET__NUMBER + 8];
-    QNET__PRINT(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", "Accuracy",
-                image ? "Sensitivity" : "F1-score", image ? "Specificity" : "Sensitivity",
-                image ? "F1-score" : "Specificity", "AUC");
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
-        if (!qnet__has_input(e, input)) continue;
-        for (int m = 0; m < QNET_MODELS; m++) {
-            const qnet_model_result *r = &e->level[input][level].model[m];
-            qnet__mean_text(t[0], r->accuracy, 1, spread);
-            qnet__mean_text(t[1], image ? r->sensitivity : r->f1, 1, spread);
-            qnet__mean_text(t[2], image ? r->specificity : r->sensitivity, 1, spread);
-            qnet__mean_text(t[3], image ? r->f1 : r->specificity, 1, spread);
-            qnet__mean_text(t[4], r->auc, 0, spread);
-            QNET__PRINT(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", qnet__row_title(input, m),
-                        qnet_model_name((qnet_model_kind)m), t[0], t[1], t[2], t[3], t[4]);
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char text[QNET__TEXT];
+    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
+                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
+                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
+                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
+                spread ? ", mean &plusmn; standard deviation" : "");
+    for (int i = 0; i < inputs; i++) {
+        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
+    }
+    qnet__put(w, "</tr><tr><th>Model</th>");
+    for (int k = 0; k < 4 * inputs; k++) {
+        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
+    }
+    qnet__put(w, "</tr></thead><tbody>\n");
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
+                    qnet_model_name((qnet_model_kind)m));
+        for (int k = 0; k < 4 * inputs; k++) {
+            qnet_mean_std rate[4];
+            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
+            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
         }
+        qnet__row_end(w);
+    }
+    qnet__put(w, "</tbody></table></div>\n");
+}
+
+/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
+   (first 0, last 1: HTML). */
+static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
+                            int last)
+{
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char p[QNET__NUMBER];
+    if (!w->html) {
+        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
+                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
+    }
+    for (int i = 0; i < inputs * 3; i++) {
+        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
+        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
+        qnet__row_begin(w, input[i / 3], i % 3);
+        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
+                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
+        for (int by_subject = first; by_subject <= last; by_subject++) {
+            d = by_subject ? &pair->by_subject : &pair->by_item;
+            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, d->z, qnet__p_text(p, d->p),
+                        qnet_stars(d->p));
+        }
+        qnet__row_end(w);
     }
 }
 
-/* Table 2 of a level, by item or by subject. */
-static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int by_subject)
+/* Table 2: as in the paper, with the test by subject beside it. */
+static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
 {
-    char t[5][QNET__NUMBER];
-    QNET__PRINT(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1", "Variable 2",
-                "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
-        if (!qnet__has_input(e, input)) continue;
-        for (int k = 0; k < 3; k++) {
-            const qnet_pair_result *pair = &e->level[input][level].pair[k];
-            const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
-            QNET__PRINT(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", qnet__row_title(input, k),
-                        qnet_model_name(pair->model1), qnet_model_name(pair->model2),
-                        qnet__fixed(t[0], d->auc[0], 3), qnet__fixed(t[1], d->auc[1], 3),
-                        qnet__fixed(t[2], d->se, 4), qnet__fixed(t[3], d->z, 3),
-                        qnet__p_text(t[4], d->p), qnet_stars(d->p));
-        }
-    }
-}
-
-/* "0.802-0.948", or "-" where there is no interval. */
-static const char *qnet__interval_text(char text[2 * QNET__NUMBER], qnet_interval r, double scale,
-                                       int decimals)
-{
-    char low[QNET__NUMBER], high[QNET__NUMBER];
-    if (!qnet__is_interval(r)) {
-        snprintf(text, 2 * QNET__NUMBER, "-");
-        return text;
-    }
-    snprintf(text, 2 * QNET__NUMBER, "%s-%s", qnet__fixed(low, r.low * scale, decimals),
-             qnet__fixed(high, r.high * scale, decimals));
-    return text;
+    const int image = level == QNET_LEVEL_IMAGE;
+    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
+                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
+                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
+                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
+                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
+                image ? " On the right the same with the slices of a subject as one cluster "
+                        "(Obuchowski 1997)."
+                      : "",
+                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
+    qnet__cells(w, "th", "Input|1|2|>1|>2");
+    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
+    qnet__put(w, "</tr></thead><tbody>\n");
+    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
+    qnet__put(w, "</tbody></table></div>\n");
 }
 
 static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
 {
-    char auc[QNET__NUMBER], t[5][2 * QNET__NUMBER];
-    QNET__PRINT(w, "%-10s%-10s%-7s%-13s%-14s%-12s%-13s%s\n", "Input", "Model", "AUC",
-                level == QNET_LEVEL_IMAGE ? "by image" : "by scan", "by subject", "Accuracy",
-                "Sensitivity", "Specificity");
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
-        if (!qnet__has_input(e, input)) continue;
-        for (int m = 0; m < QNET_MODELS; m++) {
-            const qnet_model_result *r = &e->level[input][level].model[m];
-            QNET__PRINT(w, "%-10s%-10s%-7s%-13s%-14s%-12s%-13s%s\n", qnet__row_title(input, m),
-                        qnet_model_name((qnet_model_kind)m), qnet__fixed(auc, r->auc_first, 3),
-                        qnet__interval_text(t[0], r->auc_ci, 1, 3),
-                        qnet__interval_text(t[1], r->auc_ci_clustered, 1, 3),
-                        qnet__interval_text(t[2], r->first.accuracy_ci, 100, 1),
-                        qnet__interval_text(t[3], r->first.sensitivity_ci, 100, 1),
-                        qnet__interval_text(t[4], r->first.specificity_ci, 100, 1));
-        }
+    static const int width[5] = { -13, -14, -12, -13, 0 };
+    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char text[QNET__TEXT];
+    if (w->html) {
+        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s and by "
+                       "subject. Rates: Wilson, percent%s.</p>\n<div class=\"scroll\">"
+                       "<table class=\"wide\"><thead><tr>",
+                    items, items,
+                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
     }
+    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
+                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
+    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
+    for (int i = 0; i < inputs * QNET_MODELS; i++) {
+        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
+        const qnet_model_result *r = &e->level[in][level].model[m];
+        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
+                                      r->first.sensitivity_ci, r->first.specificity_ci };
+        qnet__row_begin(w, in, m);
+        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
+        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
+            qnet__cells(w, "td", ">%*s", width[k],
+                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
+        }
+        qnet__row_end(w);
+    }
+    if (w->html) qnet__put(w, "</tbody></table></div>\n");
 }
 
 /* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
 static void qnet__wrap(qnet__writer *w, size_t start)
 {
-    size_t line = start, space = 0;
+    size_t line = start, space = start; /* a space of an earlier line is before `line` */
     for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
-        if (w->out->bytes[i] == '\n') {
-            line = i + 1;
-            space = 0;
-        }
+        if (w->out->bytes[i] == '\n') line = i + 1;
         if (i - line >= 98 && space > line) {
             w->out->bytes[space] = '\n';
             line = space + 1;
@@ -14820,40 +15067,32 @@ QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffe
     size_t notes;
     QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
     qnet__groups(e, -1, group);
-    QNET__PRINT(w,
-                "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-                "MEAN +- STD, in percent; AUC from 0 to 1.\n\n",
-                e->config.folds);
-    qnet__put_rates(w, e, QNET_LEVEL_IMAGE);
+    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
+                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
+    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0);
-    qnet__put(
-        w, "\nThe same, with the slices of a subject taken as one cluster (Obuchowski 1997):\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1);
-    qnet__put(w,
-              "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over the "
-              "slices of a scan.\n\n");
-    qnet__put_rates(w, e, QNET_LEVEL_SCAN);
+    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
+    qnet__put(w, "\nThe same, with the slices of a subject taken as one cluster (Obuchowski 1997):"
+                 "\n\n");
+    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
+    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
+                 "the slices of a scan.\n\n");
+    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
     qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1);
-    qnet__put(w,
-              "\n95 % intervals, image level. AUC: DeLong; others: Wilson, percent, by image.\n\n");
+    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
+    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong; others: Wilson, percent, by image."
+                 "\n\n");
     qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong; others: Wilson, percent.\n\n");
     qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
     qnet__put(w, "\n");
     notes = w->out->size;
     qnet__put_spread(w, e);
-    qnet__put(w,
-              "\nSensitivity: share of hemochromatosis recognised; specificity: share of healthy "
-              "controls recognised. F1-score: mean of both groups' F1, weighted by their size. "
-              "Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, **** p <= .0001.\n\n");
-    for (int i = 0; i < QNET__WARNINGS; i++) {
-        const size_t before = w->out->size;
-        qnet__put(w, "- ");
-        if (qnet__put_warning(w, e, group, i)) qnet__put(w, "\n");
-        else if (w->status == QNET_OK) qnet__put_back(w, before);
-    }
+    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
+                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
+                 "their size. Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+                 "**** p <= .0001.\n\n");
+    qnet__put_warnings(w, e, group);
     qnet__put(w, "\n");
     qnet__put_verdict(w, e);
     qnet__put(w, "\n");
@@ -14864,16 +15103,24 @@ QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffe
 /* ---- results.json and manifest.json ---------------------------------------------------------- */
 
 /* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void qnet__member(qnet__writer *w, const char *name)
+static void qnet__member(qnet__writer *w, const char *name, size_t length)
 {
-    QNET__PRINT(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    if (name) QNET__PRINT(w, "\"%s\": ", name);
+    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
     w->comma = 1;
+    if (length == 0) return;
+    qnet__put(w, "\"");
+    qnet__put_bytes(w, name, length);
+    qnet__put(w, "\": ");
 }
 
+/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
 static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
 {
-    if (w->depth > 0) qnet__member(w, name);
+    if (w->html) {
+        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
+        return;
+    }
+    if (w->depth > 0) qnet__member(w, name, strlen(name));
     qnet__put(w, bracket);
     w->depth++;
     w->comma = 0;
@@ -14881,209 +15128,101 @@ static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
 
 static void qnet__close(qnet__writer *w, const char *bracket)
 {
+    if (w->html) {
+        qnet__put(w, "</tbody></table>\n");
+        return;
+    }
     w->depth--;
-    QNET__PRINT(w, "\n%*s%s", 2 * w->depth, "", bracket);
+    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
     w->comma = 1;
 }
 
-/* A number that reads back as the same double; NaN and the infinities, which JSON has not, null. */
-static void qnet__put_number(qnet__writer *w, double value)
+/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
+   the same as rows of a table in HTML, without brackets and quotes. */
+static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
 {
-    char text[QNET__NUMBER];
-    if (qnet__is_finite(value)) qnet__format_number(text, sizeof text, value);
-    qnet__put(w, qnet__is_finite(value) ? text : w->missing);
-}
-
-static void qnet__member_text(qnet__writer *w, const char *name, const char *text)
-{
-    qnet__member(w, name);
-    qnet__put(w, "\"");
-    qnet__put_escaped(w, text);
-    qnet__put(w, "\"");
-}
-
-static void qnet__member_number(qnet__writer *w, const char *name, double value)
-{
-    qnet__member(w, name);
-    qnet__put_number(w, value);
-}
-
-static void qnet__member_hash(qnet__writer *w, const char *name, uint64_t hash)
-{
-    qnet__member(w, name);
-    QNET__PRINT(w, "\"%016llx\"", (unsigned long long)hash);
-}
-
-/* {"mean": .., "std": ..} */
-static void qnet__member_mean(qnet__writer *w, const char *name, qnet_mean_std v)
-{
-    qnet__member(w, name);
-    qnet__put(w, "{\"mean\": ");
-    qnet__put_number(w, v.mean);
-    qnet__put(w, ", \"std\": ");
-    qnet__put_number(w, v.std);
-    qnet__put(w, "}");
-}
-
-static void qnet__member_interval(qnet__writer *w, const char *name, qnet_interval v)
-{
-    qnet__member(w, name);
-    qnet__put(w, "[");
-    qnet__put_number(w, v.low);
-    qnet__put(w, ", ");
-    qnet__put_number(w, v.high);
-    qnet__put(w, "]");
-}
-
-static void qnet__member_box(qnet__writer *w, const char *name, const qnet_boxplot *b)
-{
-    static const char names[7][7] = { "low", "q1", "median", "q3", "high", "mean", "std" };
-    const double values[7] = { b->low, b->q1, b->median, b->q3, b->high, b->mean, b->std };
-    qnet__member(w, name);
-    for (int i = 0; i < 7; i++) {
-        QNET__PRINT(w, "%s\"%s\": ", i ? ", " : "{", names[i]);
-        qnet__put_number(w, values[i]);
+    const char *end;
+    va_list args;
+    va_start(args, format);
+    for (;; format = end + 2) {
+        const size_t name = strcspn(format, " ");
+        const char *value = format + name + 1;
+        end = value + strcspn(value, ";");
+        if (w->html) {
+            const int list = *value == '[';
+            qnet__put(w, "<tr><td>");
+            qnet__put_bytes(w, format, name);
+            qnet__put(w, "</td><td class=\"n\">");
+            qnet__vprint(w, value + list, end - list, "", &args);
+            qnet__put(w, "</td></tr>\n");
+        } else {
+            qnet__member(w, format, name);
+            qnet__vprint(w, value, end, "\"", &args);
+        }
+        if (!*end) break;
     }
-    qnet__put(w, "}");
+    va_end(args);
 }
 
-/* A setting of the configuration: a member in JSON, a row of a small table in HTML. */
-static void qnet__setting_begin(qnet__writer *w, const char *name)
-{
-    if (w->html) QNET__PRINT(w, "<tr><td>%s</td><td class=\"n\">", name);
-    else qnet__member(w, name);
-}
-
-static void qnet__setting_end(qnet__writer *w)
-{
-    if (w->html) qnet__put(w, "</td></tr>\n");
-}
-
-static void qnet__setting(qnet__writer *w, const char *name, double value)
-{
-    qnet__setting_begin(w, name);
-    qnet__put_number(w, value);
-    qnet__setting_end(w);
-}
-
-static void qnet__setting_text(qnet__writer *w, const char *name, const char *text)
-{
-    qnet__setting_begin(w, name);
-    if (!w->html) qnet__put(w, "\"");
-    qnet__put_escaped(w, text);
-    if (!w->html) qnet__put(w, "\"");
-    qnet__setting_end(w);
-}
-
-static void qnet__setting_list(qnet__writer *w, const char *name, const double *values, int count)
-{
-    qnet__setting_begin(w, name);
-    if (!w->html) qnet__put(w, "[");
-    for (int i = 0; i < count; i++) {
-        if (i > 0) qnet__put(w, ", ");
-        qnet__put_number(w, values[i]);
-    }
-    if (!w->html) qnet__put(w, "]");
-    qnet__setting_end(w);
-}
-
-static void qnet__settings_open(qnet__writer *w, const char *name)
-{
-    if (w->html) QNET__PRINT(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-    else qnet__open(w, name, "{");
-}
-
-static void qnet__settings_close(qnet__writer *w)
-{
-    if (w->html) qnet__put(w, "</tbody></table>\n");
-    else qnet__close(w, "}");
-}
-
-static void qnet__put_adam(qnet__writer *w, const qnet_adam_config *a)
-{
-    qnet__setting(w, "adam_beta1", a->beta1);
-    qnet__setting(w, "adam_beta2", a->beta2);
-    qnet__setting(w, "adam_eps", a->eps);
-}
+#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
+#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
+#define QNET__BOX                                                                                  \
+    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
+    "\"std\": %g}"
 
 static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
 {
-    qnet__settings_open(w, "augment");
-    qnet__setting_text(w, "stretch", a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile");
-    qnet__setting(w, "percentile_low", a->percentile_low);
-    qnet__setting(w, "percentile_high", a->percentile_high);
-    qnet__setting_list(w, "window_low", a->window_low, 3);
-    qnet__setting_list(w, "window_high", a->window_high, 3);
-    qnet__setting(w, "p_hflip", a->p_hflip);
-    qnet__setting(w, "p_vflip", a->p_vflip);
-    qnet__setting(w, "p_brightness_contrast", a->p_brightness_contrast);
-    qnet__setting(w, "p_gamma", a->p_gamma);
-    qnet__setting(w, "p_grid", a->p_grid);
-    qnet__setting(w, "p_affine", a->p_affine);
-    qnet__setting(w, "brightness", a->brightness);
-    qnet__setting(w, "contrast", a->contrast);
-    qnet__setting(w, "gamma_low", a->gamma_low);
-    qnet__setting(w, "gamma_high", a->gamma_high);
-    qnet__setting(w, "grid_limit", a->grid_limit);
-    qnet__setting(w, "shift", a->shift);
-    qnet__setting(w, "scale", a->scale);
-    qnet__setting(w, "rotate", a->rotate);
-    qnet__setting(w, "physics_safe", a->physics_safe);
-    qnet__setting_list(w, "mean", a->mean, 3);
-    qnet__setting_list(w, "std", a->std, 3);
-    qnet__settings_close(w);
+    qnet__open(w, "augment", "{");
+    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
+                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
+                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
+                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
+                  a->window_high[0], a->window_high[1], a->window_high[2]);
+    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
+                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
+                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
+                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
+                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
+                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
+    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
+                  a->std[0], a->std[1], a->std[2]);
+    qnet__close(w, "}");
 }
 
 /* Every number that changes results. */
 static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
 {
     const qnet_experiment_config *c = &e->config;
-    char seed[QNET__NUMBER];
-    if (w->html) qnet__settings_open(w, "experiment");
-    qnet__setting_text(w, "version", QNET_VERSION);
-    snprintf(seed, sizeof seed, "%llu", (unsigned long long)c->seed);
-    qnet__setting_begin(w, "seed"); /* a whole number of 64 bits, which a double may not hold */
-    qnet__put(w, seed);
-    qnet__setting_end(w);
-    qnet__setting(w, "folds", c->folds);
-    qnet__setting(w, "repeats", c->repeats);
-    qnet__setting(w, "bootstrap", c->bootstrap);
-    qnet__setting(w, "shuffle_labels", c->shuffle_labels);
-    qnet__setting(w, "cam_scans", c->cam_scans);
-    qnet__setting_text(w, "initial_weights", e->weights[0] ? e->weights : "random");
-    if (w->html) qnet__settings_close(w);
-    for (int column = 0; column < 2; column++) {
-        const qnet_input_config *in = &c->input[qnet__table_input(column)];
-        if (!c->use_input[qnet__table_input(column)]) continue;
-        qnet__settings_open(w, column == 0 ? "input_full" : "input_crop");
-        qnet__setting(w, "size", in->size);
-        qnet__setting(w, "box_mm", in->box_mm);
-        qnet__setting(w, "margin", in->margin);
-        qnet__setting(w, "max_slices", in->max_slices);
-        qnet__setting(w, "slice_first", in->slice_first);
-        qnet__setting(w, "slice_count", in->slice_count);
-        qnet__setting(w, "box_explicit", in->box_explicit);
-        qnet__setting_list(w, "box_center_mm", in->box_center_mm, 2);
-        qnet__setting_text(w, "derivatives", in->derivatives ? in->derivatives : "");
-        qnet__settings_close(w);
+    const qnet_stage1_config *s1 = &c->stage1;
+    const qnet_stage2_config *s2 = &c->stage2;
+    qnet__open(w, w->html ? "experiment" : "config", "{");
+    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
+                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
+                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
+                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
+    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
+    for (int i = 0; i < 2; i++) {
+        const qnet_input_config *in = &c->input[qnet__table_input[i]];
+        if (!c->use_input[qnet__table_input[i]]) continue;
+        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
+        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
+                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s",
+                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
+                      in->slice_count, in->box_explicit, in->box_center_mm[0],
+                      in->box_center_mm[1], in->derivatives ? in->derivatives : "");
+        qnet__close(w, "}");
     }
-    qnet__settings_open(w, "stage1");
-    qnet__setting(w, "epochs", c->stage1.epochs);
-    qnet__setting(w, "batch", c->stage1.batch);
-    qnet__setting(w, "rate_first", c->stage1.rate_first);
-    qnet__setting(w, "rate_last", c->stage1.rate_last);
-    qnet__setting(w, "swa_share", c->stage1.swa_share);
-    qnet__setting(w, "swa_rate", c->stage1.swa_rate);
-    qnet__put_adam(w, &c->stage1.adam);
-    qnet__settings_close(w);
-    qnet__put_augment_settings(w, &c->stage1.augment);
-    qnet__settings_open(w, "stage2");
-    qnet__setting(w, "epochs", c->stage2.epochs);
-    qnet__setting(w, "batch", c->stage2.batch);
-    qnet__setting(w, "rate", c->stage2.rate);
-    qnet__setting(w, "hidden", c->stage2.hidden);
-    qnet__put_adam(w, &c->stage2.adam);
-    qnet__settings_close(w);
+    qnet__open(w, "stage1", "{");
+    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
+                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
+                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
+    qnet__close(w, "}");
+    qnet__put_augment_settings(w, &s1->augment);
+    qnet__open(w, "stage2", "{");
+    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
+                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
+    qnet__close(w, "}");
+    if (!w->html) qnet__close(w, "}");
 }
 
 static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
@@ -15092,50 +15231,70 @@ static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
     qnet__group group[3];
     qnet__groups(e, -1, group);
     qnet__open(w, "cohort", "{");
-    qnet__member_text(w, "data", e->data);
+    qnet__members(w, "data %s", e->data);
     for (int k = 2; k >= 0; k--) {
         const qnet__group *g = &group[k];
         qnet__open(w, names[k], "{");
-        qnet__member_number(w, "subjects", g->subjects);
-        qnet__member_number(w, "scans", g->scans);
-        qnet__member_number(w, "slices", g->slices);
-        qnet__member_number(w, "men", g->men);
-        qnet__member_number(w, "women", g->women);
-        qnet__member_number(w, "age_mean", g->age_mean);
-        qnet__member_number(w, "age_std", g->age_std);
-        qnet__member_number(w, "age_min", g->age_low);
-        qnet__member_number(w, "age_max", g->age_high);
+        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
+                         "age_std %g; age_min %g; age_max %g",
+                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
+                      g->age_low, g->age_high);
         qnet__close(w, "}");
     }
     qnet__close(w, "}");
 }
 
 /* One model of image_level or scan_level. */
-static void qnet__put_model(qnet__writer *w, const char *name, const qnet_model_result *r)
+static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
 {
-    const qnet_confusion c = r->first.count;
-    qnet__open(w, name, "{");
-    qnet__member_mean(w, "accuracy", r->accuracy);
-    qnet__member_mean(w, "sensitivity", r->sensitivity);
-    qnet__member_mean(w, "specificity", r->specificity);
-    qnet__member_mean(w, "f1", r->f1);
-    qnet__member_mean(w, "auc", r->auc);
+    const qnet_metrics *m = &r->first;
+    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
+                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
+                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
+                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
+                  r->auc.std);
     qnet__open(w, "first_repeat", "{");
-    qnet__member(w, "confusion");
-    QNET__PRINT(w, "{\"tp\": %lu, \"fn\": %lu, \"tn\": %lu, \"fp\": %lu}", (unsigned long)c.tp,
-                (unsigned long)c.fn, (unsigned long)c.tn, (unsigned long)c.fp);
-    qnet__member_number(w, "precision", r->first.precision);
-    qnet__member_number(w, "f1_hh", r->first.f1_hh);
-    qnet__member_number(w, "f1_hc", r->first.f1_hc);
-    qnet__member_number(w, "f1_macro", r->first.f1_macro);
-    qnet__member_interval(w, "accuracy_wilson95", r->first.accuracy_ci);
-    qnet__member_interval(w, "sensitivity_wilson95", r->first.sensitivity_ci);
-    qnet__member_interval(w, "specificity_wilson95", r->first.specificity_ci);
-    qnet__member_number(w, "auc", r->auc_first);
-    qnet__member_interval(w, "auc_delong95", r->auc_ci);
-    qnet__member_interval(w, "auc_delong95_by_subject", r->auc_ci_clustered);
+    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
+                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
+                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
+                  m->f1_hc, m->f1_macro);
+    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
+                     "specificity_wilson95 [%g, %g]; auc %g; auc_delong95 [%g, %g]; "
+                     "auc_delong95_by_subject [%g, %g]",
+                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
+                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
+                  r->auc_first, r->auc_ci.low, r->auc_ci.high, r->auc_ci_clustered.low,
+                  r->auc_ci_clustered.high);
     qnet__close(w, "}");
-    qnet__close(w, "}");
+}
+
+/* One model of bootstrap. */
+static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
+{
+    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
+    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
+                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
+                  c->std);
+}
+
+/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
+static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
+                             void (*put)(qnet__writer *, const qnet_model_result *))
+{
+    for (int level = 0; level < QNET_LEVELS; level++) {
+        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
+        for (int input = 0; input < 2; input++) {
+            if (!qnet__has_input(e, input)) continue;
+            qnet__open(w, qnet_input_name((qnet_input)input), "{");
+            for (int m = QNET_MODELS - 1; m >= 0; m--) {
+                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
+                put(w, &e->level[input][level].model[m]);
+                qnet__close(w, "}");
+            }
+            qnet__close(w, "}");
+        }
+        qnet__close(w, "}");
+    }
 }
 
 static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
@@ -15144,84 +15303,37 @@ static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
     for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
         const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
         const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
+        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
         if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, NULL, "{");
-        qnet__member_text(w, "input", qnet_input_name((qnet_input)input));
-        qnet__member_text(w, "level", qnet_level_name((qnet_level)level));
-        qnet__member_text(w, "model1", qnet_model_name(pair->model1));
-        qnet__member_text(w, "model2", qnet_model_name(pair->model2));
-        qnet__member_number(w, "auc1", pair->by_item.auc[0]);
-        qnet__member_number(w, "auc2", pair->by_item.auc[1]);
-        qnet__member_number(w, "se", pair->by_item.se);
-        qnet__member_number(w, "z", pair->by_item.z);
-        qnet__member_number(w, "p", pair->by_item.p);
-        qnet__member_text(w, "stars", qnet_stars(pair->by_item.p));
+        qnet__open(w, "", "{");
+        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g; "
+                         "p %g; stars %s",
+                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
+                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
+                      a->auc[1], a->se, a->z, a->p, qnet_stars(a->p));
         qnet__open(w, "clustered", "{");
-        qnet__member_number(w, "se", pair->by_subject.se);
-        qnet__member_number(w, "z", pair->by_subject.z);
-        qnet__member_number(w, "p", pair->by_subject.p);
-        qnet__member_text(w, "stars", qnet_stars(pair->by_subject.p));
+        qnet__members(w, "se %g; z %g; p %g; stars %s", b->se, b->z, b->p, qnet_stars(b->p));
         qnet__close(w, "}");
         qnet__close(w, "}");
     }
     qnet__close(w, "]");
 }
 
-static void qnet__put_bootstrap(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__open(w, "bootstrap", "{");
-    qnet__member_number(w, "resamples", e->config.bootstrap);
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                const qnet_model_result *r = &e->level[input][level].model[m];
-                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
-                qnet__member_box(w, "by_item", &r->bootstrap);
-                qnet__member_box(w, "by_subject", &r->bootstrap_clustered);
-                qnet__close(w, "}");
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "}");
-}
-
 QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
 {
     qnet__writer writer, *w = &writer;
     QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
-    qnet__open(w, NULL, "{");
-    qnet__open(w, "config", "{");
+    qnet__open(w, "", "{");
     qnet__put_settings(w, e);
-    qnet__close(w, "}");
     qnet__put_cohort(w, e);
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                qnet__put_model(w, qnet_model_name((qnet_model_kind)m),
-                                &e->level[input][level].model[m]);
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
+    qnet__put_levels(w, e, qnet__put_model);
     qnet__put_delong(w, e);
-    qnet__put_bootstrap(w, e);
+    qnet__open(w, "bootstrap", "{");
+    qnet__members(w, "resamples %d", e->config.bootstrap);
+    qnet__put_levels(w, e, qnet__put_boxes);
     qnet__close(w, "}");
-    qnet__put(w, "\n");
+    qnet__close(w, "}");
     return qnet__writer_end(w);
-}
-
-static const char *qnet__sex_text(qnet_sex sex)
-{
-    return sex == QNET_MALE ? "M" : sex == QNET_FEMALE ? "F" : "";
 }
 
 QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
@@ -15230,39 +15342,34 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
     char build[256];
     QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
     qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__open(w, NULL, "{");
-    qnet__member_text(w, "version", QNET_VERSION);
-    qnet__member_text(w, "build", build);
-    qnet__member_text(w, "cpu", qnet_cpu_name(qnet_context_cpu(e->ctx)));
-    qnet__member_text(w, "data", e->data);
-    qnet__member_text(w, "out", e->out);
-    qnet__member_text(w, "initial_weights", e->weights);
-    qnet__member_number(w, "seconds", e->seconds);
+    qnet__open(w, "", "{");
+    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
+                     "seconds %g",
+                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
+                  e->weights, e->seconds);
     qnet__open(w, "hashes", "{");
     for (int input = 0; input < 2; input++) {
+        const unsigned long long hash = e->cohort_hash[input];
         if (!qnet__has_input(e, input)) continue;
-        qnet__member_hash(w, input == QNET_INPUT_CROP ? "cohort_crop" : "cohort_full",
-                          e->cohort_hash[input]);
+        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
+        else qnet__members(w, "cohort_full \"%016llx\"", hash);
     }
-    if (e->weights[0]) qnet__member_hash(w, "initial_weights", e->weights_hash);
+    if (e->weights[0]) {
+        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
+    }
     qnet__close(w, "}");
-    qnet__open(w, "config", "{");
     qnet__put_settings(w, e);
-    qnet__close(w, "}");
     qnet__open(w, "scans", "[");
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
-        qnet__member(w, NULL);
-        qnet__put(w, "{\"subject\": \"");
-        qnet__put_escaped(w, p->subject);
-        QNET__PRINT(w, "\", \"group\": \"%s\", \"sex\": \"%s\", \"age\": ",
-                    p->label == QNET_HH ? "HH" : "HC", qnet__sex_text(p->sex));
-        qnet__put_number(w, p->age);
-        QNET__PRINT(w, ", \"slices\": %d, \"fold\": %d}", p->slices, e->fold[i] + 1);
+        qnet__members(w, " {\"subject\": %s, \"group\": %s, \"sex\": %s, \"age\": %g, "
+                         "\"slices\": %d, \"fold\": %d}",
+                      p->subject, p->label == QNET_HH ? "HH" : "HC",
+                      p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
+                      p->slices, e->fold[i] + 1);
     }
     qnet__close(w, "]");
     qnet__close(w, "}");
-    qnet__put(w, "\n");
     return qnet__writer_end(w);
 }
 
@@ -15271,36 +15378,29 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
 /* A field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
 static void qnet__put_field(qnet__writer *w, const char *text)
 {
-    if (!strpbrk(text, ",\"\r\n")) {
-        qnet__put(w, text);
-        return;
-    }
-    qnet__put(w, "\"");
+    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
+    if (quoted) qnet__put(w, "\"");
     for (; *text; text++) {
-        if (*text == '"') qnet__put(w, "\"\"");
-        else if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, text, 1);
+        if (*text == '"') qnet__put(w, "\"");
+        qnet__put_bytes(w, text, 1);
     }
-    qnet__put(w, "\"");
+    if (quoted) qnet__put(w, "\"");
 }
 
 static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input, int level,
                            int repeat, const qnet_item *item)
 {
-    QNET__PRINT(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
+    const double *p = item->probability;
+    const int *d = item->decision;
+    qnet__print(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
                 qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1);
     if (item->scan >= 0 && item->scan < e->participants_count) {
         qnet__put_field(w, e->participants[item->scan].subject);
     }
-    QNET__PRINT(w, ",%d,", item->scan);
-    if (item->slice >= 0) QNET__PRINT(w, "%d,%d,", item->slice, item->z);
+    qnet__print(w, ",%d,", item->scan);
+    if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
     else qnet__put(w, ",,");
-    QNET__PRINT(w, "%d", item->label);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__put(w, ",");
-        qnet__put_number(w, item->probability[m]);
-    }
-    for (int m = 0; m < QNET_MODELS; m++) QNET__PRINT(w, ",%d", item->decision[m]);
-    qnet__put(w, "\n");
+    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d\n", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
 }
 
 /* label and decisions: 1 HH, 0 HC; scan: index in the order of participants.tsv; slice from 0, the
@@ -15311,16 +15411,12 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
     QNET__TRY(qnet__writer_begin(w, e, csv, "qnet_experiment_csv", ""));
     qnet__put(w, "level,input,repeat,fold,subject,scan,slice,z,label,p_resnet,p_resnetswa,p_qnet,"
                  "d_resnet,d_resnetswa,d_qnet\n");
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        for (int input = 0; input < 2; input++) {
-            const qnet_level_result *r = &e->level[input][level];
-            if (!qnet__has_input(e, input)) continue;
-            for (int repeat = 0; repeat < e->config.repeats; repeat++) {
-                for (size_t i = 0; i < r->count && w->status == QNET_OK; i++) {
-                    qnet__put_item(w, e, input, level, repeat,
-                                   &r->items[(size_t)repeat * r->count + i]);
-                }
-            }
+    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
+        const int level = k / 2, input = k % 2;
+        const qnet_level_result *r = &e->level[input][level];
+        if (!qnet__has_input(e, input)) continue;
+        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++) {
+            qnet__put_item(w, e, input, level, (int)(i / r->count), &r->items[i]);
         }
     }
     return qnet__writer_end(w);
@@ -15331,109 +15427,82 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
 /* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
 static void qnet__put_css(qnet__writer *w)
 {
-    qnet__put(
-        w,
+    qnet__put(w,
         ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;--none:#b9c0c9;"
-        "--warn:#fdf6e7;--warnline:#d9a520}\n"
-        "@media(prefers-color-scheme:dark){:root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;"
-        "--paper:#14181e;--card:#1d232b;--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;"
-        "--hc:#6fb3d9;--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n"
-        "*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\n"
-        "body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.6 "
-        "system-ui,-apple-system,"
-        "'Segoe UI',Roboto,'Helvetica Neue','Liberation Sans',Arial,sans-serif}\n"
-        "main{max-width:68rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}\n"
-        "p,li,figcaption{max-width:46rem}h1,h2,h3{line-height:1.25;text-wrap:balance}\n"
-        "h1{font-size:1.9rem;margin:.2rem 0 1.2rem;letter-spacing:-.01em}\n"
-        "h2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;border-top:1px solid "
-        "var(--line)}\n"
-        "h3{font-size:1.05rem;margin:2rem 0 .5rem}\n"
-        ".small,figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;color:var(--"
-        "muted)}\n"
-        ".verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid var(--qnet);margin:0 0 "
-        "1.5rem;"
-        "padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
-    qnet__put(
-        w,
-        ".tile i,.verdict "
-        "i{font-style:normal;white-space:nowrap}.tiles{display:grid;grid-template-columns:repeat("
-        "auto-fit,minmax(10rem,1fr));gap:.75rem;"
-        "margin:1.5rem 0}\n"
-        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{display:block;"
-        "font-size:1.7rem;line-height:1.3;font-weight:650}.tile "
-        "span{display:block;color:var(--muted);"
-        "font-size:.9375rem;line-height:1.4}\n"
-        ".care{background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px "
-        "8px 0;"
-        "padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem "
-        "0;padding-left:1.1rem}\n"
-        ".scroll{overflow-x:auto;background:linear-gradient(90deg,var(--paper) 30%,transparent) 0 "
-        "0/2rem 100% "
-        "no-repeat local,linear-gradient(270deg,var(--paper) 30%,transparent) 100% 0/2rem 100% "
-        "no-repeat "
-        "local,linear-gradient(90deg,var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,"
-        "linear-gradient(270deg,var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n"
-        ".wide{font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin "
-        "tr>:first-child{position:sticky;left:0;background:var(--paper)}.pin "
-        "tr.best>:first-child{background:var(--card)}\n"
-        "table{border-collapse:collapse;font-variant-numeric:tabular-nums;border-top:2px solid "
-        "var(--ink);border-bottom:2px solid var(--ink);margin:.4rem 0}\n"
-        "th,td{padding:.36rem .7rem;text-align:left;white-space:nowrap;vertical-align:baseline}\n"
-        "th{font-weight:600}thead tr:last-child th{border-bottom:1px solid var(--ink)}\n"
-        "thead th[colspan]{text-align:center}td.n,th.n{text-align:right}tbody th{font-weight:600}\n"
-        "tbody tr.first>*{border-top:1px solid var(--line)}tr.best>*{background:var(--card)}\n"
-        "td.wrap{white-space:normal;min-width:16rem}.cap{"
-        "margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{color:var(--ink)}\n"
-        "figure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{color:var(--ink)}\n"
-        ".panels{display:grid;grid-template-columns:repeat(auto-fit,minmax(17.5rem,1fr));gap:1."
-        "2rem 1.8rem}\n"
-        ".panels h4{margin:0 0 "
-        ".2rem;font-size:1rem;font-weight:600}.panel{min-width:0;max-width:31rem}.two{grid-"
-        "template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
-    qnet__put(
-        w,
-        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{fill:"
-        "var(--ink)}svg .m{fill:var(--muted)}\n"
-        "svg .g{stroke:var(--line);stroke-width:1}svg "
-        ".a{stroke:var(--muted);stroke-width:1;fill:none}\n"
-        "svg .d{stroke:var(--muted);stroke-width:1;stroke-dasharray:4 4;fill:none}\n"
-        "svg .l{fill:none;stroke-width:2;stroke-linejoin:round}svg "
-        ".t{fill:none;stroke-width:1;opacity:.4}\n"
-        ".c0{stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\n"
-        "svg .l.c0{stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg "
-        ".l.solid{stroke-dasharray:none}\n"
-        "svg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{fill:var(--qnet)}\n"
-        "svg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg .med{stroke:var(--ink);"
-        "stroke-width:2.5}\n"
-        "svg .hh{fill:var(--hh)}svg .hc{fill:var(--hc)}svg .no{fill:var(--none)}svg "
-        ".k{fill:var(--paper);opacity:.85}\n"
-        ".sw{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
-        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));gap:1.4rem}"
-        "\n"
-        ".cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;min-width:0;display:block;"
-        "background:#000}.cam figcaption{margin-top:.35rem}\n"
-        ".sheet img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
-        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;margin:0 0 "
-        "1.4rem;"
-        "font-size:.9375rem;border-width:1px}.sets td,.sets th{padding:.12rem .4rem}.sets "
-        "td{white-space:normal;"
-        "overflow-wrap:anywhere}\n"
-        "a{color:var(--qnet)}code{font-size:.9em}\n"
-        "@media(min-width:48rem){.side{display:grid;grid-template-columns:minmax(0,29rem) 1fr;"
-        "column-gap:1.8rem;align-items:end}.side figcaption{padding-bottom:2rem}}\n"
-        "@media(max-width:30rem){main{padding:1.25rem 1rem "
-        "3rem}h1{font-size:1.5rem}.verdict{font-size:"
-        "1.05rem}.tiles{grid-template-columns:1fr 1fr}.tile{padding:.65rem .8rem}.tile "
-        "b{font-size:1.4rem}"
-        "th,td{padding:.34rem .5rem}}\n"
-        "@media "
-        "print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;--resnet:"
-        "#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;--none:#b9c0c9;--warn:#fff}"
-        "body{font-size:10.5pt}main{max-width:none;padding:0}.scroll{overflow:visible}.sheet "
-        "img{min-width:"
-        "0}h2,h3,h4,.cap{break-after:avoid}figure,table,.tile,.care,.cam,.panel{break-inside:avoid}"
-        "th,td{padding:.2rem .4rem}.wide{font-size:8.5pt}}\n");
+        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
+        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
+        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
+        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
+        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
+        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
+        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
+        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
+        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
+        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
+        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
+        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
+        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
+        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
+        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
+    qnet__put(w,
+        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
+        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
+        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
+        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
+        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
+        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
+        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
+        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
+        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
+        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
+        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
+        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
+        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
+        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
+        "background:var(--card)}\ntable{border-collapse:collapse;"
+        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
+        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
+        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
+        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
+        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
+        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
+        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
+        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
+        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
+        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
+        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
+        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
+    qnet__put(w,
+        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
+        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
+        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
+        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
+        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
+        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
+        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
+        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
+        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
+        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
+        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
+        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
+        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
+        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
+        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
+        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
+        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
+        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
+        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
+        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
+        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
+        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
+        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
+        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
+        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
+        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
+        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
+        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
+        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
+        ".wide{font-size:8.5pt}}\n");
 }
 
 /* bytes as base64 (RFC 4648). */
@@ -15450,7 +15519,7 @@ static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t
         text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
         text[used++] = i + 2 < size ? digits[word & 63] : '=';
         if (used == sizeof text || i + 3 >= size) {
-            if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, text, used);
+            qnet__put_bytes(w, text, used);
             used = 0;
         }
     }
@@ -15469,70 +15538,43 @@ static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int 
     if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
         w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
     }
-    QNET__PRINT(w,
-                "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-                "src=\"data:image/png;base64,",
-                width, height, alt);
+    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
+                   "src=\"data:image/png;base64,", width, height, alt);
     if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
     qnet__put(w, "\">");
     qnet_buffer_free(w->ctx, &png);
 }
 
-/* A coordinate of a drawing. */
-static void qnet__put_xy(qnet__writer *w, double x, double y)
+static void qnet__svg_open(qnet__writer *w, int height, const char *label)
 {
-    qnet__put_fixed(w, x, 1);
-    qnet__put(w, ",");
-    qnet__put_fixed(w, y, 1);
-}
-
-static void qnet__svg_open(qnet__writer *w, int width, int height, const char *label)
-{
-    QNET__PRINT(w, "<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"%s\">\n", width, height,
-                label);
+    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
 }
 
 static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
                            double y2)
 {
-    QNET__PRINT(w, "<path class=\"%s\" d=\"M", style);
-    qnet__put_xy(w, x1, y1);
-    qnet__put(w, "L");
-    qnet__put_xy(w, x2, y2);
-    qnet__put(w, "\"/>\n");
+    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
 }
 
 static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
                            double height)
 {
-    QNET__PRINT(w, "<rect class=\"%s\" x=\"", style);
-    qnet__put_fixed(w, x, 1);
-    qnet__put(w, "\" y=\"");
-    qnet__put_fixed(w, y, 1);
-    qnet__put(w, "\" width=\"");
-    qnet__put_fixed(w, width, 1);
-    qnet__put(w, "\" height=\"");
-    qnet__put_fixed(w, height, 1);
-    qnet__put(w, "\"/>\n");
+    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
+                style, x, y, width, height);
 }
 
-/* Opens a text element; anchor: "start", "middle" or "end". */
-static void qnet__svg_text(qnet__writer *w, const char *style, const char *anchor, double x,
-                           double y)
+/* A text element; anchor: "start", "middle" or "end". */
+static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
+                                              const char *anchor, double x, double y,
+                                              const char *format, ...)
 {
-    QNET__PRINT(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"", style, anchor);
-    qnet__put_fixed(w, x, 1);
-    qnet__put(w, "\" y=\"");
-    qnet__put_fixed(w, y, 1);
-    qnet__put(w, "\">");
-}
-
-static void qnet__svg_label(qnet__writer *w, const char *style, const char *anchor, double x,
-                            double y, const char *text)
-{
-    qnet__svg_text(w, style, anchor, x, y);
-    qnet__put(w, text);
+    va_list args;
+    va_start(args, format);
+    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
+                y);
+    qnet__vprint(w, format, format + strlen(format), NULL, &args);
     qnet__put(w, "</text>\n");
+    va_end(args);
 }
 
 /* The plotting area within a drawing, and the ranges that it shows. */
@@ -15566,19 +15608,18 @@ static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, dou
                              int decimals)
 {
     const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
+    const double bottom = p->top + p->height;
     for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
         const double v = k * step + 0.0; /* no "-0" */
         if (axis) {
             const double y = qnet__plot_y(p, v);
             qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
-            qnet__svg_text(w, "m", "end", p->left - 6, y + 4);
+            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
         } else {
             const double x = qnet__plot_x(p, v);
-            qnet__svg_line(w, "a", x, p->top + p->height, x, p->top + p->height + 4);
-            qnet__svg_text(w, "m", "middle", x, p->top + p->height + 17);
+            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
+            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
         }
-        qnet__put_fixed(w, v, decimals);
-        qnet__put(w, "</text>\n");
     }
 }
 
@@ -15588,10 +15629,9 @@ static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x,
     const double bottom = p->top + p->height;
     qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
     qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
-    qnet__svg_label(w, "", "middle", p->left + p->width / 2, bottom + 36, x);
-    qnet__put(w, "<text text-anchor=\"middle\" transform=\"translate(12 ");
-    qnet__put_fixed(w, p->top + p->height / 2, 1);
-    QNET__PRINT(w, ") rotate(-90)\">%s</text>\n", y);
+    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
+    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
+                   "</text>\n", p->top + p->height / 2, y);
 }
 
 /* ---- report.html: figures -------------------------------------------------------------------- */
@@ -15599,22 +15639,22 @@ static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x,
 /* One curve of an ROC figure. */
 typedef struct qnet__roc_line {
     const qnet_model_result *result;
-    const char *style, *name;
+    const char *name;
+    int style;
 } qnet__roc_line;
 
 /* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
 static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
 {
     double last_x = 0, last_y = 0;
-    QNET__PRINT(w, "<path class=\"l %s\" d=\"", line->style);
+    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
     for (size_t i = 0; i < line->result->roc_count; i++) {
         const qnet_roc_point *point = &line->result->roc[i];
         const double x = qnet__plot_x(p, point->false_positive_rate);
         const double y = qnet__plot_y(p, point->true_positive_rate);
         const int end = i == 0 || i + 1 == line->result->roc_count;
         if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
-        qnet__put(w, i == 0 ? "M" : "L");
-        qnet__put_xy(w, x, y);
+        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
         last_x = x;
         last_y = y;
     }
@@ -15625,112 +15665,80 @@ static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int coun
                           const char *label)
 {
     const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
-    qnet__svg_open(w, 344, 342, label);
+    const double bottom = p.top + p.height;
+    qnet__svg_open(w, 342, label);
     qnet__plot_ticks(w, &p, 0, 0.2, 1);
     qnet__plot_ticks(w, &p, 1, 0.2, 1);
     qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
-    qnet__svg_line(w, "d", qnet__plot_x(&p, 0), qnet__plot_y(&p, 0), qnet__plot_x(&p, 1),
-                   qnet__plot_y(&p, 1));
+    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
     for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    qnet__svg_rect(w, "k", 182, p.top + p.height - 30 - 18 * count, 150, 18 * count + 22);
-    for (int i = 0; i <= count;
-         i++) { /* the key, from below; curves of poor models run behind it */
-        const double y = p.top + p.height - 14 - 18 * i;
-        QNET__PRINT(w, "<path class=\"%s%s\" d=\"M", i == 0 ? "d" : "l ",
-                    i == 0 ? "" : lines[count - i].style);
-        qnet__put_xy(w, 188, y - 4);
-        qnet__put(w, "h26\"/>\n");
-        qnet__svg_text(w, i == 0 ? "m" : "", "start", 220, y);
-        if (i == 0) {
-            qnet__put(w, "No skill");
-        } else {
-            QNET__PRINT(w, "%s ", lines[count - i].name);
-            qnet__put_fixed(w, lines[count - i].result->auc_first, 3);
-        }
-        qnet__put(w, "</text>\n");
+    /* The key, from below; curves of poor models run behind it. */
+    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
+    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
+    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
+    for (int i = 1; i <= count; i++) {
+        const qnet__roc_line *line = &lines[count - i];
+        const double y = bottom - 14 - 18 * i;
+        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
+        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
     }
     qnet__put(w, "</svg>\n");
-}
-
-/* A panel of a figure: its heading and what follows up to </div>. */
-static void qnet__panel(qnet__writer *w, const char *heading)
-{
-    QNET__PRINT(w, "<div class=\"panel\">%s%s%s\n", heading ? "<h4>" : "", heading ? heading : "",
-                heading ? "</h4>" : "");
 }
 
 /* Fig. 5 and Fig. 8: Q-Net of both inputs. */
 static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
 {
     qnet__roc_line lines[2];
-    int count = 0;
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
-        if (!qnet__has_input(e, input)) continue;
-        lines[count].result = &e->level[input][level].model[QNET_MODEL_QNET];
-        lines[count].style = input == QNET_INPUT_FULL ? "c1" : "c2";
-        lines[count].name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
-        count++;
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    for (int i = 0; i < inputs; i++) {
+        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
+        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
+        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
     }
-    qnet__put(w, "<figure class=\"side\">");
-    qnet__panel(w, NULL);
-    qnet__svg_roc(w, lines, count, "ROC curves of Q-Net for each input");
-    QNET__PRINT(w,
-                "</div><figcaption><b>%s</b> ROC curve%s of Q-Net, %s-level "
-                "classification",
-                level == QNET_LEVEL_IMAGE ? "Fig. 5." : "Fig. 8.", count > 1 ? "s" : "",
+    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
+    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
+    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
+                   "classification, with AUC. The dashed diagonal is a classifier without skill."
+                   "</figcaption></figure>\n",
+                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
                 qnet_level_name((qnet_level)level));
-    qnet__put(
-        w,
-        ", with AUC. The dashed diagonal is a classifier without skill.</figcaption></figure>\n");
 }
 
 /* Fig. 6: the three models, a panel per input. */
 static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
 {
-    static const char styles[QNET_MODELS][3] = { "c0", "c1", "c2" };
     qnet__roc_line lines[QNET_MODELS];
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
     qnet__put(w, "<figure><div class=\"panels\">");
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
-        if (!qnet__has_input(e, input)) continue;
+    for (int i = 0; i < inputs; i++) {
         for (int m = 0; m < QNET_MODELS; m++) {
-            lines[m].result = &e->level[input][QNET_LEVEL_IMAGE].model[m];
-            lines[m].style = styles[m];
+            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
+            lines[m].style = m;
             lines[m].name = qnet_model_name((qnet_model_kind)m);
         }
-        qnet__panel(w, qnet__input_title(input));
+        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
         qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
         qnet__put(w, "</div>");
     }
-    qnet__put(w,
-              "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with AUC. "
-              "The true positive rate is the sensitivity, the false positive rate one less the "
-              "specificity.</figcaption></figure>\n");
-}
-
-/* The bracket of one pair with its stars above the boxes at x1 and x2. */
-static void qnet__svg_bracket(qnet__writer *w, double x1, double x2, double y, double p)
-{
-    qnet__put(w, "<path class=\"a\" d=\"M");
-    qnet__put_xy(w, x1, y + 5);
-    qnet__put(w, "v-5H");
-    qnet__put_fixed(w, x2, 1);
-    qnet__put(w, "v5\"/>\n");
-    qnet__svg_label(w, "", "middle", (x1 + x2) / 2, p <= 0.05 ? y - 1 : y - 4, qnet_stars(p));
+    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
+                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
+                 "the specificity.</figcaption></figure>\n");
 }
 
 /* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
 static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int by_subject)
 {
-    static const char styles[QNET_MODELS][7] = { "box b0", "box b1", "box b2" };
     qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
+    const double bottom = p.top + p.height;
+    const qnet_boxplot *box[QNET_MODELS];
     double step;
     for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_boxplot *b =
-            by_subject ? &level->model[m].bootstrap_clustered : &level->model[m].bootstrap;
-        if (b->low < p.y_low) p.y_low = b->low;
-        if (b->high > p.y_high) p.y_high = b->high;
+        const qnet_model_result *r = &level->model[m];
+        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
+        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
+        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
     }
     if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
         p.y_low -= 0.05;
@@ -15739,14 +15747,13 @@ static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int
     step = qnet__nice_step(p.y_high - p.y_low, 6);
     p.y_low = floor(p.y_low / step) * step;
     p.y_high = ceil(p.y_high / step) * step;
-    qnet__svg_open(w, 344, 292,
-                   by_subject ? "Box plots of AUC, subjects resampled"
-                              : "Box plots of AUC, images resampled");
+    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
+                                      : "Box plots of AUC, images resampled");
     qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
-    qnet__svg_line(w, "a", p.left, p.top + p.height, p.left + p.width, p.top + p.height);
+    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
     for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_boxplot *b =
-            by_subject ? &level->model[m].bootstrap_clustered : &level->model[m].bootstrap;
+        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
+        const qnet_boxplot *b = box[m];
         const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
                      q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
                      low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
@@ -15756,39 +15763,38 @@ static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int
         qnet__svg_line(w, "a", x - 12, high, x + 12, high);
         qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
         qnet__svg_line(w, "med", x - 26, median, x + 26, median);
-        qnet__svg_label(w, "", "middle", x, p.top + p.height + 18,
-                        qnet_model_name((qnet_model_kind)m));
+        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
     }
-    for (int k = 0; k < 3; k++) { /* short brackets below, the long one on top */
+    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
         const qnet_pair_result *pair = &level->pair[k];
-        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54);
+        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
         const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
-        qnet__svg_bracket(w, x1, x2, k == 1 ? 20 : 46,
-                          by_subject ? pair->by_subject.p : pair->by_item.p);
+        const double pvalue = by_subject ? pair->by_subject.p : pair->by_item.p;
+        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
+        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, pvalue <= 0.05 ? y - 1 : y - 4, "%s",
+                       qnet_stars(pvalue));
     }
     qnet__put(w, "</svg>\n");
 }
 
 static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
 {
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
     qnet__put(w, "<figure><div class=\"panels two\">");
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
-        if (!qnet__has_input(e, input)) continue;
-        for (int by_subject = 0; by_subject < 2; by_subject++) {
-            QNET__PRINT(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
-                        qnet__input_title(input), by_subject ? "subjects" : "images");
-            qnet__svg_boxes(w, &e->level[input][QNET_LEVEL_IMAGE], by_subject);
-            qnet__put(w, "</div>");
-        }
+    for (int i = 0; i < 2 * inputs; i++) {
+        const int by_subject = i % 2;
+        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
+                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
+        qnet__svg_boxes(w, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
+        qnet__put(w, "</div>");
     }
-    QNET__PRINT(w,
-                "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box from "
-                "the first to the third quartile, line at the median, whiskers at 2.5 and 97.5 %%. "
-                "Above: significance of the difference by DeLong's test, <i>ns</i> p &gt; .05, * "
-                "p &le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001. Where images are "
-                "resampled, as in the paper, the slices of a scan count as independent; where "
-                "subjects are, they do not.</figcaption></figure>\n",
+    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
+                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
+                   "97.5 %%. Above: significance of the difference by DeLong's test, <i>ns</i> "
+                   "p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001. "
+                   "Where images are resampled, as in the paper, the slices of a scan count as "
+                   "independent; where subjects are, they do not.</figcaption></figure>\n",
                 e->config.bootstrap);
 }
 
@@ -15811,16 +15817,16 @@ static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
     if (first > last) return;
     p.x_low = 10 * first;
     p.x_high = 10 * (last + 1);
-    step = qnet__nice_step(most, 5) < 1 ? 1 : qnet__nice_step(most, 5);
+    step = fmax(1, qnet__nice_step(most, 5));
     p.y_high = ceil(most / step) * step;
-    qnet__panel(w, "Age");
-    qnet__svg_open(w, 344, 236, "Ages of both groups");
+    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
+    qnet__svg_open(w, 236, "Ages of both groups");
     qnet__plot_ticks(w, &p, 1, step, 0);
     qnet__plot_ticks(w, &p, 0, 10, 0);
     for (int bin = first; bin <= last; bin++) {
         for (int label = 0; label < 2; label++) {
-            const double wide = p.width / (last + 1 - first),
-                         top = qnet__plot_y(&p, count[label][bin]);
+            const double wide = p.width / (last + 1 - first);
+            const double top = qnet__plot_y(&p, count[label][bin]);
             qnet__svg_rect(w, label ? "hh" : "hc",
                            qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
                            wide * 0.4, p.top + p.height - top);
@@ -15833,77 +15839,58 @@ static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
 /* Fig. 2 (b): men and women of each group, as bars of one length scale. */
 static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
 {
+    static const char *const names[3] = { "men", "women", "unknown" };
     const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
-    qnet__panel(w, "Sex");
-    qnet__svg_open(w, 344, 200, "Men and women of both groups");
+    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
+    qnet__svg_open(w, 200, "Men and women of both groups");
     for (int label = 1; label >= 0; label--) {
         const qnet__group *g = &group[label];
-        int counts[3];
+        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
         double y = label ? 10 : 112;
-        counts[0] = g->men;
-        counts[1] = g->women;
-        counts[2] = g->subjects - g->men - g->women;
         for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
             const double length = 210.0 * counts[k] / most;
-            qnet__svg_label(w, "m", "end", 82, y + 15,
-                            k == 0   ? (label ? "HH men" : "HC men")
-                            : k == 1 ? (label ? "HH women" : "HC women")
-                                     : (label ? "HH unknown" : "HC unknown"));
+            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
             qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            qnet__svg_text(w, "", "start", 96 + length, y + 15);
-            QNET__PRINT(w, "%d</text>\n", counts[k]);
+            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
         }
     }
     qnet__put(w, "</svg></div>\n");
 }
 
-/* Largest loss of an input and model; 0 where there is none. */
-static double qnet__largest_loss(const qnet_experiment *e, int input, int model, int *epochs)
+/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
+static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
 {
-    double most = 0;
-    *epochs = 0;
-    for (int c = 0; c < e->curves_count; c++) {
-        const qnet_curve *curve = &e->curves[c];
-        if (curve->input != input || curve->kind != model) continue;
-        *epochs = qnet__max_int(*epochs, curve->epochs);
-        for (int i = 0; i < curve->epochs; i++) {
-            if (qnet__is_finite(curve->epoch[i].loss) && curve->epoch[i].loss > most) {
-                most = curve->epoch[i].loss;
-            }
-        }
-    }
-    return most;
+    const qnet_curve *curve = &e->curves[c];
+    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
+    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
 }
 
-/* One polyline per fold and repeat (thin), or their mean (thick). */
+/* One polyline per fold and repeat (thin), and their mean (thick). */
 static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
                                  const qnet__plot *p, int epochs)
 {
     for (int c = 0; c < e->curves_count; c++) {
-        const qnet_curve *curve = &e->curves[c];
-        if (curve->input != input || curve->kind != model) continue;
-        QNET__PRINT(w, "<polyline class=\"t c%d\" points=\"", model);
-        for (int i = 0; i < curve->epochs; i++) {
-            if (!qnet__is_finite(curve->epoch[i].loss)) continue;
-            qnet__put_xy(w, qnet__plot_x(p, i + 1), qnet__plot_y(p, curve->epoch[i].loss));
-            qnet__put(w, " ");
+        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
+        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
+        for (int i = 0; i < epochs; i++) {
+            const double loss = qnet__loss(e, c, input, model, i);
+            if (loss != loss) continue;
+            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
         }
         qnet__put(w, "\"/>\n");
     }
-    QNET__PRINT(w, "<polyline class=\"l solid c%d\" points=\"", model);
+    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
     for (int i = 0; i < epochs; i++) {
         double sum = 0;
         int n = 0;
         for (int c = 0; c < e->curves_count; c++) {
-            const qnet_curve *curve = &e->curves[c];
-            if (curve->input != input || curve->kind != model || i >= curve->epochs) continue;
-            if (!qnet__is_finite(curve->epoch[i].loss)) continue;
-            sum += curve->epoch[i].loss;
+            const double loss = qnet__loss(e, c, input, model, i);
+            if (loss != loss) continue;
+            sum += loss;
             n++;
         }
         if (n == 0) continue;
-        qnet__put_xy(w, qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
-        qnet__put(w, " ");
+        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
     }
     qnet__put(w, "\"/>\n");
 }
@@ -15912,37 +15899,42 @@ static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__put(w, "<figure><div class=\"panels\">");
     for (int k = 0; k < 2 * QNET_MODELS; k++) {
-        const int input = qnet__table_input(k / QNET_MODELS), model = k % QNET_MODELS;
+        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
         qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
-        int epochs;
-        const double most = qnet__largest_loss(e, input, model, &epochs);
-        double step;
-        if (!(most > 0) || epochs < 1) continue;
+        int epochs = 0;
+        double most = 0, step;
+        for (int c = 0; c < e->curves_count; c++) {
+            for (int i = 0; i < e->curves[c].epochs; i++) {
+                const double loss = qnet__loss(e, c, input, model, i);
+                if (loss > most) most = loss;
+            }
+            if (e->curves[c].input == input && e->curves[c].kind == model) {
+                epochs = qnet__max_int(epochs, e->curves[c].epochs);
+            }
+        }
+        if (!(most > 0)) continue;
         step = qnet__nice_step(most, 5);
         p.x_high = qnet__max_int(2, epochs);
         p.y_high = ceil(most / step - 1e-9) * step;
-        QNET__PRINT(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
+        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
                     qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
-        qnet__svg_open(w, 344, 222, "Training loss over epochs");
+        qnet__svg_open(w, 222, "Training loss over epochs");
         qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
-        qnet__plot_ticks(
-            w, &p, 0, qnet__nice_step(p.x_high - 1, 6) < 1 ? 1 : qnet__nice_step(p.x_high - 1, 6),
-            0);
+        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
         qnet__plot_axes(w, &p, "Epoch", "Loss");
         qnet__svg_loss_lines(w, e, input, model, &p, epochs);
         qnet__put(w, "</svg></div>\n");
     }
-    qnet__put(w,
-              "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
-              "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of the "
-              "two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
+    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
+                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
+                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
 }
 
 /* Fig. 9 (full size), Fig. 10 (cropped). */
 static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
 {
     if (e->cams_count[input] == 0) return;
-    QNET__PRINT(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
+    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
     for (int i = 0; i < e->cams_count[input]; i++) {
         const qnet_cam_picture *c = &e->cams[input][i];
         const qnet_participant *s =
@@ -15953,39 +15945,35 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
         qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
         qnet__put(w, "</div><figcaption><b>");
         qnet__put_escaped(w, s ? s->subject : "");
-        QNET__PRINT(w, "</b>, %s, slice %d: P(HH)&nbsp;",
-                    s ? s->label == QNET_HH ? "hemochromatosis" : "healthy control" : "",
-                    c->slice + 1);
-        qnet__put_fixed(w, c->probability, 2);
-        qnet__put(w, "</figcaption></figure>\n");
+        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f</figcaption></figure>\n",
+                    !s ? "" : s->label == QNET_HH ? "hemochromatosis" : "healthy control",
+                    c->slice + 1, c->probability);
     }
-    QNET__PRINT(
-        w,
-        "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level network "
-        "(ResNetSWA) of the fold that never saw the subject, for the class that it chose "
-        "(HH where P(HH) is above .5): left the QSM slice, right the map over it. Each map "
-        "is scaled to its own range, so colours compare places within a slice, not "
-        "subjects.</figcaption></figure>\n",
-        input == QNET_INPUT_FULL ? 9 : 10);
+    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
+                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
+                   "it chose (HH where P(HH) is above .5): left the QSM slice, right the map over "
+                   "it. Each map is scaled to its own range, so colours compare places within a "
+                   "slice, not subjects.</figcaption></figure>\n",
+                input == QNET_INPUT_FULL ? 9 : 10);
 }
 
 /* The colour scale of the maps. */
 static void qnet__svg_colour_bar(qnet__writer *w)
 {
     qnet__put(w, "<div class=\"bar\">");
-    qnet__svg_open(w, 344, 44, "Colour scale, from blue for no evidence to red for most");
+    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
     qnet__put(w, "<defs><linearGradient id=\"jet\">");
     for (int i = 0; i <= 16; i++) {
         uint8_t rgb[3];
+        char colour[8];
         qnet_jet(i / 16.0, rgb);
-        qnet__put(w, "<stop offset=\"");
-        qnet__put_fixed(w, i / 16.0, 4);
-        QNET__PRINT(w, "\" stop-color=\"#%02x%02x%02x\"/>", rgb[0], rgb[1], rgb[2]);
+        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
+        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
     }
     qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
                  "fill=\"url(#jet)\"/>\n");
-    qnet__svg_label(w, "m", "start", 0, 36, "least evidence");
-    qnet__svg_label(w, "m", "end", 344, 36, "most evidence for the class");
+    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
+    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
     qnet__put(w, "</svg></div>\n");
 }
 
@@ -15993,184 +15981,35 @@ static void qnet__svg_colour_bar(qnet__writer *w)
 static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
 {
     int shown = 0;
-    for (int column = 0; column < 2; column++) {
-        const int input = qnet__table_input(column);
+    for (int i = 0; i < 2; i++) {
+        const int input = qnet__table_input[i];
         if (!e->augmented[input]) continue;
-        QNET__PRINT(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
+        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
                     qnet__input_title(input));
         qnet__put_image(w, e->augmented[input], e->augmented_width[input],
                         e->augmented_height[input], "a QSM slice and five augmented copies");
         qnet__put(w, "</div>\n");
     }
     if (!shown) return;
-    qnet__put(w,
-              "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the others "
-              "are draws of the training augmentation from it: flips, brightness and contrast, "
-              "gamma, grid distortion, shift-scale-rotate, crop.</figcaption></figure>\n");
+    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
+                 "others are draws of the training augmentation from it: flips, brightness and "
+                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
+                 "</figure>\n");
 }
 
 /* ---- report.html: the page ------------------------------------------------------------------- */
 
-/* A cell of a table of numbers. */
-static void qnet__cell(qnet__writer *w, double value, int decimals)
+/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
+static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
+                            qnet_interval r)
 {
-    qnet__put(w, "<td class=\"n\">");
-    qnet__put_fixed(w, value, decimals);
-    qnet__put(w, "</td>");
-}
-
-static void qnet__cell_mean(qnet__writer *w, qnet_mean_std v, int spread)
-{
-    qnet__put(w, "<td class=\"n\">");
-    qnet__put_fixed(w, 100 * v.mean, 2);
-    if (spread && v.mean == v.mean) {
-        qnet__put(w, "&thinsp;&plusmn;&thinsp;");
-        qnet__put_fixed(w, 100 * v.std, 2);
-    }
-    qnet__put(w, "</td>");
-}
-
-static void qnet__cell_range(qnet__writer *w, qnet_interval r, double scale, int decimals)
-{
-    if (!qnet__is_interval(r)) {
-        qnet__put(w, "<td class=\"n\">&ndash;</td>");
-        return;
-    }
-    qnet__put(w, "<td class=\"n\">");
-    qnet__put_fixed(w, r.low * scale, decimals);
-    qnet__put(w, "&thinsp;&ndash;&thinsp;");
-    qnet__put_fixed(w, r.high * scale, decimals);
-    qnet__put(w, "</td>");
-}
-
-/* Tables 1 and 3 as in the paper: the inputs side by side, the columns of each in its order. */
-static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    QNET__PRINT(w,
-                "<p class=\"cap\"><b>Table %d.</b> %s-level "
-                "classifiers, %d-fold cross-validation over individuals, in percent%s.</p>"
-                "<div class=\"scroll\"><table class=\"wide pin\"><thead><tr><th>Input</th>",
-                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
-                spread ? ", mean &plusmn; standard deviation" : "");
-    for (int column = 0; column < 2; column++) {
-        if (!qnet__has_input(e, qnet__table_input(column))) continue;
-        QNET__PRINT(w, "<th colspan=\"4\">%s</th>", qnet__input_title(qnet__table_input(column)));
-    }
-    qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int column = 0; column < 2; column++) {
-        if (!qnet__has_input(e, qnet__table_input(column))) continue;
-        qnet__put(w, image ? "<th class=\"n\">Accuracy</th><th class=\"n\">Sensitivity</th>"
-                             "<th class=\"n\">Specificity</th><th class=\"n\">F1-score</th>"
-                           : "<th class=\"n\">Accuracy</th><th class=\"n\">F1-score</th>"
-                             "<th class=\"n\">Sensitivity</th><th class=\"n\">Specificity</th>");
-    }
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int m = 0; m < QNET_MODELS; m++) {
-        QNET__PRINT(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
-                    qnet_model_name((qnet_model_kind)m));
-        for (int column = 0; column < 2; column++) {
-            const int input = qnet__table_input(column);
-            const qnet_model_result *r = &e->level[input][level].model[m];
-            if (!qnet__has_input(e, input)) continue;
-            qnet__cell_mean(w, r->accuracy, spread);
-            qnet__cell_mean(w, image ? r->sensitivity : r->f1, spread);
-            qnet__cell_mean(w, image ? r->specificity : r->sensitivity, spread);
-            qnet__cell_mean(w, image ? r->f1 : r->specificity, spread);
-        }
-        qnet__put(w, "</tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Table 2: as in the paper, with the test by subject beside it. */
-static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    char p[QNET__NUMBER];
-    QNET__PRINT(w,
-                "<p class=\"cap\">%sDeLong tests of all "
-                "pairs of ROC curves, %s level; H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>."
-                "%s</p>\n<div class=\"scroll\"><table class=\"wide\">",
-                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
-                image ? " On the right the same with the slices of a subject as one cluster "
-                        "(Obuchowski 1997)."
-                      : "");
-    QNET__PRINT(w,
-                "<thead><tr><th></th><th colspan=\"2\">Variables</th><th colspan=\"2\">AUCs</th>"
-                "<th colspan=\"4\">By %s</th>%s</tr>",
-                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
-    qnet__put(w,
-              "<tr><th>Input</th><th>1</th><th>2</th><th class=\"n\">1</th><th class=\"n\">2</th>");
-    for (int k = 0; k < (image ? 2 : 1); k++) {
-        qnet__put(w, "<th class=\"n\">Std error</th><th class=\"n\">z</th><th class=\"n\">p</th>"
-                     "<th>Level</th>");
-    }
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int i = 0; i < 6; i++) {
-        const int input = qnet__table_input(i / 3);
-        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
-        if (!qnet__has_input(e, input)) continue;
-        QNET__PRINT(w, "<tr%s><td>%s</td><td>%s</td><td>%s</td>",
-                    i % 3 == 0 ? " class=\"first\"" : "",
-                    i % 3 == 0 ? qnet__input_title(input) : "", qnet_model_name(pair->model1),
-                    qnet_model_name(pair->model2));
-        qnet__cell(w, pair->by_item.auc[0], 3);
-        qnet__cell(w, pair->by_item.auc[1], 3);
-        for (int k = 0; k < (image ? 2 : 1); k++) {
-            const qnet_delong *d = k || !image ? &pair->by_subject : &pair->by_item;
-            qnet__cell(w, d->se, 4);
-            qnet__cell(w, d->z, 3);
-            QNET__PRINT(w, "<td class=\"n\">%s</td><td>%s</td>", qnet__p_text(p, d->p),
-                        qnet_stars(d->p));
-        }
-        qnet__put(w, "</tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__html_intervals(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    QNET__PRINT(w,
-                "<p class=\"cap\">95 %% intervals, %s level. AUC: "
-                "DeLong, by %s and by subject. Rates: Wilson, percent%s.</p>\n<div "
-                "class=\"scroll\"><table class=\"wide\"><thead><tr>"
-                "<th>Input</th><th>Model</th><th class=\"n\">AUC</th><th class=\"n\">by %s</th>"
-                "<th class=\"n\">by subject</th><th class=\"n\">Accuracy</th><th class=\"n\">"
-                "Sensitivity</th><th class=\"n\">Specificity</th></tr></thead><tbody>\n",
-                qnet_level_name((qnet_level)level), image ? "image" : "scan",
-                image ? ", slices taken as independent" : "", image ? "image" : "scan");
-    for (int i = 0; i < 2 * QNET_MODELS; i++) {
-        const int input = qnet__table_input(i / QNET_MODELS), m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[input][level].model[m];
-        if (!qnet__has_input(e, input)) continue;
-        QNET__PRINT(w, "<tr%s><td>%s</td><td>%s</td>", m == 0 ? " class=\"first\"" : "",
-                    m == 0 ? qnet__input_title(input) : "", qnet_model_name((qnet_model_kind)m));
-        qnet__cell(w, r->auc_first, 3);
-        qnet__cell_range(w, r->auc_ci, 1, 3);
-        qnet__cell_range(w, r->auc_ci_clustered, 1, 3);
-        qnet__cell_range(w, r->first.accuracy_ci, 100, 1);
-        qnet__cell_range(w, r->first.sensitivity_ci, 100, 1);
-        qnet__cell_range(w, r->first.specificity_ci, 100, 1);
-        qnet__put(w, "</tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* One of the large numbers at the top. */
-static void qnet__html_tile(qnet__writer *w, const char *name, double value, int decimals,
-                            const char *unit, qnet_interval r, double scale)
-{
-    qnet__put(w, "<div class=\"tile\"><b>");
-    qnet__put_fixed(w, value * scale, decimals);
-    QNET__PRINT(w, "%s</b><span>%s</span><span>", unit, name);
+    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
+    const double scale = percent ? 100 : 1;
+    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
+                value * scale, unit, name);
     if (qnet__is_interval(r)) {
-        qnet__put(w, "95&nbsp;% CI <i>");
-        qnet__put_fixed(w, r.low * scale, decimals);
-        qnet__put(w, "&ndash;");
-        qnet__put_fixed(w, r.high * scale, decimals);
-        qnet__put(w, "</i>");
+        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
+                    r.high * scale);
     }
     qnet__put(w, "</span></div>\n");
 }
@@ -16179,119 +16018,93 @@ static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet
 {
     const int input = qnet__main_input(e);
     const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-    QNET__PRINT(w,
-                "<p class=\"kicker\">Q-Net &middot; report of an experiment%s</p>\n"
-                "<h1>Hemochromatosis or healthy? Brain iron maps of %d subjects</h1>\n"
-                "<p class=\"verdict\">",
+    const qnet_metrics *m = &q->first;
+    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s</p>\n"
+                   "<h1>Hemochromatosis or healthy? Brain iron maps of %d subjects</h1>\n"
+                   "<p class=\"verdict\">",
                 e->config.shuffle_labels ? " &middot; shuffled-label control" : "",
                 group[2].subjects);
     qnet__put_verdict(w, e);
     qnet__put(w, "</p>\n");
     if (qnet__has_input(e, input)) {
+        const char *percent = "&thinsp;%";
         qnet__put(w, "<div class=\"tiles\">\n");
-        qnet__html_tile(w, "AUC", q->auc_first, 3, "", q->auc_ci_clustered, 1);
-        qnet__html_tile(w, "Accuracy", q->first.accuracy, 1, "&thinsp;%", q->first.accuracy_ci,
-                        100);
-        qnet__html_tile(w, "Sensitivity", q->first.sensitivity, 1, "&thinsp;%",
-                        q->first.sensitivity_ci, 100);
-        qnet__html_tile(w, "Specificity", q->first.specificity, 1, "&thinsp;%",
-                        q->first.specificity_ci, 100);
-        QNET__PRINT(w,
-                    "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                    "chance that a scan of hemochromatosis gets a higher score than one of a "
-                    "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                    "software: no basis for the diagnosis of a patient.</p>\n",
+        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
+        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
+        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
+        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
+        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
+                       "chance that a scan of hemochromatosis gets a higher score than one of a "
+                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
+                       "software: no basis for the diagnosis of a patient.</p>\n",
                     input == QNET_INPUT_CROP ? "cropped image" : "full size image");
     }
     qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
-    for (int i = 0; i < QNET__WARNINGS && w->status == QNET_OK; i++) {
-        const size_t before = w->out->size;
-        qnet__put(w, "<li>");
-        if (qnet__put_warning(w, e, group, i)) qnet__put(w, "</li>\n");
-        else if (w->status == QNET_OK) qnet__put_back(w, before);
-    }
+    qnet__put_warnings(w, e, group);
     qnet__put(w, "</ul></div>\n");
 }
 
 static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
 {
-    static const char names[3][24] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
-    qnet__put(w, "<h2>What was run</h2>\n");
-    QNET__PRINT(w,
-                "<p>%d-fold cross-validation over individuals%s: the subjects are split into %d "
-                "folds, and each fold is judged by models that were trained on the others. ",
+    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
+    static const int rows[3] = { 1, 0, 2 };
+    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
+                   "subjects are split into %d folds, and each fold is judged by models that were "
+                   "trained on the others. ",
                 e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
                 e->config.folds);
-    QNET__PRINT(
-        w,
-        "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
-        "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which vote "
-        "over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's features of all "
-        "slices through a bidirectional LSTM, %d epochs). ",
-        e->config.stage1.epochs, e->config.stage2.epochs);
-    qnet__put(
-        w, "Each image holds three channels: QSM, R2* and T1-weighted.</p>\n"
-           "<div class=\"scroll\"><table><thead><tr><th>Group</th><th class=\"n\">Subjects</th>"
-           "<th class=\"n\">Men</th><th class=\"n\">Women</th><th class=\"n\">Age, mean &plusmn; "
-           "SD</th><th class=\"n\">Age range</th><th class=\"n\">Scans</th><th class=\"n\">Slices"
-           "</th></tr></thead><tbody>\n");
+    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
+                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
+                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
+                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
+                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
+                   "<table><thead><tr>",
+                e->config.stage1.epochs, e->config.stage2.epochs);
+    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
+                         ">Slices");
+    qnet__put(w, "</tr></thead><tbody>\n");
     for (int k = 0; k < 3; k++) {
-        const int row = k == 2 ? 2 : 1 - k;
-        const qnet__group *g = &group[row];
-        QNET__PRINT(
-            w,
-            "<tr%s><td>%s</td><td class=\"n\">%d</td><td class=\"n\">%d</td><td class=\"n\">"
-            "%d</td><td class=\"n\">",
-            row == 2 ? " class=\"first\"" : "", names[row], g->subjects, g->men, g->women);
-        qnet__put_fixed(w, g->age_mean, 1);
-        qnet__put(w, " &plusmn; ");
-        qnet__put_fixed(w, g->age_std, 1);
-        qnet__put(w, "</td>");
-        qnet__put(w, "<td class=\"n\">");
-        qnet__put_fixed(w, g->age_low, 0);
-        qnet__put(w, "&thinsp;&ndash;&thinsp;");
-        qnet__put_fixed(w, g->age_high, 0);
-        QNET__PRINT(w, "</td><td class=\"n\">%d</td><td class=\"n\">%d</td></tr>\n", g->scans,
-                    g->slices);
+        const qnet__group *g = &group[rows[k]];
+        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
+        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
+                             ">%d|>%d",
+                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
+                    g->age_low, g->age_high, g->scans, g->slices);
+        qnet__row_end(w);
     }
     qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
     qnet__svg_ages(w, e);
     qnet__svg_sexes(w, group);
-    qnet__put(
-        w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH &nbsp; "
-           "<span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; <b>Fig. 2.</b> Age "
-           "and sex of the subjects.</figcaption></figure>\n");
+    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
+                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
+                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
 }
 
 static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
 {
+    int input[2];
     qnet__put(w, "<h2>Results by image</h2>\n");
     qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "<p class=\"key\">");
     qnet__put_spread(w, e);
-    qnet__put(
-        w, " Sensitivity is the share of hemochromatosis that is recognised, specificity that of "
-           "healthy controls. The F1-score is the mean of both groups', weighted by their size."
-           "</p>\n");
-    if (qnet__has_input(e, QNET_INPUT_CROP) && qnet__has_input(e, QNET_INPUT_FULL)) {
-        qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
-    }
+    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
+                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
+                 "their size.</p>\n");
+    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
     qnet__figure_models(w, e);
     qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(
-        w, "<p class=\"key\"><i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
-           "**** p &le; .0001.</p>\n");
+    qnet__put(w, "<p class=\"key\"><i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
+                 ".001, **** p &le; .0001.</p>\n");
     qnet__figure_boxes(w, e);
-    qnet__html_intervals(w, e, QNET_LEVEL_IMAGE);
+    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "<h2>Results by scan</h2>\n");
     qnet__html_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(
-        w,
-        "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-        "healthy; their ROC curves use the mean probability. Q-Net decides once per scan.</p>\n");
+    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
+                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
+                 "</p>\n");
     qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
     qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
-    qnet__html_intervals(w, e, QNET_LEVEL_SCAN);
+    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
 }
 
 static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
@@ -16299,21 +16112,17 @@ static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
     qnet__put(w, "<h2>How it was trained</h2>\n");
     qnet__figure_augmented(w, e);
     if (e->curves_count > 0) qnet__figure_learning(w, e);
-    qnet__put(
-        w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of "
-           "the first repeat; no subject is in two.</p>\n<div "
-           "class=\"scroll\"><table><thead><tr><th class=\"n\">Fold</th>"
-           "<th class=\"n\">HH</th><th class=\"n\">HC</th><th class=\"n\">Men</th><th class=\"n\">"
-           "Women</th><th class=\"n\">Mean age</th><th>Subjects</th></tr></thead><tbody>\n");
+    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
+                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
+    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
+    qnet__put(w, "</tr></thead><tbody>\n");
     for (int fold = 0; fold < e->config.folds; fold++) {
         qnet__group g[3];
         int named = 0;
         qnet__groups(e, fold, g);
-        QNET__PRINT(w,
-                    "<tr><td class=\"n\">%d</td><td class=\"n\">%d</td><td class=\"n\">%d</td>"
-                    "<td class=\"n\">%d</td><td class=\"n\">%d</td>",
-                    fold + 1, g[1].subjects, g[0].subjects, g[2].men, g[2].women);
-        qnet__cell(w, g[2].age_mean, 1);
+        qnet__put(w, "<tr>");
+        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
+                    g[2].men, g[2].women, g[2].age_mean);
         qnet__put(w, "<td class=\"wrap small\">");
         for (int i = 0; i < e->participants_count; i++) {
             if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
@@ -16327,34 +16136,30 @@ static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
 
 static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
 {
+    static const char *const names[3] = { "Build", "Data", "Results" };
+    const int minutes = e->seconds >= 600;
     char build[256];
     qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__put(w,
-              "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
-              "configuration, data, build and kind of processor give the same numbers again.</p>\n"
-              "<div class=\"scroll\"><table><tbody>\n<tr><td>Build</td><td class=\"wrap\">");
-    qnet__put_escaped(w, build);
-    qnet__put(w, "</td></tr>\n<tr><td>Data</td><td class=\"wrap\">");
-    qnet__put_escaped(w, e->data);
-    qnet__put(w, "</td></tr>\n<tr><td>Results</td><td class=\"wrap\">");
-    qnet__put_escaped(w, e->out);
-    qnet__put(w, "</td></tr>\n");
+    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
+                 "configuration, data, build and kind of processor give the same numbers again."
+                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
+    for (int i = 0; i < 3; i++) {
+        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
+        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
+        qnet__put(w, "</td></tr>\n");
+    }
     for (int input = 0; input < 2; input++) {
         if (!qnet__has_input(e, input)) continue;
-        QNET__PRINT(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
+        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
                     qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
     }
     if (e->weights[0]) {
-        QNET__PRINT(w,
-                    "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>\n",
-                    (unsigned long long)e->weights_hash);
+        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
+                       "\n", (unsigned long long)e->weights_hash);
     }
-    qnet__put(w, "<tr><td>Time</td><td>");
-    qnet__put_fixed(w, e->seconds < 600 ? e->seconds : e->seconds / 60, e->seconds < 600 ? 0 : 1);
-    QNET__PRINT(w,
-                " %s</td></tr>\n</tbody></table></div>\n<h3>Configuration</h3>\n"
-                "<div class=\"sets\">\n",
-                e->seconds < 600 ? "seconds" : "minutes");
+    qnet__print(w, "<tr><td>Time</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
+                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
+                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
     qnet__put_settings(w, e);
     qnet__put(w, "</div>\n");
 }
@@ -16366,33 +16171,30 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer 
     QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
     w->html = 1;
     qnet__groups(e, -1, group);
-    qnet__put(
-        w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-           "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-           "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report</title>\n<style>\n");
+    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
+                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
+                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report</title>\n"
+                 "<style>\n");
     qnet__put_css(w);
     qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
     qnet__html_top(w, e, group);
     qnet__html_cohort(w, e, group);
     if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
     if (e->cams_count[0] + e->cams_count[1] > 0) {
-        qnet__put(
-            w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class that the "
-               "network chose, dark blue ones least. The maps show where evidence was found, not "
-               "that it is right.</p>\n");
+        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
+                     "that the network chose, dark blue ones least. The maps show where evidence "
+                     "was found, not that it is right.</p>\n");
         qnet__svg_colour_bar(w);
         qnet__figure_cams(w, e, QNET_INPUT_FULL);
         qnet__figure_cams(w, e, QNET_INPUT_CROP);
     }
     qnet__html_training(w, e);
     qnet__html_record(w, e);
-    QNET__PRINT(
-        w,
-        "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
-        "quantitative susceptibility mapping-based deep neural network for differential "
-        "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et al. 1988, "
-        "Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
-        QNET_VERSION);
+    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
+                   "quantitative susceptibility mapping-based deep neural network for differential "
+                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
+                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
+                QNET_VERSION);
     return qnet__writer_end(w);
 }
 
@@ -16473,10 +16275,14 @@ static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_co
 }
 
 /* Every field that changes a result. */
-static qnet_status qnet__experiment_text(qnet_context *ctx, const qnet_experiment_config *c,
-                                         qnet_buffer *text)
+static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
+    qnet_context *ctx = e->ctx;
+    const qnet_experiment_config *c = &e->config;
     const qnet_augment_config *a = &c->stage1.augment;
+    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nreal=%s\nkernels=%s\nweights=%016llx\n",
+                                 QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
+                                 qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
     for (int i = 0; i < 2; i++) {
         if (c->use_input[i]) QNET__TRY(qnet__preparation_text(ctx, &c->input[i], a, text));
     }
@@ -16715,12 +16521,17 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
 typedef struct qnet__job {
     qnet_experiment *e;
     qnet_cohort *cohort;
-    const qnet_real *weights; /* initial weights, or NULL for random ones */
-    int input, repeat, fold;  /* all from 0 */
-    int *train, *test;        /* scans of this fold's two sides */
+    qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
+    int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
+    char subjects[24];    /* hash of the names of the cohort's subjects */
+    char trained_on[24];  /* the same of the subjects that the initial weights saw; "": not known */
+    int input, repeat, fold; /* all from 0 */
+    int *train, *test;       /* scans of this fold's two sides */
     int train_count, test_count;
-    int *length, *label;  /* [train_count] for stage 2 */
-    uint64_t fingerprint; /* of configuration, cohort and initial weights */
+    int *length, *label;     /* [train_count] for stage 2 */
+    int opened;              /* 1: out/checkpoint is there and is this run's */
+    uint64_t fingerprint;    /* of configuration, cohort and initial weights */
+    const qnet_buffer *text; /* the configuration, as config.txt holds it */
     int resume;
     qnet_progress outer; /* the caller's progress hook */
     char where[64];
@@ -16792,9 +16603,9 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
     memset(&text, 0, sizeof text);
     snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
     qnet__job_path(job, suffix, path);
-    status = qnet_buffer_printf(ctx, &text, "model=%s\nversion=%s\nrepeat=%d\nfold=%d\nseed=%llu\n",
-                                model, QNET_VERSION, job->repeat + 1, job->fold + 1,
-                                (unsigned long long)c->seed);
+    status = qnet_buffer_printf(
+        ctx, &text, "model=%s\nversion=%s\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n", model,
+        QNET_VERSION, job->subjects, job->repeat + 1, job->fold + 1, (unsigned long long)c->seed);
     if (status == QNET_OK) {
         status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
     }
@@ -16987,15 +16798,20 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
     config.seed = qnet__job_seed(job);
     config.swa = swa;
     start = qnet_stage1_swa_start(&config);
+    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
     qnet__job_path(job, "-branch.checkpoint", branch);
     QNET__TRY(qnet_stage1_create(ctx, &config, job->cohort, job->train, job->train_count, NULL,
-                                 job->weights, &run));
+                                 job->initial ? job->initial->weights : NULL, &run));
     status = QNET_OK;
-    if (job->resume && qnet_file_exists(checkpoint))
+    if (job->resume && qnet_file_exists(checkpoint)) {
         status = qnet_stage1_load(run, checkpoint);
-    else if (swa && start > 0)
+        if (status == QNET_ERROR_FORMAT)
+            status = qnet__fail(ctx, status, "%s; remove that file to do its part again",
+                                qnet_last_error(ctx));
+    } else if (swa && start > 0) {
         status = qnet_stage1_load(run, branch);
+    }
     job->phase_first = swa ? start : 0;
     while (status == QNET_OK && run->epoch < config.epochs) {
         status = qnet_stage1_epoch(run);
@@ -17359,7 +17175,8 @@ static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experime
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "experiment: cam_scans is %d, expected 0 to 1000", c->cam_scans);
     }
-    return QNET_OK;
+    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
+    return qnet__stage2_config_check(ctx, &c->stage2);
 }
 
 /* Copies a path into dst[512]. */
@@ -17459,6 +17276,74 @@ static qnet_status qnet__curves_add(const qnet__job *job, const qnet__fold_resul
     return QNET_OK;
 }
 
+/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
+static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
+                                        const char *now)
+{
+    size_t line = strcspn(was, "\n");
+    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
+        was += line + (was[line] == '\n');
+        now += line + (now[line] == '\n');
+        line = strcspn(was, "\n");
+    }
+    if (!*was && !*now) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
+                      was, (int)strcspn(now, "\n"), now);
+}
+
+/* 1 for the name of a fold's file in out/checkpoint. */
+static int qnet__is_fold_file(const char *name)
+{
+    return strncmp(name, "crop-", 5) == 0 || strncmp(name, "full-", 5) == 0;
+}
+
+/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
+   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
+                                         const qnet_buffer *text)
+{
+    char folder[600], path[700], (*names)[256];
+    size_t count, bytes, unfinished = 0;
+    qnet_buffer old;
+    qnet_status status;
+    memset(&old, 0, sizeof old);
+    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
+    snprintf(path, sizeof path, "%s/config.txt", folder);
+    QNET__TRY(qnet_make_folder(ctx, folder));
+    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
+    for (size_t i = 0; i < count; i++) unfinished += (size_t)qnet__is_fold_file(names[i]);
+    qnet__free(ctx, names, bytes);
+    if (resume && unfinished > 0 && qnet_file_exists(path)) {
+        QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
+        status = qnet_buffer_append(ctx, &old, "", 1);
+        if (status == QNET_OK) {
+            status =
+                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+        }
+        qnet_buffer_free(ctx, &old);
+        return status;
+    }
+    if (unfinished > 0) {
+        return qnet__fail(
+            ctx, QNET_ERROR_ARGUMENT,
+            "%s: holds an unfinished run (%lu files); resume it, or remove that folder "
+            "to begin anew",
+            folder, (unsigned long)unfinished);
+    }
+    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+}
+
+/* Weights that were trained on these very subjects have seen those of every test fold. */
+static qnet_status qnet__check_weights_leak(const qnet__job *job)
+{
+    if (strcmp(job->trained_on, job->subjects) != 0) return QNET_OK;
+    return qnet__fail(job->e->ctx, QNET_ERROR_LEAK,
+                      "%s: these weights were trained on subjects of this cohort; the test folds "
+                      "would not be unseen",
+                      job->e->weights);
+}
+
 /* All repeats and folds of one input whose cohort is in memory. ints: 7 arrays of scans_count. */
 static qnet_status qnet__input_run(qnet__job *job, int *ints)
 {
@@ -17479,8 +17364,14 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
         image_at[s] = images;
         images += cohort->scans[s].slices;
     }
+    QNET__TRY(qnet__check_weights_leak(job));
     if (e->config.shuffle_labels)
         qnet__shuffle_labels(cohort, e->config.seed, subject, job->train, job->test);
+    QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed, fold_of));
+    if (!job->opened) { /* not before the data have been read: a mistake there leaves no folder */
+        QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
+        job->opened = 1;
+    }
     QNET__TRY(qnet__participants(e, cohort));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
@@ -17533,6 +17424,7 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     qnet_context *ctx = e->ctx;
     qnet_cohort *cohort;
     int *ints;
+    uint64_t subjects;
     size_t bytes;
     double images = 0;
     qnet_status status;
@@ -17542,15 +17434,17 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->phase_first = -1;
     QNET__TRY(qnet_cohort_read(ctx, data, &e->config.input[job->input], &cohort));
     job->cohort = cohort;
-    e->cohort_hash[job->input] = QNET_HASH_START;
+    e->cohort_hash[job->input] = subjects = QNET_HASH_START;
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *scan = &cohort->scans[s];
         int label = (int)scan->label;
         uint64_t h = qnet_hash(e->cohort_hash[job->input], &scan->hash, sizeof scan->hash);
+        subjects = qnet_hash(subjects, scan->subject, strlen(scan->subject) + 1);
         h = qnet_hash(h, scan->subject, strlen(scan->subject) + 1);
         e->cohort_hash[job->input] = qnet_hash(h, &label, sizeof label);
         images += scan->slices;
     }
+    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
     job->work_epoch = images * (e->config.folds - 1) / e->config.folds * cohort->config.size *
                       cohort->config.size;
     job->work_done = 0;
@@ -17566,88 +17460,43 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     return status;
 }
 
-/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
-static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
-                                        const char *now)
+/* 1 when the network's input is not normalised beyond the stretch. */
+static int qnet__is_plain(const qnet_augment_config *a)
 {
-    size_t line = strcspn(was, "\n");
-    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
-        was += line + (was[line] == '\n');
-        now += line + (now[line] == '\n');
-        line = strcspn(was, "\n");
-    }
-    if (!*was && !*now) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
-                      was, (int)strcspn(now, "\n"), now);
+    int plain = 1;
+    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
+    return plain;
 }
 
-/* 1 for the name of a fold's file in out/checkpoint. */
-static int qnet__is_fold_file(const char *name)
-{
-    return strncmp(name, "crop-", 5) == 0 || strncmp(name, "full-", 5) == 0;
-}
-
-/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
-static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
-                                         const qnet_buffer *text)
-{
-    char folder[600], path[700], (*names)[256];
-    size_t count, bytes, unfinished = 0;
-    qnet_buffer old;
-    qnet_status status;
-    memset(&old, 0, sizeof old);
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    snprintf(path, sizeof path, "%s/config.txt", folder);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    if (resume && qnet_file_exists(path)) {
-        QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
-        status = qnet_buffer_append(ctx, &old, "", 1);
-        if (status == QNET_OK) {
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
-        }
-        qnet_buffer_free(ctx, &old);
-        return status;
-    }
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) unfinished += (size_t)qnet__is_fold_file(names[i]);
-    qnet__free(ctx, names, bytes);
-    if (unfinished > 0) {
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%lu files); resume it, or remove that folder "
-            "to begin anew",
-            folder, (unsigned long)unfinished);
-    }
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
-}
-
-/* Initial weights from a file into a block of ResNet18's table: a 2-class head is made anew. */
-static qnet_status qnet__initial_weights(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *path, qnet_resnet **out)
+/* Initial weights from a file into job->initial. A head of other than 2 classes is left out, as
+   ImageNet's of 1000; each fold then draws its own. Weights that an experiment wrote say on which
+   subjects they were trained. */
+static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
+                                         const qnet_experiment_config *config, const char *path)
 {
     qnet_resnet_config c;
+    qnet_safetensors *file;
+    const char *subjects;
     qnet_resnet *net;
-    int replaced = 0;
     qnet_status status;
     qnet_resnet_config_init(&c);
     c.height = c.width = 32;
     c.batch = 1;
     c.training = 0;
-    QNET__TRY(qnet_resnet_create(ctx, &c, &net));
-    qnet_resnet_init(net, config->seed);
-    status = qnet_weights_load(ctx, path, net->table, net->weights, 1, &replaced);
-    if (status != QNET_OK) {
-        qnet_resnet_destroy(net);
-        return status;
+    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
+    status = qnet_resnet_create(ctx, &c, &net);
+    if (status == QNET_OK) {
+        qnet_resnet_init(net, config->seed);
+        subjects = qnet_safetensors_metadata(file, "subjects");
+        if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
+        status = qnet_weights_load(ctx, path, net->table, net->weights, 1, &job->new_head);
+        if (status == QNET_OK)
+            job->initial = net;
+        else
+            qnet_resnet_destroy(net);
     }
-    if (replaced)
-        qnet__log(ctx, QNET_LOG_INFO, "%s: its classification head is replaced by one of 2 classes",
-                  path);
-    *out = net;
-    return QNET_OK;
+    qnet_safetensors_destroy(file);
+    return status;
 }
 
 /* Moves the weight files of a run that is complete from checkpoint/ to weights/. */
@@ -17665,10 +17514,7 @@ static qnet_status qnet__publish_weights(const qnet_experiment *e)
         const size_t length = strlen(names[i]);
         if (!qnet__is_fold_file(names[i])) continue;
         snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (length > 19 && strcmp(names[i] + length - 19, "-result.safetensors") == 0) {
-            qnet__remove_file(from);
-            continue;
-        }
+        if (length > 19 && strcmp(names[i] + length - 19, "-result.safetensors") == 0) continue;
         snprintf(to, sizeof to, "%s/weights/%s", e->out, names[i]);
 #ifdef _WIN32
         qnet__remove_file(to); /* rename does not replace there */
@@ -17676,6 +17522,10 @@ static qnet_status qnet__publish_weights(const qnet_experiment *e)
         if (rename(from, to) != 0) {
             status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s", from, to);
         }
+    }
+    for (size_t i = 0; i < count && status == QNET_OK; i++) { /* what is left are the results */
+        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+        if (qnet__is_fold_file(names[i])) qnet__remove_file(from);
     }
     qnet__free(ctx, names, bytes);
     if (status == QNET_OK) {
@@ -17695,7 +17545,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     qnet__job job;
     qnet_progress own;
     qnet_buffer text;
-    qnet_resnet *initial = NULL;
     qnet_status status;
     size_t curves;
     const double begin = qnet__seconds(ctx);
@@ -17703,23 +17552,23 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
     if (weights) {
-        QNET__TRY(qnet__initial_weights(ctx, &e->config, weights, &initial));
-        e->weights_hash =
-            qnet_hash(QNET_HASH_START, initial->weights, initial->table->total * sizeof(qnet_real));
-        qnet_augment_config_imagenet(&e->config.stage1.augment);
+        QNET__TRY(qnet__initial_weights(&job, ctx, &e->config, weights));
+        e->weights_hash = qnet_hash(QNET_HASH_START, job.initial->weights,
+                                    job.initial->table->total * sizeof(qnet_real));
+        if (qnet__is_plain(&e->config.stage1.augment) && job.trained_on[0] == '\0')
+            qnet_augment_config_imagenet(&e->config.stage1.augment);
     }
     curves = (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2;
     e->curves = (qnet_curve *)qnet__alloc(ctx, curves * sizeof(qnet_curve));
     status =
         e->curves ? QNET_OK : qnet__no_memory(ctx, curves * sizeof(qnet_curve), "learning curves");
-    if (status == QNET_OK) status = qnet__experiment_text(ctx, &e->config, &text);
+    if (status == QNET_OK) status = qnet__experiment_text(e, &text);
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) status = qnet__checkpoint_open(ctx, e, resume, &text);
     if (status == QNET_OK) {
         job.e = e;
-        job.weights = initial ? initial->weights : NULL;
+        job.text = &text;
         job.resume = resume;
-        job.fingerprint = qnet_hash(e->weights_hash ^ QNET_HASH_START, text.bytes, text.size);
+        job.fingerprint = qnet_hash(QNET_HASH_START, text.bytes, text.size);
         job.outer = ctx->hooks.progress;
         own.user = &job;
         own.report = qnet__job_progress;
@@ -17739,7 +17588,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
         qnet_set_progress(ctx, job.outer);
     }
     qnet_buffer_free(ctx, &text);
-    qnet_resnet_destroy(initial);
+    qnet_resnet_destroy(job.initial);
     e->seconds = qnet__seconds(ctx) - begin;
     if (status == QNET_OK) status = qnet_experiment_save(e, e->out);
     if (status == QNET_OK) status = qnet__publish_weights(e);

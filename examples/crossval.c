@@ -56,7 +56,9 @@ static const char help[] =
     "  --shuffle-labels    control: labels permuted over subjects, every AUC must fall to about "
     ".5\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
-    "  --quiet             no progress, no tables; errors only\n";
+    "  --quiet             no progress, no tables; errors only\n"
+    "\n"
+    "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
 
 typedef struct options {
     const char *data, *out, *weights;
@@ -85,6 +87,7 @@ static int whole(const char *name, const char *text, long low, long high, int *o
 
 static int option_with_value(options *o, const char *name, const char *value)
 {
+    char rest; /* catches what stands behind a number */
     qnet_experiment_config *c = &o->config;
     qnet_input_config *crop = &c->input[QNET_INPUT_CROP], *full = &c->input[QNET_INPUT_FULL];
     if (strcmp(name, "--data") == 0)
@@ -119,7 +122,9 @@ static int option_with_value(options *o, const char *name, const char *value)
     } else if (strcmp(name, "--seed") == 0) {
         char *end;
         c->seed = (uint64_t)strtoull(value, &end, 10);
-        if (end == value || *end) return fail(name, value, "a whole number");
+        if (end == value || *end || strchr(value, '-')) {
+            return fail(name, value, "a whole number from 0");
+        }
     } else if (strcmp(name, "--input") == 0) {
         c->use_input[QNET_INPUT_CROP] = strcmp(value, "full") != 0;
         c->use_input[QNET_INPUT_FULL] = strcmp(value, "crop") != 0;
@@ -134,14 +139,15 @@ static int option_with_value(options *o, const char *name, const char *value)
         else
             return fail(name, value, "percentile or window");
     } else if (strcmp(name, "--slices") == 0) {
-        if (sscanf(value, "%d:%d", &crop->slice_first, &crop->slice_count) != 2 ||
+        if (sscanf(value, "%d:%d%c", &crop->slice_first, &crop->slice_count, &rest) != 2 ||
             crop->slice_first < 0 || crop->slice_count < 1) {
             return fail(name, value, "FIRST:N, such as 8:16");
         }
         full->slice_first = crop->slice_first;
         full->slice_count = crop->slice_count;
     } else if (strcmp(name, "--center") == 0) {
-        if (sscanf(value, "%lf,%lf", &crop->box_center_mm[0], &crop->box_center_mm[1]) != 2) {
+        if (sscanf(value, "%lf,%lf%c", &crop->box_center_mm[0], &crop->box_center_mm[1], &rest) !=
+            2) {
             return fail(name, value, "X,Y in mm, such as 0,2.5");
         }
         crop->box_explicit = 1;
@@ -171,7 +177,7 @@ static int parse(int argc, char **argv, options *o)
         else if (strcmp(argv[i], "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
         else if (i + 1 >= argc)
-            return fail(argv[i], "", "a known option, and its value");
+            return fail(argv[i], "", "a known option and, behind it, its value");
         else if (!option_with_value(o, argv[i], argv[i + 1]))
             return 0;
         else
@@ -294,5 +300,5 @@ int main(int argc, char **argv)
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);
     qnet_context_destroy(ctx);
-    return status == QNET_OK ? 0 : 1;
+    return status == QNET_OK ? 0 : status == QNET_STOPPED ? 130 : 1;
 }

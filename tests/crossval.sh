@@ -63,7 +63,7 @@ pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold01-resnet.checkpoint" ]; do sleep 0.05; done
 kill -INT $pid 2> /dev/null
 wait $pid
-ok "stopped by Ctrl-C" test $? = 1
+ok "stopped by Ctrl-C" test $? = 130
 ok "says how to go on" grep -q -e '--resume' "$dir/stop1"
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --resume > "$dir/stop2" 2>&1 &
 pid=$!
@@ -97,6 +97,10 @@ refused '--size' --data "$dir/cohort" --size 31
 refused '--nonsense' --data "$dir/cohort" --nonsense 1
 "$bin/crossval" --data "$dir/cohort" --out /dev/null/out $small > /dev/null 2> "$dir/refusal"
 ok "unwritable output" grep -q '/dev/null/out' "$dir/refusal"
+"$bin/crossval" --data "$dir/cohort" --out "$dir/leak" $small --weights "$dir/one/weights/crop-repeat01-fold01-resnet.safetensors" > /dev/null 2> "$dir/refusal"
+ok "weights trained on this cohort are refused" grep -q 'trained on subjects of this cohort' "$dir/refusal"
+"$bin/crossval" --data "$dir/nowhere" --out "$dir/none" $small > /dev/null 2>&1
+ok "a failed start leaves no folder" test ! -e "$dir/none"
 ok help sh -c "'$bin/crossval' --help | grep -q shuffle-labels"
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]
