@@ -12602,7 +12602,8 @@ static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_confi
                 return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
                                   scans[i]);
     }
-    if (count > 0 && (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0))
+    if (count > 0 && of_label[QNET_HC] + of_label[QNET_HH] == count &&
+        (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0))
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "stage 1: %d scans of HC and %d of HH: expected both to learn from",
                           of_label[QNET_HC], of_label[QNET_HH]);
@@ -16976,6 +16977,7 @@ static void qnet__fold_items(const qnet__job *job, const qnet__fold_result *r, c
 
 #define QNET__SHEET_COLUMNS 6
 #define QNET__SHEET_GAP 4
+#define QNET__SHEET_EPOCH 1000000 /* draws that no training sees */
 
 static uint8_t qnet__to_byte(double v)
 {
@@ -17015,7 +17017,8 @@ static qnet_status qnet__augmentation_sheet(qnet_experiment *e, const qnet_cohor
     while (scan + 1 < cohort->scans_count && cohort->scans[scan].label != QNET_HH) scan++;
     if (status == QNET_OK) memset(sheet, 255, (size_t)width * (size_t)size * 3);
     for (int k = 0; k < QNET__SHEET_COLUMNS && status == QNET_OK; k++) {
-        qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, 0, (uint64_t)k);
+        qnet_rng rng =
+            qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, QNET__SHEET_EPOCH, (uint64_t)k);
         qnet_augmentation record = k == 0
                                        ? qnet_augment_test(side, side, size, size)
                                        : qnet_augment_draw(&config, &rng, side, side, size, size);

@@ -53,7 +53,8 @@ static void check_golden(int batch, int h, int w, uint32_t x_index, const double
         low = map[j] < low ? map[j] : low;
         high = map[j] > high ? map[j] : high;
     }
-    CHECK(low == 0 && high == 1);
+    /* scaled before it is resized: the ends are met at pixel centres of the last map only */
+    CHECK(low >= 0 && low < .1 && high > .9 && high <= 1);
     CHECK_OK(ctx, qnet_cam(net, 1, 1, map + image, NULL));
     CHECK(memcmp(map, map + image, image * sizeof *map) == 0);
     free(x);

@@ -83,8 +83,8 @@ def resnet_case(name, batch, h, w, x_index):
     array(name + "_eval_logits", logits.flatten())
     array(name + "_eval_features", net.features.flatten()[:8])
     cam = torch.einsum("c,chw->hw", net.fc.weight[1], net.map[1]).detach()
-    up = F.interpolate(cam[None, None], (h, w), mode="bilinear", align_corners=False)[0, 0]
-    up = (up - up.min()) / (up.max() - up.min())
+    unit = (cam - cam.min()) / (cam.max() - cam.min())
+    up = F.interpolate(unit[None, None], (h, w), mode="bilinear", align_corners=False)[0, 0]
     array(name + "_cam_raw", cam.flatten())
     array(name + "_cam", up.flatten()[::97])
     net.train()
