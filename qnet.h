@@ -822,8 +822,10 @@ typedef enum qnet_nifti_type { /* NIfTI-1 datatype codes */
 } qnet_nifti_type;
 typedef struct qnet_nifti_options {
     qnet_nifti_type type;    /* of the voxels in the file */
-    double slope, intercept; /* voxel = stored * slope + intercept; slope 0 means none */
-    int gzip;                /* 1: .nii.gz */
+    /* voxel = stored * slope + intercept; slope 0 means none. Integer types round: susceptibility
+       in ppm needs a slope, such as 1e-4, or all of it becomes 0. */
+    double slope, intercept;
+    int gzip;                /* 1: compressed; qnet_nifti_save goes by the name instead */
     int big_endian;
     const char *description; /* at most 79 characters; NULL: none */
 } qnet_nifti_options;
@@ -841,7 +843,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
-/* options NULL: float32, compressed if the name ends in .gz. */
+/* Compressed if and only if the name ends in .gz; options NULL: float32. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      const qnet_nifti_options *options);
 #endif
@@ -6986,30 +6988,34 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
 #define QNET__MATCH_MAX    258
 #define QNET__LITLEN_CODES 286 /* 0..255 literal, 256 end of block, 257..285 length */
 #define QNET__DIST_CODES   30
+#define QNET__FIXED_CODES  288 /* the fixed code has two more, which stand for nothing */
 
 /* RFC 1951, 3.2.5: length code 257 + i stands for length_base[i] plus length_extra[i] more bits;
    distance code i likewise. */
-static const uint16_t qnet__length_base[29] = {3,  4,  5,  6,   7,   8,   9,   10,  11, 13,
-                                               15, 17, 19, 23,  27,  31,  35,  43,  51, 59,
+static const uint16_t qnet__length_base[29] = {3,  4,  5,  6,  7,  8,  9,  10,  11,  13,
+                                               15, 17, 19, 23, 27, 31, 35, 43,  51,  59,
                                                67, 83, 99, 115, 131, 163, 195, 227, 258};
 static const uint8_t qnet__length_extra[29] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2,
                                                2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0};
 static const uint16_t qnet__dist_base[QNET__DIST_CODES] = {
     1,   2,   3,   4,   5,   7,    9,    13,   17,   25,   33,   49,   65,    97,    129,
     193, 257, 385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577};
-static const uint8_t qnet__dist_extra[QNET__DIST_CODES] = {0, 0, 0,  0,  1,  1,  2,  2,  3,  3,
-                                                           4, 4, 5,  5,  6,  6,  7,  7,  8,  8,
-                                                           9, 9, 10, 10, 11, 11, 12, 12, 13, 13};
-/* RFC 1951, 3.2.7: the order in which the lengths of the code-length code are sent. */
+static const uint8_t qnet__dist_extra[QNET__DIST_CODES] = {
+    0, 0, 0, 0, 1, 1, 2, 2,  3,  3,  4,  4,  5,  5,  6,
+    6, 7, 7, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13};
+/* RFC 1951, 3.2.7: the order in which the lengths of the code-length code are sent. Its symbols
+   0..15 are a length; 16 repeats the one before, 17 and 18 repeat zeros: base times, plus extra. */
 static const uint8_t qnet__codelen_order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10, 5,
                                                 11, 4,  12, 3, 13, 2, 14, 1, 15};
+static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = {2, 3, 7};
 
-/* Lengths of the fixed code (RFC 1951, 3.2.6): length[288] and dist_length[30]. */
+/* Lengths of the fixed code (RFC 1951, 3.2.6): length[288] and dist_length[32]. */
 static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
 {
     int i;
-    for (i = 0; i < 288; i++) length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-    for (i = 0; i < QNET__DIST_CODES; i++) dist_length[i] = 5;
+    for (i = 0; i < QNET__FIXED_CODES; i++)
+        length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+    memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
 }
 
 /* ---- checksums ---- */
@@ -7048,20 +7054,10 @@ static uint32_t qnet__crc32_update(uint32_t table[8][256], uint32_t crc, const u
 /* The public form: of bytes[size], going on from the crc of what came before them. */
 QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size)
 {
-    const unsigned char *p = (const unsigned char *)bytes;
     uint32_t table[8][256];
-    int k;
     if (bytes == NULL) return crc;
-    if (size >= 512) { /* below that, making the table costs more than it saves */
-        qnet__crc32_table(table);
-        return qnet__crc32_update(table, crc, p, size);
-    }
-    crc = ~crc;
-    for (; size > 0; p++, size--) {
-        crc ^= *p;
-        for (k = 0; k < 8; k++) crc = (crc >> 1) ^ ((crc & 1) ? 0xedb88320u : 0);
-    }
-    return ~crc;
+    qnet__crc32_table(table);
+    return qnet__crc32_update(table, crc, (const unsigned char *)bytes, size);
 }
 
 /* Adler-32 of RFC 1950: a = 1 + sum of bytes, b = sum of all a, both mod 65521. */
@@ -7070,11 +7066,7 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
     uint32_t a = adler & 0xffff, b = adler >> 16;
     while (size > 0) {
         size_t n = qnet__min_size(size, 5552); /* the most before b can pass 2^32 */
-        size -= n;
-        for (; n > 0; n--) {
-            a += *p++;
-            b += a;
-        }
+        for (size -= n; n > 0; n--) b += a += *p++;
         a %= 65521;
         b %= 65521;
     }
@@ -7112,24 +7104,30 @@ static uint32_t qnet__reverse_bits(uint32_t code, int n)
     return r;
 }
 
+/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. */
+static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
+{
+    uint32_t next = 0;
+    int bits, i;
+    for (bits = 1; bits < 16; bits++, next <<= 1)
+        for (i = 0; i < symbols; i++)
+            if (length[i] == bits) code[i] = (uint16_t)qnet__reverse_bits(next++, bits);
+}
+
 /* Which of a block's three alphabets a code is for. */
 enum { QNET__FOR_CODELEN, QNET__FOR_LITLEN, QNET__FOR_DIST };
 
-/* The table entry of a symbol, without its code's bits. The fixed code also has length symbols 286
-   and 287 and distances 30 and 31, which stand for nothing: 0, no code. */
+/* The table entry of a symbol, without its code's bits; 0 for a symbol that stands for nothing. */
 static uint32_t qnet__code_entry(int what, int symbol)
 {
-    if (what == QNET__FOR_DIST)
-        return symbol >= QNET__DIST_CODES
-                   ? 0
-                   : (uint32_t)qnet__dist_base[symbol] << 16 |
-                         (uint32_t)qnet__dist_extra[symbol] << 8 | QNET__CODE_BASE;
-    if (what == QNET__FOR_CODELEN || symbol < 256)
+    uint32_t base, extra;
+    if (what == QNET__FOR_CODELEN || (what == QNET__FOR_LITLEN && symbol < 256))
         return (uint32_t)symbol << 16 | QNET__CODE_LITERAL;
-    if (symbol == 256) return QNET__CODE_END;
-    if (symbol >= QNET__LITLEN_CODES) return 0;
-    return (uint32_t)qnet__length_base[symbol - 257] << 16 |
-           (uint32_t)qnet__length_extra[symbol - 257] << 8 | QNET__CODE_BASE;
+    if (what == QNET__FOR_LITLEN && symbol == 256) return QNET__CODE_END;
+    if (symbol >= (what == QNET__FOR_LITLEN ? QNET__LITLEN_CODES : QNET__DIST_CODES)) return 0;
+    base = what == QNET__FOR_LITLEN ? qnet__length_base[symbol - 257] : qnet__dist_base[symbol];
+    extra = what == QNET__FOR_LITLEN ? qnet__length_extra[symbol - 257] : qnet__dist_extra[symbol];
+    return base << 16 | extra << 8 | QNET__CODE_BASE;
 }
 
 /* Fills code->table from length[symbols], 0..15 (RFC 1951, 3.2.2). As zlib does, refuses a set of
@@ -7137,57 +7135,41 @@ static uint32_t qnet__code_entry(int what, int symbol)
    code) for lengths and distances. Returns 1, or 0 when refused. */
 static int qnet__huffman_build(qnet__huffman *code, int what, const uint8_t *length, int symbols)
 {
-    uint32_t next[16], i, first_free = 1u << code->index_bits;
-    int count[16], bits, symbol, longest = 0, left = 1;
-    memset(count, 0, sizeof count);
-    for (symbol = 0; symbol < symbols; symbol++) count[length[symbol]]++;
-    count[0] = 0;
-    next[0] = 0;
-    for (bits = 1; bits < 16; bits++) {
-        next[bits] = (next[bits - 1] + (uint32_t)count[bits - 1]) << 1;
-        left = left * 2 - count[bits];
-        if (left < 0) return 0;
-        if (count[bits] > 0) longest = bits;
+    uint32_t i, first_free = 1u << code->index_bits;
+    uint16_t codes[QNET__FIXED_CODES];
+    int symbol, longest = 0, left = 1 << 15; /* of all codes, in units of 15 bits */
+    for (symbol = 0; symbol < symbols; symbol++) {
+        if (length[symbol] > 0) left -= 1 << (15 - length[symbol]);
+        longest = qnet__max_int(longest, length[symbol]);
     }
-    if (left > 0 && (what == QNET__FOR_CODELEN || longest > 1)) return 0;
+    if (left < 0 || (left > 0 && (what == QNET__FOR_CODELEN || longest > 1))) return 0;
+    qnet__canonical_codes(length, symbols, codes);
     /* A short code fills every place of the table whose low bits are the code: what the bits above
        it are does not matter. A long code shares the place of its first index_bits bits with
        others, and a second table, indexed by the bits after those, tells them apart. */
     code->sub_bits = qnet__max_int(longest - code->index_bits, 0);
     memset(code->table, 0, first_free * sizeof *code->table);
     for (symbol = 0; symbol < symbols; symbol++) {
-        uint32_t entry = qnet__code_entry(what, symbol), at;
-        int n = length[symbol];
+        uint32_t entry = qnet__code_entry(what, symbol), *table = code->table, at;
+        int n = length[symbol], table_bits = code->index_bits;
         if (n == 0) continue;
-        at = qnet__reverse_bits(next[n]++, n);
-        if (n <= code->index_bits) {
-            for (i = at; i < 1u << code->index_bits; i += 1u << n)
-                code->table[i] = entry ? entry | (uint32_t)n : 0;
-        } else {
-            uint32_t *link = &code->table[at & ((1u << code->index_bits) - 1)];
+        at = codes[symbol];
+        if (n > code->index_bits) {
+            uint32_t *link = &table[at & ((1u << code->index_bits) - 1)];
             if (*link == 0) {
                 *link = first_free << 16 | QNET__CODE_LINK | (uint32_t)code->index_bits;
-                memset(code->table + first_free, 0, sizeof *link << code->sub_bits);
+                memset(table + first_free, 0, sizeof *link << code->sub_bits);
                 first_free += 1u << code->sub_bits;
             }
+            table += *link >> 16;
+            table_bits = code->sub_bits;
+            at >>= code->index_bits;
             n -= code->index_bits;
-            for (i = at >> code->index_bits; i < 1u << code->sub_bits; i += 1u << n)
-                code->table[(*link >> 16) + i] = entry ? entry | (uint32_t)n : 0;
         }
+        for (i = at; i < 1u << table_bits; i += 1u << n) table[i] = entry ? entry | (uint32_t)n : 0;
     }
     return 1;
 }
-
-/* What comes next in the stream. Each state is left only at a place where decoding can go on in the
-   next call: between symbols, or between the bytes of a stored block. */
-enum {
-    QNET__IN_HEADER,
-    QNET__IN_BLOCK,
-    QNET__IN_STORED,
-    QNET__IN_CODES,
-    QNET__IN_TRAILER,
-    QNET__IN_END
-};
 
 /* The bits read ahead (lowest first) and the bytes after them. Bits above `count` are 0 or equal
    to what is to come, so that or-ing the same bytes in again does no harm. */
@@ -7197,22 +7179,53 @@ typedef struct qnet__bit_reader {
     const unsigned char *at, *end;
 } qnet__bit_reader;
 
+/* The next n <= 16 bits. When they run out zeros come and count falls below 0. */
+QNET__INLINE uint32_t qnet__next_bits(qnet__bit_reader *in, uint32_t n)
+{
+    uint32_t value = (uint32_t)in->bits & ((1u << n) - 1);
+    in->bits >>= n;
+    in->count -= (int)n;
+    return value;
+}
+
+/* The table entry of the next symbol. index_bits is code->index_bits, passed as the constant that
+   every caller knows, so that the compiler folds it into the decoder's loop. */
+QNET__INLINE uint32_t qnet__next_code(qnet__bit_reader *in, const qnet__huffman *code,
+                                       int index_bits)
+{
+    uint32_t entry = code->table[in->bits & ((1u << index_bits) - 1)];
+    if (entry & QNET__CODE_LINK) {
+        qnet__next_bits(in, (uint32_t)index_bits);
+        entry = code->table[(entry >> 16) + (in->bits & ((1u << code->sub_bits) - 1))];
+    }
+    qnet__next_bits(in, entry & 15);
+    return entry;
+}
+
+/* What comes next in the stream. Each state is left only at a place where decoding can go on in the
+   next call: between symbols, or between the bytes of a stored block. */
+enum {
+    QNET__IN_HEADER, QNET__IN_BLOCK, QNET__IN_STORED, QNET__IN_CODES, QNET__IN_TRAILER, QNET__IN_END
+};
+
 #define QNET__INFLATE_STEP  65536 /* plain bytes made at a time, at least */
 #define QNET__INFLATE_SLACK 288   /* one match and the overshoot of its copy in steps of eight */
 
 /* The state of unpacking, about 150 KB, in one block of the heap: too much for a stack. Input is
-   pulled as it is needed, so only the plain side has to stop and go on. */
+   pulled as it is needed, so only the plain side has to stop and go on. The first failure stays in
+   status: what reads bits gets zeros from then on, and looks at the status where it ends. */
 typedef struct qnet__inflate {
     qnet_context *ctx;
     qnet_source *source;
+    qnet_status status;
     int source_ended, mode, last_block, members;
     qnet__bit_reader in;
     qnet__huffman litlen, dist;
     size_t stored_left;
-    /* out[0..made) are plain bytes; the caller has those below taken; those below summed are in
-       crc; a match may not reach below member, where this gzip member starts. */
-    size_t made, taken, summed, member;
-    uint64_t total;
+    /* out[0..made) are plain bytes, and `gone` more were there before; the caller has those below
+       taken; a match may not reach below member, where this gzip member starts. */
+    size_t made, taken, member;
+    uint64_t gone;
     uint32_t crc, member_size;
     uint32_t crc_table[8][256];
     uint32_t litlen_table[QNET__LITLEN_TABLE], dist_table[QNET__DIST_TABLE];
@@ -7228,39 +7241,38 @@ static void qnet__inflate_start(qnet__inflate *s, qnet_context *ctx, qnet_source
     s->ctx = ctx;
     s->source = source;
     s->litlen.table = s->litlen_table;
+    s->litlen.index_bits = QNET__LITLEN_BITS;
     s->dist.table = s->dist_table;
+    s->dist.index_bits = QNET__DIST_BITS;
     memcpy(s->input, first, first_size);
     s->in.at = s->input;
     s->in.end = s->input + first_size;
     qnet__crc32_table(s->crc_table);
 }
 
-/* The two ways to fail. The count of plain bytes tells where to look in a long file. */
-static qnet_status qnet__inflate_corrupt(qnet__inflate *s, const char *what)
+/* A failure, unless there was one before; what: NULL when the input ended too early. The count of
+   plain bytes tells where to look in a long file. */
+static void qnet__inflate_fail(qnet__inflate *s, const char *what)
 {
-    return qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                      "%s: corrupt gzip data: %s, near byte %.0f unpacked",
-                      qnet__source_name(s->source), what, (double)(s->total + s->made - s->summed));
-}
-
-static qnet_status qnet__inflate_truncated(qnet__inflate *s)
-{
-    return qnet__fail(
-        s->ctx, QNET_ERROR_FORMAT,
-        "%s: truncated: expected more gzip data, found its end after %.0f bytes unpacked",
-        qnet__source_name(s->source), (double)(s->total + s->made - s->summed));
+    if (s->status == QNET_OK)
+        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT, "%s: %s%s, near byte %.0f unpacked",
+                               qnet__source_name(s->source), what ? "corrupt gzip data: " : "",
+                               what ? what : "truncated: expected more gzip data, found its end",
+                               (double)(s->gone + s->made));
 }
 
 /* Tops the bits up to at least 57, or to all there are. */
-static qnet_status qnet__inflate_refill(qnet__inflate *s)
+static void qnet__inflate_refill(qnet__inflate *s)
 {
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
             size_t got = 0;
             if (s->source_ended) break;
-            if (s->source->read(s->source->user, s->input, sizeof s->input, &got) != 0)
-                return qnet__fail(s->ctx, QNET_ERROR_IO, "%s: reading failed",
-                                  qnet__source_name(s->source));
+            if (s->source->read(s->source->user, s->input, sizeof s->input, &got) != 0) {
+                got = 0;
+                s->status = qnet__fail(s->ctx, QNET_ERROR_IO, "%s: reading failed",
+                                       qnet__source_name(s->source));
+            }
             s->source_ended = got == 0;
             s->in.at = s->input;
             s->in.end = s->input + qnet__min_size(got, sizeof s->input);
@@ -7269,208 +7281,161 @@ static qnet_status qnet__inflate_refill(qnet__inflate *s)
         s->in.bits |= (uint64_t)*s->in.at++ << s->in.count;
         s->in.count += 8;
     }
-    return QNET_OK;
 }
 
-/* *value = the next n <= 16 bits. */
-static qnet_status qnet__inflate_bits(qnet__inflate *s, int n, uint32_t *value)
+/* The next n <= 16 bits; 0 and a failure when there are not so many. */
+static uint32_t qnet__inflate_bits(qnet__inflate *s, int n)
 {
-    if (s->in.count < n) QNET__TRY(qnet__inflate_refill(s));
-    if (s->in.count < n) return qnet__inflate_truncated(s);
-    *value = (uint32_t)s->in.bits & ((1u << n) - 1);
-    s->in.bits >>= n;
-    s->in.count -= n;
-    return QNET_OK;
+    if (s->in.count < n) qnet__inflate_refill(s);
+    if (s->in.count >= n) return qnet__next_bits(&s->in, (uint32_t)n);
+    qnet__inflate_fail(s, NULL);
+    return 0;
 }
 
 /* A byte of the gzip header; all of them go into the header's check sum. */
-static qnet_status qnet__inflate_header_byte(qnet__inflate *s, uint32_t *value)
+static uint32_t qnet__inflate_header_byte(qnet__inflate *s)
 {
-    unsigned char byte;
-    QNET__TRY(qnet__inflate_bits(s, 8, value));
-    byte = (unsigned char)*value;
+    unsigned char byte = (unsigned char)qnet__inflate_bits(s, 8);
     s->crc = qnet__crc32_update(s->crc_table, s->crc, &byte, 1);
-    return QNET_OK;
+    return byte;
 }
 
-/* RFC 1952, 2.3. A further member may follow the first; so may zeros that pad the file. */
-static qnet_status qnet__inflate_header(qnet__inflate *s)
+/* RFC 1952, 2.3. A further member may follow the first; so may zeros that pad the file: tape and
+   some archives leave them behind, and gzip lets them pass, too. */
+static void qnet__inflate_header(qnet__inflate *s)
 {
-    uint32_t byte, flags, i, n, crc, low, high;
-    /* Padding is what tape and some archives leave behind; gzip lets it pass, too. */
-    if (s->members > 0) {
-        for (;;) {
-            if (s->in.count < 8) QNET__TRY(qnet__inflate_refill(s));
-            if (s->in.count < 8) {
-                s->mode = QNET__IN_END;
-                return QNET_OK;
-            }
-            if ((s->in.bits & 255) != 0) break;
-            QNET__TRY(qnet__inflate_bits(s, 8, &byte));
+    uint32_t flags, i, n, crc;
+    for (; s->members > 0; qnet__next_bits(&s->in, 8)) {
+        qnet__inflate_refill(s);
+        if (s->in.count < 8) {
+            s->mode = QNET__IN_END;
+            return;
         }
+        if ((s->in.bits & 255) != 0) break;
     }
     s->crc = 0;
-    QNET__TRY(qnet__inflate_header_byte(s, &low));
-    high = 0x8b;
-    if (low == 0x1f) QNET__TRY(qnet__inflate_header_byte(s, &high));
-    if (low != 0x1f || high != 0x8b)
-        return qnet__inflate_corrupt(s, s->members ? "bytes that are no gzip member follow the data"
-                                                   : "it does not start with 1f 8b");
-    QNET__TRY(qnet__inflate_header_byte(s, &byte));
-    if (byte != 8) return qnet__inflate_corrupt(s, "compression method is not 8 (deflate)");
-    QNET__TRY(qnet__inflate_header_byte(s, &flags));
-    if (flags & 0xe0) return qnet__inflate_corrupt(s, "reserved flag bits are set in the header");
-    for (i = 0; i < 6; i++) QNET__TRY(qnet__inflate_header_byte(s, &byte)); /* time, XFL, OS */
-    if (flags & 4) { /* FEXTRA */
-        QNET__TRY(qnet__inflate_header_byte(s, &low));
-        QNET__TRY(qnet__inflate_header_byte(s, &high));
-        n = low | high << 8;
-        for (i = 0; i < n; i++) QNET__TRY(qnet__inflate_header_byte(s, &byte));
+    if (qnet__inflate_header_byte(s) != 0x1f || qnet__inflate_header_byte(s) != 0x8b)
+        qnet__inflate_fail(s, s->members ? "bytes that are no gzip member follow the data"
+                                         : "it does not start with 1f 8b");
+    if (qnet__inflate_header_byte(s) != 8)
+        qnet__inflate_fail(s, "compression method is not 8 (deflate)");
+    flags = qnet__inflate_header_byte(s);
+    if (flags & 0xe0) qnet__inflate_fail(s, "reserved flag bits are set in the header");
+    for (i = 0; i < 6; i++) qnet__inflate_header_byte(s); /* time, XFL, OS */
+    if (flags & 4) {                                      /* FEXTRA */
+        n = qnet__inflate_header_byte(s);
+        n |= qnet__inflate_header_byte(s) << 8;
+        for (i = 0; i < n; i++) qnet__inflate_header_byte(s);
     }
     for (n = 8; n <= 16; n <<= 1) /* FNAME, FCOMMENT: each ends with a zero */
-        for (byte = 1; (flags & n) != 0 && byte != 0;)
-            QNET__TRY(qnet__inflate_header_byte(s, &byte));
-    if (flags & 2) { /* FHCRC */
-        crc = s->crc & 0xffff;
-        QNET__TRY(qnet__inflate_bits(s, 16, &n));
-        if (n != crc) return qnet__inflate_corrupt(s, "the header's CRC differs");
-    }
+        while ((flags & n) && qnet__inflate_header_byte(s) != 0) {}
+    crc = s->crc & 0xffff;
+    if ((flags & 2) && qnet__inflate_bits(s, 16) != crc) /* FHCRC */
+        qnet__inflate_fail(s, "the header's CRC differs");
     s->members = 1;
     s->crc = 0;
     s->member_size = 0;
     s->member = s->made;
     s->mode = QNET__IN_BLOCK;
-    return QNET_OK;
 }
 
-/* The codes of a dynamic block (RFC 1951, 3.2.7). */
-static qnet_status qnet__inflate_dynamic(qnet__inflate *s)
+/* The codes of a dynamic block (RFC 1951, 3.2.7). Lengths come in three layers: 3-bit numbers give
+   a code, in which the lengths of the two real codes are sent as one row, runs shortened. Returns
+   what is wrong with them, or NULL. */
+static const char *qnet__inflate_dynamic(qnet__inflate *s)
 {
-    uint8_t length[QNET__LITLEN_CODES + QNET__DIST_CODES + 8];
-    uint32_t literals, distances, codes, value, i, at = 0;
+    uint8_t length[QNET__LITLEN_CODES + QNET__DIST_CODES] = {0};
+    uint32_t literals = qnet__inflate_bits(s, 5) + 257, distances = qnet__inflate_bits(s, 5) + 1;
+    uint32_t codes = qnet__inflate_bits(s, 4) + 4, i, at = 0;
     qnet__huffman codelen;
-    QNET__TRY(qnet__inflate_bits(s, 5, &literals));
-    QNET__TRY(qnet__inflate_bits(s, 5, &distances));
-    QNET__TRY(qnet__inflate_bits(s, 4, &codes));
-    literals += 257;
-    distances += 1;
-    codes += 4;
     if (literals > QNET__LITLEN_CODES || distances > QNET__DIST_CODES)
-        return qnet__inflate_corrupt(s, "too many length or distance codes");
-    memset(length, 0, sizeof length);
-    for (i = 0; i < codes; i++) {
-        QNET__TRY(qnet__inflate_bits(s, 3, &value));
-        length[qnet__codelen_order[i]] = (uint8_t)value;
-    }
-    /* Lengths come in three layers: 3-bit numbers give a code, in which the lengths of the two real
-       codes are sent as one row, runs shortened. */
+        return "too many length or distance codes";
+    for (i = 0; i < codes; i++) length[qnet__codelen_order[i]] = (uint8_t)qnet__inflate_bits(s, 3);
     codelen.table = s->dist_table; /* free until the distance code is built */
     codelen.index_bits = QNET__CODELEN_BITS;
     if (!qnet__huffman_build(&codelen, QNET__FOR_CODELEN, length, 19))
-        return qnet__inflate_corrupt(s, "the set of code lengths is no prefix code");
-    memset(length, 0, 19); /* from here on the lengths of the real codes */
-    while (at < literals + distances) {
-        uint32_t entry, symbol, repeat = 1, extra = 0;
-        uint8_t fill = 0;
-        if (s->in.count < QNET__CODELEN_BITS) QNET__TRY(qnet__inflate_refill(s));
-        entry = codelen.table[s->in.bits & ((1u << QNET__CODELEN_BITS) - 1)];
-        symbol = entry >> 16;
-        QNET__TRY(qnet__inflate_bits(s, (int)(entry & 15), &value));
-        if (symbol < 16) {
-            fill = (uint8_t)symbol;
-        } else {
-            QNET__TRY(qnet__inflate_bits(s, symbol == 16 ? 2 : symbol == 17 ? 3 : 7, &extra));
-            repeat = (symbol == 18 ? 11 : 3) + extra;
-            if (symbol == 16 && at == 0)
-                return qnet__inflate_corrupt(s, "a repeated code length has none before it");
-            if (symbol == 16) fill = length[at - 1];
-        }
+        return "the set of code lengths is no prefix code";
+    while (at < literals + distances) { /* from here on length[] is that of the real codes */
+        uint32_t symbol, repeat = 1;
+        uint8_t fill;
+        if (s->in.count < QNET__CODELEN_BITS) qnet__inflate_refill(s);
+        symbol = qnet__next_code(&s->in, &codelen, QNET__CODELEN_BITS) >> 16;
+        if (s->in.count < 0) return NULL; /* no bit is left: the next to be read tells */
+        if (symbol == 16 && at == 0) return "a repeated code length has none before it";
+        fill = (uint8_t)(symbol < 16 ? symbol : symbol == 16 ? length[at - 1] : 0);
+        if (symbol >= 16)
+            repeat = qnet__repeat_base[symbol - 16] +
+                     qnet__inflate_bits(s, qnet__repeat_extra[symbol - 16]);
         if (repeat > literals + distances - at)
-            return qnet__inflate_corrupt(s, "a repeated code length goes past the last code");
+            return "a repeated code length goes past the last code";
         for (; repeat > 0; repeat--) length[at++] = fill;
     }
-    if (length[256] == 0) return qnet__inflate_corrupt(s, "a block has no code for its end");
-    s->litlen.index_bits = QNET__LITLEN_BITS;
-    s->dist.index_bits = QNET__DIST_BITS;
+    if (length[256] == 0) return "a block has no code for its end";
     if (!qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, (int)literals))
-        return qnet__inflate_corrupt(s, "the set of literal and length codes is no prefix code");
+        return "the set of literal and length codes is no prefix code";
     if (!qnet__huffman_build(&s->dist, QNET__FOR_DIST, length + literals, (int)distances))
-        return qnet__inflate_corrupt(s, "the set of distance codes is no prefix code");
-    return QNET_OK;
+        return "the set of distance codes is no prefix code";
+    return NULL;
 }
 
 /* Three bits open a block: is it the last, and of which kind (RFC 1951, 3.2.3): 0 stored, 1 with
    the fixed code, 2 with a code of its own. */
-static qnet_status qnet__inflate_block(qnet__inflate *s)
+static void qnet__inflate_block(qnet__inflate *s)
 {
-    uint8_t length[288], dist_length[32];
-    uint32_t last, type, size, inverse, pad;
-    QNET__TRY(qnet__inflate_bits(s, 1, &last));
-    QNET__TRY(qnet__inflate_bits(s, 2, &type));
-    s->last_block = (int)last;
-    s->mode = QNET__IN_CODES;
+    uint8_t length[QNET__FIXED_CODES], dist_length[32];
+    const char *wrong = NULL;
+    uint32_t type;
+    s->last_block = (int)qnet__inflate_bits(s, 1);
+    type = qnet__inflate_bits(s, 2);
+    s->mode = type == 0 ? QNET__IN_STORED : QNET__IN_CODES;
     if (type == 0) {
         /* Bytes were read whole, so what is beyond a multiple of 8 is the rest of this byte. */
-        QNET__TRY(qnet__inflate_bits(s, s->in.count & 7, &pad));
-        QNET__TRY(qnet__inflate_bits(s, 16, &size));
-        QNET__TRY(qnet__inflate_bits(s, 16, &inverse));
-        if (size != (inverse ^ 0xffff))
-            return qnet__inflate_corrupt(s,
-                                         "the length of a stored block and its complement differ");
-        s->stored_left = size;
-        s->mode = QNET__IN_STORED;
-        return QNET_OK;
-    }
-    if (type == 1) {
+        qnet__inflate_bits(s, s->in.count & 7);
+        s->stored_left = qnet__inflate_bits(s, 16);
+        if (s->stored_left != (qnet__inflate_bits(s, 16) ^ 0xffff))
+            wrong = "the length of a stored block and its complement differ";
+    } else if (type == 1) {
         qnet__fixed_lengths(length, dist_length);
-        dist_length[30] = dist_length[31] = 5; /* complete the code; they are refused when used */
-        s->litlen.index_bits = QNET__LITLEN_BITS;
-        s->dist.index_bits = QNET__DIST_BITS;
-        qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, 288);
+        qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, QNET__FIXED_CODES);
         qnet__huffman_build(&s->dist, QNET__FOR_DIST, dist_length, 32);
-        return QNET_OK;
+    } else {
+        wrong = type == 2 ? qnet__inflate_dynamic(s) : "block type is 3";
     }
-    return type == 2 ? qnet__inflate_dynamic(s) : qnet__inflate_corrupt(s, "block type is 3");
+    if (s->in.count < 0) qnet__inflate_fail(s, NULL);
+    if (wrong) qnet__inflate_fail(s, wrong);
 }
 
 /* Bytes as they are, until the block ends or the room is used. */
-static qnet_status qnet__inflate_stored(qnet__inflate *s)
+static void qnet__inflate_stored(qnet__inflate *s)
 {
     size_t room = QNET__WINDOW + QNET__INFLATE_STEP - s->made, n;
-    while (s->stored_left > 0 && room > 0) {
+    for (; s->stored_left > 0 && room > 0 && s->status == QNET_OK; s->stored_left -= n, room -= n) {
         if (s->in.count > 0 || s->in.at == s->in.end) { /* whole bytes that were read ahead */
-            uint32_t byte;
-            QNET__TRY(qnet__inflate_bits(s, 8, &byte));
-            s->out[s->made++] = (unsigned char)byte;
+            s->out[s->made] = (unsigned char)qnet__inflate_bits(s, 8);
             n = 1;
         } else {
             s->in.bits = 0;
-            n = qnet__min_size((size_t)(s->in.end - s->in.at),
-                               qnet__min_size(s->stored_left, room));
+            n = qnet__min_size(s->stored_left, room);
+            n = qnet__min_size((size_t)(s->in.end - s->in.at), n);
             memcpy(s->out + s->made, s->in.at, n);
             s->in.at += n;
-            s->made += n;
         }
-        s->stored_left -= n;
-        room -= n;
+        s->made += n;
     }
     if (s->stored_left == 0) s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
-    return QNET_OK;
 }
 
 /* Decodes until the block ends or the room is used. At the end of the input the bits run out as
-   zeros and count falls below 0, which is looked at after each symbol. */
-static qnet_status qnet__inflate_codes(qnet__inflate *s)
+   zeros and count falls below 0: what was decoded then is never handed out. */
+static void qnet__inflate_codes(qnet__inflate *s)
 {
     qnet__bit_reader in = s->in; /* a copy whose address is not taken stays in registers */
+    const qnet__huffman litlen = s->litlen, dist = s->dist;
     unsigned char *out = s->out + s->made, *end = s->out + QNET__WINDOW + QNET__INFLATE_STEP;
     const unsigned char *member = s->out + s->member;
-    const uint32_t *litlen = s->litlen_table, *dist = s->dist_table;
-    const uint64_t litlen_sub = ((uint64_t)1 << s->litlen.sub_bits) - 1;
-    const uint64_t dist_sub = ((uint64_t)1 << s->dist.sub_bits) - 1;
     const char *wrong = NULL;
-    while (out < end) {
-        uint32_t entry, extra, distance, n;
+    while (out < end && in.count >= 0) {
+        uint32_t entry, distance, n;
         /* Topping up only below 48 bits lets several literals go by on one refill. */
         if (in.count < 48) { /* a length and a distance take at most 15 + 5 + 15 + 13 bits */
             if (in.end - in.at >= 8) {
@@ -7479,58 +7444,26 @@ static qnet_status qnet__inflate_codes(qnet__inflate *s)
                 in.count |= 56;
             } else {
                 s->in = in;
-                QNET__TRY(qnet__inflate_refill(s));
+                qnet__inflate_refill(s);
                 in = s->in;
             }
         }
-        /* a literal, a length or the end */
-        entry = litlen[in.bits & ((1u << QNET__LITLEN_BITS) - 1)];
-        if (entry & QNET__CODE_LINK) {
-            in.bits >>= QNET__LITLEN_BITS;
-            in.count -= QNET__LITLEN_BITS;
-            entry = litlen[(entry >> 16) + (in.bits & litlen_sub)];
-        }
-        in.bits >>= entry & 15;
-        in.count -= (int)(entry & 15);
+        entry = qnet__next_code(&in, &litlen, QNET__LITLEN_BITS);
         if (entry & QNET__CODE_LITERAL) {
-            if (in.count < 0) break;
             *out++ = (unsigned char)(entry >> 16);
             continue;
         }
         if (!(entry & QNET__CODE_BASE)) {
-            if (in.count < 0) break;
-            if (!(entry & QNET__CODE_END))
-                wrong = "a literal or length that has no code";
-            else
-                s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
+            s->mode = s->last_block ? QNET__IN_TRAILER : QNET__IN_BLOCK;
+            if (!(entry & QNET__CODE_END)) wrong = "a literal or length that has no code";
             break;
         }
-        /* n = base + extra bits, then the distance in the same way */
-        extra = entry >> 8 & 255;
-        n = (entry >> 16) + ((uint32_t)in.bits & ((1u << extra) - 1));
-        in.bits >>= extra;
-        in.count -= (int)extra;
-        entry = dist[in.bits & ((1u << QNET__DIST_BITS) - 1)];
-        if (entry & QNET__CODE_LINK) {
-            in.bits >>= QNET__DIST_BITS;
-            in.count -= QNET__DIST_BITS;
-            entry = dist[(entry >> 16) + (in.bits & dist_sub)];
-        }
-        in.bits >>= entry & 15;
-        in.count -= (int)(entry & 15);
-        extra = entry >> 8 & 255;
-        distance = (entry >> 16) + ((uint32_t)in.bits & ((1u << extra) - 1));
-        in.bits >>= extra;
-        in.count -= (int)extra;
-        if (in.count < 0) break;
-        if (!(entry & QNET__CODE_BASE)) {
-            wrong = "a distance that has no code";
-            break;
-        }
-        if (distance > (size_t)(out - member)) {
-            wrong = "a distance too far back";
-            break;
-        }
+        n = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255); /* base + extra bits */
+        entry = qnet__next_code(&in, &dist, QNET__DIST_BITS);
+        distance = (entry >> 16) + qnet__next_bits(&in, entry >> 8 & 255);
+        if (!(entry & QNET__CODE_BASE)) wrong = "a distance that has no code";
+        else if (distance > (size_t)(out - member)) wrong = "a distance too far back";
+        if (wrong) break;
         if (distance >= 8) { /* may write up to 7 bytes too many: the slack holds them */
             const unsigned char *from = out - distance;
             unsigned char *to = out;
@@ -7542,40 +7475,28 @@ static qnet_status qnet__inflate_codes(qnet__inflate *s)
     }
     s->in = in;
     s->made = (size_t)(out - s->out);
-    if (in.count < 0) return qnet__inflate_truncated(s);
-    return wrong ? qnet__inflate_corrupt(s, wrong) : QNET_OK;
-}
-
-/* Takes the bytes made since the last call into the member's CRC and size. */
-static void qnet__inflate_sum(qnet__inflate *s)
-{
-    size_t n = s->made - s->summed;
-    s->crc = qnet__crc32_update(s->crc_table, s->crc, s->out + s->summed, n);
-    s->member_size += (uint32_t)n; /* mod 2^32, as the file has it */
-    s->total += n;
-    s->summed = s->made;
+    if (in.count < 0) qnet__inflate_fail(s, NULL);
+    if (wrong) qnet__inflate_fail(s, wrong);
 }
 
 /* After the last block of a member: CRC-32 and size of its plain bytes (RFC 1952, 2.3.1). */
-static qnet_status qnet__inflate_trailer(qnet__inflate *s)
+static void qnet__inflate_trailer(qnet__inflate *s)
 {
-    uint32_t word[4], pad;
-    int i;
-    qnet__inflate_sum(s);
-    QNET__TRY(qnet__inflate_bits(s, s->in.count & 7, &pad));
-    for (i = 0; i < 4; i++) QNET__TRY(qnet__inflate_bits(s, 16, &word[i]));
-    if ((word[0] | word[1] << 16) != s->crc)
-        return qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                          "%s: corrupt gzip data: CRC is %08lx, expected %08lx",
-                          qnet__source_name(s->source), (unsigned long)s->crc,
-                          (unsigned long)(word[0] | word[1] << 16));
-    if ((word[2] | word[3] << 16) != s->member_size)
-        return qnet__fail(s->ctx, QNET_ERROR_FORMAT,
-                          "%s: corrupt gzip data: %lu bytes unpacked, expected %lu",
-                          qnet__source_name(s->source), (unsigned long)s->member_size,
-                          (unsigned long)(word[2] | word[3] << 16));
+    uint32_t word[2], i;
+    qnet__inflate_bits(s, s->in.count & 7);
+    for (i = 0; i < 2; i++) {
+        word[i] = qnet__inflate_bits(s, 16);
+        word[i] |= qnet__inflate_bits(s, 16) << 16;
+    }
+    if (s->status != QNET_OK) return;
+    if (word[0] != s->crc || word[1] != s->member_size)
+        s->status = qnet__fail(s->ctx, QNET_ERROR_FORMAT,
+                               "%s: corrupt gzip data: CRC is %08lx and %lu bytes unpacked, "
+                               "expected %08lx and %lu",
+                               qnet__source_name(s->source), (unsigned long)s->crc,
+                               (unsigned long)s->member_size, (unsigned long)word[0],
+                               (unsigned long)word[1]);
     s->mode = QNET__IN_HEADER;
-    return QNET_OK;
 }
 
 /* Makes more plain bytes, after all that were made have been taken. */
@@ -7585,39 +7506,48 @@ static qnet_status qnet__inflate_fill(qnet__inflate *s)
     if (s->made > QNET__WINDOW) { /* keep what a match may still reach */
         size_t shift = s->made - QNET__WINDOW;
         memmove(s->out, s->out + shift, QNET__WINDOW);
-        s->made = s->taken = s->summed = QNET__WINDOW;
+        s->made = s->taken = QNET__WINDOW;
+        s->gone += shift;
         s->member = s->member > shift ? s->member - shift : 0;
     }
-    while (s->mode != QNET__IN_END && s->made < QNET__WINDOW + QNET__INFLATE_STEP) {
+    while (s->status == QNET_OK && s->mode != QNET__IN_END &&
+           s->made < QNET__WINDOW + QNET__INFLATE_STEP) {
+        size_t from = s->made;
         switch (s->mode) {
-        case QNET__IN_HEADER: QNET__TRY(qnet__inflate_header(s)); break;
-        case QNET__IN_BLOCK: QNET__TRY(qnet__inflate_block(s)); break;
-        case QNET__IN_STORED: QNET__TRY(qnet__inflate_stored(s)); break;
-        case QNET__IN_CODES: QNET__TRY(qnet__inflate_codes(s)); break;
-        default: QNET__TRY(qnet__inflate_trailer(s)); break;
+        case QNET__IN_HEADER: qnet__inflate_header(s); break;
+        case QNET__IN_BLOCK: qnet__inflate_block(s); break;
+        case QNET__IN_STORED: qnet__inflate_stored(s); break;
+        case QNET__IN_CODES: qnet__inflate_codes(s); break;
+        default: qnet__inflate_trailer(s); break;
         }
+        s->crc = qnet__crc32_update(s->crc_table, s->crc, s->out + from, s->made - from);
+        s->member_size += (uint32_t)(s->made - from); /* mod 2^32, as the file has it */
     }
-    qnet__inflate_sum(s);
-    return QNET_OK;
+    return s->status;
 }
 
 /* The next plain bytes: dst[size]; *got < size only at the end, when every CRC has been right. */
 static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, size_t *got)
 {
-    unsigned char *to = (unsigned char *)dst;
-    *got = 0;
-    while (*got < size) {
-        size_t n = qnet__min_size(s->made - s->taken, size - *got);
-        if (n == 0) {
-            if (s->mode == QNET__IN_END) break;
-            QNET__TRY(qnet__inflate_fill(s));
-            continue;
-        }
-        memcpy(to + *got, s->out + s->taken, n);
-        s->taken += n;
-        *got += n;
+    size_t n;
+    for (*got = 0; *got < size; *got += n, s->taken += n) {
+        if (s->made == s->taken && s->mode == QNET__IN_END) break;
+        if (s->made == s->taken) QNET__TRY(qnet__inflate_fill(s));
+        n = qnet__min_size(s->made - s->taken, size - *got);
+        memcpy((unsigned char *)dst + *got, s->out + s->taken, n);
     }
     return QNET_OK;
+}
+
+/* Takes back what was appended to out after its first `size` bytes. */
+static void qnet__buffer_cut(qnet_context *ctx, qnet_buffer *out, size_t size)
+{
+    if (size == 0) {
+        qnet_buffer_free(ctx, out);
+        return;
+    }
+    out->size = size;
+    out->bytes[size] = 0;
 }
 
 /* limit 0: QNET_MAX_FILE_BYTES. Appends to out, which is as before on failure. */
@@ -7627,35 +7557,28 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
     qnet_memory_source memory;
     qnet_source source;
     qnet__inflate *s;
-    qnet_status status = QNET_OK;
-    size_t before, got = 0, made = 0;
-    unsigned char *piece;
-    const size_t piece_size = 65536, block = sizeof(qnet__inflate) + piece_size;
+    qnet_status status;
+    size_t before, n;
     if (ctx == NULL || bytes == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_gzip_decompress: context, bytes or out is NULL");
     if (limit == 0) limit = (size_t)QNET_MAX_FILE_BYTES;
-    s = (qnet__inflate *)qnet__alloc(ctx, block);
-    if (s == NULL) return qnet__no_memory(ctx, block, "unpacking gzip data");
-    piece = (unsigned char *)(s + 1);
-    /* Piece by piece, so that a small file which unpacks to a huge one ends at the limit. */
+    s = (qnet__inflate *)qnet__alloc(ctx, sizeof *s);
+    if (s == NULL) return qnet__no_memory(ctx, sizeof *s, "unpacking gzip data");
     source = qnet_source_memory(&memory, bytes, size, NULL);
     qnet__inflate_start(s, ctx, &source, "", 0);
     before = out->size;
-    do {
-        status = qnet__inflate_read(s, piece, piece_size, &got);
-        if (status == QNET_OK && got > limit - made)
+    do { /* piece by piece, so that a small file which unpacks to a huge one ends at the limit */
+        status = qnet__inflate_fill(s);
+        n = s->made - s->taken;
+        if (status == QNET_OK && s->gone + s->made > limit)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "gzip data unpacks to more than %.0f bytes",
                                 (double)limit);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, out, piece, got);
-        made += got;
-    } while (status == QNET_OK && got == piece_size);
-    qnet__free(ctx, s, block);
-    if (status != QNET_OK) {
-        out->size = before;
-        if (before == 0) qnet_buffer_free(ctx, out);
-        else out->bytes[before] = 0;
-    }
+        if (status == QNET_OK) status = qnet_buffer_append(ctx, out, s->out + s->taken, n);
+        s->taken += n;
+    } while (status == QNET_OK && s->mode != QNET__IN_END);
+    qnet__free(ctx, s, sizeof *s);
+    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
     return status;
 }
 
@@ -7666,6 +7589,13 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
 #define QNET__CHAIN     48   /* earlier places that are tried for a match */
 #define QNET__NICE      96   /* a match of this length is taken without a look further */
 #define QNET__TOO_FAR   4096 /* a match of 3 from farther costs more than 3 literals */
+
+/* An alphabet of a block: how often each symbol comes, its code and the code's length in bits. */
+typedef struct qnet__alphabet {
+    uint32_t count[QNET__FIXED_CODES];
+    uint8_t length[QNET__FIXED_CODES];
+    uint16_t code[QNET__FIXED_CODES];
+} qnet__alphabet;
 
 /* The state of packing, about 600 KB in one block of the heap. window holds up to 32768 bytes that
    a match may reach back to and, after them, the block that is being filled. */
@@ -7680,9 +7610,7 @@ typedef struct qnet__deflate {
     size_t start, size, hashed;
     uint32_t check, plain_size;
     size_t tokens;
-    uint32_t litlen_count[QNET__LITLEN_CODES], dist_count[QNET__DIST_CODES];
-    uint8_t litlen_length[288], dist_length[QNET__DIST_CODES + 2];
-    uint16_t litlen_code[288], dist_code[QNET__DIST_CODES + 2];
+    qnet__alphabet litlen, dist;
     uint8_t length_symbol[QNET__MATCH_MAX + 1]; /* length -> code - 257 */
     uint8_t dist_symbol[512]; /* distance - 1 < 256: itself; else 256 + (distance - 1 >> 7) */
     uint32_t crc_table[8][256];
@@ -7703,44 +7631,38 @@ static void qnet__put_bits(qnet__deflate *d, uint32_t value, int n)
         d->out[d->written++] = (unsigned char)(d->bits & 255);
 }
 
-/* Zeros up to the next whole byte. */
-static void qnet__put_byte_boundary(qnet__deflate *d)
+/* The code 0..29 of a distance 1..32768. From 257 on each code starts at a multiple of 128, + 1. */
+static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
 {
-    if (d->bit_count > 0) qnet__put_bits(d, 0, 8 - d->bit_count);
+    return d->dist_symbol[distance <= 256 ? distance - 1 : 256 + ((distance - 1) >> 7)];
+}
+
+static void qnet__put_symbol(qnet__deflate *d, const qnet__alphabet *a, int symbol)
+{
+    qnet__put_bits(d, a->code[symbol], a->length[symbol]);
 }
 
 /* Writes the head of the wrapper and makes the tables from a length or distance to its symbol:
    smallest code first, so that each later one overwrites from its own base on. */
 static void qnet__deflate_start(qnet__deflate *d, qnet_context *ctx, qnet_sink *sink, int zlib)
 {
-    static const unsigned char gzip[10] = {0x1f, 0x8b, 8, 0, 0,
-                                           0,    0,    0, 0, 255}; /* no time, no name */
+    static const unsigned char gzip_head[10] = {0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255}; /* no time */
+    static const unsigned char zlib_head[2] = {0x78, 0x9c};
     int i, k;
     memset(d, 0, offsetof(qnet__deflate, head));
-    for (i = 0; i < 1 << QNET__HASH_BITS; i++) d->head[i] = -1;
+    memset(d->head, -1, sizeof d->head);
     d->ctx = ctx;
     d->sink = sink;
     d->zlib = zlib;
     d->check = zlib ? 1 : 0;
-    if (zlib) {
-        qnet__put_bits(d, 0x78, 8);
-        qnet__put_bits(d, 0x9c, 8);
-    } else {
-        qnet__crc32_table(d->crc_table);
-        for (i = 0; i < 10; i++) qnet__put_bits(d, gzip[i], 8);
-    }
+    d->written = zlib ? 2 : 10;
+    memcpy(d->out, zlib ? zlib_head : gzip_head, d->written);
+    qnet__crc32_table(d->crc_table);
     for (k = 0; k < 29; k++)
         for (i = qnet__length_base[k]; i <= QNET__MATCH_MAX; i++) d->length_symbol[i] = (uint8_t)k;
     for (k = 0; k < QNET__DIST_CODES; k++)
         for (i = qnet__dist_base[k] - 1; i < QNET__WINDOW; i += i < 256 ? 1 : 128)
             d->dist_symbol[i < 256 ? i : 256 + (i >> 7)] = (uint8_t)k;
-}
-
-/* The code 0..29 of a distance 1..32768. From 257 on each code starts at a multiple of 128, + 1. */
-static int qnet__distance_symbol(const qnet__deflate *d, uint32_t distance)
-{
-    distance--;
-    return d->dist_symbol[distance < 256 ? distance : 256 + (distance >> 7)];
 }
 
 /* Puts every place up to and with `last` into the hash chains; a place needs three bytes. */
@@ -7769,14 +7691,14 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
        bytes are compared, first the one that would make the match the longest so far. */
     for (place = d->previous[at]; place >= 0 && tries > 0; place = d->previous[place], tries--) {
         const unsigned char *q = d->window + place;
-        size_t n = 0;
-        if (at - (size_t)place > QNET__WINDOW) break; /* those after it are farther still */
+        size_t n = 0, back = at - (size_t)place;
+        if (back > QNET__WINDOW) break; /* those after it are farther still */
         if (q[best] != p[best] || q[0] != p[0]) continue;
         while (n < room && p[n] == q[n]) n++;
         /* the nearest of equal lengths wins: its distance takes fewer bits */
-        if (n <= best || (n == QNET__MATCH_MIN && at - (size_t)place > QNET__TOO_FAR)) continue;
+        if (n <= best || (n == QNET__MATCH_MIN && back > QNET__TOO_FAR)) continue;
         best = n;
-        *distance = (uint32_t)(at - (size_t)place);
+        *distance = (uint32_t)back;
         if (n >= QNET__NICE || n == room) break;
     }
     return best < QNET__MATCH_MIN ? 0 : (uint32_t)best;
@@ -7787,57 +7709,44 @@ static uint32_t qnet__deflate_match(qnet__deflate *d, size_t at, uint32_t *dista
 static void qnet__deflate_parse(qnet__deflate *d)
 {
     size_t at = d->start;
-    memset(d->litlen_count, 0, sizeof d->litlen_count);
-    memset(d->dist_count, 0, sizeof d->dist_count);
+    memset(d->litlen.count, 0, sizeof d->litlen.count);
+    memset(d->dist.count, 0, sizeof d->dist.count);
     d->tokens = 0;
     while (at < d->size) {
         uint32_t distance = 0, n = qnet__deflate_match(d, at, &distance), later_distance = 0, later;
         while (n > 0 && n < QNET__NICE && at + 1 < d->size) {
             later = qnet__deflate_match(d, at + 1, &later_distance);
             if (later <= n) break;
-            d->litlen_count[d->window[at]]++;
+            d->litlen.count[d->window[at]]++;
             d->token[d->tokens++] = d->window[at++];
             n = later;
             distance = later_distance;
         }
         if (n == 0) { /* nothing to go back to */
-            d->litlen_count[d->window[at]]++;
+            d->litlen.count[d->window[at]]++;
             d->token[d->tokens++] = d->window[at++];
             continue;
         }
-        d->litlen_count[257 + d->length_symbol[n]]++;
-        d->dist_count[qnet__distance_symbol(d, distance)]++;
+        d->litlen.count[257 + d->length_symbol[n]]++;
+        d->dist.count[qnet__distance_symbol(d, distance)]++;
         d->token[d->tokens++] = distance << 9 | n;
         at += n;
         qnet__deflate_hash(d, at - 1);
     }
-    d->litlen_count[256] = 1;
+    d->litlen.count[256] = 1;
 }
 
-/* code[symbols] of these lengths (RFC 1951, 3.2.2), first bit lowest. */
-static void qnet__canonical_codes(const uint8_t *length, int symbols, uint16_t *code)
-{
-    uint32_t next = 0;
-    int bits, i;
-    for (bits = 1; bits < 16; bits++, next <<= 1)
-        for (i = 0; i < symbols; i++)
-            if (length[i] == bits) code[i] = (uint16_t)qnet__reverse_bits(next++, bits);
-}
-
-/* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by
-   two queues (leaves and inner nodes both come in rising order of weight), then
-   lengths above the limit are shortened and the shortest harm done elsewhere. At least two codes
-   get a length, so that every decoder takes the set as complete. */
+/* Code lengths length[symbols] <= limit for these counts, and the codes. Huffman's tree by two
+   queues (leaves and inner nodes both come in rising order of weight), then lengths above the limit
+   are shortened and the shortest harm done elsewhere. At least two codes get a length, so that
+   every decoder takes the set as complete. */
 static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, uint8_t *length,
                                uint16_t *code)
 {
-    uint32_t weight[2 * 288];
-    uint16_t order[288], parent[2 * 288];
-    uint8_t depth[2 * 288];
-    int of_length[64], used = 0, i, k, leaf, inner, node;
-    uint32_t kraft = 0;
+    uint32_t weight[2 * QNET__FIXED_CODES], kraft = 0;
+    uint16_t order[QNET__FIXED_CODES], parent[2 * QNET__FIXED_CODES];
+    int depth[2 * QNET__FIXED_CODES], of_length[16] = {0}, used = 0, i, k, leaf, inner, node;
     memset(length, 0, (size_t)symbols);
-    memset(of_length, 0, sizeof of_length);
     for (i = 0; i < symbols; i++) {
         if (count[i] == 0) continue;
         for (k = used++; k > 0 && count[order[k - 1]] > count[i]; k--) order[k] = order[k - 1];
@@ -7850,16 +7759,15 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
     for (node = used, leaf = 0, inner = used; node < 2 * used - 1; node++) {
         weight[node] = 0;
         for (k = 0; k < 2; k++) { /* the two lightest */
-            int take =
-                leaf < used && (inner == node || weight[leaf] <= weight[inner]) ? leaf++ : inner++;
+            int light = leaf < used && (inner == node || weight[leaf] <= weight[inner]);
+            int take = light ? leaf++ : inner++;
             weight[node] += weight[take];
             parent[take] = (uint16_t)node;
         }
     }
     depth[2 * used - 2] = 0;
     for (i = 2 * used - 3; i >= 0; i--) {
-        depth[i] =
-            (uint8_t)(depth[parent[i]] + 1); /* below 32: a block has at most 2^15 + 1 counts */
+        depth[i] = depth[parent[i]] + 1;
         if (i < used) of_length[qnet__min_int(depth[i], limit)]++;
     }
     for (i = 1; i <= limit; i++) kraft += (uint32_t)of_length[i] << (limit - i);
@@ -7878,17 +7786,23 @@ static void qnet__huffman_make(const uint32_t *count, int symbols, int limit, ui
     qnet__canonical_codes(length, symbols, code);
 }
 
-/* Bits that the tokens take with code lengths litlen[] and dist[]. */
-static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, const uint8_t *dist)
+/* The bits that symbols[count] take: count * (length + extra); symbols below `plain` have no extra
+   bits. */
+static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int symbols,
+                               const uint8_t *extra, int plain)
 {
     size_t bits = 0;
     int i;
-    for (i = 0; i < QNET__LITLEN_CODES; i++)
-        bits +=
-            d->litlen_count[i] * (size_t)(litlen[i] + (i > 256 ? qnet__length_extra[i - 257] : 0));
-    for (i = 0; i < QNET__DIST_CODES; i++)
-        bits += d->dist_count[i] * (size_t)(dist[i] + qnet__dist_extra[i]);
+    for (i = 0; i < symbols; i++)
+        bits += count[i] * (size_t)(length[i] + (i < plain ? 0 : extra[i - plain]));
     return bits;
+}
+
+/* The bits of the block's tokens with code lengths litlen[] and dist[]. */
+static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, const uint8_t *dist)
+{
+    return qnet__coded_bits(d->litlen.count, litlen, QNET__LITLEN_CODES, qnet__length_extra, 257) +
+           qnet__coded_bits(d->dist.count, dist, QNET__DIST_CODES, qnet__dist_extra, 0);
 }
 
 /* The tokens of the block in the codes at hand, and its end. */
@@ -7899,121 +7813,92 @@ static void qnet__deflate_tokens(qnet__deflate *d)
         uint32_t n = d->token[i] & 511, distance = d->token[i] >> 9;
         int symbol;
         if (distance == 0) {
-            qnet__put_bits(d, d->litlen_code[n], d->litlen_length[n]);
+            qnet__put_symbol(d, &d->litlen, (int)n);
             continue;
         }
         symbol = d->length_symbol[n];
-        qnet__put_bits(d, d->litlen_code[257 + symbol], d->litlen_length[257 + symbol]);
+        qnet__put_symbol(d, &d->litlen, 257 + symbol);
         qnet__put_bits(d, n - qnet__length_base[symbol], qnet__length_extra[symbol]);
         symbol = qnet__distance_symbol(d, distance);
-        qnet__put_bits(d, d->dist_code[symbol], d->dist_length[symbol]);
+        qnet__put_symbol(d, &d->dist, symbol);
         qnet__put_bits(d, distance - qnet__dist_base[symbol], qnet__dist_extra[symbol]);
     }
-    qnet__put_bits(d, d->litlen_code[256], d->litlen_length[256]);
+    qnet__put_symbol(d, &d->litlen, 256);
 }
 
-/* The header of a dynamic block: all code lengths, runs shortened by the codes 16 (repeat the one
-   before), 17 and 18 (zeros), themselves in a Huffman code. */
-typedef struct qnet__deflate_head {
-    int literals, distances, codes, items;
-    uint8_t symbol[QNET__LITLEN_CODES + QNET__DIST_CODES],
-        extra[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    uint8_t length[19];
-    uint16_t code[19];
-    size_t bits;
-} qnet__deflate_head;
-
-/* Bits that follow each code of a code length: how often it repeats. */
-static const uint8_t qnet__codelen_extra[19] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-                                                0, 0, 0, 0, 0, 0, 2, 3, 7};
-
-/* Turns the block's code lengths into symbols with runs, gives those a code of at most 7 bits, and
-   counts the bits of all that. Trailing zero lengths are not sent. */
-static void qnet__deflate_plan_head(const qnet__deflate *d, qnet__deflate_head *h)
+/* The head of a dynamic block: all code lengths as one row, runs shortened, in the code `codelen`.
+   Called twice: with codelen->count all 0 it counts the symbols, makes their code of at most 7 bits
+   and returns how many bits the head will take; then it writes. */
+static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int write)
 {
     uint8_t all[QNET__LITLEN_CODES + QNET__DIST_CODES];
-    uint32_t count[19];
-    int i, k, n, run, last = -1;
-    memset(count, 0, sizeof count);
-    for (h->literals = QNET__LITLEN_CODES; d->litlen_length[h->literals - 1] == 0; h->literals--) {}
-    for (h->distances = QNET__DIST_CODES; d->dist_length[h->distances - 1] == 0; h->distances--) {}
-    n = h->literals + h->distances;
-    memcpy(all, d->litlen_length, (size_t)h->literals);
-    memcpy(all + h->literals, d->dist_length, (size_t)h->distances);
-    h->items = 0;
+    int literals = QNET__LITLEN_CODES, distances = QNET__DIST_CODES, codes = 19, i, n, run;
+    while (d->litlen.length[literals - 1] == 0) literals--; /* zeros at the end are not sent */
+    while (d->dist.length[distances - 1] == 0) distances--;
+    n = literals + distances;
+    memcpy(all, d->litlen.length, (size_t)literals);
+    memcpy(all + literals, d->dist.length, (size_t)distances);
+    if (write) {
+        while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
+        qnet__put_bits(d, (uint32_t)(literals - 257), 5);
+        qnet__put_bits(d, (uint32_t)(distances - 1), 5);
+        qnet__put_bits(d, (uint32_t)(codes - 4), 4);
+        for (i = 0; i < codes; i++)
+            qnet__put_bits(d, codelen->length[qnet__codelen_order[i]], 3);
+    }
     for (i = 0; i < n; i += run) {
-        int symbol = all[i], extra = 0;
-        for (run = 1; i + run < n && all[i + run] == all[i]; run++) {}
-        if (symbol == 0 && run >= 3) {
-            run = qnet__min_int(run, 138);
-            symbol = run <= 10 ? 17 : 18;
-            extra = run - (run <= 10 ? 3 : 11);
-        } else if (symbol == last && run >= 3) {
-            run = qnet__min_int(run, 6);
-            symbol = 16;
-            extra = run - 3;
-        } else {
-            run = 1;
-        }
-        last = all[i];
-        h->symbol[h->items] = (uint8_t)symbol;
-        h->extra[h->items++] = (uint8_t)extra;
-        count[symbol]++;
+        int symbol = all[i], most = symbol == 0 ? 138 : 6, repeat;
+        for (run = 1; run < most && i + run < n && all[i + run] == symbol; run++) {}
+        repeat = run >= 3 && (symbol == 0 || (i > 0 && all[i - 1] == symbol));
+        if (repeat) symbol = symbol != 0 ? 16 : run <= 10 ? 17 : 18;
+        else run = 1;
+        codelen->count[symbol]++;
+        if (write) qnet__put_symbol(d, codelen, symbol);
+        if (write && repeat)
+            qnet__put_bits(d, (uint32_t)(run - qnet__repeat_base[symbol - 16]),
+                           qnet__repeat_extra[symbol - 16]);
     }
-    qnet__huffman_make(count, 19, 7, h->length, h->code);
-    for (h->codes = 19; h->codes > 4 && h->length[qnet__codelen_order[h->codes - 1]] == 0;
-         h->codes--) {}
-    h->bits = 14 + 3 * (size_t)h->codes;
-    for (k = 0; k < 19; k++) h->bits += count[k] * (size_t)(h->length[k] + qnet__codelen_extra[k]);
-}
-
-/* Sends what qnet__deflate_plan_head has planned. */
-static void qnet__deflate_put_head(qnet__deflate *d, const qnet__deflate_head *h)
-{
-    int i;
-    qnet__put_bits(d, (uint32_t)(h->literals - 257), 5);
-    qnet__put_bits(d, (uint32_t)(h->distances - 1), 5);
-    qnet__put_bits(d, (uint32_t)(h->codes - 4), 4);
-    for (i = 0; i < h->codes; i++) qnet__put_bits(d, h->length[qnet__codelen_order[i]], 3);
-    for (i = 0; i < h->items; i++) {
-        qnet__put_bits(d, h->code[h->symbol[i]], h->length[h->symbol[i]]);
-        qnet__put_bits(d, h->extra[i], qnet__codelen_extra[h->symbol[i]]);
-    }
+    if (write) return 0;
+    qnet__huffman_make(codelen->count, 19, 7, codelen->length, codelen->code);
+    while (codes > 4 && codelen->length[qnet__codelen_order[codes - 1]] == 0) codes--;
+    return 14 + 3 * (size_t)codes +
+           qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
 }
 
 /* Codes window[start..size) as one block in the smallest of the three forms, and hands it on. */
 static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 {
-    uint8_t fixed[288], fixed_dist[QNET__DIST_CODES];
-    qnet__deflate_head head;
+    uint8_t fixed[QNET__FIXED_CODES], fixed_dist[32];
+    qnet__alphabet codelen;
     size_t n = d->size - d->start, dynamic_bits, fixed_bits, stored_bits = 8 * n + 40, written;
     qnet__deflate_parse(d);
-    qnet__huffman_make(d->litlen_count, QNET__LITLEN_CODES, 15, d->litlen_length, d->litlen_code);
-    qnet__huffman_make(d->dist_count, QNET__DIST_CODES, 15, d->dist_length, d->dist_code);
-    qnet__deflate_plan_head(d, &head);
+    qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
+    qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
+    memset(&codelen, 0, sizeof codelen);
     qnet__fixed_lengths(fixed, fixed_dist);
     /* Each form's exact cost is known before a bit is written. */
-    dynamic_bits = head.bits + qnet__deflate_cost(d, d->litlen_length, d->dist_length);
+    dynamic_bits = qnet__deflate_head(d, &codelen, 0) +
+                   qnet__deflate_cost(d, d->litlen.length, d->dist.length);
     fixed_bits = qnet__deflate_cost(d, fixed, fixed_dist);
     qnet__put_bits(d, last ? 1 : 0, 1);
     /* Ties go to the form that is faster to unpack. */
     if (stored_bits <= qnet__min_size(dynamic_bits, fixed_bits)) {
         qnet__put_bits(d, 0, 2);
-        qnet__put_byte_boundary(d);
+        qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
         qnet__put_bits(d, (uint32_t)n, 16);
         qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
         memcpy(d->out + d->written, d->window + d->start, n);
         d->written += n;
     } else if (fixed_bits <= dynamic_bits) {
         qnet__put_bits(d, 1, 2);
-        memcpy(d->litlen_length, fixed, sizeof fixed);
-        memcpy(d->dist_length, fixed_dist, sizeof fixed_dist);
-        qnet__canonical_codes(fixed, 288, d->litlen_code);
-        qnet__canonical_codes(fixed_dist, QNET__DIST_CODES, d->dist_code);
+        memcpy(d->litlen.length, fixed, sizeof fixed);
+        memcpy(d->dist.length, fixed_dist, QNET__DIST_CODES);
+        qnet__canonical_codes(fixed, QNET__FIXED_CODES, d->litlen.code);
+        qnet__canonical_codes(fixed_dist, QNET__DIST_CODES, d->dist.code);
         qnet__deflate_tokens(d);
     } else {
         qnet__put_bits(d, 2, 2);
-        qnet__deflate_put_head(d, &head);
+        qnet__deflate_head(d, &codelen, 1);
         qnet__deflate_tokens(d);
     }
     d->start = d->size;
@@ -8027,12 +7912,11 @@ static void qnet__deflate_slide(qnet__deflate *d)
 {
     int32_t i;
     memmove(d->window, d->window + QNET__WINDOW, QNET__WINDOW);
+    memmove(d->previous, d->previous + QNET__WINDOW, QNET__WINDOW * sizeof d->previous[0]);
     for (i = 0; i < 1 << QNET__HASH_BITS; i++)
-        d->head[i] = d->head[i] < QNET__WINDOW ? -1 : d->head[i] - QNET__WINDOW;
-    for (i = 0; i < QNET__WINDOW; i++) {
-        int32_t place = d->previous[i + QNET__WINDOW];
-        d->previous[i] = place < QNET__WINDOW ? -1 : place - QNET__WINDOW;
-    }
+        d->head[i] = qnet__max_int(d->head[i] - QNET__WINDOW, -1);
+    for (i = 0; i < QNET__WINDOW; i++)
+        d->previous[i] = qnet__max_int(d->previous[i] - QNET__WINDOW, -1);
     d->start -= QNET__WINDOW;
     d->size -= QNET__WINDOW;
     d->hashed -= QNET__WINDOW;
@@ -8043,18 +7927,16 @@ static void qnet__deflate_slide(qnet__deflate *d)
 static qnet_status qnet__deflate_write(qnet__deflate *d, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
+    size_t n;
     d->check = d->zlib ? qnet__adler32(d->check, p, size)
                        : qnet__crc32_update(d->crc_table, d->check, p, size);
     d->plain_size += (uint32_t)size; /* mod 2^32, as gzip has it */
-    while (size > 0) {
-        size_t n;
+    for (; size > 0; p += n, size -= n) {
         if (d->size - d->start == QNET__BLOCK) QNET__TRY(qnet__deflate_block(d, 0));
         if (d->size == 2 * QNET__WINDOW) qnet__deflate_slide(d);
         n = qnet__min_size(size, d->start + QNET__BLOCK - d->size);
         memcpy(d->window + d->size, p, n);
         d->size += n;
-        p += n;
-        size -= n;
     }
     return QNET_OK;
 }
@@ -8064,14 +7946,11 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
 {
     unsigned char trailer[8];
     QNET__TRY(qnet__deflate_block(d, 1));
-    qnet__put_byte_boundary(d);
+    qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
     QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
     qnet__store_le32(trailer, d->check);
     qnet__store_le32(trailer + 4, d->plain_size);
-    if (d->zlib) { /* big-endian there */
-        int i;
-        for (i = 0; i < 4; i++) trailer[i] = (unsigned char)(d->check >> (24 - 8 * i) & 255);
-    }
+    if (d->zlib) qnet__store_be32(trailer, d->check);
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
 }
 
@@ -8095,11 +7974,7 @@ QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, si
     status = qnet__deflate_write(d, bytes, size);
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, sizeof *d);
-    if (status != QNET_OK) {
-        out->size = before;
-        if (before == 0) qnet_buffer_free(ctx, out);
-        else out->bytes[before] = 0;
-    }
+    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
     return status;
 }
 
@@ -8112,12 +7987,9 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
                                    const unsigned char *bytes, size_t size)
 {
     unsigned char head[8], crc[4];
-    uint32_t sum;
-    int i;
-    for (i = 0; i < 4; i++) head[i] = (unsigned char)(size >> (24 - 8 * i) & 255);
+    qnet__store_be32(head, (uint32_t)size);
     memcpy(head + 4, type, 4);
-    sum = qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size);
-    for (i = 0; i < 4; i++) crc[i] = (unsigned char)(sum >> (24 - 8 * i) & 255);
+    qnet__store_be32(crc, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
     QNET__TRY(qnet__write(ctx, sink, head, 8));
     QNET__TRY(qnet__write(ctx, sink, bytes, size));
     return qnet__write(ctx, sink, crc, 4);
@@ -8129,11 +8001,13 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
 static int qnet__png_predict(int kind, int left, int above, int corner)
 {
     int p = left + above - corner, a = abs(p - left), b = abs(p - above), c = abs(p - corner);
-    if (kind == 0) return 0;
-    if (kind == 1) return left;
-    if (kind == 2) return above;
-    if (kind == 3) return (left + above) / 2;
-    return a <= b && a <= c ? left : b <= c ? above : corner; /* Paeth */
+    switch (kind) {
+    case 0: return 0;
+    case 1: return left;
+    case 2: return above;
+    case 3: return (left + above) / 2;
+    default: return a <= b && a <= c ? left : b <= c ? above : corner; /* Paeth */
+    }
 }
 
 /* line[1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
@@ -8142,24 +8016,21 @@ static int qnet__png_predict(int kind, int left, int above, int corner)
 static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
                              unsigned char *line)
 {
+    double best = HUGE_VAL;
+    int pass, best_kind = 0;
     size_t i;
-    double best = -1;
-    int kind, best_kind = 0, pass;
-    for (kind = 0; kind < 6; kind++) {
+    for (pass = 0; pass < 6; pass++) { /* the sixth time with the best: what is in line stays */
+        int kind = pass < 5 ? pass : best_kind;
         double sum = 0;
-        pass = kind < 5 ? kind : best_kind; /* the sixth time writes */
         for (i = 0; i < bytes; i++) {
             int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
             int corner = above && i >= pixel ? above[i - pixel] : 0;
-            /* mod 256; as a distance from 0 either way, 255 is as small as 1 */
-            int d = (row[i] - qnet__png_predict(pass, left, up, corner)) & 255;
-            if (kind == 5) line[1 + i] = (unsigned char)d;
-            sum += d < 128 ? d : 256 - d;
+            int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
+            line[1 + i] = (unsigned char)d;
+            sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
         }
-        if (kind < 5 && (best < 0 || sum < best)) {
-            best = sum;
-            best_kind = kind;
-        }
+        if (sum < best) best_kind = kind;
+        best = fmin(best, sum);
     }
     line[0] = (unsigned char)best_kind;
 }
@@ -8170,32 +8041,27 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0};
-    qnet_buffer data;
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line;
+    qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
-    unsigned char *line;
     size_t row, block, total;
     qnet_status status = QNET_OK;
-    int i, y;
+    int y;
     if (ctx == NULL || sink == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_png_write: context, sink or pixels is NULL");
     if (width < 1 || height < 1 || (channels != 1 && channels != 3))
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "qnet_png_write: picture is %d x %d x %d, expected sides > 0, 1 or 3 channels", width,
-            height, channels);
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_write: picture is %d x %d x %d, "
+                          "expected sides > 0, 1 or 3 channels", width, height, channels);
     row = (size_t)width * (size_t)channels;
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "qnet_png_write: picture is %d x %d x %d, expected at most 2^30 bytes",
-                          width, height, channels);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
+                          "expected at most 2^30 bytes", width, height, channels);
     block = sizeof *d + row + 1;
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
     line = (unsigned char *)(d + 1);
-    memset(&data, 0, sizeof data);
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (y = 0; y < height && status == QNET_OK; y++) {
@@ -8205,10 +8071,8 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
-    for (i = 0; i < 4; i++) {
-        head[i] = (unsigned char)(width >> (24 - 8 * i) & 255);
-        head[4 + i] = (unsigned char)(height >> (24 - 8 * i) & 255);
-    }
+    qnet__store_be32(head, (uint32_t)width);
+    qnet__store_be32(head + 4, (uint32_t)height);
     head[9] = channels == 3 ? 2 : 0; /* colour type */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
@@ -8289,20 +8153,17 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
-    int order[3] = {0, 1, 2}, free_axis[3] = {1, 1, 1}, i, j, k;
-    for (j = 0; j < 3; j++) strength[j] = fmax(fabs(r[0][j]), fmax(fabs(r[1][j]), fabs(r[2][j])));
-    for (j = 1; j < 3; j++) /* by falling strength, equal ones in their order */
-        for (k = j; k > 0 && strength[order[k - 1]] < strength[order[k]]; k--) {
-            i = order[k];
-            order[k] = order[k - 1];
-            order[k - 1] = i;
-        }
+    int is_free[3] = {1, 1, 1}, i, j, k, best;
+    for (j = 0; j < 3; j++) {
+        strength[j] = fmax(fabs(r[0][j]), fmax(fabs(r[1][j]), fabs(r[2][j])));
+        world[j] = -1;
+    }
     for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
-        int best = -1;
-        j = order[k];
-        for (i = 0; i < 3; i++)
-            if (free_axis[i] && (best < 0 || fabs(r[i][j]) > fabs(r[best][j]))) best = i;
-        free_axis[best] = 0;
+        for (i = 0, j = -1; i < 3; i++)
+            if (world[i] < 0 && (j < 0 || strength[i] > strength[j])) j = i;
+        for (i = 0, best = -1; i < 3; i++)
+            if (is_free[i] && (best < 0 || fabs(r[i][j]) > fabs(r[best][j]))) best = i;
+        is_free[best] = 0;
         world[j] = best;
         sign[j] = r[best][j] < 0 ? -1 : 1;
     }
@@ -8317,47 +8178,39 @@ static void qnet__orientation_text(double r[3][3], char text[4])
     text[3] = '\0';
 }
 
-/* The quaternion of a rotation, scalar part first and not negative; the branch keeps the divisor
-   large (Shepperd 1978). */
+/* The quaternion of a rotation, scalar part first and not negative. Row k of m is 4 q_k q: the one
+   with the largest diagonal is divided by the largest number there is (Shepperd 1978). */
 static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
 {
-    double trace = r[0][0] + r[1][1] + r[2][2], s;
+    double m[4][4], trace = r[0][0] + r[1][1] + r[2][2], s;
     int i, j, k;
-    if (trace > 0) { /* 1 + trace = 4 a^2: less than 120 degrees */
-        s = 2 * sqrt(1 + trace);
-        q[0] = s / 4;
-        q[1] = (r[2][1] - r[1][2]) / s;
-        q[2] = (r[0][2] - r[2][0]) / s;
-        q[3] = (r[1][0] - r[0][1]) / s;
-        return;
+    m[0][0] = 1 + trace;
+    for (i = 0; i < 3; i++) {
+        j = (i + 1) % 3;
+        k = (i + 2) % 3;
+        m[0][i + 1] = m[i + 1][0] = r[k][j] - r[j][k];
+        m[i + 1][i + 1] = 1 + 2 * r[i][i] - trace;
+        m[i + 1][j + 1] = m[j + 1][i + 1] = r[j][i] + r[i][j];
     }
-    /* else the largest of b, c, d leads: 1 + r_ii - r_jj - r_kk = 4 q_i^2 */
-    i = r[0][0] >= r[1][1] && r[0][0] >= r[2][2] ? 0 : r[1][1] >= r[2][2] ? 1 : 2;
-    j = (i + 1) % 3;
-    k = (i + 2) % 3;
-    s = 2 * sqrt(1 + r[i][i] - r[j][j] - r[k][k]);
-    q[0] = (r[k][j] - r[j][k]) / s;
-    q[1 + i] = s / 4;
-    q[1 + j] = (r[j][i] + r[i][j]) / s;
-    q[1 + k] = (r[k][i] + r[i][k]) / s;
-    if (q[0] < 0) /* q and -q are one rotation; the file holds b, c, d and takes a as positive */
-        for (i = 0; i < 4; i++) q[i] = -q[i];
+    for (i = 1, k = 0; i < 4; i++)
+        if (m[i][i] > m[k][k]) k = i;
+    s = 2 * sqrt(m[k][k]);
+    if (m[k][0] < 0) s = -s; /* q and -q are one rotation; the file takes a as positive */
+    for (i = 0; i < 4; i++) q[i] = m[k][i] / s;
 }
 
 /* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
-    double a = q[0], b = q[1], c = q[2], d = q[3];
-    double s = 2 / (a * a + b * b + c * c + d * d);
-    r[0][0] = 1 - s * (c * c + d * d);
-    r[0][1] = s * (b * c - a * d);
-    r[0][2] = s * (b * d + a * c);
-    r[1][0] = s * (b * c + a * d);
-    r[1][1] = 1 - s * (b * b + d * d);
-    r[1][2] = s * (c * d - a * b);
-    r[2][0] = s * (b * d - a * c);
-    r[2][1] = s * (c * d + a * b);
-    r[2][2] = 1 - s * (b * b + c * c);
+    double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    int i;
+    for (i = 0; i < 3; i++) {
+        int j = (i + 1) % 3, k = (i + 2) % 3;
+        double b = q[1 + i], c = q[1 + j], d = q[1 + k];
+        r[i][i] = 1 - s * (c * c + d * d);
+        r[i][j] = s * (b * c - a * d);
+        r[i][k] = s * (b * d + a * c);
+    }
 }
 
 /* ---- volumes ---- */
@@ -8385,8 +8238,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     if (count == 0)
         return qnet__fail(ctx, nx < 1 || ny < 1 || nz < 1 ? QNET_ERROR_ARGUMENT : QNET_ERROR_LIMIT,
                           "qnet_volume_create: size is %d x %d x %d, expected sides of 1 or more "
-                          "and at most %.0f voxels",
-                          nx, ny, nz, (double)QNET_MAX_VOXELS);
+                          "and at most %.0f voxels", nx, ny, nz, (double)QNET_MAX_VOXELS);
     v = (qnet_volume *)qnet__alloc(ctx, sizeof *v);
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
@@ -8416,16 +8268,16 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume)
     qnet__free(volume->ctx, volume, sizeof *volume);
 }
 
-/* New axis j runs along old axis from[j], backwards where flip[j]: index_old = n - 1 - index_new.
-   The affine follows: column j is the old column, negated where flipped, and the origin moves to
-   the corner that is index 0 now. The volume is as before on failure. */
+/* New axis j runs along an old axis i, backwards where flipped: index_old = n - 1 - index_new. The
+   affine follows: column j is the old column i, negated where flipped, and the origin moves to the
+   corner that is index 0 now. The volume is as before on failure. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
-    double norm[3], r[3][3], affine[3][4];
-    int world[3], sign[3], from[3], flip[3], n[3], size[3], i, j, k, x, y, z, seen[3] = {0, 0, 0};
+    double norm[3], r[3][3], affine[3][4], spacing[3];
+    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k, x, y, z;
     ptrdiff_t stride[3], step[3], start = 0;
-    size_t count, at = 0;
+    size_t bytes, at = 0;
     float *voxels;
     if (volume == NULL || to == NULL)
         return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
@@ -8440,49 +8292,45 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     stride[0] = 1;
     stride[1] = n[0];
     stride[2] = (ptrdiff_t)n[0] * n[1];
-    for (j = 0; j < 3; j++) { /* new axis j is old axis from[j], backwards if flip[j] */
+    memcpy(affine, volume->affine, sizeof affine);
+    for (j = 0; j < 3; j++) {
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
+        int flip;
         k = letter ? (int)(letter - letters) : -1;
         if (k < 0 || seen[k % 3]++ || (j == 2 && to[3]))
             return qnet__fail(volume->ctx, QNET_ERROR_ARGUMENT,
                               "qnet_volume_reorient: orientation is \"%.20s\", expected three "
-                              "letters, one each of R/L, A/P, S/I",
-                              to);
+                              "letters, one each of R/L, A/P, S/I", to);
         for (i = 0; world[i] != k % 3; i++) {}
-        from[j] = i;
-        flip[j] = (sign[i] > 0) != (k < 3);
-    }
-    for (i = 0; i < 3; i++) affine[i][3] = volume->affine[i][3];
-    for (j = 0; j < 3; j++) {
-        k = from[j];
-        size[j] = n[k];
-        step[j] = flip[j] ? -stride[k] : stride[k];
-        if (flip[j]) start += stride[k] * (n[k] - 1);
-        for (i = 0; i < 3; i++) {
-            affine[i][j] = flip[j] ? -volume->affine[i][k] : volume->affine[i][k];
-            if (flip[j]) affine[i][3] += volume->affine[i][k] * (n[k] - 1);
+        flip = (sign[i] > 0) != (k < 3);
+        size[j] = n[i];
+        spacing[j] = norm[i];
+        step[j] = flip ? -stride[i] : stride[i];
+        if (flip) start += stride[i] * (n[i] - 1);
+        moves |= flip || i != j;
+        for (k = 0; k < 3; k++) {
+            affine[k][j] = flip ? -volume->affine[k][i] : volume->affine[k][i];
+            if (flip) affine[k][3] += volume->affine[k][i] * (n[i] - 1);
         }
     }
-    /* Voxels are moved only if some axis changes; the fields are set in any case, since the caller
-       may have changed the affine. */
-    if (step[0] != stride[0] || step[1] != stride[1] || step[2] != stride[2]) {
-        count = qnet__voxel_count(n[0], n[1], n[2]);
-        voxels = (float *)qnet__alloc(volume->ctx, count * sizeof *voxels);
-        if (voxels == NULL)
-            return qnet__no_memory(volume->ctx, count * sizeof *voxels, "reorienting a volume");
+    /* The fields are set in any case, since the caller may have changed the affine. */
+    if (moves) {
+        bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof *voxels;
+        voxels = (float *)qnet__alloc(volume->ctx, bytes);
+        if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
         for (z = 0; z < size[2]; z++)
             for (y = 0; y < size[1]; y++) {
                 const float *row = volume->voxels + (start + z * step[2] + y * step[1]);
                 for (x = 0; x < size[0]; x++) voxels[at++] = row[x * step[0]];
             }
-        qnet__free(volume->ctx, volume->voxels, count * sizeof *voxels);
+        qnet__free(volume->ctx, volume->voxels, bytes);
         volume->voxels = voxels;
-        memcpy(volume->affine, affine, sizeof affine);
-        volume->nx = size[0];
-        volume->ny = size[1];
-        volume->nz = size[2];
     }
-    for (j = 0; j < 3; j++) volume->spacing[j] = norm[from[j]];
+    volume->nx = size[0];
+    volume->ny = size[1];
+    volume->nz = size[2];
+    memcpy(volume->affine, affine, sizeof affine);
+    memcpy(volume->spacing, spacing, sizeof spacing);
     memcpy(volume->orientation, to, 4);
     return QNET_OK;
 }
@@ -8510,83 +8358,147 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_HEADER     348
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
+#define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
+#define QNET__NIFTI_TRUST      ((size_t)1 << 24) /* voxels allocated on the header's word alone */
 
-/* A datatype of the format: its code, bytes per voxel, name. */
+/* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
+   voxel, not supported. */
 typedef struct qnet__nifti_kind {
     int code, bytes;
     const char *name;
     double low, high; /* the stored values that an integer type holds; 0, 0 for floats */
 } qnet__nifti_kind;
 
+static const qnet__nifti_kind qnet__nifti_kinds[] = {
+    {QNET_NIFTI_UINT8, 1, "uint8", 0, 255},
+    {QNET_NIFTI_INT16, 2, "int16", -32768, 32767},
+    {QNET_NIFTI_INT32, 4, "int32", -2147483648.0, 2147483647.0},
+    {QNET_NIFTI_FLOAT32, 4, "float32", 0, 0},
+    {QNET_NIFTI_FLOAT64, 8, "float64", 0, 0},
+    {QNET_NIFTI_INT8, 1, "int8", -128, 127},
+    {QNET_NIFTI_UINT16, 2, "uint16", 0, 65535},
+    {QNET_NIFTI_UINT32, 4, "uint32", 0, 4294967295.0},
+    /* the largest doubles below 2^63 and 2^64 */
+    {QNET_NIFTI_INT64, 8, "int64", -9223372036854775808.0, 9223372036854774784.0},
+    {QNET_NIFTI_UINT64, 8, "uint64", 0, 18446744073709549568.0},
+    {1, 0, "binary", 0, 0}, {32, 0, "complex64", 0, 0}, {128, 0, "RGB24", 0, 0},
+    {1536, 0, "float128", 0, 0}, {1792, 0, "complex128", 0, 0}, {2048, 0, "complex256", 0, 0},
+    {2304, 0, "RGBA32", 0, 0}, {-1, 0, "unknown", 0, 0}};
+
+/* The entry of a code, the last one when there is none. */
+static const qnet__nifti_kind *qnet__nifti_entry(int code)
+{
+    const qnet__nifti_kind *kind = qnet__nifti_kinds;
+    while (kind->code != code && kind->code >= 0) kind++;
+    return kind;
+}
+
 /* NULL for a code that is none of qnet_nifti_type. */
 static const qnet__nifti_kind *qnet__nifti_find(int code)
 {
-    static const qnet__nifti_kind kinds[] = {
-        {QNET_NIFTI_UINT8, 1, "uint8", 0, 255},
-        {QNET_NIFTI_INT16, 2, "int16", -32768, 32767},
-        {QNET_NIFTI_INT32, 4, "int32", -2147483648.0, 2147483647.0},
-        {QNET_NIFTI_FLOAT32, 4, "float32", 0, 0},
-        {QNET_NIFTI_FLOAT64, 8, "float64", 0, 0},
-        {QNET_NIFTI_INT8, 1, "int8", -128, 127},
-        {QNET_NIFTI_UINT16, 2, "uint16", 0, 65535},
-        {QNET_NIFTI_UINT32, 4, "uint32", 0, 4294967295.0},
-        /* the largest doubles below 2^63 and 2^64 */
-        {QNET_NIFTI_INT64, 8, "int64", -9223372036854775808.0, 9223372036854774784.0},
-        {QNET_NIFTI_UINT64, 8, "uint64", 0, 18446744073709549568.0}};
-    size_t i;
-    for (i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (kinds[i].code == code) return &kinds[i];
-    return NULL;
+    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
+    return kind->bytes > 0 ? kind : NULL;
 }
 
-/* The datatypes of nifti1.h that are not one real number per voxel, for the sentence. */
 static const char *qnet__nifti_unsupported_name(int code)
 {
-    switch (code) {
-    case 1: return "binary";
-    case 32: return "complex64";
-    case 128: return "RGB24";
-    case 1536: return "float128";
-    case 1792: return "complex128";
-    case 2048: return "complex256";
-    case 2304: return "RGBA32";
-    default: return "unknown";
+    return qnet__nifti_entry(code)->name;
+}
+
+/* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
+static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
+{
+    switch (bytes) {
+    case 1: return p[0];
+    case 2: return big ? qnet__load_be16(p) : qnet__load_le16(p);
+    case 4: return big ? qnet__load_be32(p) : qnet__load_le32(p);
+    default: return big ? qnet__load_be64(p) : qnet__load_le64(p);
     }
 }
 
-/* The number at p in the byte order of the file. */
-static int qnet__nifti_short(const unsigned char *p, int big)
+/* The number of type `code` at p. */
+static double qnet__nifti_get(const unsigned char *p, int code, int big)
 {
-    return (int16_t)(big ? qnet__load_be16(p) : qnet__load_le16(p));
+    uint32_t bits32;
+    uint64_t bits64;
+    float f32;
+    double f64;
+    switch (code) {
+    case QNET_NIFTI_UINT8: return p[0];
+    case QNET_NIFTI_INT8: return (int8_t)p[0];
+    case QNET_NIFTI_UINT16: return (double)qnet__nifti_bits(p, 2, big);
+    case QNET_NIFTI_INT16: return (int16_t)qnet__nifti_bits(p, 2, big);
+    case QNET_NIFTI_UINT32: return (double)qnet__nifti_bits(p, 4, big);
+    case QNET_NIFTI_INT32: return (int32_t)qnet__nifti_bits(p, 4, big);
+    case QNET_NIFTI_UINT64: return (double)qnet__nifti_bits(p, 8, big);
+    case QNET_NIFTI_INT64: return (double)(int64_t)qnet__nifti_bits(p, 8, big);
+    case QNET_NIFTI_FLOAT32:
+        bits32 = (uint32_t)qnet__nifti_bits(p, 4, big);
+        memcpy(&f32, &bits32, sizeof f32);
+        return (double)f32;
+    default:
+        bits64 = qnet__nifti_bits(p, 8, big);
+        memcpy(&f64, &bits64, sizeof f64);
+        return f64;
+    }
 }
 
-static int32_t qnet__nifti_int(const unsigned char *p, int big)
+/* Writes v as type `code` at p, integers rounded with halves to even, as numpy does; 0 when it does
+   not fit. */
+static int qnet__nifti_put(unsigned char *p, int code, int big, double v)
 {
-    return (int32_t)(big ? qnet__load_be32(p) : qnet__load_le32(p));
+    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
+    uint64_t bits;
+    int i;
+    if (kind->high > 0) {
+        v = rint(v);
+        if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
+        bits = kind->low < 0 ? (uint64_t)(int64_t)v : (uint64_t)v;
+    } else if (kind->bytes == 4) {
+        float f = (float)v;
+        uint32_t low;
+        if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) return 0;
+        memcpy(&low, &f, sizeof low);
+        bits = low;
+    } else {
+        memcpy(&bits, &v, sizeof bits);
+    }
+    for (i = 0; i < kind->bytes; i++, bits >>= 8)
+        p[big ? kind->bytes - 1 - i : i] = (unsigned char)(bits & 255);
+    return 1;
+}
+
+/* Short forms for the fields of the header. */
+static int qnet__nifti_short(const unsigned char *p, int big)
+{
+    return (int)qnet__nifti_get(p, QNET_NIFTI_INT16, big);
 }
 
 static double qnet__nifti_float(const unsigned char *p, int big)
 {
-    uint32_t bits = big ? qnet__load_be32(p) : qnet__load_le32(p);
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return (double)value;
+    return qnet__nifti_get(p, QNET_NIFTI_FLOAT32, big);
 }
 
-/* What a header says, checked: after qnet__nifti_parse nothing in here can lead a reader out of
-   bounds. source: as affine_source of a volume. */
-typedef struct qnet__nifti_info {
-    int n[3], big, source, scaled;
+/* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
+   a reader out of bounds. */
+typedef struct qnet__nifti_reader {
+    qnet_context *ctx;
+    qnet_source *source;
+    const char *name;
+    qnet_volume volume; /* what will be handed out */
     const qnet__nifti_kind *kind;
+    int packed, big;
     size_t count, offset;
-    double slope, intercept, affine[3][4], norm[3];
-    char orientation[4];
-} qnet__nifti_info;
+    double slope, intercept;
+    unsigned char header[QNET__NIFTI_HEADER];
+    qnet__inflate inflate; /* if packed */
+    unsigned char piece[QNET__NIFTI_PIECE];
+} qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns what is wrong, or NULL. */
-static const char *qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
-                                     double affine[3][4])
+   the third axis makes the frame left-handed. Returns 0 when the quaternion is longer than 1. */
+static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+                             double affine[3][4])
 {
     double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
     int i, j;
@@ -8596,108 +8508,100 @@ static const char *qnet__nifti_qform(const unsigned char *h, int big, const doub
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     /* Slightly below 0 is rounding of the stored floats (3 units, as nibabel allows). */
-    if (!(rest >= -3 * (double)FLT_EPSILON)) return "quatern_b, c, d are longer than 1";
+    if (!(rest >= -3 * (double)FLT_EPSILON)) return 0;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
-    return NULL;
+    return 1;
 }
 
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
    alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
    from ANALYZE, with a warning in the log. */
-static qnet_status qnet__nifti_affine(qnet_context *ctx, const char *name, const unsigned char *h,
-                                      qnet__nifti_info *info)
+static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
-    int dims = qnet__nifti_short(h + 40, info->big), units = h[123] & 7, i, j;
-    int qform = qnet__nifti_short(h + 252, info->big),
-        sform = qnet__nifti_short(h + 254, info->big);
-    double scale = units == 1   ? 1000
-                   : units == 3 ? .001
-                                : 1,
-           pixdim[3], other[3][4], r[3][3], norm[3];
-    const char *wrong = NULL;
-    char other_orientation[4];
+    static const char *const source[3] = {"pixdim", "qform", "sform"};
+    static const double mm[4] = {1, 1000, 1, .001}; /* of a unit: unknown, m, mm, micron */
+    qnet_volume *v = &in->volume;
+    const unsigned char *h = in->header;
+    int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
+    int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
+    double pixdim[3], other[3][4], r[3][3], norm[3];
+    char text[4];
     if (units > 3)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: xyzt_units has the spatial unit %d, expected 0 (unknown: mm), 1 "
-                          "(m), 2 (mm) or 3 (micron)",
-                          name, units);
+        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: xyzt_units has the spatial unit %d, "
+                          "expected 0 (unknown: mm), 1 (m), 2 (mm) or 3 (micron)", in->name, units);
+    n[0] = v->nx;
+    n[1] = v->ny;
+    n[2] = v->nz;
     for (i = 0; i < 3; i++) {
-        pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, info->big);
-        if (pixdim[i] == 0 && (i >= dims || info->n[i] == 1)) pixdim[i] = 1; /* no such axis */
+        pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
+        if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
         if (sform <= 0 && !(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: pixdim[%d] is %g, expected a spacing above 0", name, i + 1,
-                              pixdim[i]);
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
+                              "spacing above 0", in->name, i + 1, pixdim[i]);
     }
-    info->source = sform > 0 ? 2 : qform > 0 ? 1 : 0;
-    if (info->source == 2) {
-        for (i = 0; i < 3; i++)
-            for (j = 0; j < 4; j++)
-                info->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, info->big);
-    } else if (info->source == 1) {
-        wrong = qnet__nifti_qform(h, info->big, pixdim, info->affine);
-        if (wrong) return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: qform: %s", name, wrong);
-    } else {
-        memset(info->affine, 0, sizeof info->affine);
+    v->affine_source = sform > 0 ? 2 : qform > 0 ? 1 : 0;
+    for (i = 0; i < 3 && v->affine_source == 2; i++)
+        for (j = 0; j < 4; j++) v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+    if (v->affine_source == 1 && !qnet__nifti_qform(h, big, pixdim, v->affine))
+        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer than "
+                          "1", in->name);
+    if (v->affine_source == 0) {
         for (i = 0; i < 3; i++) {
-            info->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
-            info->affine[i][3] = -info->affine[i][i] * (info->n[i] - 1) / 2;
+            v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
+            v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
         }
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: neither sform nor qform: taken as LAS, side unknown",
-                  name);
+        qnet__log(in->ctx, QNET_LOG_WARNING,
+                  "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
     }
     for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) info->affine[i][j] *= scale;
-    if (!qnet__affine_axes(&info->affine[0][0], info->norm, r))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: the affine of the %s is singular or not finite", name,
-                          info->source == 2   ? "sform"
-                          : info->source == 1 ? "qform"
-                                              : "pixdim");
-    qnet__orientation_text(r, info->orientation);
+        for (j = 0; j < 4; j++) v->affine[i][j] *= mm[units];
+    if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
+        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
+                          "finite", in->name, source[v->affine_source]);
+    qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
-    if (info->source == 2 && qform > 0 && !qnet__nifti_qform(h, info->big, pixdim, other) &&
+    if (v->affine_source == 2 && qform > 0 && qnet__nifti_qform(h, big, pixdim, other) &&
         qnet__affine_axes(&other[0][0], norm, r)) {
-        qnet__orientation_text(r, other_orientation);
-        if (strcmp(other_orientation, info->orientation) != 0)
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: sform says %s and qform says %s; sform is used",
-                      name, info->orientation, other_orientation);
+        qnet__orientation_text(r, text);
+        if (strcmp(text, v->orientation) != 0)
+            qnet__log(in->ctx, QNET_LOG_WARNING,
+                      "%s: sform says %s and qform says %s; sform is used", in->name,
+                      v->orientation, text);
     }
     return QNET_OK;
 }
 
-/* Checks the 348 bytes of the header and takes what matters from them. Offsets are those of
-   nifti_1_header in nifti1.h. The order matters: what kind of file it is comes first, then the
-   size, so that a wrong file gets a sentence about its kind and not about some field. */
-static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const unsigned char *h,
-                                     qnet__nifti_info *info)
+/* Checks the header and takes what matters from it. The order matters: what kind of file it is
+   comes first, then the size, so that a wrong file gets a sentence about its kind and not about
+   some field. */
+static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
-    int dim[8], i, code, bitpix, little = qnet__nifti_int(h, 0) == QNET__NIFTI_HEADER;
+    qnet_context *ctx = in->ctx;
+    const char *name = in->name;
+    const unsigned char *h = in->header;
+    int dim[8], i, code, bitpix;
+    uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
     double offset, slope;
-    memset(info, 0, sizeof *info);
-    info->big = qnet__nifti_int(h, 1) == QNET__NIFTI_HEADER; /* sizeof_hdr tells the byte order */
-    if (qnet__nifti_int(h, 0) == 540 || qnet__nifti_int(h, 1) == 540)
+    for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
+    in->big = size[1] == QNET__NIFTI_HEADER;
+    if (size[0] == 540 || size[1] == 540)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
                           "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (!info->big && !little)
-        return qnet__fail(
-            ctx, QNET_ERROR_FORMAT,
-            "%s: not a NIfTI-1 file: sizeof_hdr is %ld, expected 348 in either byte order", name,
-            (long)qnet__nifti_int(h, 0));
+    if (!in->big && size[0] != QNET__NIFTI_HEADER)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
+                          "expected 348 in either byte order", name, (long)(int32_t)size[0]);
     if (memcmp(h + 344, "ni1", 4) == 0)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                          "%s: magic is \"ni1\" (a .hdr/.img pair), expected \"n+1\" (one file)",
-                          name);
+        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
+                          "expected \"n+1\" (one file)", name);
     if (memcmp(h + 344, "n+1", 4) != 0)
-        return qnet__fail(
-            ctx, QNET_ERROR_FORMAT,
-            "%s: not a NIfTI-1 file: magic is %02x %02x %02x %02x, expected 6e 2b 31 00 (\"n+1\")",
-            name, h[344], h[345], h[346], h[347]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + 40 + 2 * i, info->big);
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
+                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, h[344], h[345], h[346],
+                          h[347]);
+    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + 40 + 2 * i, in->big);
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
                           dim[0]);
@@ -8707,299 +8611,200 @@ static qnet_status qnet__nifti_parse(qnet_context *ctx, const char *name, const 
             return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
                               i, dim[i]);
         if (i > 3 && dim[i] > 1)
-            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                              "%s: dim[%d] is %d, expected 1: one 3-D volume, not a series", name,
-                              i, dim[i]);
-        if (i <= 3) info->n[i - 1] = dim[i];
+            return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
+                              "volume, not a series", name, i, dim[i]);
     }
-    info->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
-    if (info->count == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: dim is %d x %d x %d, expected at most %.0f voxels (QNET_MAX_VOXELS)",
-                          name, dim[1], dim[2], dim[3], (double)QNET_MAX_VOXELS);
-    code = qnet__nifti_short(h + 70, info->big);
-    bitpix = qnet__nifti_short(h + 72, info->big);
-    info->kind = qnet__nifti_find(code);
-    if (info->kind == NULL)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
-                          "%s: datatype is %d (%s), expected one of 2, 4, 8, 16, 64, 256, 512, "
-                          "768, 1024, 1280 (one real number per voxel)",
+    in->volume.nx = dim[1];
+    in->volume.ny = dim[2];
+    in->volume.nz = dim[3];
+    in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
+    if (in->count == 0)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
+                          "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
+                          (double)QNET_MAX_VOXELS);
+    code = qnet__nifti_short(h + 70, in->big);
+    bitpix = qnet__nifti_short(h + 72, in->big);
+    in->kind = qnet__nifti_find(code);
+    if (in->kind == NULL)
+        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
+                          "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
                           name, code, qnet__nifti_unsupported_name(code));
     /* bitpix says nothing new: two fields that disagree mean that one of them is damaged. */
-    if (bitpix != 8 * info->kind->bytes)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: bitpix is %d, expected %d for datatype %d (%s)", name, bitpix,
-                          8 * info->kind->bytes, code, info->kind->name);
+    if (bitpix != 8 * in->kind->bytes)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d, expected %d for datatype %d "
+                          "(%s)", name, bitpix, 8 * in->kind->bytes, code, in->kind->name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + 108, info->big);
+    offset = qnet__nifti_float(h + 108, in->big);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: vox_offset is %g, expected a whole number of 352 or more", name,
-                          offset);
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
+                          "of 352 or more", name, offset);
     if (offset > (double)QNET__NIFTI_MAX_OFFSET)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
                           name, offset, (double)QNET__NIFTI_MAX_OFFSET);
-    info->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + 112, info->big);
-    info->intercept = qnet__nifti_float(h + 116, info->big);
+    in->offset = (size_t)offset;
+    slope = qnet__nifti_float(h + 112, in->big);
+    in->intercept = qnet__nifti_float(h + 116, in->big);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
-    info->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
-    if (info->slope != slope) info->intercept = 0;
-    if (!qnet__is_finite(info->intercept))
+    in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
+    if (in->slope != slope) in->intercept = 0;
+    if (!qnet__is_finite(in->intercept))
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: scl_inter is %g, expected a finite number",
-                          name, info->intercept);
-    info->scaled = info->slope != 1 || info->intercept != 0;
-    return qnet__nifti_affine(ctx, name, h, info);
+                          name, in->intercept);
+    return qnet__nifti_affine(in);
 }
 
 /* ---- reading ---- */
 
-/* Where the bytes come from, packed or not. */
-typedef struct qnet__nifti_input {
-    qnet_context *ctx;
-    qnet_source *source;
-    qnet__inflate *inflate; /* NULL: not compressed */
-} qnet__nifti_input;
-
 /* dst[size] from the file, unpacked; *got < size only at its end. */
-static qnet_status qnet__nifti_get(qnet__nifti_input *in, void *dst, size_t size, size_t *got)
+static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t size, size_t *got)
 {
-    *got = 0;
-    if (in->inflate) return qnet__inflate_read(in->inflate, dst, size, got);
-    while (*got < size) {
-        size_t n = 0;
-        if (in->source->read(in->source->user, (unsigned char *)dst + *got, size - *got, &n) != 0 ||
-            n > size - *got)
-            return qnet__fail(in->ctx, QNET_ERROR_IO, "%s: reading failed",
-                              qnet__source_name(in->source));
+    size_t n = 0;
+    if (in->packed) return qnet__inflate_read(&in->inflate, dst, size, got);
+    for (*got = 0; *got < size; *got += n) {
+        unsigned char *to = (unsigned char *)dst + *got;
+        if (in->source->read(in->source->user, to, size - *got, &n) != 0 || n > size - *got)
+            return qnet__fail(in->ctx, QNET_ERROR_IO, "%s: reading failed", in->name);
         if (n == 0) break;
-        *got += n;
     }
     return QNET_OK;
 }
 
-/* Reverses the bytes of each of count numbers. */
-static void qnet__swap_bytes(unsigned char *p, size_t count, int bytes)
-{
-    int i;
-    for (; count > 0; count--, p += bytes)
-        for (i = 0; i < bytes / 2; i++) {
-            unsigned char keep = p[i];
-            p[i] = p[bytes - 1 - i];
-            p[bytes - 1 - i] = keep;
-        }
-}
-
-/* The number at p, in this machine's byte order. */
-static double qnet__nifti_number(const unsigned char *p, int code)
-{
-    union {
-        int8_t i8;
-        int16_t i16;
-        int32_t i32;
-        int64_t i64;
-        uint16_t u16;
-        uint32_t u32;
-        uint64_t u64;
-        float f32;
-        double f64;
-    } v;
-    switch (code) {
-    case QNET_NIFTI_UINT8: return p[0];
-    case QNET_NIFTI_INT8: memcpy(&v, p, 1); return v.i8;
-    case QNET_NIFTI_INT16: memcpy(&v, p, 2); return v.i16;
-    case QNET_NIFTI_UINT16: memcpy(&v, p, 2); return v.u16;
-    case QNET_NIFTI_INT32: memcpy(&v, p, 4); return v.i32;
-    case QNET_NIFTI_UINT32: memcpy(&v, p, 4); return v.u32;
-    case QNET_NIFTI_FLOAT32: memcpy(&v, p, 4); return (double)v.f32;
-    case QNET_NIFTI_FLOAT64: memcpy(&v, p, 8); return v.f64;
-    case QNET_NIFTI_INT64: memcpy(&v, p, 8); return (double)v.i64;
-    default: memcpy(&v, p, 8); return (double)v.u64;
-    }
-}
-
 /* "voxel (x, y, z)" of the volume for sentences. */
-static void qnet__voxel_text(const int n[3], size_t at, char *text, size_t size)
+static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
-    size_t row = (size_t)n[0], slice = row * (size_t)n[1];
-    snprintf(text, size, "voxel (%d, %d, %d)", (int)(at % row), (int)(at % slice / row),
+    size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
+    snprintf(text, 64, "voxel (%d, %d, %d)", (int)(at % row), (int)(at % slice / row),
              (int)(at / slice));
 }
 
-/* voxels[count] = slope * stored + intercept, computed in double, then rounded to float. `first` is
-   the index of the first in the volume. */
-static qnet_status qnet__nifti_convert(qnet__nifti_input *in, const qnet__nifti_info *info,
-                                       unsigned char *stored, size_t first, size_t count,
-                                       float *voxels)
+/* voxels[first..first + count) = slope * stored + intercept of what is in the piece, computed in
+   double, then rounded to float. */
+static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, size_t count)
 {
-    size_t i, bytes = (size_t)info->kind->bytes;
+    int code = in->kind->code, scaled = in->slope != 1 || in->intercept != 0;
+    float *voxels = in->volume.voxels + first;
+    const unsigned char *p = in->piece;
     char where[64];
-    if (info->big == qnet__is_little_endian()) qnet__swap_bytes(stored, count, info->kind->bytes);
-    /* Floats without scaling keep every bit, those of a NaN included. */
-    if (info->kind->code == QNET_NIFTI_FLOAT32 && !info->scaled) {
-        memcpy(voxels, stored, count * sizeof *voxels);
-        return QNET_OK;
-    }
-    for (i = 0; i < count; i++) {
-        double v = qnet__nifti_number(stored + i * bytes, info->kind->code);
-        if (info->scaled) v = v * info->slope + info->intercept;
+    size_t i;
+    for (i = 0; i < count; i++, p += in->kind->bytes) {
+        double v;
+        if (code == QNET_NIFTI_FLOAT32 && !scaled) { /* keeps every bit, those of a NaN included */
+            uint32_t bits = (uint32_t)qnet__nifti_bits(p, 4, in->big);
+            memcpy(&voxels[i], &bits, sizeof bits);
+            continue;
+        }
+        v = qnet__nifti_get(p, code, in->big);
+        if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
-            qnet__voxel_text(info->n, first + i, where, sizeof where);
-            return qnet__fail(in->ctx, QNET_ERROR_DATA,
-                              "%s: %s is %g, expected a number that a float can hold",
-                              qnet__source_name(in->source), where, v);
+            qnet__voxel_text(&in->volume, first + i, where);
+            return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
+                              "float can hold", in->name, where, v);
         }
         voxels[i] = (float)v;
     }
     return QNET_OK;
 }
 
-#define QNET__NIFTI_PIECE 65536             /* bytes read or written at a time */
-#define QNET__NIFTI_TRUST ((size_t)1 << 24) /* voxels allocated on the header's word alone */
-
-/* All voxels into *out, [info->count]. A header that asks for very many gets them step by step, as
-   the file delivers: a short file cannot make a huge allocation. On failure nothing is held. */
-static qnet_status qnet__nifti_voxels(qnet__nifti_input *in, const qnet__nifti_info *info,
-                                      unsigned char *piece, float **out)
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. A header that asks
+   for very many gets them step by step, as the file delivers: a short file cannot make a huge
+   allocation. */
+static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t bytes = (size_t)info->kind->bytes, room = qnet__min_size(info->count, QNET__NIFTI_TRUST);
-    size_t done = 0, got = 0, grown;
-    float *voxels = (float *)qnet__alloc(in->ctx, room * sizeof *voxels), *more;
-    qnet_status status = QNET_OK;
-    if (voxels == NULL)
-        return qnet__no_memory(in->ctx, room * sizeof *voxels, "the voxels of a volume");
-    while (status == QNET_OK && done < info->count) {
-        size_t n = qnet__min_size(QNET__NIFTI_PIECE / bytes, room - done);
-        if (n == 0) { /* all that was allocated has arrived */
-            grown = room < info->count / 4 ? room * 4 : info->count;
+    size_t bytes = (size_t)in->kind->bytes, done, got, n;
+    for (done = 0; done < in->count; done += n) {
+        if (done == *room) { /* all that was allocated has arrived */
+            size_t grown = done < in->count / 4 ? done * 4 : in->count;
+            float *more;
+            if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
             more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
-            if (more == NULL) {
-                status = qnet__no_memory(in->ctx, grown * sizeof *more, "the voxels of a volume");
-                break;
-            }
-            memcpy(more, voxels, done * sizeof *more);
-            qnet__free(in->ctx, voxels, room * sizeof *voxels);
-            voxels = more;
-            room = grown;
-            continue;
+            if (more == NULL)
+                return qnet__no_memory(in->ctx, grown * sizeof *more, "the voxels of a volume");
+            if (done > 0) memcpy(more, in->volume.voxels, done * sizeof *more);
+            qnet__free(in->ctx, in->volume.voxels, *room * sizeof *more);
+            in->volume.voxels = more;
+            *room = grown;
         }
-        status = qnet__nifti_get(in, piece, n * bytes, &got);
-        if (status == QNET_OK && got < n * bytes)
-            status = qnet__fail(
-                in->ctx, QNET_ERROR_FORMAT,
-                "%s: truncated: dim %d x %d x %d of %s needs %.0f bytes of voxels, found %.0f",
-                qnet__source_name(in->source), info->n[0], info->n[1], info->n[2], info->kind->name,
-                (double)info->count * (double)bytes, (double)done * (double)bytes + (double)got);
-        if (status == QNET_OK)
-            status = qnet__nifti_convert(in, info, piece, done, n, voxels + done);
-        done += n;
+        n = qnet__min_size(QNET__NIFTI_PIECE / bytes, *room - done);
+        QNET__TRY(qnet__nifti_next(in, in->piece, n * bytes, &got));
+        if (got < n * bytes)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
+                              "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
+                              in->volume.ny, in->volume.nz, in->kind->name,
+                              (double)in->count * (double)bytes,
+                              (double)done * (double)bytes + (double)got);
+        QNET__TRY(qnet__nifti_convert(in, done, n));
     }
-    if (status != QNET_OK) {
-        qnet__free(in->ctx, voxels, room * sizeof *voxels);
-        return status;
-    }
-    *out = voxels;
     return QNET_OK;
 }
 
-/* Reads what follows the last voxel: in a gzip file that is what checks its CRC, and a lot of it
-   means that dim is wrong. */
-static qnet_status qnet__nifti_tail(qnet__nifti_input *in, unsigned char *piece)
+/* Header, extensions (skipped), voxels, the rest. That it is packed is told by its first two bytes,
+   gzip's mark, not by the name: a stream has none, and names can be wrong. No NIfTI-1 file starts
+   so: its first byte is 5c, or 0. */
+static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
 {
-    size_t got = QNET__NIFTI_PIECE, tail = 0;
-    while (got == QNET__NIFTI_PIECE) {
-        QNET__TRY(qnet__nifti_get(in, piece, QNET__NIFTI_PIECE, &got));
-        tail += got;
-        if (tail > QNET__NIFTI_MAX_TAIL)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT,
-                              "%s: more than %.0f bytes follow the last voxel, expected the end of "
-                              "the file: dim does not fit the file",
-                              qnet__source_name(in->source), (double)QNET__NIFTI_MAX_TAIL);
-    }
-    if (tail > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: %.0f bytes follow the last voxel and are ignored",
-                  qnet__source_name(in->source), (double)tail);
-    return QNET_OK;
-}
-
-/* Header, extensions (skipped), voxels, the rest. On success *voxels is the caller's to free. No
-   NIfTI-1 file starts with 1f 8b, gzip's mark: its first byte is 5c, or 0. */
-static qnet_status qnet__nifti_read_parts(qnet__nifti_input *in, unsigned char *piece,
-                                          float **voxels, qnet__nifti_info *info)
-{
-    const char *name = qnet__source_name(in->source);
-    unsigned char header[QNET__NIFTI_HEADER];
-    size_t got = 0, more = 0, skip;
-    qnet__inflate *inflate = in->inflate;
-    /* Told by the first two bytes, not by the name: a stream has none, and names can be wrong. */
-    in->inflate = NULL;
-    QNET__TRY(qnet__nifti_get(in, header, 2, &got));
-    if (got == 2 && header[0] == 0x1f && header[1] == 0x8b) {
-        in->inflate = inflate;
-        qnet__inflate_start(inflate, in->ctx, in->source, header, 2);
+    size_t got, more, skip, tail = 0;
+    QNET__TRY(qnet__nifti_next(in, in->header, 2, &got));
+    if (got == 2 && in->header[0] == 0x1f && in->header[1] == 0x8b) {
+        in->packed = 1;
+        qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_get(in, header + got, QNET__NIFTI_HEADER - got, &more));
-    got += more;
-    if (got < QNET__NIFTI_HEADER)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT,
-                          "%s: truncated: expected 348 bytes of NIfTI-1 header, found %d", name,
-                          (int)got);
-    QNET__TRY(qnet__nifti_parse(in->ctx, name, header, info));
-    for (skip = info->offset - QNET__NIFTI_HEADER; skip > 0; skip -= got) { /* extensions */
-        QNET__TRY(qnet__nifti_get(in, piece, qnet__min_size(skip, QNET__NIFTI_PIECE), &got));
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NIFTI_HEADER - got, &more));
+    if (got + more < QNET__NIFTI_HEADER)
+        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
+                          "NIfTI-1 header, found %d", in->name, (int)(got + more));
+    QNET__TRY(qnet__nifti_parse(in));
+    for (skip = in->offset - QNET__NIFTI_HEADER; skip > 0; skip -= got) { /* extensions */
+        got = qnet__min_size(skip, QNET__NIFTI_PIECE);
+        QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
-            return qnet__fail(in->ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected voxels at byte %.0f (vox_offset), found the "
-                              "end %.0f bytes before",
-                              name, (double)info->offset, (double)skip);
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected voxels at byte "
+                              "%.0f (vox_offset), found the end %.0f bytes before", in->name,
+                              (double)in->offset, (double)skip);
     }
-    QNET__TRY(qnet__nifti_voxels(in, info, piece, voxels));
-    return qnet__nifti_tail(in, piece);
+    QNET__TRY(qnet__nifti_voxels(in, room));
+    /* What follows is read, too: in a gzip file that is what checks its CRC. A lot of it means that
+       dim is wrong. */
+    do {
+        QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
+        tail += got;
+        if (tail > QNET__NIFTI_MAX_TAIL)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
+                              "last voxel, expected the end of the file: dim does not fit the file",
+                              in->name, (double)QNET__NIFTI_MAX_TAIL);
+    } while (got == QNET__NIFTI_PIECE);
+    if (tail > 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: %.0f bytes follow the last voxel and are ignored",
+                  in->name, (double)tail);
+    return QNET_OK;
 }
 
 /* *out is touched only when all has been read and checked, the CRC of a gzip file included. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out)
 {
-    qnet__nifti_input in;
-    qnet__nifti_info info;
+    qnet__nifti_reader *in;
     qnet_volume *volume;
-    float *voxels = NULL;
+    size_t room = 0;
     qnet_status status;
-    const size_t block = sizeof(qnet__inflate) + QNET__NIFTI_PIECE;
     if (ctx == NULL || source == NULL || source->read == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_read: context, source or out is NULL");
-    memset(&info, 0, sizeof info);
-    in.ctx = ctx;
-    in.source = source;
-    in.inflate = (qnet__inflate *)qnet__alloc(ctx, block);
-    if (in.inflate == NULL) return qnet__no_memory(ctx, block, "reading a NIfTI file");
-    {
-        qnet__inflate *inflate = in.inflate; /* in.inflate changes */
-        status = qnet__nifti_read_parts(&in, (unsigned char *)(inflate + 1), &voxels, &info);
-        qnet__free(ctx, inflate, block);
+    in = (qnet__nifti_reader *)qnet__alloc(ctx, sizeof *in);
+    if (in == NULL) return qnet__no_memory(ctx, sizeof *in, "reading a NIfTI file");
+    memset(in, 0, offsetof(qnet__nifti_reader, inflate));
+    in->ctx = in->volume.ctx = ctx;
+    in->source = source;
+    in->name = qnet__source_name(source);
+    status = qnet__nifti_read_parts(in, &room);
+    if (status == QNET_OK) {
+        volume = (qnet_volume *)qnet__alloc(ctx, sizeof *volume);
+        if (volume == NULL) status = qnet__no_memory(ctx, sizeof *volume, "a volume");
+        else *(*out = volume) = in->volume;
     }
-    volume = status == QNET_OK ? (qnet_volume *)qnet__alloc(ctx, sizeof *volume) : NULL;
-    if (status == QNET_OK && volume == NULL)
-        status = qnet__no_memory(ctx, sizeof *volume, "a volume");
-    if (status != QNET_OK) {
-        qnet__free(ctx, voxels, info.count * sizeof *voxels);
-        return status;
-    }
-    memset(volume, 0, sizeof *volume);
-    volume->ctx = ctx;
-    volume->nx = info.n[0];
-    volume->ny = info.n[1];
-    volume->nz = info.n[2];
-    memcpy(volume->spacing, info.norm, sizeof volume->spacing);
-    memcpy(volume->affine, info.affine, sizeof volume->affine);
-    memcpy(volume->orientation, info.orientation, sizeof volume->orientation);
-    volume->affine_source = info.source;
-    volume->voxels = voxels;
-    *out = volume;
-    return QNET_OK;
+    if (status != QNET_OK) qnet__free(ctx, in->volume.voxels, room * sizeof(float));
+    qnet__free(ctx, in, sizeof *in);
+    return status;
 }
 
 /* ---- writing ---- */
@@ -9012,108 +8817,51 @@ QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
     options->gzip = 1;
 }
 
-/* A number of the header in the byte order of the file. */
-static void qnet__nifti_put_short(unsigned char *p, int value, int big)
-{
-    qnet__store_le16(p, (uint16_t)value);
-    if (big) qnet__swap_bytes(p, 1, 2);
-}
-
-static void qnet__nifti_put_float(unsigned char *p, double value, int big)
-{
-    float f = (float)value;
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    qnet__store_le32(p, bits);
-    if (big) qnet__swap_bytes(p, 1, 4);
-}
-
 /* The header, h[352], with the four zeros after it that say "no extensions". The sform always holds
    the affine; the qform, too, where the affine is a rotation with spacings (no shear). Codes: 1
    scanner's coordinates, 2 where the file that the volume came from did not say. */
-static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o,
-                               const qnet__nifti_kind *kind, const double norm[3], double r[3][3],
-                               unsigned char *h)
+static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
+                               double r[3][3], unsigned char *h)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0 ? 1 : 2,
-        handed = qnet__det3(r) < 0 ? -1 : 1;
-    double q[4], shear = 0;
+    int big = o->big_endian, i, j, code = v->affine_source > 0 ? 1 : 2;
+    double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
+    const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
+    const double pixdim[8] = {handed, norm[0], norm[1], norm[2], 1, 1, 1, 1};
     memset(h, 0, 352);
-    qnet__store_le32(h, QNET__NIFTI_HEADER);
-    if (big) qnet__swap_bytes(h, 1, 4);
+    qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
-    qnet__nifti_put_short(h + 40, 3, big);
-    qnet__nifti_put_short(h + 42, v->nx, big);
-    qnet__nifti_put_short(h + 44, v->ny, big);
-    qnet__nifti_put_short(h + 46, v->nz, big);
-    for (i = 4; i < 8; i++) qnet__nifti_put_short(h + 40 + 2 * i, 1, big);
-    qnet__nifti_put_short(h + 70, kind->code, big);
-    qnet__nifti_put_short(h + 72, 8 * kind->bytes, big);
-    for (i = 0; i < 8; i++)
-        qnet__nifti_put_float(h + 76 + 4 * i, i == 0 ? handed : i <= 3 ? norm[i - 1] : 1, big);
-    qnet__nifti_put_float(h + 108, 352, big);
-    qnet__nifti_put_float(h + 112, o->slope != 0 ? o->slope : 1, big);
-    qnet__nifti_put_float(h + 116, o->slope != 0 ? o->intercept : 0, big);
+    for (i = 0; i < 8; i++) {
+        qnet__nifti_put(h + 40 + 2 * i, QNET_NIFTI_INT16, big, dim[i]);
+        qnet__nifti_put(h + 76 + 4 * i, QNET_NIFTI_FLOAT32, big, pixdim[i]);
+    }
+    qnet__nifti_put(h + 70, QNET_NIFTI_INT16, big, (int)o->type);
+    qnet__nifti_put(h + 72, QNET_NIFTI_INT16, big, 8 * qnet__nifti_entry((int)o->type)->bytes);
+    qnet__nifti_put(h + 108, QNET_NIFTI_FLOAT32, big, 352);
+    qnet__nifti_put(h + 112, QNET_NIFTI_FLOAT32, big, o->slope);
+    qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
     h[123] = 2; /* mm */
     if (o->description) memcpy(h + 148, o->description, strlen(o->description));
-    qnet__nifti_put_short(h + 254, code, big);
-    for (i = 0; i < 3; i++) {
-        for (j = 0; j < 4; j++)
-            qnet__nifti_put_float(h + 280 + 16 * i + 4 * j, v->affine[i][j], big);
-        for (j = 0; j < 3; j++) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
-    }
-    if (shear < 1e-6) { /* qfac takes the mirror image out of the third axis */
-        double rotation[3][3];
-        for (i = 0; i < 3; i++)
-            for (j = 0; j < 3; j++) rotation[i][j] = j == 2 ? r[i][j] * handed : r[i][j];
-        qnet__rotation_to_quaternion(rotation, q);
-        qnet__nifti_put_short(h + 252, code, big);
+    qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < 4; j++) {
+            qnet__nifti_put(h + 280 + 16 * i + 4 * j, QNET_NIFTI_FLOAT32, big, v->affine[i][j]);
+            if (j < 3) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
+        }
+    if (shear < 1e-6) {
+        for (i = 0; i < 3; i++) r[i][2] *= handed; /* qfac takes the mirror image out of axis 3 */
+        qnet__rotation_to_quaternion(r, q);
+        qnet__nifti_put(h + 252, QNET_NIFTI_INT16, big, code);
         for (i = 0; i < 3; i++) {
-            qnet__nifti_put_float(h + 256 + 4 * i, q[1 + i], big);
-            qnet__nifti_put_float(h + 268 + 4 * i, v->affine[i][3], big);
+            qnet__nifti_put(h + 256 + 4 * i, QNET_NIFTI_FLOAT32, big, q[1 + i]);
+            qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
         }
     }
     memcpy(h + 344, "n+1", 4);
 }
 
-/* Writes one number of this kind, in this machine's byte order; 0 when it does not fit. */
-static int qnet__nifti_store(unsigned char *p, const qnet__nifti_kind *kind, double v)
-{
-    union {
-        uint8_t u8;
-        int64_t i64;
-        uint64_t u64;
-        float f32;
-        double f64;
-    } to;
-    if (kind->high > 0) { /* halves to even, as numpy rounds */
-        v = rint(v);
-        if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
-    } else if (kind->bytes == 4 && fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
-        return 0;
-    }
-    if (kind->code == QNET_NIFTI_FLOAT32)
-        to.f32 = (float)v;
-    else if (kind->code == QNET_NIFTI_FLOAT64)
-        to.f64 = v;
-    else if (kind->code == QNET_NIFTI_UINT64)
-        to.u64 = (uint64_t)v;
-    else
-        to.i64 = (int64_t)v;
-    if (kind->high > 0) {
-        unsigned char bytes[8]; /* the low bytes of the number, lowest first */
-        qnet__store_le64(bytes, kind->code == QNET_NIFTI_UINT64 ? to.u64 : (uint64_t)to.i64);
-        if (!qnet__is_little_endian()) qnet__swap_bytes(bytes, 1, kind->bytes);
-        memcpy(p, bytes, (size_t)kind->bytes);
-    } else {
-        memcpy(p, &to, (size_t)kind->bytes);
-    }
-    return 1;
-}
-
 /* To the sink, through deflate where there is one. */
-static qnet_status qnet__nifti_put(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                   const unsigned char *bytes, size_t size)
+static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
+                                    const unsigned char *bytes, size_t size)
 {
     return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
 }
@@ -9121,33 +8869,24 @@ static qnet_status qnet__nifti_put(qnet_context *ctx, qnet__deflate *d, qnet_sin
 /* The voxels, by way of piece[QNET__NIFTI_PIECE]. */
 static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
                                             const qnet_volume *v, const qnet_nifti_options *o,
-                                            const qnet__nifti_kind *kind, unsigned char *piece)
+                                            unsigned char *piece)
 {
-    size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), done, bytes = (size_t)kind->bytes, i, n;
+    const qnet__nifti_kind *kind = qnet__nifti_entry((int)o->type);
+    size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = (size_t)kind->bytes, done, i, n;
     /* As the header has them: what is stored is undone by what a reader finds there. */
-    double slope = o->slope != 0 ? (double)(float)o->slope : 1;
-    double intercept = o->slope != 0 ? (double)(float)o->intercept : 0;
+    double slope = (double)(float)o->slope, intercept = (double)(float)o->intercept;
     char where[64];
-    int side[3];
-    side[0] = v->nx;
-    side[1] = v->ny;
-    side[2] = v->nz;
     for (done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
         for (i = 0; i < n; i++) {
-            double value = ((double)v->voxels[done + i] - intercept) / slope;
-            /* What a reader undoes: stored * slope + intercept. */
-            if (!qnet__nifti_store(piece + i * bytes, kind, value)) {
-                qnet__voxel_text(side, done + i, where, sizeof where);
-                return qnet__fail(ctx, QNET_ERROR_DATA,
-                                  "%s: %s is %g, which would be stored as %g: it does not fit %s",
-                                  qnet__sink_name(sink), where, (double)v->voxels[done + i], value,
-                                  kind->name);
-            }
+            double voxel = (double)v->voxels[done + i], stored = (voxel - intercept) / slope;
+            if (qnet__nifti_put(piece + i * bytes, kind->code, o->big_endian, stored)) continue;
+            qnet__voxel_text(v, done + i, where);
+            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as %g: it "
+                              "does not fit %s", qnet__sink_name(sink), where, voxel, stored,
+                              kind->name);
         }
-        if ((o->big_endian != 0) == qnet__is_little_endian())
-            qnet__swap_bytes(piece, n, kind->bytes);
-        QNET__TRY(qnet__nifti_put(ctx, d, sink, piece, n * bytes));
+        QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
     }
     return QNET_OK;
 }
@@ -9157,9 +8896,9 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                                       const qnet_nifti_options *options)
 {
     qnet_nifti_options o;
-    const qnet__nifti_kind *kind;
     qnet__deflate *d;
     unsigned char *block, header[352];
+    const char *name;
     double norm[3], r[3][3];
     size_t deflate_bytes, block_bytes;
     qnet_status status;
@@ -9167,44 +8906,42 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
         volume->voxels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
+    name = qnet__sink_name(sink);
     qnet_nifti_options_init(&o);
     if (options) o = *options;
+    if (o.slope == 0) {
+        o.slope = 1;
+        o.intercept = 0;
+    }
     /* All that can be refused is refused before the first byte goes out; voxels that do not fit
        their type are found on the way, and a path is then left as it was. */
-    kind = qnet__nifti_find((int)o.type);
-    if (kind == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: type is %d, expected one of qnet_nifti_type", qnet__sink_name(sink),
-                          (int)o.type);
-    if (o.slope != 0 && !(fabs(o.slope) >= (double)FLT_MIN && fabs(o.slope) <= (double)FLT_MAX &&
-                          fabs(o.intercept) <= (double)FLT_MAX))
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: slope is %g and intercept %g, expected finite numbers that a float can hold",
-            qnet__sink_name(sink), o.slope, o.intercept);
+    if (qnet__nifti_find((int)o.type) == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: type is %d, expected one of "
+                          "qnet_nifti_type", name, (int)o.type);
+    if (!(fabs(o.slope) >= (double)FLT_MIN && fabs(o.slope) <= (double)FLT_MAX &&
+          fabs(o.intercept) <= (double)FLT_MAX))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g and intercept %g, expected "
+                          "finite numbers that a float can hold", name, o.slope, o.intercept);
     if (o.description && strlen(o.description) > 79)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: description has %.0f characters, expected at most 79",
-                          qnet__sink_name(sink), (double)strlen(o.description));
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: description has %.0f characters, expected "
+                          "at most 79", name, (double)strlen(o.description));
     if (qnet__voxel_count(volume->nx, volume->ny, volume->nz) == 0 || volume->nx > 32767 ||
         volume->ny > 32767 || volume->nz > 32767)
-        return qnet__fail(
-            ctx, QNET_ERROR_LIMIT,
-            "%s: volume is %d x %d x %d, expected sides of 1 to 32767 and at most %.0f voxels",
-            qnet__sink_name(sink), volume->nx, volume->ny, volume->nz, (double)QNET_MAX_VOXELS);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume is %d x %d x %d, expected sides of 1 "
+                          "to 32767 and at most %.0f voxels", name, volume->nx, volume->ny,
+                          volume->nz, (double)QNET_MAX_VOXELS);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite",
-                          qnet__sink_name(sink));
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
     deflate_bytes = o.gzip ? sizeof *d : 0;
     block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
     block = (unsigned char *)qnet__alloc(ctx, block_bytes);
     if (block == NULL) return qnet__no_memory(ctx, block_bytes, "writing a NIfTI file");
     d = o.gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, &o, kind, norm, r, header);
-    status = qnet__nifti_put(ctx, d, sink, header, sizeof header);
+    qnet__nifti_header(volume, &o, norm, r, header);
+    status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, &o, kind, block + deflate_bytes);
+        status = qnet__nifti_write_voxels(ctx, d, sink, volume, &o, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
     qnet__free(ctx, block, block_bytes);
     return status;
@@ -9226,7 +8963,7 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
-/* options NULL: float32, compressed if the name ends in .gz. */
+/* Compressed if and only if the name ends in .gz; options NULL: float32. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
                                      const qnet_nifti_options *options)
 {
@@ -9240,10 +8977,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
                           "qnet_nifti_save: context, path or volume is NULL");
     n = strlen(path);
     qnet_nifti_options_init(&o);
-    if (options)
-        o = *options;
-    else
-        o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
+    if (options) o = *options;
+    o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_nifti_write(ctx, &sink, volume, &o);
     if (status == QNET_OK) return qnet__file_commit(ctx, &file);

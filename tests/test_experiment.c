@@ -254,6 +254,10 @@ static void test_bad_arguments(void)
     CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "repeats");
     small_config(&c);
+    c.stage1.swa_share = (double)NAN;
+    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+                QNET_ERROR_ARGUMENT, "swa_share");
+    small_config(&c);
     c.stage1.epochs = 0;
     CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "epochs");

@@ -135,6 +135,16 @@ static void test_wilson(void)
     CHECK(isnan(w.low) && isnan(w.high));
 }
 
+static void test_no_context(void)
+{
+    static const int label[4] = {0, 1, 0, 1};
+    static const double score[4] = {1, 2, 3, 4};
+    double auc;
+    qnet_boxplot box;
+    CHECK(qnet_auc(NULL, label, score, 4, &auc) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_boxplot_of(NULL, score, 4, &box) == QNET_ERROR_ARGUMENT);
+}
+
 static void test_rates(void)
 {
     qnet_metrics m, before;
@@ -520,6 +530,7 @@ int main(void)
     RUN(test_normal);
     RUN(test_stars);
     RUN(test_wilson);
+    RUN(test_no_context);
     RUN(test_rates);
     RUN(test_vote);
     RUN(test_roc);

@@ -703,7 +703,7 @@ static void test_stage1_refuses_other_checkpoints(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1);
-    static const int other_scans[] = {0, 1, 4, 2}, labels[SCANS] = {1, 1, 0, 1, 0};
+    static const int other_scans[] = {0, 1, 4, 2}, labels[SCANS] = {1, 0, 0, 1, 0};
     qnet_stage1 *run, *other = NULL;
     qnet_buffer bytes, weights;
     qnet_sink sink;
@@ -799,6 +799,7 @@ static void test_stage1_arguments(void)
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config good = small_config(0), bad;
     static const int outside[] = {0, 5}, twice[] = {0, 1, 0}, labels[SCANS] = {0, 2, 0, 1, 0};
+    static const int one_class[SCANS] = {1, 1, 1, 1, 1};
     qnet_stage1 *run = NULL;
 #define CREATE(config, scans, count, labels) \
     qnet_stage1_create(ctx, config, &c->cohort, scans, count, labels, NULL, &run)
@@ -807,6 +808,13 @@ static void test_stage1_arguments(void)
     CHECK_FAILS(ctx, CREATE(&good, twice, 3, NULL), QNET_ERROR_ARGUMENT, "scan 0 is listed twice");
     CHECK_FAILS(ctx, CREATE(&good, train_scans, 0, NULL), QNET_ERROR_DATA, "0 images in 0 scans");
     CHECK_FAILS(ctx, CREATE(&good, train_scans, 3, labels), QNET_ERROR_ARGUMENT, "scan 1: label 2");
+    CHECK_FAILS(ctx, CREATE(&good, train_scans, 3, one_class), QNET_ERROR_DATA, "3 of HH: expected both");
+    bad = good;
+    bad.augment.p_hflip = 7;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "probability is 7");
+    bad = good;
+    bad.augment.std[1] = 0;
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "channel 1 has mean 0 and std 0");
     bad = good;
     bad.size = 37;
     CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_SHAPE, "37 x 37, the prepared images 36 x 36");
