@@ -16837,7 +16837,7 @@ static qnet_status qnet__cam_draw(qnet_experiment *e, const qnet_cohort *cohort,
 
 /* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
    where it gets too few), each by the ResNetSWA that never saw the subject. */
-static qnet_status qnet__cams(qnet__job *job, const int *fold_of)
+static qnet_status qnet__cams(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
@@ -16877,7 +16877,7 @@ static qnet_status qnet__cams(qnet__job *job, const int *fold_of)
                     goto done;
                 }
                 job->repeat = 0;
-                job->fold = fold_of[s];
+                job->fold = e->fold[s];
                 qnet__job_path(job, "-resnetswa.safetensors", path);
                 status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
                 if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
@@ -17151,8 +17151,7 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
     for (int level = 0; level < QNET_LEVELS; level++) {
         QNET__TRY(qnet__evaluate_level(e, &e->level[job->input][level], subject));
     }
-    QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed, fold_of));
-    return qnet__cams(job, fold_of);
+    return qnet__cams(job);
 }
 
 /* Reads the cohort of one input, checks that it is the one of a resumed run, and runs its folds. */
@@ -17227,7 +17226,8 @@ static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
         qnet_resnet_init(net, config->seed);
         subjects = qnet_safetensors_metadata(file, "subjects");
         if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
-        status = qnet_weights_load(ctx, path, net->table, net->weights, 1, &job->new_head);
+        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 1,
+                                               &job->new_head);
         if (status == QNET_OK)
             job->initial = net;
         else
