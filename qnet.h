@@ -79,7 +79,7 @@
        QNET_STATIC            everything private to this file
        QNET_NO_STDIO          no file access by path; memory and callbacks stay
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
-       QNET_NO_SIMD           no kernels beyond what the compiler makes of plain C
+       QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
@@ -1350,7 +1350,8 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#ifdef _OPENMP
+#if defined(_OPENMP) && !defined(QNET_NO_OPENMP)
+#define QNET__OPENMP 1
 #include <omp.h>
 #endif
 #ifndef QNET_NO_STDIO
@@ -1383,7 +1384,8 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 
 /* QNET__X86: kernels with AVX2 or AVX-512 target attributes can be compiled and may be picked. */
 #if (defined(__GNUC__) || defined(__clang__)) && (defined(__x86_64__) || defined(__i386__)) && \
-    !defined(__TINYC__) && !defined(QNET_REFERENCE) && !QNET__REAL_IS_DOUBLE
+    !defined(__TINYC__) && !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && \
+    !QNET__REAL_IS_DOUBLE
 #define QNET__X86 1
 #include <cpuid.h>
 #else
@@ -1663,7 +1665,7 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
    user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#ifdef _OPENMP
+#ifdef QNET__OPENMP
     const qnet_context *ctx = (const qnet_context *)user;
     int threads = (int)ctx->hooks.parallel.workers;
     ptrdiff_t i; /* signed: OpenMP 2 demands it */
@@ -1683,7 +1685,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
-#if defined(_OPENMP)
+#if defined(QNET__OPENMP)
     return omp_get_wtime();
 #elif defined(TIME_UTC)
     {
@@ -1779,7 +1781,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (h.parallel.run == NULL || h.parallel.run == qnet__default_run) {
         h.parallel.user = ctx;
         h.parallel.run = qnet__default_run;
-#ifdef _OPENMP
+#ifdef QNET__OPENMP
         h.parallel.workers = (size_t)(h.threads > 0 ? h.threads : omp_get_max_threads());
 #else
         h.parallel.workers = 1;
@@ -1931,7 +1933,7 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #else
     snprintf(compiler, sizeof compiler, "unknown compiler");
 #endif
-#ifdef _OPENMP
+#ifdef QNET__OPENMP
     threads = "OpenMP";
 #else
     threads = "no OpenMP";

@@ -62,6 +62,12 @@ for cc in gcc clang cc; do
         check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 -D$switch -I. "$build/one.c" -o "$build/one" -lm
         check "run $switch" "$build/one"
     done
+    # switches that leave something out leave it out
+    check "$cc NO_SIMD without AVX" sh -c "$cc -std=c99 -O1 -DQNET_NO_SIMD -I. -S -o - '$build/one.c' | grep -c ymm | grep -qx 0"
+    if $cc -fopenmp "$build/one.c" -I. -o "$build/one" -lm > /dev/null 2>&1; then
+        check "$cc NO_OPENMP without OpenMP" sh -c \
+            "$cc -std=c99 -fopenmp -DQNET_NO_OPENMP -I. -S -o - '$build/one.c' | grep -ciE 'gomp|kmpc|omp_get' | grep -qx 0"
+    fi
     check "$cc static" $cc -std=c99 $warn -O1 -I. -c "$build/static.c" -o "$build/static.o"
     check "$cc unit 1" $cc -std=c99 $warn -O1 -I. -c "$build/user.c" -o "$build/user.o"
     check "$cc unit 2" $cc -std=c99 $warn -O1 -I. "$build/main.c" "$build/user.o" "$build/static.o" -o "$build/two" -lm
