@@ -15,7 +15,8 @@
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
-       >>gemm >>conv >>norm >>pool >>dense >>lstm >>gradcheck           layers
+       >>gemm >>fuse >>winograd >>conv >>norm                            layers
+       >>pool >>dense >>lstm >>gradcheck
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
@@ -498,6 +499,9 @@ typedef struct qnet_conv2d {
 } qnet_conv2d;
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape);
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
+/* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with a
+   hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. */
+QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
@@ -3185,14 +3189,1145 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 }
 
 /* ============================================================================================
+   >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
+   `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
+   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does the
+   same from memory to memory.
+   ============================================================================================ */
+
+/* Numbers side by side in channels. Compilers with vector types split them into the registers that
+   the target has; for others a vector is one number. */
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__LANE_COUNT 16
+typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
+#else
+#define QNET__LANE_COUNT 1
+typedef qnet_real qnet__lanes;
+#endif
+
+QNET__INLINE void qnet__lanes_load(qnet__lanes *v, const qnet_real *p)
+{
+    memcpy(v, p, sizeof *v);
+}
+
+QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
+{
+    memcpy(p, v, sizeof *v);
+}
+
+/* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
+QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const int or_zero)
+{
+#if QNET__LANE_COUNT > 1
+    qnet__lanes zero;
+    memset(&zero, 0, sizeof zero);
+    {
+        const __typeof__(*v < zero) cut = or_zero ? *test <= zero : *test < zero;
+        *v = (qnet__lanes)((__typeof__(*v < zero))*v & ~cut);
+    }
+#else
+    *v = *test < 0 || (or_zero && *test == 0) ? 0 : *v;
+#endif
+}
+
+/* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
+     plain        x
+     normalised   max((x - mean) scale + beta, 0): the input of a convolution that follows a batch
+                  norm and ReLU, of which only the norm's input x was kept
+     gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
+                  pre, from the gradient x of the batch norm's output that follows it */
+typedef enum qnet__source_kind {
+    QNET__SOURCE_PLAIN,
+    QNET__SOURCE_NORMALISED,
+    QNET__SOURCE_GRADIENT
+} qnet__source_kind;
+
+typedef struct qnet__source {
+    qnet__source_kind kind;
+    const qnet_real *x, *pre;                            /* [pixels][channels] */
+    const qnet_real *mean, *scale, *beta, *shift, *slope; /* [channels] */
+} qnet__source;
+
+static qnet__source qnet__source_plain(const qnet_real *x)
+{
+    qnet__source s;
+    memset(&s, 0, sizeof s);
+    s.x = x;
+    return s;
+}
+
+/* v = the numbers of channels c.. at offset `at` (of pixel and channel) of the source. */
+QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kind kind,
+                                   ptrdiff_t at, ptrdiff_t c, qnet__lanes *v)
+{
+    qnet__lanes mean, scale, other;
+    qnet__lanes_load(v, s->x + at);
+    if (kind == QNET__SOURCE_PLAIN) {
+        return;
+    }
+    qnet__lanes_load(&mean, s->mean + c);
+    qnet__lanes_load(&scale, s->scale + c);
+    if (kind == QNET__SOURCE_NORMALISED) {
+        qnet__lanes_load(&other, s->beta + c);
+        *v = (*v - mean) * scale + other;
+        qnet__lanes_cut(v, v, 0);
+    } else {
+        qnet__lanes pre, slope;
+        qnet__lanes_load(&pre, s->pre + at);
+        qnet__lanes_load(&other, s->shift + c);
+        qnet__lanes_load(&slope, s->slope + c);
+        *v = scale * (*v - other - (pre - mean) * slope);
+    }
+}
+
+/* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
+     plain      nothing
+     moments    nothing, but sum1 += v - center, sum2 += (v - center)^2 for the batch norm that
+                follows; center is the first number of the channel in its chunk
+     normalise  (v - mean) scale + beta, + residual, ReLU; the residual may want its own
+                (residual - residual_mean) residual_scale + residual_beta
+     gradient   + residual (the gradient by another path); 0 where a ReLU's output was: `mask` or,
+                with a scale, (pre - mean) scale + beta; and sum1 += v, sum2 += v (pre - mean) for
+                the batch norm whose input is pre (NULL: not)
+   Sums are per chunk of pixels; chunks depend on shapes only, and are added up in order. */
+typedef enum qnet__sink_kind {
+    QNET__SINK_PLAIN,
+    QNET__SINK_MOMENTS,
+    QNET__SINK_NORMALISE,
+    QNET__SINK_GRADIENT
+} qnet__sink_kind;
+
+typedef struct qnet__sink {
+    qnet__sink_kind kind;
+    int relu;
+    qnet_real *y;                                       /* [pixels][channels] */
+    const qnet_real *residual, *mask, *pre;             /* [pixels][channels] */
+    const qnet_real *mean, *scale, *beta;               /* [channels] */
+    const qnet_real *residual_mean, *residual_scale, *residual_beta; /* [channels] or NULL */
+    qnet_real *center, *sum1, *sum2;                    /* [chunks][channels] */
+    size_t *rows, chunks;                               /* rows[chunks]: pixels in each */
+} qnet__sink;
+
+static qnet__sink qnet__sink_plain(qnet_real *y)
+{
+    qnet__sink s;
+    memset(&s, 0, sizeof s);
+    s.y = y;
+    return s;
+}
+
+/* Sums of one chunk and the channels of a vector. */
+typedef struct qnet__sums {
+    qnet__lanes center, sum1, sum2;
+} qnet__sums;
+
+/* v = (v - mean[c..]) scale[c..] + beta[c..]. */
+QNET__INLINE void qnet__lanes_normalise(const qnet_real *mean, const qnet_real *scale,
+                                        const qnet_real *beta, ptrdiff_t c, qnet__lanes *v)
+{
+    qnet__lanes m, k, b;
+    qnet__lanes_load(&m, mean + c);
+    qnet__lanes_load(&k, scale + c);
+    qnet__lanes_load(&b, beta + c);
+    *v = (*v - m) * k + b;
+}
+
+/* The numbers `value` of channels c.. go to offset `at` (of pixel and channel) of the sink. */
+QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t at,
+                                 ptrdiff_t c, const qnet__lanes *value, qnet__sums *sums)
+{
+    qnet__lanes v = *value, other;
+    if (kind == QNET__SINK_MOMENTS) {
+        other = v - sums->center;
+        sums->sum1 += other;
+        sums->sum2 += other * other;
+    }
+    if (kind == QNET__SINK_NORMALISE) {
+        qnet__lanes_normalise(s->mean, s->scale, s->beta, c, &v);
+        if (s->residual != NULL) {
+            qnet__lanes_load(&other, s->residual + at);
+            if (s->residual_mean != NULL) {
+                qnet__lanes_normalise(s->residual_mean, s->residual_scale, s->residual_beta, c,
+                                      &other);
+            }
+            v += other;
+        }
+        if (s->relu) {
+            qnet__lanes_cut(&v, &v, 0);
+        }
+    }
+    if (kind == QNET__SINK_GRADIENT) {
+        if (s->residual != NULL) {
+            qnet__lanes_load(&other, s->residual + at);
+            v += other;
+        }
+        if (s->mask != NULL) {
+            qnet__lanes_load(&other, s->mask + at);
+            qnet__lanes_cut(&v, &other, 1);
+        } else if (s->scale != NULL) {
+            qnet__lanes_load(&other, s->pre + at);
+            qnet__lanes_normalise(s->mean, s->scale, s->beta, c, &other);
+            qnet__lanes_cut(&v, &other, 1);
+        }
+        if (s->pre != NULL) {
+            qnet__lanes pre, mean;
+            qnet__lanes_load(&pre, s->pre + at);
+            qnet__lanes_load(&mean, s->mean + c);
+            sums->sum1 += v;
+            sums->sum2 += v * (pre - mean);
+        }
+    }
+    if (s->y != NULL) {
+        qnet__lanes_store(s->y + at, &v);
+    }
+}
+
+/* Stores the sums of a chunk, for the channels of a vector. */
+QNET__INLINE void qnet__sink_end(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t chunk,
+                                 ptrdiff_t channels, ptrdiff_t c, const qnet__sums *sums)
+{
+    if (kind == QNET__SINK_MOMENTS) {
+        qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
+    }
+    if (kind == QNET__SINK_MOMENTS || (kind == QNET__SINK_GRADIENT && s->pre != NULL)) {
+        qnet__lanes_store(s->sum1 + chunk * channels + c, &sums->sum1);
+        qnet__lanes_store(s->sum2 + chunk * channels + c, &sums->sum2);
+    }
+}
+
+/* ---- From memory to memory ------------------------------------------------------------------- */
+
+#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
+#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
+
+typedef struct qnet__pass_job {
+    const qnet__source *source;
+    const qnet__sink *sink;
+    size_t rows, channels, chunk_rows;
+} qnet__pass_job;
+
+static size_t qnet__pass_chunk_rows(size_t channels)
+{
+    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
+}
+
+static size_t qnet__pass_chunks(size_t rows, size_t channels)
+{
+    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
+}
+
+/* The twin, by the definitions of source and sink. */
+static qnet_real qnet__source_ref(const qnet__source *s, size_t at, size_t c)
+{
+    qnet_real v = s->x[at];
+    if (s->kind == QNET__SOURCE_NORMALISED) {
+        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
+        v = v < 0 ? 0 : v;
+    } else if (s->kind == QNET__SOURCE_GRADIENT) {
+        v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
+    }
+    return v;
+}
+
+static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t c, qnet_real v)
+{
+    if (s->kind == QNET__SINK_MOMENTS) {
+        const qnet_real d = v - s->center[sum_at];
+        s->sum1[sum_at] += d;
+        s->sum2[sum_at] += d * d;
+    } else if (s->kind == QNET__SINK_NORMALISE) {
+        v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
+        if (s->residual != NULL && s->residual_mean != NULL) {
+            v += (s->residual[at] - s->residual_mean[c]) * s->residual_scale[c] +
+                 s->residual_beta[c];
+        } else if (s->residual != NULL) {
+            v += s->residual[at];
+        }
+        v = s->relu && v < 0 ? 0 : v;
+    } else if (s->kind == QNET__SINK_GRADIENT) {
+        v += s->residual != NULL ? s->residual[at] : 0;
+        if (s->mask != NULL) {
+            v = s->mask[at] <= 0 ? 0 : v;
+        } else if (s->scale != NULL) {
+            v = (s->pre[at] - s->mean[c]) * s->scale[c] + s->beta[c] <= 0 ? 0 : v;
+        }
+        if (s->pre != NULL) {
+            s->sum1[sum_at] += v;
+            s->sum2[sum_at] += v * (s->pre[at] - s->mean[c]);
+        }
+    }
+    if (s->y != NULL) {
+        s->y[at] = v;
+    }
+}
+
+static void qnet__pass_ref(const qnet__pass_job *job, size_t chunk, size_t rows)
+{
+    const size_t n = job->channels, first = chunk * job->chunk_rows * n;
+    size_t r, c;
+    for (c = 0; c < n && job->sink->sum1 != NULL; c++) {
+        job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
+        if (job->sink->kind == QNET__SINK_MOMENTS) {
+            job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first + c, c);
+        }
+    }
+    for (r = 0; r < rows; r++) {
+        for (c = 0; c < n; c++) {
+            const size_t at = first + r * n + c;
+            qnet__sink_ref(job->sink, at, chunk * n + c, c, qnet__source_ref(job->source, at, c));
+        }
+    }
+}
+
+/* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
+   and the sums stay in registers. */
+QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__source_kind from,
+                                     const qnet__sink_kind to, size_t chunk, size_t rows)
+{
+    const ptrdiff_t n = (ptrdiff_t)job->channels;
+    const ptrdiff_t first = (ptrdiff_t)(chunk * job->chunk_rows) * n;
+    ptrdiff_t r, c;
+    for (c = 0; c < n; c += 2 * QNET__LANE_COUNT) {
+        const ptrdiff_t d = c + QNET__LANE_COUNT;
+        qnet__sums left, right;
+        qnet__lanes v;
+        memset(&left, 0, sizeof left);
+        memset(&right, 0, sizeof right);
+        if (to == QNET__SINK_MOMENTS) {
+            qnet__source_get(job->source, from, first + c, c, &left.center);
+            qnet__source_get(job->source, from, first + d, d, &right.center);
+        }
+        for (r = 0; r < (ptrdiff_t)rows; r++) {
+            qnet__source_get(job->source, from, first + r * n + c, c, &v);
+            qnet__sink_put(job->sink, to, first + r * n + c, c, &v, &left);
+            qnet__source_get(job->source, from, first + r * n + d, d, &v);
+            qnet__sink_put(job->sink, to, first + r * n + d, d, &v, &right);
+        }
+        qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
+        qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
+    }
+}
+
+#define QNET__DEFINE_PASS(name, target)                                                           \
+    target static void name(const qnet__pass_job *job, size_t chunk, size_t rows)                 \
+    {                                                                                             \
+        const qnet__sink_kind to = job->sink->kind;                                               \
+        if (job->source->kind == QNET__SOURCE_NORMALISED)                                         \
+            qnet__pass_columns(job, QNET__SOURCE_NORMALISED, QNET__SINK_PLAIN, chunk, rows);      \
+        else if (job->source->kind == QNET__SOURCE_GRADIENT)                                      \
+            qnet__pass_columns(job, QNET__SOURCE_GRADIENT, QNET__SINK_PLAIN, chunk, rows);        \
+        else if (to == QNET__SINK_MOMENTS)                                                        \
+            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_MOMENTS, chunk, rows);         \
+        else if (to == QNET__SINK_NORMALISE)                                                      \
+            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_NORMALISE, chunk, rows);       \
+        else                                                                                      \
+            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_GRADIENT, chunk, rows);        \
+    }
+
+QNET__DEFINE_PASS(qnet__pass_portable, )
+#if QNET__X86
+QNET__DEFINE_PASS(qnet__pass_avx2, QNET__AVX2)
+QNET__DEFINE_PASS(qnet__pass_avx512, QNET__AVX512)
+#endif
+
+typedef struct qnet__pass_call {
+    qnet__pass_job job;
+    void (*run)(const qnet__pass_job *job, size_t chunk, size_t rows);
+} qnet__pass_call;
+
+static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__pass_call *call = (const qnet__pass_call *)arg;
+    const size_t rows = qnet__min_size(call->job.chunk_rows,
+                                       call->job.rows - chunk * call->job.chunk_rows);
+    QNET__UNUSED(worker);
+    if (call->job.sink->rows != NULL) {
+        call->job.sink->rows[chunk] = rows;
+    }
+    call->run(&call->job, chunk, rows);
+}
+
+/* sink <- source over x[rows][channels], channels a multiple of 32. One of the two is plain. The
+   sink's y, residual and the source's x may be the same map. */
+static void qnet__pass(qnet_context *ctx, const qnet__source *source, qnet__sink *sink, size_t rows,
+                       size_t channels)
+{
+    qnet__pass_call call;
+    call.job.source = source, call.job.sink = sink;
+    call.job.rows = rows, call.job.channels = channels;
+    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
+    call.run = QNET__TWINS_ONLY ? qnet__pass_ref : qnet__pass_portable;
+#if QNET__X86
+    if (!QNET__TWINS_ONLY && qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
+        call.run = qnet__pass_avx512;
+    } else if (!QNET__TWINS_ONLY && qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
+        call.run = qnet__pass_avx2;
+    }
+#endif
+    sink->chunks = qnet__pass_chunks(rows, channels);
+    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
+}
+
+/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
+
+#define QNET__SINK_CHANNELS 16 /* of a task: a cache line of sums */
+
+typedef struct qnet__sink_join {
+    const qnet__sink *sink;
+    size_t channels;
+    double *first, *second; /* [channels] */
+} qnet__sink_join;
+
+/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
+   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
+   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
+static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__sink_join *job = (const qnet__sink_join *)arg;
+    const qnet__sink *s = job->sink;
+    const size_t begin = index * QNET__SINK_CHANNELS, n = job->channels;
+    const size_t end = qnet__min_size(begin + QNET__SINK_CHANNELS, n);
+    size_t k, c;
+    double rows = 0;
+    QNET__UNUSED(worker);
+    for (c = begin; c < end; c++) {
+        job->first[c] = job->second[c] = 0;
+    }
+    if (s->kind == QNET__SINK_GRADIENT) {
+        for (k = 0; k < s->chunks; k++) {
+            for (c = begin; c < end; c++) {
+                job->first[c] += (double)s->sum1[k * n + c];
+                job->second[c] += (double)s->sum2[k * n + c];
+            }
+        }
+        return;
+    }
+    for (k = 0; k < s->chunks; k++) {
+        rows += (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
+                             (double)s->sum1[k * n + c];
+        }
+    }
+    for (c = begin; c < end; c++) {
+        job->first[c] /= rows;
+    }
+    for (k = 0; k < s->chunks; k++) {
+        const double m = (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            const double sum = (double)s->sum1[k * n + c];
+            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
+            job->second[c] += (double)s->sum2[k * n + c] - sum * sum / m + m * d * d;
+        }
+    }
+    for (c = begin; c < end; c++) {
+        job->second[c] /= rows;
+    }
+}
+
+static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t channels,
+                              double *first, double *second)
+{
+    qnet__sink_join job;
+    job.sink = sink;
+    job.channels = channels;
+    job.first = first;
+    job.second = second;
+    qnet__parallel(ctx, (channels - 1) / QNET__SINK_CHANNELS + 1, qnet__sink_join_task, &job);
+}
+
+/* ============================================================================================
+   >>winograd: 3x3 convolution at stride 1 by Winograd's minimal filtering F(4x4, 3x3).
+
+   4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
+       Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
+   takes 36 multiplications per channel pair where the direct sum takes 144 (Winograd 1980; Lavin &
+   Gray 2016). Over all tiles of all images each of the 36 elements is a matrix product,
+   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
+
+   The matrices come from interpolation at the points 0, a, -a, b, -b and infinity. With a = 5/8 and
+   b = 3/2 all entries of A and B are exact in binary, and the rounding error is less than half of
+   that with the usual 1 and 2. na = 1 / (2 a^2 (a^2 - b^2)), nb = 1 / (2 b^2 (b^2 - a^2)),
+   n0 = 1 / (a^2 b^2):
+
+       B^T = [ a2b2   0     -(a2+b2)  0       1  0 ]   G = [ n0    0     0     ]   A^T =
+             [ 0     -a b2  -b2       a       1  0 ]       [ na    na a  na a2 ]   [ 1 1  1  1  1  0 ]
+             [ 0      a b2  -b2      -a       1  0 ]       [ na   -na a  na a2 ]   [ 0 a -a  b -b  0 ]
+             [ 0     -b a2  -a2       b       1  0 ]       [ nb    nb b  nb b2 ]   [ 0 a2 a2 b2 b2 0 ]
+             [ 0      b a2  -a2      -b       1  0 ]       [ nb   -nb b  nb b2 ]   [ 0 a3 -a3 b3 -b3 1 ]
+             [ 0      a2b2   0       -(a2+b2) 0  1 ]       [ 0     0     1     ]
+
+   Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
+   swapped, so it is the same code. Gradient of the weights: Y is linear in G g G^T, so
+       dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
+   again 36 matrix products. The twins are those of >>conv: the equation that this room evaluates
+   is the same, in another order of sums.
+   ============================================================================================ */
+
+/* ---- The transforms in one dimension. Strides are in vectors. -------------------------------- */
+
+#define QNET__WINOGRAD_A ((qnet_real)0.625)
+#define QNET__WINOGRAD_B ((qnet_real)1.5)
+#define QNET__WINOGRAD_A2 (QNET__WINOGRAD_A * QNET__WINOGRAD_A)
+#define QNET__WINOGRAD_B2 (QNET__WINOGRAD_B * QNET__WINOGRAD_B)
+#define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
+#define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
+#define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
+
+/* y[6] = B^T x[6]; rows 1 and 2, 3 and 4 share their even and odd parts. */
+QNET__INLINE void qnet__winograd_bt(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+{
+    const qnet_real a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
+    const qnet_real b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
+    const qnet__lanes even1 = x[4] - b2 * x[2], odd1 = a * (x[3] - b2 * x[1]);
+    const qnet__lanes even3 = x[4] - a2 * x[2], odd3 = b * (x[3] - a2 * x[1]);
+    y[0] = x[4] + (a2 * b2 * x[0] - (a2 + b2) * x[2]);
+    y[step] = even1 + odd1;
+    y[2 * step] = even1 - odd1;
+    y[3 * step] = even3 + odd3;
+    y[4 * step] = even3 - odd3;
+    y[5 * step] = x[5] + (a2 * b2 * x[1] - (a2 + b2) * x[3]);
+}
+
+/* y[4] = A^T x[6]. */
+QNET__INLINE void qnet__winograd_at(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+{
+    const qnet_real a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
+    const qnet_real b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
+    const qnet__lanes sum1 = x[1] + x[2], difference1 = a * (x[1] - x[2]);
+    const qnet__lanes sum3 = x[3] + x[4], difference3 = b * (x[3] - x[4]);
+    y[0] = x[0] + sum1 + sum3;
+    y[step] = difference1 + difference3;
+    y[2 * step] = a2 * sum1 + b2 * sum3;
+    y[3 * step] = x[5] + (a2 * difference1 + b2 * difference3);
+}
+
+/* y[6] = A x[4]. */
+QNET__INLINE void qnet__winograd_a(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+{
+    const qnet_real a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
+    const qnet_real b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
+    const qnet__lanes even1 = x[0] + a2 * x[2], odd1 = a * (x[1] + a2 * x[3]);
+    const qnet__lanes even3 = x[0] + b2 * x[2], odd3 = b * (x[1] + b2 * x[3]);
+    y[0] = x[0];
+    y[step] = even1 + odd1;
+    y[2 * step] = even1 - odd1;
+    y[3 * step] = even3 + odd3;
+    y[4 * step] = even3 - odd3;
+    y[5 * step] = x[3];
+}
+
+/* y[6] = G x[3]. */
+QNET__INLINE void qnet__winograd_g(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+{
+    const qnet_real a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
+    const qnet_real b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
+    const qnet__lanes even1 = QNET__WINOGRAD_NA * (x[0] + a2 * x[2]);
+    const qnet__lanes even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
+    const qnet__lanes odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
+    y[0] = QNET__WINOGRAD_N0 * x[0];
+    y[step] = even1 + odd1;
+    y[2 * step] = even1 - odd1;
+    y[3 * step] = even3 + odd3;
+    y[4 * step] = even3 - odd3;
+    y[5 * step] = x[2];
+}
+
+/* y[3] = G^T x[6]. */
+QNET__INLINE void qnet__winograd_gt(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+{
+    const qnet_real a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
+    const qnet_real b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
+    const qnet__lanes sum1 = QNET__WINOGRAD_NA * (x[1] + x[2]);
+    const qnet__lanes sum3 = QNET__WINOGRAD_NB * (x[3] + x[4]);
+    y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
+    y[step] = QNET__WINOGRAD_NA * a * (x[1] - x[2]) + QNET__WINOGRAD_NB * b * (x[3] - x[4]);
+    y[2 * step] = x[5] + (a2 * sum1 + b2 * sum3);
+}
+
+/* ---- The transforms of tiles ----------------------------------------------------------------- */
+
+#define QNET__WINOGRAD_GROUP 32 /* output channels that go from the products to the output at once */
+#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
+
+typedef struct qnet__winograd {
+    qnet__kernel kernel;
+    ptrdiff_t height, width;              /* of a map; inputs and outputs are alike */
+    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
+    ptrdiff_t tiles_y, tiles_x, tiles;    /* of an image, of an image, of the batch */
+    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
+    ptrdiff_t round;                      /* tiles in the shared v; 0: each task has a v of its own */
+    ptrdiff_t round_first, round_last;
+    ptrdiff_t v_row, v_plane;             /* v[36][tiles][src_c]: steps of the first two */
+    ptrdiff_t d_row, d_plane;             /* d[36][tiles][dst_c], of the weights' gradient */
+    ptrdiff_t m_plane;                    /* m[36][block][QNET__WINOGRAD_GROUP] */
+    qnet__source x, dy;                   /* dy: for the weights' gradient only */
+    qnet__sink sink;
+    const qnet_real *w;                   /* [3][3][in][out] */
+    int backward;                         /* w is turned round and in, out are dst_c, src_c */
+    qnet_real *u;                         /* [groups][36][panels][src_c][kernel.columns] */
+    qnet_real *v, *m, *d, *du, *dw;       /* du[36][in][out], dw[3][3][in][out] */
+} qnet__winograd;
+
+/* at[size * size]: the offsets of the pixels of a tile that starts `border` pixels before its
+   outputs, or -1 outside the map. */
+static void qnet__winograd_offsets(const qnet__winograd *p, ptrdiff_t tile, int border, int size,
+                                   ptrdiff_t channels, ptrdiff_t *at)
+{
+    const ptrdiff_t left = tile % p->tiles_x * 4 - border;
+    const ptrdiff_t top = tile / p->tiles_x % p->tiles_y * 4 - border;
+    const ptrdiff_t image = tile / p->tiles_x / p->tiles_y * p->height;
+    ptrdiff_t y, x;
+    for (y = top; y < top + size; y++) {
+        for (x = left; x < left + size; x++) {
+            const int inside = y >= 0 && y < p->height && x >= 0 && x < p->width;
+            *at++ = inside ? ((image + y) * p->width + x) * channels : -1;
+        }
+    }
+}
+
+QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_kind kind,
+                                     ptrdiff_t at, ptrdiff_t c, qnet__lanes *v)
+{
+    if (at < 0) {
+        memset(v, 0, sizeof *v);
+    } else {
+        qnet__source_get(s, kind, at + c, c, v);
+    }
+}
+
+/* v[36][tile - first][src_c] = B^T d B of the tiles first .. last - 1. */
+QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__source_kind kind,
+                                       ptrdiff_t first, ptrdiff_t last, qnet_real *v)
+{
+    ptrdiff_t t, c, at[36];
+    int y, x;
+    for (t = first; t < last; t++, v += p->v_row) {
+        qnet__winograd_offsets(p, t, 1, 6, p->src_c, at);
+        for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+            qnet__lanes half[36], d[6];
+            QNET__UNROLL
+            for (x = 0; x < 6; x++) {
+                QNET__UNROLL
+                for (y = 0; y < 6; y++) {
+                    qnet__winograd_get(&p->x, kind, at[y * 6 + x], c, &d[y]);
+                }
+                qnet__winograd_bt(d, half + x, 6);
+            }
+            QNET__UNROLL
+            for (y = 0; y < 6; y++) {
+                qnet__winograd_bt(half + 6 * y, d, 1);
+                QNET__UNROLL
+                for (x = 0; x < 6; x++) {
+                    qnet__lanes_store(v + (y * 6 + x) * p->v_plane + c, &d[x]);
+                }
+            }
+        }
+    }
+}
+
+/* d[36][tile - first][dst_c] = A dY A^T of the tiles first .. last - 1. */
+QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__source_kind kind,
+                                          ptrdiff_t first, ptrdiff_t last, qnet_real *d)
+{
+    ptrdiff_t t, c, at[16];
+    int y, x;
+    for (t = first; t < last; t++, d += p->d_row) {
+        qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
+        for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
+            qnet__lanes half[24], e[6];
+            QNET__UNROLL
+            for (x = 0; x < 4; x++) {
+                QNET__UNROLL
+                for (y = 0; y < 4; y++) {
+                    qnet__winograd_get(&p->dy, kind, at[y * 4 + x], c, &e[y]);
+                }
+                qnet__winograd_a(e, half + x, 4);
+            }
+            QNET__UNROLL
+            for (y = 0; y < 6; y++) {
+                qnet__winograd_a(half + 4 * y, e, 1);
+                QNET__UNROLL
+                for (x = 0; x < 6; x++) {
+                    qnet__lanes_store(d + (y * 6 + x) * p->d_plane + c, &e[x]);
+                }
+            }
+        }
+    }
+}
+
+/* Y = A^T m A of the tiles of a block, for a group of channels from `channel`, to the sink. */
+QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sink_kind kind,
+                                        ptrdiff_t block, ptrdiff_t channel, const qnet_real *m)
+{
+    const qnet__sink *s = &p->sink;
+    const ptrdiff_t first = block * p->block;
+    const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
+    ptrdiff_t t, c, at[16];
+    size_t rows = 0;
+    int y, x;
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
+        const ptrdiff_t to = channel + c;
+        qnet__sums sums;
+        memset(&sums, 0, sizeof sums);
+        for (t = first, rows = 0; t < last; t++) {
+            const qnet_real *from = m + (t - first) * QNET__WINOGRAD_GROUP + c;
+            qnet__lanes half[24], e[6];
+            qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
+            QNET__UNROLL
+            for (x = 0; x < 6; x++) {
+                QNET__UNROLL
+                for (y = 0; y < 6; y++) {
+                    qnet__lanes_load(&e[y], from + (y * 6 + x) * p->m_plane);
+                }
+                qnet__winograd_at(e, half + x, 6);
+            }
+            QNET__UNROLL
+            for (y = 0; y < 4; y++) {
+                qnet__winograd_at(half + 6 * y, e, 1);
+                if (kind == QNET__SINK_MOMENTS && y == 0 && t == first) {
+                    sums.center = e[0];
+                }
+                QNET__UNROLL
+                for (x = 0; x < 4; x++) {
+                    if (at[y * 4 + x] >= 0) {
+                        qnet__sink_put(s, kind, at[y * 4 + x] + to, to, &e[x], &sums);
+                        rows++;
+                    }
+                }
+            }
+        }
+        qnet__sink_end(s, kind, block, p->dst_c, to, &sums);
+    }
+    if (kind == QNET__SINK_MOMENTS && channel == 0) {
+        s->rows[block] = rows;
+    }
+}
+
+/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
+   a vector from `channel`. The kernels are first gathered: turned round and with channels swapped
+   when they are for the gradient of the inputs. */
+QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first,
+                                         ptrdiff_t channel)
+{
+    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, in = p->src_c, out = p->dst_c;
+    const ptrdiff_t piece = columns < QNET__LANE_COUNT ? columns : QNET__LANE_COUNT;
+    qnet_real g[9][QNET__LANE_COUNT];
+    ptrdiff_t i, j;
+    int k, y, x;
+    for (i = first; i < first + QNET__LANE_COUNT; i++) {
+        qnet__lanes half[18], e[6];
+        for (k = 0; k < 9; k++) {
+            for (j = 0; j < QNET__LANE_COUNT; j++) {
+                g[k][j] = p->backward ? p->w[((8 - k) * out + channel + j) * in + i]
+                                      : p->w[(k * in + i) * out + channel + j];
+            }
+        }
+        QNET__UNROLL
+        for (x = 0; x < 3; x++) {
+            QNET__UNROLL
+            for (y = 0; y < 3; y++) {
+                qnet__lanes_load(&e[y], g[y * 3 + x]);
+            }
+            qnet__winograd_g(e, half + x, 3);
+        }
+        QNET__UNROLL
+        for (y = 0; y < 6; y++) {
+            qnet__winograd_g(half + 3 * y, e, 1);
+            for (x = 0; x < 6; x++) {
+                for (j = 0; j < QNET__LANE_COUNT; j += piece) {
+                    const ptrdiff_t to = channel + j, group = to / QNET__WINOGRAD_GROUP;
+                    const ptrdiff_t panel = to % QNET__WINOGRAD_GROUP / columns;
+                    const ptrdiff_t panels = QNET__WINOGRAD_GROUP / columns;
+                    memcpy(p->u + (((group * 36 + y * 6 + x) * panels + panel) * in + i) * columns +
+                               to % columns,
+                           (const qnet_real *)&e[x] + j, (size_t)piece * sizeof(qnet_real));
+                }
+            }
+        }
+    }
+}
+
+/* dg = G^T du G for input channel i. */
+QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i)
+{
+    const ptrdiff_t in = p->src_c, out = p->dst_c;
+    ptrdiff_t c;
+    int y, x;
+    for (c = 0; c < out; c += QNET__LANE_COUNT) {
+        qnet__lanes half[18], e[6];
+        QNET__UNROLL
+        for (x = 0; x < 6; x++) {
+            QNET__UNROLL
+            for (y = 0; y < 6; y++) {
+                qnet__lanes_load(&e[y], p->du + ((y * 6 + x) * in + i) * out + c);
+            }
+            qnet__winograd_gt(e, half + x, 6);
+        }
+        QNET__UNROLL
+        for (y = 0; y < 3; y++) {
+            qnet__winograd_gt(half + 6 * y, e, 1);
+            QNET__UNROLL
+            for (x = 0; x < 3; x++) {
+                qnet__lanes_store(p->dw + ((y * 3 + x) * in + i) * out + c, &e[x]);
+            }
+        }
+    }
+}
+
+/* The loops above, compiled for each kind of CPU. */
+typedef enum qnet__winograd_step {
+    QNET__WINOGRAD_INPUT,
+    QNET__WINOGRAD_GRADIENT,
+    QNET__WINOGRAD_OUTPUT,
+    QNET__WINOGRAD_KERNELS,
+    QNET__WINOGRAD_KERNEL_GRADIENTS
+} qnet__winograd_step;
+
+#define QNET__DEFINE_WINOGRAD(name, target)                                                       \
+    target static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,       \
+                            ptrdiff_t j, qnet_real *block)                                        \
+    {                                                                                             \
+        const qnet__source_kind from = step == QNET__WINOGRAD_GRADIENT ? p->dy.kind : p->x.kind;  \
+        if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_PLAIN)                           \
+            qnet__winograd_input(p, QNET__SOURCE_PLAIN, i, j, block);                             \
+        else if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_NORMALISED)                 \
+            qnet__winograd_input(p, QNET__SOURCE_NORMALISED, i, j, block);                        \
+        else if (step == QNET__WINOGRAD_INPUT)                                                    \
+            qnet__winograd_input(p, QNET__SOURCE_GRADIENT, i, j, block);                          \
+        else if (step == QNET__WINOGRAD_GRADIENT && from == QNET__SOURCE_PLAIN)                   \
+            qnet__winograd_gradient(p, QNET__SOURCE_PLAIN, i, j, block);                          \
+        else if (step == QNET__WINOGRAD_GRADIENT)                                                 \
+            qnet__winograd_gradient(p, QNET__SOURCE_GRADIENT, i, j, block);                       \
+        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
+            qnet__winograd_kernels(p, i, j);                                                      \
+        else if (step == QNET__WINOGRAD_KERNEL_GRADIENTS)                                         \
+            qnet__winograd_kernel_gradients(p, i);                                                \
+        else if (p->sink.kind == QNET__SINK_PLAIN)                                                \
+            qnet__winograd_output(p, QNET__SINK_PLAIN, i, j, block);                              \
+        else if (p->sink.kind == QNET__SINK_MOMENTS)                                              \
+            qnet__winograd_output(p, QNET__SINK_MOMENTS, i, j, block);                            \
+        else if (p->sink.kind == QNET__SINK_NORMALISE)                                            \
+            qnet__winograd_output(p, QNET__SINK_NORMALISE, i, j, block);                          \
+        else                                                                                      \
+            qnet__winograd_output(p, QNET__SINK_GRADIENT, i, j, block);                           \
+    }
+
+QNET__DEFINE_WINOGRAD(qnet__winograd_portable, )
+#if QNET__X86
+QNET__DEFINE_WINOGRAD(qnet__winograd_avx2, QNET__AVX2)
+QNET__DEFINE_WINOGRAD(qnet__winograd_avx512, QNET__AVX512)
+#endif
+
+static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
+                               ptrdiff_t j, qnet_real *block)
+{
+#if QNET__X86
+    if (p->kernel.columns == 32) {
+        qnet__winograd_avx512(p, step, i, j, block);
+        return;
+    }
+    if (p->kernel.columns == 16) {
+        qnet__winograd_avx2(p, step, i, j, block);
+        return;
+    }
+#endif
+    qnet__winograd_portable(p, step, i, j, block);
+}
+
+/* ---- Forward and gradient of the inputs ------------------------------------------------------ */
+
+/* m[36][row][group] = sum over ci of v[36][row][ci] * u[36][ci][group] for `count` rows of v. Rows
+   of m beyond them are written too, up to a whole tile of the kernel. */
+static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t count,
+                                    ptrdiff_t group, qnet_real *m)
+{
+    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
+    const qnet_real *u = p->u + group * 36 * p->src_c * QNET__WINOGRAD_GROUP;
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    ptrdiff_t k, panel, r, row;
+    qnet__tile tile;
+    int i;
+    memset(&tile, 0, sizeof tile);
+    tile.a = a, tile.b = &u, tile.c = c;
+    tile.a_step = 1, tile.b_step = (size_t)columns;
+    tile.segments = 1, tile.length = (size_t)p->src_c;
+    for (k = 0; k < 36; k++) {
+        for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns, u += p->src_c * columns) {
+            for (r = 0; r < count; r += p->kernel.sizes[0]) {
+                tile.rows = qnet__tile_size(&p->kernel, (size_t)(count - r));
+                for (i = 0; i < tile.rows; i++) {
+                    row = r + i < count ? r + i : count - 1;
+                    a[i] = v + k * p->v_plane + row * p->v_row;
+                    c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
+                }
+                p->kernel.run(&tile);
+            }
+        }
+    }
+}
+
+static ptrdiff_t qnet__winograd_last(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t count)
+{
+    const ptrdiff_t end = p->round_last > 0 ? p->round_last : p->tiles;
+    return first + count < end ? first + count : end;
+}
+
+/* A block from end to end, in memory that stays in the second-level cache. */
+static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t first = (ptrdiff_t)index * p->block;
+    const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
+    qnet_real *v = p->v + (ptrdiff_t)worker * 36 * p->v_plane;
+    qnet_real *m = p->m + (ptrdiff_t)worker * 36 * p->m_plane;
+    ptrdiff_t group;
+    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
+    for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
+        qnet__winograd_multiply(p, v, last - first, group, m);
+        qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
+                           m);
+    }
+}
+
+#define QNET__WINOGRAD_STRIP 4 /* tiles that a task transforms for a shared v */
+
+static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
+    QNET__UNUSED(worker);
+    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first,
+                       qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
+}
+
+/* A group of output channels of a block, from the shared v. */
+static void qnet__winograd_group_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP, group = (ptrdiff_t)index % groups;
+    const ptrdiff_t at = (ptrdiff_t)index / groups * p->block, first = p->round_first + at;
+    const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
+    qnet_real *m = p->m + (ptrdiff_t)worker * 36 * p->m_plane;
+    qnet__winograd_multiply(p, p->v + at * p->v_row, last - first, group, m);
+    qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
+}
+
+static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT;
+    QNET__UNUSED(worker);
+    qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
+                       (ptrdiff_t)index / strips * QNET__LANE_COUNT, NULL);
+}
+
+/* Blocks are such that v and m of one stay in a second-level cache, and enough of them to share out
+   if QNET__WINOGRAD_BLOCKS. With fewer, all workers transform into one v, round by round, and then
+   share out the output channels too. */
+#define QNET__WINOGRAD_BLOCKS 48
+#define QNET__WINOGRAD_ROUND 65536 /* tiles * channels of a shared v: 9 MB */
+#define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
+
+/* The steps of v, m and d, which follow from the shape; and how the work is cut. */
+static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
+                                    const qnet_conv2d *s, int backward)
+{
+    memset(p, 0, sizeof *p);
+    p->kernel = *kernel;
+    p->height = s->height;
+    p->width = s->width;
+    p->backward = backward;
+    p->src_c = backward ? s->out_channels : s->in_channels;
+    p->dst_c = backward ? s->in_channels : s->out_channels;
+    p->tiles_y = (p->height - 1) / 4 + 1;
+    p->tiles_x = (p->width - 1) / 4 + 1;
+    p->tiles = s->batch * p->tiles_y * p->tiles_x;
+    p->block = p->src_c <= 64 ? 28 : 56;
+    p->blocks = (p->tiles - 1) / p->block + 1;
+    p->v_row = p->src_c + QNET__WINOGRAD_PAD;
+    p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
+    p->m_plane = (p->block + QNET__TILE_ROWS) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+}
+
+/* Takes u, v and m from the arena, which may have no base. */
+static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers)
+{
+    const ptrdiff_t most = QNET__WINOGRAD_ROUND / p->src_c / p->block * p->block;
+    if (p->blocks < QNET__WINOGRAD_BLOCKS) {
+        p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
+    }
+    p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
+    p->u = (qnet_real *)qnet__take(arena, (size_t)(p->src_c * p->dst_c), 36 * sizeof(qnet_real));
+    p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane,
+                                   36 * sizeof(qnet_real));
+    p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, 36 * sizeof(qnet_real));
+}
+
+/* Forward (backward = 0) or the gradient of the inputs. */
+static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int backward,
+                                const qnet__source *x, const qnet_real *w, qnet__sink *sink,
+                                void *scratch)
+{
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    qnet__winograd p;
+    ptrdiff_t count, lanes;
+    qnet__winograd_geometry(&p, &kernel, s, backward);
+    qnet__winograd_plan(&p, &arena, qnet__workers(ctx));
+    sink->chunks = (size_t)p.blocks;
+    p.x = *x, p.sink = *sink, p.w = w;
+    lanes = (p.src_c / QNET__LANE_COUNT) * (p.dst_c / QNET__LANE_COUNT);
+    qnet__parallel(ctx, (size_t)lanes, qnet__winograd_kernels_task, &p);
+    if (p.round == 0) {
+        qnet__parallel(ctx, (size_t)p.blocks, qnet__winograd_block_task, &p);
+        return;
+    }
+    for (; p.round_first < p.tiles; p.round_first = p.round_last) {
+        p.round_last = 0;
+        p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
+        count = p.round_last - p.round_first;
+        qnet__parallel(ctx, (size_t)((count - 1) / QNET__WINOGRAD_STRIP + 1),
+                       qnet__winograd_input_task, &p);
+        qnet__parallel(ctx, (size_t)(((count - 1) / p.block + 1) * p.dst_c / QNET__WINOGRAD_GROUP),
+                       qnet__winograd_group_task, &p);
+    }
+}
+
+/* ---- Gradient of the weights ----------------------------------------------------------------- */
+
+static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t at = (ptrdiff_t)(index / 2) * QNET__WINOGRAD_STRIP;
+    const ptrdiff_t first = p->round_first + at;
+    const ptrdiff_t last = qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP);
+    QNET__UNUSED(worker);
+    if (index % 2 == 0) {
+        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, p->v + at * p->v_row);
+    } else {
+        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, p->d + at * p->d_row);
+    }
+}
+
+#define QNET__WINOGRAD_CHANNELS 32 /* input channels whose gradients a task sums up */
+
+/* du[k][ci][co] (+)= sum over the tiles of a round of v[k][tile][ci] * d[k][tile][co], for one k
+   of 36 and a range of ci. */
+static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t ranges = p->src_c / QNET__WINOGRAD_CHANNELS, k = (ptrdiff_t)index / ranges;
+    const ptrdiff_t begin = (ptrdiff_t)index % ranges * QNET__WINOGRAD_CHANNELS;
+    const ptrdiff_t end = begin + QNET__WINOGRAD_CHANNELS;
+    const qnet_real *a[QNET__TILE_ROWS], *b = p->d + k * p->d_plane;
+    qnet_real *c[QNET__TILE_ROWS];
+    ptrdiff_t r, column;
+    qnet__tile tile;
+    int i;
+    QNET__UNUSED(worker);
+    memset(&tile, 0, sizeof tile);
+    tile.a = a, tile.b = &b, tile.c = c;
+    tile.a_step = (size_t)p->v_row, tile.b_step = (size_t)p->d_row;
+    tile.segments = 1, tile.length = (size_t)(p->round_last - p->round_first);
+    tile.accumulate = p->round_first > 0;
+    for (r = begin; r < end; r += tile.rows) {
+        for (i = 0; p->kernel.sizes[i] > end - r; i++) { /* the largest that stays in the range */
+        }
+        tile.rows = p->kernel.sizes[i];
+        for (column = 0; column < p->dst_c; column += (ptrdiff_t)p->kernel.columns) {
+            tile.b_at = (size_t)column;
+            for (i = 0; i < tile.rows; i++) {
+                a[i] = p->v + k * p->v_plane + r + i;
+                c[i] = p->du + (k * p->src_c + r + i) * p->dst_c + column;
+            }
+            p->kernel.run(&tile);
+        }
+    }
+}
+
+static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t worker)
+{
+    QNET__UNUSED(worker);
+    qnet__winograd_run((const qnet__winograd *)arg, QNET__WINOGRAD_KERNEL_GRADIENTS,
+                       (ptrdiff_t)index, 0, NULL);
+}
+
+/* Takes du, v and d from the arena, which may have no base. */
+static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena)
+{
+    const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
+    p->round = QNET__WINOGRAD_ROUND / channels;
+    p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
+    p->round = p->round < 16 ? 16 : p->round;
+    p->round = p->round < p->tiles ? p->round : p->tiles;
+    p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
+    p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
+    p->du = (qnet_real *)qnet__take(arena, (size_t)(p->src_c * p->dst_c), 36 * sizeof(qnet_real));
+    p->v = (qnet_real *)qnet__take(arena, (size_t)p->v_plane, 36 * sizeof(qnet_real));
+    p->d = (qnet_real *)qnet__take(arena, (size_t)p->d_plane, 36 * sizeof(qnet_real));
+}
+
+static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, const qnet__source *x,
+                                   const qnet__source *dy, qnet_real *dw, void *scratch)
+{
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    qnet__winograd p;
+    ptrdiff_t strips;
+    qnet__winograd_geometry(&p, &kernel, s, 0);
+    qnet__winograd_plan_weights(&p, &arena);
+    p.x = *x, p.dy = *dy, p.dw = dw;
+    for (; p.round_first < p.tiles; p.round_first = p.round_last) {
+        p.round_last = 0;
+        p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
+        strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
+        qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
+        qnet__parallel(ctx, (size_t)(36 * (p.src_c / QNET__WINOGRAD_CHANNELS)),
+                       qnet__winograd_sum_task, &p);
+    }
+    qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
+}
+
+/* Where Winograd's form is used: at stride 1 with whole vectors of channels, on maps whose tiles
+   save at least half of the multiplications (36 for a tile against 9 for a pixel), and with enough
+   tiles to be worth the transform of the kernels. */
+#define QNET__WINOGRAD_TILES 16
+
+static int qnet__winograd_fits(const qnet_conv2d *s)
+{
+    const int64_t tiles = (int64_t)((s->height - 1) / 4 + 1) * ((s->width - 1) / 4 + 1);
+    return s->kernel == 3 && s->stride == 1 && s->padding == 1 &&
+           s->in_channels % QNET__WINOGRAD_GROUP == 0 &&
+           s->out_channels % QNET__WINOGRAD_GROUP == 0 &&
+           2 * 36 * tiles <= 9 * (int64_t)s->height * s->width &&
+           s->batch * tiles >= QNET__WINOGRAD_TILES;
+}
+
+/* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
+static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s)
+{
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
+    qnet__winograd p;
+    qnet__winograd_geometry(&p, &kernel, s, 0);
+    qnet__winograd_plan(&p, &forward, qnet__workers(ctx));
+    qnet__winograd_geometry(&p, &kernel, s, 1);
+    qnet__winograd_plan(&p, &data, qnet__workers(ctx));
+    qnet__winograd_geometry(&p, &kernel, s, 0);
+    qnet__winograd_plan_weights(&p, &weights);
+    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
+}
+
+/* ============================================================================================
    >>conv: two-dimensional convolution, its gradients, and the way to a BLAS.
 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co].
-   Everything here is a direct sum by the tile of >>gemm, which reads pixels where they lie. A
-   cheaper algorithm for some shapes (Winograd's, for 3x3 at stride 1) would be picked in the public
-   functions at the end of this room.
+   The direct sums here go by the tile of >>gemm, which reads pixels where they lie. The functions
+   at the end of this room pick: Winograd's form where it fits, a BLAS where there is a hook.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -3314,14 +4449,14 @@ static void qnet__conv2d_forward_ref(const qnet_conv2d *s, const qnet_real *x, c
 }
 
 /* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dx[at + ci] += dy[p][co] * w[ky][kx][ci][co]. */
-static void qnet__conv2d_backward_data_ref(const qnet_conv2d *s, const qnet_real *w,
+static void qnet__conv2d_backward_data_ref(const qnet_conv2d *s, int add, const qnet_real *w,
                                            const qnet_real *dy, qnet_real *dx)
 {
     const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
     const ptrdiff_t co_count = s->out_channels;
     ptrdiff_t p, ci, co, at;
     int ky, kx;
-    memset(dx, 0, (size_t)qnet__conv_in_count(s) * sizeof *dx);
+    memset(dx, 0, add ? 0 : (size_t)qnet__conv_in_count(s) * sizeof *dx);
     for (p = 0; p < pixels; p++) {
         for (ky = 0; ky < s->kernel; ky++) {
             for (kx = 0; kx < s->kernel; kx++) {
@@ -3402,7 +4537,8 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
 typedef struct qnet__sweep {
     qnet__kernel kernel;
     qnet_conv2d shape;
-    int backward, merged;    /* merged: one segment per kernel row, see qnet__conv_merges */
+    int backward, add;       /* add: to what dst holds */
+    int merged;              /* one segment per kernel row, see qnet__conv_merges */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
@@ -3572,10 +4708,13 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
     end = (ptrdiff_t)((band + 1) * p.band);
     end = end < pixels ? end : pixels;
     segments = p.merged ? p.y.taps : p.y.taps * p.x.taps;
+    if (segments == 0 && p.add) {
+        return;
+    }
     do { /* once even without taps, to write zeros */
         qnet__sweep_taps(&p, first, &taps);
         qnet__sweep_pass(&p, &taps, (ptrdiff_t)(band * p.band), end, panel_first, panel_last,
-                         first > 0);
+                         p.add || first > 0);
         first += taps.count;
     } while (first < segments);
 }
@@ -3599,8 +4738,9 @@ static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel 
     return plan;
 }
 
-/* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing. */
-static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward,
+/* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
+   added to what dx holds. */
+static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
                              const qnet_real *src, const qnet_real *w, qnet_real *dst,
                              void *scratch)
 {
@@ -3613,6 +4753,7 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
     p.kernel = qnet__pick_kernel(ctx);
     p.shape = *s;
     p.backward = backward;
+    p.add = add;
     p.merged = !backward && qnet__conv_merges(s);
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
@@ -3910,12 +5051,12 @@ static void qnet__im2col(const qnet_conv2d *s, const qnet_real *x, qnet_real *co
 }
 
 /* The transpose of im2col: adds every entry of dcolumn to the pixel it was copied from. */
-static void qnet__col2im(const qnet_conv2d *s, const qnet_real *dcolumn, qnet_real *dx)
+static void qnet__col2im(const qnet_conv2d *s, int add, const qnet_real *dcolumn, qnet_real *dx)
 {
     const ptrdiff_t out = (ptrdiff_t)qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
     ptrdiff_t p, at;
     int ky, kx, ci;
-    memset(dx, 0, (size_t)(qnet__conv_in_count(s) / s->batch) * sizeof *dx);
+    memset(dx, 0, add ? 0 : (size_t)(qnet__conv_in_count(s) / s->batch) * sizeof *dx);
     for (p = 0; p < out; p++) {
         for (ky = 0; ky < s->kernel; ky++) {
             for (kx = 0; kx < s->kernel; kx++, dcolumn += s->in_channels) {
@@ -3930,10 +5071,10 @@ static void qnet__col2im(const qnet_conv2d *s, const qnet_real *dcolumn, qnet_re
 
 /* Image by image, with qnet_gemm going to the hook:
    y = column w;  dw += column^T dy;  dcolumn = dy w^T.
-   y is written if it is given, else dw and (unless NULL) dx. */
-static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
-                                   const qnet_real *w, const qnet_real *dy, qnet_real *y,
-                                   qnet_real *dx, qnet_real *dw, qnet_real *column)
+   y is written if it is given, else dw and (unless NULL) dx, with `add` added to what it holds. */
+static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, int add,
+                                   const qnet_real *x, const qnet_real *w, const qnet_real *dy,
+                                   qnet_real *y, qnet_real *dx, qnet_real *dw, qnet_real *column)
 {
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
     const size_t k = taps * (size_t)s->in_channels, out = (size_t)s->out_channels;
@@ -3953,7 +5094,7 @@ static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, cons
         if (dx != NULL) {
             QNET__TRY(qnet_gemm(ctx, 0, 1, pixels, k, out, dy + at_y, out, w, out, 0, column, k,
                                 NULL));
-            qnet__col2im(s, column, dx + at_x);
+            qnet__col2im(s, add, column, dx + at_x);
         }
     }
     return QNET_OK;
@@ -3964,37 +5105,160 @@ static int qnet__conv_uses_blas(const qnet_context *ctx)
     return !QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL;
 }
 
+/* The one place where the way to do a convolution is chosen. */
+typedef enum qnet__conv_way {
+    QNET__CONV_REFERENCE,
+    QNET__CONV_BLAS,
+    QNET__CONV_WINOGRAD,
+    QNET__CONV_DIRECT
+} qnet__conv_way;
+
+static qnet__conv_way qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape)
+{
+    if (QNET__TWINS_ONLY) {
+        return QNET__CONV_REFERENCE;
+    }
+    if (qnet__conv_uses_blas(ctx)) {
+        return QNET__CONV_BLAS;
+    }
+    return qnet__winograd_fits(shape) ? QNET__CONV_WINOGRAD : QNET__CONV_DIRECT;
+}
+
+QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
+{
+    static const char *const name[] = {"reference", "BLAS", "Winograd", "direct"};
+    if (shape == NULL || !qnet__conv_valid(shape)) {
+        return "none";
+    }
+    return name[qnet__conv_pick(ctx, shape)];
+}
+
 /* ---- The public functions, which pick -------------------------------------------------------- */
 
-/* 0 for a shape that is not valid, (size_t)-1 when the bytes do not fit a size_t. */
-QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
+static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_way way,
+                                 const qnet_conv2d *shape)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
-    qnet__kernel kernel;
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet_real *padded;
-    if (QNET__TWINS_ONLY || !qnet__conv_valid(shape)) {
-        return 0;
-    }
-    kernel = qnet__pick_kernel(ctx);
-    if (qnet__conv_uses_blas(ctx)) {
+    switch (way) {
+    case QNET__CONV_REFERENCE: return 0;
+    case QNET__CONV_WINOGRAD: return qnet__winograd_scratch(ctx, shape);
+    case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
                    (size_t)(shape->kernel * shape->kernel) * (size_t)shape->in_channels *
                        sizeof(qnet_real));
         return forward.at;
+    default:
+        qnet__plan_sweep(&forward, &kernel, shape, shape->in_channels, shape->out_channels);
+        qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
+        qnet__plan_weights(&weights, &kernel, shape, &padded);
+        return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
     }
-    qnet__plan_sweep(&forward, &kernel, shape, shape->in_channels, shape->out_channels);
-    qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
-    qnet__plan_weights(&weights, &kernel, shape, &padded);
-    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
+}
+
+/* The map of a source: its own where that is plain, else worked out into temp, which may be the
+   source's x. */
+static const qnet_real *qnet__source_map(qnet_context *ctx, const qnet__source *source, size_t rows,
+                                         int channels, qnet_real *temp)
+{
+    qnet__sink sink = qnet__sink_plain(temp);
+    if (source->kind == QNET__SOURCE_PLAIN) {
+        return source->x;
+    }
+    qnet__pass(ctx, source, &sink, rows, (size_t)channels);
+    return temp;
+}
+
+/* Ways other than Winograd's store the map first, and apply the sink then. */
+static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int channels)
+{
+    const qnet__source source = qnet__source_plain(sink->y);
+    if (sink->kind != QNET__SINK_PLAIN) {
+        qnet__pass(ctx, &source, sink, rows, (size_t)channels);
+    }
+}
+
+/* sink <- conv(source, w). temp: as large as the input, for ways other than Winograd's and a source
+   that is not plain. */
+static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
+                                      const qnet__source *source, const qnet_real *w,
+                                      qnet__sink *sink, qnet_real *temp, void *scratch)
+{
+    const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
+    const qnet_real *x;
+    if (way == QNET__CONV_WINOGRAD) {
+        qnet__winograd_conv(ctx, s, 0, source, w, sink, scratch);
+        return QNET_OK;
+    }
+    x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
+    if (way == QNET__CONV_REFERENCE) {
+        qnet__conv2d_forward_ref(s, x, w, sink->y);
+    } else if (way == QNET__CONV_BLAS) {
+        QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
+                                  (qnet_real *)scratch));
+    } else {
+        qnet__conv_sweep(ctx, s, 0, 0, x, w, sink->y, scratch);
+    }
+    qnet__sink_map(ctx, sink, (size_t)qnet__conv_out_pixels(s), s->out_channels);
+    return QNET_OK;
+}
+
+/* dw and, unless sink is NULL, sink <- the gradient of x from that of the output. With `add`, which
+   Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
+   temp_dy may be where dy is. */
+static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
+                                       const qnet__source *x, const qnet_real *w,
+                                       const qnet__source *dy, qnet__sink *sink, int add,
+                                       qnet_real *dw, qnet_real *temp_x, qnet_real *temp_dy,
+                                       void *scratch)
+{
+    const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
+    const qnet_real *from_x, *from_dy;
+    qnet_real *dx = sink != NULL ? sink->y : NULL;
+    if (way == QNET__CONV_WINOGRAD) {
+        qnet__winograd_weights(ctx, s, x, dy, dw, scratch);
+        if (sink != NULL) {
+            qnet__winograd_conv(ctx, s, 1, dy, w, sink, scratch);
+        }
+        return QNET_OK;
+    }
+    from_x = qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x);
+    from_dy = qnet__source_map(ctx, dy, (size_t)qnet__conv_out_pixels(s), s->out_channels, temp_dy);
+    if (way == QNET__CONV_REFERENCE) {
+        qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
+        if (dx != NULL) {
+            qnet__conv2d_backward_data_ref(s, add, w, from_dy, dx);
+        }
+    } else if (way == QNET__CONV_BLAS) {
+        QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
+                                  (qnet_real *)scratch));
+    } else {
+        qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
+        if (dx != NULL) {
+            qnet__conv_sweep(ctx, s, 1, add, from_dy, w, dx, scratch);
+        }
+    }
+    if (sink != NULL) {
+        qnet__sink_map(ctx, sink, in_rows, s->in_channels);
+    }
+    return QNET_OK;
+}
+
+/* 0 for a shape that is not valid, (size_t)-1 when the bytes do not fit a size_t. */
+QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
+{
+    return qnet__conv_valid(shape) ? qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape), shape)
+                                   : 0;
 }
 
 /* *scratch as given, or allocated and noted in *own and *bytes for qnet__free. */
-static qnet_status qnet__conv_scratch(qnet_context *ctx, const qnet_conv2d *shape, void **scratch,
-                                      void **own, size_t *bytes)
+static qnet_status qnet__conv_borrow(qnet_context *ctx, const qnet_conv2d *shape, void **scratch,
+                                     void **own, size_t *bytes)
 {
     *own = NULL;
     *bytes = qnet_conv2d_scratch(ctx, shape);
-    if (*scratch == NULL) {
+    if (*scratch == NULL && *bytes > 0) {
         *own = *scratch = qnet__alloc(ctx, *bytes);
         if (*own == NULL) {
             return qnet__no_memory(ctx, *bytes, "the scratch of a convolution");
@@ -4007,23 +5271,18 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch)
 {
-    qnet_status status = QNET_OK;
+    const qnet__source source = qnet__source_plain(x);
+    qnet__sink sink = qnet__sink_plain(y);
+    qnet_status status;
     void *own;
     size_t bytes;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d forward"));
     if (x == NULL || w == NULL || y == NULL) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     }
-    if (QNET__TWINS_ONLY) {
-        qnet__conv2d_forward_ref(shape, x, w, y);
-        return QNET_OK;
-    }
-    QNET__TRY(qnet__conv_scratch(ctx, shape, &scratch, &own, &bytes));
-    if (qnet__conv_uses_blas(ctx)) {
-        status = qnet__conv_blas(ctx, shape, x, w, NULL, y, NULL, NULL, (qnet_real *)scratch);
-    } else {
-        qnet__conv_sweep(ctx, shape, 0, x, w, y, scratch);
-    }
+    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, &sink, NULL,
+                                scratch);
     qnet__free(ctx, own, bytes);
     return status;
 }
@@ -4033,32 +5292,22 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                           void *scratch)
 {
-    qnet_status status = QNET_OK;
+    const qnet__source source = qnet__source_plain(x), gradient = qnet__source_plain(dy);
+    qnet__sink sink = qnet__sink_plain(dx);
+    qnet_status status;
     void *own;
     size_t bytes;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d backward"));
     if (x == NULL || w == NULL || dy == NULL || dw == NULL) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d backward: x, w, dy or dw is NULL");
     }
-    if (QNET__TWINS_ONLY) {
-        if (dx != NULL) {
-            qnet__conv2d_backward_data_ref(shape, w, dy, dx);
-        }
-        qnet__conv2d_backward_weights_ref(shape, x, dy, dw);
-        return QNET_OK;
-    }
-    QNET__TRY(qnet__conv_scratch(ctx, shape, &scratch, &own, &bytes));
-    if (qnet__conv_uses_blas(ctx)) {
-        status = qnet__conv_blas(ctx, shape, x, w, dy, NULL, dx, dw, (qnet_real *)scratch);
-    } else {
-        if (dx != NULL) {
-            qnet__conv_sweep(ctx, shape, 1, dy, w, dx, scratch);
-        }
-        qnet__conv_weights_direct(ctx, shape, x, dy, dw, scratch);
-    }
+    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, &gradient,
+                                 dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
 }
+
 /* ============================================================================================
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
@@ -5543,6 +6792,12 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
        a block:  first = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(first)) + shortcut),
                  shortcut = x, or BN(conv1x1/2(x)) where the block has stride 2
 
+   Memory is the limit beside the products, so a training pass keeps what a convolution gives
+   ("pre") and the blocks' outputs, and nothing else. Statistics of a batch norm are summed up while
+   pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the end
+   of a block is the one pass of its own. Backward it is the same: masks and the sums of a norm's
+   gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
+
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
    ============================================================================================ */
@@ -5557,13 +6812,16 @@ typedef struct qnet__unit {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
     char out_name[32];                 /* of the unit's output in the trace: "layer1.0.relu" */
     qnet_conv2d conv;
+    qnet__conv_way way; /* chosen for the largest batch, so that any batch has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
     qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives */
-    qnet_real *out;         /* [batch][out_h][out_w][out]: after norm, residual and ReLU */
+    qnet_real *out;         /* like pre: after norm, residual and ReLU; NULL where it is not kept */
     qnet_real *mean, *rstd; /* [out]: statistics of the last training batch */
+    qnet_real *scale;       /* [out]: gamma * rstd */
+    qnet_real *shift, *slope; /* [out]: see qnet__unit_gradient */
 } qnet__unit;
 
 /* out = ReLU(second(first(x)) + shortcut(x)); shortcut is a unit, or -1 for x itself. */
@@ -5583,8 +6841,13 @@ typedef struct qnet__resnet_state {
     qnet_real *features;  /* [batch][512] */
     qnet_real *logits;    /* [batch][classes] */
     qnet_real *dfeatures; /* [batch][512] */
-    qnet_real *grad[3];   /* each as large as the largest input or output of a block */
-    qnet_real *stem_grad; /* of the stem's norm, over memory that is free by then */
+    qnet_real *dout[QNET__RESBLOCKS]; /* gradient of a block's output */
+    qnet_real *dfirst;    /* of the output of a block's first unit */
+    qnet_real *dpool;     /* of the pooled map */
+    qnet_real *stem_grad; /* of the stem's norm */
+    qnet_real *temp[2];   /* for units whose convolution needs a normalised input in memory */
+    qnet__sink sums;      /* the memory of the sums */
+    double *total[2];     /* [512]: of all chunks */
     void *scratch;        /* for the layer that needs most */
     int pool_h, pool_w;
     double momentum;
@@ -5739,10 +7002,8 @@ static size_t qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *
     for (batch = 1; batch <= config->batch; batch++) {
         for (u = 0; u < QNET__UNITS; u++) {
             qnet_conv2d conv = r->unit[u].conv;
-            size_t rows = qnet__unit_count(&r->unit[u], batch) / (size_t)conv.out_channels;
             conv.batch = batch;
-            bytes = qnet__max_size(bytes, qnet_conv2d_scratch(ctx, &conv));
-            bytes = qnet__max_size(bytes, qnet_batchnorm_scratch(ctx, rows, conv.out_channels));
+            bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, r->unit[u].way, &conv));
         }
         bytes = qnet__max_size(bytes, qnet_dense_scratch(ctx, (size_t)batch, QNET_FEATURES,
                                                          config->classes));
@@ -5750,46 +7011,125 @@ static size_t qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *
     return bytes;
 }
 
-/* Training: every convolution's output and every unit's output is kept for the backward pass, with
-   two exceptions. The stem's output is dead after pooling (see qnet_resnet_backward), and a
-   downsampling shortcut's has the memory of its block's output, which is written over it. */
-static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
-                                       qnet__resnet_state *r, size_t map)
+/* Memory for the sums of the unit that has most chunks; a map may be an input or an output. */
+static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
+                                   qnet__resnet_state *r)
 {
-    size_t real = sizeof(qnet_real), quarter = qnet__unit_count(&r->unit[1], config->batch);
-    int u, b, i;
+    const qnet__kernel kernel = qnet__pick_kernel(r->net.ctx);
+    size_t numbers = 0, chunks = 0;
+    int u;
 
-    /* The stem's output is needed until layer1's forward pass begins, its gradient when layer1's
-       backward pass has ended: both lie over the four maps, each at least a quarter of their size,
-       that layer1's convolutions give. */
-    r->stem_grad = r->unit[0].out = (qnet_real *)qnet__take(arena, 4 * quarter, real);
+    for (u = 0; u < QNET__UNITS; u++) {
+        const qnet_conv2d *conv = &r->unit[u].conv;
+        size_t out = (size_t)conv->out_channels, most;
+        qnet__winograd p;
+        qnet__winograd_geometry(&p, &kernel, conv, 0);
+        most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
+        if (r->unit[u].way == QNET__CONV_WINOGRAD) {
+            most = qnet__max_size(most, (size_t)p.blocks);
+        }
+        chunks = qnet__max_size(chunks, most);
+        numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)p.src_c));
+    }
+    r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
+    r->sums.sum1 = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
+    r->sums.sum2 = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
+    r->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+    r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
+    r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
+}
+
+/* `count` numbers from *at on, which moves; NULL while there is no memory yet. */
+static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
+{
+    qnet_real *p = *at;
+    *used += count;
+    *at = p != NULL ? p + count : NULL;
+    return p;
+}
+
+/* Training keeps every convolution's output and every block's output, layer after layer in one
+   region. What is needed only for a while lies over parts of it that are dead then:
+
+       stem's output, and its norm's           until pooling: over layers 1 and 2, not yet computed;
+         gradient                              after layer1's backward pass: over the same, used up
+       gradients of block outputs, dout[b]     layer1: over layer2's and layer3's maps
+                                               layer2: over layer4's, and in a work region
+                                               layers 3 and 4: in the work region
+       gradient of the pooled map              over layer3's maps
+
+   The stem's output is computed again in the backward pass: 2 % of the work for a fifth of the
+   memory. The work region also holds, at its start, the gradient inside a block. */
+static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
+                                       qnet__resnet_state *r)
+{
+    size_t real = sizeof(qnet_real), used = 0, total, work, size[5], temp = 0;
+    size_t stem = qnet__unit_count(&r->unit[0], config->batch);
+    size_t pool = (size_t)config->batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    qnet_real *region, *at, *layer[5], *w;
+    int u, b, l, pass;
+
+    for (l = 1; l <= 4; l++) {
+        size[l] = qnet__unit_count(&r->unit[r->block[2 * l - 1].second], config->batch);
+    }
+    /* Twice: to measure, and to place. */
+    for (pass = 0, total = 0, region = NULL; pass < 2; pass++) {
+        if (pass == 1) {
+            total = qnet__max_size(used, 2 * stem);
+            region = (qnet_real *)qnet__take(arena, total, real);
+        }
+        at = region;
+        used = 0;
+        for (b = 0; b < QNET__RESBLOCKS; b++) {
+            const qnet__resblock *block = &r->block[b];
+            if (b % 2 == 0) {
+                layer[b / 2 + 1] = at;
+            }
+            for (u = block->first; u <= (block->shortcut > 0 ? block->shortcut : block->second);
+                 u++) {
+                r->unit[u].pre = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
+            }
+            r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
+        }
+    }
+    r->unit[0].pre = region;
+    r->unit[0].out = r->stem_grad = region != NULL ? region + stem : NULL;
+
+    work = qnet__max_size(qnet__max_size(size[1], 2 * size[2]),
+                          3 * qnet__max_size(size[3], size[4]));
+    w = (qnet_real *)qnet__take(arena, work, real);
+    r->dfirst = w;
+    if (w != NULL) {
+        const size_t small = qnet__max_size(size[3], size[4]);
+        for (b = 4; b < 8; b++) {
+            r->dout[b] = w + (b % 2 == 0 ? small : 2 * small);
+        }
+        r->dout[3] = layer[4];
+        r->dout[2] = w + size[2];
+        r->dout[1] = layer[3];
+        r->dout[0] = layer[2];
+        r->dpool = layer[3];
+    }
+
     for (u = 0; u < QNET__UNITS; u++) {
         qnet__unit *unit = &r->unit[u];
-        size_t count = qnet__unit_count(unit, config->batch);
         size_t out = (size_t)unit->conv.out_channels;
-        if (u >= 1 && u <= 4) {
-            unit->pre = arena->base ? r->stem_grad + (size_t)(u - 1) * quarter : NULL;
-        } else {
-            unit->pre = (qnet_real *)qnet__take(arena, count, real);
-        }
-        if (unit->relu && u > 0) {
-            unit->out = (qnet_real *)qnet__take(arena, count, real);
-        }
         unit->mean = (qnet_real *)qnet__take(arena, out, real);
         unit->rstd = (qnet_real *)qnet__take(arena, out, real);
+        unit->shift = (qnet_real *)qnet__take(arena, out, real);
+        unit->slope = (qnet_real *)qnet__take(arena, out, real);
     }
     for (b = 0; b < QNET__RESBLOCKS; b++) {
-        const qnet__resblock *block = &r->block[b];
-        if (block->shortcut >= 0) {
-            r->unit[block->shortcut].out = r->unit[block->second].out;
+        if (r->unit[r->block[b].second].way != QNET__CONV_WINOGRAD) {
+            temp = qnet__max_size(temp, size[b / 2 + 1]);
         }
     }
-    r->pool = (qnet_real *)qnet__take(arena, map, real);
-    r->argmax = (uint8_t *)qnet__take(arena, map, 1);
-    for (i = 0; i < 3; i++) {
-        r->grad[i] = (qnet_real *)qnet__take(arena, map, real);
-    }
+    r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
+    r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
+    r->pool = (qnet_real *)qnet__take(arena, pool, real);
+    r->argmax = (uint8_t *)qnet__take(arena, pool, 1);
     r->dfeatures = (qnet_real *)qnet__take(arena, (size_t)config->batch * QNET_FEATURES, real);
+    qnet__resnet_plan_sums(arena, config, r);
 }
 
 /* Inference: three maps that the blocks pass round, two of them over the stem's output, which is
@@ -5827,6 +7167,7 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     int u, b;
 
     memset(r, 0, sizeof *r);
+    r->net.ctx = ctx;
     qnet__take(arena, 1, sizeof *r); /* the state itself, copied to the block's start at the end */
     qnet__resnet_describe(config, r);
     qnet__resnet_count(config, r);
@@ -5843,8 +7184,13 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
         u = r->block[b].second;
         map = qnet__max_size(map, qnet__unit_count(&r->unit[u], config->batch));
     }
+    for (u = 0; u < QNET__UNITS; u++) {
+        r->unit[u].way = qnet__conv_pick(ctx, &r->unit[u].conv);
+        r->unit[u].scale = (qnet_real *)qnet__take(arena, (size_t)r->unit[u].conv.out_channels,
+                                                   real);
+    }
     if (config->training) {
-        qnet__resnet_plan_training(arena, config, r, map);
+        qnet__resnet_plan_training(arena, config, r);
     } else {
         qnet__resnet_plan_inference(arena, config, r, map);
     }
@@ -5960,7 +7306,6 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     self = (qnet__resnet_state *)(void *)arena.base;
     r.momentum = QNET_BATCHNORM_MOMENTUM;
     r.table.entries = r.params;
-    r.net.ctx = ctx;
     r.net.config = *config;
     r.net.table = &self->table;
     r.net.bytes = bytes;
@@ -6042,8 +7387,8 @@ QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
     net->state->momentum = momentum;
 }
 
-/* [batch][h][w][512]; data NULL and batch 0 before the first forward pass. The backward pass leaves
-   it as it is. */
+/* [batch][h][w][512]; data NULL and batch 0 before the first forward pass and after a backward pass,
+   which uses it up. */
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
@@ -6070,31 +7415,188 @@ static void qnet__unit_trace(const qnet__resnet_state *r, const qnet__unit *unit
                 (size_t)qnet_conv2d_out_width(&unit->conv), (size_t)unit->conv.out_channels);
 }
 
-/* unit->out = act(norm(conv(x)) + residual), act = ReLU where the unit has one; residual NULL:
-   none. With train, the norm uses this batch's statistics and moves the running ones. */
-static qnet_status qnet__unit_forward(qnet__resnet_state *r, qnet__unit *unit, int batch, int train,
-                                      const qnet_real *x, const qnet_real *residual)
+static int qnet__resnet_traces(const qnet__resnet_state *r)
+{
+    return r->net.ctx->hooks.trace.tensor != NULL;
+}
+
+/* The trace of a map that is never in memory: worked out for it alone. x <- the source or, where
+   the source is plain, what the sink makes of it. */
+static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet__unit *unit,
+                                         int batch, const char *prefix, const char *name,
+                                         const qnet__source *source, const qnet__sink *sink)
+{
+    const size_t n = (size_t)unit->conv.out_channels, count = qnet__unit_count(unit, batch);
+    qnet__sink to = *sink;
+    if (!qnet__resnet_traces(r)) {
+        return QNET_OK;
+    }
+    to.y = (qnet_real *)qnet__alloc(r->net.ctx, count * sizeof(qnet_real));
+    if (to.y == NULL) {
+        return qnet__no_memory(r->net.ctx, count * sizeof(qnet_real), "a traced tensor");
+    }
+    qnet__pass(r->net.ctx, source, &to, count / n, n);
+    qnet__unit_trace(r, unit, batch, prefix, name, to.y);
+    qnet__free(r->net.ctx, to.y, count * sizeof(qnet_real));
+    return QNET_OK;
+}
+
+/* ReLU(norm(pre)) of a unit, for whoever reads it. */
+static qnet__source qnet__unit_normalised(const qnet__unit *unit)
+{
+    qnet__source s = qnet__source_plain(unit->pre);
+    s.kind = QNET__SOURCE_NORMALISED;
+    s.mean = unit->mean, s.scale = unit->scale, s.beta = unit->beta;
+    return s;
+}
+
+/* act(norm + residual) of a unit, into y. With `train` by the batch's statistics. */
+static qnet__sink qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *y)
+{
+    qnet__sink s = qnet__sink_plain(y);
+    s.kind = QNET__SINK_NORMALISE;
+    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
+    s.relu = unit->relu;
+    return s;
+}
+
+/* pre = conv(x); mean, rstd and scale of the norm from this batch; the running statistics move.
+   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
+                                    const qnet__source *x)
 {
     qnet_context *ctx = r->net.ctx;
-    int channels = unit->conv.out_channels;
-    size_t rows = qnet__unit_count(unit, batch) / (size_t)channels;
+    size_t n = (size_t)unit->conv.out_channels, rows = qnet__unit_count(unit, batch) / n, c;
+    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
     qnet_conv2d conv = unit->conv;
+    qnet__sink sink = r->sums, norm;
 
     conv.batch = batch;
-    QNET__TRY(qnet_conv2d_forward(ctx, &conv, x, unit->w, unit->pre, r->scratch));
-    qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
-    if (train) {
-        QNET__TRY(qnet_batchnorm_forward(ctx, rows, channels, unit->pre, unit->gamma, unit->beta,
-                                         residual, unit->relu, r->momentum, unit->running_mean,
-                                         unit->running_var, unit->mean, unit->rstd, unit->out,
-                                         r->scratch));
-        *unit->tracked += 1;
-    } else {
-        QNET__TRY(qnet_batchnorm_inference(ctx, rows, channels, unit->pre, unit->gamma, unit->beta,
-                                           unit->running_mean, unit->running_var, residual,
-                                           unit->relu, unit->out));
+    sink.kind = QNET__SINK_MOMENTS;
+    sink.y = unit->pre;
+    QNET__TRY(qnet__conv_forward(ctx, unit->way, &conv, x, unit->w, &sink, r->temp[0], r->scratch));
+    qnet__sink_totals(ctx, &sink, n, r->total[0], r->total[1]);
+    for (c = 0; c < n; c++) {
+        double mean = r->total[0][c], var = r->total[1][c];
+        double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        unit->mean[c] = (qnet_real)mean;
+        unit->rstd[c] = (qnet_real)rstd;
+        unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
+        unit->running_mean[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_mean[c] +
+                                            r->momentum * mean);
+        unit->running_var[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_var[c] +
+                                           r->momentum * var * unbias);
     }
-    qnet__unit_trace(r, unit, batch, "", unit->out_name, unit->out);
+    *unit->tracked += 1;
+    qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
+    if (unit->out == NULL) {
+        const qnet__source pre = qnet__source_plain(unit->pre);
+        norm = qnet__unit_sink(unit, 1, NULL);
+        return qnet__unit_trace_made(r, unit, batch, "", unit->out_name, &pre, &norm);
+    }
+    return QNET_OK;
+}
+
+/* y = act(norm(conv(x)) + residual) with the running statistics, in one go. */
+static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int batch,
+                                    const qnet_real *x, const qnet_real *residual, qnet_real *y)
+{
+    const qnet__source source = qnet__source_plain(x);
+    size_t n = (size_t)unit->conv.out_channels, c;
+    qnet_conv2d conv = unit->conv;
+    qnet__sink sink;
+
+    conv.batch = batch;
+    if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
+        const size_t bytes = qnet__unit_count(unit, batch) * sizeof(qnet_real);
+        sink = qnet__sink_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
+        if (sink.y == NULL) {
+            return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
+        }
+        QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, &sink, NULL,
+                                     r->scratch));
+        qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
+        qnet__free(r->net.ctx, sink.y, bytes);
+    }
+    for (c = 0; c < n; c++) {
+        unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
+                                     sqrt((double)unit->running_var[c] + QNET_BATCHNORM_EPS));
+    }
+    sink = qnet__unit_sink(unit, 0, y);
+    sink.residual = residual;
+    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, &sink, NULL,
+                                 r->scratch));
+    qnet__unit_trace(r, unit, batch, "", unit->out_name, y);
+    return QNET_OK;
+}
+
+/* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
+static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
+                                          int batch, int train, const qnet_real **map)
+{
+    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
+    qnet__unit *shortcut = block->shortcut < 0 ? NULL : &r->unit[block->shortcut];
+    qnet__source x = qnet__source_plain(*map), middle;
+    qnet__sink sum;
+
+    if (!train) {
+        /* The shortcut goes first: the second unit may write over the block's input. A network for
+           training writes where it would keep `pre`. */
+        const qnet_real *residual = *map;
+        if (shortcut != NULL) {
+            QNET__TRY(qnet__unit_infer(r, shortcut, batch, *map, NULL, shortcut->pre));
+            residual = shortcut->pre;
+        }
+        QNET__TRY(qnet__unit_infer(r, first, batch, *map, NULL, first->pre));
+        QNET__TRY(qnet__unit_infer(r, second, batch, first->pre, residual, second->out));
+        *map = second->out;
+        return QNET_OK;
+    }
+    QNET__TRY(qnet__unit_train(r, first, batch, &x));
+    middle = qnet__unit_normalised(first);
+    QNET__TRY(qnet__unit_train(r, second, batch, &middle));
+    x = qnet__source_plain(second->pre);
+    sum = qnet__unit_sink(second, 1, second->out);
+    sum.residual = *map;
+    if (shortcut != NULL) {
+        qnet__source from = qnet__source_plain(*map);
+        QNET__TRY(qnet__unit_train(r, shortcut, batch, &from));
+        sum.residual = shortcut->pre;
+        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+        sum.residual_beta = shortcut->beta;
+    }
+    qnet__pass(r->net.ctx, &x, &sum, qnet__unit_count(second, batch) /
+                                         (size_t)second->conv.out_channels,
+               (size_t)second->conv.out_channels);
+    qnet__unit_trace(r, second, batch, "", second->out_name, second->out);
+    *map = second->out;
+    return QNET_OK;
+}
+
+/* The stem, its norm and ReLU, and pooling, from x to r->pool. Who won matters to a backward pass
+   only. */
+static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
+                                     const qnet_real *x)
+{
+    qnet__unit *stem = &r->unit[0];
+    const qnet_real *out = stem->pre;
+
+    if (train) {
+        const qnet__source source = qnet__source_plain(x);
+        qnet__source normalised;
+        QNET__TRY(qnet__unit_train(r, stem, batch, &source));
+        normalised = qnet__unit_normalised(stem);
+        out = qnet__source_map(r->net.ctx, &normalised, qnet__unit_count(stem, batch) / 64, 64,
+                               stem->out);
+        qnet__unit_trace(r, stem, batch, "", stem->out_name, out);
+    } else {
+        QNET__TRY(qnet__unit_infer(r, stem, batch, x, NULL, stem->pre));
+    }
+    QNET__TRY(qnet_maxpool_forward(r->net.ctx, batch, qnet_conv2d_out_height(&stem->conv),
+                                   qnet_conv2d_out_width(&stem->conv), 64, out, r->pool,
+                                   train ? r->argmax : NULL));
+    qnet__trace(r->net.ctx, "maxpool", r->pool, 4, (size_t)batch, (size_t)r->pool_h,
+                (size_t)r->pool_w, 64);
     return QNET_OK;
 }
 
@@ -6107,7 +7609,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     qnet__resnet_state *r;
     qnet_context *ctx;
     const qnet_real *map;
-    const qnet_conv2d *stem, *last;
+    const qnet_conv2d *last;
     const qnet_real *fc_weight, *fc_bias;
     int b, classes;
     size_t pixels;
@@ -6119,7 +7621,6 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     ctx = net->ctx;
     r = net->state;
     classes = net->config.classes;
-    stem = &r->unit[0].conv;
     last = &r->unit[r->block[QNET__RESBLOCKS - 1].second].conv;
     pixels = (size_t)qnet_conv2d_out_height(last) * (size_t)qnet_conv2d_out_width(last);
     if (batch < 1 || batch > net->config.batch) {
@@ -6138,27 +7639,10 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     }
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
-    /* map = maxpool(ReLU(norm(conv(x)))); who won matters to a backward pass only. */
-    QNET__TRY(qnet__unit_forward(r, &r->unit[0], batch, train, x, NULL));
-    QNET__TRY(qnet_maxpool_forward(ctx, batch, qnet_conv2d_out_height(stem),
-                                   qnet_conv2d_out_width(stem), 64, r->unit[0].out, r->pool,
-                                   train ? r->argmax : NULL));
-    qnet__trace(ctx, "maxpool", r->pool, 4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w,
-                64);
+    QNET__TRY(qnet__resnet_stem(r, batch, train, x));
     map = r->pool;
     for (b = 0; b < QNET__RESBLOCKS; b++) {
-        /* map = ReLU(second(first(map)) + shortcut(map)); the shortcut goes first, because with the
-           plan for inference the second unit writes over the block's input. */
-        qnet__unit *first = &r->unit[r->block[b].first], *second = &r->unit[r->block[b].second];
-        const qnet_real *residual = map;
-        if (r->block[b].shortcut >= 0) {
-            qnet__unit *shortcut = &r->unit[r->block[b].shortcut];
-            QNET__TRY(qnet__unit_forward(r, shortcut, batch, train, map, NULL));
-            residual = shortcut->out;
-        }
-        QNET__TRY(qnet__unit_forward(r, first, batch, train, map, NULL));
-        QNET__TRY(qnet__unit_forward(r, second, batch, train, first->out, residual));
-        map = second->out;
+        QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
     }
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map, r->features));
@@ -6180,28 +7664,208 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     return QNET_OK;
 }
 
-/* Backward of unit->out = act(norm(conv(x)) + residual). out: unit->out, for the ReLU's mask, or
-   NULL without it. dout is the gradient of unit->out and becomes that of the residual; dpre gets
-   the gradient of the convolution's output and may be dout where there is no residual; dx (NULL:
-   not needed) that of x. */
-static qnet_status qnet__unit_backward(qnet__resnet_state *r, const qnet__unit *unit, int batch,
-                                       const qnet_real *x, const qnet_real *out, qnet_real *dout,
-                                       qnet_real *dpre, qnet_real *dx)
+/* With g the gradient of norm(pre) and d = pre - mean, from sum g and sum g d (r->total):
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dpre = scale (g - shift - d slope),  shift = sum g / rows,  slope = rstd^2 sum g d / rows.
+   Ioffe & Szegedy 2015, section 3, as in qnet_batchnorm_backward. */
+static void qnet__unit_gradient(qnet__resnet_state *r, qnet__unit *unit, int batch,
+                                const qnet__sink *sums)
 {
-    qnet_context *ctx = r->net.ctx;
-    int channels = unit->conv.out_channels;
-    size_t rows = qnet__unit_count(unit, batch) / (size_t)channels;
+    size_t n = (size_t)unit->conv.out_channels, c;
+    double rows = (double)(qnet__unit_count(unit, batch) / n);
+
+    qnet__sink_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
+    for (c = 0; c < n; c++) {
+        double rstd = (double)unit->rstd[c], sum_g = r->total[0][c], sum_gd = r->total[1][c];
+        unit->dbeta[c] = (qnet_real)sum_g;
+        unit->dgamma[c] = (qnet_real)(rstd * sum_gd);
+        unit->shift[c] = (qnet_real)(sum_g / rows);
+        unit->slope[c] = (qnet_real)(rstd * rstd * sum_gd / rows);
+    }
+}
+
+/* dpre of a unit, for whoever reads it, from the gradient g of its norm. */
+static qnet__source qnet__unit_dpre(const qnet__unit *unit, const qnet_real *g)
+{
+    qnet__source s = qnet__source_plain(g);
+    s.kind = QNET__SOURCE_GRADIENT;
+    s.pre = unit->pre, s.mean = unit->mean, s.scale = unit->scale;
+    s.shift = unit->shift, s.slope = unit->slope;
+    return s;
+}
+
+/* Where the gradient of a unit's norm goes, with the sums that qnet__unit_gradient wants. */
+static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit *unit,
+                                   qnet_real *g)
+{
+    qnet__sink s = r->sums;
+    s.kind = QNET__SINK_GRADIENT;
+    s.y = g;
+    s.pre = unit->pre, s.mean = unit->mean;
+    return s;
+}
+
+/* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g of
+   its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more. */
+static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
+                                       const qnet__source *x, const qnet_real *g, qnet_real *temp,
+                                       qnet__sink *sink, int add)
+{
+    const qnet__source dpre = qnet__unit_dpre(unit, g);
+    const qnet__sink plain = qnet__sink_plain(NULL);
     qnet_conv2d conv = unit->conv;
 
     conv.batch = batch;
-    /* Forward: out = act(gamma * (pre - mean) * rstd + beta + residual). */
-    QNET__TRY(qnet_batchnorm_backward(ctx, rows, channels, unit->pre, unit->gamma, unit->mean,
-                                      unit->rstd, out, dout, dpre, dpre == dout ? NULL : dout,
-                                      unit->dgamma, unit->dbeta, r->scratch));
-    qnet__unit_trace(r, unit, batch, "grad ", unit->conv_name, dpre);
-    /* Forward: pre = conv(x, w). */
-    return qnet_conv2d_backward(ctx, &conv, x, unit->w, dpre, dx, unit->dw, r->scratch);
+    qnet__unit_trace(r, unit, batch, "grad ",
+                     unit->relu ? unit->norm_name : unit->out_name, g);
+    QNET__TRY(qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain));
+    return qnet__conv_backward(r->net.ctx, unit->way, &conv, x, unit->w, &dpre, sink, add, unit->dw,
+                               r->temp[0], temp, r->scratch);
 }
+
+/* Backward of block b, out = ReLU(second(first(x)) + shortcut(x)). r->dout[b] holds the gradient of
+   the sum inside the ReLU, and second's norm knows its sums; both are left so for the block before
+   it, `previous` (NULL: what comes before is not a block): dx goes to r->dout[b - 1], or r->dpool.
+   r->dout[b] is lost. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int batch,
+                                           const qnet_real *map, qnet__unit *previous)
+{
+    const qnet__resblock *block = &r->block[b];
+    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
+    qnet_context *ctx = r->net.ctx;
+    qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
+    const qnet__source x = qnet__source_plain(map), middle = qnet__unit_normalised(first);
+    const qnet__source gradient = qnet__source_plain(dout);
+    qnet__sink dfirst = qnet__unit_dnorm(r, first, r->dfirst), dmap = r->sums;
+
+    /* Forward: sum = norm2(conv2(ReLU(norm1(pre1)))) + ...; the mask is that of the inner ReLU. */
+    dfirst.scale = first->scale, dfirst.beta = first->beta;
+    QNET__TRY(qnet__unit_backward(r, second, batch, &middle, dout, r->temp[1], &dfirst, 0));
+    qnet__unit_gradient(r, first, batch, &dfirst);
+
+    /* The gradient of the map: two paths add up; then the mask of the ReLU that made the map, which
+       pooling has not, and the sums of the norm inside it. */
+    if (previous != NULL) {
+        dmap = qnet__unit_dnorm(r, previous, dx);
+        dmap.mask = map;
+    }
+    dmap.kind = QNET__SINK_GRADIENT;
+    dmap.y = dx;
+    if (block->shortcut < 0) {
+        /* Forward: residual = x. */
+        dmap.residual = dout;
+        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst, r->dfirst, &dmap, 0));
+    } else {
+        /* Forward: residual = norm(conv(x)). */
+        qnet__unit *shortcut = &r->unit[block->shortcut];
+        const size_t n = (size_t)shortcut->conv.out_channels;
+        const size_t in = (size_t)first->conv.in_channels;
+        qnet__sink sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__sink_plain(dx);
+        qnet__source both;
+        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst, r->dfirst, &plain, 0));
+        qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
+        qnet__unit_gradient(r, shortcut, batch, &sums);
+        QNET__TRY(qnet__unit_backward(r, shortcut, batch, &x, dout, dout, &plain, 1));
+        both = qnet__source_plain(dx);
+        qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
+                                          (size_t)first->conv.width, in);
+    }
+    if (previous != NULL) {
+        qnet__unit_gradient(r, previous, batch, &dmap);
+    }
+    return QNET_OK;
+}
+
+/* From the gradient r->dpool of the pooled map to the stem's. A pixel of pool is the ReLU of the
+   pixel that won, so the ReLU's mask is taken there. */
+static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
+{
+    qnet__unit *stem = &r->unit[0];
+    const qnet__source source = qnet__source_plain(x), g = qnet__source_plain(r->stem_grad);
+    qnet__sink again = qnet__sink_plain(stem->pre), sums = qnet__unit_dnorm(r, stem, NULL);
+    qnet_conv2d conv = stem->conv;
+
+    qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
+                (size_t)r->pool_w, 64);
+    /* Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
+    qnet_relu_backward((size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w * 64, r->pool,
+                       r->dpool, r->dfirst);
+    QNET__TRY(qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
+                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dfirst,
+                                    r->stem_grad));
+    conv.batch = batch;
+    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, &again, NULL,
+                                 r->scratch));
+    qnet__pass(r->net.ctx, &g, &sums, qnet__unit_count(stem, batch) / 64, 64);
+    qnet__unit_gradient(r, stem, batch, &sums);
+    return qnet__unit_backward(r, stem, batch, &source, r->stem_grad, r->stem_grad, NULL, 0);
+}
+
+/* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
+QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
+                                          const qnet_real *dlogits)
+{
+    qnet__resnet_state *r;
+    qnet_context *ctx;
+    const qnet_param *fc;
+    qnet__unit *last;
+    qnet__source gradient;
+    qnet__sink sink;
+    size_t pixels;
+    int b, classes;
+
+    if (net == NULL || x == NULL || dlogits == NULL) {
+        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
+                          "resnet backward: net, x or dlogits is NULL");
+    }
+    ctx = net->ctx;
+    r = net->state;
+    if (r->trained == 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "resnet backward: expected a forward pass with train = 1 just before");
+    }
+    if (r->trained != batch) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "resnet backward: expected the forward pass's batch of %d, found %d",
+                          r->trained, batch);
+    }
+    r->trained = r->batch = 0; /* what the forward pass kept is used up below */
+    classes = net->config.classes;
+    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
+    pixels = qnet__unit_count(last, 1) / QNET_FEATURES;
+    fc = &r->params[QNET__RESNET_TRAINED - 2];
+
+    /* Forward: logits = features fc.weight^T + fc.bias. */
+    qnet__trace(ctx, "grad fc", dlogits, 2, (size_t)batch, (size_t)classes, 1, 1);
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
+                                  net->weights + fc[0].offset, dlogits, r->dfeatures,
+                                  net->gradients + fc[0].offset, net->gradients + fc[1].offset,
+                                  r->scratch));
+    /* Forward: features = mean over pixels of the last block's output. */
+    qnet__trace(ctx, "grad avgpool", r->dfeatures, 2, (size_t)batch, QNET_FEATURES, 1, 1);
+    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures,
+                                    r->dout[QNET__RESBLOCKS - 1]));
+    /* Forward: that output = ReLU(norm + shortcut). */
+    gradient = qnet__source_plain(r->dout[QNET__RESBLOCKS - 1]);
+    sink = qnet__unit_dnorm(r, last, r->dout[QNET__RESBLOCKS - 1]);
+    sink.mask = last->out;
+    qnet__pass(ctx, &gradient, &sink, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__unit_gradient(r, last, batch, &sink);
+    for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
+        qnet__unit *previous = b > 0 ? &r->unit[r->block[b - 1].second] : NULL;
+        QNET__TRY(qnet__resblock_backward(r, b, batch, b > 0 ? previous->out : r->pool, previous));
+    }
+    return qnet__resnet_stem_backward(r, batch, x);
+}
+
+/* ============================================================================================
+   >>scan
+   The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
+   scan's slices, and two fully connected heads on its outputs y[batch][steps][2 hidden]: the image
+   head on each step, the scan head on all steps of a scan side by side. Padded steps are zero in y
+   and have no image loss. PyTorch's LSTM has two biases per gate; both are kept and trained, so
+   that files and training agree with it, and their sum is what the layer sees.
+   ============================================================================================ */
 
 #define QNET__SUM_CHUNK ((size_t)1 << 15)
 typedef struct qnet__sum_job { size_t count; const qnet_real *x; qnet_real *y; } qnet__sum_job;
@@ -6230,122 +7894,6 @@ static void qnet__sum(qnet_context *ctx, size_t count, const qnet_real *x, qnet_
     job.y = y;
     qnet__parallel(ctx, (count + QNET__SUM_CHUNK - 1) / QNET__SUM_CHUNK, qnet__sum_task, &job);
 }
-
-/* Backward of a block, out = ReLU(second(first(x)) + shortcut(x)). x[batch][h][w][in]: its input;
-   dout[batch][out_h][out_w][out]: the gradient of its output, lost on return; dx[batch][h][w][in]
-   gets that of x; work: as large as the larger of the two. Three buffers are enough:
-
-       step                             dout          work           dx
-       at the start                     d out
-       second's norm                    d residual                   d second's pre
-       second's convolution             d residual    d first
-       first's norm                     d residual    d first's pre
-       first's convolution              d residual                   d x, part 1
-       shortcut's norm, convolution     its d pre     d x, part 2    d x, part 1
-
-   The identity's part 2 is d residual itself. The two parts are always added in this order. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
-                                           int batch, const qnet_real *x, qnet_real *dout,
-                                           qnet_real *work, qnet_real *dx)
-{
-    const qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-    const qnet_conv2d *in = &first->conv;
-    size_t count = (size_t)batch * (size_t)in->height * (size_t)in->width * (size_t)in->in_channels;
-
-    qnet__unit_trace(r, second, batch, "grad ", block->name, dout);
-    /* Forward: out = ReLU(norm2(conv2(first->out)) + residual); dout becomes dresidual. */
-    QNET__TRY(qnet__unit_backward(r, second, batch, first->out, second->out, dout, dx, work));
-    qnet__unit_trace(r, first, batch, "grad ", first->out_name, work);
-    /* Forward: first->out = ReLU(norm1(conv1(x))). */
-    QNET__TRY(qnet__unit_backward(r, first, batch, x, first->out, work, work, dx));
-    if (block->shortcut < 0) {
-        /* Forward: residual = x. */
-        qnet__sum(r->net.ctx, count, dout, dx);
-    } else {
-        /* Forward: residual = norm(conv(x)). */
-        const qnet__unit *shortcut = &r->unit[block->shortcut];
-        qnet__unit_trace(r, shortcut, batch, "grad ", shortcut->out_name, dout);
-        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, NULL, dout, dout, work));
-        qnet__sum(r->net.ctx, count, work, dx);
-    }
-    return QNET_OK;
-}
-
-/* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up: the
-   stem's gradient is written over layer1's convolution outputs. */
-QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
-                                          const qnet_real *dlogits)
-{
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    const qnet_param *fc;
-    const qnet__unit *stem, *last;
-    qnet_real *dout, *work, *dx, *t;
-    size_t pixels;
-    int b, classes;
-
-    if (net == NULL || x == NULL || dlogits == NULL) {
-        return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "resnet backward: net, x or dlogits is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    if (r->trained == 0) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "resnet backward: expected a forward pass with train = 1 just before");
-    }
-    if (r->trained != batch) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "resnet backward: expected the forward pass's batch of %d, found %d",
-                          r->trained, batch);
-    }
-    r->trained = 0; /* what the forward pass kept is used up below */
-    classes = net->config.classes;
-    stem = &r->unit[0];
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
-    pixels = qnet__unit_count(last, 1) / QNET_FEATURES;
-    fc = &r->params[QNET__RESNET_TRAINED - 2];
-    dout = r->grad[0];
-    work = r->grad[1];
-    dx = r->grad[2];
-
-    /* Forward: logits = features fc.weight^T + fc.bias. */
-    qnet__trace(ctx, "grad fc", dlogits, 2, (size_t)batch, (size_t)classes, 1, 1);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                  net->weights + fc[0].offset, dlogits, r->dfeatures,
-                                  net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->scratch));
-    /* Forward: features = mean over pixels of the last block's output. */
-    qnet__trace(ctx, "grad avgpool", r->dfeatures, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, dout));
-    for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
-        const qnet_real *in = b > 0 ? r->unit[r->block[b - 1].second].out : r->pool;
-        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, in, dout, work, dx));
-        t = dout;
-        dout = dx;
-        dx = t;
-    }
-    /* Forward: pool = maxpool(ReLU(norm)), norm = norm(conv(x)). A pixel of pool is the ReLU of the
-       pixel that won, so the ReLU's mask can be taken there, and its output need not be kept. */
-    qnet__trace(ctx, "grad maxpool", dout, 4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w,
-                64);
-    qnet_relu_backward((size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w * 64, r->pool, dout,
-                       dx);
-    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&stem->conv),
-                                    qnet_conv2d_out_width(&stem->conv), 64, r->argmax, dx,
-                                    r->stem_grad));
-    qnet__unit_trace(r, stem, batch, "grad ", stem->norm_name, r->stem_grad);
-    return qnet__unit_backward(r, stem, batch, x, NULL, r->stem_grad, r->stem_grad, NULL);
-}
-
-/* ============================================================================================
-   >>scan
-   The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, and two fully connected heads on its outputs y[batch][steps][2 hidden]: the image
-   head on each step, the scan head on all steps of a scan side by side. Padded steps are zero in y
-   and have no image loss. PyTorch's LSTM has two biases per gate; both are kept and trained, so
-   that files and training agree with it, and their sum is what the layer sees.
-   ============================================================================================ */
 
 /* Entries of the table; direction 1, the backward one, has its four after those of direction 0. */
 #define QNET__SCAN_WEIGHT_IH 0

@@ -162,7 +162,7 @@ static void time_layer(qnet_context *ctx, const layer *l, const options *o, doub
         for (i = -1; i < o->repeats; i++) { /* once to touch all memory */
             const double start = seconds_now(ctx);
             double t;
-            if (pass == 0) qnet__conv_sweep(ctx, &s, 0, x, w, y, scratch);
+            if (pass == 0) qnet_conv2d_forward(ctx, &s, x, w, y, NULL);
             else if (pass == 1) qnet__conv_sweep(ctx, &s, 1, dy, w, dx, scratch);
             else qnet__conv_weights_direct(ctx, &s, x, dy, dw, scratch);
             t = seconds_now(ctx) - start;

@@ -67,6 +67,17 @@ static qnet_real *wave(double start, size_t n)
     return p;
 }
 
+/* Independent numbers of a normal distribution. */
+static qnet_real *normals(uint64_t seed, size_t n)
+{
+    qnet_real *p = (qnet_real *)malloc(n * sizeof *p);
+    qnet_rng rng = qnet_rng_at(seed, 0, 0, 0);
+    size_t i;
+    if (p == NULL) exit(2);
+    for (i = 0; i < n; i++) p[i] = (qnet_real)qnet_rng_normal(&rng);
+    return p;
+}
+
 /* Largest difference over largest number (at least 1); infinite where there is a NaN. */
 static double relative_error(const qnet_real *a, const qnet_real *b, size_t n)
 {
@@ -95,7 +106,12 @@ static layer make_layer(qnet_conv2d s)
     l.nw = (size_t)s.kernel * (size_t)s.kernel * (size_t)s.in_channels * (size_t)s.out_channels;
     l.ny = (size_t)s.batch * (size_t)qnet_conv2d_out_height(&s) * (size_t)qnet_conv2d_out_width(&s) *
            (size_t)s.out_channels;
-    l.x = wave(1, l.nx), l.w = wave(2, l.nw), l.dy = wave(3, l.ny);
+    /* The sums of a wave cancel out: where kernels add up in another order, numbers that do not. */
+    if (qnet__winograd_fits(&s)) {
+        l.x = normals(1, l.nx), l.w = normals(2, l.nw), l.dy = normals(3, l.ny);
+    } else {
+        l.x = wave(1, l.nx), l.w = wave(2, l.nw), l.dy = wave(3, l.ny);
+    }
     l.y = wave(4, l.ny), l.dx = wave(5, l.nx), l.dw = wave(6, l.nw);
     return l;
 }
@@ -117,7 +133,7 @@ static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
     double errors[3];
     run_layer(ctx, &l, scratch);
     qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
-    qnet__conv2d_backward_data_ref(&s, r.w, r.dy, r.dx);
+    qnet__conv2d_backward_data_ref(&s, 0, r.w, r.dy, r.dx);
     qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
     errors[0] = relative_error(l.y, r.y, l.ny);
     errors[1] = relative_error(l.dx, r.dx, l.nx);
@@ -164,7 +180,7 @@ static void test_twins_against_torch(void)
         layer l = make_layer(golden[i].s);
         double y = 0, dx = 0, dw = 0;
         qnet__conv2d_forward_ref(&l.shape, l.x, l.w, l.y);
-        qnet__conv2d_backward_data_ref(&l.shape, l.w, l.dy, l.dx);
+        qnet__conv2d_backward_data_ref(&l.shape, 0, l.w, l.dy, l.dx);
         qnet__conv2d_backward_weights_ref(&l.shape, l.x, l.dy, l.dw);
         for (j = 0; j < l.ny; j++) y += (double)l.y[j] * cos(.3 * (double)j);
         for (j = 0; j < l.nx; j++) dx += (double)l.dx[j] * cos(.3 * (double)j);
@@ -191,6 +207,9 @@ static void test_against_twins(void)
         {1, 90, 1, 7, 70, 2, 1, 1},  {2, 10, 9, 8, 8, 7, 1, 3},     {1, 12, 12, 2, 4, 9, 2, 4},
         {1, 6, 6, 4, 4, 3, 5, 0},    {2, 3, 3, 4, 5, 2, 4, 7},      {1, 2, 2, 12, 12, 6, 1, 3},
         {1, 6, 6, 256, 40, 3, 1, 1}, {1, 33, 33, 64, 64, 3, 2, 1},  {5, 7, 7, 512, 64, 1, 2, 0},
+        /* Winograd: ragged maps, few tiles and many, more channels in than out and the reverse */
+        {16, 3, 4, 32, 32, 3, 1, 1}, {4, 7, 6, 64, 96, 3, 1, 1},    {3, 14, 15, 160, 32, 3, 1, 1},
+        {2, 97, 65, 32, 64, 3, 1, 1}, {1, 13, 300, 32, 32, 3, 1, 1},
     };
     int cpu, kernel, stride, padding;
     size_t i;
@@ -226,7 +245,8 @@ static double loss(void *user)
 static void test_gradients(void)
 {
     static const qnet_conv2d shapes[] = {
-        {2, 6, 5, 3, 4, 3, 1, 1}, {1, 7, 8, 9, 5, 3, 2, 1}, {1, 9, 9, 3, 4, 7, 2, 3}, {2, 5, 5, 4, 3, 1, 2, 0}};
+        {2, 6, 5, 3, 4, 3, 1, 1}, {1, 7, 8, 9, 5, 3, 2, 1}, {1, 9, 9, 3, 4, 7, 2, 3}, {2, 5, 5, 4, 3, 1, 2, 0},
+        {4, 7, 8, 32, 32, 3, 1, 1}};
     const double most = QNET__REAL_IS_DOUBLE ? 1e-7 : 2e-2; /* float: rounding of the loss over the step */
     size_t i;
     loss_ctx = make_context(QNET_CPU_AUTO, NULL);
@@ -251,11 +271,77 @@ static void test_gradients(void)
     qnet_context_destroy(loss_ctx);
 }
 
+/* Root mean square of a - exact over that of exact. */
+static double rms_error(const qnet_real *a, const double *exact, size_t n)
+{
+    double sum = 0, size = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        double d = (double)a[i] - exact[i];
+        sum += d * d;
+        size += exact[i] * exact[i];
+    }
+    return sqrt(sum / size);
+}
+
+/* The stated bound: rounding errors of Winograd's form are at most 2.5 times those of the direct
+   form, measured against sums in double. Weights' gradients too. */
+static void test_winograd_error(void)
+{
+    static const qnet_conv2d shapes[] = {{1, 28, 28, 64, 64, 3, 1, 1}, {4, 7, 7, 512, 64, 3, 1, 1}};
+    qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
+    size_t i;
+    for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const qnet_conv2d s = shapes[i];
+        layer l = make_layer(s), d = make_layer(s);
+        double *y = (double *)calloc(l.ny, sizeof *y), *dx = (double *)calloc(l.nx, sizeof *dx);
+        double *dw = (double *)calloc(l.nw, sizeof *dw), winograd[3], direct[3];
+        ptrdiff_t p, at;
+        int k, ci, co;
+        void *scratch = malloc((size_t)64 << 20);
+        if (y == NULL || dx == NULL || dw == NULL || scratch == NULL) exit(2);
+        for (p = 0; p < qnet__conv_out_pixels(&s); p++)
+            for (k = 0; k < 9; k++) {
+                at = qnet__conv_pixel(&s, p, k / 3, k % 3);
+                for (ci = 0; at >= 0 && ci < s.in_channels; ci++)
+                    for (co = 0; co < s.out_channels; co++) {
+                        const size_t iw = ((size_t)k * (size_t)s.in_channels + (size_t)ci) *
+                                              (size_t)s.out_channels + (size_t)co;
+                        const double w = (double)l.w[iw], x = (double)l.x[at + ci];
+                        const double g = (double)l.dy[p * s.out_channels + co];
+                        y[p * s.out_channels + co] += x * w;
+                        dx[at + ci] += g * w;
+                        dw[iw] += x * g;
+                    }
+            }
+        CHECK(QNET__TWINS_ONLY || strcmp(qnet_conv2d_algorithm(ctx, &s), "Winograd") == 0);
+        run_layer(ctx, &l, NULL);
+        qnet__conv_sweep(ctx, &s, 0, 0, l.x, l.w, d.y, scratch);
+        qnet__conv_sweep(ctx, &s, 1, 0, l.dy, l.w, d.dx, scratch);
+        qnet__conv_weights_direct(ctx, &s, l.x, l.dy, d.dw, scratch);
+        winograd[0] = rms_error(l.y, y, l.ny), direct[0] = rms_error(d.y, y, l.ny);
+        winograd[1] = rms_error(l.dx, dx, l.nx), direct[1] = rms_error(d.dx, dx, l.nx);
+        winograd[2] = rms_error(l.dw, dw, l.nw), direct[2] = rms_error(d.dw, dw, l.nw);
+        for (k = 0; k < 3; k++)
+            if (!CHECK(QNET__REAL_IS_DOUBLE || winograd[k] <= 2.5 * direct[k]))
+                printf("    shape %lu, pass %d: %g, direct %g\n", (unsigned long)i, k, winograd[k],
+                       direct[k]);
+        printf("winograd/direct rms, %d channels: forward %.2g/%.2g, data %.2g/%.2g, weights "
+               "%.2g/%.2g\n", s.in_channels, winograd[0], direct[0], winograd[1], direct[1],
+               winograd[2], direct[2]);
+        free(y), free(dx), free(dw), free(scratch);
+        free_layer(&l);
+        free_layer(&d);
+    }
+    qnet_context_destroy(ctx);
+}
+
 static void test_workers(void)
 {
     static const size_t counts[] = {1, 2, 3, 8};
     static const qnet_conv2d shapes[] = {
-        {3, 20, 30, 24, 40, 3, 1, 1}, {2, 33, 40, 3, 64, 7, 2, 3}, {4, 14, 14, 64, 128, 3, 2, 1}};
+        {3, 20, 30, 24, 40, 3, 1, 1}, {2, 33, 40, 3, 64, 7, 2, 3}, {4, 14, 14, 64, 128, 3, 2, 1},
+        {7, 14, 13, 64, 96, 3, 1, 1}, {4, 97, 65, 32, 32, 3, 1, 1}};
     size_t i, j;
     for (j = 0; j < sizeof shapes / sizeof *shapes; j++) {
         layer first = make_layer(shapes[j]);
@@ -281,7 +367,8 @@ static void test_workers(void)
 static void test_scratch(void)
 {
     static const qnet_conv2d shapes[] = {
-        {2, 20, 18, 24, 40, 3, 1, 1}, {2, 33, 20, 3, 64, 7, 2, 3}, {1, 9, 9, 64, 128, 1, 2, 0}};
+        {2, 20, 18, 24, 40, 3, 1, 1}, {2, 33, 20, 3, 64, 7, 2, 3}, {1, 9, 9, 64, 128, 1, 2, 0},
+        {3, 14, 13, 64, 96, 3, 1, 1}, {4, 90, 65, 32, 32, 3, 1, 1}};
     qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
     size_t i, j;
     for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -411,6 +498,7 @@ int main(void)
     RUN(test_twins_against_torch);
     RUN(test_against_twins);
     RUN(test_gradients);
+    RUN(test_winograd_error);
     RUN(test_workers);
     RUN(test_scratch);
     RUN(test_output_size);

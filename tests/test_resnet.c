@@ -548,21 +548,27 @@ static void test_trace(void)
     i = find(&r, "layer3.0.downsample");
     CHECK(i > 0 && r.shape[i][0] == 2 && r.shape[i][1] == 3 && r.shape[i][2] == 3 && r.shape[i][3] == 256);
     forward = r.count;
+    map = qnet_resnet_feature_map(net);
+    CHECK(map.data != NULL && map.ndim == 4 && map.shape[0] == 2 && map.shape[1] == 2 &&
+          map.shape[2] == 2 && map.shape[3] == 512);
     CHECK_OK(ctx, qnet_resnet_backward(net, x, 2, d));
+    CHECK(qnet_resnet_feature_map(net).data == NULL);
     CHECK(strcmp(r.names[forward], "grad fc") == 0);
     CHECK(strcmp(r.names[r.count - 1], "grad conv1") == 0);
     for (i = 0; i < forward; i++) { /* every tensor but the input has its gradient */
         char name[64];
         int g;
-        snprintf(name, sizeof name, "grad %s", i == 1 ? "bn1" : r.names[i]); /* stem: before ReLU */
+        const char *relu = strstr(r.names[i], "relu"), *dot = strchr(r.names[i], '.');
+        snprintf(name, sizeof name, "grad %s", r.names[i]);
+        if (relu != NULL) /* the gradient is that of the norm, inside the ReLU */
+            snprintf(name, sizeof name, "grad %.*sbn1", (int)(relu - r.names[i]), r.names[i]);
+        else if (strncmp(r.names[i], "layer", 5) == 0 && strchr(dot + 1, '.') == NULL)
+            snprintf(name, sizeof name, "grad %s.bn2", r.names[i]);
         g = find(&r, name);
         CHECK(g >= forward && r.ndim[g] == r.ndim[i] &&
               memcmp(r.shape[g], r.shape[i], sizeof(size_t) * (size_t)r.ndim[i]) == 0);
     }
     CHECK(r.count == 2 * forward);
-    map = qnet_resnet_feature_map(net);
-    CHECK(map.data != NULL && map.ndim == 4 && map.shape[0] == 2 && map.shape[1] == 2 &&
-          map.shape[2] == 2 && map.shape[3] == 512);
     qnet_set_trace(ctx, off);
     free(x);
     qnet_resnet_destroy(net);
