@@ -1,6 +1,6 @@
 /* Augmentation, evaluation and NIfTI against other people's programs: Albumentations and OpenCV,
    SciPy, scikit-learn, pROC, nibabel and a dozen compressors. Inputs come from formula.h, what the
-   others say from tests/golden/{image,metrics,nifti}.h, which make_{image,metrics,nifti}.py write. */
+   others say from image.h, metrics.h and nifti.h of tests/golden, which make_*.py there write. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
@@ -64,7 +64,7 @@ static void end(const char *name)
 static float source[MOST];
 static qnet_real result[MOST];
 
-/* A compiler that fuses v * alpha + beta rounds once where NumPy rounds twice: not the same bits. */
+/* A compiler that fuses v * alpha + beta rounds once where NumPy rounds twice: other bits. */
 #ifdef __FP_FAST_FMAF
 #define FUSES 1
 #else
@@ -269,7 +269,8 @@ static void test_nifti_files(void)
     for (k = 0; k < COUNT(nifti_files); k++) {
         const nifti_file *one = &nifti_files[k];
         qnet_memory_source memory;
-        qnet_source bytes = qnet_source_memory(&memory, nifti_bytes + one->at, one->size, one->name);
+        qnet_source bytes = qnet_source_memory(&memory, nifti_bytes + one->at, one->size,
+                                               one->name);
         qnet_volume *v = NULL;
         int i;
         begin();
