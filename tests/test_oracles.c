@@ -1,6 +1,7 @@
 /* Augmentation, evaluation and NIfTI against other people's programs: Albumentations and OpenCV,
-   SciPy, scikit-learn, pROC, nibabel and a dozen compressors. Inputs come from formula.h, what the
-   others say from image.h, metrics.h and nifti.h of tests/golden, which make_*.py there write. */
+   SciPy, PyTorch, scikit-learn, pROC, nibabel and a dozen compressors. Inputs come from formula.h,
+   what the others say from image.h, metrics.h and nifti.h of tests/golden, which make_*.py there
+   write. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
@@ -72,7 +73,7 @@ static qnet_real result[MOST];
 #endif
 
 /* What moves or scales values is exact, bit by bit over the whole output. Where pixels are
-   interpolated or raised to a power, the exact-coordinates oracle is met to 1e-5 (float weights
+   interpolated or raised to a power, the exact-coordinates oracle is met to 1e-6 (float weights
    and values of size 1: 3e-7 is what there is), its mean over all pixels to 1e-7, and
    Albumentations over OpenCV 4 within what rounding coordinates to 1/32 pixel can do there. */
 static void test_augmentations(void)
@@ -113,11 +114,57 @@ static void test_augmentations(void)
             const int at = ((int)p[0] * one->out_w + (int)p[1]) * 3;
             const int moves = one->record.grid || one->record.affine;
             for (c = 0; c < 3; c++) {
-                CHECK_NEAR(result[at + c], p[2 + c], moves ? 1e-5 : 6e-7);
+                CHECK_NEAR(result[at + c], p[2 + c], moves ? 1e-6 : 6e-7);
                 if (p[5 + c] >= 0) CHECK_NEAR(result[at + c], p[5 + c], moves ? p[8] : 6e-7);
             }
         }
         end(one->name);
+    }
+}
+
+/* Both ends of a percentile are floats; the result is rounded to one. */
+static void test_percentiles(void)
+{
+    const size_t count = COUNT(image_percentiles);
+    qnet_augment_config config;
+    size_t k;
+    int i, c;
+    qnet_augment_config_init(&config);
+    for (i = 0; i < 43 * 52 * 3; i++) {
+        const float v = (float)formula(400, (uint32_t)i);
+        source[i] = (double)v > 0.45 ? (float)(((double)v - 0.5) * 700) : 0;
+    }
+    for (k = 0; k + 1 < count; k++) {
+        float low[3], high[3];
+        config.percentile_low = image_percentiles[k][0];
+        config.percentile_high = image_percentiles[k + 1][0];
+        CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, source, 43 * 52, low, high, NULL));
+        for (c = 0; c < 3; c++) {
+            const double a = image_percentiles[k][1 + c], b = image_percentiles[k + 1][1 + c];
+            CHECK_NEAR(low[c], a, 6e-8 * fabs(a));
+            CHECK_NEAR(high[c], b, 6e-8 * fabs(b));
+        }
+    }
+}
+
+static void test_resizes(void)
+{
+    static float out[104 * 90 * 3];
+    size_t k;
+    int i;
+    for (i = 0; i < 43 * 52 * 3; i++) source[i] = (float)formula(400, (uint32_t)i);
+    for (k = 0; k < COUNT(image_resizes); k++) {
+        const double *want = image_resizes[k];
+        const int h = (int)want[0], w = (int)want[1];
+        double sum = 0;
+        qnet_image_resize(source, 43, 52, 3, out, h, w);
+        for (i = 0; i < h * w * 3; i++) sum += (double)out[i] * (formula(480, (uint32_t)i) - 0.5);
+        CHECK_NEAR(sum / (h * w * 3), want[2], 1e-7);
+        CHECK_NEAR(out[0], want[3], 3e-7);
+        CHECK_NEAR(out[(w - 1) * 3], want[4], 3e-7);
+        CHECK_NEAR(out[(h - 1) * w * 3], want[5], 3e-7);
+        CHECK_NEAR(out[(h * w - 1) * 3], want[6], 3e-7);
+        CHECK_NEAR(out[(h / 2 * w + w / 2) * 3], want[7], 3e-7);
     }
 }
 
@@ -321,6 +368,8 @@ int main(void)
 {
     if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
     RUN(test_augmentations);
+    RUN(test_percentiles);
+    RUN(test_resizes);
     RUN(test_rates);
     RUN(test_curves);
     RUN(test_delongs);

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Writes image.h: what two oracles (image_oracle.py) make of the cases of augmentation, sampled.
     python3 tests/golden/make_image.py > tests/golden/image.h
-Needs NumPy and SciPy; oracle_env.py fetches Albumentations and OpenCV."""
+Needs NumPy, SciPy and PyTorch; oracle_env.py fetches Albumentations and OpenCV."""
 import zlib
-import numpy as np
+import numpy as np, torch
 import image_oracle as oracle
 
 POINTS = 24  # per case: the corners of the output, the rest anywhere
@@ -58,4 +58,23 @@ for k, ((img, case), a) in enumerate(zip(pairs, theirs)):
 print("};\nstatic const double image_points[][9] = {")
 for r in rows:
     print("    %s," % r)
+print("};")
+
+img = oracle.image(43, 52).astype(np.float64)
+raw = np.where(img > .45, (img - .5) * 700, 0).astype(np.float32).astype(np.float64)
+print("/* numpy.percentile of the non-zero values of each channel: q, three channels. */\n"
+      "static const double image_percentiles[][4] = {")
+for q in (0, 1, 12.5, 50, 77.7, 99, 100):
+    print("    {%s}," % ", ".join("%.12g" % v for v in
+                                  [q] + [np.percentile(raw[..., c][raw[..., c] != 0], q) for c in range(3)]))
+print("};\n/* torch.nn.functional.interpolate, bilinear, align_corners=False, in float64, to h x w: mean of\n"
+      "   value[j] (formula(480, j) - .5), then the corners' and the middle's first channel. */\n"
+      "static const double image_resizes[][8] = {")
+for h, w in ((7, 5), (3, 11), (64, 90), (21, 104), (43, 52), (1, 1)):
+    t = torch.tensor(img).permute(2, 0, 1)[None]
+    t = torch.nn.functional.interpolate(t, (h, w), mode="bilinear", align_corners=False)
+    v = t[0].permute(1, 2, 0).numpy()
+    total = np.mean(v.ravel() * (oracle.formula(480, v.size) - .5))
+    print("    {%s}," % ", ".join("%.12g" % x for x in [
+        h, w, total, v[0, 0, 0], v[0, -1, 0], v[-1, 0, 0], v[-1, -1, 0], v[h // 2, w // 2, 0]]))
 print("};")
