@@ -89,6 +89,12 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
 
+# The C side of `make parity`: prints our values for tests/parity/parity_*.py to compare.
+$(BUILD)/parity_%: tests/parity/%.c qnet.h
+	@mkdir -p $(BUILD)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Itests -o $@ $< -lm
+
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
