@@ -77,7 +77,13 @@ tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_pha
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
+
+EXTRA_test_identity = -pthread
+$(BUILD)/tests/test_identity: examples/own_threads.c
+$(BUILD)/tests/test_audit: examples/audit_paper.c
+$(BUILD)/tests/test_gradcheck: examples/gradcheck.c
+$(BUILD)/tests/test_trace: examples/trace.c
 
 $(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h
 	@mkdir -p $(BUILD)/tests

@@ -126,7 +126,21 @@
    (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). A checkpoint is a safetensors file too.
    Volumes are NIfTI-1; world coordinates are RAS+ in mm. Susceptibility is in ppm, R2* in 1/s.
 
-   CHOICES, where the paper leaves a question open (each is a field of a configuration)
+   THE PAPER'S NUMBERS, by section, and what holds them (tests/test_paper.c asks for each one)
+
+       Dataset          52 HH and 47 HC; 67 men, 32 women of 20 to 85 years; 220 mm shown at .43 mm,
+                        2 mm slices: examples/phantom.h, as the data are confidential
+       Preparation      QSM, R2*, T1W as three channels; full-size or cropped: qnet_input_config
+       Augmentation     eight steps, each with its probability: qnet_augment_config
+       Architecture     ResNet18, 512 features a slice; one BiLSTM layer, Eqs. (1)-(5), two heads:
+                        qnet_resnet_config, qnet_scan_config
+       Training         10 folds over individuals, 10 in each (of 99, one fold has 9); stage 1: 100
+                        epochs, batch 64, Adam, 3e-4 to 1e-4 by cosine annealing; stage 2: 50
+                        epochs, batch 64, 3e-4: qnet_experiment_config
+       Results          Tables 1-3, Fig. 5-10, stars, votes: API 15 to 17. examples/audit_paper.c
+                        shows what the printed results say of each other, and where they differ
+
+   CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
 
        input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
        slices           those with the mask, at most 24, the central ones; padded and masked
@@ -134,10 +148,16 @@
        augmentation     ranges of Albumentations 0.5-1.0, which the paper cites
        cropped input    the box and a margin of 8 % are cut out first; stretching and geometry act
                         on the cut-out: percentiles are its own, far corners are mirrored
+       ResBlock         a second ReLU, after the sum, as in He et al. and the ImageNet weights; the
+                        paper's text has the first one only (fixed)
        BiLSTM           256 hidden units per direction
        stage 2 input    features of the slices as they are at test time, without augmentation,
                         computed once
        stage-2 loss     cross-entropy of scans + cross-entropy of slices, 1:1
+       Adam, cosine     beta .9 and .999, eps 1e-8 outside the root, no weight decay; one rate per
+                        epoch, which would reach 1e-4 one epoch after the last
+       folds            stratified by label, over individuals; the same ones for both stages, so
+                        that no embedding has seen the individuals it is tested on (fixed)
        SWA              the last quarter of the epochs at a constant 1e-4, an average at each
                         epoch's end, then new batch-norm statistics over the training images; the
                         run is the ResNet's own up to there
@@ -626,8 +646,9 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
 
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
-   7x7/2 convolution 64, batch norm, ReLU, max pool; 8 ResBlocks; global average pool (512
-   features); fully connected to 2 classes. Any height and width >= 32.
+   7x7/2 convolution 64, batch norm, ReLU, max pool; 8 ResBlocks of two 3x3 convolutions with 64,
+   128, 256 and 512 channels, the 3rd, 5th and 7th halving height and width; global average pool
+   (512 features); fully connected to 2 classes. Any height and width >= 32.
    ============================================================================================ */
 
 #define QNET_FEATURES 512   /* per slice, after the global average pool */
@@ -871,7 +892,10 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 #endif
 
 /* ============================================================================================
-   API 12. Images: histogram stretching and augmentation (paper, "Data Augmentation").
+   API 12. Images: histogram stretching and augmentation (paper, "Data Augmentation"). In its order
+   and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
+   brightness and contrast (.7), random gamma (.3), grid distortion (.25), shift-scale-rotate (.5),
+   crop (1); at test time the first and the last only. Ranges are those of Albumentations.
    An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit).
    ============================================================================================ */
 
@@ -937,7 +961,8 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
                                 int out_h, int out_w);
 
 /* ============================================================================================
-   API 13. Cohorts: scans on disk to images in memory, and subject-wise folds.
+   API 13. Cohorts: scans on disk to images in memory (paper, "Data Preparation": the slices with
+   the basal ganglia, full-size or cropped to them), and subject-wise folds ("Training Procedure").
    ============================================================================================ */
 
 typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
@@ -1175,7 +1200,8 @@ typedef struct qnet_delong {
 QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
                                       const double *score2, const int *cluster, size_t count,
                                       qnet_delong *out);
-/* "ns", "*", "**", "***", "****" (paper, Table 2). */
+/* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
+   "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
@@ -8380,7 +8406,9 @@ typedef struct qnet__adam_job {
     qnet_real eps;
 } qnet__adam_job;
 
-/* Adam on numbers start..end-1, PyTorch's form, with eps outside the root. */
+/* Adam on numbers start..end-1 (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside
+   the root: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
+   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
 static void qnet__adam_ref(const qnet__adam_job *a, size_t start, size_t end)
 {
     size_t i;
@@ -8467,7 +8495,8 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
 }
 
-/* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. */
+/* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. Eq. (5) of
+   Loshchilov & Hutter 2017, whose restarts the paper does not mention. */
 QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int epochs)
 {
     const double pi = 3.14159265358979323846;
@@ -12277,8 +12306,9 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    A prepared image is an axial slice in the radiological convention: row 0 is the front of the
    head, column 0 the patient's right. Volumes are brought to RAS first, so that is the voxel grid
    read backwards along both axes. The full input fits the whole slice into a square, true to
-   scale; the cropped one is a square of box_mm about the basal ganglia (paper, "Input
-   Configurations"), prepared with a margin that the random crop of the augmentation moves in.
+   scale; the cropped one is a square of box_mm about the basal ganglia (paper,
+   "Performance Evaluation based on Input Configuration"), prepared with a margin that the random
+   crop of the augmentation moves in.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
