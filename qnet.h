@@ -13521,20 +13521,49 @@ QNET_API int qnet_vote(const int *decision, size_t count)
 
 /* ---- Sorting ------------------------------------------------------------------------------- */
 
-typedef struct qnet__ranked { double key; size_t index; } qnet__ranked;
+#define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
+#define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
+#define QNET__SORT_PASSES 4
+#define QNET__SORT_SMALL 512 /* below, counting digits costs more than merging */
 
-/* Sorts a[count] by rising key, items of equal key in the order they had, by merging runs of length
-   1, 2, 4, ...: no recursion, O(count log count) for any input. b[count] is scratch. */
-static void qnet__rank_sort(qnet__ranked *a, qnet__ranked *b, size_t count)
+/* What it takes to sort `count` keys. */
+typedef struct qnet__sorting {
+    uint32_t *order;           /* [count]: the result, indices of the keys in rising order */
+    uint64_t *packed, *spare;  /* [count] each; NULL where count < QNET__SORT_SMALL */
+    uint32_t *merged;          /* [count] */
+    uint32_t *places;          /* [QNET__SORT_PASSES][QNET__SORT_PLACES] */
+    unsigned char *kind;       /* [count]: see qnet__components_fast */
+} qnet__sorting;
+
+static void qnet__sorting_plan(qnet__arena *arena, size_t count, qnet__sorting *s)
 {
-    qnet__ranked *from = a, *to = b, *swap;
+    memset(s, 0, sizeof *s);
+    s->order = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
+    s->merged = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
+    s->kind = (unsigned char *)qnet__take(arena, count, 1);
+    if (count >= QNET__SORT_SMALL) {
+        s->packed = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
+        s->spare = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
+        s->places = (uint32_t *)qnet__take(arena, QNET__SORT_PASSES * QNET__SORT_PLACES,
+                                           sizeof(uint32_t));
+    }
+}
+
+/* Puts order[count], in which equal keys stand as they came, in the order of rising key, by merging
+   runs of length 1, 2, 4, ...: no recursion, O(count log count) for any input, and not much more
+   than copying for what is nearly in order. */
+static void qnet__rank_merge(const double *key, size_t count, uint32_t *order, uint32_t *merged)
+{
+    uint32_t *from = order, *to = merged, *swap;
     for (size_t width = 1; width < count; width *= 2) {
         for (size_t left = 0; left < count; left += 2 * width) {
             const size_t middle = qnet__min_size(left + width, count);
             const size_t right = qnet__min_size(left + 2 * width, count);
             size_t i = left, j = middle, k = left;
-            while (i < middle && j < right) {
-                to[k++] = from[j].key < from[i].key ? from[j++] : from[i++];
+            if (middle < right && key[from[middle]] < key[from[middle - 1]]) {
+                while (i < middle && j < right) {
+                    to[k++] = key[from[j]] < key[from[i]] ? from[j++] : from[i++];
+                }
             }
             while (i < middle) to[k++] = from[i++];
             while (j < right) to[k++] = from[j++];
@@ -13543,62 +13572,152 @@ static void qnet__rank_sort(qnet__ranked *a, qnet__ranked *b, size_t count)
         from = to;
         to = swap;
     }
-    if (from != a) memcpy(a, from, count * sizeof *a);
+    if (from != order) memcpy(order, from, count * sizeof *order);
 }
 
-/* The indices of key[count] in the order of rising key. */
-static void qnet__rank(const double *key, size_t count, qnet__ranked *sorted, qnet__ranked *spare)
+/* A whole number that sorts as the double does: negative ones count downwards, and -0 is 0. */
+static uint64_t qnet__double_key(double value)
 {
-    for (size_t i = 0; i < count; i++) {
-        sorted[i].key = key[i];
-        sorted[i].index = i;
+    uint64_t bits;
+    value += 0.0; /* -0 + 0 = 0 */
+    memcpy(&bits, &value, sizeof bits);
+    return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+}
+
+/* How many bits x has: 0 for 0. */
+static int qnet__bit_length(uint64_t x)
+{
+    int bits = 0;
+    for (; x > 0; x >>= 1) bits++;
+    return bits;
+}
+
+/* The plain twin: merging from the start. */
+static void qnet__rank_ref(const double *key, size_t count, const qnet__sorting *s)
+{
+    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)i;
+    qnet__rank_merge(key, count, s->order, s->merged);
+}
+
+/* Radix sort, the lowest digit first. Sorted are 8 bytes: the leading bits of a key's whole number
+   less the smallest one, and below them the index. 44 bits of the former are looked at, in which
+   two different scores of a million are rarely equal; where the bits left out do matter, merging
+   finishes what is then nearly in order. */
+QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__sorting *s)
+{
+    const int index_bits = qnet__bit_length((uint64_t)count - 1);
+    uint64_t smallest = qnet__double_key(key[0]), largest = smallest, *from = s->packed;
+    uint64_t *to = s->spare, *swap;
+    const uint64_t mask = ((uint64_t)1 << index_bits) - 1;
+    int used, drop, passes, in_order = 1;
+    for (size_t i = 1; i < count; i++) {
+        const uint64_t k = qnet__double_key(key[i]);
+        smallest = k < smallest ? k : smallest;
+        largest = k > largest ? k : largest;
     }
-    qnet__rank_sort(sorted, spare, count);
+    used = qnet__min_int(qnet__bit_length(largest - smallest), 64 - index_bits);
+    used = qnet__min_int(used, QNET__SORT_PASSES * QNET__SORT_BITS);
+    drop = qnet__bit_length(largest - smallest) - used;
+    passes = (used + QNET__SORT_BITS - 1) / QNET__SORT_BITS;
+    memset(s->places, 0, QNET__SORT_PASSES * QNET__SORT_PLACES * sizeof(uint32_t));
+    for (size_t i = 0; i < count; i++) {
+        uint64_t k = drop < 64 ? (qnet__double_key(key[i]) - smallest) >> drop : 0;
+        from[i] = k << index_bits | i;
+        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS) {
+            s->places[(size_t)pass * QNET__SORT_PLACES + (k & (QNET__SORT_PLACES - 1))]++;
+        }
+    }
+    for (int pass = 0; pass < passes; pass++) {
+        uint32_t *place = s->places + (size_t)pass * QNET__SORT_PLACES, begin = 0;
+        const int shift = index_bits + pass * QNET__SORT_BITS;
+        for (size_t d = 0; d < QNET__SORT_PLACES; d++) { /* from how many to where they begin */
+            const uint32_t here = place[d];
+            place[d] = begin;
+            begin += here;
+        }
+        for (size_t i = 0; i < count; i++) {
+            to[place[from[i] >> shift & (QNET__SORT_PLACES - 1)]++] = from[i];
+        }
+        swap = from;
+        from = to;
+        to = swap;
+    }
+    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)(from[i] & mask);
+    for (size_t i = 1; drop > 0 && in_order && i < count; i++) {
+        in_order = from[i] >> index_bits != from[i - 1] >> index_bits ||
+                   key[s->order[i]] >= key[s->order[i - 1]];
+    }
+    if (!in_order) qnet__rank_merge(key, count, s->order, s->merged);
+}
+
+/* s->order = the indices of key[count], none of it NaN, in the order of rising key; those of equal
+   keys in the order they had. */
+static void qnet__rank(const double *key, size_t count, const qnet__sorting *s)
+{
+#ifndef QNET_REFERENCE
+    if (s->packed) {
+        qnet__rank_fast(key, count, s);
+        return;
+    }
+#endif
+    qnet__rank_ref(key, count, s);
 }
 
 /* End of the run of equal keys that starts at `first`. */
-static size_t qnet__tie_end(const qnet__ranked *sorted, size_t count, size_t first)
+static size_t qnet__tie_end(const double *key, const uint32_t *order, size_t count, size_t first)
 {
+    const double value = key[order[first]];
     size_t end = first + 1;
-    while (end < count && sorted[end].key == sorted[first].key) end++;
+    while (end < count && key[order[end]] == value) end++;
     return end;
 }
 
 /* Memory of one evaluation: the arrays that the functions below need; those not asked for NULL. */
 typedef struct qnet__evaluation {
-    qnet__ranked *sorted, *spare; /* [count] */
+    qnet__sorting sorting[2];     /* the second one: curves that are sorted at the same time */
+    int sortings;
     double *component[2];         /* [count] per curve */
     double *sum[2][2];            /* [class][curve], [units] */
     double *difference[2];        /* [class], [units] */
-    size_t *unit;                 /* [count]: which cluster, from 0 without gaps, an item is of */
+    double *cluster;              /* [count]: as a sorting key */
+    uint32_t *unit;               /* [count]: which cluster, from 0 without gaps, an item is of */
     unsigned char *has[2];        /* [class], [units]: the cluster has an item of the class */
+    uint32_t *slot;               /* [count], of a bootstrap: see there */
+    unsigned char *tied;          /* [count], of a bootstrap */
     void *block;
     size_t bytes;
 } qnet__evaluation;
 
-static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves, int units,
-                                           qnet__evaluation *e)
+/* curves: 0..2 with components; clustered, resampled: with what clusters and a bootstrap need. */
+static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
+                                           int clustered, int resampled, qnet__evaluation *e)
 {
     qnet__arena arena;
     memset(&arena, 0, sizeof arena);
     memset(e, 0, sizeof *e);
     if (!ctx) return QNET_ERROR_ARGUMENT;
+    e->sortings = curves == 2 && qnet__workers(ctx) > 1 ? 2 : 1;
     for (int pass = 0; pass < 2; pass++) {
-        e->sorted = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
-        e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
+        for (int k = 0; k < e->sortings; k++) qnet__sorting_plan(&arena, count, &e->sorting[k]);
         for (int k = 0; k < curves; k++) {
             e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-            e->sum[0][k] = (double *)qnet__take(&arena, count, sizeof(double));
-            e->sum[1][k] = (double *)qnet__take(&arena, count, sizeof(double));
         }
-        if (curves > 1) {
-            e->difference[0] = (double *)qnet__take(&arena, count, sizeof(double));
-            e->difference[1] = (double *)qnet__take(&arena, count, sizeof(double));
+        if (clustered) {
+            for (int y = 0; y < 2; y++) {
+                for (int k = 0; k < curves; k++) {
+                    e->sum[y][k] = (double *)qnet__take(&arena, count, sizeof(double));
+                }
+                if (curves == 2) {
+                    e->difference[y] = (double *)qnet__take(&arena, count, sizeof(double));
+                }
+                e->has[y] = (unsigned char *)qnet__take(&arena, count, 1);
+            }
+            e->cluster = (double *)qnet__take(&arena, count, sizeof(double));
+            e->unit = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
         }
-        if (units) {
-            e->unit = (size_t *)qnet__take(&arena, count, sizeof(size_t));
-            e->has[0] = (unsigned char *)qnet__take(&arena, count, 1);
-            e->has[1] = (unsigned char *)qnet__take(&arena, count, 1);
+        if (resampled) {
+            e->slot = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
+            e->tied = (unsigned char *)qnet__take(&arena, count, 1);
         }
         if (pass == 0) {
             e->bytes = arena.at;
@@ -13617,24 +13736,24 @@ static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
 }
 
 /* unit[i] = number of the cluster of item i, counted from 0 in the order of the cluster's value
-   (cluster NULL: i itself). Returns how many clusters there are. */
-static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e)
+   (cluster NULL: i itself). Returns how many clusters there are; *largest, where it is asked for,
+   is the number of items in the largest. */
+static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e, size_t *largest)
 {
-    size_t units = 0;
-    if (!cluster) {
-        for (size_t i = 0; i < count; i++) e->unit[i] = i;
-        return count;
+    const uint32_t *order = e->sorting[0].order;
+    size_t units = 0, most = 1;
+    for (size_t i = 0; i < count; i++) e->unit[i] = (uint32_t)i;
+    if (cluster) {
+        for (size_t i = 0; i < count; i++) e->cluster[i] = (double)cluster[i];
+        qnet__rank(e->cluster, count, &e->sorting[0]);
+        for (size_t first = 0, end; first < count; first = end, units++) {
+            end = qnet__tie_end(e->cluster, order, count, first);
+            for (size_t k = first; k < end; k++) e->unit[order[k]] = (uint32_t)units;
+            most = end - first > most ? end - first : most;
+        }
     }
-    for (size_t i = 0; i < count; i++) {
-        e->sorted[i].key = (double)cluster[i];
-        e->sorted[i].index = i;
-    }
-    qnet__rank_sort(e->sorted, e->spare, count);
-    for (size_t first = 0; first < count; units++) {
-        const size_t end = qnet__tie_end(e->sorted, count, first);
-        for (; first < end; first++) e->unit[e->sorted[first].index] = units;
-    }
-    return units;
+    if (largest) *largest = most;
+    return cluster ? units : count;
 }
 
 /* ---- ROC curve and AUC --------------------------------------------------------------------- */
@@ -13643,22 +13762,24 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
     qnet__evaluation e;
+    const uint32_t *order;
     size_t m, n, tp = 0, fp = 0, made = 1, end = count;
     if (!points || !points_count) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
     n = count - m;
-    qnet__rank(score, count, e.sorted, e.spare);
+    qnet__rank(score, count, &e.sorting[0]);
+    order = e.sorting[0].order;
     points[0].false_positive_rate = 0.0;
     points[0].true_positive_rate = 0.0;
     points[0].threshold = HUGE_VAL;
     while (end > 0) { /* from the highest score down, all items of one score at once */
-        const double threshold = e.sorted[end - 1].key;
-        while (end > 0 && e.sorted[end - 1].key == threshold) {
+        const double threshold = score[order[end - 1]];
+        while (end > 0 && score[order[end - 1]] == threshold) {
             end--;
-            if (label[e.sorted[end].index]) tp++;
+            if (label[order[end]]) tp++;
             else fp++;
         }
         points[made].false_positive_rate = (double)fp / (double)n;
@@ -13673,62 +13794,72 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
 
 /* Plain-loop twin of qnet__components: every HH item against every HC item, two points for a win
    and one for a tie. */
-QNET__HELPER double qnet__components_ref(const int *label, const qnet__ranked *sorted,
-                                         size_t count, size_t m, size_t n, double *component)
+QNET__HELPER double qnet__components_ref(const int *label, const double *score, size_t count,
+                                         size_t m, size_t n, double *component)
 {
     uint64_t points = 0;
     for (size_t i = 0; i < count; i++) {
-        const int is_hh = label[sorted[i].index];
         uint64_t won = 0;
         for (size_t j = 0; j < count; j++) {
-            const double hh = is_hh ? sorted[i].key : sorted[j].key;
-            const double hc = is_hh ? sorted[j].key : sorted[i].key;
-            if (label[sorted[j].index] != is_hh) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
+            const double hh = label[i] ? score[i] : score[j];
+            const double hc = label[i] ? score[j] : score[i];
+            if (label[j] != label[i]) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
         }
-        if (component) component[sorted[i].index] = (double)won / (2.0 * (double)(is_hh ? n : m));
-        if (is_hh) points += won;
+        if (component) component[i] = (double)won / (2.0 * (double)(label[i] ? n : m));
+        if (label[i]) points += won;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-/* AUC of scores in rising order and, when component is not NULL, each item's structural component
-   (DeLong et al. 1988):
+/* AUC of scores, order[count] being that of rising score, and, when component is not NULL, each
+   item's structural component (DeLong et al. 1988):
      V10(i), HH: share of HC items that score lower than i, ties by half = (TZ_i - TX_i) / n
      V01(j), HC: share of HH items that score higher than j, ties by half = 1 - (TZ_j - TY_j) / m
    with midranks TZ among all, TX among HH, TY among HC (Sun & Xu 2014). In a group of ties with p
    HH and q HC items that stands above a HH and b HC items, TZ = a + b + (p+q+1)/2,
    TX = a + (p+1)/2 and TY = b + (q+1)/2, so TZ - TX = b + q/2 and TZ - TY = a + p/2: one sort, one
-   pass. */
-QNET__HELPER double qnet__components_fast(const int *label, const qnet__ranked *sorted,
-                                          size_t count, size_t m, size_t n, double *component)
+   pass. kind[count] is scratch. */
+QNET__HELPER double qnet__components_fast(const int *label, const double *score,
+                                          const uint32_t *order, size_t count, size_t m, size_t n,
+                                          unsigned char *kind, double *component)
 {
+    const double below[2] = {2.0 * (double)m, 2.0 * (double)n}; /* [class]: denominators */
     uint64_t points = 0, a = 0, b = 0; /* points: twice the pairs won */
+    double before = score[order[0]];
+    /* What lies scattered is fetched in a loop without decisions, which can run far ahead: the
+       label, and whether the score is that of the item before. */
+    for (size_t k = 0; k < count; k++) {
+        const double here = score[order[k]];
+        kind[k] = (unsigned char)(label[order[k]] | (here == before) << 1);
+        before = here;
+    }
     for (size_t first = 0, end; first < count; first = end) {
-        uint64_t p = 0, q;
-        end = qnet__tie_end(sorted, count, first);
-        for (size_t k = first; k < end; k++) p += (uint64_t)label[sorted[k].index];
+        uint64_t p = kind[first] & 1u, q, won[2]; /* won: by an item of the class, twice */
+        for (end = first + 1; end < count && kind[end] > 1; end++) p += kind[end] & 1u;
         q = (uint64_t)(end - first) - p;
-        if (component) {
-            const double v10 = (double)(2 * b + q) / (2.0 * (double)n);
-            const double v01 = (double)(2 * ((uint64_t)m - a) - p) / (2.0 * (double)m);
-            for (size_t k = first; k < end; k++) {
-                component[sorted[k].index] = label[sorted[k].index] ? v10 : v01;
-            }
+        won[0] = 2 * ((uint64_t)m - a) - p;
+        won[1] = 2 * b + q;
+        for (size_t k = first; component && k < end; k++) {
+            const int y = kind[k] & 1;
+            component[order[k]] = (double)won[y] / below[y];
         }
-        points += p * (2 * b + q);
+        points += p * won[1];
         a += p;
         b += q;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-static double qnet__components(const int *label, const qnet__ranked *sorted, size_t count,
-                               size_t m, size_t n, double *component)
+static double qnet__components(const int *label, const double *score, size_t count, size_t m,
+                               size_t n, const qnet__sorting *sorting, double *component)
 {
 #ifdef QNET_REFERENCE
-    return qnet__components_ref(label, sorted, count, m, n, component);
+    QNET__UNUSED(sorting);
+    return qnet__components_ref(label, score, count, m, n, component);
 #else
-    return qnet__components_fast(label, sorted, count, m, n, component);
+    qnet__rank(score, count, sorting);
+    return qnet__components_fast(label, score, sorting->order, count, m, n, sorting->kind,
+                                 component);
 #endif
 }
 
@@ -13739,9 +13870,8 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     size_t m;
     if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
-    qnet__rank(score, count, e.sorted, e.spare);
-    *auc = qnet__components(label, e.sorted, count, m, count - m, NULL);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
+    *auc = qnet__components(label, score, count, m, count - m, &e.sorting[0], NULL);
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
@@ -13769,6 +13899,39 @@ static double qnet__covariance(const qnet__obuchowski *f, const double *x, const
         s11 += x[c] * y2[c] + x2[c] * y[c];
     }
     return f->hh * s10 + f->hc * s01 + f->cross * s11;
+}
+
+/* What the sums over clusters of a test come to. */
+typedef struct qnet__delong_sums { double variance[2], covariance, of_difference; }
+    qnet__delong_sums;
+
+/* The same sums where every item is its own cluster, straight from the components. Each one adds
+   what qnet__covariance adds, in the same order, but for zeros. */
+QNET__HELPER void qnet__item_covariances(const qnet__obuchowski *f, const int *label, size_t count,
+                                         int curves, const double *auc,
+                                         const double *const component[2], qnet__delong_sums *out)
+{
+    const double *v0 = component[0], *v1 = component[curves - 1];
+    double s[2][4]; /* [class]: x0 x0, x1 x1, x0 x1, d d */
+    memset(s, 0, sizeof s);
+    for (size_t i = 0; i < count; i++) {
+        const double x0 = v0[i] - auc[0], x1 = v1[i] - auc[curves - 1];
+        const double d = (v0[i] - v1[i]) - (auc[0] - auc[curves - 1]);
+        const int y = label[i];
+        /* Both are added to, as branches on labels cannot be foreseen. */
+        s[0][0] += y ? 0.0 : x0 * x0;
+        s[1][0] += y ? x0 * x0 : 0.0;
+        s[0][1] += y ? 0.0 : x1 * x1;
+        s[1][1] += y ? x1 * x1 : 0.0;
+        s[0][2] += y ? 0.0 : x0 * x1;
+        s[1][2] += y ? x0 * x1 : 0.0;
+        s[0][3] += y ? 0.0 : d * d;
+        s[1][3] += y ? d * d : 0.0;
+    }
+    out->variance[0] = f->hh * s[1][0] + f->hc * s[0][0];
+    out->variance[1] = f->hh * s[1][1] + f->hc * s[0][1];
+    out->covariance = f->hh * s[1][2] + f->hc * s[0][2];
+    out->of_difference = f->hh * s[1][3] + f->hc * s[0][3];
 }
 
 /* AUC -+ 1.96 sqrt(variance), clipped to 0..1. */
@@ -13817,18 +13980,68 @@ static void qnet__cluster_classes(const int *label, size_t count, size_t units, 
     }
 }
 
+/* qnet__covariance of what has been summed: of the curves and of their difference. */
+static void qnet__cluster_covariances(const qnet__obuchowski *f, size_t units, int curves,
+                                      const qnet__evaluation *e, qnet__delong_sums *out)
+{
+    memset(out, 0, sizeof *out);
+    for (int k = 0; k < curves; k++) {
+        const double *x = e->sum[1][k], *y = e->sum[0][k];
+        out->variance[k] = qnet__covariance(f, x, y, x, y, units);
+    }
+    if (curves == 2) {
+        const double *x = e->difference[1], *y = e->difference[0];
+        out->of_difference = qnet__covariance(f, x, y, x, y, units);
+        out->covariance = qnet__covariance(f, e->sum[1][0], e->sum[0][0], e->sum[1][1],
+                                           e->sum[0][1], units);
+    }
+}
+
+/* Items that are their own clusters need no sums over clusters. */
+static int qnet__is_clustered(const int *cluster)
+{
+#ifdef QNET_REFERENCE
+    QNET__UNUSED(cluster);
+    return 1;
+#else
+    return cluster != NULL;
+#endif
+}
+
+/* The curves of a test, which are sorted at the same time where there are threads. */
+typedef struct qnet__curves {
+    const int *label;
+    const double *const *score;
+    const qnet__evaluation *e;
+    size_t count, m;
+    double auc[2];
+} qnet__curves;
+
+static void qnet__curve_task(void *arg, size_t index, size_t worker)
+{
+    qnet__curves *c = (qnet__curves *)arg;
+    const qnet__sorting *sorting = &c->e->sorting[index % (size_t)c->e->sortings];
+    QNET__UNUSED(worker);
+    c->auc[index] = qnet__components(c->label, c->score[index], c->count, c->m, c->count - c->m,
+                                     sorting, c->e->component[index]);
+}
+
 static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
                                     const double *const score[2], const int *cluster, size_t count,
                                     size_t m, qnet__evaluation *e, qnet_delong *out)
 {
-    const int curves = score[1] ? 2 : 1;
+    const int curves = score[1] ? 2 : 1, clustered = qnet__is_clustered(cluster);
     const size_t n = count - m;
-    const size_t units = qnet__units(cluster, count, e);
+    const size_t units = clustered ? qnet__units(cluster, count, e, NULL) : count;
     size_t with[2];
+    qnet__curves c;
     qnet__obuchowski f;
+    qnet__delong_sums sums;
     qnet_delong r;
     memset(&r, 0, sizeof r);
-    qnet__cluster_classes(label, count, units, e, with);
+    with[0] = n;
+    with[1] = m;
+    if (clustered) qnet__cluster_classes(label, count, units, e, with);
     if (with[0] < 2 || with[1] < 2) {
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_delong_test: a variance needs two %s of each class, found %lu with "
@@ -13839,23 +14052,31 @@ static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
     f.hh = (double)with[1] / ((double)(with[1] - 1) * (double)m * (double)m);
     f.hc = (double)with[0] / ((double)(with[0] - 1) * (double)n * (double)n);
     f.cross = (double)units / ((double)(units - 1) * (double)m * (double)n);
-    for (int k = 0; k < curves; k++) {
-        qnet__rank(score[k], count, e->sorted, e->spare);
-        r.auc[k] = qnet__components(label, e->sorted, count, m, n, e->component[k]);
+    c.label = label;
+    c.score = score;
+    c.e = e;
+    c.count = count;
+    c.m = m;
+    c.auc[1] = 0.0;
+    qnet__parallel(ctx, (size_t)curves, qnet__curve_task, &c);
+    if (clustered) {
+        qnet__cluster_sums(label, count, units, curves, c.auc, e);
+        qnet__cluster_covariances(&f, units, curves, e, &sums);
+    } else {
+        const double *component[2];
+        component[0] = e->component[0];
+        component[1] = e->component[1];
+        qnet__item_covariances(&f, label, count, curves, c.auc, component, &sums);
     }
-    qnet__cluster_sums(label, count, units, curves, r.auc, e);
     for (int k = 0; k < curves; k++) {
-        const double *x = e->sum[1][k], *y = e->sum[0][k];
-        r.variance[k] = qnet__covariance(&f, x, y, x, y, units);
+        r.auc[k] = c.auc[k];
+        r.variance[k] = sums.variance[k];
         r.ci[k] = qnet__auc_interval(r.auc[k], r.variance[k]);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
-        const double *x = e->difference[1], *y = e->difference[0];
-        const double s = qnet__covariance(&f, x, y, x, y, units);
-        r.covariance = qnet__covariance(&f, e->sum[1][0], e->sum[0][0], e->sum[1][1], e->sum[0][1],
-                                        units);
-        r.se = sqrt(s > 0.0 ? s : 0.0);
+        r.covariance = sums.covariance;
+        r.se = sqrt(sums.of_difference > 0.0 ? sums.of_difference : 0.0);
         if (d == 0.0) r.z = 0.0;
         else r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
@@ -13879,7 +14100,8 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     if (score2) {
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, 1, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, qnet__is_clustered(cluster),
+                                      0, &e));
     status = qnet__delong_run(ctx, label, score, cluster, count, m, &e, out);
     qnet__evaluation_destroy(ctx, &e);
     return status;
@@ -13898,37 +14120,151 @@ QNET_API const char *qnet_stars(double p)
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
+/* A resample's AUC needs only sums of weights. Between two changes of class in the order of rising
+   score, it does not matter which item a draw fell on; so the items are laid into groups, each a
+   run of HC and the run of HH above it, or the items of one score that both classes have; and a
+   draw counts in slot 2 * group + class. */
 typedef struct qnet__bootstrap {
-    const size_t *unit;      /* [count]: cluster of each item, in the order of rising score */
-    const unsigned char *hh; /* [count]: its class */
-    const unsigned char *tie; /* [count]: 1 where the score equals the one before */
-    uint32_t *weight;        /* [workers][units] */
-    double *auc;             /* [resamples]; NaN: no sample with both classes was found */
-    size_t count, units;
+    const int *label;
+    const double *score;
+    const uint32_t *order;     /* [count]: of rising score */
+    const uint32_t *unit;      /* [count]: cluster of each item; NULL: each item is its own */
+    const uint32_t *slot;      /* [count]: of each item */
+    const unsigned char *tied; /* [groups]: 1 where the two classes have the same score */
+    uint32_t *weight;          /* [workers][units], where they are clusters: how often drawn */
+    uint32_t *sum;             /* [workers][2 * groups]: the slots */
+    double *auc;               /* [resamples]; NaN: no sample with both classes was found */
+    size_t count, units, groups;
     uint64_t seed;
+    qnet_cpu cpu;
+    int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
-/* AUC where item i counts weight[unit[i]] times: the sum of qnet__components with weights. In
-   double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class has no weight. */
-static double qnet__weighted_auc(const qnet__bootstrap *b, const uint32_t *weight)
+/* Plain twin: the AUC where item i counts weight[unit[i]] times, by the sum of qnet__components
+   with weights. In double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class
+   has no weight. */
+static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *weight)
 {
-    double points = 0.0, hh = 0.0, hc = 0.0, p = 0.0, q = 0.0;
-    for (size_t k = 0; k < b->count; k++) {
-        const double w = (double)weight[b->unit[k]];
-        if (!b->tie[k]) {
-            points += p * (2.0 * hc + q);
-            hh += p;
-            hc += q;
-            p = 0.0;
-            q = 0.0;
+    double points = 0.0, hh = 0.0, hc = 0.0;
+    for (size_t first = 0, end; first < b->count; first = end) {
+        double p = 0.0, q = 0.0;
+        end = qnet__tie_end(b->score, b->order, b->count, first);
+        for (size_t k = first; k < end; k++) {
+            const uint32_t item = b->order[k];
+            const double w = (double)weight[b->unit ? b->unit[item] : item];
+            if (b->label[item]) p += w;
+            else q += w;
         }
-        if (b->hh[k]) p += w;
-        else q += w;
+        points += p * (2.0 * hc + q);
+        hh += p;
+        hc += q;
     }
-    points += p * (2.0 * hc + q);
-    hh += p;
-    hc += q;
     return hh > 0.0 && hc > 0.0 ? points / (2.0 * hh * hc) : (double)NAN;
+}
+
+/* The same from the sums of the slots; hh + hc < 2^32, so that 2 hh hc fits. */
+QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint32_t *sum)
+{
+    uint64_t points = 0, hh = 0, hc = 0;
+    for (size_t g = 0; g < b->groups; g++) {
+        const uint64_t q = sum[2 * g], p = sum[2 * g + 1];
+        points += p * (2 * hc + (b->tied[g] ? q : 2 * q));
+        hh += p;
+        hc += q;
+    }
+    return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
+}
+
+#define QNET__DRAW_BLOCKS 64 /* of four words, made at a time */
+
+/* The next QNET__DRAW_BLOCKS blocks of a stream of which whole blocks have been used:
+   words[4 * QNET__DRAW_BLOCKS], as qnet_rng_u32 would give them one by one. */
+QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
+{
+    for (int i = 0; i < QNET__DRAW_BLOCKS; i++, rng->counter[0]++) {
+        qnet__philox(rng->counter, rng->key, words + 4 * i);
+    }
+}
+
+#if QNET__X86
+/* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
+QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
+{
+    const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
+    for (int i = 0; i < QNET__DRAW_BLOCKS; i += 4, rng->counter[0] += 4) {
+        __m256i c0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)rng->counter[0]),
+                                      _mm256_set_epi64x(3, 2, 1, 0));
+        __m256i c1 = _mm256_set1_epi64x((long long)rng->counter[1]);
+        __m256i c2 = _mm256_set1_epi64x((long long)rng->counter[2]);
+        __m256i c3 = _mm256_set1_epi64x((long long)rng->counter[3]);
+        __m256i even, odd;
+        uint32_t k0 = rng->key[0], k1 = rng->key[1];
+        for (int round = 0; round < 10; round++) {
+            const __m256i p0 = _mm256_mul_epu32(c0, m0), p1 = _mm256_mul_epu32(c2, m1);
+            c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1),
+                                  _mm256_set1_epi64x((long long)k0));
+            c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3),
+                                  _mm256_set1_epi64x((long long)k1));
+            c1 = p1;
+            c3 = p0;
+            k0 += 0x9e3779b9u;
+            k1 += 0xbb67ae85u;
+        }
+        /* Lane b of c0..c3 holds the words of block b: side by side, then block by block. */
+        c0 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
+        c2 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
+        even = _mm256_unpacklo_epi64(c0, c2);
+        odd = _mm256_unpackhi_epi64(c0, c2);
+        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i),
+                            _mm256_permute2x128_si256(even, odd, 0x20));
+        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i + 8),
+                            _mm256_permute2x128_si256(even, odd, 0x31));
+    }
+}
+#endif
+
+static void qnet__draw_words(qnet_cpu cpu, qnet_rng *rng, uint32_t *words)
+{
+#if QNET__X86 && !defined(QNET_REFERENCE)
+    if (cpu >= QNET_CPU_AVX2) {
+        qnet__draw_words_avx2(rng, words);
+        return;
+    }
+#endif
+    QNET__UNUSED(cpu);
+    qnet__draw_words_ref(rng, words);
+}
+
+/* The words of a stream, made many at a time. */
+typedef struct qnet__draws {
+    qnet_rng rng;
+    size_t used;
+    uint32_t words[4 * QNET__DRAW_BLOCKS];
+} qnet__draws;
+
+/* As many units as there are, drawn with replacement as by qnet_rng_below. Counts unit u at
+   counts[place[u]], or counts[u] where place is NULL. */
+static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet__draws *d,
+                             uint32_t *counts)
+{
+    const uint64_t units = b->units;
+    const uint32_t threshold = (uint32_t)((((uint64_t)1 << 32) - units) % units);
+    size_t left = b->units;
+    while (left > 0) {
+        size_t end;
+        if (d->used == 4 * QNET__DRAW_BLOCKS) {
+            qnet__draw_words(b->cpu, &d->rng, d->words);
+            d->used = 0;
+        }
+        end = d->used + qnet__min_size(left, 4 * QNET__DRAW_BLOCKS - d->used);
+        for (; d->used < end; d->used++) {
+            const uint64_t product = d->words[d->used] * units;
+            const size_t u = (size_t)(product >> 32);
+            if ((uint32_t)(product & 0xffffffffu) < threshold) continue;
+            counts[place ? place[u] : u]++;
+            left--;
+        }
+    }
 }
 
 /* One resample: as many units as there are, drawn with replacement; drawn again while one class is
@@ -13936,34 +14272,75 @@ static double qnet__weighted_auc(const qnet__bootstrap *b, const uint32_t *weigh
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
     const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    uint32_t *weight = b->weight + worker * b->units;
-    qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
+    const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
+    uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
+    uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
+    qnet__draws draws;
     double auc = (double)NAN;
+    draws.rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
+    draws.used = 4 * QNET__DRAW_BLOCKS;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        memset(weight, 0, b->units * sizeof *weight);
-        for (size_t i = 0; i < b->units; i++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
-        auc = qnet__weighted_auc(b, weight);
+        if (by_unit) memset(weight, 0, b->units * sizeof *weight);
+        if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
+        if (by_unit) {
+            qnet__draw_units(b, NULL, &draws, weight);
+            for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
+        } else {
+            qnet__draw_units(b, b->slot, &draws, sum);
+        }
+        auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
     }
     b->auc[index] = auc;
+}
+
+/* slot[i] of each item and tied[] of each group; returns how many groups there are. */
+static size_t qnet__bootstrap_groups(const int *label, const double *score, const uint32_t *order,
+                                     size_t count, uint32_t *slot, unsigned char *tied)
+{
+    size_t groups = 0;
+    int open = -1; /* the class that the last group ends with; -1: nothing may be added to it */
+    for (size_t first = 0, end; first < count; first = end) {
+        size_t hh = 0;
+        int mixed, y;
+        end = qnet__tie_end(score, order, count, first);
+        for (size_t k = first; k < end; k++) hh += (size_t)label[order[k]];
+        mixed = hh > 0 && hh < end - first;
+        y = hh > 0;
+        if (mixed || y < open || open < 0) tied[groups++] = (unsigned char)mixed;
+        open = mixed ? -1 : y;
+        for (size_t k = first; k < end; k++) {
+            slot[order[k]] = (uint32_t)(2 * (groups - 1) + (size_t)label[order[k]]);
+        }
+    }
+    return groups;
 }
 
 static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, const double *score,
                                        const int *cluster, size_t count, size_t resamples,
                                        uint64_t seed, qnet__evaluation *e, double *auc)
 {
-    const size_t workers = qnet__workers(ctx), units = qnet__units(cluster, count, e);
+    const size_t workers = qnet__workers(ctx);
+    size_t bytes = 0, failed = resamples, largest = 1;
     qnet__arena arena;
     qnet__bootstrap b;
-    size_t bytes = 0, *unit = NULL, failed = resamples;
-    unsigned char *hh = NULL, *tie = NULL;
     memset(&arena, 0, sizeof arena);
     memset(&b, 0, sizeof b);
+    b.units = cluster ? qnet__units(cluster, count, e, &largest) : count;
+    b.unit = cluster ? e->unit : NULL;
+    b.by_item = count > 0x7fffffffu || b.units > 0xffffffffu / largest; /* slots are 32 bits */
+#ifdef QNET_REFERENCE
+    b.by_item = 1;
+#endif
+    qnet__rank(score, count, &e->sorting[0]);
+    b.groups = qnet__bootstrap_groups(label, score, e->sorting[0].order, count, e->slot, e->tied);
     for (int pass = 0; pass < 2; pass++) {
-        unit = (size_t *)qnet__take(&arena, count, sizeof(size_t));
-        hh = (unsigned char *)qnet__take(&arena, count, 1);
-        tie = (unsigned char *)qnet__take(&arena, count, 1);
         b.auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        b.weight = (uint32_t *)qnet__take(&arena, units, workers * sizeof(uint32_t));
+        if (cluster || b.by_item) {
+            b.weight = (uint32_t *)qnet__take(&arena, b.units, workers * sizeof(uint32_t));
+        }
+        if (!b.by_item) {
+            b.sum = (uint32_t *)qnet__take(&arena, 2 * b.groups, workers * sizeof(uint32_t));
+        }
         if (pass == 0) {
             bytes = arena.at;
             arena.at = 0;
@@ -13971,18 +14348,14 @@ static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, cons
             if (!arena.base) return qnet__no_memory(ctx, bytes, "a bootstrap");
         }
     }
-    qnet__rank(score, count, e->sorted, e->spare);
-    for (size_t k = 0; k < count; k++) {
-        unit[k] = e->unit[e->sorted[k].index];
-        hh[k] = (unsigned char)label[e->sorted[k].index];
-        tie[k] = (unsigned char)(k > 0 && e->sorted[k].key == e->sorted[k - 1].key);
-    }
-    b.unit = unit;
-    b.hh = hh;
-    b.tie = tie;
+    b.label = label;
+    b.score = score;
+    b.order = e->sorting[0].order;
+    b.slot = e->slot;
+    b.tied = e->tied;
     b.count = count;
-    b.units = units;
     b.seed = seed;
+    b.cpu = qnet_context_cpu(ctx);
     qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
     for (size_t r = resamples; r-- > 0;) {
         if (b.auc[r] != b.auc[r]) failed = r;
@@ -14011,19 +14384,22 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                           auc ? "room" : "NULL", resamples);
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 1, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, cluster != NULL, 1, &e));
     status = qnet__bootstrap_run(ctx, label, score, cluster, count, (size_t)resamples, seed, &e,
                                  auc);
     qnet__evaluation_destroy(ctx, &e);
     return status;
 }
 
-/* The share-quantile of sorted values by linear interpolation: position share * (count - 1). */
-static double qnet__order_quantile(const qnet__ranked *sorted, size_t count, double share)
+/* The share-quantile of values, whose rising order is known, by linear interpolation: position
+   share * (count - 1). */
+static double qnet__order_quantile(const double *values, const uint32_t *order, size_t count,
+                                   double share)
 {
     const double at = share * (double)(count - 1);
     const size_t below = qnet__min_size((size_t)at, count - 1);
-    const double low = sorted[below].key, high = sorted[qnet__min_size(below + 1, count - 1)].key;
+    const double low = values[order[below]];
+    const double high = values[order[qnet__min_size(below + 1, count - 1)]];
     return low + (at - (double)below) * (high - low);
 }
 
@@ -14032,6 +14408,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                                      qnet_boxplot *out)
 {
     qnet__evaluation e;
+    const uint32_t *order;
     qnet_boxplot r;
     double sum = 0.0, squares = 0.0;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -14046,19 +14423,20 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
         }
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
-    qnet__rank(values, count, e.sorted, e.spare);
-    for (size_t i = 0; i < count; i++) sum += e.sorted[i].key;
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
+    qnet__rank(values, count, &e.sorting[0]);
+    order = e.sorting[0].order;
+    for (size_t i = 0; i < count; i++) sum += values[order[i]];
     r.mean = sum / (double)count;
     for (size_t i = 0; i < count; i++) {
-        squares += (e.sorted[i].key - r.mean) * (e.sorted[i].key - r.mean);
+        squares += (values[order[i]] - r.mean) * (values[order[i]] - r.mean);
     }
     r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
-    r.low = qnet__order_quantile(e.sorted, count, 0.025);
-    r.q1 = qnet__order_quantile(e.sorted, count, 0.25);
-    r.median = qnet__order_quantile(e.sorted, count, 0.5);
-    r.q3 = qnet__order_quantile(e.sorted, count, 0.75);
-    r.high = qnet__order_quantile(e.sorted, count, 0.975);
+    r.low = qnet__order_quantile(values, order, count, 0.025);
+    r.q1 = qnet__order_quantile(values, order, count, 0.25);
+    r.median = qnet__order_quantile(values, order, count, 0.5);
+    r.q3 = qnet__order_quantile(values, order, count, 0.75);
+    r.high = qnet__order_quantile(values, order, count, 0.975);
     *out = r;
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
