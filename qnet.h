@@ -9468,21 +9468,23 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Appends exactly size bytes of source to out. What a file says will come is not believed: out has
-   room for at most 16 times of what has come, so that few copies are made on the way. */
+/* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
+   not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
+   are made on the way. */
 static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, size_t size,
                                       const char *what, qnet_buffer *out)
 {
-    unsigned char chunk[8192];
-    size_t done, got = 0;
+    const size_t piece = (size_t)1 << 18;
+    size_t done, ask, got = 0;
     for (done = 0; done < size; done += got) {
-        size_t ask = qnet__min_size(size - done, sizeof(chunk));
-        if (source->read(source->user, chunk, ask, &got) != 0 || got > ask)
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
-        if (out->capacity - out->size <= got)
+        ask = qnet__min_size(size - done, piece);
+        if (out->capacity - out->size <= ask)
             QNET__TRY(qnet__buffer_reserve(
-                ctx, out, qnet__min_size(size - done, 15 * out->size + sizeof(chunk))));
-        QNET__TRY(qnet_buffer_append(ctx, out, chunk, got));
+                ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
+        if (source->read(source->user, out->bytes + out->size, ask, &got) != 0 || got > ask)
+            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
+        out->size += got;
+        out->bytes[out->size] = 0;
         if (got == 0)
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
                               "%s: truncated: expected %.0f bytes of %s, found %.0f",
@@ -9815,6 +9817,61 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     return ((y * width + x) * in + i) * out + f / in;
 }
 
+/* Number i of an F32 tensor. */
+static float qnet__load_f32(const void *data, size_t i)
+{
+    const uint32_t bits = qnet__load_le32((const unsigned char *)data + 4 * i);
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* Plain twin of qnet__param_copy. */
+static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
+{
+    size_t k;
+    for (k = 0; k < p->count; k++)
+        to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
+}
+
+/* The tensor's numbers to to[p->count], in memory's order. Of a convolution 16 filters are turned
+   at a time: they are 16 streams in the file, and full cache lines in memory. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
+{
+#ifndef QNET_REFERENCE
+    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO) {
+        const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
+        const size_t filter = in * taps; /* numbers of one */
+        size_t first, i, tap, o;
+        for (first = 0; first < out; first += 16) {
+            const size_t end = qnet__min_size(first + 16, out);
+            for (i = 0; i < in; i++)
+                for (tap = 0; tap < taps; tap++) {
+                    qnet_real *row = to + (tap * in + i) * out;
+                    for (o = first; o < end; o++)
+                        row[o] = (qnet_real)qnet__load_f32(t->data, o * filter + i * taps + tap);
+                }
+        }
+        return;
+    }
+#endif
+    qnet__param_copy_ref(p, t, to);
+}
+
+/* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
+   are good. Comparisons are written so that NaN fails. */
+static size_t qnet__first_not_finite(const qnet_safetensor *t)
+{
+    size_t k = 0;
+    if (t->dtype == QNET_F32) {
+        while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
+        return k;
+    }
+    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <=
+                               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)) k++;
+    return k;
+}
+
 /* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
 static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
 {
@@ -9828,10 +9885,11 @@ static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
     return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
 }
 
-/* Finds entry p in the file and checks it; *found = NULL: what is in the block stays. */
+/* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
+   the block stays. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors *file,
                                        const char *name, const qnet_param_table *table,
-                                       const qnet_param *p, int replace_head,
+                                       const qnet_param *p, int replace_head, int numbers,
                                        const qnet_safetensor **found)
 {
     qnet_safetensor expected = qnet__param_in_file(p);
@@ -9866,12 +9924,10 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           table->network, p->name, want, have);
     }
-    /* Also refuses an F64 that float cannot hold; written so that NaN fails. */
-    for (k = 0; k < t->count; k++)
-        if (!(fabs(qnet__element(t->dtype, t->data, k)) <=
-              (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)))
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
-                              name, p->name, (double)k);
+    k = numbers ? qnet__first_not_finite(t) : t->count;
+    if (k < t->count)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
+                          name, p->name, (double)k);
     *found = t;
     return QNET_OK;
 }
@@ -9884,7 +9940,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     int i, copy, replaced = 0;
-    size_t k;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
@@ -9899,13 +9954,11 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     for (copy = 0; copy < 2; copy++)
         for (i = 0; i < table->count; i++) {
             const qnet_param *p = &table->entries[i];
-            QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, &t));
+            QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, !copy, &t));
             if (t == NULL) {
                 replaced |= !qnet__is_tracked(p->name);
             } else if (copy) {
-                for (k = 0; k < p->count; k++)
-                    block[p->offset + qnet__param_index(p, k)] =
-                        (qnet_real)qnet__element(t->dtype, t->data, k);
+                qnet__param_copy(p, t, block + p->offset);
             }
         }
     if (head_replaced != NULL) *head_replaced = replaced;
@@ -11049,16 +11102,14 @@ static void qnet__warp_row_ref(const qnet__warp *warp, const float *image, int f
 /* The same with the three channels side by side in a vector, whose fourth lane is the next pixel's
    first number: it is overwritten by that pixel, and the row's last pixel goes by the twin. */
 #if (defined(__GNUC__) || defined(__clang__)) && !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
+static int qnet__warp_row_portable(const qnet__warp *warp, const float *image, int first,
+                                   int out_w, const double *from_x, const double *from_y,
+                                   const float mean[4], const float rstd[4], float *out)
 {
-    const qnet_real mean4[4] = {mean[0], mean[1], mean[2], 0};
-    const qnet_real rstd4[4] = {rstd[0], rstd[1], rstd[2], 0};
-    const qnet__vector m = qnet__vector_load(mean4), s = qnet__vector_load(rstd4);
+    const qnet__vector m = qnet__vector_load(mean), s = qnet__vector_load(rstd);
     const int stride = warp->in_w * 3, last_x = warp->in_w - 1, last_y = warp->in_h - 1;
     int X;
-    for (X = 0; X + 1 < out_w; X++) {
+    for (X = first; X + 1 < out_w; X++) {
         const double x = from_x[X], y = from_y[X];
         const int x0 = (int)x, y0 = (int)y;
         const float fx = (float)(x - x0), fy = (float)(y - y0); /* in every lane below */
@@ -11070,13 +11121,81 @@ static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w
         const qnet__vector top = p0 + fx * (p1 - p0), bottom = q0 + fx * (q1 - q0);
         qnet__vector_store(out + X * 3, (top + fy * (bottom - top) - m) * s);
     }
-    qnet__warp_row_ref(warp, image, X, out_w, from_x, from_y, mean, rstd, out);
+    return X;
 }
-#else
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
+
+#if QNET__X86
+/* Two pixels' vectors side by side: four numbers each at p + at[0] and p + at[1]. */
+QNET__AVX2_UNFUSED QNET__INLINE __m256 qnet__two_pixels_avx2(const float *p, const int at[2])
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + at[0])),
+                                _mm_loadu_ps(p + at[1]), 1);
+}
+
+/* Two pixels in a vector, the places of four found at a time. */
+QNET__AVX2_UNFUSED static int qnet__warp_row_avx2(const qnet__warp *warp, const float *image,
+                                                  int out_w, const double *from_x,
+                                                  const double *from_y, const float mean[4],
+                                                  const float rstd[4], float *out)
+{
+    const __m256 m = _mm256_broadcast_ps((const __m128 *)(const void *)mean);
+    const __m256 s = _mm256_broadcast_ps((const __m128 *)(const void *)rstd);
+    const __m128i stride = _mm_set1_epi32(warp->in_w * 3), three = _mm_set1_epi32(3);
+    const __m128i last_x = _mm_set1_epi32(warp->in_w - 1), last_y = _mm_set1_epi32(warp->in_h - 1);
+    int X, k;
+    for (X = 0; X + 4 < out_w; X += 4) {
+        const __m256d x = _mm256_loadu_pd(from_x + X), y = _mm256_loadu_pd(from_y + X);
+        const __m128i x0 = _mm256_cvttpd_epi32(x), y0 = _mm256_cvttpd_epi32(y);
+        const __m128 fx = _mm256_cvtpd_ps(_mm256_sub_pd(x, _mm256_cvtepi32_pd(x0)));
+        const __m128 fy = _mm256_cvtpd_ps(_mm256_sub_pd(y, _mm256_cvtepi32_pd(y0)));
+        const __m128i p = _mm_add_epi32(_mm_mullo_epi32(y0, stride), _mm_mullo_epi32(x0, three));
+        const __m128i right = _mm_and_si128(_mm_cmplt_epi32(x0, last_x), three);
+        const __m128i q = _mm_add_epi32(p, _mm_and_si128(_mm_cmplt_epi32(y0, last_y), stride));
+        int at[4][4]; /* [corner][pixel] */
+        _mm_storeu_si128((__m128i *)(void *)at[0], p);
+        _mm_storeu_si128((__m128i *)(void *)at[1], _mm_add_epi32(p, right));
+        _mm_storeu_si128((__m128i *)(void *)at[2], q);
+        _mm_storeu_si128((__m128i *)(void *)at[3], _mm_add_epi32(q, right));
+        for (k = 0; k < 4; k += 2) {
+            const __m256i lanes = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
+            const __m256 wx = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fx), lanes);
+            const __m256 wy = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fy), lanes);
+            const __m256 p0 = qnet__two_pixels_avx2(image, at[0] + k);
+            const __m256 p1 = qnet__two_pixels_avx2(image, at[1] + k);
+            const __m256 q0 = qnet__two_pixels_avx2(image, at[2] + k);
+            const __m256 q1 = qnet__two_pixels_avx2(image, at[3] + k);
+            const __m256 top = _mm256_add_ps(p0, _mm256_mul_ps(wx, _mm256_sub_ps(p1, p0)));
+            const __m256 bottom = _mm256_add_ps(q0, _mm256_mul_ps(wx, _mm256_sub_ps(q1, q0)));
+            __m256 v = _mm256_add_ps(top, _mm256_mul_ps(wy, _mm256_sub_ps(bottom, top)));
+            v = _mm256_mul_ps(_mm256_sub_ps(v, m), s);
+            _mm_storeu_ps(out + (X + k) * 3, _mm256_castps256_ps128(v));
+            _mm_storeu_ps(out + (X + k + 1) * 3, _mm256_extractf128_ps(v, 1));
+        }
+    }
+    return X;
+}
+#endif
+
+static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
                            const double *from_x, const double *from_y, const qnet_real mean[3],
                            const qnet_real rstd[3], qnet_real *out)
 {
+    const float mean4[4] = {mean[0], mean[1], mean[2], 0};
+    const float rstd4[4] = {rstd[0], rstd[1], rstd[2], 0};
+    int done = 0;
+#if QNET__X86
+    if (fast) done = qnet__warp_row_avx2(warp, image, out_w, from_x, from_y, mean4, rstd4, out);
+#endif
+    QNET__UNUSED(fast);
+    done = qnet__warp_row_portable(warp, image, done, out_w, from_x, from_y, mean4, rstd4, out);
+    qnet__warp_row_ref(warp, image, done, out_w, from_x, from_y, mean, rstd, out);
+}
+#else
+static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
+                           const double *from_x, const double *from_y, const qnet_real mean[3],
+                           const qnet_real rstd[3], qnet_real *out)
+{
+    QNET__UNUSED(fast);
     qnet__warp_row_ref(warp, image, 0, out_w, from_x, from_y, mean, rstd, out);
 }
 #endif
@@ -11113,13 +11232,13 @@ static void qnet__augment_run(int fast, const qnet_augment_config *config,
         qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
         if (record->affine) {
             qnet__warp_points(fast, &warp, i, out_w, s->from_x, s->from_y);
-            qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
         } else if (record->grid) { /* and y one of the row */
             double x, y;
             int X;
             qnet__warp_point(&warp, 0, i, &x, &y);
             for (X = 0; X < out_w; X++) s->from_y[X] = y;
-            qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
         } else {
             qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
         }
