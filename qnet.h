@@ -11045,21 +11045,23 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Appends exactly size bytes of source to out. What a file says will come is not believed: out has
-   room for at most 16 times of what has come, so that few copies are made on the way. */
+/* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
+   not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
+   are made on the way. */
 static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, size_t size,
                                       const char *what, qnet_buffer *out)
 {
-    unsigned char chunk[8192];
-    size_t done, got = 0;
+    const size_t piece = (size_t)1 << 18;
+    size_t done, ask, got = 0;
     for (done = 0; done < size; done += got) {
-        size_t ask = qnet__min_size(size - done, sizeof(chunk));
-        if (source->read(source->user, chunk, ask, &got) != 0 || got > ask)
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
-        if (out->capacity - out->size <= got)
+        ask = qnet__min_size(size - done, piece);
+        if (out->capacity - out->size <= ask)
             QNET__TRY(qnet__buffer_reserve(
-                ctx, out, qnet__min_size(size - done, 15 * out->size + sizeof(chunk))));
-        QNET__TRY(qnet_buffer_append(ctx, out, chunk, got));
+                ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
+        if (source->read(source->user, out->bytes + out->size, ask, &got) != 0 || got > ask)
+            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
+        out->size += got;
+        out->bytes[out->size] = 0;
         if (got == 0)
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
                               "%s: truncated: expected %.0f bytes of %s, found %.0f",
@@ -11392,6 +11394,61 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
     return ((y * width + x) * in + i) * out + f / in;
 }
 
+/* Number i of an F32 tensor. */
+static float qnet__load_f32(const void *data, size_t i)
+{
+    const uint32_t bits = qnet__load_le32((const unsigned char *)data + 4 * i);
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* Plain twin of qnet__param_copy. */
+static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
+{
+    size_t k;
+    for (k = 0; k < p->count; k++)
+        to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
+}
+
+/* The tensor's numbers to to[p->count], in memory's order. Of a convolution 16 filters are turned
+   at a time: they are 16 streams in the file, and full cache lines in memory. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
+{
+#ifndef QNET_REFERENCE
+    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO) {
+        const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
+        const size_t filter = in * taps; /* numbers of one */
+        size_t first, i, tap, o;
+        for (first = 0; first < out; first += 16) {
+            const size_t end = qnet__min_size(first + 16, out);
+            for (i = 0; i < in; i++)
+                for (tap = 0; tap < taps; tap++) {
+                    qnet_real *row = to + (tap * in + i) * out;
+                    for (o = first; o < end; o++)
+                        row[o] = (qnet_real)qnet__load_f32(t->data, o * filter + i * taps + tap);
+                }
+        }
+        return;
+    }
+#endif
+    qnet__param_copy_ref(p, t, to);
+}
+
+/* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
+   are good. Comparisons are written so that NaN fails. */
+static size_t qnet__first_not_finite(const qnet_safetensor *t)
+{
+    size_t k = 0;
+    if (t->dtype == QNET_F32) {
+        while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
+        return k;
+    }
+    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <=
+                               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)) k++;
+    return k;
+}
+
 /* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
 static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
 {
@@ -11405,10 +11462,11 @@ static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
     return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
 }
 
-/* Finds entry p in the file and checks it; *found = NULL: what is in the block stays. */
+/* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
+   the block stays. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors *file,
                                        const char *name, const qnet_param_table *table,
-                                       const qnet_param *p, int replace_head,
+                                       const qnet_param *p, int replace_head, int numbers,
                                        const qnet_safetensor **found)
 {
     qnet_safetensor expected = qnet__param_in_file(p);
@@ -11443,12 +11501,10 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           table->network, p->name, want, have);
     }
-    /* Also refuses an F64 that float cannot hold; written so that NaN fails. */
-    for (k = 0; k < t->count; k++)
-        if (!(fabs(qnet__element(t->dtype, t->data, k)) <=
-              (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)))
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
-                              name, p->name, (double)k);
+    k = numbers ? qnet__first_not_finite(t) : t->count;
+    if (k < t->count)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
+                          name, p->name, (double)k);
     *found = t;
     return QNET_OK;
 }
@@ -11461,7 +11517,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     int i, copy, replaced = 0;
-    size_t k;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
@@ -11476,13 +11531,11 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     for (copy = 0; copy < 2; copy++)
         for (i = 0; i < table->count; i++) {
             const qnet_param *p = &table->entries[i];
-            QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, &t));
+            QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, !copy, &t));
             if (t == NULL) {
                 replaced |= !qnet__is_tracked(p->name);
             } else if (copy) {
-                for (k = 0; k < p->count; k++)
-                    block[p->offset + qnet__param_index(p, k)] =
-                        (qnet_real)qnet__element(t->dtype, t->data, k);
+                qnet__param_copy(p, t, block + p->offset);
             }
         }
     if (head_replaced != NULL) *head_replaced = replaced;
@@ -11701,17 +11754,17 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
 
-/* A radix selection looks at the 32 bits of a key in three digits, the highest first. */
+/* Pixels are counted by the leading bits of a key: sign, exponent and two bits of the fraction. */
 #define QNET__DIGIT_BITS 11
 #define QNET__DIGITS ((size_t)1 << QNET__DIGIT_BITS)
 
 /* Blocks that preparing one image of h x w needs, n = h * w. */
 typedef struct qnet__image_scratch {
-    float *image;          /* [n][3] after the value transforms */
-    uint32_t *kept;        /* [n] */
-    uint32_t *bins;        /* [4][QNET__DIGITS]: of each channel, and of a selection */
-    double *map_x, *map_y; /* [w], [h]: the grid distortion */
-    double *column;        /* [w]: source x of an output column, if the same in all rows */
+    float *image;           /* [n][3] after the value transforms, and one number that is not used */
+    uint32_t *kept;         /* [n] */
+    uint32_t *bins;         /* [4][QNET__DIGITS]: of each channel, and of a selection */
+    double *map_x, *map_y;  /* [w], [h]: the grid distortion */
+    double *from_x, *from_y; /* [w]: source of each pixel of an output row */
 } qnet__image_scratch;
 
 static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h, size_t w)
@@ -11721,10 +11774,12 @@ static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h
     if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
     s.kept = (uint32_t *)qnet__take(arena, n, sizeof *s.kept);
     s.bins = (uint32_t *)qnet__take(arena, QNET__DIGITS, 4 * sizeof *s.bins);
-    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
+    /* Pixels are read four numbers at a time: the last one reads a number past its end. */
+    s.image = (float *)qnet__take(arena, n < (size_t)-1 ? n + 1 : n, 3 * sizeof *s.image);
     s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
     s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
-    s.column = (double *)qnet__take(arena, w, sizeof *s.column);
+    s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
+    s.from_y = (double *)qnet__take(arena, w, sizeof *s.from_y);
     return s;
 }
 
@@ -11755,32 +11810,43 @@ static float qnet__key_value(uint32_t key)
 }
 
 /* The keys of rank `rank` and rank + 1 (from 0, in rising order) of key[n], into pair; the last one
-   twice when rank = n - 1. Radix selection: count the highest digit, keep the keys whose digit
-   holds the rank, go on with the next digit; time is linear whatever the keys are. key is spent.
-   `above` is the smallest key left behind on the upper side: rank + 1, if no kept key follows. */
+   twice when rank = n - 1. Radix selection: count in 256 equal parts of the keys' range, keep the
+   part that holds the rank, go on with its range; four times at most, so time is linear whatever
+   the keys are. What is few enough is sorted by insertion. key is spent. `above` is the smallest
+   key left behind on the upper side: rank + 1, if no kept key follows. */
 static void qnet__select_pair(uint32_t *key, size_t n, size_t rank, uint32_t *bins,
                               uint32_t pair[2])
 {
-    static const int shift[3] = {21, 10, 0};
     uint32_t above = 0xffffffffu;
-    int pass;
-    for (pass = 0; pass < 3; pass++) {
-        const uint32_t mask = (uint32_t)(pass < 2 ? QNET__DIGITS : QNET__DIGITS / 2) - 1;
-        const int down = shift[pass];
-        uint32_t wanted = 0;
-        size_t i, m = 0;
-        memset(bins, 0, QNET__DIGITS * sizeof *bins);
-        for (i = 0; i < n; i++) bins[(key[i] >> down) & mask]++;
+    size_t i, k;
+    while (n > 24) {
+        uint32_t smallest = key[0], largest = key[0], wanted = 0;
+        size_t m = 0;
+        int down = 0;
+        for (i = 1; i < n; i++) {
+            smallest = key[i] < smallest ? key[i] : smallest;
+            largest = key[i] > largest ? key[i] : largest;
+        }
+        if (smallest == largest) break;
+        while ((largest - smallest) >> down > 255) down++;
+        memset(bins, 0, 256 * sizeof *bins);
+        for (i = 0; i < n; i++) bins[(key[i] - smallest) >> down]++;
         while (rank >= bins[wanted]) rank -= bins[wanted++];
         for (i = 0; i < n; i++) {
-            const uint32_t k = key[i], digit = (k >> down) & mask;
-            if (digit == wanted) key[m++] = k;
-            else if (digit > wanted && k < above) above = k;
+            const uint32_t digit = (key[i] - smallest) >> down;
+            above = digit > wanted && key[i] < above ? key[i] : above;
+            key[m] = key[i]; /* m <= i */
+            m += digit == wanted;
         }
         n = m;
     }
-    pair[0] = key[0];
-    pair[1] = rank + 1 < n || above == 0xffffffffu ? key[0] : above;
+    for (i = 1; i < n; i++) { /* one step each where all are equal */
+        const uint32_t moved = key[i];
+        for (k = i; k > 0 && key[k - 1] > moved; k--) key[k] = key[k - 1];
+        key[k] = moved;
+    }
+    pair[0] = key[rank];
+    pair[1] = rank + 1 < n ? key[rank + 1] : above < 0xffffffffu ? above : key[rank];
 }
 
 /* bins[3][QNET__DIGITS]: how many values of each channel of pixels[n][3] have each first digit
@@ -11853,26 +11919,244 @@ static qnet_status qnet__stretch_check(qnet_context *ctx, const qnet_augment_con
     return QNET_OK;
 }
 
-/* low[c] and high[c] by window or by percentiles; both 0 for a channel of nothing but zeros. */
-static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
-                                    size_t count, const qnet__image_scratch *s, float low[3],
-                                    float high[3])
+/* 1: the channel's limits are percentiles. */
+static int qnet__by_percentile(const qnet_augment_config *config, int c)
+{
+    return config->stretch != QNET_STRETCH_WINDOW ||
+           !(config->window_low[c] < config->window_high[c]);
+}
+
+/* limit[channel][end]: the percentiles of the non-zero pixels, by counted first digits. */
+static void qnet__percentiles_ref(const qnet_augment_config *config, const float *pixels,
+                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
 {
     uint32_t *work = s->bins + 3 * QNET__DIGITS;
     int c;
     qnet__count_digits(pixels, count, s->bins);
     for (c = 0; c < 3; c++) {
         const uint32_t *bins = s->bins + (size_t)c * QNET__DIGITS;
-        if (config->stretch == QNET_STRETCH_WINDOW &&
-            config->window_low[c] < config->window_high[c]) {
-            low[c] = (float)config->window_low[c];
-            high[c] = (float)config->window_high[c];
-        } else {
-            low[c] = (float)qnet__percentile(pixels + c, count, config->percentile_low, bins,
-                                             s->kept, work);
-            high[c] = (float)qnet__percentile(pixels + c, count, config->percentile_high, bins,
+        if (!qnet__by_percentile(config, c)) continue;
+        limit[c][0] = (float)qnet__percentile(pixels + c, count, config->percentile_low, bins,
                                               s->kept, work);
+        limit[c][1] = (float)qnet__percentile(pixels + c, count, config->percentile_high, bins,
+                                              s->kept, work);
+    }
+}
+
+/* The fast form guesses from a sample between which two values a percentile lies, then counts in
+   one sweep what is below and keeps what is between. A guess that turns out wrong costs time only:
+   the twin does it again. */
+#define QNET__SAMPLE 1024
+
+typedef struct qnet__bracket {
+    float from, to;  /* the wanted ranks are expected at from <= value <= to */
+    size_t below;    /* valid pixels under from */
+    size_t kept, room;
+    uint32_t *key;   /* [room]: keys of what lies between */
+} qnet__bracket;
+
+#if QNET__X86
+/* What counts for a percentile: 2^-128 <= |value| < infinity, see qnet__count_digits. */
+static int qnet__is_counted(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits &= 0x7fffffffu;
+    return bits >= 0x00200000u && bits < 0x7f800000u;
+}
+
+/* Guesses the brackets b[2] of two percentiles of a channel, values = &pixels[0][channel], from
+   every step-th pixel: three and a half standard deviations of the sample's rank, and two ranks
+   more, to both sides. 0 where the sample is too small. sample[2 * QNET__SAMPLE] is scratch. */
+static int qnet__bracket_guess(const float *values, size_t count, const double percentile[2],
+                               uint32_t *sample, uint32_t *work, qnet__bracket b[2])
+{
+    const size_t step = (count / QNET__SAMPLE) | 1; /* odd, so that no row or column is favoured */
+    uint32_t *again = sample + QNET__SAMPLE, pair[2];
+    size_t i, n = 0;
+    int e;
+    for (i = 0; i < count && n < QNET__SAMPLE; i += step) {
+        sample[n] = qnet__float_key(values[3 * i]);
+        n += (size_t)qnet__is_counted(values[3 * i]);
+    }
+    if (n < 64) return 0;
+    for (e = 0; e < 2; e++) {
+        const double q = percentile[e] / 100, at = q * (double)(n - 1);
+        const double spread = 3.5 * sqrt((double)n * q * (1 - q)) + 2;
+        b[e].from = -FLT_MAX;
+        b[e].to = FLT_MAX;
+        if (at - spread >= 0) {
+            memcpy(again, sample, n * sizeof *again);
+            qnet__select_pair(again, n, (size_t)(at - spread), work, pair);
+            b[e].from = qnet__key_value(pair[0]);
         }
+        if (at + spread < (double)(n - 1)) {
+            memcpy(again, sample, n * sizeof *again);
+            qnet__select_pair(again, n, (size_t)(at + spread), work, pair);
+            b[e].to = qnet__key_value(pair[1]);
+        }
+    }
+    return 1;
+}
+
+/* Sweeps pixels[count][3], of which the first multiple of 8 pixels as 3 vectors of 8 numbers: lane
+   l of vector v is of channel (8 v + l) % 3. valid[c]: how many of the channel count. Returns 0
+   when a bracket holds more than there is room for. */
+#define QNET__AVX2_UNFUSED __attribute__((target("avx2"))) /* no fused multiply-add by chance */
+QNET__AVX2_UNFUSED static int qnet__bracket_sweep(const float *pixels, size_t count,
+                                                  qnet__bracket bracket[3][2], size_t valid[3])
+{
+    __m256 from[3][2], to[3][2];
+    __m256i below[3][2], counted[3];
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    const __m256i smallest = _mm256_set1_epi32(0x001fffff);
+    const __m256i infinite = _mm256_set1_epi32(0x7f800000);
+    const size_t whole = count / 8 * 8;
+    size_t i;
+    int v, l, e, full = 0;
+    for (v = 0; v < 3; v++) {
+        counted[v] = below[v][0] = below[v][1] = _mm256_setzero_si256();
+        for (e = 0; e < 2; e++) {
+            float f[8], t[8];
+            for (l = 0; l < 8; l++) {
+                f[l] = bracket[(8 * v + l) % 3][e].from;
+                t[l] = bracket[(8 * v + l) % 3][e].to;
+            }
+            from[v][e] = _mm256_loadu_ps(f);
+            to[v][e] = _mm256_loadu_ps(t);
+        }
+    }
+    for (i = 0; i < whole && !full; i += 8) { /* 8 keys at most for a bracket */
+        for (v = 0; v < 3; v++) {
+            const float *at = pixels + 3 * i + 8 * (size_t)v;
+            const __m256 x = _mm256_loadu_ps(at);
+            const __m256i m = _mm256_and_si256(_mm256_castps_si256(x), magnitude);
+            const __m256i ok = _mm256_and_si256(_mm256_cmpgt_epi32(m, smallest),
+                                                _mm256_cmpgt_epi32(infinite, m));
+            unsigned inside;
+            counted[v] = _mm256_sub_epi32(counted[v], ok); /* a true lane is -1 */
+            for (e = 0; e < 2; e++) {
+                const __m256 low = _mm256_cmp_ps(x, from[v][e], _CMP_LT_OQ);
+                const __m256 high = _mm256_cmp_ps(x, to[v][e], _CMP_GT_OQ);
+                below[v][e] = _mm256_sub_epi32(
+                    below[v][e], _mm256_and_si256(ok, _mm256_castps_si256(low)));
+                inside = (unsigned)_mm256_movemask_ps(
+                    _mm256_andnot_ps(_mm256_or_ps(low, high), _mm256_castsi256_ps(ok)));
+                for (; inside != 0; inside &= inside - 1) { /* from the lowest bit on */
+                    const int lane = __builtin_ctz(inside);
+                    qnet__bracket *b = &bracket[(8 * v + lane) % 3][e];
+                    b->key[b->kept++] = qnet__float_key(at[lane]);
+                    full |= b->kept + 8 > b->room;
+                }
+            }
+        }
+    }
+    memset(valid, 0, 3 * sizeof *valid);
+    for (v = 0; v < 3; v++) {
+        int32_t n[8], u[2][8];
+        _mm256_storeu_si256((__m256i *)(void *)n, counted[v]);
+        _mm256_storeu_si256((__m256i *)(void *)u[0], below[v][0]);
+        _mm256_storeu_si256((__m256i *)(void *)u[1], below[v][1]);
+        for (l = 0; l < 8; l++) {
+            const int c = (8 * v + l) % 3;
+            valid[c] += (size_t)n[l];
+            for (e = 0; e < 2; e++) bracket[c][e].below += (size_t)u[e][l];
+        }
+    }
+    for (i = 3 * whole; i < 3 * count && !full; i++) {
+        if (!qnet__is_counted(pixels[i])) continue;
+        valid[i % 3]++;
+        for (e = 0; e < 2; e++) {
+            qnet__bracket *b = &bracket[i % 3][e];
+            if (pixels[i] < b->from) b->below++;
+            else if (pixels[i] <= b->to) b->key[b->kept++] = qnet__float_key(pixels[i]);
+            full |= b->kept + 8 > b->room;
+        }
+    }
+    return !full;
+}
+
+/* 1: limit is filled in, with the numbers of the twin; 0: a guess was wrong, nothing has been. */
+static int qnet__percentiles_fast(const qnet_augment_config *config, const float *pixels,
+                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
+{
+    const double percentile[2] = {config->percentile_low, config->percentile_high};
+    uint32_t *work = s->bins + 3 * QNET__DIGITS, pair[2];
+    const size_t room = count / 6;
+    qnet__bracket bracket[3][2];
+    float found[3][2];
+    size_t valid[3];
+    int c, e;
+    if (count < 4 * QNET__SAMPLE) return 0;
+    for (c = 0; c < 3; c++) {
+        for (e = 0; e < 2; e++) {
+            qnet__bracket *b = &bracket[c][e];
+            memset(b, 0, sizeof *b);
+            b->from = FLT_MAX; /* nothing lies between */
+            b->to = -FLT_MAX;
+            b->room = room;
+            b->key = s->kept + (size_t)(2 * c + e) * room;
+        }
+        if (qnet__by_percentile(config, c) &&
+            !qnet__bracket_guess(pixels + c, count, percentile, s->bins, work, bracket[c])) {
+            return 0;
+        }
+    }
+    if (!qnet__bracket_sweep(pixels, count, bracket, valid)) return 0;
+    for (c = 0; c < 3; c++) {
+        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) {
+            const qnet__bracket *b = &bracket[c][e];
+            const double at = percentile[e] / 100 * (double)(valid[c] - 1);
+            const size_t rank = qnet__min_size((size_t)at, valid[c] - 1);
+            const size_t next = qnet__min_size(rank + 1, valid[c] - 1);
+            float low, high;
+            if (rank < b->below || next >= b->below + b->kept) return 0;
+            qnet__select_pair(b->key, b->kept, rank - b->below, work, pair);
+            low = qnet__key_value(pair[0]);
+            high = qnet__key_value(pair[1]);
+            found[c][e] = (float)(low + (at - (double)rank) * ((double)high - low));
+        }
+    }
+    for (c = 0; c < 3; c++) {
+        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) limit[c][e] = found[c][e];
+    }
+    return 1;
+}
+#endif
+
+/* 1: the vector forms of this room may run. */
+static int qnet__image_fast(const qnet_context *ctx)
+{
+#if defined(QNET_REFERENCE) || !QNET__X86
+    QNET__UNUSED(ctx);
+    return 0;
+#else
+    return ctx != NULL && qnet_context_cpu(ctx) >= QNET_CPU_AVX2;
+#endif
+}
+
+/* low[c] and high[c] by window or by percentiles; both 0 for a channel of nothing but zeros. */
+static void qnet__stretch_limits_in(qnet_context *ctx, const qnet_augment_config *config,
+                                    const float *pixels, size_t count,
+                                    const qnet__image_scratch *s, float low[3], float high[3])
+{
+    float limit[3][2];
+    int c, done = 1;
+    for (c = 0; c < 3; c++) {
+        limit[c][0] = (float)config->window_low[c];
+        limit[c][1] = (float)config->window_high[c];
+        if (qnet__by_percentile(config, c)) done = 0;
+    }
+    QNET__UNUSED(ctx);
+#if QNET__X86
+    if (!done && qnet__image_fast(ctx)) {
+        done = qnet__percentiles_fast(config, pixels, count, s, limit);
+    }
+#endif
+    if (!done) qnet__percentiles_ref(config, pixels, count, s, limit);
+    for (c = 0; c < 3; c++) {
+        low[c] = limit[c][0];
+        high[c] = limit[c][1];
     }
 }
 
@@ -11896,7 +12180,7 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
     arena.at = 0;
     s = qnet__image_scratch_plan(&arena, 1, count);
-    qnet__stretch_limits_in(config, pixels, count, &s, low, high);
+    qnet__stretch_limits_in(ctx, config, pixels, count, &s, low, high);
     if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
     return QNET_OK;
 }
@@ -12141,8 +12425,9 @@ static float qnet__power(const qnet__power_table *table, float v)
 
 /* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
    image[count][3]. */
-static void qnet__augment_values(const qnet_augmentation *record, const float *pixels, size_t count,
-                                 const float low[3], const float high[3], float *image)
+static void qnet__augment_values_ref(const qnet_augmentation *record, const float *pixels,
+                                     size_t count, const float low[3], const float high[3],
+                                     float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
     size_t i;
@@ -12153,6 +12438,122 @@ static void qnet__augment_values(const qnet_augmentation *record, const float *p
         qnet__power_table table;
         qnet__power_plan(&table, record->gamma);
         for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
+    }
+}
+
+#if QNET__X86
+/* v ^ gamma for vectors, 0 < gamma <= QNET__POWER_GAMMA. With v = 2^e m, 1 <= m < 2, as above, but
+     m^gamma = (3/2)^gamma sum over k of binomial(gamma, k) u^k,   u = m / (3/2) - 1, |u| <= 1/3,
+   whose rest after k = 10 is below 2e-8 of it, and 2^(e gamma) from 16 numbers in two registers. */
+#define QNET__POWER_GAMMA 3
+#define QNET__POWER_TERMS 11
+typedef struct qnet__power_series {
+    qnet__power_table table; /* for numbers below 2^-15, which are rare */
+    float term[QNET__POWER_TERMS], exponent[16];
+} qnet__power_series;
+
+static void qnet__power_series_plan(qnet__power_series *s, double gamma)
+{
+    double term = pow(1.5, gamma);
+    int k;
+    qnet__power_plan(&s->table, gamma);
+    for (k = 0; k < QNET__POWER_TERMS; k++) {
+        s->term[k] = (float)term;
+        term *= (gamma - k) / (k + 1);
+    }
+    for (k = 0; k < 16; k++) s->exponent[k] = (float)pow(2, (k - 15) * gamma);
+}
+
+/* x in 0..1; 0 and 1 come out exactly. */
+QNET__AVX2 QNET__INLINE __m256 qnet__power_avx2(const qnet__power_series *s, __m256 x)
+{
+    const __m256 one = _mm256_set1_ps(1), zero = _mm256_setzero_ps();
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(127 - 15));
+    const __m256 m = _mm256_or_ps(_mm256_castsi256_ps(_mm256_and_si256(bits,
+                                      _mm256_set1_epi32(0x007fffff))), one);
+    const __m256 u = _mm256_fmadd_ps(m, _mm256_set1_ps(2.f / 3), _mm256_set1_ps(-1));
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent), e);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent + 8), e);
+    const __m256 scale = _mm256_blendv_ps( /* bit 3 of e, moved to the sign, chooses */
+        low, high, _mm256_castsi256_ps(_mm256_slli_epi32(e, 28)));
+    const __m256 is_zero = _mm256_cmp_ps(x, zero, _CMP_EQ_OQ);
+    const __m256 is_one = _mm256_cmp_ps(x, one, _CMP_EQ_OQ);
+    __m256 sum = _mm256_set1_ps(s->term[QNET__POWER_TERMS - 1]);
+    int k;
+    QNET__UNROLL
+    for (k = QNET__POWER_TERMS - 2; k >= 0; k--) {
+        sum = _mm256_fmadd_ps(sum, u, _mm256_set1_ps(s->term[k]));
+    }
+    sum = _mm256_min_ps(_mm256_mul_ps(scale, sum), one);
+    sum = _mm256_blendv_ps(_mm256_andnot_ps(is_zero, sum), one, is_one);
+    if (_mm256_movemask_ps(_mm256_andnot_ps(is_zero, _mm256_castsi256_ps(e))) != 0) { /* e < 0 */
+        float value[8];
+        _mm256_storeu_ps(value, x);
+        for (k = 0; k < 8; k++) value[k] = qnet__power(&s->table, value[k]);
+        sum = _mm256_loadu_ps(value);
+    }
+    return sum;
+}
+
+/* The value transforms of 8 pixels at a time; channels lie in the lanes as in
+   qnet__bracket_sweep. Returns how many pixels have been done. */
+QNET__AVX2 static size_t qnet__augment_values_avx2(const qnet_augmentation *record,
+                                                   const float *pixels, size_t count,
+                                                   const float low[3], const float high[3],
+                                                   float *image)
+{
+    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
+    const __m256 alpha = _mm256_set1_ps((float)record->alpha);
+    const __m256 beta = _mm256_set1_ps((float)record->beta);
+    __m256 from[3], scale[3];
+    qnet__power_series power;
+    size_t i;
+    int v, l;
+    for (v = 0; v < 3; v++) {
+        float f[8], r[8];
+        for (l = 0; l < 8; l++) {
+            const int c = (8 * v + l) % 3;
+            f[l] = low[c];
+            r[l] = qnet__stretch_scale(low[c], high[c]);
+        }
+        from[v] = _mm256_loadu_ps(f);
+        scale[v] = _mm256_loadu_ps(r);
+    }
+    if (record->gamma_on) qnet__power_series_plan(&power, record->gamma);
+    else memset(&power, 0, sizeof power);
+    for (i = 0; i + 8 <= count; i += 8) {
+        for (v = 0; v < 3; v++) {
+            const size_t at = 3 * i + 8 * (size_t)v;
+            __m256 x = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(pixels + at), from[v]),
+                                     scale[v]);
+            x = _mm256_min_ps(_mm256_max_ps(x, zero), one); /* NaN becomes 0 */
+            if (record->brightness_contrast) {
+                x = _mm256_add_ps(_mm256_mul_ps(x, alpha), beta);
+                x = _mm256_min_ps(_mm256_max_ps(x, zero), one);
+            }
+            if (record->gamma_on) x = qnet__power_avx2(&power, x);
+            _mm256_storeu_ps(image + at, x);
+        }
+    }
+    return i;
+}
+#endif
+
+static void qnet__augment_values(int fast, const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
+{
+    size_t done = 0;
+#if QNET__X86
+    if (fast && count >= 8 && !(record->gamma_on && record->gamma > QNET__POWER_GAMMA)) {
+        done = qnet__augment_values_avx2(record, pixels, count, low, high, image);
+    }
+#endif
+    QNET__UNUSED(fast);
+    if (done < count) {
+        qnet__augment_values_ref(record, pixels + 3 * done, count - done, low, high,
+                                 image + 3 * done);
     }
 }
 
@@ -12177,39 +12578,209 @@ static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, fl
     return (qnet_real)(top + fy * (bottom - top));
 }
 
-/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..].
-   column[out_w]: source x of each pixel; NULL where x and y depend on row and column both. */
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const double *column, const qnet_real mean[3], const qnet_real rstd[3],
-                           qnet_real *out)
+/* Sources of the pixels `first`..out_w-1 of an output row, into x[out_w] and y[out_w]. */
+static void qnet__warp_points_ref(const qnet__warp *warp, int out_y, int first, int out_w,
+                                  double *x, double *y)
+{
+    int X;
+    for (X = first; X < out_w; X++) qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
+}
+
+#if QNET__X86
+/* qnet__reflect of four coordinates no further than 2 last = 2 (size - 1) from 0; *far: bits of the
+   lanes where that does not hold. */
+QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, int *far)
+{
+    const __m256d twice = _mm256_set1_pd(2.0 * (size - 1));
+    const __m256d a = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
+    *far |= _mm256_movemask_pd(_mm256_cmp_pd(a, twice, _CMP_NLE_UQ)); /* also NaN */
+    return _mm256_min_pd(a, _mm256_sub_pd(twice, a));
+}
+
+/* qnet__grid_at of four coordinates; lanes that are too far out read entry 0. */
+QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__grid_at_avx2(const double *map, int size, __m256d x)
+{
+    const __m128i last = _mm_set1_epi32(size - 1), zero = _mm_setzero_si128();
+    const __m128i i = _mm_max_epi32(_mm_min_epi32(_mm256_cvttpd_epi32(x), last), zero);
+    const __m128i next = _mm_min_epi32(_mm_add_epi32(i, _mm_set1_epi32(1)), last);
+    const __m256d a = _mm256_i32gather_pd(map, i, 8), b = _mm256_i32gather_pd(map, next, 8);
+    const __m256d rest = _mm256_sub_pd(x, _mm256_cvtepi32_pd(i));
+    return _mm256_add_pd(a, _mm256_mul_pd(rest, _mm256_sub_pd(b, a)));
+}
+
+/* Four pixels at a time, by the operations of qnet__warp_point in their order: the same bits. */
+QNET__AVX2_UNFUSED static void qnet__warp_points_avx2(const qnet__warp *warp, int out_y, int out_w,
+                                                      double *x, double *y)
+{
+    const qnet_augmentation *r = warp->record;
+    const double Y = (double)out_y + r->crop_y;
+    const __m256d xx = _mm256_set1_pd(warp->xx), xy = _mm256_set1_pd(warp->xy * Y);
+    const __m256d yx = _mm256_set1_pd(warp->yx), yy = _mm256_set1_pd(warp->yy * Y);
+    const __m256d x0 = _mm256_set1_pd(warp->x0), y0 = _mm256_set1_pd(warp->y0);
+    const __m256d steps = _mm256_set_pd(3, 2, 1, 0);
+    int X;
+    for (X = 0; X + 4 <= out_w; X += 4) {
+        const __m256d at = _mm256_add_pd(_mm256_set1_pd((double)X + r->crop_x), steps);
+        __m256d sx = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(xx, at), xy), x0);
+        __m256d sy = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(yx, at), yy), y0);
+        int far = 0;
+        sx = qnet__reflect_avx2(sx, warp->in_w, &far);
+        sy = qnet__reflect_avx2(sy, warp->in_h, &far);
+        if (r->grid) {
+            sx = qnet__grid_at_avx2(warp->map_x, warp->in_w, sx);
+            sy = qnet__grid_at_avx2(warp->map_y, warp->in_h, sy);
+            sx = qnet__reflect_avx2(sx, warp->in_w, &far);
+            sy = qnet__reflect_avx2(sy, warp->in_h, &far);
+        }
+        if (r->hflip) sx = _mm256_sub_pd(_mm256_set1_pd(warp->in_w - 1), sx);
+        if (r->vflip) sy = _mm256_sub_pd(_mm256_set1_pd(warp->in_h - 1), sy);
+        _mm256_storeu_pd(x + X, sx);
+        _mm256_storeu_pd(y + X, sy);
+        if (far) qnet__warp_points_ref(warp, out_y, X, X + 4, x, y);
+    }
+    qnet__warp_points_ref(warp, out_y, X, out_w, x, y);
+}
+#endif
+
+static void qnet__warp_points(int fast, const qnet__warp *warp, int out_y, int out_w, double *x,
+                              double *y)
+{
+#if QNET__X86
+    if (fast) {
+        qnet__warp_points_avx2(warp, out_y, out_w, x, y);
+        return;
+    }
+#endif
+    QNET__UNUSED(fast);
+    qnet__warp_points_ref(warp, out_y, 0, out_w, x, y);
+}
+
+/* One output row, bilinear, from pixel `first` on: pixel (x, y) of the source is
+   image[(y w + x) 3 ..]. from_x, from_y [out_w]: where the row's pixels come from. */
+static void qnet__warp_row_ref(const qnet__warp *warp, const float *image, int first, int out_w,
+                               const double *from_x, const double *from_y, const qnet_real mean[3],
+                               const qnet_real rstd[3], qnet_real *out)
 {
     const size_t stride = (size_t)warp->in_w * 3;
-    double x, y;
     int X;
-    qnet__warp_point(warp, 0, out_y, &x, &y);
-    for (X = 0; X < out_w; X++) {
-        int x0, y0;
-        float fx, fy;
-        const float *p, *q;
-        size_t right;
-        if (column) x = column[X];
-        else qnet__warp_point(warp, X, out_y, &x, &y);
-        x0 = (int)x;
-        y0 = (int)y;
-        fx = (float)(x - x0);
-        fy = (float)(y - y0);
-        right = x0 + 1 < warp->in_w ? 3 : 0;
-        p = image + (size_t)y0 * stride + (size_t)x0 * 3;
-        q = y0 + 1 < warp->in_h ? p + stride : p;
+    for (X = first; X < out_w; X++) {
+        const double x = from_x[X], y = from_y[X];
+        const int x0 = (int)x, y0 = (int)y;
+        const float fx = (float)(x - x0), fy = (float)(y - y0);
+        const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
+        const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
+        const float *q = y0 + 1 < warp->in_h ? p + stride : p;
         out[X * 3] = (qnet__bilinear(p, q, right, fx, fy) - mean[0]) * rstd[0];
         out[X * 3 + 1] = (qnet__bilinear(p + 1, q + 1, right, fx, fy) - mean[1]) * rstd[1];
         out[X * 3 + 2] = (qnet__bilinear(p + 2, q + 2, right, fx, fy) - mean[2]) * rstd[2];
     }
 }
 
+/* The same with the three channels side by side in a vector, whose fourth lane is the next pixel's
+   first number: it is overwritten by that pixel, and the row's last pixel goes by the twin. */
+#if (defined(__GNUC__) || defined(__clang__)) && !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
+static int qnet__warp_row_portable(const qnet__warp *warp, const float *image, int first,
+                                   int out_w, const double *from_x, const double *from_y,
+                                   const float mean[4], const float rstd[4], float *out)
+{
+    const qnet__vector m = qnet__vector_load(mean), s = qnet__vector_load(rstd);
+    const int stride = warp->in_w * 3, last_x = warp->in_w - 1, last_y = warp->in_h - 1;
+    int X;
+    for (X = first; X + 1 < out_w; X++) {
+        const double x = from_x[X], y = from_y[X];
+        const int x0 = (int)x, y0 = (int)y;
+        const float fx = (float)(x - x0), fy = (float)(y - y0); /* in every lane below */
+        const ptrdiff_t right = x0 < last_x ? 3 : 0, down = y0 < last_y ? stride : 0;
+        const float *p = image + (y0 * stride + x0 * 3);
+        const qnet__vector p0 = qnet__vector_load(p), p1 = qnet__vector_load(p + right);
+        const qnet__vector q0 = qnet__vector_load(p + down);
+        const qnet__vector q1 = qnet__vector_load(p + down + right);
+        const qnet__vector top = p0 + fx * (p1 - p0), bottom = q0 + fx * (q1 - q0);
+        qnet__vector_store(out + X * 3, (top + fy * (bottom - top) - m) * s);
+    }
+    return X;
+}
+
+#if QNET__X86
+/* Two pixels' vectors side by side: four numbers each at p + at[0] and p + at[1]. */
+QNET__AVX2_UNFUSED QNET__INLINE __m256 qnet__two_pixels_avx2(const float *p, const int at[2])
+{
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + at[0])),
+                                _mm_loadu_ps(p + at[1]), 1);
+}
+
+/* Two pixels in a vector, the places of four found at a time. */
+QNET__AVX2_UNFUSED static int qnet__warp_row_avx2(const qnet__warp *warp, const float *image,
+                                                  int out_w, const double *from_x,
+                                                  const double *from_y, const float mean[4],
+                                                  const float rstd[4], float *out)
+{
+    const __m256 m = _mm256_broadcast_ps((const __m128 *)(const void *)mean);
+    const __m256 s = _mm256_broadcast_ps((const __m128 *)(const void *)rstd);
+    const __m128i stride = _mm_set1_epi32(warp->in_w * 3), three = _mm_set1_epi32(3);
+    const __m128i last_x = _mm_set1_epi32(warp->in_w - 1), last_y = _mm_set1_epi32(warp->in_h - 1);
+    int X, k;
+    for (X = 0; X + 4 < out_w; X += 4) {
+        const __m256d x = _mm256_loadu_pd(from_x + X), y = _mm256_loadu_pd(from_y + X);
+        const __m128i x0 = _mm256_cvttpd_epi32(x), y0 = _mm256_cvttpd_epi32(y);
+        const __m128 fx = _mm256_cvtpd_ps(_mm256_sub_pd(x, _mm256_cvtepi32_pd(x0)));
+        const __m128 fy = _mm256_cvtpd_ps(_mm256_sub_pd(y, _mm256_cvtepi32_pd(y0)));
+        const __m128i p = _mm_add_epi32(_mm_mullo_epi32(y0, stride), _mm_mullo_epi32(x0, three));
+        const __m128i right = _mm_and_si128(_mm_cmplt_epi32(x0, last_x), three);
+        const __m128i q = _mm_add_epi32(p, _mm_and_si128(_mm_cmplt_epi32(y0, last_y), stride));
+        int at[4][4]; /* [corner][pixel] */
+        _mm_storeu_si128((__m128i *)(void *)at[0], p);
+        _mm_storeu_si128((__m128i *)(void *)at[1], _mm_add_epi32(p, right));
+        _mm_storeu_si128((__m128i *)(void *)at[2], q);
+        _mm_storeu_si128((__m128i *)(void *)at[3], _mm_add_epi32(q, right));
+        for (k = 0; k < 4; k += 2) {
+            const __m256i lanes = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
+            const __m256 wx = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fx), lanes);
+            const __m256 wy = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fy), lanes);
+            const __m256 p0 = qnet__two_pixels_avx2(image, at[0] + k);
+            const __m256 p1 = qnet__two_pixels_avx2(image, at[1] + k);
+            const __m256 q0 = qnet__two_pixels_avx2(image, at[2] + k);
+            const __m256 q1 = qnet__two_pixels_avx2(image, at[3] + k);
+            const __m256 top = _mm256_add_ps(p0, _mm256_mul_ps(wx, _mm256_sub_ps(p1, p0)));
+            const __m256 bottom = _mm256_add_ps(q0, _mm256_mul_ps(wx, _mm256_sub_ps(q1, q0)));
+            __m256 v = _mm256_add_ps(top, _mm256_mul_ps(wy, _mm256_sub_ps(bottom, top)));
+            v = _mm256_mul_ps(_mm256_sub_ps(v, m), s);
+            _mm_storeu_ps(out + (X + k) * 3, _mm256_castps256_ps128(v));
+            _mm_storeu_ps(out + (X + k + 1) * 3, _mm256_extractf128_ps(v, 1));
+        }
+    }
+    return X;
+}
+#endif
+
+static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
+                           const double *from_x, const double *from_y, const qnet_real mean[3],
+                           const qnet_real rstd[3], qnet_real *out)
+{
+    const float mean4[4] = {mean[0], mean[1], mean[2], 0};
+    const float rstd4[4] = {rstd[0], rstd[1], rstd[2], 0};
+    int done = 0;
+#if QNET__X86
+    if (fast) done = qnet__warp_row_avx2(warp, image, out_w, from_x, from_y, mean4, rstd4, out);
+#endif
+    QNET__UNUSED(fast);
+    done = qnet__warp_row_portable(warp, image, done, out_w, from_x, from_y, mean4, rstd4, out);
+    qnet__warp_row_ref(warp, image, done, out_w, from_x, from_y, mean, rstd, out);
+}
+#else
+static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
+                           const double *from_x, const double *from_y, const qnet_real mean[3],
+                           const qnet_real rstd[3], qnet_real *out)
+{
+    QNET__UNUSED(fast);
+    qnet__warp_row_ref(warp, image, 0, out_w, from_x, from_y, mean, rstd, out);
+}
+#endif
+
 /* All but the limits of the stretch, which depend on the image alone and may be kept for the next
-   record. Arguments have been checked. */
-static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
+   record. Arguments have been checked. fast: see qnet__image_fast. */
+static void qnet__augment_run(int fast, const qnet_augment_config *config,
+                              const qnet_augmentation *record,
                               const float *pixels, int in_h, int in_w, const float low[3],
                               const float high[3], const qnet__image_scratch *s, qnet_real *out,
                               int out_h, int out_w)
@@ -12218,7 +12789,8 @@ static void qnet__augment_run(const qnet_augment_config *config, const qnet_augm
     qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
     qnet_real mean[3], rstd[3];
     int i;
-    qnet__augment_values(record, pixels, count, low, high, s->image);
+    qnet__augment_values(fast, record, pixels, count, low, high, s->image);
+    memset(s->image + 3 * count, 0, sizeof *s->image); /* read with the last pixel, never used */
 
     if (record->grid) {
         for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
@@ -12226,9 +12798,8 @@ static void qnet__augment_run(const qnet_augment_config *config, const qnet_augm
         warp.map_x = s->map_x;
         warp.map_y = s->map_y;
     }
-    if (!record->affine) { /* x is a function of the column alone: look it up once */
-        double y;
-        for (i = 0; i < out_w; i++) qnet__warp_point(&warp, i, 0, &s->column[i], &y);
+    if (record->grid && !record->affine) { /* x is a function of the column alone: looked up once */
+        qnet__warp_points(fast, &warp, 0, out_w, s->from_x, s->from_y);
     }
     for (i = 0; i < 3; i++) {
         mean[i] = (qnet_real)config->mean[i];
@@ -12236,11 +12807,18 @@ static void qnet__augment_run(const qnet_augment_config *config, const qnet_augm
     }
     for (i = 0; i < out_h; i++) {
         qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (record->grid || record->affine)
-            qnet__warp_row(&warp, s->image, i, out_w, record->affine ? NULL : s->column, mean, rstd,
-                           row);
-        else
+        if (record->affine) {
+            qnet__warp_points(fast, &warp, i, out_w, s->from_x, s->from_y);
+            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+        } else if (record->grid) { /* and y one of the row */
+            double x, y;
+            int X;
+            qnet__warp_point(&warp, 0, i, &x, &y);
+            for (X = 0; X < out_w; X++) s->from_y[X] = y;
+            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+        } else {
             qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
+        }
     }
 }
 
@@ -12265,8 +12843,9 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
     arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
     s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, &s, low, high);
-    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
+    qnet__stretch_limits_in(ctx, config, pixels, (size_t)in_h * (size_t)in_w, &s, low, high);
+    qnet__augment_run(qnet__image_fast(ctx), config, record, pixels, in_h, in_w, low, high, &s, out,
+                      out_h, out_w);
     if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
     return QNET_OK;
 }
@@ -15099,20 +15678,49 @@ QNET_API int qnet_vote(const int *decision, size_t count)
 
 /* ---- Sorting ------------------------------------------------------------------------------- */
 
-typedef struct qnet__ranked { double key; size_t index; } qnet__ranked;
+#define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
+#define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
+#define QNET__SORT_PASSES 4
+#define QNET__SORT_SMALL 512 /* below, counting digits costs more than merging */
 
-/* Sorts a[count] by rising key, items of equal key in the order they had, by merging runs of length
-   1, 2, 4, ...: no recursion, O(count log count) for any input. b[count] is scratch. */
-static void qnet__rank_sort(qnet__ranked *a, qnet__ranked *b, size_t count)
+/* What it takes to sort `count` keys. */
+typedef struct qnet__sorting {
+    uint32_t *order;           /* [count]: the result, indices of the keys in rising order */
+    uint64_t *packed, *spare;  /* [count] each; NULL where count < QNET__SORT_SMALL */
+    uint32_t *merged;          /* [count] */
+    uint32_t *places;          /* [QNET__SORT_PASSES][QNET__SORT_PLACES] */
+    unsigned char *kind;       /* [count]: see qnet__components_fast */
+} qnet__sorting;
+
+static void qnet__sorting_plan(qnet__arena *arena, size_t count, qnet__sorting *s)
 {
-    qnet__ranked *from = a, *to = b, *swap;
+    memset(s, 0, sizeof *s);
+    s->order = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
+    s->merged = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
+    s->kind = (unsigned char *)qnet__take(arena, count, 1);
+    if (count >= QNET__SORT_SMALL) {
+        s->packed = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
+        s->spare = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
+        s->places = (uint32_t *)qnet__take(arena, QNET__SORT_PASSES * QNET__SORT_PLACES,
+                                           sizeof(uint32_t));
+    }
+}
+
+/* Puts order[count], in which equal keys stand as they came, in the order of rising key, by merging
+   runs of length 1, 2, 4, ...: no recursion, O(count log count) for any input, and not much more
+   than copying for what is nearly in order. */
+static void qnet__rank_merge(const double *key, size_t count, uint32_t *order, uint32_t *merged)
+{
+    uint32_t *from = order, *to = merged, *swap;
     for (size_t width = 1; width < count; width *= 2) {
         for (size_t left = 0; left < count; left += 2 * width) {
             const size_t middle = qnet__min_size(left + width, count);
             const size_t right = qnet__min_size(left + 2 * width, count);
             size_t i = left, j = middle, k = left;
-            while (i < middle && j < right) {
-                to[k++] = from[j].key < from[i].key ? from[j++] : from[i++];
+            if (middle < right && key[from[middle]] < key[from[middle - 1]]) {
+                while (i < middle && j < right) {
+                    to[k++] = key[from[j]] < key[from[i]] ? from[j++] : from[i++];
+                }
             }
             while (i < middle) to[k++] = from[i++];
             while (j < right) to[k++] = from[j++];
@@ -15121,62 +15729,152 @@ static void qnet__rank_sort(qnet__ranked *a, qnet__ranked *b, size_t count)
         from = to;
         to = swap;
     }
-    if (from != a) memcpy(a, from, count * sizeof *a);
+    if (from != order) memcpy(order, from, count * sizeof *order);
 }
 
-/* The indices of key[count] in the order of rising key. */
-static void qnet__rank(const double *key, size_t count, qnet__ranked *sorted, qnet__ranked *spare)
+/* A whole number that sorts as the double does: negative ones count downwards, and -0 is 0. */
+static uint64_t qnet__double_key(double value)
 {
-    for (size_t i = 0; i < count; i++) {
-        sorted[i].key = key[i];
-        sorted[i].index = i;
+    uint64_t bits;
+    value += 0.0; /* -0 + 0 = 0 */
+    memcpy(&bits, &value, sizeof bits);
+    return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
+}
+
+/* How many bits x has: 0 for 0. */
+static int qnet__bit_length(uint64_t x)
+{
+    int bits = 0;
+    for (; x > 0; x >>= 1) bits++;
+    return bits;
+}
+
+/* The plain twin: merging from the start. */
+static void qnet__rank_ref(const double *key, size_t count, const qnet__sorting *s)
+{
+    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)i;
+    qnet__rank_merge(key, count, s->order, s->merged);
+}
+
+/* Radix sort, the lowest digit first. Sorted are 8 bytes: the leading bits of a key's whole number
+   less the smallest one, and below them the index. 44 bits of the former are looked at, in which
+   two different scores of a million are rarely equal; where the bits left out do matter, merging
+   finishes what is then nearly in order. */
+QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__sorting *s)
+{
+    const int index_bits = qnet__bit_length((uint64_t)count - 1);
+    uint64_t smallest = qnet__double_key(key[0]), largest = smallest, *from = s->packed;
+    uint64_t *to = s->spare, *swap;
+    const uint64_t mask = ((uint64_t)1 << index_bits) - 1;
+    int used, drop, passes, in_order = 1;
+    for (size_t i = 1; i < count; i++) {
+        const uint64_t k = qnet__double_key(key[i]);
+        smallest = k < smallest ? k : smallest;
+        largest = k > largest ? k : largest;
     }
-    qnet__rank_sort(sorted, spare, count);
+    used = qnet__min_int(qnet__bit_length(largest - smallest), 64 - index_bits);
+    used = qnet__min_int(used, QNET__SORT_PASSES * QNET__SORT_BITS);
+    drop = qnet__bit_length(largest - smallest) - used;
+    passes = (used + QNET__SORT_BITS - 1) / QNET__SORT_BITS;
+    memset(s->places, 0, QNET__SORT_PASSES * QNET__SORT_PLACES * sizeof(uint32_t));
+    for (size_t i = 0; i < count; i++) {
+        uint64_t k = drop < 64 ? (qnet__double_key(key[i]) - smallest) >> drop : 0;
+        from[i] = k << index_bits | i;
+        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS) {
+            s->places[(size_t)pass * QNET__SORT_PLACES + (k & (QNET__SORT_PLACES - 1))]++;
+        }
+    }
+    for (int pass = 0; pass < passes; pass++) {
+        uint32_t *place = s->places + (size_t)pass * QNET__SORT_PLACES, begin = 0;
+        const int shift = index_bits + pass * QNET__SORT_BITS;
+        for (size_t d = 0; d < QNET__SORT_PLACES; d++) { /* from how many to where they begin */
+            const uint32_t here = place[d];
+            place[d] = begin;
+            begin += here;
+        }
+        for (size_t i = 0; i < count; i++) {
+            to[place[from[i] >> shift & (QNET__SORT_PLACES - 1)]++] = from[i];
+        }
+        swap = from;
+        from = to;
+        to = swap;
+    }
+    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)(from[i] & mask);
+    for (size_t i = 1; drop > 0 && in_order && i < count; i++) {
+        in_order = from[i] >> index_bits != from[i - 1] >> index_bits ||
+                   key[s->order[i]] >= key[s->order[i - 1]];
+    }
+    if (!in_order) qnet__rank_merge(key, count, s->order, s->merged);
+}
+
+/* s->order = the indices of key[count], none of it NaN, in the order of rising key; those of equal
+   keys in the order they had. */
+static void qnet__rank(const double *key, size_t count, const qnet__sorting *s)
+{
+#ifndef QNET_REFERENCE
+    if (s->packed) {
+        qnet__rank_fast(key, count, s);
+        return;
+    }
+#endif
+    qnet__rank_ref(key, count, s);
 }
 
 /* End of the run of equal keys that starts at `first`. */
-static size_t qnet__tie_end(const qnet__ranked *sorted, size_t count, size_t first)
+static size_t qnet__tie_end(const double *key, const uint32_t *order, size_t count, size_t first)
 {
+    const double value = key[order[first]];
     size_t end = first + 1;
-    while (end < count && sorted[end].key == sorted[first].key) end++;
+    while (end < count && key[order[end]] == value) end++;
     return end;
 }
 
 /* Memory of one evaluation: the arrays that the functions below need; those not asked for NULL. */
 typedef struct qnet__evaluation {
-    qnet__ranked *sorted, *spare; /* [count] */
+    qnet__sorting sorting[2];     /* the second one: curves that are sorted at the same time */
+    int sortings;
     double *component[2];         /* [count] per curve */
     double *sum[2][2];            /* [class][curve], [units] */
     double *difference[2];        /* [class], [units] */
-    size_t *unit;                 /* [count]: which cluster, from 0 without gaps, an item is of */
+    double *cluster;              /* [count]: as a sorting key */
+    uint32_t *unit;               /* [count]: which cluster, from 0 without gaps, an item is of */
     unsigned char *has[2];        /* [class], [units]: the cluster has an item of the class */
+    uint32_t *slot;               /* [count], of a bootstrap: see there */
+    unsigned char *tied;          /* [count], of a bootstrap */
     void *block;
     size_t bytes;
 } qnet__evaluation;
 
-static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves, int units,
-                                           qnet__evaluation *e)
+/* curves: 0..2 with components; clustered, resampled: with what clusters and a bootstrap need. */
+static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
+                                           int clustered, int resampled, qnet__evaluation *e)
 {
     qnet__arena arena;
     memset(&arena, 0, sizeof arena);
     memset(e, 0, sizeof *e);
     if (!ctx) return QNET_ERROR_ARGUMENT;
+    e->sortings = curves == 2 && qnet__workers(ctx) > 1 ? 2 : 1;
     for (int pass = 0; pass < 2; pass++) {
-        e->sorted = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
-        e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
+        for (int k = 0; k < e->sortings; k++) qnet__sorting_plan(&arena, count, &e->sorting[k]);
         for (int k = 0; k < curves; k++) {
             e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-            e->sum[0][k] = (double *)qnet__take(&arena, count, sizeof(double));
-            e->sum[1][k] = (double *)qnet__take(&arena, count, sizeof(double));
         }
-        if (curves > 1) {
-            e->difference[0] = (double *)qnet__take(&arena, count, sizeof(double));
-            e->difference[1] = (double *)qnet__take(&arena, count, sizeof(double));
+        if (clustered) {
+            for (int y = 0; y < 2; y++) {
+                for (int k = 0; k < curves; k++) {
+                    e->sum[y][k] = (double *)qnet__take(&arena, count, sizeof(double));
+                }
+                if (curves == 2) {
+                    e->difference[y] = (double *)qnet__take(&arena, count, sizeof(double));
+                }
+                e->has[y] = (unsigned char *)qnet__take(&arena, count, 1);
+            }
+            e->cluster = (double *)qnet__take(&arena, count, sizeof(double));
+            e->unit = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
         }
-        if (units) {
-            e->unit = (size_t *)qnet__take(&arena, count, sizeof(size_t));
-            e->has[0] = (unsigned char *)qnet__take(&arena, count, 1);
-            e->has[1] = (unsigned char *)qnet__take(&arena, count, 1);
+        if (resampled) {
+            e->slot = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
+            e->tied = (unsigned char *)qnet__take(&arena, count, 1);
         }
         if (pass == 0) {
             e->bytes = arena.at;
@@ -15195,24 +15893,24 @@ static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
 }
 
 /* unit[i] = number of the cluster of item i, counted from 0 in the order of the cluster's value
-   (cluster NULL: i itself). Returns how many clusters there are. */
-static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e)
+   (cluster NULL: i itself). Returns how many clusters there are; *largest, where it is asked for,
+   is the number of items in the largest. */
+static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e, size_t *largest)
 {
-    size_t units = 0;
-    if (!cluster) {
-        for (size_t i = 0; i < count; i++) e->unit[i] = i;
-        return count;
+    const uint32_t *order = e->sorting[0].order;
+    size_t units = 0, most = 1;
+    for (size_t i = 0; i < count; i++) e->unit[i] = (uint32_t)i;
+    if (cluster) {
+        for (size_t i = 0; i < count; i++) e->cluster[i] = (double)cluster[i];
+        qnet__rank(e->cluster, count, &e->sorting[0]);
+        for (size_t first = 0, end; first < count; first = end, units++) {
+            end = qnet__tie_end(e->cluster, order, count, first);
+            for (size_t k = first; k < end; k++) e->unit[order[k]] = (uint32_t)units;
+            most = end - first > most ? end - first : most;
+        }
     }
-    for (size_t i = 0; i < count; i++) {
-        e->sorted[i].key = (double)cluster[i];
-        e->sorted[i].index = i;
-    }
-    qnet__rank_sort(e->sorted, e->spare, count);
-    for (size_t first = 0; first < count; units++) {
-        const size_t end = qnet__tie_end(e->sorted, count, first);
-        for (; first < end; first++) e->unit[e->sorted[first].index] = units;
-    }
-    return units;
+    if (largest) *largest = most;
+    return cluster ? units : count;
 }
 
 /* ---- ROC curve and AUC --------------------------------------------------------------------- */
@@ -15221,22 +15919,24 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
     qnet__evaluation e;
+    const uint32_t *order;
     size_t m, n, tp = 0, fp = 0, made = 1, end = count;
     if (!points || !points_count) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
     n = count - m;
-    qnet__rank(score, count, e.sorted, e.spare);
+    qnet__rank(score, count, &e.sorting[0]);
+    order = e.sorting[0].order;
     points[0].false_positive_rate = 0.0;
     points[0].true_positive_rate = 0.0;
     points[0].threshold = HUGE_VAL;
     while (end > 0) { /* from the highest score down, all items of one score at once */
-        const double threshold = e.sorted[end - 1].key;
-        while (end > 0 && e.sorted[end - 1].key == threshold) {
+        const double threshold = score[order[end - 1]];
+        while (end > 0 && score[order[end - 1]] == threshold) {
             end--;
-            if (label[e.sorted[end].index]) tp++;
+            if (label[order[end]]) tp++;
             else fp++;
         }
         points[made].false_positive_rate = (double)fp / (double)n;
@@ -15251,62 +15951,72 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
 
 /* Plain-loop twin of qnet__components: every HH item against every HC item, two points for a win
    and one for a tie. */
-QNET__HELPER double qnet__components_ref(const int *label, const qnet__ranked *sorted,
-                                         size_t count, size_t m, size_t n, double *component)
+QNET__HELPER double qnet__components_ref(const int *label, const double *score, size_t count,
+                                         size_t m, size_t n, double *component)
 {
     uint64_t points = 0;
     for (size_t i = 0; i < count; i++) {
-        const int is_hh = label[sorted[i].index];
         uint64_t won = 0;
         for (size_t j = 0; j < count; j++) {
-            const double hh = is_hh ? sorted[i].key : sorted[j].key;
-            const double hc = is_hh ? sorted[j].key : sorted[i].key;
-            if (label[sorted[j].index] != is_hh) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
+            const double hh = label[i] ? score[i] : score[j];
+            const double hc = label[i] ? score[j] : score[i];
+            if (label[j] != label[i]) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
         }
-        if (component) component[sorted[i].index] = (double)won / (2.0 * (double)(is_hh ? n : m));
-        if (is_hh) points += won;
+        if (component) component[i] = (double)won / (2.0 * (double)(label[i] ? n : m));
+        if (label[i]) points += won;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-/* AUC of scores in rising order and, when component is not NULL, each item's structural component
-   (DeLong et al. 1988):
+/* AUC of scores, order[count] being that of rising score, and, when component is not NULL, each
+   item's structural component (DeLong et al. 1988):
      V10(i), HH: share of HC items that score lower than i, ties by half = (TZ_i - TX_i) / n
      V01(j), HC: share of HH items that score higher than j, ties by half = 1 - (TZ_j - TY_j) / m
    with midranks TZ among all, TX among HH, TY among HC (Sun & Xu 2014). In a group of ties with p
    HH and q HC items that stands above a HH and b HC items, TZ = a + b + (p+q+1)/2,
    TX = a + (p+1)/2 and TY = b + (q+1)/2, so TZ - TX = b + q/2 and TZ - TY = a + p/2: one sort, one
-   pass. */
-QNET__HELPER double qnet__components_fast(const int *label, const qnet__ranked *sorted,
-                                          size_t count, size_t m, size_t n, double *component)
+   pass. kind[count] is scratch. */
+QNET__HELPER double qnet__components_fast(const int *label, const double *score,
+                                          const uint32_t *order, size_t count, size_t m, size_t n,
+                                          unsigned char *kind, double *component)
 {
+    const double below[2] = {2.0 * (double)m, 2.0 * (double)n}; /* [class]: denominators */
     uint64_t points = 0, a = 0, b = 0; /* points: twice the pairs won */
+    double before = score[order[0]];
+    /* What lies scattered is fetched in a loop without decisions, which can run far ahead: the
+       label, and whether the score is that of the item before. */
+    for (size_t k = 0; k < count; k++) {
+        const double here = score[order[k]];
+        kind[k] = (unsigned char)(label[order[k]] | (here == before) << 1);
+        before = here;
+    }
     for (size_t first = 0, end; first < count; first = end) {
-        uint64_t p = 0, q;
-        end = qnet__tie_end(sorted, count, first);
-        for (size_t k = first; k < end; k++) p += (uint64_t)label[sorted[k].index];
+        uint64_t p = kind[first] & 1u, q, won[2]; /* won: by an item of the class, twice */
+        for (end = first + 1; end < count && kind[end] > 1; end++) p += kind[end] & 1u;
         q = (uint64_t)(end - first) - p;
-        if (component) {
-            const double v10 = (double)(2 * b + q) / (2.0 * (double)n);
-            const double v01 = (double)(2 * ((uint64_t)m - a) - p) / (2.0 * (double)m);
-            for (size_t k = first; k < end; k++) {
-                component[sorted[k].index] = label[sorted[k].index] ? v10 : v01;
-            }
+        won[0] = 2 * ((uint64_t)m - a) - p;
+        won[1] = 2 * b + q;
+        for (size_t k = first; component && k < end; k++) {
+            const int y = kind[k] & 1;
+            component[order[k]] = (double)won[y] / below[y];
         }
-        points += p * (2 * b + q);
+        points += p * won[1];
         a += p;
         b += q;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-static double qnet__components(const int *label, const qnet__ranked *sorted, size_t count,
-                               size_t m, size_t n, double *component)
+static double qnet__components(const int *label, const double *score, size_t count, size_t m,
+                               size_t n, const qnet__sorting *sorting, double *component)
 {
 #ifdef QNET_REFERENCE
-    return qnet__components_ref(label, sorted, count, m, n, component);
+    QNET__UNUSED(sorting);
+    return qnet__components_ref(label, score, count, m, n, component);
 #else
-    return qnet__components_fast(label, sorted, count, m, n, component);
+    qnet__rank(score, count, sorting);
+    return qnet__components_fast(label, score, sorting->order, count, m, n, sorting->kind,
+                                 component);
 #endif
 }
 
@@ -15317,9 +16027,8 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     size_t m;
     if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
-    qnet__rank(score, count, e.sorted, e.spare);
-    *auc = qnet__components(label, e.sorted, count, m, count - m, NULL);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
+    *auc = qnet__components(label, score, count, m, count - m, &e.sorting[0], NULL);
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
@@ -15347,6 +16056,39 @@ static double qnet__covariance(const qnet__obuchowski *f, const double *x, const
         s11 += x[c] * y2[c] + x2[c] * y[c];
     }
     return f->hh * s10 + f->hc * s01 + f->cross * s11;
+}
+
+/* What the sums over clusters of a test come to. */
+typedef struct qnet__delong_sums { double variance[2], covariance, of_difference; }
+    qnet__delong_sums;
+
+/* The same sums where every item is its own cluster, straight from the components. Each one adds
+   what qnet__covariance adds, in the same order, but for zeros. */
+QNET__HELPER void qnet__item_covariances(const qnet__obuchowski *f, const int *label, size_t count,
+                                         int curves, const double *auc,
+                                         const double *const component[2], qnet__delong_sums *out)
+{
+    const double *v0 = component[0], *v1 = component[curves - 1];
+    double s[2][4]; /* [class]: x0 x0, x1 x1, x0 x1, d d */
+    memset(s, 0, sizeof s);
+    for (size_t i = 0; i < count; i++) {
+        const double x0 = v0[i] - auc[0], x1 = v1[i] - auc[curves - 1];
+        const double d = (v0[i] - v1[i]) - (auc[0] - auc[curves - 1]);
+        const int y = label[i];
+        /* Both are added to, as branches on labels cannot be foreseen. */
+        s[0][0] += y ? 0.0 : x0 * x0;
+        s[1][0] += y ? x0 * x0 : 0.0;
+        s[0][1] += y ? 0.0 : x1 * x1;
+        s[1][1] += y ? x1 * x1 : 0.0;
+        s[0][2] += y ? 0.0 : x0 * x1;
+        s[1][2] += y ? x0 * x1 : 0.0;
+        s[0][3] += y ? 0.0 : d * d;
+        s[1][3] += y ? d * d : 0.0;
+    }
+    out->variance[0] = f->hh * s[1][0] + f->hc * s[0][0];
+    out->variance[1] = f->hh * s[1][1] + f->hc * s[0][1];
+    out->covariance = f->hh * s[1][2] + f->hc * s[0][2];
+    out->of_difference = f->hh * s[1][3] + f->hc * s[0][3];
 }
 
 /* AUC -+ 1.96 sqrt(variance), clipped to 0..1. */
@@ -15395,18 +16137,68 @@ static void qnet__cluster_classes(const int *label, size_t count, size_t units, 
     }
 }
 
+/* qnet__covariance of what has been summed: of the curves and of their difference. */
+static void qnet__cluster_covariances(const qnet__obuchowski *f, size_t units, int curves,
+                                      const qnet__evaluation *e, qnet__delong_sums *out)
+{
+    memset(out, 0, sizeof *out);
+    for (int k = 0; k < curves; k++) {
+        const double *x = e->sum[1][k], *y = e->sum[0][k];
+        out->variance[k] = qnet__covariance(f, x, y, x, y, units);
+    }
+    if (curves == 2) {
+        const double *x = e->difference[1], *y = e->difference[0];
+        out->of_difference = qnet__covariance(f, x, y, x, y, units);
+        out->covariance = qnet__covariance(f, e->sum[1][0], e->sum[0][0], e->sum[1][1],
+                                           e->sum[0][1], units);
+    }
+}
+
+/* Items that are their own clusters need no sums over clusters. */
+static int qnet__is_clustered(const int *cluster)
+{
+#ifdef QNET_REFERENCE
+    QNET__UNUSED(cluster);
+    return 1;
+#else
+    return cluster != NULL;
+#endif
+}
+
+/* The curves of a test, which are sorted at the same time where there are threads. */
+typedef struct qnet__curves {
+    const int *label;
+    const double *const *score;
+    const qnet__evaluation *e;
+    size_t count, m;
+    double auc[2];
+} qnet__curves;
+
+static void qnet__curve_task(void *arg, size_t index, size_t worker)
+{
+    qnet__curves *c = (qnet__curves *)arg;
+    const qnet__sorting *sorting = &c->e->sorting[index % (size_t)c->e->sortings];
+    QNET__UNUSED(worker);
+    c->auc[index] = qnet__components(c->label, c->score[index], c->count, c->m, c->count - c->m,
+                                     sorting, c->e->component[index]);
+}
+
 static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
                                     const double *const score[2], const int *cluster, size_t count,
                                     size_t m, qnet__evaluation *e, qnet_delong *out)
 {
-    const int curves = score[1] ? 2 : 1;
+    const int curves = score[1] ? 2 : 1, clustered = qnet__is_clustered(cluster);
     const size_t n = count - m;
-    const size_t units = qnet__units(cluster, count, e);
+    const size_t units = clustered ? qnet__units(cluster, count, e, NULL) : count;
     size_t with[2];
+    qnet__curves c;
     qnet__obuchowski f;
+    qnet__delong_sums sums;
     qnet_delong r;
     memset(&r, 0, sizeof r);
-    qnet__cluster_classes(label, count, units, e, with);
+    with[0] = n;
+    with[1] = m;
+    if (clustered) qnet__cluster_classes(label, count, units, e, with);
     if (with[0] < 2 || with[1] < 2) {
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_delong_test: a variance needs two %s of each class, found %lu with "
@@ -15417,23 +16209,31 @@ static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
     f.hh = (double)with[1] / ((double)(with[1] - 1) * (double)m * (double)m);
     f.hc = (double)with[0] / ((double)(with[0] - 1) * (double)n * (double)n);
     f.cross = (double)units / ((double)(units - 1) * (double)m * (double)n);
-    for (int k = 0; k < curves; k++) {
-        qnet__rank(score[k], count, e->sorted, e->spare);
-        r.auc[k] = qnet__components(label, e->sorted, count, m, n, e->component[k]);
+    c.label = label;
+    c.score = score;
+    c.e = e;
+    c.count = count;
+    c.m = m;
+    c.auc[1] = 0.0;
+    qnet__parallel(ctx, (size_t)curves, qnet__curve_task, &c);
+    if (clustered) {
+        qnet__cluster_sums(label, count, units, curves, c.auc, e);
+        qnet__cluster_covariances(&f, units, curves, e, &sums);
+    } else {
+        const double *component[2];
+        component[0] = e->component[0];
+        component[1] = e->component[1];
+        qnet__item_covariances(&f, label, count, curves, c.auc, component, &sums);
     }
-    qnet__cluster_sums(label, count, units, curves, r.auc, e);
     for (int k = 0; k < curves; k++) {
-        const double *x = e->sum[1][k], *y = e->sum[0][k];
-        r.variance[k] = qnet__covariance(&f, x, y, x, y, units);
+        r.auc[k] = c.auc[k];
+        r.variance[k] = sums.variance[k];
         r.ci[k] = qnet__auc_interval(r.auc[k], r.variance[k]);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
-        const double *x = e->difference[1], *y = e->difference[0];
-        const double s = qnet__covariance(&f, x, y, x, y, units);
-        r.covariance = qnet__covariance(&f, e->sum[1][0], e->sum[0][0], e->sum[1][1], e->sum[0][1],
-                                        units);
-        r.se = sqrt(s > 0.0 ? s : 0.0);
+        r.covariance = sums.covariance;
+        r.se = sqrt(sums.of_difference > 0.0 ? sums.of_difference : 0.0);
         if (d == 0.0) r.z = 0.0;
         else r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
@@ -15457,7 +16257,8 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     if (score2) {
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, 1, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, qnet__is_clustered(cluster),
+                                      0, &e));
     status = qnet__delong_run(ctx, label, score, cluster, count, m, &e, out);
     qnet__evaluation_destroy(ctx, &e);
     return status;
@@ -15476,37 +16277,151 @@ QNET_API const char *qnet_stars(double p)
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
+/* A resample's AUC needs only sums of weights. Between two changes of class in the order of rising
+   score, it does not matter which item a draw fell on; so the items are laid into groups, each a
+   run of HC and the run of HH above it, or the items of one score that both classes have; and a
+   draw counts in slot 2 * group + class. */
 typedef struct qnet__bootstrap {
-    const size_t *unit;      /* [count]: cluster of each item, in the order of rising score */
-    const unsigned char *hh; /* [count]: its class */
-    const unsigned char *tie; /* [count]: 1 where the score equals the one before */
-    uint32_t *weight;        /* [workers][units] */
-    double *auc;             /* [resamples]; NaN: no sample with both classes was found */
-    size_t count, units;
+    const int *label;
+    const double *score;
+    const uint32_t *order;     /* [count]: of rising score */
+    const uint32_t *unit;      /* [count]: cluster of each item; NULL: each item is its own */
+    const uint32_t *slot;      /* [count]: of each item */
+    const unsigned char *tied; /* [groups]: 1 where the two classes have the same score */
+    uint32_t *weight;          /* [workers][units], where they are clusters: how often drawn */
+    uint32_t *sum;             /* [workers][2 * groups]: the slots */
+    double *auc;               /* [resamples]; NaN: no sample with both classes was found */
+    size_t count, units, groups;
     uint64_t seed;
+    qnet_cpu cpu;
+    int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
-/* AUC where item i counts weight[unit[i]] times: the sum of qnet__components with weights. In
-   double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class has no weight. */
-static double qnet__weighted_auc(const qnet__bootstrap *b, const uint32_t *weight)
+/* Plain twin: the AUC where item i counts weight[unit[i]] times, by the sum of qnet__components
+   with weights. In double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class
+   has no weight. */
+static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *weight)
 {
-    double points = 0.0, hh = 0.0, hc = 0.0, p = 0.0, q = 0.0;
-    for (size_t k = 0; k < b->count; k++) {
-        const double w = (double)weight[b->unit[k]];
-        if (!b->tie[k]) {
-            points += p * (2.0 * hc + q);
-            hh += p;
-            hc += q;
-            p = 0.0;
-            q = 0.0;
+    double points = 0.0, hh = 0.0, hc = 0.0;
+    for (size_t first = 0, end; first < b->count; first = end) {
+        double p = 0.0, q = 0.0;
+        end = qnet__tie_end(b->score, b->order, b->count, first);
+        for (size_t k = first; k < end; k++) {
+            const uint32_t item = b->order[k];
+            const double w = (double)weight[b->unit ? b->unit[item] : item];
+            if (b->label[item]) p += w;
+            else q += w;
         }
-        if (b->hh[k]) p += w;
-        else q += w;
+        points += p * (2.0 * hc + q);
+        hh += p;
+        hc += q;
     }
-    points += p * (2.0 * hc + q);
-    hh += p;
-    hc += q;
     return hh > 0.0 && hc > 0.0 ? points / (2.0 * hh * hc) : (double)NAN;
+}
+
+/* The same from the sums of the slots; hh + hc < 2^32, so that 2 hh hc fits. */
+QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint32_t *sum)
+{
+    uint64_t points = 0, hh = 0, hc = 0;
+    for (size_t g = 0; g < b->groups; g++) {
+        const uint64_t q = sum[2 * g], p = sum[2 * g + 1];
+        points += p * (2 * hc + (b->tied[g] ? q : 2 * q));
+        hh += p;
+        hc += q;
+    }
+    return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
+}
+
+#define QNET__DRAW_BLOCKS 64 /* of four words, made at a time */
+
+/* The next QNET__DRAW_BLOCKS blocks of a stream of which whole blocks have been used:
+   words[4 * QNET__DRAW_BLOCKS], as qnet_rng_u32 would give them one by one. */
+QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
+{
+    for (int i = 0; i < QNET__DRAW_BLOCKS; i++, rng->counter[0]++) {
+        qnet__philox(rng->counter, rng->key, words + 4 * i);
+    }
+}
+
+#if QNET__X86
+/* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
+QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
+{
+    const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
+    for (int i = 0; i < QNET__DRAW_BLOCKS; i += 4, rng->counter[0] += 4) {
+        __m256i c0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)rng->counter[0]),
+                                      _mm256_set_epi64x(3, 2, 1, 0));
+        __m256i c1 = _mm256_set1_epi64x((long long)rng->counter[1]);
+        __m256i c2 = _mm256_set1_epi64x((long long)rng->counter[2]);
+        __m256i c3 = _mm256_set1_epi64x((long long)rng->counter[3]);
+        __m256i even, odd;
+        uint32_t k0 = rng->key[0], k1 = rng->key[1];
+        for (int round = 0; round < 10; round++) {
+            const __m256i p0 = _mm256_mul_epu32(c0, m0), p1 = _mm256_mul_epu32(c2, m1);
+            c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1),
+                                  _mm256_set1_epi64x((long long)k0));
+            c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3),
+                                  _mm256_set1_epi64x((long long)k1));
+            c1 = p1;
+            c3 = p0;
+            k0 += 0x9e3779b9u;
+            k1 += 0xbb67ae85u;
+        }
+        /* Lane b of c0..c3 holds the words of block b: side by side, then block by block. */
+        c0 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
+        c2 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
+        even = _mm256_unpacklo_epi64(c0, c2);
+        odd = _mm256_unpackhi_epi64(c0, c2);
+        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i),
+                            _mm256_permute2x128_si256(even, odd, 0x20));
+        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i + 8),
+                            _mm256_permute2x128_si256(even, odd, 0x31));
+    }
+}
+#endif
+
+static void qnet__draw_words(qnet_cpu cpu, qnet_rng *rng, uint32_t *words)
+{
+#if QNET__X86 && !defined(QNET_REFERENCE)
+    if (cpu >= QNET_CPU_AVX2) {
+        qnet__draw_words_avx2(rng, words);
+        return;
+    }
+#endif
+    QNET__UNUSED(cpu);
+    qnet__draw_words_ref(rng, words);
+}
+
+/* The words of a stream, made many at a time. */
+typedef struct qnet__draws {
+    qnet_rng rng;
+    size_t used;
+    uint32_t words[4 * QNET__DRAW_BLOCKS];
+} qnet__draws;
+
+/* As many units as there are, drawn with replacement as by qnet_rng_below. Counts unit u at
+   counts[place[u]], or counts[u] where place is NULL. */
+static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet__draws *d,
+                             uint32_t *counts)
+{
+    const uint64_t units = b->units;
+    const uint32_t threshold = (uint32_t)((((uint64_t)1 << 32) - units) % units);
+    size_t left = b->units;
+    while (left > 0) {
+        size_t end;
+        if (d->used == 4 * QNET__DRAW_BLOCKS) {
+            qnet__draw_words(b->cpu, &d->rng, d->words);
+            d->used = 0;
+        }
+        end = d->used + qnet__min_size(left, 4 * QNET__DRAW_BLOCKS - d->used);
+        for (; d->used < end; d->used++) {
+            const uint64_t product = d->words[d->used] * units;
+            const size_t u = (size_t)(product >> 32);
+            if ((uint32_t)(product & 0xffffffffu) < threshold) continue;
+            counts[place ? place[u] : u]++;
+            left--;
+        }
+    }
 }
 
 /* One resample: as many units as there are, drawn with replacement; drawn again while one class is
@@ -15514,34 +16429,75 @@ static double qnet__weighted_auc(const qnet__bootstrap *b, const uint32_t *weigh
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
     const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    uint32_t *weight = b->weight + worker * b->units;
-    qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
+    const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
+    uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
+    uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
+    qnet__draws draws;
     double auc = (double)NAN;
+    draws.rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
+    draws.used = 4 * QNET__DRAW_BLOCKS;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        memset(weight, 0, b->units * sizeof *weight);
-        for (size_t i = 0; i < b->units; i++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
-        auc = qnet__weighted_auc(b, weight);
+        if (by_unit) memset(weight, 0, b->units * sizeof *weight);
+        if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
+        if (by_unit) {
+            qnet__draw_units(b, NULL, &draws, weight);
+            for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
+        } else {
+            qnet__draw_units(b, b->slot, &draws, sum);
+        }
+        auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
     }
     b->auc[index] = auc;
+}
+
+/* slot[i] of each item and tied[] of each group; returns how many groups there are. */
+static size_t qnet__bootstrap_groups(const int *label, const double *score, const uint32_t *order,
+                                     size_t count, uint32_t *slot, unsigned char *tied)
+{
+    size_t groups = 0;
+    int open = -1; /* the class that the last group ends with; -1: nothing may be added to it */
+    for (size_t first = 0, end; first < count; first = end) {
+        size_t hh = 0;
+        int mixed, y;
+        end = qnet__tie_end(score, order, count, first);
+        for (size_t k = first; k < end; k++) hh += (size_t)label[order[k]];
+        mixed = hh > 0 && hh < end - first;
+        y = hh > 0;
+        if (mixed || y < open || open < 0) tied[groups++] = (unsigned char)mixed;
+        open = mixed ? -1 : y;
+        for (size_t k = first; k < end; k++) {
+            slot[order[k]] = (uint32_t)(2 * (groups - 1) + (size_t)label[order[k]]);
+        }
+    }
+    return groups;
 }
 
 static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, const double *score,
                                        const int *cluster, size_t count, size_t resamples,
                                        uint64_t seed, qnet__evaluation *e, double *auc)
 {
-    const size_t workers = qnet__workers(ctx), units = qnet__units(cluster, count, e);
+    const size_t workers = qnet__workers(ctx);
+    size_t bytes = 0, failed = resamples, largest = 1;
     qnet__arena arena;
     qnet__bootstrap b;
-    size_t bytes = 0, *unit = NULL, failed = resamples;
-    unsigned char *hh = NULL, *tie = NULL;
     memset(&arena, 0, sizeof arena);
     memset(&b, 0, sizeof b);
+    b.units = cluster ? qnet__units(cluster, count, e, &largest) : count;
+    b.unit = cluster ? e->unit : NULL;
+    b.by_item = count > 0x7fffffffu || b.units > 0xffffffffu / largest; /* slots are 32 bits */
+#ifdef QNET_REFERENCE
+    b.by_item = 1;
+#endif
+    qnet__rank(score, count, &e->sorting[0]);
+    b.groups = qnet__bootstrap_groups(label, score, e->sorting[0].order, count, e->slot, e->tied);
     for (int pass = 0; pass < 2; pass++) {
-        unit = (size_t *)qnet__take(&arena, count, sizeof(size_t));
-        hh = (unsigned char *)qnet__take(&arena, count, 1);
-        tie = (unsigned char *)qnet__take(&arena, count, 1);
         b.auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        b.weight = (uint32_t *)qnet__take(&arena, units, workers * sizeof(uint32_t));
+        if (cluster || b.by_item) {
+            b.weight = (uint32_t *)qnet__take(&arena, b.units, workers * sizeof(uint32_t));
+        }
+        if (!b.by_item) {
+            b.sum = (uint32_t *)qnet__take(&arena, 2 * b.groups, workers * sizeof(uint32_t));
+        }
         if (pass == 0) {
             bytes = arena.at;
             arena.at = 0;
@@ -15549,18 +16505,14 @@ static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, cons
             if (!arena.base) return qnet__no_memory(ctx, bytes, "a bootstrap");
         }
     }
-    qnet__rank(score, count, e->sorted, e->spare);
-    for (size_t k = 0; k < count; k++) {
-        unit[k] = e->unit[e->sorted[k].index];
-        hh[k] = (unsigned char)label[e->sorted[k].index];
-        tie[k] = (unsigned char)(k > 0 && e->sorted[k].key == e->sorted[k - 1].key);
-    }
-    b.unit = unit;
-    b.hh = hh;
-    b.tie = tie;
+    b.label = label;
+    b.score = score;
+    b.order = e->sorting[0].order;
+    b.slot = e->slot;
+    b.tied = e->tied;
     b.count = count;
-    b.units = units;
     b.seed = seed;
+    b.cpu = qnet_context_cpu(ctx);
     qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
     for (size_t r = resamples; r-- > 0;) {
         if (b.auc[r] != b.auc[r]) failed = r;
@@ -15589,19 +16541,22 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                           auc ? "room" : "NULL", resamples);
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 1, &e));
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, cluster != NULL, 1, &e));
     status = qnet__bootstrap_run(ctx, label, score, cluster, count, (size_t)resamples, seed, &e,
                                  auc);
     qnet__evaluation_destroy(ctx, &e);
     return status;
 }
 
-/* The share-quantile of sorted values by linear interpolation: position share * (count - 1). */
-static double qnet__order_quantile(const qnet__ranked *sorted, size_t count, double share)
+/* The share-quantile of values, whose rising order is known, by linear interpolation: position
+   share * (count - 1). */
+static double qnet__order_quantile(const double *values, const uint32_t *order, size_t count,
+                                   double share)
 {
     const double at = share * (double)(count - 1);
     const size_t below = qnet__min_size((size_t)at, count - 1);
-    const double low = sorted[below].key, high = sorted[qnet__min_size(below + 1, count - 1)].key;
+    const double low = values[order[below]];
+    const double high = values[order[qnet__min_size(below + 1, count - 1)]];
     return low + (at - (double)below) * (high - low);
 }
 
@@ -15610,6 +16565,7 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                                      qnet_boxplot *out)
 {
     qnet__evaluation e;
+    const uint32_t *order;
     qnet_boxplot r;
     double sum = 0.0, squares = 0.0;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -15624,19 +16580,20 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
         }
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
-    qnet__rank(values, count, e.sorted, e.spare);
-    for (size_t i = 0; i < count; i++) sum += e.sorted[i].key;
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
+    qnet__rank(values, count, &e.sorting[0]);
+    order = e.sorting[0].order;
+    for (size_t i = 0; i < count; i++) sum += values[order[i]];
     r.mean = sum / (double)count;
     for (size_t i = 0; i < count; i++) {
-        squares += (e.sorted[i].key - r.mean) * (e.sorted[i].key - r.mean);
+        squares += (values[order[i]] - r.mean) * (values[order[i]] - r.mean);
     }
     r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
-    r.low = qnet__order_quantile(e.sorted, count, 0.025);
-    r.q1 = qnet__order_quantile(e.sorted, count, 0.25);
-    r.median = qnet__order_quantile(e.sorted, count, 0.5);
-    r.q3 = qnet__order_quantile(e.sorted, count, 0.75);
-    r.high = qnet__order_quantile(e.sorted, count, 0.975);
+    r.low = qnet__order_quantile(values, order, count, 0.025);
+    r.q1 = qnet__order_quantile(values, order, count, 0.25);
+    r.median = qnet__order_quantile(values, order, count, 0.5);
+    r.q3 = qnet__order_quantile(values, order, count, 0.75);
+    r.high = qnet__order_quantile(values, order, count, 0.975);
     *out = r;
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;

@@ -137,11 +137,11 @@ static void test_wilson(void)
 
 static void test_no_context(void)
 {
-    static const int label[4] = {0, 1, 0, 1};
+    static const int l[4] = {0, 1, 0, 1};
     static const double score[4] = {1, 2, 3, 4};
     double auc;
     qnet_boxplot box;
-    CHECK(qnet_auc(NULL, label, score, 4, &auc) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_auc(NULL, l, score, 4, &auc) == QNET_ERROR_ARGUMENT);
     CHECK(qnet_boxplot_of(NULL, score, 4, &box) == QNET_ERROR_ARGUMENT);
 }
 
@@ -247,29 +247,87 @@ static void test_auc(void)
     CHECK(auc == 1.0);
 }
 
+/* Scores of one kind each: many ties, none, both zeros and infinities, magnitudes of all sizes, and
+   such that differ only in the last bits, which the radix sort alone cannot tell apart. */
+static double score_of_kind(qnet_rng *rng, int kind)
+{
+    const uint32_t k = qnet_rng_below(rng, 7);
+    if (kind == 0) return (double)qnet_rng_below(rng, 5);
+    if (kind == 1) return qnet_rng_uniform(rng);
+    if (kind == 2) return k < 2 ? 0.0 : k < 4 ? -0.0 : k < 5 ? HUGE_VAL : k < 6 ? -HUGE_VAL : 5e-324;
+    if (kind == 3) return qnet_rng_normal(rng) * pow(10, 600 * qnet_rng_uniform(rng) - 300);
+    if (kind == 4) return (k == 0 ? -1e300 : 1) + (double)qnet_rng_below(rng, 50) * DBL_EPSILON;
+    return 3.25;
+}
+
+#define KINDS 6
+
+/* The radix sort gives the order of the twin, which is that of the definition. */
+static void test_rank(void)
+{
+    static const size_t counts[8] = { 1, 2, 3, 511, 512, 513, 1000, 20011 };
+    qnet_rng rng = qnet_rng_at(8, QNET_RANDOM_USER, 0, 0);
+    qnet_context *c = context_with(NULL, NULL);
+    for (int i = 0; i < 8; i++) {
+        const size_t n = counts[i];
+        double *key = (double *)malloc(n * sizeof *key);
+        uint32_t *ref = (uint32_t *)malloc(n * sizeof *ref);
+        qnet__evaluation e;
+        CHECK_OK(c, qnet__evaluation_create(c, n, 0, 0, 0, &e));
+        CHECK((e.sorting[0].packed != NULL) == (n >= QNET__SORT_SMALL));
+        for (int kind = 0; key && ref && kind < KINDS; kind++) {
+            size_t wrong = 0;
+            for (size_t k = 0; k < n; k++) key[k] = score_of_kind(&rng, kind);
+            qnet__rank_ref(key, n, &e.sorting[0]);
+            memcpy(ref, e.sorting[0].order, n * sizeof *ref);
+            for (size_t k = 1; k < n; k++) {
+                wrong += !(key[ref[k - 1]] < key[ref[k]] ||
+                           (key[ref[k - 1]] == key[ref[k]] && ref[k - 1] < ref[k]));
+            }
+            CHECK(wrong == 0);
+            if (e.sorting[0].packed) {
+                memset(e.sorting[0].order, 0xff, n * sizeof *ref);
+                qnet__rank_fast(key, n, &e.sorting[0]);
+                CHECK(memcmp(ref, e.sorting[0].order, n * sizeof *ref) == 0);
+            }
+        }
+        qnet__evaluation_destroy(c, &e);
+        free(key);
+        free(ref);
+    }
+    qnet_context_destroy(c);
+}
+
+/* Labels of both classes, returns how many are HH. */
+static size_t random_labels(qnet_rng *rng, size_t n, int *l)
+{
+    size_t m = 1;
+    for (size_t i = 0; i < n; i++) {
+        l[i] = i == 0 ? 1 : i == 1 ? 0 : (int)qnet_rng_below(rng, 2);
+        if (i > 1) m += (size_t)l[i];
+    }
+    return m;
+}
+
 /* The fast components are those of the twin, bit by bit, with many ties and with none. */
 static void test_components(void)
 {
-    double fast[N], ref[N], score[N];
-    qnet__ranked sorted[N], spare[N];
+    static double fast[700], ref[700], score[700];
+    static int l[700];
     qnet_rng rng = qnet_rng_at(7, QNET_RANDOM_USER, 0, 0);
-    for (int round = 0; round < 40; round++) {
-        const size_t n = 2 + (size_t)round;
-        int l[N];
-        size_t m = 1;
-        for (size_t i = 0; i < n; i++) {
-            l[i] = i == 0 ? 1 : i == 1 ? 0 : (int)qnet_rng_below(&rng, 2);
-            if (i > 1) m += (size_t)l[i];
-            score[i] = (double)qnet_rng_below(&rng, round % 2 ? 5 : 100000);
-        }
-        qnet__rank(score, n, sorted, spare);
-        for (size_t i = 1; i < n; i++) {
-            CHECK(sorted[i - 1].key < sorted[i].key ||
-                  (sorted[i - 1].key == sorted[i].key && sorted[i - 1].index < sorted[i].index));
-        }
-        CHECK(qnet__components_fast(l, sorted, n, m, n - m, fast) ==
-              qnet__components_ref(l, sorted, n, m, n - m, ref));
+    for (int round = 0; round < 66; round++) {
+        const size_t n = round < 60 ? 2 + (size_t)round : 640 + (size_t)round % 7;
+        const size_t m = random_labels(&rng, n, l);
+        qnet__evaluation e;
+        CHECK_OK(ctx, qnet__evaluation_create(ctx, n, 0, 0, 0, &e));
+        for (size_t i = 0; i < n; i++) score[i] = score_of_kind(&rng, round % KINDS);
+        qnet__rank(score, n, &e.sorting[0]);
+        CHECK(qnet__components_fast(l, score, e.sorting[0].order, n, m, n - m, e.sorting[0].kind, fast) ==
+              qnet__components_ref(l, score, n, m, n - m, ref));
         CHECK(memcmp(fast, ref, n * sizeof *fast) == 0);
+        CHECK(qnet__components_fast(l, score, e.sorting[0].order, n, m, n - m, e.sorting[0].kind, NULL) ==
+              qnet__components_ref(l, score, n, m, n - m, NULL));
+        qnet__evaluation_destroy(ctx, &e);
     }
 }
 
@@ -334,6 +392,30 @@ static void test_delong(void)
     CHECK_OK(ctx, qnet_delong_test(ctx, label, s1, NULL, pure, N, &one));
     CHECK(one.auc[0] == d.auc[0] && one.variance[0] == d.variance[0] && one.ci[0].low == d.ci[0].low);
     CHECK(one.auc[1] == 0 && one.variance[1] == 0 && one.covariance == 0 && one.se == 0 && one.p == 0);
+}
+
+/* Straight from the items: the bits of the sums over clusters of one item each, in that order. */
+static void test_delong_items(void)
+{
+    static double a[900], b[900];
+    static int l[900], own[900];
+    qnet_rng rng = qnet_rng_at(11, QNET_RANDOM_USER, 0, 0);
+    for (int round = 0; round < 12; round++) {
+        const size_t n = round < 6 ? 40 + (size_t)round : 600 + 49 * (size_t)(round - 6);
+        qnet_delong items, clusters;
+        random_labels(&rng, n, l);
+        for (size_t i = 0; i < n; i++) {
+            a[i] = score_of_kind(&rng, round % 4) + l[i] * (round % 4 < 2 ? 0.5 : 0);
+            b[i] = score_of_kind(&rng, round % 2) + l[i] * 0.4;
+            own[i] = (int)i - 100;
+        }
+        CHECK_OK(ctx, qnet_delong_test(ctx, l, a, b, NULL, n, &items));
+        CHECK_OK(ctx, qnet_delong_test(ctx, l, a, b, own, n, &clusters));
+        CHECK(memcmp(&items, &clusters, sizeof items) == 0);
+        CHECK_OK(ctx, qnet_delong_test(ctx, l, a, NULL, NULL, n, &items));
+        CHECK_OK(ctx, qnet_delong_test(ctx, l, a, NULL, own, n, &clusters));
+        CHECK(memcmp(&items, &clusters, sizeof items) == 0 && items.variance[0] > 0);
+    }
 }
 
 static void test_delong_limits(void)
@@ -460,15 +542,84 @@ static void test_bootstrap(void)
     }
 }
 
+/* Words made four blocks at a time are those that the generator gives one by one, also where the
+   number of the block goes back to 0. */
+static void test_draw_words(void)
+{
+    uint32_t one[4 * QNET__DRAW_BLOCKS], other[4 * QNET__DRAW_BLOCKS];
+    for (uint64_t round = 0; round < 20; round++) {
+        qnet_rng by_word = qnet_rng_at(0x9e3779b97f4a7c15u * round, QNET_RANDOM_BOOTSTRAP, (uint32_t)round,
+                                       round << 37 | round), ref, fast;
+        if (round > 15) by_word.counter[0] = 0xffffffffu - (uint32_t)round;
+        ref = fast = by_word;
+        for (int call = 0; call < 3; call++) {
+            qnet__draw_words_ref(&ref, one);
+            qnet__draw_words(qnet_context_cpu(ctx), &fast, other);
+            CHECK(memcmp(one, other, sizeof one) == 0);
+            CHECK(memcmp(ref.counter, fast.counter, sizeof ref.counter) == 0);
+            for (int i = 0; i < 4 * QNET__DRAW_BLOCKS; i++) CHECK(one[i] == qnet_rng_u32(&by_word));
+        }
+    }
+}
+
+/* Each resample, drawn word by word and scored by the twin: the bits of the fast way, with and
+   without clusters, with ties of all kinds. */
+static void test_bootstrap_twin(void)
+{
+    enum { RUNS = 5, ITEMS = 801 };
+    static double score[ITEMS];
+    static int l[ITEMS], cluster[ITEMS];
+    static uint32_t weight[ITEMS];
+    qnet_rng rng = qnet_rng_at(12, QNET_RANDOM_USER, 0, 0);
+    for (int round = 0; round < 4 * KINDS; round++) {
+        const size_t n = round % 2 ? ITEMS : 3 + (size_t)round;
+        const int clustered = round / 2 % 2;
+        double auc[RUNS];
+        qnet__evaluation e;
+        qnet__bootstrap b;
+        memset(&b, 0, sizeof b);
+        random_labels(&rng, n, l);
+        for (size_t i = 0; i < n; i++) {
+            score[i] = score_of_kind(&rng, round % KINDS) + (round % KINDS == 1 ? l[i] * 0.3 : 0);
+            cluster[i] = (int)qnet_rng_below(&rng, 1 + (uint32_t)n / 3) * 3 - 50;
+        }
+        cluster[0] = -51; /* at least two clusters, one for each class */
+        cluster[1] = -52;
+        CHECK_OK(ctx, qnet_bootstrap_auc(ctx, l, score, clustered ? cluster : NULL, n, RUNS, 77, auc));
+        CHECK_OK(ctx, qnet__evaluation_create(ctx, n, 0, clustered, 0, &e));
+        b.units = clustered ? qnet__units(cluster, n, &e, NULL) : n;
+        b.unit = clustered ? e.unit : NULL;
+        qnet__rank(score, n, &e.sorting[0]);
+        b.label = l;
+        b.score = score;
+        b.order = e.sorting[0].order;
+        b.count = n;
+        for (uint64_t run = 0; run < RUNS; run++) {
+            qnet_rng draws = qnet_rng_at(77, QNET_RANDOM_BOOTSTRAP, 0, run);
+            double want = (double)NAN;
+            while (want != want) {
+                memset(weight, 0, sizeof weight);
+                for (size_t i = 0; i < b.units; i++) weight[qnet_rng_below(&draws, (uint32_t)b.units)]++;
+                want = qnet__weighted_auc_ref(&b, weight);
+            }
+            CHECK(auc[run] == want);
+        }
+        qnet__evaluation_destroy(ctx, &e);
+    }
+}
+
 static void test_workers(void)
 {
     static const size_t counts[4] = { 1, 2, 3, 8 };
     double first[RESAMPLES], auc[RESAMPLES];
+    qnet_delong delong[4];
     for (int k = 0; k < 4; k++) {
         size_t workers = counts[k];
         qnet_context *c = context_with(NULL, &workers);
         CHECK_OK(c, qnet_bootstrap_auc(c, label, s2, pure, N, RESAMPLES, 9, k ? auc : first));
         if (k) CHECK(memcmp(first, auc, sizeof auc) == 0);
+        CHECK_OK(c, qnet_delong_test(c, label, s1, s2, k % 2 ? pure : NULL, N, &delong[k]));
+        CHECK(k < 2 || memcmp(&delong[k], &delong[k - 2], sizeof delong[0]) == 0);
         qnet_context_destroy(c);
     }
 }
@@ -535,14 +686,18 @@ int main(void)
     RUN(test_vote);
     RUN(test_roc);
     RUN(test_auc);
+    RUN(test_rank);
     RUN(test_components);
 #ifndef QNET_REFERENCE
     RUN(test_large);
 #endif
     RUN(test_delong);
+    RUN(test_delong_items);
     RUN(test_delong_limits);
     RUN(test_bad_input);
     RUN(test_bootstrap);
+    RUN(test_draw_words);
+    RUN(test_bootstrap_twin);
     RUN(test_workers);
     RUN(test_boxplot);
     RUN(test_no_memory);

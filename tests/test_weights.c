@@ -661,6 +661,35 @@ static void test_io_and_memory_failures(void)
     CHECK(c.live == 0);
 }
 
+/* Filters turned 16 at a time against the twin, which finds every number by its index. */
+static void test_copy_twin(void)
+{
+    static const size_t shapes[6][4] = {{1, 1, 1, 1}, {3, 3, 5, 16}, {7, 7, 3, 33},
+                                        {1, 1, 31, 17}, {3, 2, 4, 15}, {2, 3, 1, 64}};
+    static float file[6000];
+    static qnet_real fast[6000], ref[6000];
+    int i, k;
+    for (k = 0; k < 6000; k++) file[k] = (float)(k + 1);
+    for (i = 0; i < 6; i++) {
+        qnet_param p;
+        qnet_safetensor t;
+        memset(&p, 0, sizeof p);
+        p.ndim = 4;
+        memcpy(p.shape, shapes[i], sizeof p.shape);
+        p.count = p.shape[0] * p.shape[1] * p.shape[2] * p.shape[3];
+        p.layout = QNET_LAYOUT_HWIO;
+        t = qnet__param_in_file(&p);
+        t.dtype = QNET_F32;
+        t.data = file;
+        memset(fast, 0, sizeof fast);
+        memset(ref, 0, sizeof ref);
+        qnet__param_copy(&p, &t, fast);
+        qnet__param_copy_ref(&p, &t, ref);
+        CHECK(p.count <= 6000 && memcmp(fast, ref, sizeof fast) == 0);
+        CHECK(qnet__first_not_finite(&t) == t.count);
+    }
+}
+
 int main(void)
 {
     RUN(test_dtypes);
@@ -673,6 +702,7 @@ int main(void)
     RUN(test_weights_round_trip);
     RUN(test_weights_of_another_network);
     RUN(test_half_floats);
+    RUN(test_copy_twin);
     RUN(test_files);
     RUN(test_io_and_memory_failures);
     return test_end();
