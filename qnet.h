@@ -5140,7 +5140,8 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
    is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
    so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
    number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted by this library's authors with relative error 1.4e-8. */
+   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
+   relative error of 1.4e-8. */
 typedef struct qnet__exp_parts {
     float power, rest; /* 2^-m = power * rest */
     float expm1;       /* e^r - 1 */
@@ -5196,9 +5197,9 @@ QNET__INLINE float qnet__tanh_fast(float x)
     return copysignf(d / (2.0f + d), x);
 }
 
-/* What the layer uses. Errors of the fast forms, over all floats: sigma SIGMAULP, tanh TANHULP units
-   in the last place (tests/test_lstm.c); their twins are the C library's. Double precision is for
-   reference and stays with the library. */
+/* What the layer uses. Errors of the fast forms against the double ones, over all floats: sigma
+   2.4, tanh 2.6 units in the last place (tests/test_lstm.c measures them); their twins are the C
+   library's. Double precision is for reference and stays with the library. */
 QNET__INLINE qnet_real qnet__gate(qnet_real x)
 {
     return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
@@ -5213,26 +5214,35 @@ QNET__INLINE qnet_real qnet__squash(qnet_real x)
 
 #define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
 
-/* Unit j of Eqs. (1)-(5). gates[4 n] holds W x and gets the activated gates; recurrent[4 n] = U h,
-   bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n], h[n] and next_h[n] (a second copy, which
-   the next product reads) are written. */
-QNET__INLINE void qnet__lstm_unit(size_t n, size_t j, const qnet_real *QNET__RESTRICT bias,
-                                  const qnet_real *QNET__RESTRICT recurrent,
-                                  const qnet_real *QNET__RESTRICT before,
-                                  qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                  qnet_real *QNET__RESTRICT cell_tanh,
-                                  qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
+/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
+   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
+   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
+QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
+                                   const qnet_real *QNET__RESTRICT bias,
+                                   const qnet_real *QNET__RESTRICT recurrent,
+                                   const qnet_real *QNET__RESTRICT before,
+                                   qnet_real *QNET__RESTRICT gates,
+                                   qnet_real *QNET__RESTRICT cell,
+                                   qnet_real *QNET__RESTRICT cell_tanh,
+                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
 {
-    const size_t f_at = n + j, g_at = 2 * n + j, o_at = 3 * n + j;
-    const qnet_real i = qnet__gate(gates[j] + recurrent[j] + bias[j]);
-    const qnet_real f = qnet__gate(gates[f_at] + recurrent[f_at] + bias[f_at]);
-    const qnet_real g = qnet__squash(gates[g_at] + recurrent[g_at] + bias[g_at]);
-    const qnet_real o = qnet__gate(gates[o_at] + recurrent[o_at] + bias[o_at]);
-    const qnet_real c = f * before[j] + i * g, t = qnet__squash(c);
-    gates[j] = i, gates[f_at] = f, gates[g_at] = g, gates[o_at] = o;
-    cell[j] = c;
-    cell_tanh[j] = t;
-    h[j] = next_h[j] = o * t;
+    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
+    size_t q, k;
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
+    }
+    for (k = 0; k < run; k++) {
+        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
+        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
+        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
+        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
+        cell[j + k] = c;
+        cell_tanh[j + k] = t;
+        h[j + k] = next_h[j + k] = o * t;
+    }
+    for (q = 0; q < 4; q++)
+        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
 }
 
 QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
@@ -5242,38 +5252,52 @@ QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
                                  qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
                                  qnet_real *QNET__RESTRICT next_h)
 {
-    size_t j = 0, k;
+    size_t j = 0;
     for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        for (k = 0; k < QNET__LSTM_RUN; k++)
-            qnet__lstm_unit(n, j + k, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
-    for (; j < n; j++)
-        qnet__lstm_unit(n, j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
+        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
+                         next_h);
+    if (j < n)
+        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
 }
 
-/* Unit j against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy + what the step
-   after sends back through U, and dc likewise:
+/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
+   + what the step after sends back through U, and dc likewise:
        do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
        di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n], dc[n] in place. */
-QNET__INLINE void qnet__lstm_unit_back(size_t n, size_t j, const qnet_real *QNET__RESTRICT gates,
-                                       const qnet_real *QNET__RESTRICT before,
-                                       const qnet_real *QNET__RESTRICT cell_tanh,
-                                       const qnet_real *QNET__RESTRICT dy,
-                                       const qnet_real *QNET__RESTRICT dh,
-                                       qnet_real *QNET__RESTRICT dc,
-                                       qnet_real *QNET__RESTRICT dgates)
+   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
+   db[4 n] += dgates, in double, since many steps add up there. */
+QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
+                                        const qnet_real *QNET__RESTRICT gates,
+                                        const qnet_real *QNET__RESTRICT before,
+                                        const qnet_real *QNET__RESTRICT cell_tanh,
+                                        const qnet_real *QNET__RESTRICT dy,
+                                        const qnet_real *QNET__RESTRICT dh,
+                                        qnet_real *QNET__RESTRICT dc,
+                                        qnet_real *QNET__RESTRICT dgates,
+                                        double *QNET__RESTRICT db)
 {
-    const qnet_real i = gates[j], f = gates[n + j], g = gates[2 * n + j], o = gates[3 * n + j];
-    const qnet_real h = dy[j] + dh[j], t = cell_tanh[j];
-    const qnet_real c = dc[j] + h * o * (1 - t * t);
-    dgates[j] = c * g * i * (1 - i);
-    dgates[n + j] = c * before[j] * f * (1 - f);
-    dgates[2 * n + j] = c * i * (1 - g * g);
-    dgates[3 * n + j] = h * t * o * (1 - o);
-    dc[j] = c * f;
+    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
+    size_t q, k;
+    for (k = 0; k < run; k++) {
+        const size_t u = j + k;
+        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
+        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
+        const qnet_real c = dc[u] + h * o * (1 - t * t);
+        a[0][k] = c * g * i * (1 - i);
+        a[1][k] = c * before[u] * f * (1 - f);
+        a[2][k] = c * i * (1 - g * g);
+        a[3][k] = h * t * o * (1 - o);
+        dc[u] = c * f;
+    }
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) {
+            dgates[at + k] = a[q][k];
+            db[at + k] += (double)a[q][k];
+        }
+    }
 }
 
-/* As above for a row; db[4 n] += dgates, in double, since many steps add up there. */
 QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
                                       const qnet_real *QNET__RESTRICT before,
                                       const qnet_real *QNET__RESTRICT cell_tanh,
@@ -5283,15 +5307,12 @@ QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT 
                                       qnet_real *QNET__RESTRICT dgates,
                                       double *QNET__RESTRICT db)
 {
-    size_t j = 0, k;
+    size_t j = 0;
     for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        for (k = 0; k < QNET__LSTM_RUN; k++)
-            qnet__lstm_unit_back(n, j + k, gates, before, cell_tanh, dy, dh, dc, dgates);
-    for (; j < n; j++)
-        qnet__lstm_unit_back(n, j, gates, before, cell_tanh, dy, dh, dc, dgates);
-    for (j = 0; j + QNET__LSTM_RUN <= 4 * n; j += QNET__LSTM_RUN)
-        for (k = 0; k < QNET__LSTM_RUN; k++) db[j + k] += (double)dgates[j + k];
-    for (; j < 4 * n; j++) db[j] += (double)dgates[j];
+        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
+                              db);
+    if (j < n)
+        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
 }
 
 /* The two loops for the kernels that a context may pick. */
@@ -5430,7 +5451,8 @@ static void qnet__lstm_forward_ref(const qnet__lstm *job, qnet_real *zero)
 }
 
 /* The twin of the backward pass. Forward: gates = W x + U h' + b, so, row by row,
-       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates    dh' = U^T dgates.
+       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates
+       dh' = U^T dgates.
    NULL: not wanted. dgates[4 hidden], dh[hidden] and dc[hidden] are scratch; dx is added to. */
 static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qnet_real *dh,
                                     qnet_real *dc, qnet_real *dw, qnet_real *du, qnet_real *db,
@@ -5451,7 +5473,8 @@ static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qn
             const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
             const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
             for (j = 0; j < n; j++) {
-                qnet_real h = dy[j] + dh[j], c = dc[j] + h * o[j] * (1 - cell_tanh[j] * cell_tanh[j]);
+                qnet_real h = dy[j] + dh[j], slope = 1 - cell_tanh[j] * cell_tanh[j];
+                qnet_real c = dc[j] + h * o[j] * slope;
                 dgates[j] = c * g[j] * i[j] * (1 - i[j]);
                 dgates[n + j] = k > 0 ? c * job->cell[before * n + j] * f[j] * (1 - f[j]) : 0;
                 dgates[2 * n + j] = c * i[j] * (1 - g[j] * g[j]);
@@ -5855,6 +5878,20 @@ static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, siz
     }
 }
 
+/* to[rows][width] = the first `width` numbers of rows `step` apart. The widths of tiles are written
+   out, since copies of a known size need no call. */
+static void qnet__lstm_keep_piece(const qnet_real *from, size_t step, size_t rows, size_t width,
+                                  qnet_real *to)
+{
+    size_t i;
+    if (width == 14)
+        for (i = 0; i < rows; i++) memcpy(to + i * 14, from + i * step, 14 * sizeof *to);
+    else if (width == 6)
+        for (i = 0; i < rows; i++) memcpy(to + i * 6, from + i * step, 6 * sizeof *to);
+    else
+        for (i = 0; i < rows; i++) memcpy(to + i * width, from + i * step, width * sizeof *to);
+}
+
 /* One direction of one group, against the forward order: dgates of a step, then what it sends back
    to the step before, dh' = dgates U. The worker's arrays: dgates, dh, dc. */
 static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
@@ -5891,9 +5928,8 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
                                     dc + i * n, dgates + i * gate_width, db);
         }
         for (q = 0; q * s->group < 4 * n; q++)
-            for (i = 0; i < active; i++)
-                memcpy(s->dgates[index % 2] + (q * s->rows + row_number + i) * s->group,
-                       dgates + i * gate_width + q * s->group, s->group * sizeof *dgates);
+            qnet__lstm_keep_piece(dgates + q * s->group, gate_width, active, s->group,
+                                  s->dgates[index % 2] + (q * s->rows + row_number) * s->group);
         if (job->backwards) row_number += active;
         for (i = 0; i < s->group; i++) a[i] = i < going ? dgates + i * gate_width : s->zero;
         if (going > 0)
@@ -5924,7 +5960,8 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
         for (first = band; first < band_end; first += s->group) {
             const size_t rows = qnet__min_size(s->group, gates - first);
             for (i = 0; i < s->group; i++)
-                a[i] = s->dgates[d] + (first * s->rows + row * s->group) + qnet__min_size(i, rows - 1);
+                a[i] = s->dgates[d] + first * s->rows + row * s->group +
+                       qnet__min_size(i, rows - 1);
             for (panel = chunk; panel < chunk_end; panel++) {
                 const int of_x = panel < in_panels;
                 const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
