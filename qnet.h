@@ -3214,6 +3214,36 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     return QNET_OK;
 }
 
+/* A few rows times a matrix that is packed once and used often, for callers' own tasks:
+       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
+   b: panels as qnet__pack_task makes them, b_panel numbers apart. rows <= kernel->sizes[0]. a and c
+   have an entry for every row of the tile that runs, qnet__tile_size(kernel, rows) of them; a row
+   with c[m] = NULL is not kept. */
+static void qnet__multiply_rows(const qnet__kernel *kernel, size_t rows, size_t columns, size_t k,
+                                const qnet_real *const *a, size_t a_step, const qnet_real *b,
+                                size_t b_panel, qnet_real *const *c, int accumulate)
+{
+    const size_t panels = qnet__panels(kernel, columns);
+    qnet_real *to[QNET__TILE_ROWS];
+    qnet__tile tile;
+    size_t panel;
+    int i;
+    memset(&tile, 0, sizeof tile);
+    tile.a = a, tile.b = &b, tile.c = to;
+    tile.a_step = a_step, tile.b_step = kernel->columns;
+    tile.segments = 1, tile.length = k;
+    tile.rows = qnet__tile_size(kernel, rows);
+    tile.accumulate = accumulate;
+    for (panel = 0; panel < panels; panel++) {
+        const size_t column = panel * kernel->columns;
+        tile.b_at = panel * b_panel;
+        for (i = 0; i < tile.rows; i++) {
+            to[i] = c[i] != NULL ? c[i] + column : NULL;
+        }
+        qnet__run_tile(kernel, &tile, qnet__min_size(columns - column, kernel->columns));
+    }
+}
+
 /* ============================================================================================
    >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
    `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
@@ -6336,14 +6366,15 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
 
    with the four gates stacked as PyTorch does, i, f, g = tanh(W_c x + U_c h + b_c), o.
 
-   A layer does not copy its inputs into steps: W x is one product over all steps of all scans, and
-   since y[batch][steps][2 hidden] holds every h, the h of one step is a matrix inside y whose rows
-   are steps * 2 hidden apart, which U multiplies where it lies. The backward pass keeps dgates of
-   all steps, so that dW, dU and dx are one product each.
+   W x is one product over all steps of all scans. The recurrence then needs no step of one scan to
+   wait for another scan: a task takes one direction of a few scans, as many as a tile has rows,
+   through all their steps, with U packed once for all of them. The backward pass does the same and
+   keeps dgates of all steps, so that dW, dU and dx are one product each. A BLAS is not asked: its
+   products would need U packed anew at every step, and are not called inside a task.
 
-   Scans end at their own length. Forward and backward pass write zeros past it, h and c included;
-   so the direction that starts at the end finds zeros before its first step, and no sum over the
-   steps of a batch sees the padding.
+   Scans end at their own length, and no work is done past it: scans are taken in order of falling
+   length, so that those of a task end at about the same step. y and dx are zero there, and no sum
+   over the steps of a batch sees the padding.
    ============================================================================================ */
 
 /* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
@@ -6379,11 +6410,241 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
     }
 }
 
+/* ---- sigma and tanh that a compiler can vectorise ----
+   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
+   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
+   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
+   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
+   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
+   relative error of 1.4e-8. */
+typedef struct qnet__exp_parts {
+    float power, rest; /* 2^-m = power * rest */
+    float expm1;       /* e^r - 1 */
+} qnet__exp_parts;
+
+/* The float that has these bits. */
+QNET__INLINE float qnet__float_of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
+{
+    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
+    qnet__exp_parts e;
+    float rounded, m, r, q;
+    uint32_t bits, half;
+    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
+    rounded = a * 1.44269504f + round;
+    m = rounded - round;
+    memcpy(&bits, &rounded, sizeof bits);
+    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
+    half = bits >> 1;
+    e.power = qnet__float_of_bits((127 - half) << 23);
+    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = 0.00139464729f;
+    q = q * r + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    e.expm1 = r + r * r * q;
+    return e;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. */
+QNET__INLINE float qnet__sigmoid_fast(float x)
+{
+    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
+    const float small = (e.power + e.power * e.expm1) * e.rest;
+    return (x < 0 ? small : 1.0f) / (1.0f + small);
+}
+
+/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
+QNET__INLINE float qnet__tanh_fast(float x)
+{
+    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
+    const float power = e.power * e.rest;
+    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
+    return copysignf(d / (2.0f + d), x);
+}
+
+/* What the layer uses. Errors of the fast forms against the double ones, over all floats: sigma
+   2.4, tanh 2.6 units in the last place (tests/test_lstm.c measures them); their twins are the C
+   library's. Double precision is for reference and stays with the library. */
+QNET__INLINE qnet_real qnet__gate(qnet_real x)
+{
+    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
+}
+
+QNET__INLINE qnet_real qnet__squash(qnet_real x)
+{
+    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
+}
+
+/* ---- one row of the element-wise half: a scan at a step ---- */
+
+#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
+
+/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
+   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
+   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
+QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
+                                   const qnet_real *QNET__RESTRICT bias,
+                                   const qnet_real *QNET__RESTRICT recurrent,
+                                   const qnet_real *QNET__RESTRICT before,
+                                   qnet_real *QNET__RESTRICT gates,
+                                   qnet_real *QNET__RESTRICT cell,
+                                   qnet_real *QNET__RESTRICT cell_tanh,
+                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
+{
+    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
+    size_t q, k;
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
+    }
+    for (k = 0; k < run; k++) {
+        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
+        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
+        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
+        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
+        cell[j + k] = c;
+        cell_tanh[j + k] = t;
+        h[j + k] = next_h[j + k] = o * t;
+    }
+    for (q = 0; q < 4; q++)
+        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
+}
+
+QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
+                                 const qnet_real *QNET__RESTRICT recurrent,
+                                 const qnet_real *QNET__RESTRICT before,
+                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
+                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
+                                 qnet_real *QNET__RESTRICT next_h)
+{
+    size_t j = 0;
+    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
+        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
+                         next_h);
+    if (j < n)
+        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
+}
+
+/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
+   + what the step after sends back through U, and dc likewise:
+       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
+       di = dc g    dg = dc i    df = dc c'    dc' = dc f
+   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
+   db[4 n] += dgates, in double, since many steps add up there. */
+QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
+                                        const qnet_real *QNET__RESTRICT gates,
+                                        const qnet_real *QNET__RESTRICT before,
+                                        const qnet_real *QNET__RESTRICT cell_tanh,
+                                        const qnet_real *QNET__RESTRICT dy,
+                                        const qnet_real *QNET__RESTRICT dh,
+                                        qnet_real *QNET__RESTRICT dc,
+                                        qnet_real *QNET__RESTRICT dgates,
+                                        double *QNET__RESTRICT db)
+{
+    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
+    size_t q, k;
+    for (k = 0; k < run; k++) {
+        const size_t u = j + k;
+        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
+        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
+        const qnet_real c = dc[u] + h * o * (1 - t * t);
+        a[0][k] = c * g * i * (1 - i);
+        a[1][k] = c * before[u] * f * (1 - f);
+        a[2][k] = c * i * (1 - g * g);
+        a[3][k] = h * t * o * (1 - o);
+        dc[u] = c * f;
+    }
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) {
+            dgates[at + k] = a[q][k];
+            db[at + k] += (double)a[q][k];
+        }
+    }
+}
+
+QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
+                                      const qnet_real *QNET__RESTRICT before,
+                                      const qnet_real *QNET__RESTRICT cell_tanh,
+                                      const qnet_real *QNET__RESTRICT dy,
+                                      const qnet_real *QNET__RESTRICT dh,
+                                      qnet_real *QNET__RESTRICT dc,
+                                      qnet_real *QNET__RESTRICT dgates,
+                                      double *QNET__RESTRICT db)
+{
+    size_t j = 0;
+    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
+        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
+                              db);
+    if (j < n)
+        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
+}
+
+/* The two loops for the kernels that a context may pick. */
+typedef struct qnet__lstm_rows {
+    void (*forward)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
+                    const qnet_real *before, qnet_real *gates, qnet_real *cell,
+                    qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h);
+    void (*backward)(size_t n, const qnet_real *gates, const qnet_real *before,
+                     const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
+                     qnet_real *dc, qnet_real *dgates, double *db);
+} qnet__lstm_rows;
+
+#define QNET__DEFINE_LSTM_ROWS(name, target)                                                      \
+    target static void name(size_t n, const qnet_real *bias, const qnet_real *recurrent,          \
+                            const qnet_real *before, qnet_real *gates, qnet_real *cell,           \
+                            qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h)                \
+    {                                                                                             \
+        qnet__lstm_row(n, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);            \
+    }                                                                                             \
+    target static void name##_back(size_t n, const qnet_real *gates, const qnet_real *before,     \
+                                   const qnet_real *cell_tanh, const qnet_real *dy,               \
+                                   const qnet_real *dh, qnet_real *dc, qnet_real *dgates,         \
+                                   double *db)                                                    \
+    {                                                                                             \
+        qnet__lstm_row_back(n, gates, before, cell_tanh, dy, dh, dc, dgates, db);                 \
+    }
+
+QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_portable, )
+#if QNET__X86
+QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx2, QNET__AVX2)
+QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx512, QNET__AVX512)
+#endif
+
+static qnet__lstm_rows qnet__lstm_pick_rows(const qnet_context *ctx)
+{
+    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_portable_back};
+#if QNET__X86
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
+        rows.forward = qnet__lstm_row_avx512;
+        rows.backward = qnet__lstm_row_avx512_back;
+    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
+        rows.forward = qnet__lstm_row_avx2;
+        rows.backward = qnet__lstm_row_avx2_back;
+    }
+#else
+    QNET__UNUSED(ctx);
+#endif
+    return rows;
+}
+
+/* ---- the layer ---- */
+
 /* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
    [batch][steps][n] array is (scan * steps + t) * n. */
 typedef struct qnet__lstm {
     size_t batch, steps, in, hidden;
-    int backwards, t;              /* direction; step in progress */
+    int backwards;                 /* direction */
     const int *length;             /* [batch] */
     const qnet_real *w, *u, *b;    /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
     const qnet_real *x;            /* [batch][steps][in] */
@@ -6391,8 +6652,6 @@ typedef struct qnet__lstm {
     qnet_real *gates;              /* [batch][steps][4 hidden]: i, f, g, o */
     qnet_real *cell, *cell_tanh;   /* [batch][steps][hidden] */
     const qnet_real *dy;           /* as y */
-    qnet_real *dgates;             /* as gates: gradients before the activations */
-    qnet_real *dh, *dc;            /* [batch][hidden]: what comes back from the step after */
 } qnet__lstm;
 
 /* Numbers of one direction's part of `saved`. */
@@ -6426,104 +6685,90 @@ static qnet__lstm qnet__lstm_job(const qnet_lstm *shape, const int *length, int 
     return job;
 }
 
-/* Step number `i` of a direction, in the order of its computation. */
-static int qnet__lstm_step(const qnet__lstm *job, size_t i)
-{
-    return (int)(job->backwards ? job->steps - 1 - i : i);
-}
-
 /* 1 if step t is the first that scan b takes in this direction: h and c before it are zero. */
-static int qnet__lstm_is_first(const qnet__lstm *job, size_t b, int t)
+static int qnet__lstm_is_first(const qnet__lstm *job, size_t b, size_t t)
 {
-    return t == (job->backwards ? job->length[b] - 1 : 0);
+    return t == (job->backwards ? (size_t)job->length[b] - 1 : 0);
 }
 
-/* Row of the step before t, in the order of this direction, of scan b. */
-static size_t qnet__lstm_before(const qnet__lstm *job, size_t b, int t)
+/* 1 if step t is the last that scan b takes in this direction. */
+static int qnet__lstm_is_last(const qnet__lstm *job, size_t b, size_t t)
 {
-    return b * job->steps + (size_t)(job->backwards ? t + 1 : t - 1);
+    return t == (job->backwards ? 0 : (size_t)job->length[b] - 1);
 }
 
-/* Scan b, step job->t: gates holds W x + U h; activates it and writes c, tanh c and h.
-   Past the scan's end everything is zero, whatever the padding holds. */
-static void qnet__lstm_forward_task(void *arg, size_t b, size_t worker)
+/* Row of the step before the one of row, in the order of this direction. */
+static size_t qnet__lstm_before(const qnet__lstm *job, size_t row)
 {
-    const qnet__lstm *job = (const qnet__lstm *)arg;
-    size_t n = job->hidden, row = b * job->steps + (size_t)job->t, j;
-    qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
-    qnet_real *cell = job->cell + row * n, *cell_tanh = job->cell_tanh + row * n;
-    qnet_real *h = job->y + row * 2 * n;
-    const qnet_real *before = NULL;
-    QNET__UNUSED(worker);
-    if (job->t >= job->length[b]) {
-        for (j = 0; j < 4 * n; j++) i[j] = 0;
-        for (j = 0; j < n; j++) cell[j] = cell_tanh[j] = h[j] = 0;
-        return;
-    }
-    if (!qnet__lstm_is_first(job, b, job->t))
-        before = job->cell + qnet__lstm_before(job, b, job->t) * n;
-    for (j = 0; j < n; j++) {
-        i[j] = qnet__sigmoid(i[j] + job->b[j]);
-        f[j] = qnet__sigmoid(f[j] + job->b[n + j]);
-        g[j] = qnet__tanh(g[j] + job->b[2 * n + j]);
-        o[j] = qnet__sigmoid(o[j] + job->b[3 * n + j]);
-        cell[j] = i[j] * g[j] + (before != NULL ? f[j] * before[j] : 0);
-        cell_tanh[j] = qnet__tanh(cell[j]);
-        h[j] = o[j] * cell_tanh[j];
-    }
-}
-
-/* Scan b, step job->t. Forward: c = f c' + i g, h = o tanh(c). With dh = dy + what the step after
-   sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. */
-static void qnet__lstm_backward_task(void *arg, size_t b, size_t worker)
-{
-    const qnet__lstm *job = (const qnet__lstm *)arg;
-    size_t n = job->hidden, row = b * job->steps + (size_t)job->t, j;
-    const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
-    const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
-    const qnet_real *before = NULL;
-    qnet_real *di = job->dgates + row * 4 * n, *df = di + n, *dg = df + n, *d_o = dg + n;
-    qnet_real *dh = job->dh + b * n, *dc = job->dc + b * n;
-    QNET__UNUSED(worker);
-    if (job->t >= job->length[b]) {
-        for (j = 0; j < 4 * n; j++) di[j] = 0;
-        return;
-    }
-    if (!qnet__lstm_is_first(job, b, job->t))
-        before = job->cell + qnet__lstm_before(job, b, job->t) * n;
-    for (j = 0; j < n; j++) {
-        qnet_real h = dy[j] + dh[j], c = dc[j] + h * o[j] * (1 - cell_tanh[j] * cell_tanh[j]);
-        di[j] = c * g[j] * i[j] * (1 - i[j]);
-        df[j] = before != NULL ? c * before[j] * f[j] * (1 - f[j]) : 0;
-        dg[j] = c * i[j] * (1 - g[j] * g[j]);
-        d_o[j] = h * cell_tanh[j] * o[j] * (1 - o[j]);
-        dc[j] = c * f[j];
-    }
+    return job->backwards ? row + 1 : row - 1;
 }
 
 /* The twin: every scan by itself, cell after cell. zero[hidden] is the state before the first. */
-static void qnet__lstm_forward_ref(qnet__lstm *job, qnet_real *zero)
+static void qnet__lstm_forward_ref(const qnet__lstm *job, qnet_real *zero)
 {
     size_t n = job->hidden, b, k, j;
-    for (j = 0; j < n; j++) zero[j] = 0;
+    memset(zero, 0, n * sizeof *zero);
     for (b = 0; b < job->batch; b++) {
-        for (k = 0; k < job->steps; k++) {
-            int t = qnet__lstm_step(job, k), first = qnet__lstm_is_first(job, b, t);
-            size_t row = b * job->steps + (size_t)t, before = qnet__lstm_before(job, b, t);
-            if (t >= job->length[b]) {
-                job->t = t;
-                qnet__lstm_forward_task(job, b, 0);
-                continue;
-            }
+        size_t steps = (size_t)job->length[b];
+        for (k = 0; k < steps; k++) {
+            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
+            size_t before = qnet__lstm_before(job, row);
             qnet_lstm_cell((int)job->in, (int)n, job->w, job->u, job->b, job->x + row * job->in,
-                           first ? zero : job->y + before * 2 * n,
-                           first ? zero : job->cell + before * n, job->y + row * 2 * n,
+                           k == 0 ? zero : job->y + before * 2 * n,
+                           k == 0 ? zero : job->cell + before * n, job->y + row * 2 * n,
                            job->cell + row * n, job->gates + row * 4 * n);
             for (j = 0; j < n; j++)
                 job->cell_tanh[row * n + j] = qnet__tanh(job->cell[row * n + j]);
+        }
+        for (k = steps; k < job->steps; k++)
+            memset(job->y + (b * job->steps + k) * 2 * n, 0, n * sizeof *job->y);
+    }
+}
+
+/* The twin of the backward pass. Forward: gates = W x + U h' + b, so, row by row,
+       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates
+       dh' = U^T dgates.
+   NULL: not wanted. dgates[4 hidden], dh[hidden] and dc[hidden] are scratch; dx is added to. */
+static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qnet_real *dh,
+                                    qnet_real *dc, qnet_real *dw, qnet_real *du, qnet_real *db,
+                                    qnet_real *dx)
+{
+    const size_t n = job->hidden, in = job->in;
+    size_t b, k, j, p;
+    if (dw != NULL) memset(dw, 0, 4 * n * in * sizeof *dw);
+    if (du != NULL) memset(du, 0, 4 * n * n * sizeof *du);
+    if (db != NULL) memset(db, 0, 4 * n * sizeof *db);
+    for (b = 0; b < job->batch; b++) {
+        size_t steps = (size_t)job->length[b];
+        memset(dh, 0, n * sizeof *dh);
+        memset(dc, 0, n * sizeof *dc);
+        for (k = steps; k-- > 0;) {
+            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
+            size_t before = qnet__lstm_before(job, row);
+            const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
+            const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
+            for (j = 0; j < n; j++) {
+                qnet_real h = dy[j] + dh[j], slope = 1 - cell_tanh[j] * cell_tanh[j];
+                qnet_real c = dc[j] + h * o[j] * slope;
+                dgates[j] = c * g[j] * i[j] * (1 - i[j]);
+                dgates[n + j] = k > 0 ? c * job->cell[before * n + j] * f[j] * (1 - f[j]) : 0;
+                dgates[2 * n + j] = c * i[j] * (1 - g[j] * g[j]);
+                dgates[3 * n + j] = h * cell_tanh[j] * o[j] * (1 - o[j]);
+                dc[j] = c * f[j];
+            }
+            memset(dh, 0, n * sizeof *dh);
+            for (j = 0; j < 4 * n; j++) {
+                if (db != NULL) db[j] += dgates[j];
+                for (p = 0; p < in; p++) {
+                    if (dw != NULL) dw[j * in + p] += dgates[j] * job->x[row * in + p];
+                    if (dx != NULL) dx[row * in + p] += dgates[j] * job->w[j * in + p];
+                }
+                for (p = 0; p < n; p++) {
+                    if (du != NULL && k > 0)
+                        du[j * n + p] += dgates[j] * job->y[before * 2 * n + p];
+                    dh[p] += dgates[j] * job->u[j * n + p];
+                }
+            }
         }
     }
 }
@@ -6561,76 +6806,298 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* What both passes carve from scratch. The forward pass uses products (and zero) alone; one size
-   for both means one block for a training step. */
-typedef struct qnet__lstm_scratch {
-    void *products;             /* qnet_gemm's */
-    qnet_real *zero;            /* [hidden] */
-    qnet_real *dgates;          /* [batch][steps][4 hidden] */
-    qnet_real *h_prev;          /* [batch][steps][hidden]: h of the step before, 0 at the first */
-    qnet_real *x;               /* [batch][steps][in] with zeros at padded steps */
-    qnet_real *dh, *dc;         /* [batch][hidden] */
-} qnet__lstm_scratch;
-
-static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape,
-                            qnet__lstm_scratch *s, qnet__arena *arena)
+/* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
+   a power of two apart would fall on the same lines of the cache. */
+static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
 {
-    size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
-    size_t in = (size_t)shape->in, n = (size_t)shape->hidden, bytes;
-    bytes = qnet_gemm_scratch(ctx, 0, 1, rows, 4 * n, in);
-    bytes = qnet__max_size(bytes, qnet_gemm_scratch(ctx, 0, 1, batch, 4 * n, n));
-    bytes = qnet__max_size(bytes, qnet_gemm_scratch(ctx, 0, 0, batch, n, 4 * n));
-    bytes = qnet__max_size(bytes, qnet_gemm_scratch(ctx, 1, 0, 4 * n, in, rows));
-    bytes = qnet__max_size(bytes, qnet_gemm_scratch(ctx, 1, 0, 4 * n, n, rows));
-    bytes = qnet__max_size(bytes, qnet_gemm_scratch(ctx, 0, 0, rows, in, 4 * n));
-    s->products = qnet__take(arena, bytes, 1);
-    s->zero = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    s->dgates = (qnet_real *)qnet__take(arena, rows * 4 * n, sizeof(qnet_real));
-    s->h_prev = (qnet_real *)qnet__take(arena, rows * n, sizeof(qnet_real));
-    s->x = (qnet_real *)qnet__take(arena, rows * in, sizeof(qnet_real));
-    s->dh = (qnet_real *)qnet__take(arena, batch * n, sizeof(qnet_real));
-    s->dc = (qnet_real *)qnet__take(arena, batch * n, sizeof(qnet_real));
+    return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
-/* Bytes that either pass needs; 0 for a shape that is out of range. */
+/* Both passes: the order of work, and arrays carved from scratch. "Rows" are pairs of a scan and a
+   step below its length, numbered by group, step and place in the group: the order in which
+   dW, dU and db add them up. A group is as many scans as the tile has rows. */
+typedef struct qnet__lstm_work {
+    qnet__kernel kernel;
+    qnet__lstm_rows elementwise;
+    qnet__lstm job[2];
+    size_t group;             /* scans per group */
+    size_t groups, rows;
+    size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
+    size_t *start;            /* [groups]: first row of a group */
+    size_t *at;               /* [rows]: scan * steps + t */
+    qnet_real *zero;          /* [4 hidden] */
+    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden + hidden] */
+    size_t worker_size;
+    /* forward */
+    qnet_real *x;             /* [rows][x_width]: inputs side by side */
+    size_t x_width;
+    qnet_real *w[2], *u[2];   /* W^T, U^T in panels; backward: W, U */
+    /* backward */
+    qnet_real *dgates[2];     /* [tiles][rows][group]: dgates^T, as the tile reads its left side */
+    double *db[2];            /* [groups][4 hidden] */
+    qnet_real *x_panels;      /* x and h', packed as right-hand sides */
+    qnet_real *h_panels[2];
+    qnet_real *dx;
+    const qnet_lstm_gradients *gradients;
+} qnet__lstm_work;
+
+/* Products of the weight gradients are cut into this many rows, so that a tile's left and right
+   side stay in the first two caches. */
+#define QNET__LSTM_DEPTH ((size_t)512)
+
+static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
+                            qnet__lstm_work *s, qnet__arena *arena)
+{
+    const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
+    const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
+    const size_t columns = qnet__pick_kernel(ctx).columns;
+    size_t in_panels, n_panels, gate_panels;
+    int d;
+    memset(s, 0, sizeof *s);
+    s->kernel = qnet__pick_kernel(ctx);
+    s->elementwise = qnet__lstm_pick_rows(ctx);
+    s->group = (size_t)s->kernel.sizes[0];
+    in_panels = qnet__panels(&s->kernel, in) * columns;
+    n_panels = qnet__panels(&s->kernel, n) * columns;
+    gate_panels = qnet__panels(&s->kernel, 4 * n) * columns;
+    s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
+    s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
+    s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
+    s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
+    s->worker_size = s->group * (qnet__lstm_width(&s->kernel, 4 * n) +
+                                 qnet__lstm_width(&s->kernel, n) + n);
+    s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
+    if (!backward) {
+        s->x_width = qnet__lstm_width(&s->kernel, in);
+        s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
+        for (d = 0; d < 2; d++) {
+            s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
+            s->u[d] = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+        }
+        return;
+    }
+    s->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
+    for (d = 0; d < 2; d++) {
+        s->u[d] = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
+        s->w[d] = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
+        s->h_panels[d] = (qnet_real *)qnet__take(arena, rows, n_panels * real);
+        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, (4 * n + s->group) * real);
+        s->db[d] = (double *)qnet__take(arena, batch, 4 * n * sizeof(double));
+    }
+}
+
+/* Bytes that either pass needs, so that one block serves a training step; 0 for a shape that is
+   out of range. */
 QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shape)
 {
-    qnet__lstm_scratch s;
-    qnet__arena arena = { NULL, 0 };
+    qnet__lstm_work s;
+    qnet__arena forward = { NULL, 0 }, backward = { NULL, 0 };
     if (qnet_lstm_saved(shape) == 0) return 0;
-    qnet__lstm_plan(ctx, shape, &s, &arena);
-    return arena.at;
+    qnet__lstm_plan(ctx, shape, 0, &s, &forward);
+    qnet__lstm_plan(ctx, shape, 1, &s, &backward);
+    return qnet__max_size(forward.at, backward.at);
 }
 
-/* One direction, fast form. W x of all steps is one product; a step adds U h of the whole batch
-   and goes through the gates. Rows of scans that have ended multiply zeros, which nobody reads:
-   sorting scans by length as PyTorch's packed sequences do would save that work, but then a row's
-   place would depend on its neighbours. The first step has no h, so its product is left out. */
-static qnet_status qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm *job, void *scratch)
+/* Fills order, start and at. Lengths have been checked. */
+static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__lstm_work *s)
 {
-    size_t n = job->hidden, rows = job->batch * job->steps, k;
-    QNET__TRY(qnet_gemm(ctx, 0, 1, rows, 4 * n, job->in, job->x, job->in, job->w, job->in, 0,
-                        job->gates, 4 * n, scratch));
-    for (k = 0; k < job->steps; k++) {
-        job->t = qnet__lstm_step(job, k);
-        if (k > 0)
-            QNET__TRY(qnet_gemm(ctx, 0, 1, job->batch, 4 * n, n,
-                                job->y + qnet__lstm_before(job, 0, job->t) * 2 * n,
-                                job->steps * 2 * n, job->u, n, 1,
-                                job->gates + (size_t)job->t * 4 * n, job->steps * 4 * n, scratch));
-        qnet__parallel(ctx, job->batch, qnet__lstm_forward_task, job);
+    const size_t batch = (size_t)shape->batch, steps = (size_t)shape->steps;
+    size_t g, i, t;
+    for (i = 0; i < batch; i++) { /* insertion: few scans, often sorted already */
+        size_t place = i;
+        for (; place > 0 && length[s->order[place - 1]] < length[i]; place--)
+            s->order[place] = s->order[place - 1];
+        s->order[place] = i;
     }
-    return QNET_OK;
+    s->groups = (batch - 1) / s->group + 1;
+    s->rows = 0;
+    for (g = 0; g < s->groups; g++) {
+        const size_t *scan = s->order + g * s->group;
+        const size_t scans = qnet__min_size(s->group, batch - g * s->group);
+        s->start[g] = s->rows;
+        for (t = 0; t < steps; t++)
+            for (i = 0; i < scans && t < (size_t)length[scan[i]]; i++)
+                s->at[s->rows++] = scan[i] * steps + t;
+    }
+    memset(s->zero, 0, 4 * (size_t)shape->hidden * sizeof *s->zero);
 }
 
-/* The directions run one after the other; each of them keeps all workers busy by itself. */
+/* Scans of group g that reach step t; those are its first ones. */
+static size_t qnet__lstm_scans(const qnet__lstm_work *s, size_t g, size_t t)
+{
+    const qnet__lstm *job = s->job;
+    size_t i = 0, last = qnet__min_size(s->group, job->batch - g * s->group);
+    while (i < last && t < (size_t)job->length[s->order[g * s->group + i]]) i++;
+    return i;
+}
+
+/* A matrix m[rows][columns] as packed right-hand side; transposed: m^T. */
+static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_real *m, size_t rows,
+                                        size_t columns, int transposed, qnet_real *to)
+{
+    qnet__packing p;
+    p.src = m;
+    p.dst = to;
+    p.blocks = 1;
+    p.length = transposed ? columns : rows;
+    p.columns = transposed ? rows : columns;
+    p.width = s->kernel.columns;
+    p.block_step = 0;
+    p.row_step = transposed ? 1 : columns;
+    p.column_step = transposed ? columns : 1;
+    return p;
+}
+
+/* Everything that is laid out anew before a pass, as one list of tasks: the panels of up to four
+   matrices, then groups of rows. */
+typedef struct qnet__lstm_layout {
+    const qnet__lstm_work *work;
+    qnet__packing packing[4];
+    size_t panels[4]; /* 0: no such matrix */
+    void (*rows)(const qnet__lstm_work *work, size_t first, size_t last);
+} qnet__lstm_layout;
+
+#define QNET__LSTM_ROWS_AT_ONCE ((size_t)64)
+
+static void qnet__lstm_layout_task(void *arg, size_t index, size_t worker)
+{
+    qnet__lstm_layout *l = (qnet__lstm_layout *)arg;
+    size_t i, first;
+    for (i = 0; i < 4; i++) {
+        if (index < l->panels[i]) {
+            qnet__pack_task(&l->packing[i], index, worker);
+            return;
+        }
+        index -= l->panels[i];
+    }
+    first = index * QNET__LSTM_ROWS_AT_ONCE;
+    l->rows(l->work, first, qnet__min_size(first + QNET__LSTM_ROWS_AT_ONCE, l->work->rows));
+}
+
+static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
+{
+    size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
+    for (i = 0; i < 4; i++) {
+        if (l->panels[i] > 0) l->panels[i] = qnet__panels(&l->work->kernel, l->packing[i].columns);
+        tasks += l->panels[i];
+    }
+    qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
+}
+
+/* ---- forward ---- */
+
+static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
+{
+    const size_t in = s->job[0].in;
+    size_t r;
+    for (r = first; r < last; r++)
+        memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
+}
+
+/* Rows of gates per task of W x, in tiles. */
+#define QNET__LSTM_BAND 16
+
+/* How W x is cut: a task is a band of rows times some panels of one direction. */
+typedef struct qnet__lstm_product {
+    const qnet__lstm_work *work;
+    size_t bands, panels, panels_per_task, chunks;
+} qnet__lstm_product;
+
+/* gates = x W^T at the rows of a band. */
+static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
+    const qnet__lstm_work *s = p->work;
+    const qnet__lstm *job = &s->job[index % 2];
+    const size_t columns = s->kernel.columns, gates = 4 * job->hidden;
+    const size_t panel = index / 2 % p->chunks * p->panels_per_task;
+    const size_t begin = panel * columns;
+    const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
+    const size_t band = index / 2 / p->chunks * QNET__LSTM_BAND * s->group;
+    const size_t last = qnet__min_size(band + QNET__LSTM_BAND * s->group, s->rows);
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t first, i;
+    QNET__UNUSED(worker);
+    for (first = band; first < last; first += s->group) {
+        for (i = 0; i < s->group; i++) {
+            const size_t r = first + i;
+            a[i] = s->x + qnet__min_size(r, last - 1) * s->x_width;
+            c[i] = r < last ? job->gates + s->at[r] * gates + begin : NULL;
+        }
+        qnet__multiply_rows(&s->kernel, qnet__min_size(last - first, s->group), end - begin,
+                            job->in, a, 1, s->w[index % 2] + begin * job->in, job->in * columns, c,
+                            0);
+    }
+}
+
+/* One direction of one group, step by step: gates += h' U^T + b, then Eqs. (1)-(5). The worker's
+   arrays: the product, and h of the step before. */
+static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
+    const qnet__lstm *job = &s->job[index % 2];
+    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * s->group;
+    const size_t product_width = qnet__lstm_width(&s->kernel, 4 * n);
+    const size_t h_width = qnet__lstm_width(&s->kernel, n);
+    const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
+    qnet_real *product = s->worker + worker * s->worker_size;
+    qnet_real *h = product + s->group * product_width;
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t i, k, t;
+    for (i = 0; i < s->group; i++) c[i] = product + i * product_width;
+    for (k = 0; k < steps; k++) {
+        const size_t step = job->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(s, g, step);
+        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
+                                                         job->backwards ? step + 1 : step));
+        for (i = 0; i < s->group; i++) a[i] = i < going ? h + i * h_width : s->zero;
+        if (going > 0)
+            qnet__multiply_rows(&s->kernel, going, product_width - QNET__ALIGN / sizeof(qnet_real),
+                                n, a, 1, s->u[index % 2], n * s->kernel.columns, c, 0);
+        for (i = 0; i < active; i++) {
+            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
+            s->elementwise.forward(n, job->b, i < going ? c[i] : s->zero,
+                                   i < going ? job->cell + before * n : s->zero,
+                                   job->gates + row * 4 * n, job->cell + row * n,
+                                   job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
+        }
+    }
+    for (i = 0; i < scans; i++)
+        for (t = (size_t)job->length[scan[i]]; t < job->steps; t++)
+            memset(job->y + (scan[i] * job->steps + t) * 2 * n, 0, n * sizeof *job->y);
+}
+
+static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
+{
+    const size_t in = s->job[0].in, n = s->job[0].hidden;
+    qnet__lstm_layout layout;
+    qnet__lstm_product product;
+    int d;
+    layout.work = s;
+    layout.rows = qnet__lstm_gather_x;
+    for (d = 0; d < 2; d++) {
+        layout.packing[d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 1, s->w[d]);
+        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 1, s->u[d]);
+        layout.panels[d] = layout.panels[2 + d] = 1;
+    }
+    qnet__lstm_lay_out(ctx, &layout);
+    product.work = s;
+    product.panels = qnet__panels(&s->kernel, 4 * n);
+    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->kernel.columns);
+    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
+    product.bands = (s->rows - 1) / (QNET__LSTM_BAND * s->group) + 1;
+    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
+    qnet__parallel(ctx, s->groups * 2, qnet__lstm_forward_task, s);
+}
+
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
 {
-    qnet__lstm_scratch s;
+    qnet__lstm_work s;
     qnet__arena arena = { NULL, 0 };
-    qnet_status status = QNET_OK;
     size_t bytes;
     void *block, *owned;
     int d;
@@ -6640,71 +7107,213 @@ QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape
     bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, &s, &arena);
-    for (d = 0; d < 2 && status == QNET_OK; d++) {
-        qnet__lstm job = qnet__lstm_job(shape, length, d, weights, x, y, saved);
-        if (QNET__TWINS_ONLY) qnet__lstm_forward_ref(&job, s.zero);
-        else status = qnet__lstm_forward_fast(ctx, &job, s.products);
+    qnet__lstm_plan(ctx, shape, 0, &s, &arena);
+    for (d = 0; d < 2; d++) {
+        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, y, saved);
+        if (QNET__TWINS_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
+    }
+    if (!QNET__TWINS_ONLY) {
+        qnet__lstm_arrange(shape, length, &s);
+        qnet__lstm_forward_fast(ctx, &s);
     }
     qnet__free(ctx, owned, bytes);
-    return status;
+    return QNET_OK;
 }
 
-/* Inputs of the weight gradients' products: to[batch][steps][n] = what step t of scan b read. Row t
-   of `from` (rows of `step` numbers) where `before` is 0, the row of the step before where it is 1;
-   zeros past a scan's end and, with `before`, at its first step. */
-static void qnet__lstm_gather(const qnet__lstm *job, int before, size_t n, const qnet_real *from,
-                              size_t step, qnet_real *to)
+/* ---- backward ---- */
+
+/* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
+static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
+                              qnet_real *to)
 {
-    size_t b, row;
-    int t;
-    for (b = 0; b < job->batch; b++) {
-        for (t = 0; t < (int)job->steps; t++) {
-            row = b * job->steps + (size_t)t;
-            if (t >= job->length[b] || (before && qnet__lstm_is_first(job, b, t)))
-                memset(to + row * n, 0, n * sizeof *to);
-            else
-                memcpy(to + row * n, from + (before ? qnet__lstm_before(job, b, t) : row) * step,
-                       n * sizeof *to);
+    size_t at, part;
+    for (at = 0; at < count; at += width, to += panel_size) {
+        part = qnet__min_size(width, count - at);
+        if (part < width) memset(to, 0, width * sizeof *to);
+        memcpy(to, from + at, part * sizeof *to);
+    }
+}
+
+/* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
+static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
+{
+    const size_t columns = s->kernel.columns, panel = s->rows * columns;
+    const size_t in = s->job[0].in, n = s->job[0].hidden;
+    size_t r;
+    int d;
+    for (r = first; r < last; r++) {
+        const size_t row = s->at[r], b = row / s->job[0].steps, t = row % s->job[0].steps;
+        qnet__lstm_spread(s->job[0].x + row * in, in, columns, panel, s->x_panels + r * columns);
+        for (d = 0; d < 2; d++) {
+            const qnet__lstm *job = &s->job[d];
+            qnet__lstm_spread(qnet__lstm_is_first(job, b, t)
+                                  ? s->zero : job->y + qnet__lstm_before(job, row) * 2 * n,
+                              n, columns, panel, s->h_panels[d] + r * columns);
         }
     }
 }
 
-/* One direction. Forward: gates = W x + U h_prev + b, so with dgates of all steps
-       dW = dgates^T x    dU = dgates^T h_prev    db = sum dgates    dx += dgates W
-   and, step by step against the forward order, dh_prev = dgates U. */
-static qnet_status qnet__lstm_backward_direction(qnet_context *ctx, qnet__lstm *job,
-                                                 const qnet__lstm_scratch *s, qnet_real *dw,
-                                                 qnet_real *du, qnet_real *db, qnet_real *dx)
+/* to[rows][width] = the first `width` numbers of rows `step` apart. The widths of tiles are written
+   out, since copies of a known size need no call. */
+static void qnet__lstm_keep_piece(const qnet_real *from, size_t step, size_t rows, size_t width,
+                                  qnet_real *to)
 {
-    size_t n = job->hidden, rows = job->batch * job->steps, in = job->in, k;
-    /* Nothing comes back from beyond the last step. Rows of scans that have not begun yet in this
-       order stay zero, since their dgates are zero. */
-    memset(job->dh, 0, job->batch * n * sizeof *job->dh);
-    memset(job->dc, 0, job->batch * n * sizeof *job->dc);
-    for (k = job->steps; k-- > 0;) {
-        job->t = qnet__lstm_step(job, k);
-        qnet__parallel(ctx, job->batch, qnet__lstm_backward_task, job);
-        if (k > 0)
-            QNET__TRY(qnet_gemm(ctx, 0, 0, job->batch, n, 4 * n,
-                                job->dgates + (size_t)job->t * 4 * n, job->steps * 4 * n, job->u, n,
-                                0, job->dh, n, s->products));
+    size_t i;
+    if (width == 14)
+        for (i = 0; i < rows; i++) memcpy(to + i * 14, from + i * step, 14 * sizeof *to);
+    else if (width == 6)
+        for (i = 0; i < rows; i++) memcpy(to + i * 6, from + i * step, 6 * sizeof *to);
+    else
+        for (i = 0; i < rows; i++) memcpy(to + i * width, from + i * step, width * sizeof *to);
+}
+
+/* One direction of one group, against the forward order: dgates of a step, then what it sends back
+   to the step before, dh' = dgates U. The worker's arrays: dgates, dh, dc. */
+static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
+    const qnet__lstm *job = &s->job[index % 2];
+    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * s->group;
+    const size_t gate_width = qnet__lstm_width(&s->kernel, 4 * n);
+    const size_t h_width = qnet__lstm_width(&s->kernel, n);
+    const size_t steps = (size_t)job->length[scan[0]];
+    qnet_real *dgates = s->worker + worker * s->worker_size;
+    qnet_real *dh = dgates + s->group * gate_width, *dc = dh + s->group * h_width;
+    double *db = s->db[index % 2] + g * 4 * n;
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t i, k, q, row_number = s->start[g];
+    memset(dc, 0, s->group * n * sizeof *dc);
+    memset(db, 0, 4 * n * sizeof *db);
+    for (i = 0; i < s->group; i++) c[i] = dh + i * h_width;
+    if (!job->backwards) /* from the end: the rows are numbered by rising step */
+        for (k = 0; k < steps; k++) row_number += qnet__lstm_scans(s, g, k);
+    for (k = steps; k-- > 0;) {
+        const size_t step = job->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(s, g, step);
+        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
+                                                         job->backwards ? step + 1 : step));
+        if (!job->backwards) row_number -= active;
+        for (i = 0; i < active; i++) {
+            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
+            s->elementwise.backward(n, job->gates + row * 4 * n,
+                                    i < going ? job->cell + before * n : s->zero,
+                                    job->cell_tanh + row * n, job->dy + row * 2 * n,
+                                    qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
+                                    dc + i * n, dgates + i * gate_width, db);
+        }
+        for (q = 0; q * s->group < 4 * n; q++)
+            qnet__lstm_keep_piece(dgates + q * s->group, gate_width, active, s->group,
+                                  s->dgates[index % 2] + (q * s->rows + row_number) * s->group);
+        if (job->backwards) row_number += active;
+        for (i = 0; i < s->group; i++) a[i] = i < going ? dgates + i * gate_width : s->zero;
+        if (going > 0)
+            qnet__multiply_rows(&s->kernel, going, h_width - QNET__ALIGN / sizeof(qnet_real), 4 * n,
+                                a, 1, s->u[index % 2], 4 * n * s->kernel.columns, c, 0);
     }
-    if (dw != NULL) { /* x with its padding cleared: 0 * NaN would spoil the sum */
-        qnet__lstm_gather(job, 0, in, job->x, in, s->x);
-        QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, in, rows, job->dgates, 4 * n, s->x, in, 0, dw, in,
-                            s->products));
+}
+
+/* dW = dgates^T x and dU = dgates^T h' of a direction: a band of gates times some panels. Those of
+   h' follow on those of x. */
+static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
+    const qnet__lstm_work *s = p->work;
+    const int d = (int)(index % 2);
+    const size_t gates = 4 * s->job[d].hidden, columns = s->kernel.columns;
+    const size_t in_panels = qnet__panels(&s->kernel, s->job[d].in);
+    const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
+    const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
+    const size_t band = index / 2 / p->chunks * QNET__LSTM_BAND * s->group;
+    const size_t band_end = qnet__min_size(band + QNET__LSTM_BAND * s->group, gates);
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t row, first, panel, i;
+    QNET__UNUSED(worker);
+    for (row = 0; row < s->rows; row += QNET__LSTM_DEPTH) {
+        const size_t depth = qnet__min_size(QNET__LSTM_DEPTH, s->rows - row);
+        for (first = band; first < band_end; first += s->group) {
+            const size_t rows = qnet__min_size(s->group, gates - first);
+            for (i = 0; i < s->group; i++)
+                a[i] = s->dgates[d] + first * s->rows + row * s->group +
+                       qnet__min_size(i, rows - 1);
+            for (panel = chunk; panel < chunk_end; panel++) {
+                const int of_x = panel < in_panels;
+                const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
+                const size_t at = of_x ? panel : panel - in_panels;
+                const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
+                qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
+                if (to == NULL) continue;
+                for (i = 0; i < s->group; i++)
+                    c[i] = i < rows ? to + (first + i) * width + at * columns : NULL;
+                qnet__multiply_rows(&s->kernel, rows, qnet__min_size(columns, width - at * columns),
+                                    depth, a, s->group, b + (at * s->rows + row) * columns, 0, c,
+                                    row > 0);
+            }
+        }
     }
-    if (du != NULL) {
-        qnet__lstm_gather(job, 1, n, job->y, 2 * n, s->h_prev);
-        QNET__TRY(qnet_gemm(ctx, 1, 0, 4 * n, n, rows, job->dgates, 4 * n, s->h_prev, n, 0, du, n,
-                            s->products));
+}
+
+/* dx = dgates W of both directions, at the rows of a tile. dgates lies in pieces of a tile's
+   height, so the sum goes piece by piece. */
+static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
+    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->kernel.columns;
+    const size_t first = index * s->group, rows = qnet__min_size(s->group, s->rows - first);
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t i, q;
+    int d;
+    QNET__UNUSED(worker);
+    for (i = 0; i < s->group; i++) c[i] = i < rows ? s->dx + s->at[first + i] * in : NULL;
+    for (d = 0; d < 2; d++)
+        for (q = 0; q < gates; q += s->group) {
+            for (i = 0; i < s->group; i++)
+                a[i] = s->dgates[d] + q * s->rows +
+                       (first + qnet__min_size(i, rows - 1)) * s->group;
+            qnet__multiply_rows(&s->kernel, rows, in, qnet__min_size(s->group, gates - q), a, 1,
+                                s->w[d] + q * columns, gates * columns, c, d > 0 || q > 0);
+        }
+}
+
+/* Forward: gates = W x + U h' + b, so with dgates of all rows
+       dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W. */
+static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
+{
+    const size_t in = s->job[0].in, n = s->job[0].hidden;
+    qnet__lstm_layout layout;
+    qnet__lstm_product product;
+    size_t g, j, b, t;
+    int d;
+    layout.work = s;
+    layout.rows = qnet__lstm_gather_inputs;
+    for (d = 0; d < 2; d++) {
+        layout.packing[d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 0, s->u[d]);
+        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 0, s->w[d]);
+        layout.panels[d] = 1;
+        layout.panels[2 + d] = s->dx != NULL;
     }
-    if (db != NULL) qnet__sum_columns(ctx, rows, 4 * n, job->dgates, db);
-    if (dx != NULL)
-        QNET__TRY(qnet_gemm(ctx, 0, 0, rows, in, 4 * n, job->dgates, 4 * n, job->w, in,
-                            job->backwards ? 1 : 0, dx, in, s->products));
-    return QNET_OK;
+    qnet__lstm_lay_out(ctx, &layout);
+    qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
+    product.work = s;
+    product.panels = qnet__panels(&s->kernel, in) + qnet__panels(&s->kernel, n);
+    product.panels_per_task = qnet__panels_per_task(product.panels, s->kernel.columns *
+                                                    qnet__min_size(s->rows, QNET__LSTM_DEPTH));
+    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
+    product.bands = (4 * n - 1) / (QNET__LSTM_BAND * s->group) + 1;
+    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_weights_task, &product);
+    for (d = 0; d < 2; d++)
+        for (j = 0; s->gradients->b[d] != NULL && j < 4 * n; j++) {
+            double sum = 0;
+            for (g = 0; g < s->groups; g++) sum += s->db[d][g * 4 * n + j];
+            s->gradients->b[d][j] = (qnet_real)sum;
+        }
+    if (s->dx == NULL) return;
+    for (b = 0; b < s->job[0].batch; b++)
+        for (t = (size_t)s->job[0].length[b]; t < s->job[0].steps; t++)
+            memset(s->dx + (b * s->job[0].steps + t) * in, 0, in * sizeof *s->dx);
+    qnet__parallel(ctx, (s->rows - 1) / s->group + 1, qnet__lstm_dx_task, s);
 }
 
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
@@ -6714,9 +7323,8 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch)
 {
-    qnet__lstm_scratch s;
+    qnet__lstm_work s;
     qnet__arena arena = { NULL, 0 };
-    qnet_status status = QNET_OK;
     size_t bytes;
     void *block, *owned;
     int d;
@@ -6726,20 +7334,25 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
     bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, &s, &arena);
-    for (d = 0; d < 2 && status == QNET_OK; d++) {
+    qnet__lstm_plan(ctx, shape, 1, &s, &arena);
+    if (QNET__TWINS_ONLY && dx != NULL)
+        memset(dx, 0, (size_t)shape->batch * (size_t)shape->steps * (size_t)shape->in * sizeof *dx);
+    for (d = 0; d < 2; d++) {
         /* The job type serves both passes; this one does not write y and saved. */
-        qnet__lstm job = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y,
-                                        (qnet_real *)saved);
-        job.dy = dy + (size_t)d * job.hidden;
-        job.dgates = s.dgates;
-        job.dh = s.dh;
-        job.dc = s.dc;
-        status = qnet__lstm_backward_direction(ctx, &job, &s, gradients->w[d], gradients->u[d],
-                                               gradients->b[d], dx);
+        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y, (qnet_real *)saved);
+        s.job[d].dy = dy + (size_t)d * s.job[d].hidden;
+        if (QNET__TWINS_ONLY)
+            qnet__lstm_backward_ref(&s.job[d], s.zero, s.worker, s.worker + s.job[d].hidden,
+                                    gradients->w[d], gradients->u[d], gradients->b[d], dx);
+    }
+    if (!QNET__TWINS_ONLY) {
+        s.dx = dx;
+        s.gradients = gradients;
+        qnet__lstm_arrange(shape, length, &s);
+        qnet__lstm_backward_fast(ctx, &s);
     }
     qnet__free(ctx, owned, bytes);
-    return status;
+    return QNET_OK;
 }
 
 /* ============================================================================================

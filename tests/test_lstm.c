@@ -261,36 +261,148 @@ static void layer_against_torch(void)
     free_layer(&l);
 }
 
-/* The fast form against the cell, on odd sizes, for every kernel set that this machine has. */
-static void layer_against_its_cell(void)
+/* The largest difference of what a direction saved, at steps below the scans' lengths. */
+static double saved_difference(const layer *a, const layer *b)
+{
+    size_t n = (size_t)a->shape.hidden, steps = (size_t)a->shape.steps, scan, t;
+    qnet_lstm_weights w = weights_of(a);
+    double worst = 0;
+    int d;
+    for (d = 0; d < 2; d++) {
+        qnet__lstm p = qnet__lstm_job(&a->shape, a->length, d, &w, a->x, a->y, a->saved);
+        qnet__lstm q = qnet__lstm_job(&b->shape, b->length, d, &w, b->x, b->y, b->saved);
+        for (scan = 0; scan < (size_t)a->shape.batch; scan++) {
+            for (t = 0; t < (size_t)a->length[scan]; t++) {
+                size_t row = scan * steps + t;
+                worst = fmax(worst, largest_difference(p.gates + row * 4 * n, q.gates + row * 4 * n, 4 * n));
+                worst = fmax(worst, largest_difference(p.cell + row * n, q.cell + row * n, n));
+                worst = fmax(worst, largest_difference(p.cell_tanh + row * n, q.cell_tanh + row * n, n));
+            }
+        }
+    }
+    return worst;
+}
+
+/* The fast forms of both passes against their twins, on odd sizes, for every kernel set that this
+   machine has. Gradients are sums over up to 51 steps of numbers near 1. */
+static void layer_against_its_twins(void)
 {
     static const int sizes[][4] = { { 1, 1, 1, 1 }, { 3, 5, 7, 9 }, { 5, 4, 33, 17 }, { 2, 24, 40, 32 },
-                                    { 17, 3, 5, 13 } };
+                                    { 17, 3, 5, 13 }, { 30, 2, 64, 24 }, { 29, 20, 3, 8 } };
     static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512 };
     size_t s, k;
-    int b, d, length[17];
+    int b, d, length[30];
     for (k = 0; k < 3; k++) {
         qnet_context *ctx = make_context(NULL, cpus[k]);
         if (ctx == NULL) continue; /* not on this machine */
         for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
             layer l, twin;
-            qnet_real *zero = (qnet_real *)malloc((size_t)sizes[s][3] * sizeof *zero);
+            qnet_real *scratch = (qnet_real *)malloc(6 * (size_t)sizes[s][3] * sizeof *scratch);
+            qnet_real *dh = scratch + 4 * sizes[s][3], *dc = dh + sizes[s][3];
             qnet_lstm_weights w;
-            for (b = 0; b < sizes[s][0]; b++) length[b] = sizes[s][1] - b % sizes[s][1];
+            for (b = 0; b < sizes[s][0]; b++) length[b] = 1 + (b * 7 + sizes[s][1] - 1) % sizes[s][1];
             l = make_layer(ctx, sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3], length);
             twin = make_layer(ctx, sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3], length);
             CHECK_OK(ctx, forward(&l, NULL));
+            CHECK_OK(ctx, backward(&l, NULL));
             w = weights_of(&twin);
+            memset(twin.dx, 0, twin.inputs * sizeof *twin.dx);
             for (d = 0; d < 2; d++) {
                 qnet__lstm job = qnet__lstm_job(&twin.shape, length, d, &w, twin.x, twin.y, twin.saved);
-                qnet__lstm_forward_ref(&job, zero);
+                qnet__lstm_forward_ref(&job, scratch);
+                job.dy = twin.dy + (size_t)d * job.hidden;
+                qnet__lstm_backward_ref(&job, scratch, dh, dc, twin.dw[d], twin.du[d], twin.db[d], twin.dx);
+                CHECK(largest_difference(l.dw[d], twin.dw[d], l.nw) < NEAR * 10);
+                CHECK(largest_difference(l.du[d], twin.du[d], l.nu) < NEAR * 10);
+                CHECK(largest_difference(l.db[d], twin.db[d], l.nb) < NEAR * 10);
             }
             CHECK(largest_difference(l.y, twin.y, l.outputs) < NEAR);
-            CHECK(largest_difference(l.saved, twin.saved, l.saved_count) < NEAR);
-            free(zero);
+            CHECK(saved_difference(&l, &twin) < NEAR);
+            CHECK(largest_difference(l.dx, twin.dx, l.inputs) < NEAR * 10);
+            free(scratch);
             free_layer(&l);
             free_layer(&twin);
         }
+        qnet_context_destroy(ctx);
+    }
+}
+
+/* Units in the last place of float between got and a value in double. */
+static double ulps(float got, double want)
+{
+    int e;
+    frexp(want, &e);
+    return fabs((double)got - want) / ldexp(1, e < -125 ? -149 : e - 24);
+}
+
+/* The fast sigma and tanh against double, over all floats in steps of 1021 bit patterns, which is
+   no power of two: subnormal numbers, both signs, infinity. And in a loop that is vectorised. */
+static void fast_gates(void)
+{
+    static const float edge[] = { 0, 1e-45f, 1e-38f, 87.4f, 88.8f, 103.9f, 104, 105, 1e30f, 3.4e38f, INFINITY };
+    double sigma = 0, tangent = 0;
+    uint32_t bits;
+    size_t i;
+    for (bits = 0; bits < 0xffffffffu - 1021; bits += 1021) {
+        float x;
+        memcpy(&x, &bits, sizeof x);
+        if (x != x) continue;
+        sigma = fmax(sigma, ulps(qnet__sigmoid_fast(x), 1 / (1 + exp(-(double)x))));
+        tangent = fmax(tangent, ulps(qnet__tanh_fast(x), tanh((double)x)));
+    }
+    CHECK(sigma < 2.4);
+    CHECK(tangent < 2.6);
+    if (sigma > 2.4 || tangent > 2.6) printf("    sigma %g, tanh %g\n", sigma, tangent);
+    for (i = 0; i < sizeof edge / sizeof edge[0]; i++) {
+        float x = edge[i];
+        CHECK(ulps(qnet__sigmoid_fast(x), 1 / (1 + exp(-(double)x))) < 2.4);
+        CHECK(ulps(qnet__sigmoid_fast(-x), 1 / (1 + exp((double)x))) < 2.4);
+        CHECK(ulps(qnet__tanh_fast(x), tanh((double)x)) < 2.6);
+        CHECK(qnet__tanh_fast(-x) == -qnet__tanh_fast(x));
+    }
+    CHECK(qnet__sigmoid_fast(INFINITY) == 1 && qnet__sigmoid_fast(-INFINITY) == 0);
+    CHECK(qnet__tanh_fast(INFINITY) == 1 && qnet__tanh_fast(-INFINITY) == -1);
+    CHECK(qnet__sigmoid_fast(NAN) != qnet__sigmoid_fast(NAN) && qnet__tanh_fast(NAN) != qnet__tanh_fast(NAN));
+    CHECK(1 / qnet__tanh_fast(-0.0f) < 0);
+}
+
+/* One row of units through each kernel set's own loop against libm in double: what vectorising may
+   break. 37 units: two full runs and a rest. Units that fall on infinity and NaN keep them. */
+static void rows_of_every_kernel(void)
+{
+    enum { N = 37 };
+    static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512 };
+    qnet_real zero[4 * N], pre[4 * N], gates[4 * N], before[N], cell[N], cell_tanh[N], h[N], next[N];
+    double worst;
+    size_t k, j, q;
+    memset(zero, 0, sizeof zero);
+    fill_random(pre, 4 * N, 5, 4);
+    fill_random(before, N, 6, 1);
+    pre[3] = 1000;
+    pre[N + 4] = -1000;
+    pre[2 * N + 5] = (qnet_real)INFINITY;
+    pre[3 * N + 6] = (qnet_real)NAN;
+    for (k = 0; k < 3; k++) {
+        qnet_context *ctx = make_context(NULL, cpus[k]);
+        if (ctx == NULL) continue;
+        memcpy(gates, pre, sizeof gates);
+        qnet__lstm_pick_rows(ctx).forward(N, zero, zero, before, gates, cell, cell_tanh, h, next);
+        CHECK(h[6] != h[6] && gates[3 * N + 6] != gates[3 * N + 6]);
+        for (j = 0, worst = 0; j < N; j++) {
+            double a[4], c;
+            if (j == 6) continue;
+            for (q = 0; q < 4; q++) {
+                double z = (double)pre[q * N + j];
+                a[q] = q == 2 ? tanh(z) : 1 / (1 + exp(-z));
+                worst = fmax(worst, fabs(a[q] - (double)gates[q * N + j]));
+            }
+            c = a[1] * (double)before[j] + a[0] * a[2];
+            worst = fmax(worst, fabs(c - (double)cell[j]));
+            worst = fmax(worst, fabs(tanh(c) - (double)cell_tanh[j]));
+            worst = fmax(worst, fabs(a[3] * tanh(c) - (double)h[j]));
+            CHECK(next[j] == h[j]);
+        }
+        CHECK(worst < (QNET__REAL_IS_DOUBLE ? 1e-15 : 5e-7)); /* two roundings of numbers near 1 */
         qnet_context_destroy(ctx);
     }
 }
@@ -489,7 +601,9 @@ int main(void)
 {
     RUN(cell_against_torch);
     RUN(layer_against_torch);
-    RUN(layer_against_its_cell);
+    RUN(layer_against_its_twins);
+    RUN(fast_gates);
+    RUN(rows_of_every_kernel);
     RUN(gradients);
     RUN(padding_and_neighbours);
     RUN(same_bits_for_any_workers);
