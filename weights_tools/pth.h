@@ -14,12 +14,12 @@
        zip      torch >= 1.6: an archive of stored entries NAME/data.pkl, NAME/version,
                 NAME/byteorder, NAME/data/0, NAME/data/1, ...
        legacy   before, resnet18-5c106cde.pth for one: five pickles (magic number, version of the
-                format, sys_info, state dict, keys of storages), then per key a count and the numbers
+                format, sys_info, state dict, keys of storages), then per key a count and numbers
 
-   The state dict is a pickle, which is a program for a stack machine. It is NOT executed: the reader
-   knows the 30 opcodes and the globals that a state dict of dense tensors needs (opcodes, globals:
-   below), builds plain records from them, and refuses everything else by name. Nothing is imported,
-   called or looked up. The zip must have no deflated, encrypted, overlapping or missing bytes, and
+   The state dict is a pickle, which is a program for a stack machine. It is NOT executed: the
+   reader knows the 33 opcodes and the globals that a state dict of dense tensors needs
+   (pth__opcodes, pth__globals), builds plain records from them, and refuses everything else by
+   name. Nothing is imported, called or looked up. The zip must have no deflated, encrypted, overlapping or missing bytes, and
    every CRC must be right. Memory is bounded by a multiple of the file's size.
 
    Types: float64, float32, float16, bfloat16, int64. Tensors may be transposed, sliced or share a
@@ -446,10 +446,10 @@ static qnet_status pth__zip_entry(pth__reader *r, pth__entry *e, size_t next)
     return QNET_OK;
 }
 
-/* The whole archive; behind it, r->order has the entries by name. Each byte belongs to one entry. */
+/* The whole archive; behind it, r->order has the entries by name. Each byte belongs to one. */
 static qnet_status pth__zip_read(pth__reader *r)
 {
-    size_t first, bytes, count, i;
+    size_t first = 0, bytes = 0, count = 0, i;
     const uint32_t *order;
     PTH__TRY(pth__zip_end(r, &first, &bytes, &count));
     PTH__TRY(pth__zip_directory(r, first, bytes, count));
@@ -999,7 +999,8 @@ static qnet_status pth__build(pth__reader *r)
 static qnet_status pth__bytes(pth__reader *r, size_t n, const unsigned char **p)
 {
     if (n > r->end - r->at)
-        return pth__pickle_fail(r, QNET_ERROR_FORMAT, "truncated: the pickle ends within an opcode");
+        return pth__pickle_fail(r, QNET_ERROR_FORMAT,
+                                "truncated: the pickle ends within an opcode");
     *p = r->bytes + r->at;
     r->at += n;
     return QNET_OK;
@@ -1033,7 +1034,7 @@ static qnet_status pth__get(pth__reader *r, uint32_t index)
 /* A text of n bytes. */
 static qnet_status pth__text(pth__reader *r, size_t n)
 {
-    const unsigned char *p;
+    const unsigned char *p = NULL;
     PTH__TRY(pth__bytes(r, n, &p));
     return pth__push(r, PTH__TEXT, (uint32_t)(p - r->bytes), (uint32_t)n, 0);
 }
@@ -1041,7 +1042,7 @@ static qnet_status pth__text(pth__reader *r, size_t n)
 /* LONG1: n bytes, little-endian, two's complement. */
 static qnet_status pth__long(pth__reader *r, size_t n)
 {
-    const unsigned char *p;
+    const unsigned char *p = NULL;
     uint64_t bits = 0;
     int64_t number;
     size_t i;
@@ -1056,7 +1057,7 @@ static qnet_status pth__long(pth__reader *r, size_t n)
 /* Opcodes that push a constant or move on the memo; *known = 0: none of them. */
 static qnet_status pth__simple_opcode(pth__reader *r, int code, int *known)
 {
-    const unsigned char *p;
+    const unsigned char *p = NULL;
     int32_t number;
     uint32_t bits;
     *known = 1;
@@ -1109,7 +1110,7 @@ static qnet_status pth__simple_opcode(pth__reader *r, int code, int *known)
 /* Opcodes that work on what is on the stack. */
 static qnet_status pth__stack_opcode(pth__reader *r, int code)
 {
-    size_t first, depth = pth__depth(r), n;
+    size_t first = 0, depth = pth__depth(r), n;
     switch (code) {
     case 't':
     case 'u':
@@ -1147,7 +1148,7 @@ static qnet_status pth__stack_opcode(pth__reader *r, int code)
 static qnet_status pth__pickle(pth__reader *r, const char *what, size_t begin, size_t end,
                                uint32_t *value)
 {
-    const unsigned char *p;
+    const unsigned char *p = NULL;
     char text[80];
     int code, known;
     r->what = what;
@@ -1245,8 +1246,7 @@ static int pth__storage_less(const pth__reader *r, uint32_t a, uint32_t b)
     return c != 0 ? c < 0 : a < b;
 }
 
-/* Sorts the storages by key into *order[count] (to be kept by the caller: r->order is used by the
-   zip's names) and checks that all mentions of a key agree. */
+/* r->order = the storages by key, in place of the zip's names; all mentions of a key must agree. */
 static qnet_status pth__storages_agree(pth__reader *r)
 {
     const uint32_t *order;
@@ -1410,8 +1410,9 @@ static qnet_status pth__legacy_storages(pth__reader *r, uint32_t keys, size_t at
                              pth__printable(shown, pth__storage_at(r, i)->key,
                                             pth__storage_at(r, i)->key_bytes));
     if (at != r->size)
-        return pth__fail(r, QNET_ERROR_FORMAT, "the file goes on behind its storages: expected %.0f "
-                         "bytes, found %.0f", (double)at, (double)r->size);
+        return pth__fail(r, QNET_ERROR_FORMAT,
+                         "the file goes on behind its storages: expected %.0f bytes, found %.0f",
+                         (double)at, (double)r->size);
     return QNET_OK;
 }
 
@@ -1428,7 +1429,8 @@ static qnet_status pth__read_legacy(pth__reader *r)
     int little = 0;
     if (r->size < sizeof(pth__magic) || memcmp(r->bytes, pth__magic, sizeof(pth__magic)) != 0)
         return pth__fail(r, QNET_ERROR_FORMAT,
-                         "a pickle, but not torch.save's: expected its magic number and format 1001");
+                         "a pickle, but not torch.save's: expected its magic number and format "
+                         "1001");
     PTH__TRY(pth__pickle(r, "sys_info", sizeof(pth__magic), r->size, &info));
     v = pth__value_at(r, info);
     if (v->kind == PTH__DICT)
@@ -1496,7 +1498,7 @@ static void pth__gather(const pth__reader *r, const pth__tensor *t, unsigned cha
     }
 }
 
-/* The metadata's texts, each ended by NUL, in *text; pairs[] are set when it has stopped growing. */
+/* The metadata's texts, each ended by NUL, in *text; pairs[] are set when it no longer grows. */
 static qnet_status pth__metadata(pth__reader *r, qnet_buffer *text, const char **pairs, int *count)
 {
     const pth__value *v, *item;
@@ -1577,7 +1579,7 @@ static qnet_status pth__write_safetensors(pth__reader *r, qnet_safetensor *list,
             o->count = t->count;
             o->bytes = t->count * size;
             o->data = s->data + t->offset * size;
-            if (!pth__contiguous(t) || !pth__little_endian()) {
+            if (o->bytes > 0 && (!pth__contiguous(t) || !pth__little_endian())) {
                 pth__gather(r, t, pool);
                 o->data = pool;
                 pool += o->bytes;
@@ -1585,6 +1587,7 @@ static qnet_status pth__write_safetensors(pth__reader *r, qnet_safetensor *list,
             n++;
         }
     memset(&text, 0, sizeof(text));
+    memset(pairs, 0, sizeof(pairs));
     status = pth__metadata(r, &text, pairs, &count);
     if (status == QNET_OK)
         status = pth__pass(r, qnet_safetensors_write(r->ctx, &sink, list, n, pairs, count));
@@ -1625,7 +1628,8 @@ qnet_status pth_to_safetensors(qnet_context *ctx, const char *name, const void *
     else if (size >= 2 && r.bytes[0] == 0x80)
         status = pth__read_legacy(&r);
     else
-        status = pth__fail(&r, QNET_ERROR_FORMAT, "neither the zip nor the legacy form of torch.save");
+        status = pth__fail(&r, QNET_ERROR_FORMAT,
+                           "neither the zip nor the legacy form of torch.save");
     if (status == QNET_OK) status = pth__check_tensors(&r, &pool_bytes);
     if (status == QNET_OK) {
         list_bytes = (pth__tensors(&r) + 1) * sizeof(*list);
@@ -1856,7 +1860,7 @@ static qnet_status pth__read_path(void *user, qnet_context *ctx, const char *pat
     text[0] = '\0';
     status = qnet_file_read(ctx, path, 0, &bytes);
     if (status != QNET_OK)
-        snprintf(text, sizeof(text), "%s", qnet_last_error(ctx));
+        snprintf(text, sizeof(text), "%.500s", qnet_last_error(ctx));
     else
         status = pth_to_safetensors(ctx, path, bytes.bytes, bytes.size, out, text);
     qnet_buffer_free(ctx, &bytes);
