@@ -49,6 +49,12 @@ $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
 
+# What qnet.h makes of weight files, for tests/parity/parity_weights.py.
+$(BUILD)/weights_probe: tests/parity/weights_probe.c weights_tools/pth.h qnet.h
+	@mkdir -p $(BUILD)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
 EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
 

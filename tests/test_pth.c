@@ -221,6 +221,82 @@ static void test_scan_model(void)
     qnet_scan_model_destroy(model);
 }
 
+/* tensors[count] through a .pth into the small stage 2, whose first weight stays on failure. */
+static void into_network(const qnet_safetensor *tensors, int count, qnet_status expected,
+                         const char *words)
+{
+    qnet_scan_config c;
+    qnet_scan_model *model = NULL;
+    qnet_safetensors *file = NULL, *again = NULL;
+    qnet_memory_source state;
+    qnet_source source;
+    qnet_sink sink;
+    qnet_buffer b, pth;
+    image f;
+    char sentence[PTH_SENTENCE];
+    qnet_status status;
+    memset(&b, 0, sizeof b);
+    memset(&pth, 0, sizeof pth);
+    qnet_scan_config_init(&c);
+    c.features = c.steps = 3;
+    c.hidden = c.batch = 2;
+    CHECK_OK(ctx, qnet_scan_model_create(ctx, &c, &model));
+    sink = qnet_sink_buffer(ctx, &b, "b");
+    CHECK_OK(ctx, qnet_safetensors_write(ctx, &sink, tensors, count, NULL, 0));
+    source = qnet_source_memory(&state, b.bytes, b.size, "b");
+    CHECK_OK(ctx, qnet_safetensors_read(ctx, &source, &file));
+    CHECK(file && pth_from_safetensors(ctx, "y.pth", file, &pth, sentence) == QNET_OK);
+    f = image_of(pth.bytes, pth.size);
+    CHECK(read_image(f, &again, sentence) == QNET_OK);
+    free(f.bytes);
+    if (model != NULL && again != NULL) {
+        model->weights[0] = 123;
+        status = qnet_weights_from_safetensors(ctx, again, model->table, model->weights, 0, NULL);
+        CHECK(status == expected);
+        CHECK((model->weights[0] == (qnet_real)123) == (status != QNET_OK));
+        if (status != QNET_OK) CHECK_CONTAINS(qnet_last_error(ctx), words);
+    }
+    qnet_buffer_free(ctx, &b);
+    qnet_buffer_free(ctx, &pth);
+    qnet_safetensors_destroy(file);
+    qnet_safetensors_destroy(again);
+    qnet_scan_model_destroy(model);
+}
+
+/* The twelve tensors of scan.pth, then one missing, one too many, wrong types, shapes and names. */
+static void test_wrong_tensors(void)
+{
+    static const int64_t counters[8] = {0};
+    image f = golden("scan.pth");
+    qnet_safetensors *file = NULL;
+    qnet_safetensor t[13];
+    char sentence[PTH_SENTENCE];
+    CHECK(read_image(f, &file, sentence) == QNET_OK);
+    free(f.bytes);
+    if (file == NULL || file->count != 12) return;
+    memcpy(t, file->tensors, 12 * sizeof t[0]);
+    into_network(t, 12, QNET_OK, "");
+    into_network(t, 11, QNET_ERROR_MISMATCH, "tensor 'scan_head.bias' is missing");
+    t[12] = t[11];
+    strcpy(t[12].name, "fc.bias");
+    into_network(t, 13, QNET_ERROR_MISMATCH, "tensor 'fc.bias' is not one of its 12");
+    t[12] = t[2];
+    t[2].dtype = QNET_I64;
+    t[2].data = counters;
+    into_network(t, 12, QNET_ERROR_MISMATCH,
+                 "tensor 'lstm.bias_ih_l0': expected dtype F64, F32, F16 or BF16, found I64");
+    t[2] = t[12];
+    t[2].ndim = 2;
+    t[2].shape[0] = 2;
+    t[2].shape[1] = 4;
+    into_network(t, 12, QNET_ERROR_MISMATCH,
+                 "tensor 'lstm.bias_ih_l0': expected shape [8], found [2,4]");
+    t[2] = t[12];
+    strcpy(t[2].name, "module.lstm.bias_ih_l0");
+    into_network(t, 12, QNET_ERROR_MISMATCH, "tensor 'module.lstm.bias_ih_l0' is not one of its");
+    qnet_safetensors_destroy(file);
+}
+
 /* ---- archives and pickles made here ---------------------------------------------------------- */
 
 typedef struct part { const char *name; const void *data; size_t size; } part;
@@ -294,6 +370,13 @@ static void test_good_pickle(void)
     free(f.bytes);
     if (file == NULL) return;
     CHECK(file->count == 1 && memcmp(file->tensors[0].data, four, 16) == 0);
+    qnet_safetensors_destroy(file);
+    file = NULL; /* without numbers, at the end of the storage, and with strides of no meaning */
+    f = pickled(BYTES(VIEW("K\4", "K\0K\2\x86", "K\5K\7\x86")));
+    CHECK(read_image(f, &file, sentence) == QNET_OK);
+    free(f.bytes);
+    if (file == NULL) return;
+    CHECK(file->tensors[0].count == 0 && file->tensors[0].shape[1] == 2);
     qnet_safetensors_destroy(file);
 }
 
@@ -771,6 +854,7 @@ int main(void)
     RUN(test_old);
     RUN(test_round_trip);
     RUN(test_scan_model);
+    RUN(test_wrong_tensors);
     RUN(test_good_pickle);
     RUN(test_opcodes);
     RUN(test_globals);

@@ -36,10 +36,10 @@ says() # exit status, part of what it must print, command...
 }
 
 # A run on one cohort makes the weights that a run on another starts from.
-small='--input crop --size 32 --folds 2 --epochs1 2 --epochs2 2 --batch 16 --bootstrap 20 --seed 7 --quiet'
-ok "cohort" "$bin/make_phantom" --out "$dir/a" --hh 2 --hc 2 --scale small --seed 3
-ok "another cohort" "$bin/make_phantom" --out "$dir/b" --hh 2 --hc 3 --scale small --seed 4
-ok "first run" "$bin/crossval" --data "$dir/a" --out "$dir/first" $small --epochs1 1 --epochs2 1
+small='--input crop --size 32 --folds 2 --epochs1 2 --epochs2 1 --batch 16 --bootstrap 20 --seed 7 --quiet'
+ok "cohort" "$bin/make_phantom" --out "$dir/a" --hh 2 --hc 3 --scale small --seed 3
+ok "another cohort" "$bin/make_phantom" --out "$dir/b" --hh 2 --hc 2 --scale small --seed 4
+ok "first run" "$bin/crossval" --data "$dir/a" --out "$dir/first" $small --epochs1 1
 resnet=$dir/first/weights/crop-repeat01-fold01-resnet.safetensors
 qnet=$dir/first/weights/crop-repeat01-fold01-qnet.safetensors
 

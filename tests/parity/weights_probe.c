@@ -111,7 +111,9 @@ static void dump(char **a)
     qnet_real *x, *features;
     double image[256], scan;
     size_t pixels, slices, i;
+    qnet_augmentation record;
     float *raw;
+    void *scratch;
     must(qnet_preparation_load(ctx, a[1], &input, &augment));
     must(qnet_cohort_read(ctx, a[2], &input, &cohort));
     net = make_resnet(input.size);
@@ -123,8 +125,13 @@ static void dump(char **a)
     x = (qnet_real *)calloc(pixels, sizeof *x);
     raw = (float *)calloc(pixels, sizeof *raw);
     features = (qnet_real *)calloc((size_t)input.max_slices * QNET_FEATURES, sizeof *features);
-    if (!x || !raw || !features || input.max_slices > 256) exit(1);
-    must(PREPARE(ctx, &augment, cohort, 0, x));
+    scratch = malloc(qnet_augment_scratch(cohort->height, cohort->width));
+    if (!x || !raw || !features || !scratch || input.max_slices > 256) exit(1);
+    record = qnet_augment_test(cohort->height, cohort->width, input.size, input.size);
+    for (i = 0; i < slices; i++)
+        must(qnet_augment_apply(ctx, &augment, &record, qnet_scan_slice(cohort, 0, (int)i),
+                                cohort->height, cohort->width, x + i * (pixels / slices),
+                                input.size, input.size, scratch));
     for (i = 0; i < pixels; i++) raw[i] = (float)x[i];
     must(qnet_file_replace(ctx, a[3], raw, pixels * sizeof *raw));
     must(qnet_embed(net, &augment, cohort, only, 1, features, NULL));
@@ -133,6 +140,7 @@ static void dump(char **a)
     printf("%.17g\n", scan);
     free(x);
     free(raw);
+    free(scratch);
     free(features);
     qnet_resnet_destroy(net);
     qnet_scan_model_destroy(model);
