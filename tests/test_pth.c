@@ -194,7 +194,7 @@ static void test_scan_model(void)
     qnet_real x[18], slices[12], scan[4];
     const double tolerance = QNET__REAL_IS_DOUBLE ? 1e-14 : 1e-6;
     size_t j;
-    int before;
+    qnet_status before;
     qnet_scan_config_init(&c);
     c.features = c.steps = 3;
     c.hidden = c.batch = 2;
