@@ -9967,7 +9967,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
-/* What the hook for other kinds of weight files makes of path; *used = 0: it is not for the hook. */
+/* What the hook makes of path, a weights file of another kind; *used = 0: none of those. */
 static qnet_status qnet__safetensors_by_hook(qnet_context *ctx, const char *path,
                                              qnet_safetensors **out, int *used)
 {
