@@ -19,8 +19,9 @@
    The state dict is a pickle, which is a program for a stack machine. It is NOT executed: the
    reader knows the 33 opcodes and the globals that a state dict of dense tensors needs
    (pth__opcodes, pth__globals), builds plain records from them, and refuses everything else by
-   name. Nothing is imported, called or looked up. The zip must have no deflated, encrypted, overlapping or missing bytes, and
-   every CRC must be right. Memory is bounded by a multiple of the file's size.
+   name. Nothing is imported, called or looked up. The zip must have no deflated, encrypted,
+   overlapping or missing bytes, and every CRC must be right. Memory is bounded by a multiple of the
+   file's size.
 
    Types: float64, float32, float16, bfloat16, int64. Tensors may be transposed, sliced or share a
    storage; each comes out contiguous. Tensors whose own elements overlap (expand) are refused.
