@@ -33,7 +33,7 @@ REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
 .PHONY: all examples demo paper test test-sanitize bench clean tests-build
 
-all: examples
+all: examples $(BUILD)/qnet_weights
 
 examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
 
@@ -41,6 +41,19 @@ $(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< $(EXTRA_$*) -lm
+
+$(BUILD)/crossval: weights_tools/pth.h
+
+$(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
+	@mkdir -p $(BUILD)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
+# What qnet.h makes of weight files, for tests/parity/parity_weights.py.
+$(BUILD)/weights_probe: tests/parity/weights_probe.c weights_tools/pth.h qnet.h
+	@mkdir -p $(BUILD)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
 
 EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
@@ -72,7 +85,9 @@ test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
 	@sh tests/run.sh $(BUILD)
 
-tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_phantom
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_phantom $(BUILD)/qnet_weights
+
+$(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h)
 	@mkdir -p $(BUILD)/tests

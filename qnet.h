@@ -315,6 +315,17 @@ typedef struct qnet_clock {
     double (*seconds)(void *user);
 } qnet_clock;
 
+/* Reads weight files of another kind, such as PyTorch's (weights_tools/pth.h), for every function
+   that takes the path of a weights file. What it puts into *safetensors is read in place of the
+   file; an empty buffer says: read the file as it is. A failure leaves the buffer empty and its
+   sentence in sentence[size]. */
+struct qnet_buffer;
+typedef struct qnet_weights_reader {
+    void *user;
+    qnet_status (*read)(void *user, qnet_context *ctx, const char *path,
+                        struct qnet_buffer *safetensors, char *sentence, size_t size);
+} qnet_weights_reader;
+
 /* Which kernels to use. AUTO asks CPUID and the operating system; a choice that the machine does
    not have is an error of qnet_context_create. SCALAR is plain C that any compiler takes. */
 typedef enum qnet_cpu { QNET_CPU_AUTO, QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512 } qnet_cpu;
@@ -327,6 +338,7 @@ typedef struct qnet_hooks {
     qnet_progress progress;
     qnet_trace trace;
     qnet_clock clock;
+    qnet_weights_reader weights;
     int threads;  /* for the default parallel hook; 0: as many as OpenMP offers */
     qnet_cpu cpu;
 } qnet_hooks;
@@ -761,7 +773,8 @@ QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *averag
                               const qnet_real *p, uint64_t n);
 
 /* ============================================================================================
-   API 10. Weight files: safetensors, with torchvision's names and layouts in the file.
+   API 10. Weight files: safetensors, with torchvision's names and layouts in the file. A program
+   that includes weights_tools/pth.h and sets hooks.weights reads PyTorch's .pth by path as well.
    ============================================================================================ */
 
 typedef enum qnet_dtype {
@@ -12197,6 +12210,32 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
 }
 
 #ifndef QNET_NO_STDIO
+/* What the hook makes of path, a weights file of another kind; *used = 0: none of those. */
+static qnet_status qnet__safetensors_by_hook(qnet_context *ctx, const char *path,
+                                             qnet_safetensors **out, int *used)
+{
+    const qnet_weights_reader *reader = &ctx->hooks.weights;
+    qnet_memory_source state;
+    qnet_source source;
+    qnet_buffer bytes;
+    qnet_status status;
+    char sentence[512];
+    memset(&bytes, 0, sizeof(bytes));
+    sentence[0] = 0;
+    *used = 0;
+    if (reader->read == NULL || path == NULL) return QNET_OK;
+    status = reader->read(reader->user, ctx, path, &bytes, sentence, sizeof(sentence));
+    *used = status != QNET_OK || bytes.size > 0;
+    if (status != QNET_OK) {
+        status = qnet__fail(ctx, status, "%s", sentence);
+    } else if (bytes.size > 0) {
+        source = qnet_source_memory(&state, bytes.bytes, bytes.size, path);
+        status = qnet_safetensors_read(ctx, &source, out);
+    }
+    qnet_buffer_free(ctx, &bytes);
+    return status;
+}
+
 /* qnet_safetensors_read of a path. */
 QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
                                            qnet_safetensors **out)
@@ -12204,6 +12243,11 @@ QNET_API qnet_status qnet_safetensors_load(qnet_context *ctx, const char *path,
     qnet__file file;
     qnet_source source;
     qnet_status status;
+    int used = 0;
+    if (ctx != NULL && out != NULL) {
+        QNET__TRY(qnet__safetensors_by_hook(ctx, path, out, &used));
+        if (used) return QNET_OK;
+    }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     status = qnet_safetensors_read(ctx, &source, out);
     qnet__file_close(&file);

@@ -6,6 +6,8 @@
    stops cleanly on Ctrl-C: run it again with --resume and it goes on with the same bits. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#define PTH_IMPLEMENTATION
+#include "weights_tools/pth.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -42,7 +44,8 @@ static const char help[] =
     "  --folds K           folds (10)              --repeats R   repeats of the whole (1)\n"
     "  --epochs1 N         stage 1 (100)           --epochs2 N   stage 2 (50)\n"
     "  --batch N           images, or scans, per step (64)\n"
-    "  --weights FILE      initial ResNet18 weights, torchvision names, .safetensors\n"
+    "  --weights FILE      initial ResNet18 weights, torchvision names, .safetensors or .pth;\n"
+    "                      a head of another number of classes than 2 is drawn anew\n"
     "                      (default: random, He initialisation; the paper starts from ImageNet)\n"
     "  --stretch KIND      percentile (per slice, the paper's) or window (fixed ppm and 1/s)\n"
     "  --physics-safe      no brightness, contrast, gamma or vertical flip in augmentation\n"
@@ -275,6 +278,7 @@ int main(int argc, char **argv)
     o.hooks.progress.user = o.hooks.log.user = &d;
     o.hooks.progress.report = show;
     o.hooks.log.message = message;
+    o.hooks.weights = pth_weights_reader();
     status = qnet_context_create(&o.hooks, &ctx);
     if (status != QNET_OK) {
         fprintf(stderr, "crossval: %s (is --cpu right for this machine?)\n",

@@ -1,0 +1,499 @@
+/* qnet_weights: weight files in and out of qnet.h's world.
+
+       build/qnet_weights convert resnet18.pth resnet18.safetensors
+       build/qnet_weights --help
+
+   PyTorch's .pth (both forms of torch.save, read without executing the pickle: pth.h), safetensors,
+   and checkpoints of a run; one row of LAYOUT.md per tensor. */
+#define QNET_IMPLEMENTATION
+#include "qnet.h"
+#define PTH_IMPLEMENTATION
+#include "weights_tools/pth.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: qnet_weights convert IN OUT [--classes N] [--seed S]\n"
+    "       qnet_weights list FILE\n"
+    "       qnet_weights compare A B [--tolerance T]\n"
+    "       qnet_weights hash FILE\n"
+    "\n"
+    "Files are .safetensors or PyTorch's .pth (zip and legacy form), told by their first bytes;\n"
+    "a .pth is read without executing the pickle in it.\n"
+    "\n"
+    "convert   writes the tensors of IN under the same names to OUT, whose ending says how:\n"
+    "          .safetensors, or .pth (.pt) for torch.load(OUT, weights_only=True). From a\n"
+    "          checkpoint of a run it takes the weights of the last epoch, with their names.\n"
+    "          --classes N: a ResNet18 head (fc.*) of another number of classes is replaced by a\n"
+    "          fresh one, drawn as qnet_resnet_init draws it from --seed S (1).\n"
+    "list      name, type, shape, mean, standard deviation and hash of each tensor; metadata\n"
+    "compare   largest absolute and relative difference of each tensor; metadata is left out\n"
+    "hash      one number for all names, types, shapes and values, whatever the kind of file and\n"
+    "          the order in it; for ResNet18 also the one that a run's manifest.json prints\n"
+    "\n"
+    "Exit status: 0 done, or all tensors equal (within T: 0); 1 tensors differ; 2 an error.\n";
+
+static int fail(qnet_context *ctx)
+{
+    fprintf(stderr, "qnet_weights: %s\n", qnet_last_error(ctx));
+    return 2;
+}
+
+static int fail_text(const char *name, const char *text)
+{
+    fprintf(stderr, "qnet_weights: %s: %s\n", name, text);
+    return 2;
+}
+
+/* ---- numbers of a tensor --------------------------------------------------------------------- */
+
+/* Number i: little-endian bytes, as in the file. */
+static double element(const qnet_safetensor *t, size_t i)
+{
+    size_t size = qnet_dtype_size(t->dtype), k;
+    const unsigned char *p = (const unsigned char *)t->data + i * size;
+    uint64_t bits = 0;
+    for (k = size; k-- > 0;) bits = bits << 8 | p[k];
+    if (t->dtype == QNET_F64) {
+        double v;
+        memcpy(&v, &bits, sizeof v);
+        return v;
+    }
+    if (t->dtype == QNET_F32 || t->dtype == QNET_BF16) {
+        uint32_t word = (uint32_t)bits << (t->dtype == QNET_BF16 ? 16 : 0);
+        float v;
+        memcpy(&v, &word, sizeof v);
+        return (double)v;
+    }
+    if (t->dtype == QNET_F16) {
+        int exponent = (int)(bits >> 10 & 31), fraction = (int)(bits & 1023);
+        double v = exponent == 0    ? ldexp(fraction, -24)
+                   : exponent == 31 ? (fraction ? NAN : INFINITY)
+                                    : ldexp(1024 + fraction, exponent - 25);
+        return bits >> 15 ? -v : v;
+    }
+    if (t->dtype == QNET_I64 || t->dtype == QNET_I32 || t->dtype == QNET_I16 || t->dtype == QNET_I8)
+        return bits >> (8 * size - 1) & 1
+                   ? -(double)((~bits & ((uint64_t)-1 >> (64 - 8 * size))) + 1)
+                   : (double)bits;
+    return (double)bits;
+}
+
+static void shape_text(const qnet_safetensor *t, char text[200])
+{
+    int k, at = 1;
+    strcpy(text, "[");
+    for (k = 0; k < t->ndim; k++)
+        at += snprintf(text + at, (size_t)(200 - at), "%s%lu", k ? "," : "",
+                       (unsigned long)t->shape[k]);
+    snprintf(text + at, (size_t)(200 - at), "]");
+}
+
+static int same_shape(const qnet_safetensor *a, const qnet_safetensor *b)
+{
+    return a->ndim == b->ndim &&
+           memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof a->shape[0]) == 0;
+}
+
+static uint64_t tensor_hash(uint64_t h, const qnet_safetensor *t)
+{
+    char text[200];
+    h = qnet_hash(h, t->name, strlen(t->name) + 1);
+    h = qnet_hash(h, qnet_dtype_name(t->dtype), strlen(qnet_dtype_name(t->dtype)) + 1);
+    shape_text(t, text);
+    h = qnet_hash(h, text, strlen(text) + 1);
+    return qnet_hash(h, t->data, t->bytes);
+}
+
+/* ---- list, hash, compare --------------------------------------------------------------------- */
+
+static int list(const qnet_safetensors *file)
+{
+    double total = 0;
+    int i;
+    for (i = 0; i < file->count; i++) {
+        const qnet_safetensor *t = &file->tensors[i];
+        double sum = 0, square = 0, mean;
+        char shape[200];
+        size_t k;
+        for (k = 0; k < t->count; k++) sum += element(t, k);
+        mean = t->count ? sum / (double)t->count : 0;
+        for (k = 0; k < t->count; k++) {
+            double d = element(t, k) - mean;
+            square += d * d;
+        }
+        shape_text(t, shape);
+        printf("%-36s %-4s %-16s mean %12.5g  sd %11.5g  %016llx\n", t->name,
+               qnet_dtype_name(t->dtype), shape, mean,
+               t->count ? sqrt(square / (double)t->count) : 0.0,
+               (unsigned long long)tensor_hash(QNET_HASH_START, t));
+        total += (double)t->count;
+    }
+    for (i = 0; i < file->metadata_count; i++)
+        printf("metadata %s = %s\n", file->metadata[i].key, file->metadata[i].value);
+    printf("%d tensors, %.0f numbers\n", file->count, total);
+    return 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(const qnet_safetensor *const *)a)->name,
+                  (*(const qnet_safetensor *const *)b)->name);
+}
+
+/* A ResNet18 of so many classes without room for training, or NULL. */
+static qnet_resnet *make_resnet(qnet_context *ctx, int classes)
+{
+    qnet_resnet_config c;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&c);
+    c.height = c.width = 32;
+    c.batch = 1;
+    c.classes = classes;
+    c.training = 0;
+    return qnet_resnet_create(ctx, &c, &net) == QNET_OK ? net : NULL;
+}
+
+static int hash(qnet_context *ctx, const qnet_safetensors *file)
+{
+    const qnet_safetensor **sorted, *head = qnet_safetensors_find(file, "fc.weight");
+    uint64_t h = QNET_HASH_START;
+    qnet_resnet *net;
+    int i;
+    sorted = (const qnet_safetensor **)malloc(((size_t)file->count + 1) * sizeof *sorted);
+    if (sorted == NULL) return fail_text("hash", "no memory");
+    for (i = 0; i < file->count; i++) sorted[i] = &file->tensors[i];
+    qsort(sorted, (size_t)file->count, sizeof *sorted, by_name);
+    for (i = 0; i < file->count; i++) h = tensor_hash(h, sorted[i]);
+    free(sorted);
+    printf("%016llx  %d tensors\n", (unsigned long long)h, file->count);
+    if (head == NULL || head->ndim != 2 || head->shape[0] != QNET_CLASSES) return 0;
+    net = make_resnet(ctx, QNET_CLASSES);
+    if (net == NULL) return fail(ctx);
+    memset(net->weights, 0, net->table->total * sizeof(qnet_real)); /* counters may be missing */
+    if (qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 0, NULL) == QNET_OK)
+        printf("%016llx  as initial_weights in a manifest.json\n",
+               (unsigned long long)qnet_hash(QNET_HASH_START, net->weights,
+                                             net->table->total * sizeof(qnet_real)));
+    qnet_resnet_destroy(net);
+    return 0;
+}
+
+/* Prints one row and returns 1 when the tensors differ by more than the tolerance. */
+static int compare_tensor(const qnet_safetensor *a, const qnet_safetensor *b, double tolerance,
+                          double worst[2])
+{
+    double absolute = 0, relative = 0;
+    char sa[200], sb[200];
+    int differs;
+    size_t k;
+    if (b == NULL || !same_shape(a, b)) {
+        shape_text(a, sa);
+        if (b != NULL) shape_text(b, sb);
+        printf("%-36s %s %s%s%s\n", a->name, sa, b ? "but " : "only in one file", b ? sb : "",
+               b ? " in the other file" : "");
+        return 1;
+    }
+    for (k = 0; k < a->count; k++) {
+        double x = element(a, k), y = element(b, k), d = fabs(x - y);
+        double m = fabs(x) > fabs(y) ? fabs(x) : fabs(y);
+        if (x == y || (x != x && y != y)) continue;
+        if (d != d) d = INFINITY; /* a NaN in one file only */
+        if (d > absolute) absolute = d;
+        if (d / m > relative || m != m) relative = m == m && m < INFINITY ? d / m : INFINITY;
+    }
+    differs = !(absolute <= tolerance);
+    printf("%-36s %-4s %-4s abs %10.4g  rel %10.4g%s\n", a->name, qnet_dtype_name(a->dtype),
+           qnet_dtype_name(b->dtype), absolute, relative, differs ? "  differs" : "");
+    if (absolute > worst[0]) worst[0] = absolute;
+    if (relative > worst[1]) worst[1] = relative;
+    return differs;
+}
+
+static int compare(const qnet_safetensors *a, const qnet_safetensors *b, double tolerance)
+{
+    double worst[2] = {0, 0};
+    int i, different = 0;
+    for (i = 0; i < a->count; i++)
+        different += compare_tensor(&a->tensors[i], qnet_safetensors_find(b, a->tensors[i].name),
+                                    tolerance, worst);
+    for (i = 0; i < b->count; i++)
+        if (qnet_safetensors_find(a, b->tensors[i].name) == NULL)
+            different += compare_tensor(&b->tensors[i], NULL, tolerance, worst);
+    printf("%d tensors, %d differ; largest difference: absolute %.4g, relative %.4g\n", a->count,
+           different, worst[0], worst[1]);
+    return different > 0;
+}
+
+/* ---- convert --------------------------------------------------------------------------------- */
+
+/* The pairs of a file's metadata, for the writers. */
+static const char **metadata_pairs(const qnet_safetensors *file)
+{
+    const char **pairs =
+        (const char **)malloc(((size_t)file->metadata_count * 2 + 1) * sizeof *pairs);
+    int i;
+    for (i = 0; pairs != NULL && i < file->metadata_count; i++) {
+        pairs[2 * i] = file->metadata[i].key;
+        pairs[2 * i + 1] = file->metadata[i].value;
+    }
+    return pairs;
+}
+
+/* The network whose block `weights` of a checkpoint is, as a file with names. */
+static int from_checkpoint(qnet_context *ctx, const char *path, const qnet_safetensors *file,
+                           qnet_buffer *out)
+{
+    const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
+    const char *hidden = qnet_safetensors_metadata(file, "hidden");
+    const char *steps = qnet_safetensors_metadata(file, "steps"), **pairs = metadata_pairs(file);
+    const qnet_param_table *table = NULL;
+    qnet_resnet *net = make_resnet(ctx, QNET_CLASSES);
+    qnet_scan_model *model = NULL;
+    qnet_scan_config c;
+    qnet_real *block = NULL;
+    qnet_sink sink = qnet_sink_buffer(ctx, out, path);
+    qnet_status status = QNET_ERROR_MISMATCH;
+    size_t k;
+    if (net != NULL && net->table->total == w->count) {
+        table = net->table;
+    } else if (hidden && steps) {
+        qnet_scan_config_init(&c);
+        c.hidden = atoi(hidden);
+        c.steps = atoi(steps);
+        c.batch = 1;
+        c.training = 0;
+        if (qnet_scan_model_create(ctx, &c, &model) == QNET_OK && model->table->total == w->count)
+            table = model->table;
+    }
+    if (table != NULL) block = (qnet_real *)malloc(w->count * sizeof *block);
+    if (block != NULL && pairs != NULL) {
+        for (k = 0; k < w->count; k++) block[k] = (qnet_real)element(w, k);
+        status = qnet_weights_write(ctx, &sink, table, block, pairs, file->metadata_count);
+    }
+    qnet_resnet_destroy(net);
+    qnet_scan_model_destroy(model);
+    free(block);
+    free(pairs);
+    if (table == NULL)
+        return fail_text(path, "a checkpoint, but tensor 'weights' is of no network's size here");
+    if (status != QNET_OK) return fail(ctx);
+    printf("%s: a checkpoint: weights of its last epoch; they do not say on which subjects they "
+           "were trained\n", path);
+    return 0;
+}
+
+/* qnet.h writes numbers that are in the host's order; those of a file are little-endian. */
+static unsigned char *host_order(const qnet_safetensor *t)
+{
+    size_t size = qnet_dtype_size(t->dtype), i, k;
+    unsigned char *copy = (unsigned char *)malloc(t->bytes + 1);
+    const uint16_t one = 1;
+    unsigned char low;
+    memcpy(&low, &one, 1);
+    for (i = 0; copy != NULL && i < t->count; i++)
+        for (k = 0; k < size; k++)
+            copy[i * size + k] =
+                ((const unsigned char *)t->data)[i * size + (low ? k : size - 1 - k)];
+    return copy;
+}
+
+/* All tensors of a file into *out; with net, fc.weight and fc.bias are its own. */
+static qnet_status rewrite(qnet_context *ctx, const char *path, const qnet_safetensors *file,
+                           qnet_resnet *net, qnet_buffer *out)
+{
+    const size_t count = (size_t)file->count;
+    qnet_safetensor *tensors = (qnet_safetensor *)calloc(count + 1, sizeof *tensors);
+    unsigned char **data = (unsigned char **)calloc(count + 1, sizeof *data);
+    const char **pairs = metadata_pairs(file);
+    qnet_sink sink = qnet_sink_buffer(ctx, out, path);
+    qnet_status status = tensors && data && pairs ? QNET_OK : QNET_ERROR_MEMORY;
+    size_t i;
+    for (i = 0; i < count && status == QNET_OK; i++) {
+        const char *name = file->tensors[i].name;
+        int head = net && (strcmp(name, "fc.weight") == 0 || strcmp(name, "fc.bias") == 0);
+        tensors[i] = file->tensors[i];
+        if (head) {
+            int p = qnet_param_find(net->table, name);
+            tensors[i].dtype = sizeof(qnet_real) == 8 ? QNET_F64 : QNET_F32;
+            tensors[i].shape[0] = (size_t)net->config.classes;
+            tensors[i].data = qnet_param_view(net->table, net->weights, p).data;
+        } else {
+            data[i] = host_order(&file->tensors[i]);
+            tensors[i].data = data[i];
+            if (data[i] == NULL) status = QNET_ERROR_MEMORY;
+        }
+    }
+    if (status == QNET_OK)
+        status = qnet_safetensors_write(ctx, &sink, tensors, file->count, pairs,
+                                        file->metadata_count);
+    for (i = 0; data != NULL && i < count; i++) free(data[i]);
+    free(data);
+    free(tensors);
+    free(pairs);
+    return status;
+}
+
+/* The net whose fresh head replaces the file's; *net = NULL: the head is right as it is. */
+static int fresh_head(qnet_context *ctx, const char *path, const qnet_safetensors *file,
+                      int classes, uint64_t seed, qnet_resnet **net)
+{
+    const qnet_safetensor *w = qnet_safetensors_find(file, "fc.weight");
+    const qnet_safetensor *b = qnet_safetensors_find(file, "fc.bias");
+    if (w == NULL || b == NULL || w->ndim != 2 || w->shape[1] != QNET_FEATURES || b->ndim != 1 ||
+        b->shape[0] != w->shape[0])
+        return fail_text(path, "--classes: expected tensors 'fc.weight' [classes,512] and "
+                               "'fc.bias' [classes] of a ResNet18");
+    if (w->shape[0] == (size_t)classes) {
+        printf("%s: the head has %d classes already and stays\n", path, classes);
+        return 0;
+    }
+    *net = make_resnet(ctx, classes);
+    if (*net == NULL) return fail(ctx);
+    qnet_resnet_init(*net, seed);
+    printf("%s: the head of %lu classes is replaced by a fresh one of %d\n", path,
+           (unsigned long)w->shape[0], classes);
+    return 0;
+}
+
+static int ends(const char *text, const char *end)
+{
+    size_t n = strlen(text), m = strlen(end);
+    return n > m && strcmp(text + n - m, end) == 0;
+}
+
+static int convert(qnet_context *ctx, const char *in, const char *out, int classes, uint64_t seed)
+{
+    const int pth = ends(out, ".pth") || ends(out, ".pt");
+    qnet_safetensors *file = NULL, *made = NULL;
+    qnet_resnet *net = NULL;
+    qnet_memory_source state;
+    qnet_source source;
+    qnet_buffer a, b;
+    char sentence[PTH_SENTENCE];
+    int result = 0;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    if (!pth && !ends(out, ".safetensors"))
+        return fail_text(out, "expected a name that ends in .safetensors, .pth or .pt");
+    if (qnet_safetensors_load(ctx, in, &file) != QNET_OK) return fail(ctx);
+    if (qnet_safetensors_find(file, "weights") && qnet_safetensors_find(file, "adam.m")) {
+        result = from_checkpoint(ctx, in, file, &a);
+    } else {
+        if (classes > 0) result = fresh_head(ctx, in, file, classes, seed, &net);
+        if (result == 0 && rewrite(ctx, out, file, net, &a) != QNET_OK) result = fail(ctx);
+    }
+    if (result == 0 && pth) {
+        source = qnet_source_memory(&state, a.bytes, a.size, out);
+        if (qnet_safetensors_read(ctx, &source, &made) != QNET_OK)
+            result = fail(ctx);
+        else if (pth_from_safetensors(ctx, out, made, &b, sentence) != QNET_OK)
+            result = fail_text("convert", sentence);
+    }
+    if (result == 0 && qnet_file_replace(ctx, out, pth ? b.bytes : a.bytes,
+                                         pth ? b.size : a.size) != QNET_OK)
+        result = fail(ctx);
+    if (result == 0) printf("wrote %s\n", out);
+    qnet_buffer_free(ctx, &a);
+    qnet_buffer_free(ctx, &b);
+    qnet_resnet_destroy(net);
+    qnet_safetensors_destroy(file);
+    qnet_safetensors_destroy(made);
+    return result;
+}
+
+/* ---- the command line ------------------------------------------------------------------------ */
+
+typedef struct options {
+    const char *path[2];
+    int paths, classes;
+    uint64_t seed;
+    double tolerance;
+} options;
+
+static int parse(int argc, char **argv, options *o)
+{
+    const int converts = strcmp(argv[1], "convert") == 0;
+    const int compares = strcmp(argv[1], "compare") == 0;
+    int i;
+    memset(o, 0, sizeof *o);
+    o->seed = 1;
+    for (i = 2; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        char *end = NULL;
+        if (converts && strcmp(argv[i], "--classes") == 0) {
+            long n = strtol(value, &end, 10);
+            if (end == value || *end || n < 1 || n > 100000)
+                return fail_text("--classes", "expected a whole number from 1 to 100000");
+            o->classes = (int)n;
+            i++;
+        } else if (converts && strcmp(argv[i], "--seed") == 0) {
+            o->seed = (uint64_t)strtoull(value, &end, 10);
+            if (end == value || *end || strchr(value, '-'))
+                return fail_text("--seed", "expected a whole number from 0");
+            i++;
+        } else if (compares && strcmp(argv[i], "--tolerance") == 0) {
+            o->tolerance = strtod(value, &end);
+            if (end == value || *end || !(o->tolerance >= 0))
+                return fail_text("--tolerance", "expected a number from 0");
+            i++;
+        } else if (argv[i][0] == '-' || o->paths == (converts || compares ? 2 : 1)) {
+            return fail_text(argv[i], "not expected here (see --help)");
+        } else {
+            o->path[o->paths++] = argv[i];
+        }
+    }
+    if (o->paths < (converts || compares ? 2 : 1))
+        return fail_text(argv[1], "a file's name is missing (see --help)");
+    return 0;
+}
+
+static int run(qnet_context *ctx, const char *command, const options *o)
+{
+    qnet_safetensors *a = NULL, *b = NULL;
+    int result = 0;
+    if (strcmp(command, "convert") == 0)
+        return convert(ctx, o->path[0], o->path[1], o->classes, o->seed);
+    if (qnet_safetensors_load(ctx, o->path[0], &a) != QNET_OK) return fail(ctx);
+    if (o->paths == 2 && qnet_safetensors_load(ctx, o->path[1], &b) != QNET_OK)
+        result = fail(ctx);
+    else if (strcmp(command, "list") == 0)
+        result = list(a);
+    else if (strcmp(command, "hash") == 0)
+        result = hash(ctx, a);
+    else
+        result = compare(a, b, o->tolerance);
+    qnet_safetensors_destroy(a);
+    qnet_safetensors_destroy(b);
+    return result;
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const commands[] = {"convert", "list", "compare", "hash"};
+    qnet_context *ctx = NULL;
+    qnet_hooks hooks;
+    options o;
+    int i, result;
+    for (i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            fputs(help, stdout);
+            return 0;
+        }
+    for (i = 0; i < 4 && argc > 1; i++)
+        if (strcmp(argv[1], commands[i]) == 0) break;
+    if (argc < 2 || i == 4)
+        return fail_text(argc < 2 ? "no command" : argv[1],
+                         "expected convert, list, compare or hash (see --help)");
+    result = parse(argc, argv, &o);
+    if (result != 0) return result;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.weights = pth_weights_reader();
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return fail_text("context", "no memory");
+    result = run(ctx, argv[1], &o);
+    qnet_context_destroy(ctx);
+    return result;
+}
