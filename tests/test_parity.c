@@ -53,7 +53,7 @@ static double golden_distance(const golden_tensor *golden, const double *sums)
 
 enum { MOST = 256 };
 typedef struct table {
-    const char *title, *pass;     /* pass: what the trace hook is collecting now, or NULL */
+    const char *title, *pass; /* pass: what the trace hook is collecting now, or NULL */
     const golden_tensor *golden;
     int count, seen[MOST];
     double sums[MOST][GOLDEN_SUMS];
@@ -69,7 +69,8 @@ static void table_start(table *t, const char *title, const golden_tensor *golden
 }
 
 /* One of our tensors: kept as sums if the table has it. */
-static void table_add(table *t, const char *pass, const char *name, const qnet_real *x, size_t count)
+static void table_add(table *t, const char *pass, const char *name, const qnet_real *x,
+                      size_t count)
 {
     int i;
     for (i = 0; i < t->count; i++) {
@@ -81,7 +82,8 @@ static void table_add(table *t, const char *pass, const char *name, const qnet_r
     }
 }
 
-static void on_trace(void *user, const char *name, const qnet_real *data, int ndim, const size_t *shape)
+static void on_trace(void *user, const char *name, const qnet_real *data, int ndim,
+                     const size_t *shape)
 {
     table *t = (table *)user;
     size_t count = 1;
@@ -133,7 +135,8 @@ static void table_check(const table *t)
             const golden_tensor *g = &t->golden[i];
             double ours, measure;
             if (strcmp(g->pass, pass[p]) != 0) continue;
-            if (t->seen[i] != 1) printf("    %s %s: handed over %d times\n", g->pass, g->name, t->seen[i]);
+            if (t->seen[i] != 1)
+                printf("    %s %s: handed over %d times\n", g->pass, g->name, t->seen[i]);
             CHECK(t->seen[i] == 1);
             ours = golden_distance(g, t->sums[i]);
             if (getenv("VERBOSE"))
@@ -163,18 +166,19 @@ static void table_check(const table *t)
         }
         if (worst < 0) continue;
         if (QNET__REAL_IS_DOUBLE)
-            printf("%s %s: at most %.1e (%s), allowed %.0e\n", t->title, pass[p], worst, name, limit(pass[p]));
+            printf("%s %s: at most %.1e (%s), allowed %.0e\n", t->title, pass[p], worst, name,
+                   limit(pass[p]));
         else
             printf("%s %s: on average %.2f of PyTorch's float32 distance to float64; most %.2f "
-                   "(%s: ours %.2e, PyTorch's %.2e), allowed 2\n", t->title, pass[p],
-                   exp(product / count), worst, name, at_ours, at_theirs);
+                   "(%s: ours %.2e, PyTorch's %.2e), allowed 2\n",
+                   t->title, pass[p], exp(product / count), worst, name, at_ours, at_theirs);
     }
 }
 
 /* ---- the cases of networks.py ---- */
 
-static void resnet_case(const char *title, int h, int w, uint32_t index, const golden_tensor *golden,
-                        size_t count)
+static void resnet_case(const char *title, int h, int w, uint32_t index,
+                        const golden_tensor *golden, size_t count)
 {
     const int batch = 2;
     qnet_context *ctx = context();
@@ -204,7 +208,8 @@ static void resnet_case(const char *title, int h, int w, uint32_t index, const g
 
 static void test_resnet(void)
 {
-#define CASE(title, h, w, index, golden) resnet_case(title, h, w, index, golden, sizeof golden / sizeof *golden)
+#define CASE(title, h, w, index, golden) \
+    resnet_case(title, h, w, index, golden, sizeof golden / sizeof *golden)
     CASE("ResNet18 224x224", 224, 224, 1246, golden_resnet_224);
     CASE("ResNet18 128x128", 128, 128, 1103, golden_resnet_128);
     CASE("ResNet18 97x65", 97, 65, 1039, golden_resnet_97_65);
@@ -212,8 +217,8 @@ static void test_resnet(void)
 }
 
 /* Loss of float within 1e-5 of float64's, or of double within 1e-12. */
-static void check_losses(const char *title, const double *ours, const double *exact, const double *theirs,
-                         int count)
+static void check_losses(const char *title, const double *ours, const double *exact,
+                         const double *theirs, int count)
 {
     double most = 0, most_theirs = 0, allowed = QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-5;
     int k;
@@ -225,8 +230,8 @@ static void check_losses(const char *title, const double *ours, const double *ex
         most_theirs = e > most_theirs ? e : most_theirs;
         CHECK_NEAR(ours[k], exact[k], allowed * exact[k]);
     }
-    printf("%s losses: at most %.1e from float64's (PyTorch's float32 %.1e), allowed %.0e\n", title, most,
-           most_theirs, allowed);
+    printf("%s losses: at most %.1e from float64's (PyTorch's float32 %.1e), allowed %.0e\n", title,
+           most, most_theirs, allowed);
 }
 
 static void test_scan(void)
@@ -240,8 +245,8 @@ static void test_scan(void)
     if (model == NULL) return;
     table_start(&t, "BiLSTM and heads", golden_scan, sizeof golden_scan / sizeof *golden_scan);
     collect(ctx, &t, "train");
-    CHECK_OK(ctx, qnet_scan_model_loss(model, x, run_scan_length, run_scan_label, RUN_SCANS, &loss[0],
-                                       &loss[1], 1));
+    CHECK_OK(ctx, qnet_scan_model_loss(model, x, run_scan_length, run_scan_label, RUN_SCANS,
+                                       &loss[0], &loss[1], 1));
     table_add_params(&t, "grad", model->table, model->gradients, 1);
     table_check(&t);
     check_losses("BiLSTM and heads", loss, golden_scan_losses, golden_scan_losses_float, 2);
@@ -269,11 +274,13 @@ static void test_training(void)
     CHECK_OK(ctx, run_train(ctx, &run_paper, losses, logits, on_part, &t));
     table_add(&t, "swa", "fc", logits, (size_t)run_paper.batch * 2);
     table_check(&t);
-    check_losses("Adam and SWA", losses, golden_paper_losses, golden_paper_losses_float, RUN_LOSSES);
+    check_losses("Adam and SWA", losses, golden_paper_losses, golden_paper_losses_float,
+                 RUN_LOSSES);
 #else
     static table t; /* of no tensor */
     CHECK_OK(ctx, run_train(ctx, &run_gentle, losses, logits, on_part, &t));
-    check_losses("Adam and SWA", losses, golden_gentle_losses, golden_gentle_losses_float, RUN_LOSSES);
+    check_losses("Adam and SWA", losses, golden_gentle_losses, golden_gentle_losses_float,
+                 RUN_LOSSES);
 #endif
     qnet_context_destroy(ctx);
 }
@@ -281,7 +288,8 @@ static void test_training(void)
 static void test_few(void)
 {
     if (QNET__REAL_IS_DOUBLE) return;
-    printf("tensors of fewer than %d numbers, together: %.2f of PyTorch's float32 distance, allowed 2\n",
+    printf("tensors of fewer than %d numbers, together: %.2f of PyTorch's float32 distance, "
+           "allowed 2\n",
            FEW, sqrt(few_ours / few_theirs));
     CHECK(few_theirs > 0 && few_ours <= 4 * few_theirs);
 }

@@ -104,7 +104,7 @@ static void test_gradient(void)
     /* double: rounding 1e-16 / 1e-5 against the cube of the step; float: 1e-7 / 1e-2. */
     CHECK_OK(ctx, qnet_gradcheck(ctx, total_loss, &j, model->weights, model->gradients,
                                  model->table->total, 0, QNET__REAL_IS_DOUBLE ? 1e-5 : 1e-2, &result));
-    CHECK_NEAR(result.max_error, 0, QNET__REAL_IS_DOUBLE ? 1e-6 : .1);
+    CHECK_NEAR(result.max_error, 0, QNET__REAL_IS_DOUBLE ? 1e-7 : .1);
     qnet_scan_model_destroy(model);
     qnet_context_destroy(ctx);
 }

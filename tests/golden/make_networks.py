@@ -42,7 +42,7 @@ def array(name, values):
     out.append("};")
 
 
-def text(literal, width=96):
+def text(literal, width=94):
     """A C string in lines of at most 100 columns."""
     return ["  \"%s\"" % literal[k:k + width] for k in range(0, len(literal), width)]
 
@@ -104,7 +104,8 @@ def tensors(name, exact, rounded):
 
 
 def shift_table(shifts):
-    out.append("/* Biases of the batch norms before ReLUs: two letters each, 2048 + 4096 times the bias. */")
+    out.append("/* Biases of the batch norms before ReLUs: two letters each, "
+               "2048 + 4096 times the bias. */")
     out.append("static const struct { const char *name, *biases; } golden_biases[] = {")
     for name, b in shifts.items():
         out.append(' {"%s.bias",' % name)
@@ -126,7 +127,8 @@ def main():
     cam_case("r64", 2, 64, 64, 208)
     cam_case("r97", 3, 97, 65, 212)
     optim_case()
-    write("networks.h", "/* networks.h: written by make_networks.py with torch %s, float64. */" % torch.__version__)
+    write("networks.h", "/* networks.h: written by make_networks.py with torch %s, float64. */" %
+          torch.__version__)
 
     inputs = [n.images(c[3], *c[:3]) for c in n.CASES.values()]
     for case, x in zip(n.CASES, inputs):
@@ -160,7 +162,8 @@ def main():
         array(f"golden_{run}_losses_float", rounded_losses)
         if run == "paper":
             tensors("golden_paper", exact, rounded)
-    write("sketches.h", "/* sketches.h: written by make_networks.py with torch %s; its float32 by %d threads, %s. */\n"
+    write("sketches.h", "/* sketches.h: written by make_networks.py with torch %s; its float32: "
+          "%d thread(s), %s. */\n"
           "#include \"golden.h\"" % (torch.__version__, torch.get_num_threads(),
                                      torch.backends.cpu.get_cpu_capability()))
 

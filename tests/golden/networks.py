@@ -94,7 +94,7 @@ def norms(net):
 
 
 def fill_resnet(net, shifts=None):
-    """formula_resnet of formula_resnet.h. shifts: {norm's name: its bias} instead of the formula's."""
+    """formula_resnet of formula_resnet.h. shifts: {norm's name: its bias}, else the formula's."""
     with torch.no_grad():
         for i, (name, p) in enumerate(net.named_parameters()):
             u = t(i, p.shape)
@@ -192,8 +192,9 @@ def distance(x, y):
 
 # ---- The cases ---------------------------------------------------------------------------------
 
-# Weights are such that no ReLU is near its kink in training mode (see choose_shifts) and inputs such
-# that no maximum of the pool is near a tie: then gradients are smooth, and what differs is rounding.
+# Weights are such that no ReLU is near its kink in training mode (see choose_shifts) and inputs
+# such that no maximum of the pool is near a tie: then gradients are smooth, and what differs is
+# rounding.
 CASES = {"224": (2, 224, 224, 1246), "128": (2, 128, 128, 1103), "97x65": (2, 97, 65, 1039)}
 DLOGITS = 201
 SHIFT_STEPS = 4096   # biases are whole multiples of 1/4096
@@ -306,9 +307,9 @@ def run_scan(dtype):
     return out, [float(image_loss.detach()), float(scan_loss.detach())]
 
 
-# 20 steps of Adam with the cosine schedule, then 5 at its last rate with a snapshot after each, their
-# average, and one pass over the first 5 batches that finds the batch norms' statistics anew. At the
-# paper's rates differences grow a hundred-thousandfold in 25 steps (Adam moves a weight by the sign
+# 20 steps of Adam with the cosine schedule, then 5 at its last rate with a snapshot after each,
+# their average, and one pass over the first 5 batches that finds the batch norms' statistics anew. At
+# the paper's rates differences grow a hundred-thousandfold in 25 steps (Adam moves a weight by the sign
 # of its gradient, however small): those are for float64. At gentle ones float32 can follow.
 RUNS = {"paper": {"batch": 4, "batches": 25, "rate": 3e-4, "last_rate": 1e-4},
         "gentle": {"batch": 12, "batches": 5, "rate": 2e-6, "last_rate": 2e-6 / 3}}
@@ -322,12 +323,13 @@ def train_batch(k, batch):
 
 def run_train(run, dtype):
     """losses of the 25 steps, {(part, name): array}: "weights" after step 20, "swa" averaged with
-    its statistics, and ("swa", "fc"): the averaged network's logits in evaluation mode on batch 0."""
+    its statistics, and ("swa", "fc"): the averaged network's logits in evaluation mode, batch 0."""
     c = RUNS[run]
     net = ResNet18().double()
     fill_resnet(net)
     net = net.to(dtype)
-    batches = [(x.to(dtype), y) for x, y in (train_batch(k, c["batch"]) for k in range(c["batches"]))]
+    batches = [(x.to(dtype), y)
+               for x, y in (train_batch(k, c["batch"]) for k in range(c["batches"]))]
     optimiser = torch.optim.Adam(net.parameters(), lr=c["rate"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=ADAM_STEPS,
                                                           eta_min=c["last_rate"])

@@ -47,7 +47,8 @@ static void run_biases(qnet_resnet *net)
 }
 
 enum { RUN_SCANS = 4, RUN_STEPS = 24 };
-static const int run_scan_length[RUN_SCANS] = {24, 17, 1, 9}, run_scan_label[RUN_SCANS] = {0, 1, 1, 0};
+static const int run_scan_length[RUN_SCANS] = {24, 17, 1, 9},
+                 run_scan_label[RUN_SCANS] = {0, 1, 1, 0};
 
 static qnet_scan_model *run_scan_create(qnet_context *ctx)
 {
@@ -62,7 +63,8 @@ static qnet_scan_model *run_scan_create(qnet_context *ctx)
         const qnet_param *p = &model->table->entries[i];
         for (j = 0; j < p->count; j++)
             model->weights[p->offset + j] =
-                (qnet_real)(float)((formula((uint32_t)i, (uint32_t)j) - .5) * (i < 8 ? .125 : .0625));
+                (qnet_real)(float)((formula((uint32_t)i, (uint32_t)j) - .5) *
+                                   (i < 8 ? .125 : .0625));
     }
     return model;
 }
@@ -71,18 +73,19 @@ static qnet_scan_model *run_scan_create(qnet_context *ctx)
    average, and one pass over the first 5 batches for its statistics. Two settings: */
 typedef struct run_config {
     int batch, height, width;
-    int batches;            /* taken in turn */
+    int batches; /* taken in turn */
     double rate, last_rate;
 } run_config;
-/* The paper's rates, where differences grow a hundred-thousandfold in 25 steps: for the double build.
-   Gentle ones, where float32 can follow float64. */
+/* The paper's rates, where differences grow a hundred-thousandfold in 25 steps: for the double
+   build. Gentle ones, where float32 can follow float64. */
 static const run_config run_paper = {4, 48, 40, 25, 3e-4, 1e-4};
 static const run_config run_gentle = {12, 48, 40, 5, 2e-6, 2e-6 / 3};
 enum { RUN_ADAM = 20, RUN_SNAPSHOTS = 5, RUN_LOSSES = RUN_ADAM + RUN_SNAPSHOTS };
 
-/* part(user, "weights" after 20 steps, then "swa", net). losses[RUN_LOSSES]; logits[batch][2]: of the
-   averaged network in evaluation mode, batch 0. */
-static qnet_status run_train(qnet_context *ctx, const run_config *c, double *losses, qnet_real *logits,
+/* part(user, "weights" after 20 steps, then "swa", net). losses[RUN_LOSSES]; logits[batch][2]: of
+   the averaged network in evaluation mode, batch 0. */
+static qnet_status run_train(qnet_context *ctx, const run_config *c, double *losses,
+                             qnet_real *logits,
                              void (*part)(void *user, const char *name, const qnet_resnet *net),
                              void *user)
 {
@@ -115,7 +118,8 @@ static qnet_status run_train(qnet_context *ctx, const run_config *c, double *los
         qnet_adam_step(ctx, &adam, count, net->weights, net->gradients, m, v,
                        qnet_cosine_rate(c->rate, c->last_rate, k, RUN_ADAM), (uint64_t)k + 1);
         if (k == RUN_ADAM - 1) part(user, "weights", net);
-        if (k >= RUN_ADAM) qnet_swa_update(ctx, count, average, net->weights, (uint64_t)(k - RUN_ADAM));
+        if (k >= RUN_ADAM)
+            qnet_swa_update(ctx, count, average, net->weights, (uint64_t)(k - RUN_ADAM));
     }
     if (status == QNET_OK) {
         memcpy(net->weights, average, count * sizeof *average);
@@ -128,12 +132,14 @@ static qnet_status run_train(qnet_context *ctx, const run_config *c, double *los
     for (k = 0; k < RUN_SNAPSHOTS && status == QNET_OK; k++) {
         x = run_images((uint32_t)(2000 + k), c->batch, c->height, c->width);
         qnet_resnet_set_momentum(net, 1.0 / (k + 1));
-        status = x == NULL ? QNET_ERROR_MEMORY : qnet_resnet_forward(net, x, c->batch, 1, NULL, NULL);
+        status =
+            x == NULL ? QNET_ERROR_MEMORY : qnet_resnet_forward(net, x, c->batch, 1, NULL, NULL);
         free(x);
     }
     if (status == QNET_OK) {
         x = run_images(2000, c->batch, c->height, c->width);
-        status = x == NULL ? QNET_ERROR_MEMORY : qnet_resnet_forward(net, x, c->batch, 0, logits, NULL);
+        status =
+            x == NULL ? QNET_ERROR_MEMORY : qnet_resnet_forward(net, x, c->batch, 0, logits, NULL);
         free(x);
         part(user, "swa", net);
     }

@@ -1,5 +1,6 @@
 /* nets.c: our side of parity_nets.py and parity_trace.py. Writes tensors to standard output: a line
-   "PASS\tNAME\tNDIM S0 S1 ...\n", then the numbers, as they lie in memory (float or double by build).
+   "PASS\tNAME\tNDIM S0 S1 ...\n", then the numbers, as they lie in memory (float or double by
+   build).
 
        nets resnet INDEX HEIGHT WIDTH BATCH    the cases of tests/golden/networks.py
        nets scan
@@ -10,7 +11,8 @@
 #include "../golden/networks_run.h"
 #include <stdio.h>
 
-static void put(const char *pass, const char *name, const qnet_real *data, int ndim, const size_t *shape)
+static void put(const char *pass, const char *name, const qnet_real *data, int ndim,
+                const size_t *shape)
 {
     size_t count = 1;
     int i;
@@ -23,12 +25,14 @@ static void put(const char *pass, const char *name, const qnet_real *data, int n
     fwrite(data, sizeof *data, count, stdout);
 }
 
-static void on_trace(void *user, const char *name, const qnet_real *data, int ndim, const size_t *shape)
+static void on_trace(void *user, const char *name, const qnet_real *data, int ndim,
+                     const size_t *shape)
 {
     put(*(const char **)user, name, data, ndim, shape);
 }
 
-static void put_params(const char *pass, const qnet_param_table *table, const qnet_real *values, int trainable)
+static void put_params(const char *pass, const qnet_param_table *table, const qnet_real *values,
+                       int trainable)
 {
     int i;
     for (i = 0; i < table->count; i++) {
@@ -75,8 +79,8 @@ static int scan(qnet_context *ctx, const char **pass)
     int failed = model == NULL || x == NULL;
     *pass = "train";
     if (!failed) {
-        failed = qnet_scan_model_loss(model, x, run_scan_length, run_scan_label, RUN_SCANS, &loss[0],
-                                      &loss[1], 1) != QNET_OK;
+        failed = qnet_scan_model_loss(model, x, run_scan_length, run_scan_label, RUN_SCANS,
+                                      &loss[0], &loss[1], 1) != QNET_OK;
         put_params("grad", model->table, model->gradients, 1);
         put_numbers("losses", loss, 2);
     }
@@ -107,8 +111,8 @@ static int train(qnet_context *ctx, const run_config *config)
     return 0;
 }
 
-/* Two discs, left and right of the middle, under a fine grain: as examples/trace.c draws them, but no
-   two pixels alike, so that no maximum is shared. */
+/* Two discs, left and right of the middle, under a fine grain: as examples/trace.c draws them, but
+   no two pixels alike, so that no maximum is shared. */
 static void draw(qnet_real *x, int side)
 {
     int row, column, c;
@@ -147,10 +151,11 @@ static int slice(qnet_context *ctx, const char **pass, int side)
         put_params("weights", net->table, net->weights, 1);
         put_params("weights", model->table, model->weights, 1);
         *pass = "trace";
-        failed = qnet_resnet_forward(net, x, 1, 1, logits, features) != QNET_OK ||
-                 qnet_cross_entropy(ctx, 1, 2, logits, label, loss, logits) != QNET_OK ||
-                 qnet_resnet_backward(net, x, 1, logits) != QNET_OK ||
-                 qnet_scan_model_loss(model, features, one, label, 1, &loss[0], &loss[1], 1) != QNET_OK;
+        failed =
+            qnet_resnet_forward(net, x, 1, 1, logits, features) != QNET_OK ||
+            qnet_cross_entropy(ctx, 1, 2, logits, label, loss, logits) != QNET_OK ||
+            qnet_resnet_backward(net, x, 1, logits) != QNET_OK ||
+            qnet_scan_model_loss(model, features, one, label, 1, &loss[0], &loss[1], 1) != QNET_OK;
     }
     free(x);
     qnet_scan_model_destroy(model);
@@ -169,14 +174,16 @@ int main(int argc, char **argv)
     hooks.trace.tensor = on_trace;
     if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
     if (strcmp(what, "resnet") == 0 && argc == 6)
-        failed = resnet(ctx, &pass, (uint32_t)atoi(argv[2]), atoi(argv[3]), atoi(argv[4]), atoi(argv[5]));
-    else if (strcmp(what, "scan") == 0)
-        failed = scan(ctx, &pass);
+        failed = resnet(ctx, &pass, (uint32_t)atoi(argv[2]), atoi(argv[3]), atoi(argv[4]),
+                        atoi(argv[5]));
+    else if (strcmp(what, "scan") == 0) failed = scan(ctx, &pass);
     else if (strcmp(what, "train") == 0 && argc == 3)
         failed = train(ctx, strcmp(argv[2], "paper") == 0 ? &run_paper : &run_gentle);
     else if (strcmp(what, "slice") == 0 && argc == 3 && atoi(argv[2]) >= 33)
         failed = slice(ctx, &pass, atoi(argv[2]));
-    if (failed) fprintf(stderr, "nets %s: %s\n", what, failed == 2 ? "see the top of nets.c" : qnet_last_error(ctx));
+    if (failed)
+        fprintf(stderr, "nets %s: %s\n", what,
+                failed == 2 ? "see the top of nets.c" : qnet_last_error(ctx));
     qnet_context_destroy(ctx);
     return failed;
 }

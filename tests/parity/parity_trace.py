@@ -1,6 +1,6 @@
-"""parity_trace.py: one slice through both networks, forward and backward: every tensor that the trace
-hook hands out beside PyTorch's of the same name, in float64. The values shown are mean and standard
-deviation; the error is |x - y| / |y| over the whole tensor. The weights are ours of seed 1, handed
+"""parity_trace.py: one slice through both networks, forward and backward: every tensor that the
+trace hook hands out beside PyTorch's of the same name, in float64. The values shown are mean and
+standard deviation; the error is |x - y| / |y| over the whole tensor. The weights are ours of seed 1, handed
 over number by number; the slice is that of nets.c."""
 import numpy as np
 import torch
@@ -50,5 +50,7 @@ def rows(build):
         if part == "trace":
             y = theirs[name]
             tolerance = 1e-10 if name.startswith("grad ") else 1e-12
-            yield (f"trace {name} [{'x'.join(map(str, x.shape))}]", "%.5g +- %.4g" % (x.mean(), x.std()),
-                   "%.5g +- %.4g" % (y.mean(), y.std()), n.distance(x, y.reshape(x.shape)), tolerance)
+            yield (f"trace {name} [{'x'.join(map(str, x.shape))}]",
+                   "%.5g +- %.4g" % (x.mean(), x.std()),
+                   "%.5g +- %.4g" % (y.mean(), y.std()), n.distance(x, y.reshape(x.shape)),
+                   tolerance)

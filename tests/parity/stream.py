@@ -18,6 +18,7 @@ def tensors(build, program, arguments):
         part, name, sizes = data[at:end].decode().split("\t")
         shape = [int(s) for s in sizes.split()[1:]]
         count = int(np.prod(shape))
-        found[part, name] = np.frombuffer(data, real, count, end + 1).reshape(shape).astype(np.float64)
+        numbers = np.frombuffer(data, real, count, end + 1)
+        found[part, name] = numbers.reshape(shape).astype(np.float64)
         at = end + 1 + count * real.itemsize
     return found
