@@ -2,8 +2,8 @@
 
    A tensor's numbers x[0..count) go, each with a random sign, to one of K sums (Charikar, Chen &
    Farach-Colton 2002): sum[b] = the sum of sign_j x[j] over the j whose bucket is b. The sums of a
-   difference are the difference of the sums, and |sums| is |x| with a relative standard deviation of
-   1/sqrt(2 K). So a few sums of PyTorch's float64 tensor tell how far all of our tensor is from it.
+   difference are the difference of the sums, and |sums| is |x| with a relative standard deviation
+   of 1/sqrt(2 K). So a few sums of PyTorch's float64 tensor tell how far all of ours is from it.
    They are kept as multiples of 2^-45 of the tensor's norm; K is 24 for outputs and gradients. */
 #ifndef GOLDEN_H
 #define GOLDEN_H
@@ -13,7 +13,7 @@
 #define GOLDEN_STREAM 777u
 
 typedef struct golden_tensor {
-    const char *pass;  /* "eval", "train": an output in that mode; "grad", "stat", "weights", "swa" */
+    const char *pass;  /* "eval", "train": outputs in that mode; "grad", "stat"; "weights", "swa" */
     const char *name;  /* as the trace hook or the parameter table has it */
     size_t count;
     double norm;       /* of the float64 tensor */
@@ -24,7 +24,8 @@ typedef struct golden_tensor {
 /* 0..63 for 0-9, A-Z, a-z, + and -. */
 static int golden_digit(char c)
 {
-    static const char letters[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-";
+    static const char letters[] =
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-";
     const char *at = strchr(letters, c);
     return c && at ? (int)(at - letters) : -1;
 }

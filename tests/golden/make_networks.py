@@ -163,7 +163,7 @@ def main():
         if run == "paper":
             tensors("golden_paper", exact, rounded)
     write("sketches.h", "/* sketches.h: written by make_networks.py with torch %s; its float32: "
-          "%d thread(s), %s. */\n"
+          "%d thread, %s. */\n"
           "#include \"golden.h\"" % (torch.__version__, torch.get_num_threads(),
                                      torch.backends.cpu.get_cpu_capability()))
 

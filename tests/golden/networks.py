@@ -308,9 +308,10 @@ def run_scan(dtype):
 
 
 # 20 steps of Adam with the cosine schedule, then 5 at its last rate with a snapshot after each,
-# their average, and one pass over the first 5 batches that finds the batch norms' statistics anew. At
-# the paper's rates differences grow a hundred-thousandfold in 25 steps (Adam moves a weight by the sign
-# of its gradient, however small): those are for float64. At gentle ones float32 can follow.
+# their average, and one pass over the first 5 batches that finds the batch norms' statistics anew.
+# At the paper's rates differences grow a hundred-thousandfold in 25 steps (Adam moves a weight by
+# the sign of its gradient, however small): those are for float64. At gentle ones float32 can
+# follow.
 RUNS = {"paper": {"batch": 4, "batches": 25, "rate": 3e-4, "last_rate": 1e-4},
         "gentle": {"batch": 12, "batches": 5, "rate": 2e-6, "last_rate": 2e-6 / 3}}
 ADAM_STEPS, SNAPSHOTS = 20, 5

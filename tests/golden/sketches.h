@@ -1,4 +1,4 @@
-/* sketches.h: written by make_networks.py with torch 2.13.0+cpu; its float32: 1 thread(s), AVX512. */
+/* sketches.h: written by make_networks.py with torch 2.13.0+cpu; its float32: 1 thread, AVX512. */
 #include "golden.h"
 /* Biases of the batch norms before ReLUs: two letters each, 2048 + 4096 times the bias. */
 static const struct { const char *name, *biases; } golden_biases[] = {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # venv.sh DIR: makes the Python environment of `make parity` in DIR and prints its Python; it sees
-# the packages that the system has, and installs those that are missing. What stays missing is named.
+# the packages that the system has, and installs those that are missing. What stays
+# missing is named.
 dir=$1
 
 say() { echo "make parity: $*" >&2; }
