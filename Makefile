@@ -5,6 +5,8 @@
 #   make examples the example programs, into build/
 #   make paper    the full-size experiment: 52 + 47 subjects, 10 folds, the paper's epochs (days on two cores)
 #   make bench    our own figures, per kernel and whole
+#   make parity  live comparison with PyTorch and others, where Python is; the last line is "N agree, M differ"
+#   make golden  makes the numbers in tests/golden anew, where Python is
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make clean
 
@@ -28,10 +30,10 @@ export OMP_WAIT_POLICY ?= passive
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
-DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm conv layers lstm resnet scan optim train)
+DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm conv layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: all examples demo paper test test-sanitize bench clean tests-build
+.PHONY: all examples demo paper test test-sanitize parity golden bench clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -89,7 +91,7 @@ tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_pha
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
@@ -100,7 +102,7 @@ $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
 $(BUILD)/tests/test_trace: examples/trace.c
 
-$(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h
+$(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
@@ -119,6 +121,28 @@ $(BUILD)/parity_%: tests/parity/%.c qnet.h
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+# ---- Comparison with other software ---------------------------------------------------------------
+
+# Each program of tests/parity in both precisions; Python runs them and compares.
+PARITY := $(foreach p,$(patsubst tests/parity/%.c,%,$(wildcard tests/parity/*.c)),$(BUILD)/parity/$(p)_float $(BUILD)/parity/$(p)_double)
+
+parity: $(PARITY)
+	@python=$$(sh tests/parity/venv.sh $(BUILD)/venv) && $$python tests/parity/parity.py $(BUILD)
+
+$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+	@mkdir -p $(BUILD)/parity
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+
+$(BUILD)/parity/%_double: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+	@mkdir -p $(BUILD)/parity
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
+
+# Each script writes its files beside itself.
+golden:
+	@for script in tests/golden/make_*.py; do echo "  $$script"; python3 $$script || exit 1; done
 
 # ---- Benchmarks -----------------------------------------------------------------------------------
 

@@ -1,16 +1,9 @@
-/* test_scan.c: the scan-level model against PyTorch and against central differences. */
+/* test_scan.c: the scan-level model against central differences, and its promises. Against PyTorch:
+   test_parity.c. */
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
 #include "golden/formula.h"
-#include "golden/networks.h"
-
-/* float: sums of up to 84 products of numbers near 1 round at 1e-6 of the result or so. */
-#if QNET__REAL_IS_DOUBLE
-#define TOL 1e-12
-#else
-#define TOL 1e-5
-#endif
 
 enum { B = 5, T = 7, I = 12, H = 6 };
 static const int length[B] = {7, 3, 1, 5, 7}, label[B] = {0, 1, 1, 0, 1};
@@ -84,37 +77,6 @@ static void test_table(void)
     qnet_context_destroy(ctx);
 }
 
-static void test_against_pytorch(void)
-{
-    qnet_context *ctx = context(NULL);
-    qnet_scan_model *model = make_model(ctx, B + 2, 1);
-    qnet_real x[B * T * I], image[B * T * 2], scan[B * 2];
-    double image_loss = 0, scan_loss = 0;
-    int i;
-    fill(model);
-    input(x);
-    CHECK_OK(ctx, qnet_scan_model_forward(model, x, length, B, image, scan));
-    for (i = 0; i < B * T * 2; i++) CHECK_NEAR(image[i], scan_image_logits[i], TOL);
-    for (i = 0; i < B * 2; i++) CHECK_NEAR(scan[i], scan_scan_logits[i], TOL);
-    CHECK_OK(ctx, qnet_scan_model_loss(model, x, length, label, B, &image_loss, &scan_loss, 1));
-    CHECK_NEAR(image_loss, scan_losses[0], TOL);
-    CHECK_NEAR(scan_loss, scan_losses[1], TOL);
-    for (i = 0; i < 12; i++) {
-        const qnet_param *p = &model->table->entries[i];
-        double dot = 0, norm = 0;
-        size_t j;
-        for (j = 0; j < p->count; j++) {
-            double g = (double)model->gradients[p->offset + j];
-            dot += g * (formula((uint32_t)(100 + i), (uint32_t)j) - .5);
-            norm += g * g;
-        }
-        CHECK_NEAR(dot, scan_gradients[2 * i], TOL);
-        CHECK_NEAR(sqrt(norm), scan_gradients[2 * i + 1], TOL);
-    }
-    qnet_scan_model_destroy(model);
-    qnet_context_destroy(ctx);
-}
-
 typedef struct job { qnet_scan_model *model; const qnet_real *x; } job;
 static double total_loss(void *user)
 {
@@ -142,7 +104,7 @@ static void test_gradient(void)
     /* double: rounding 1e-16 / 1e-5 against the cube of the step; float: 1e-7 / 1e-2. */
     CHECK_OK(ctx, qnet_gradcheck(ctx, total_loss, &j, model->weights, model->gradients,
                                  model->table->total, 0, QNET__REAL_IS_DOUBLE ? 1e-5 : 1e-2, &result));
-    CHECK_NEAR(result.max_error, 0, QNET__REAL_IS_DOUBLE ? 1e-6 : .1);
+    CHECK_NEAR(result.max_error, 0, QNET__REAL_IS_DOUBLE ? 1e-7 : .1);
     qnet_scan_model_destroy(model);
     qnet_context_destroy(ctx);
 }
@@ -417,7 +379,6 @@ static void test_trace(void)
 int main(void)
 {
     RUN(test_table);
-    RUN(test_against_pytorch);
     RUN(test_gradient);
     RUN(test_pieces);
     RUN(test_batch_independence);

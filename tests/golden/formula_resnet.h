@@ -1,4 +1,4 @@
-/* formula_resnet.h: the weights of fill_resnet in make_networks.py. */
+/* formula_resnet.h: the weights of fill_resnet in networks.py. */
 #ifndef FORMULA_RESNET_H
 #define FORMULA_RESNET_H
 #include "formula.h"
@@ -12,6 +12,7 @@ static size_t formula_file_index(const size_t shape[4], size_t j)
     return ((o * shape[2] + c) * shape[0] + y) * shape[1] + x;
 }
 
+/* Each number is rounded to float, so that both builds of the network hold the same. */
 static void formula_resnet(qnet_resnet *net)
 {
     int i;
@@ -30,7 +31,7 @@ static void formula_resnet(qnet_resnet *net)
             else if (strstr(p->name, "running_var")) v = .5 + u;
             else if (strstr(p->name, "tracked")) v = 0;
             else v = (u - .5) * .4;
-            net->weights[p->offset + j] = (qnet_real)v;
+            net->weights[p->offset + j] = (qnet_real)(float)v;
         }
     }
 }

@@ -1,0 +1,39 @@
+#!/bin/sh
+# venv.sh DIR: makes the Python environment of `make parity` in DIR and prints its Python; it sees
+# the packages that the system has, and installs those that are missing. What stays
+# missing is named.
+dir=$1
+
+say() { echo "make parity: $*" >&2; }
+
+missing()
+{
+    "$dir/bin/python" - << 'END'
+from importlib.util import find_spec
+packages = {"torch": "torch", "numpy": "numpy", "scipy": "scipy", "sklearn": "scikit-learn",
+            "nibabel": "nibabel", "safetensors": "safetensors", "cv2": "opencv-python-headless",
+            "albumentations": "albumentations"}
+print(*(name for module, name in packages.items() if find_spec(module) is None))
+END
+}
+
+if ! command -v python3 > /dev/null 2>&1; then
+    say "python3 is missing (make test needs none: it uses the numbers in tests/golden)"
+    exit 1
+fi
+if [ ! -x "$dir/bin/python" ] &&
+    ! python3 -m venv --system-site-packages "$dir" > /dev/null 2>&1 &&
+    ! python3 -m venv --system-site-packages --without-pip "$dir" >&2; then
+    say "python3 -m venv failed (on Debian it is the package python3-venv)"
+    exit 1
+fi
+lacking=$(missing) || exit 1
+for package in $lacking; do
+    say "installing $package"
+    "$dir/bin/python" -m pip install --quiet --disable-pip-version-check "$package" >&2 ||
+        say "could not install $package"
+done
+if [ -n "$lacking" ] && lacking=$(missing) && [ -n "$lacking" ]; then
+    say "missing: $lacking; what needs them is not compared"
+fi
+echo "$dir/bin/python"
