@@ -353,7 +353,7 @@ static void scores(session *s, size_t count, int **label, double *score[2])
         const uint32_t j = (uint32_t)i;
         (*label)[i] = formula(20, j) > .5;
         score[0][i] = (*label)[i] * .5 + formula(21, j) + formula(24, j) / 2;
-        score[1][i] = (*label)[i] * .375 + formula(22, j) + formula(24, j) / 2;
+        score[1][i] = (*label)[i] * .498 + formula(22, j) + formula(24, j) / 2;
     }
 }
 
