@@ -14,8 +14,8 @@
    tensor that stays in a cache can pass 100 % of the copy, too.
 
    For people a table, for programs lines `bench NAME VALUE UNIT` after each table. Layers: best of
-   the repeats; whole steps: median. With one thread, layers count processor time: on a busy machine
-   the wall clock measures the neighbours. */
+   the repeats; whole steps: median. With one thread it is processor time that counts: on a busy
+   machine the wall clock measures the neighbours. */
 #if defined(__linux__)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -122,8 +122,8 @@ static int workers(const bench *b)
     return (int)qnet_context_hooks(b->ctx)->parallel.workers;
 }
 
-/* Time for layers: the processor's with one thread. A BLAS may have threads of its own. */
-static double layer_seconds(const bench *b)
+/* The processor's time with one thread, the wall clock's with more. */
+static double seconds_now(const bench *b)
 {
     return workers(b) == 1 ? (double)clock() / CLOCKS_PER_SEC : wall_seconds(b->ctx);
 }
@@ -215,10 +215,10 @@ static double best_of(bench *b, work_function work, void *arg)
     double best = HUGE_VAL;
     int i;
     for (i = -1; i < b->o->repeats; i++) {
-        const double start = layer_seconds(b);
+        const double start = seconds_now(b);
         double t;
         work(arg);
-        t = layer_seconds(b) - start;
+        t = seconds_now(b) - start;
         if (i >= 0 && t < best) best = t;
     }
     return best;
@@ -762,10 +762,10 @@ static double step_seconds(bench *b, net_job *j)
     double times[4096];
     int i;
     for (i = -1; i < b->o->repeats; i++) {
-        const double start = wall_seconds(j->ctx);
+        const double start = seconds_now(b);
         if (j->scan != NULL) scan_step(j);
         else net_step(j);
-        if (i >= 0) times[i] = wall_seconds(j->ctx) - start;
+        if (i >= 0) times[i] = seconds_now(b) - start;
     }
     return median(times, b->o->repeats);
 }
@@ -906,6 +906,19 @@ static void by_openblas(void *user, int trans_a, int trans_b, int m, int n, int 
 }
 #endif
 
+/* Linux's number of processes that want to run: those of others spoil what several threads do. */
+static void warn_if_busy(const bench *b)
+{
+    FILE *file = fopen("/proc/loadavg", "r");
+    char text[64] = "";
+    if (file != NULL && fgets(text, (int)sizeof text, file) != NULL && strtod(text, NULL) > .5 &&
+        workers(b) > 1)
+        printf("NOTE: the load of this machine is %.1f before the start: others compute here, and "
+               "times\nof several threads are not to be trusted; --threads 1 counts processor "
+               "time.\n", strtod(text, NULL));
+    if (file != NULL) fclose(file);
+}
+
 static void run(const options *o, int blas)
 {
     static bench b; /* its lines are too many for a stack */
@@ -930,6 +943,7 @@ static void run(const options *o, int blas)
     b.copy = measure_copy(b.ctx);
     printf("%s%s\nThe machine's own limits: %.1f GFLOP/s of multiply-adds, %.1f GB/s of a copy "
            "(read + written)\n", blas ? "\n" : "", text, 1e-9 * b.peak, 1e-9 * b.copy);
+    if (!blas) warn_if_busy(&b);
     if (o->layers) {
         bench_convolutions(&b);
         if (!blas) bench_passes(&b);

@@ -5,8 +5,8 @@
 
 Makes a virtual environment with PyTorch 2.13, ONNX Runtime, OpenCV, Albumentations and scikit-learn
 (nothing is fetched where this Python has them already; R's pROC is used where it is there), tries
-the settings of each other program, takes the best, then lets both sides run in alternating rounds
-and compares medians. Each row also checks that both sides computed the same thing.
+the settings of each other program, takes the two best, then lets all run in alternating rounds
+and compares medians with the better one. Each row also checks that both sides computed the same thing.
 
 Prints a table, and lines `ratio NAME VALUE`: their time over ours, above 1 means that we are
 faster; for mem_... their memory over ours. All in float32, warmed up, the same number of threads.
@@ -98,12 +98,16 @@ class Bench:
         if "ours" not in self.sides:
             self.sides["ours"] = Side([self.o.ours], dict(os.environ))
             self.sides["ours"].ask("threads %d" % self.o.threads)
+            if self.o.processor_time:
+                self.sides["ours"].ask("processor")
         return self.sides["ours"]
 
     def environment(self, name):
         env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "PYTHONPATH")}
         env.update(PEERS_THREADS=str(self.o.threads), OMP_NUM_THREADS=str(self.o.threads),
                    TORCHINDUCTOR_CACHE_DIR=os.path.join(self.folder, "inductor"))
+        if self.o.processor_time:
+            env["PEERS_CLOCK"] = "processor"
         env.update(ENVIRONMENTS[name])
         return env
 
@@ -149,15 +153,21 @@ class Bench:
 
     # ---- Both sides in turns ----
 
-    def best_settings(self, command, settings, runs, keep, limit=1800):
+    @staticmethod
+    def enough(seconds):
+        """Runs of so many seconds that make a round: about .4 s, one at least."""
+        return max(1, min(40, int(.4 / max(seconds, 1e-6))))
+
+    def best_settings(self, command, settings, keep, limit=1800):
         """The `keep` fastest of [(environment, setting)], each tried alone after a warm-up."""
         found = []
         for env, setting in settings:
             label = "+".join(x for x in (setting, env) if x)
             try:
                 side = self.theirs(env)
-                side.ask(command % 1 + " " + setting, limit)
-                tried = side.ask(command % runs + " " + setting, limit)["seconds"]
+                runs = self.enough(side.ask(command % 2 + " " + setting, limit)["seconds"][1])
+                tried = side.ask(command % (runs * self.o.search) + " " + setting,
+                                 limit)["seconds"]
                 found.append((statistics.median(tried), env, setting, label))
                 self.say("  tried %-30s %10.2f ms" % (label, 1e3 * found[-1][0]))
                 side.ask("free")
@@ -169,25 +179,27 @@ class Bench:
             self.close(env)
         return found[:keep]
 
-    def duel(self, command, settings, inner=1, keep=2, limit=1800, first=3):
+    def duel(self, command, settings, keep=2, limit=1800, first=3):
         """Medians of alternating rounds. Returns ours, theirs (of the best setting), its label, and
         the values of the first steps of both sides."""
-        chosen = self.best_settings(command, settings, self.o.search * inner, keep, limit)
+        chosen = self.best_settings(command, settings, keep, limit)
         if not chosen:
             raise RuntimeError("none of the settings works")
         ours = self.ours()
         ours.ask("free")
-        values = ours.ask(command % first)["values"]
+        answer = ours.ask(command % first)
+        values, inner = answer["values"], {"": self.enough(answer["seconds"][-1])}
         theirs_values, times = None, {}
         for _, env, setting, label in chosen:
-            values_now = self.theirs(env).ask(command % first + " " + setting, limit)["values"]
-            theirs_values = theirs_values or values_now
-            times[label] = []
+            answer = self.theirs(env).ask(command % first + " " + setting, limit)
+            theirs_values = theirs_values or answer["values"]
+            times[label], inner[label] = [], self.enough(answer["seconds"][-1])
         mine = []
         for _ in range(self.o.rounds):
-            mine += ours.ask(command % inner)["seconds"]
+            mine.append(statistics.median(ours.ask(command % inner[""])["seconds"]))
             for _, env, setting, label in chosen:
-                times[label] += self.theirs(env).ask(command % inner + " " + setting)["seconds"]
+                line = command % inner[label] + " " + setting
+                times[label].append(statistics.median(self.theirs(env).ask(line)["seconds"]))
         ours.ask("free")
         for _, env, _, _ in chosen:
             if env in self.sides:
@@ -242,8 +254,7 @@ class Bench:
                 ("torch", torch, 2.0),
                 ("ort", [(e, s) for e in ("", "malloc")
                          for s in ("onnxruntime", "onnxruntime_sleep")], 1.5)):
-            a, b, label, x, y = self.duel(command, settings, inner=20 if batch == 1 else 1,
-                                          limit=900)
+            a, b, label, x, y = self.duel(command, settings, limit=900)
             self.check("%s_%s" % (name, kind), "probabilities",
                        max(abs(p - q) for p, q in zip(x, y)), 1e-4)
             self.row("%s_%s" % (name, kind), "%.2f ms" % (1e3 * a), "%.2f ms" % (1e3 * b), label,
@@ -254,7 +265,7 @@ class Bench:
         settings = [(e, s) for e in ("", "passive", "malloc")
                     for s in (["packed"] if ragged else ["plain", "time_major", "packed",
                                                          "without_onednn"])]
-        a, b, label, x, y = self.duel("stage2 %s %d %%d" % (self.scan, ragged), settings, inner=2)
+        a, b, label, x, y = self.duel("stage2 %s %d %%d" % (self.scan, ragged), settings)
         self.same(name, "losses of the first 3 steps", x[:3], y[:3], 1e-4)
         self.row(name, "%.1f ms" % (1e3 * a), "%.1f ms" % (1e3 * b), "torch " + label, b / a, 2.0)
 
@@ -299,7 +310,7 @@ class Bench:
         ours, theirs, sides = self.ours(), self.theirs(), []
         r = None
         if shutil.which("Rscript"):
-            r = Side(["Rscript", os.path.join(HERE, "theirs.R")], dict(os.environ))
+            r = Side(["Rscript", os.path.join(HERE, "theirs.R")], self.environment(""))
             try:
                 self.say("  " + r.ask("hello", 120)["text"])
                 data = os.path.join(self.folder, "scores.bin")
@@ -408,6 +419,8 @@ class Bench:
 
     def scaling(self):
         """One thread against all of --threads: our training step, in turns."""
+        if self.o.threads < 2:
+            raise RuntimeError("scaling needs two threads")
         command = "train %s 224 64 1" % self.resnet
         sides = []
         for threads in (1, self.o.threads):
@@ -450,8 +463,10 @@ class Bench:
         self.say("ours:   %s, OMP_WAIT_POLICY=%s" % (self.ours().ask("hello")["text"],
                                                     os.environ.get("OMP_WAIT_POLICY", "(not set)")))
         self.say("theirs: %s" % self.theirs().ask("hello")["text"])
-        self.say("%d threads, float32, %d rounds in turns, load of the machine before: %.1f"
-                 % (self.o.threads, self.o.rounds, os.getloadavg()[0]))
+        self.say("%d thread%s, float32, %d rounds in turns, %s, load of the machine before: %.1f"
+                 % (self.o.threads, "s" if self.o.threads > 1 else "", self.o.rounds,
+                    "processor time" if self.o.processor_time else "wall clock",
+                    os.getloadavg()[0]))
         peak, copy = self.ours().ask("peak")["values"][:2]
         self.say("machine: %.0f GFLOP/s of multiply-adds, %.1f GB/s of a copy"
                  % (1e-9 * peak, 1e-9 * copy))
@@ -520,6 +535,9 @@ def main():
                    help="runs of each setting in the search for the best (default 2)")
     p.add_argument("--threads", type=int, default=os.cpu_count() or 2,
                    help="of both sides (default: the number of cores)")
+    p.add_argument("--processor-time", action="store_true",
+                   help="one thread, and its processor time instead of the wall clock: what can be "
+                        "compared on a machine that is busy with other things")
     p.add_argument("--compile", action="store_true",
                    help="try torch.compile as a setting, too (minutes, and needs a C++ compiler)")
     p.add_argument("--ours", default="build/ours", help="our program (make build/ours)")
@@ -527,6 +545,8 @@ def main():
     o = p.parse_args()
     if o.rounds < 1 or o.search < 1 or o.threads < 1:
         p.error("numbers must be at least 1")
+    if o.processor_time:
+        o.threads = 1
     if not os.path.exists(o.ours):
         p.error("%s is not there: make build/ours" % o.ours)
     sys.exit(Bench(o).run())
