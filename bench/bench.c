@@ -142,19 +142,6 @@ static void give(bench *b, qnet_real *p, size_t count)
     unblock(b->ctx, p, count * sizeof *p);
 }
 
-static int rising(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* Median of values[count], which are sorted. */
-static double median(double *values, int count)
-{
-    qsort(values, (size_t)count, sizeof *values, rising);
-    return count % 2 ? values[count / 2] : .5 * (values[count / 2 - 1] + values[count / 2]);
-}
-
 /* ---- The table ---- */
 
 static void look_at_machine(bench *b)
@@ -767,7 +754,7 @@ static double step_seconds(bench *b, net_job *j)
         else net_step(j);
         if (i >= 0) times[i] = seconds_now(b) - start;
     }
-    return median(times, b->o->repeats);
+    return median(times, (size_t)b->o->repeats);
 }
 
 /* Largest sum of all blocks asked for: network, optimiser and batch, as in a training run. */
@@ -888,7 +875,7 @@ static void bench_scaling(const options *o)
             qnet_context_destroy(ctx);
         }
     for (i = 0; i < count; i++) {
-        const double t = median(times[i], rounds);
+        const double t = median(times[i], (size_t)rounds);
         if (i == 0) base = t;
         printf("bench train_%d_b%d_threads_%d %.6g ms\n", size, o->batch, threads[i], 1e3 * t);
         printf("bench train_%d_b%d_scaling_%d %.4g x\n", size, o->batch, threads[i], base / t);

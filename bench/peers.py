@@ -6,7 +6,8 @@
 Makes a virtual environment with PyTorch 2.13, ONNX Runtime, OpenCV, Albumentations and scikit-learn
 (nothing is fetched where this Python has them already; R's pROC is used where it is there), tries
 the settings of each other program, takes the two best, then lets all run in alternating rounds
-and compares medians with the better one. Each row also checks that both sides computed the same thing.
+and compares medians with the better one. Each row also checks that both sides computed the same
+thing.
 
 Prints a table, and lines `ratio NAME VALUE`: their time over ours, above 1 means that we are
 faster; for mem_... their memory over ours. All in float32, warmed up, the same number of threads.
@@ -215,8 +216,8 @@ class Bench:
         name = "train_%d_b64" % size
         settings = [("", "default"), ("", "channels_last"), ("malloc", "default"),
                     ("malloc", "channels_last"), ("malloc+passive", "channels_last")]
-        if self.o.compile:
-            settings.append(("malloc", "compile"))
+        if not self.o.no_compile:
+            settings += [("", "compile"), ("malloc", "compile")]
         a, b, label, x, y = self.duel("train %s %d 64 %%d" % (self.resnet, size), settings,
                                       limit=900)
         # The first loss is one forward pass. Adam's first steps are about the sign of gradients:
@@ -248,8 +249,8 @@ class Bench:
         torch = [(e, s) for e in ("", "malloc") for s in
                  ("default", "channels_last", "folded", "folded_channels_last", "jit", "mkldnn")]
         torch += [("passive", "folded"), ("passive", "folded_channels_last")]
-        if self.o.compile:
-            torch.append(("malloc", "compile"))
+        if not self.o.no_compile:
+            torch += [("", "compile"), ("malloc", "compile")]
         for kind, settings, target in (
                 ("torch", torch, 2.0),
                 ("ort", [(e, s) for e in ("", "malloc")
@@ -538,8 +539,8 @@ def main():
     p.add_argument("--processor-time", action="store_true",
                    help="one thread, and its processor time instead of the wall clock: what can be "
                         "compared on a machine that is busy with other things")
-    p.add_argument("--compile", action="store_true",
-                   help="try torch.compile as a setting, too (minutes, and needs a C++ compiler)")
+    p.add_argument("--no-compile", action="store_true",
+                   help="leave out torch.compile, which takes a minute and a C++ compiler")
     p.add_argument("--ours", default="build/ours", help="our program (make build/ours)")
     p.add_argument("--venv", default="build/venv-peers", help="folder of the virtual environment")
     o = p.parse_args()

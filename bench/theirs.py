@@ -5,7 +5,8 @@ a line, answers one line of JSON, as bench/ours.c does; the last word of a comma
     hello
     free
     train FILE SIZE BATCH STEPS default|channels_last|compile
-    infer FILE SIZE BATCH ROUNDS default|channels_last|folded|folded_channels_last|jit|mkldnn|compile
+    infer FILE SIZE BATCH ROUNDS default|channels_last|folded|folded_channels_last|jit|mkldnn
+    infer FILE SIZE BATCH ROUNDS compile
     infer FILE SIZE BATCH ROUNDS onnxruntime|onnxruntime_sleep
     stage2 FILE RAGGED STEPS plain|packed|time_major|without_onednn
     augment STRETCH ROUNDS            batches of 64, one thread
