@@ -10,7 +10,9 @@ and compares medians with the better one. Each row also checks that both sides c
 thing.
 
 Prints a table, and lines `ratio NAME VALUE`: their time over ours, above 1 means that we are
-faster; for mem_... their memory over ours. All in float32, warmed up, the same number of threads.
+faster; for mem_... their memory over ours; over_direct_limit is our speed over that of the peak of
+multiply-adds if all convolutions were direct. `share augment_224` is the augmentation of a batch
+over its training step. All in float32, warmed up, with the same number of threads.
 The exit status is 1 if a check fails; a target that is missed is only told.
 """
 import argparse
@@ -88,7 +90,7 @@ class Bench:
         self.python = environment(options.venv)
         self.folder = os.path.join(os.path.dirname(os.path.abspath(options.ours)), "peers")
         os.makedirs(self.folder, exist_ok=True)
-        self.table, self.ratios, self.failed, self.sides = [], [], [], {}
+        self.table, self.ratios, self.shares, self.failed, self.sides = [], [], [], [], {}
         self.ours_time = {}  # seconds of our rows, for the rows that relate them
         self.resnet, self.scan = (os.path.join(self.folder, n + ".safetensors")
                                   for n in ("resnet18", "scan"))
@@ -303,7 +305,7 @@ class Bench:
         self.table.append(("augment_share_224", "%.1f ms" % (1e3 * a), "%.1f ms" % (1e3 * b),
                            "our own training step", "%.2f %%" % (100 * a / b), "< 2 %",
                            "yes" if a / b < .02 else "no"))
-        self.ratios.append(("augment_share_224", a / b))
+        self.shares.append(("augment_224", a / b))
         self.say("  augment_share_224: %.2f %% of the training step, target < 2 %%" % (100 * a / b))
 
     def delong(self):
@@ -497,6 +499,8 @@ class Bench:
         self.say("")
         for name, ratio in self.ratios:
             self.say("ratio %s %.4g" % (name, ratio))
+        for name, share in self.shares:
+            self.say("share %s %.4g" % (name, share))
         for text in self.failed:
             self.say("FAILED: " + text)
 
