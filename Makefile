@@ -7,6 +7,7 @@
 #   make bench    our own figures, per kernel and whole
 #   make parity  live comparison with PyTorch and others, where Python is; the last line is "N agree, M differ"
 #   make golden  makes the numbers in tests/golden anew, where Python is
+#   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make clean
 
@@ -33,7 +34,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm conv layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: all examples demo paper test test-sanitize parity golden bench clean tests-build
+.PHONY: all examples demo paper test test-sanitize parity golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -146,13 +147,25 @@ golden:
 
 # ---- Benchmarks -----------------------------------------------------------------------------------
 
+# BENCH="--quick", BENCH="--threads 1 --layers" ...: build/bench --help
 bench: $(BUILD)/bench
-	$(BUILD)/bench
+	$(BUILD)/bench $(BENCH)
 
-$(BUILD)/bench: bench/bench.c qnet.h
+$(BUILD)/bench $(BUILD)/ours: $(BUILD)/%: bench/%.c bench/machine.h tests/golden/formula.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
+# Where libopenblas-dev is: build/bench-openblas --blas shows every row with either matrix product.
+$(BUILD)/bench-openblas: bench/bench.c bench/machine.h qnet.h
+	@mkdir -p $(BUILD)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DBENCH_OPENBLAS -I. -o $@ $< -lopenblas -lm
+
+# Side by side with PyTorch, ONNX Runtime, Albumentations, scikit-learn and pROC, in a virtual
+# environment of their own. PEERS="--only train_64_b64 --rounds 3": bench/peers.py --help
+bench-peers: $(BUILD)/ours
+	python3 bench/peers.py --venv $(BUILD)/venv-peers --ours $(BUILD)/ours $(PEERS)
 
 clean:
 	rm -rf $(BUILD) out
