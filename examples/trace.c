@@ -56,6 +56,7 @@ static const struct { const char *part, *place; } places[] = {
 
 enum { ROOM = 640 };
 typedef struct recorder {
+    const qnet_context *ctx;
     const qnet_param_table *resnet;
     int tensors, saving, kept, full; /* full: no room or no memory for one */
     size_t height, width;            /* of what the ResBlock in progress reads */
@@ -111,7 +112,7 @@ static void keep_block(recorder *r, const char *prefix, const qnet_param_table *
     }
 }
 
-/* "3x3 / 1" for the output of a convolution, "" for any other tensor. */
+/* "3x3 / 1 Winograd" for the output of a convolution, "" for any other tensor. */
 static void describe_conv(recorder *r, const char *name, const size_t *shape, char text[40])
 {
     char weight[64];
@@ -129,7 +130,8 @@ static void describe_conv(recorder *r, const char *name, const size_t *shape, ch
     conv.stride = strstr(name, "conv2") || shape[1] == r->height ? 1 : 2;
     conv.height = conv.stride == 2 ? (int)r->height : (int)shape[1];
     conv.width = conv.stride == 2 ? (int)r->width : (int)shape[2];
-    sprintf(text, "%dx%d / %d", conv.kernel, conv.kernel, conv.stride);
+    sprintf(text, "%dx%d / %d %.20s", conv.kernel, conv.kernel, conv.stride,
+            qnet_conv2d_algorithm(r->ctx, &conv));
 }
 
 static void show(void *user, const char *name, const qnet_real *data, int ndim, const size_t *shape)
@@ -155,7 +157,7 @@ static void show(void *user, const char *name, const qnet_real *data, int ndim, 
         if (strcmp(name, "input") == 0 || strcmp(name, "maxpool") == 0 || strlen(name) == 8)
             r->height = shape[1], r->width = shape[2]; /* strlen: "layer1.0" */
     }
-    printf("%-26s %-12s %-8s %11.4g %10.4g  %08lx  %s%s\n", name, dims, conv, mean, sqrt(square),
+    printf("%-26s %-12s %-17s %11.4g %10.4g  %08lx  %s%s\n", name, dims, conv, mean, sqrt(square),
            (unsigned long)(qnet_hash(QNET_HASH_START, data, count * sizeof *data) & 0xffffffffu),
            backward ? "gradient of: " : "", place);
     keep(r, "", name, data, ndim, shape);
@@ -289,6 +291,7 @@ int main(int argc, char **argv)
     hooks.trace.user = &r;
     hooks.trace.tensor = show;
     if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
+    r.ctx = ctx;
     qnet_resnet_config_init(&resnet);
     resnet.height = resnet.width = side;
     resnet.batch = 1;
@@ -299,7 +302,7 @@ int main(int argc, char **argv)
     if (status == QNET_OK) {
         r.resnet = net->table;
         r.saving = path != NULL;
-        printf("%-26s %-12s %-8s %11s %10s  %-8s  %s\n", "tensor", "shape", "", "mean", "std",
+        printf("%-26s %-12s %-17s %11s %10s  %-8s  %s\n", "tensor", "shape", "", "mean", "std",
                "hash", "paper");
         status = run(ctx, &r, net, scan, weights, side, &probability);
     }
