@@ -692,6 +692,15 @@ QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *c
 QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_config *config,
                                         qnet_resnet **out);
 QNET_API void qnet_resnet_destroy(qnet_resnet *net);
+/* Packs the weights in the form that the kernels read, once instead of in every forward pass: for
+   a network with training = 0 that serves many small batches. After a change of the weights, call
+   it again. The memory comes from the allocator, and goes with the network. Results keep their
+   bits. */
+QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
+/* The plan of the network as a table: each convolution with its algorithm, and where its output lies
+   in the block (in MB). Like snprintf: text[size] gets whole lines, and the length that all of them
+   have comes back; text may be NULL if size is 0. */
+QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
@@ -1676,12 +1685,26 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
     return a->base != NULL ? a->base + start : NULL;
 }
 
+/* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
+   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand, as
+   strict C99 hides the prototype. */
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+#define QNET__HUGE_PAGE ((size_t)2 << 20)
+extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
+#define QNET__MADV_HUGEPAGE 14
+#endif
+
 /* The default allocator: malloc, with the pointer that free needs kept just below the block. */
 static void *qnet__default_alloc(void *user, size_t size, size_t align)
 {
     size_t bytes;
     unsigned char *raw, *block;
     QNET__UNUSED(user);
+#ifdef QNET__HUGE_PAGE
+    if (size >= 4 * QNET__HUGE_PAGE) {
+        align = qnet__max_size(align, QNET__HUGE_PAGE);
+    }
+#endif
     if (!qnet__add(size, align + sizeof raw, &bytes)) {
         return NULL;
     }
@@ -1692,6 +1715,11 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     block = raw + sizeof raw;
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
+#ifdef QNET__HUGE_PAGE
+    if (size >= 4 * QNET__HUGE_PAGE) { /* advice only: whatever comes back */
+        (void)qnet__madvise(block, size / QNET__HUGE_PAGE * QNET__HUGE_PAGE, QNET__MADV_HUGEPAGE);
+    }
+#endif
     return block;
 }
 
@@ -3895,6 +3923,7 @@ typedef struct qnet__winograd {
     const qnet_real *w;                   /* [3][3][in][out] */
     int backward;                         /* w is turned round and in, out are dst_c, src_c */
     qnet_real *u;                         /* [groups][36][panels][src_c][kernel.columns] */
+    const qnet_real *packed;              /* u, or what was packed before */
     qnet_real *v, *m, *d, *du, *dw;       /* du[36][in][out], dw[3][3][in][out] */
 } qnet__winograd;
 
@@ -4049,9 +4078,12 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
         qnet__wide half[18], e[6];
         qnet__lanes u;
         for (k = 0; k < 9; k++) {
+            if (!p->backward) {
+                memcpy(g[k], p->w + (k * in + i) * out + channel, sizeof g[k]);
+                continue;
+            }
             for (j = 0; j < QNET__LANE_COUNT; j++) {
-                g[k][j] = p->backward ? p->w[((8 - k) * out + channel + j) * in + i]
-                                      : p->w[(k * in + i) * out + channel + j];
+                g[k][j] = p->w[((8 - k) * out + channel + j) * in + i];
             }
         }
         QNET__UNROLL
@@ -4179,7 +4211,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                                     ptrdiff_t group, qnet_real *m)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
-    const qnet_real *u = p->u + group * 36 * p->src_c * QNET__WINOGRAD_GROUP;
+    const qnet_real *u = p->packed + group * 36 * p->src_c * QNET__WINOGRAD_GROUP;
     const qnet_real *a[QNET__TILE_ROWS];
     qnet_real *c[QNET__TILE_ROWS];
     ptrdiff_t k, panel, r, row;
@@ -4301,21 +4333,35 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, 36 * sizeof(qnet_real));
 }
 
-/* Forward (backward = 0) or the gradient of the inputs. */
+/* u of a kernel w, for forward passes or, with backward = 1, for the gradient of the inputs. */
+static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int backward,
+                                const qnet_real *w, qnet_real *u)
+{
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    qnet__winograd p;
+    qnet__winograd_geometry(&p, &kernel, s, backward);
+    p.w = w, p.u = u;
+    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__LANE_COUNT)),
+                   qnet__winograd_kernels_task, &p);
+}
+
+/* Forward (backward = 0) or the gradient of the inputs. u: packed before, or NULL. */
 static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int backward,
-                                const qnet__source *x, const qnet_real *w, qnet__sink *sink,
-                                void *scratch)
+                                const qnet__source *x, const qnet_real *w, const qnet_real *u,
+                                qnet__sink *sink, void *scratch)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    ptrdiff_t count, lanes;
+    ptrdiff_t count;
     qnet__winograd_geometry(&p, &kernel, s, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx));
     sink->chunks = (size_t)p.blocks;
-    p.x = *x, p.sink = *sink, p.w = w;
-    lanes = (p.src_c / QNET__LANE_COUNT) * (p.dst_c / QNET__LANE_COUNT);
-    qnet__parallel(ctx, (size_t)lanes, qnet__winograd_kernels_task, &p);
+    p.x = *x, p.sink = *sink;
+    if (u == NULL) {
+        qnet__winograd_pack(ctx, s, backward, w, p.u);
+    }
+    p.packed = u != NULL ? u : p.u;
     if (p.round == 0) {
         qnet__parallel(ctx, (size_t)p.blocks, qnet__winograd_block_task, &p);
         return;
@@ -4874,17 +4920,29 @@ static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel 
     return plan;
 }
 
-/* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
-   added to what dx holds. */
-static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
-                             const qnet_real *src, const qnet_real *w, qnet_real *dst,
-                             void *scratch)
+/* The weights in panels; transposed for the gradient of the inputs. */
+static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backward,
+                              const qnet_real *w, qnet_real *panels)
 {
     const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    qnet__packing packing;
+    packing.src = w, packing.dst = panels, packing.width = kernel.columns;
+    packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
+    packing.length = backward ? out : in, packing.columns = backward ? in : out;
+    packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
+    qnet__parallel(ctx, qnet__panels(&kernel, packing.columns), qnet__pack_task, &packing);
+}
+
+/* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
+   added to what dx holds. packed: the weights as qnet__conv_panels left them, or NULL. */
+static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
+                             const qnet_real *src, const qnet_real *w, const qnet_real *packed,
+                             qnet_real *dst, void *scratch)
+{
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__sweep_plan plan;
-    qnet__packing packing;
     qnet__sweep p;
     p.kernel = qnet__pick_kernel(ctx);
     p.shape = *s;
@@ -4898,20 +4956,19 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
     p.panels = plan.panels, p.zeros = plan.zeros;
 
-    packing.src = w, packing.dst = plan.panels, packing.width = p.kernel.columns;
-    packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
-    packing.length = (size_t)p.src_c, packing.columns = (size_t)p.dst_c;
-    packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    p.panel_count = qnet__panels(&p.kernel, packing.columns);
-    qnet__parallel(ctx, p.panel_count, qnet__pack_task, &packing);
-
+    if (packed == NULL) {
+        qnet__conv_panels(ctx, s, backward, w, plan.panels);
+    } else {
+        p.panels = packed;
+    }
+    p.panel_count = qnet__panels(&p.kernel, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
     qnet__sweep_phase(&p, 0); /* the largest */
     p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
-    p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps) *
-                                                                 packing.length * packing.width);
+    p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
+                                                                 p.kernel.columns);
     qnet__parallel(ctx, ((p.panel_count - 1) / p.panels_per_task + 1) * p.bands * p.phases,
                    qnet__sweep_task, &p);
 }
@@ -5315,16 +5372,40 @@ static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int
     }
 }
 
-/* sink <- conv(source, w). temp: as large as the input, for ways other than Winograd's and a source
+/* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such form. */
+static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s)
+{
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
+    switch (way) {
+    case QNET__CONV_WINOGRAD: return 36 * in * (size_t)s->out_channels;
+    case QNET__CONV_DIRECT:
+        return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
+    default: return 0;
+    }
+}
+
+static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
+                            const qnet_real *w, qnet_real *packed)
+{
+    if (way == QNET__CONV_WINOGRAD) {
+        qnet__winograd_pack(ctx, s, 0, w, packed);
+    } else if (way == QNET__CONV_DIRECT) {
+        qnet__conv_panels(ctx, s, 0, w, packed);
+    }
+}
+
+/* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for ways other than Winograd's and a source
    that is not plain. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                                       const qnet__source *source, const qnet_real *w,
-                                      qnet__sink *sink, qnet_real *temp, void *scratch)
+                                      const qnet_real *packed, qnet__sink *sink, qnet_real *temp,
+                                      void *scratch)
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *x;
     if (way == QNET__CONV_WINOGRAD) {
-        qnet__winograd_conv(ctx, s, 0, source, w, sink, scratch);
+        qnet__winograd_conv(ctx, s, 0, source, w, packed, sink, scratch);
         return QNET_OK;
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
@@ -5334,7 +5415,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
         QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
                                   (qnet_real *)scratch));
     } else {
-        qnet__conv_sweep(ctx, s, 0, 0, x, w, sink->y, scratch);
+        qnet__conv_sweep(ctx, s, 0, 0, x, w, packed, sink->y, scratch);
     }
     qnet__sink_map(ctx, sink, (size_t)qnet__conv_out_pixels(s), s->out_channels);
     return QNET_OK;
@@ -5355,7 +5436,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     if (way == QNET__CONV_WINOGRAD) {
         qnet__winograd_weights(ctx, s, x, dy, dw, scratch);
         if (sink != NULL) {
-            qnet__winograd_conv(ctx, s, 1, dy, w, sink, scratch);
+            qnet__winograd_conv(ctx, s, 1, dy, w, NULL, sink, scratch);
         }
         return QNET_OK;
     }
@@ -5372,7 +5453,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     } else {
         qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
         if (dx != NULL) {
-            qnet__conv_sweep(ctx, s, 1, add, from_dy, w, dx, scratch);
+            qnet__conv_sweep(ctx, s, 1, add, from_dy, w, NULL, dx, scratch);
         }
     }
     if (sink != NULL) {
@@ -5417,8 +5498,8 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     }
     QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
-    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, &sink, NULL,
-                                scratch);
+    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, NULL, &sink,
+                                NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
 }
@@ -7534,6 +7615,7 @@ typedef struct qnet__unit {
     qnet__conv_way way; /* chosen for the largest batch, so that any batch has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
+    qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
     qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives */
@@ -7568,6 +7650,8 @@ typedef struct qnet__resnet_state {
     qnet__sink sums;      /* the memory of the sums */
     double *total[2];     /* [512]: of all chunks */
     void *scratch;        /* for the layer that needs most */
+    void *packed;         /* all units' */
+    size_t packed_bytes;
     int pool_h, pool_w;
     double momentum;
     int batch;   /* of the last forward pass; 0: none yet */
@@ -8044,8 +8128,90 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
 QNET_API void qnet_resnet_destroy(qnet_resnet *net)
 {
     if (net != NULL) {
+        qnet__free(net->ctx, net->state->packed, net->state->packed_bytes);
         qnet__free(net->ctx, net->state, net->bytes);
     }
+}
+
+QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
+{
+    qnet__resnet_state *r;
+    qnet__arena arena = {NULL, 0};
+    int u, pass;
+
+    if (net == NULL || net->config.training) {
+        return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
+                          "resnet pack: expected a network created with training = 0");
+    }
+    r = net->state;
+    for (pass = 0; pass < 2; pass++) {
+        if (pass == 1 && arena.at == 0) { /* no way that packs */
+            return QNET_OK;
+        }
+        if (pass == 1 && r->packed == NULL) {
+            r->packed = qnet__alloc(net->ctx, arena.at);
+            r->packed_bytes = arena.at;
+            if (r->packed == NULL) {
+                return qnet__no_memory(net->ctx, arena.at, "packed weights");
+            }
+        }
+        arena.base = (unsigned char *)(pass == 1 ? r->packed : NULL);
+        arena.at = 0;
+        for (u = 0; u < QNET__UNITS; u++) {
+            qnet__unit *unit = &r->unit[u];
+            const size_t count = qnet__conv_packed(net->ctx, unit->way, &unit->conv);
+            unit->packed = count > 0 ? (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real))
+                                     : NULL;
+            if (unit->packed != NULL) {
+                qnet__conv_pack(net->ctx, unit->way, &unit->conv, unit->w, unit->packed);
+            }
+        }
+    }
+    return QNET_OK;
+}
+
+/* Where `data` lies in the network's block, in MB from its start; -1: nowhere. */
+static double qnet__resnet_place(const qnet__resnet_state *r, const void *data)
+{
+    return data == NULL ? -1 : (double)((const unsigned char *)data -
+                                        (const unsigned char *)(const void *)r) / 1e6;
+}
+
+QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size)
+{
+    static const char *const way[] = {"reference", "BLAS", "Winograd", "direct"};
+    const qnet__resnet_state *r = net->state;
+    size_t used = 0;
+    int u, n;
+
+    for (u = -1; u <= QNET__UNITS; u++) {
+        char line[192];
+        if (u < 0) {
+            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9s %8s %8s\n", "unit",
+                         "output", "algorithm", "MB", "pre at", "out at");
+        } else if (u == QNET__UNITS) {
+            n = snprintf(line, sizeof line, "block of %.1f MB: weights %.1f, scratch at %.1f\n",
+                         (double)net->bytes / 1e6,
+                         (double)r->table.total * sizeof(qnet_real) / 1e6,
+                         qnet__resnet_place(r, r->scratch));
+        } else {
+            const qnet__unit *unit = &r->unit[u];
+            char shape[32];
+            snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch,
+                     qnet_conv2d_out_height(&unit->conv), qnet_conv2d_out_width(&unit->conv),
+                     unit->conv.out_channels);
+            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9.2f %8.1f %8.1f\n",
+                         unit->conv_name, shape, way[unit->way],
+                         (double)qnet__unit_count(unit, net->config.batch) *
+                             sizeof(qnet_real) / 1e6,
+                         qnet__resnet_place(r, unit->pre), qnet__resnet_place(r, unit->out));
+        }
+        if (n > 0 && used + (size_t)n < size) {
+            memcpy(text + used, line, (size_t)n + 1);
+        }
+        used += n > 0 ? (size_t)n : 0;
+    }
+    return used;
 }
 
 typedef struct qnet__resnet_init_job { qnet_resnet *net; uint64_t seed; } qnet__resnet_init_job;
@@ -8193,7 +8359,8 @@ static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int
     conv.batch = batch;
     sink.kind = QNET__SINK_MOMENTS;
     sink.y = unit->pre;
-    QNET__TRY(qnet__conv_forward(ctx, unit->way, &conv, x, unit->w, &sink, r->temp[0], r->scratch));
+    QNET__TRY(qnet__conv_forward(ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
+                                 r->scratch));
     qnet__sink_totals(ctx, &sink, n, r->total[0], r->total[1]);
     for (c = 0; c < n; c++) {
         double mean = r->total[0][c], var = r->total[1][c];
@@ -8232,8 +8399,8 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
         if (sink.y == NULL) {
             return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
         }
-        QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, &sink, NULL,
-                                     r->scratch));
+        QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
+                                     &sink, NULL, r->scratch));
         qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
         qnet__free(r->net.ctx, sink.y, bytes);
     }
@@ -8243,8 +8410,8 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
     }
     sink = qnet__unit_sink(unit, 0, y);
     sink.residual = residual;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, &sink, NULL,
-                                 r->scratch));
+    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
+                                 &sink, NULL, r->scratch));
     qnet__unit_trace(r, unit, batch, "", unit->out_name, y);
     return QNET_OK;
 }
@@ -8513,7 +8680,7 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, 
                                     qnet_conv2d_out_width(&conv), 64, r->argmax, r->dfirst,
                                     r->stem_grad));
     conv.batch = batch;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, &again, NULL,
+    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &again, NULL,
                                  r->scratch));
     qnet__pass(r->net.ctx, &g, &sums, qnet__unit_count(stem, batch) / 64, 64);
     qnet__unit_gradient(r, stem, batch, &sums);

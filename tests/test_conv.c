@@ -316,8 +316,8 @@ static void test_winograd_error(void)
             }
         CHECK(QNET__TWINS_ONLY || strcmp(qnet_conv2d_algorithm(ctx, &s), "Winograd") == 0);
         run_layer(ctx, &l, NULL);
-        qnet__conv_sweep(ctx, &s, 0, 0, l.x, l.w, d.y, scratch);
-        qnet__conv_sweep(ctx, &s, 1, 0, l.dy, l.w, d.dx, scratch);
+        qnet__conv_sweep(ctx, &s, 0, 0, l.x, l.w, NULL, d.y, scratch);
+        qnet__conv_sweep(ctx, &s, 1, 0, l.dy, l.w, NULL, d.dx, scratch);
         qnet__conv_weights_direct(ctx, &s, l.x, l.dy, d.dw, scratch);
         winograd[0] = rms_error(l.y, y, l.ny), direct[0] = rms_error(d.y, y, l.ny);
         winograd[1] = rms_error(l.dx, dx, l.nx), direct[1] = rms_error(d.dx, dx, l.nx);

@@ -491,6 +491,43 @@ static void test_trace(void)
     qnet_context_destroy(ctx);
 }
 
+/* Packed weights give the same bits, follow a second call, and go with the network. */
+static void test_pack(void)
+{
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 64, 48, 3, 0), *training = make_net(ctx, 64, 48, 3, 1);
+    qnet_real *x = numbers(200, image_count(3, 64, 48), 4), plain[6], packed[6], other[6];
+    char text[8192], small[100];
+    size_t length;
+    formula_resnet(net);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, plain, NULL));
+    CHECK_OK(ctx, qnet_resnet_pack(net));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, packed, NULL));
+    CHECK(memcmp(plain, packed, sizeof plain) == 0);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(1, 64, 48), 1, 0, packed, NULL));
+    CHECK(memcmp(plain + 2, packed, 2 * sizeof *plain) == 0);
+    net->weights[0] += 1;
+    net->weights[net->table->entries[qnet_param_find(net->table, "layer1.0.conv1.weight")].offset] += 1;
+    CHECK_OK(ctx, qnet_resnet_pack(net));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, packed, NULL));
+    formula_resnet(training);
+    memcpy(training->weights, net->weights, net->table->total * sizeof *net->weights);
+    CHECK_OK(ctx, qnet_resnet_forward(training, x, 3, 0, other, NULL));
+    CHECK(memcmp(other, packed, sizeof other) == 0 && memcmp(other, plain, sizeof other) != 0);
+    CHECK(qnet_resnet_pack(training) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_resnet_pack(NULL) == QNET_ERROR_ARGUMENT);
+
+    length = qnet_resnet_plan_text(training, text, sizeof text);
+    CHECK(length == strlen(text) && length == qnet_resnet_plan_text(training, NULL, 0));
+    CHECK(strstr(text, "layer3.1.conv2") != NULL && strstr(text, "MB") != NULL);
+    CHECK(qnet_resnet_plan_text(training, small, sizeof small) == length && strlen(small) < 100);
+    if (getenv("VERBOSE")) puts(text);
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_resnet_destroy(training);
+    qnet_context_destroy(ctx);
+}
+
 int main(void)
 {
     RUN(test_table);
@@ -502,6 +539,7 @@ int main(void)
     RUN(test_momentum);
     RUN(test_init);
     RUN(test_trace);
+    RUN(test_pack);
     free(kept);
     return test_end();
 }
