@@ -2787,6 +2787,7 @@ typedef struct qnet__tile {
     qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
     size_t a_at, a_step, b_at, b_step;
     size_t segments, length;
+    size_t chain;              /* products in a chain of additions */
     int rows;                  /* one of the kernel's sizes */
     int accumulate;            /* 1: adds to what C holds */
 } qnet__tile;
@@ -2806,10 +2807,12 @@ typedef struct qnet__tile {
 #define QNET__INLINE static
 #endif
 
-/* Products that are added up one by one. Then the sum is added to C and the next begins at zero:
-   rounding errors grow with the length of a chain, and this makes a sum of 4608 about six times as
-   accurate, for 3 % of the time. Counted along the segments, so that no tile's shape matters. */
-#define QNET__SUM_CHAIN 32
+/* Products that are added up one by one, in the tile's `chain`. Then the sum is added to C, and the
+   next begins at zero: rounding errors grow with the length of a chain. Counted along the segments,
+   so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with a
+   shorter one: its errors are then as small as those of PyTorch's direct form. */
+#define QNET__CHAIN_DIRECT 64
+#define QNET__CHAIN_WINOGRAD 16
 
 /* The micro-kernel, written once. `rows` is a constant after inlining, so that the loops over m
    unroll and acc lives in registers: two vectors per row. Per k: two loads of b, and per row one
@@ -2830,7 +2833,7 @@ typedef struct qnet__tile {
             const qnet_real *b = t->b[s] + t->b_at;                                           \
             size_t i = t->a_at;                                                               \
             for (k = 0; k < t->length; k = end) {                                             \
-                end = qnet__min_size(t->length, k + QNET__SUM_CHAIN - chain);                     \
+                end = qnet__min_size(t->length, k + t->chain - chain);                            \
                 chain += end - k;                                                             \
                 for (; k < end; k++, i += a_step, b += b_step) {                              \
                     QNET__KEEP_INDEX(i);                                                      \
@@ -2842,7 +2845,7 @@ typedef struct qnet__tile {
                         acc[m][1] = fma(x, b1, acc[m][1]);                                    \
                     }                                                                         \
                 }                                                                             \
-                if (chain == QNET__SUM_CHAIN && (s + 1 < t->segments || end < t->length)) {       \
+                if (chain == t->chain && (s + 1 < t->segments || end < t->length)) {          \
                     QNET__UNROLL                                                              \
                     for (m = 0; m < rows; m++) {                                              \
                         qnet_real *c = t->c[m];                                               \
@@ -3121,6 +3124,7 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     int i;
     QNET__UNUSED(worker);
     memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_DIRECT;
     tile.a = a, tile.b = &g->b, tile.c = c;
     tile.a_step = g->a_step, tile.b_step = g->b_step;
     tile.segments = 1, tile.length = g->k;
@@ -3296,6 +3300,7 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t rows, size_t 
     size_t panel;
     int i;
     memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_DIRECT;
     tile.a = a, tile.b = &b, tile.c = to;
     tile.a_step = a_step, tile.b_step = kernel->columns;
     tile.segments = 1, tile.length = k;
@@ -3338,6 +3343,24 @@ QNET__INLINE void qnet__lanes_load(qnet__lanes *v, const qnet_real *p)
 QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
 {
     memcpy(p, v, sizeof *v);
+}
+
+QNET__INLINE void qnet__lanes_widen(const qnet__lanes *x, qnet__wide *y)
+{
+#if QNET__LANE_COUNT > 1
+    *y = __builtin_convertvector(*x, qnet__wide);
+#else
+    *y = (double)*x;
+#endif
+}
+
+QNET__INLINE void qnet__lanes_round(const qnet__wide *x, qnet__lanes *y)
+{
+#if QNET__LANE_COUNT > 1
+    *y = __builtin_convertvector(*x, qnet__lanes);
+#else
+    *y = (qnet_real)*x;
+#endif
 }
 
 /* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
@@ -3429,7 +3452,8 @@ typedef struct qnet__sink {
     const qnet_real *residual, *mask, *pre;             /* [pixels][channels] */
     const qnet_real *mean, *scale, *beta;               /* [channels] */
     const qnet_real *residual_mean, *residual_scale, *residual_beta; /* [channels] or NULL */
-    qnet_real *center, *sum1, *sum2;                    /* [chunks][channels] */
+    qnet_real *center;                                  /* [chunks][channels] */
+    double *sum1, *sum2;                                /* [chunks][channels] */
     size_t *rows, chunks;                               /* rows[chunks]: pixels in each */
 } qnet__sink;
 
@@ -3441,16 +3465,20 @@ static qnet__sink qnet__sink_plain(qnet_real *y)
     return s;
 }
 
-/* Sums of one chunk and the channels of a vector: of a few pixels, and of all the others before.
-   Rounding errors grow with the length of a chain of additions. */
+/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
+   before in double, as rounding errors grow with the length of a chain of additions. */
 typedef struct qnet__sums {
-    qnet__lanes center, sum1, sum2, all1, all2;
+    qnet__lanes center, sum1, sum2;
+    qnet__wide all1, all2;
 } qnet__sums;
 
 QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
 {
-    sums->all1 += sums->sum1;
-    sums->all2 += sums->sum2;
+    qnet__wide more;
+    qnet__lanes_widen(&sums->sum1, &more);
+    sums->all1 += more;
+    qnet__lanes_widen(&sums->sum2, &more);
+    sums->all2 += more;
     memset(&sums->sum1, 0, sizeof sums->sum1);
     memset(&sums->sum2, 0, sizeof sums->sum2);
 }
@@ -3524,8 +3552,8 @@ QNET__INLINE void qnet__sink_end(const qnet__sink *s, const qnet__sink_kind kind
         qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
     }
     if (kind == QNET__SINK_MOMENTS || (kind == QNET__SINK_GRADIENT && s->pre != NULL)) {
-        qnet__lanes_store(s->sum1 + chunk * channels + c, &sums->all1);
-        qnet__lanes_store(s->sum2 + chunk * channels + c, &sums->all2);
+        memcpy(s->sum1 + chunk * channels + c, &sums->all1, sizeof sums->all1);
+        memcpy(s->sum2 + chunk * channels + c, &sums->all2, sizeof sums->all2);
     }
 }
 
@@ -3567,8 +3595,8 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
 {
     if (s->kind == QNET__SINK_MOMENTS) {
         const qnet_real d = v - s->center[sum_at];
-        s->sum1[sum_at] += d;
-        s->sum2[sum_at] += d * d;
+        s->sum1[sum_at] += (double)d;
+        s->sum2[sum_at] += (double)(d * d);
     } else if (s->kind == QNET__SINK_NORMALISE) {
         v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
         if (s->residual != NULL && s->residual_mean != NULL) {
@@ -3586,8 +3614,8 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
             v = (s->pre[at] - s->mean[c]) * s->scale[c] + s->beta[c] <= 0 ? 0 : v;
         }
         if (s->pre != NULL) {
-            s->sum1[sum_at] += v;
-            s->sum2[sum_at] += v * (s->pre[at] - s->mean[c]);
+            s->sum1[sum_at] += (double)v;
+            s->sum2[sum_at] += (double)(v * (s->pre[at] - s->mean[c]));
         }
     }
     if (s->y != NULL) {
@@ -3734,8 +3762,8 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
     if (s->kind == QNET__SINK_GRADIENT) {
         for (k = 0; k < s->chunks; k++) {
             for (c = begin; c < end; c++) {
-                job->first[c] += (double)s->sum1[k * n + c];
-                job->second[c] += (double)s->sum2[k * n + c];
+                job->first[c] += s->sum1[k * n + c];
+                job->second[c] += s->sum2[k * n + c];
             }
         }
         return;
@@ -3744,7 +3772,7 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
         rows += (double)s->rows[k];
         for (c = begin; c < end; c++) {
             job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
-                             (double)s->sum1[k * n + c];
+                             s->sum1[k * n + c];
         }
     }
     for (c = begin; c < end; c++) {
@@ -3753,9 +3781,9 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
     for (k = 0; k < s->chunks; k++) {
         const double m = (double)s->rows[k];
         for (c = begin; c < end; c++) {
-            const double sum = (double)s->sum1[k * n + c];
+            const double sum = s->sum1[k * n + c];
             const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
-            job->second[c] += (double)s->sum2[k * n + c] - sum * sum / m + m * d * d;
+            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
         }
     }
     for (c = begin; c < end; c++) {
@@ -3882,24 +3910,6 @@ QNET__INLINE void qnet__winograd_gt(const qnet__wide *x, qnet__wide *y, const pt
     y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
     y[step] = QNET__WINOGRAD_NA * a * (x[1] - x[2]) + QNET__WINOGRAD_NB * b * (x[3] - x[4]);
     y[2 * step] = x[5] + (a2 * sum1 + b2 * sum3);
-}
-
-QNET__INLINE void qnet__lanes_widen(const qnet__lanes *x, qnet__wide *y)
-{
-#if QNET__LANE_COUNT > 1
-    *y = __builtin_convertvector(*x, qnet__wide);
-#else
-    *y = (double)*x;
-#endif
-}
-
-QNET__INLINE void qnet__lanes_round(const qnet__wide *x, qnet__lanes *y)
-{
-#if QNET__LANE_COUNT > 1
-    *y = __builtin_convertvector(*x, qnet__lanes);
-#else
-    *y = (qnet_real)*x;
-#endif
 }
 
 /* ---- The transforms of tiles ----------------------------------------------------------------- */
@@ -4218,6 +4228,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     qnet__tile tile;
     int i;
     memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_WINOGRAD;
     tile.a = a, tile.b = &u, tile.c = c;
     tile.a_step = 1, tile.b_step = (size_t)columns;
     tile.segments = 1, tile.length = (size_t)p->src_c;
@@ -4410,6 +4421,7 @@ static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
     int i;
     QNET__UNUSED(worker);
     memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_WINOGRAD;
     tile.a = a, tile.b = &b, tile.c = c;
     tile.a_step = (size_t)p->v_row, tile.b_step = (size_t)p->d_row;
     tile.segments = 1, tile.length = (size_t)(p->round_last - p->round_first);
@@ -4846,6 +4858,7 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     tile.segments = (size_t)taps->count;
     tile.length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     tile.accumulate = accumulate;
+    tile.chain = QNET__CHAIN_DIRECT;
     for (first = begin; first < end; first += p->kernel.sizes[0]) {
         tile.rows = qnet__tile_size(&p->kernel, (size_t)(end - first));
         for (m = 0; m < tile.rows; m++) {
@@ -5059,6 +5072,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
     tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
     tile.accumulate = accumulate;
+    tile.chain = QNET__CHAIN_DIRECT;
     for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
         const ptrdiff_t begin = i * most, end = begin + most < rows ? begin + most : rows;
         ptrdiff_t at = begin;
@@ -7835,8 +7849,8 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
         numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)p.src_c));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
-    r->sums.sum1 = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
-    r->sums.sum2 = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
+    r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
+    r->sums.sum2 = (double *)qnet__take(arena, numbers, sizeof(double));
     r->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
     r->total[0] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
