@@ -17,8 +17,8 @@ print(*(name for module, name in packages.items() if find_spec(module) is None))
 END
 }
 
-if ! command -v python3 > /dev/null 2>&1; then
-    say "python3 is missing (make test needs none: it uses the numbers in tests/golden)"
+if ! python3 -c "" > /dev/null 2>&1; then
+    say "python3 is missing or does not start (make test needs none: it uses the numbers in tests/golden)"
     exit 1
 fi
 if [ ! -x "$dir/bin/python" ] &&
