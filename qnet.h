@@ -47,9 +47,9 @@
    WHAT IT DOES NOT DO
 
    - It is no medical device. Nothing that it prints is a diagnosis of a person.
-   - It has no weights inside: ImageNet weights come from a file of yours (safetensors; with the hook
-     of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which for 99
-     subjects is a weaker start than the paper's.
+   - It has no weights inside: ImageNet weights come from a file of yours (safetensors; with the
+     hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
+     for 99 subjects is a weaker start than the paper's.
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
@@ -16747,7 +16747,8 @@ static double qnet__components(const int *label, const double *score, size_t cou
 #endif
 }
 
-/* (pairs won + half the ties) / (m n), counted in whole numbers: no rounding before the quotient. */
+/* (pairs won + half the ties) / (m n), counted in whole numbers: no rounding before the
+   quotient. */
 QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, double *auc)
 {
