@@ -5,8 +5,8 @@
 #   make examples the example programs, into build/
 #   make paper    the full-size experiment: 52 + 47 subjects, 10 folds, the paper's epochs (days on two cores)
 #   make bench    our own figures, per kernel and whole
-#   make parity  live comparison with PyTorch and others, where Python is; the last line is "N agree, M differ"
-#   make golden  makes the numbers in tests/golden anew, where Python is
+#   make parity   our numbers beside PyTorch's and others', live, where Python is; the last line is "N agree, M differ"
+#   make golden   makes the numbers in tests/golden anew, where Python and R are
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make clean
@@ -34,7 +34,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm conv layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: all examples demo paper test test-sanitize parity golden bench bench-peers clean tests-build
+.PHONY: all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -48,12 +48,6 @@ $(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
 $(BUILD)/crossval: weights_tools/pth.h
 
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
-	@mkdir -p $(BUILD)
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
-
-# What qnet.h makes of weight files, for tests/parity/parity_weights.py.
-$(BUILD)/weights_probe: tests/parity/weights_probe.c weights_tools/pth.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
@@ -113,37 +107,47 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
 
-# The C side of `make parity`: prints our values for tests/parity/parity_*.py to compare.
-$(BUILD)/parity_%: tests/parity/%.c qnet.h
-	@mkdir -p $(BUILD)
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Itests -o $@ $< -lm
-
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 # ---- Comparison with other software ---------------------------------------------------------------
 
-# Each program of tests/parity in both precisions; Python runs them and compares.
-PARITY := $(foreach p,$(patsubst tests/parity/%.c,%,$(wildcard tests/parity/*.c)),$(BUILD)/parity/$(p)_float $(BUILD)/parity/$(p)_double)
+# Our side: programs that tests/parity/parity_*.py run. The networks in both precisions.
+PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe) \
+    $(addprefix $(BUILD)/,qnet_weights crossval make_phantom)
 
-parity: $(PARITY)
-	@python=$$(sh tests/parity/venv.sh $(BUILD)/venv) && $$python tests/parity/parity.py $(BUILD)
+# Virtual environments: $(BUILD)/venv, and $(BUILD)/oracles for packages that need an old NumPy.
+parity:
+	@python=$$(sh tests/parity/venv.sh parity $(BUILD)/venv) && \
+	    $(MAKE) --no-print-directory -j$(JOBS) parity-build && \
+	    QNET_BUILD="$(abspath $(BUILD))" "$$python" tests/parity/parity.py $(BUILD)
 
-$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
-	@mkdir -p $(BUILD)/parity
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+parity-build: $(PARITY)
+
+$(BUILD)/parity/weights_probe: weights_tools/pth.h
 
 $(BUILD)/parity/%_double: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
 	@mkdir -p $(BUILD)/parity
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_REAL=double -I. -o $@ $< -lm
 
-# Each script writes its files beside itself.
+$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+	@mkdir -p $(BUILD)/parity
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
+$(BUILD)/parity/%: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+	@mkdir -p $(BUILD)/parity
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+
+# Each script writes its files beside itself, whole or not at all.
 golden:
-	@for script in tests/golden/make_*.py; do echo "  $$script"; python3 $$script || exit 1; done
+	@python=$$(sh tests/parity/venv.sh golden $(BUILD)/venv) && failed= && \
+	    for script in tests/golden/make_*.py; do \
+	        QNET_BUILD="$(abspath $(BUILD))" "$$python" $$script || failed="$$failed $$script"; \
+	    done && if [ -n "$$failed" ]; then echo "make golden: failed:$$failed"; exit 1; fi
 
 # ---- Benchmarks -----------------------------------------------------------------------------------
 

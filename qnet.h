@@ -47,8 +47,9 @@
    WHAT IT DOES NOT DO
 
    - It is no medical device. Nothing that it prints is a diagnosis of a person.
-   - It has no weights inside: ImageNet weights come from a file of yours (safetensors), or training
-     starts from random ones, which for 99 subjects is a weaker start than the paper's.
+   - It has no weights inside: ImageNet weights come from a file of yours (safetensors; with the
+     hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
+     for 99 subjects is a weaker start than the paper's.
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
@@ -6647,9 +6648,10 @@ QNET__INLINE float qnet__tanh_fast(float x)
     return copysignf(d / (2.0f + d), x);
 }
 
-/* What the layer uses. Errors of the fast forms against the double ones, over all floats: sigma
-   2.4, tanh 2.6 units in the last place (tests/test_lstm.c measures them); their twins are the C
-   library's. Double precision is for reference and stays with the library. */
+/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
+   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
+   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
+   reference and stays with the library. */
 QNET__INLINE qnet_real qnet__gate(qnet_real x)
 {
     return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
@@ -16481,7 +16483,8 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 }
 
 /* F1 of a class = 2 tp / (2 tp + fn + fp), NaN for a class that neither occurs nor is named. f1
-   weighs both classes' F1 by how often they occur: this is what Tables 1 and 3 print. */
+   weighs both classes' F1 by how often they occur: this fits all rows of Table 1 and those rows of
+   Table 3 that have whole counts (examples/audit_paper.c). */
 QNET_API qnet_metrics qnet_metrics_of(qnet_confusion count)
 {
     const size_t hh = count.tp + count.fn, hc = count.tn + count.fp, all = hh + hc;
@@ -16925,6 +16928,8 @@ static double qnet__components(const int *label, const double *score, size_t cou
 #endif
 }
 
+/* (pairs won + half the ties) / (m n), counted in whole numbers: no rounding before the
+   quotient. */
 QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, double *auc)
 {
@@ -17088,6 +17093,8 @@ static void qnet__curve_task(void *arg, size_t index, size_t worker)
                                      sorting, c->e->component[index]);
 }
 
+/* z = (AUC 1 - AUC 2) / se, se^2 = var 1 + var 2 - 2 cov, taken as the variance of the differences;
+   p = 2 Phi(-|z|) (DeLong et al. 1988; paper, Table 2). */
 static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
                                     const double *const score[2], const int *cluster, size_t count,
                                     size_t m, qnet__evaluation *e, qnet_delong *out)

@@ -10,7 +10,8 @@
    With --save all of them go into one safetensors file, for a comparison with PyTorch; activations
    stay NHWC, weights have PyTorch's shapes:
 
-       slice, input, conv1 ... scan_head, "grad fc" ...      as printed
+       slice, input, conv1 ... scan_head, "grad fc" ...      as printed; gradients inside a ReLU
+                                                             are those of its norm: "grad bn1"
        loss                                                  stage 1, image head, scan head
        resnet.conv1.weight ..., scan.lstm.weight_ih_l0 ...   weights and statistics before the pass
        grad resnet.conv1.weight ...                          their gradients
@@ -33,8 +34,10 @@ static const struct { const char *part, *place; } places[] = {
     {"downsample.0", "Architecture: down-sampling by (1x1), stride 2"},
     {"downsample", "Architecture: down-sampling, BN"},
     {".conv1", "Architecture: ResBlock, first (3x3)"},
+    {".bn1", "Architecture: ResBlock, BN, before its ReLU"},
     {".relu", "Architecture: ResBlock, BN, ReLU"},
     {".conv2", "Architecture: ResBlock, second (3x3)"},
+    {".bn2", "Architecture: ResBlock, BN, before its input is added"},
     {"layer1.0", "Architecture: ResBlock 1 = BN + its input, d = 64"},
     {"layer1.1", "Architecture: ResBlock 2"},
     {"layer2.0", "Architecture: ResBlock 3, w, h halved, d = 128"},
@@ -44,7 +47,7 @@ static const struct { const char *part, *place; } places[] = {
     {"layer4.0", "Architecture: ResBlock 7, w, h halved, d = 512"},
     {"layer4.1", "Architecture: ResBlock 8; the maps of Fig. 9, 10"},
     {"conv1", "Fig. 4, Stage 1: (7x7), stride 2"},
-    {"bn1", "Fig. 4, Stage 1: BN"},
+    {"bn1", "Fig. 4, Stage 1: BN, before its ReLU"},
     {"relu", "Fig. 4, Stage 1: BN, ReLU"},
     {"maxpool", "Fig. 4, Stage 1: max-pooling"},
     {"avgpool", "Fig. 4, Stage 1: GAP, the image embedding x^t"},

@@ -69,9 +69,9 @@ static void test_file(void)
     static char program[] = "trace", side[] = "--side", n[] = "33", save_as[] = "--save";
     static char path[] = "build/test_trace.safetensors";
     char *arguments[] = {program, side, n, save_as, path, NULL};
-    const qnet_safetensor *x, *w, *y, *fc, *dfc, *loss, *map, *pooled, *before, *after, *dw;
+    const qnet_safetensor *x, *w, *y, *fc, *dfc, *loss, *map, *pooled, *before, *after, *dw, *db;
     double sum, worst = 0, norm = 0, largest = 0;
-    size_t i, o, c, ky, kx, gradients = 0;
+    size_t i, o, c, ky, kx, gradients = 0, outside = 0;
     int k, row, column;
     CHECK(trace_main(5, arguments) == 0);
     CHECK(lines == 96 && nowhere == 0); /* heading, 94 tensors, the last line */
@@ -125,9 +125,50 @@ static void test_file(void)
     for (worst = 0, c = 0; c < 512; c++) worst = fmax(worst, fabs(at(dw, 512 + c) - at(dfc, 1) * at(pooled, c)));
     CHECK_NEAR(worst, 0, 1e-6);
 
+    /* The gradient inside the last ReLU: a quarter of avgpool's where the map is above 0, else 0. What
+       it sums to is bn2.bias's gradient; the same for a norm inside a block and for the first. */
+    x = tensor("grad avgpool", 2, 1, 512, 0, 0);
+    y = tensor("grad layer4.1.bn2", 4, 1, 2, 2, 512);
+    db = tensor("grad resnet.layer4.1.bn2.bias", 1, 512, 0, 0, 0);
+    for (worst = 0, largest = 0, c = 0; c < 512; c++) {
+        for (sum = 0, i = 0; i < 4; i++) {
+            const double d = at(y, i * 512 + c), open = at(map, i * 512 + c) > 0;
+            worst = fmax(worst, fabs(d - open * at(x, c) / 4));
+            largest = fmax(largest, fabs(d));
+            sum += d;
+        }
+        worst = fmax(worst, fabs(sum - at(db, c)));
+    }
+    CHECK(largest > 1e-4);
+    CHECK_NEAR(worst, 0, 1e-6 * largest);
+    y = tensor("grad layer2.1.bn1", 4, 1, 5, 5, 128);
+    x = tensor("layer2.1.relu", 4, 1, 5, 5, 128);
+    db = tensor("grad resnet.layer2.1.bn1.bias", 1, 128, 0, 0, 0);
+    for (worst = 0, largest = 0, c = 0; c < 128; c++) {
+        for (sum = 0, i = 0; i < 25; i++) {
+            outside += at(x, i * 128 + c) <= 0 && fabs(at(y, i * 128 + c)) > 0;
+            sum += at(y, i * 128 + c);
+        }
+        largest = fmax(largest, fabs(sum));
+        worst = fmax(worst, fabs(sum - at(db, c)));
+    }
+    CHECK(largest > 1e-4);
+    CHECK_NEAR(worst, 0, 1e-5 * largest);
+    CHECK(outside == 0);
+    y = tensor("grad bn1", 4, 1, 17, 17, 64);
+    db = tensor("grad resnet.bn1.bias", 1, 64, 0, 0, 0);
+    for (worst = 0, largest = 0, c = 0; c < 64; c++) {
+        for (sum = 0, i = 0; i < 17 * 17; i++) sum += at(y, i * 64 + c);
+        largest = fmax(largest, fabs(sum));
+        worst = fmax(worst, fabs(sum - at(db, c)));
+    }
+    CHECK(largest > 1e-4);
+    CHECK_NEAR(worst, 0, 1e-5 * largest);
+
     /* bn1's statistics moved by .1 towards the mean of conv1's output */
     before = tensor("resnet.bn1.running_mean", 1, 64, 0, 0, 0);
     after = tensor("after resnet.bn1.running_mean", 1, 64, 0, 0, 0);
+    y = tensor("conv1", 4, 1, 17, 17, 64);
     for (c = 0; c < 64; c++) {
         for (sum = 0, i = 0; i < 17 * 17; i++) sum += at(y, i * 64 + c) / (17 * 17);
         CHECK_NEAR(at(after, c), .9 * at(before, c) + .1 * sum, 1e-6);

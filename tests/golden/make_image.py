@@ -1,12 +1,17 @@
 #!/usr/bin/env python3
 """Writes image.h: what two oracles (image_oracle.py) make of the cases of augmentation, sampled.
-    python3 tests/golden/make_image.py > tests/golden/image.h
+    python3 tests/golden/make_image.py
 Needs NumPy, SciPy and PyTorch; oracle_env.py fetches Albumentations and OpenCV."""
-import zlib
+import io, sys, zlib
 import numpy as np, torch
-import image_oracle as oracle
+import golden_file, image_oracle as oracle
 
 POINTS = 24  # per case: the corners of the output, the rest anywhere
+out = io.StringIO()
+
+
+def write(text):
+    out.write(text + "\n")
 
 
 def number(v):
@@ -26,7 +31,9 @@ def record(case):
 cases = oracle.cases()
 pairs = [(oracle.image(c["h"], c["w"]), c) for c in cases]
 versions, theirs, _ = oracle.run(pairs)
-print("/* image.h: written by make_image.py with %s, SciPy map_coordinates.\n"
+if not versions.startswith("Albumentations 1.0.3, OpenCV 4."):
+    sys.exit("make_image.py needs Albumentations 1.0.3 over OpenCV 4, found %s: image.h stays as it is" % versions)
+write("/* image.h: written by make_image.py with %s, SciPy map_coordinates.\n"
       "   crc: of all of Albumentations' float32 output, for transforms that only move or scale values.\n"
       "   sum: mean of exact[y][x][c] * (formula(420, j) - .5) over all pixels, j counting them.\n"
       "   A row of points: output y, x; three channels at exact coordinates; by Albumentations; how far\n"
@@ -35,8 +42,8 @@ print("/* image.h: written by make_image.py with %s, SciPy map_coordinates.\n"
 for (img, case), a in zip(pairs, theirs):
     if a is not None and oracle.interpolates(case):
         d = np.abs(a - oracle.exact(img, case)).max(2)
-        print("     %-36s %.4f %.4f" % (case["name"], d.max(), d.mean()))
-print("*/\nstatic const image_case image_cases[] = {")
+        write("     %-36s %.4f %.4f" % (case["name"], d.max(), d.mean()))
+write("*/\nstatic const image_case image_cases[] = {")
 rows = []
 for k, ((img, case), a) in enumerate(zip(pairs, theirs)):
     e, b, (oh, ow) = oracle.exact(img, case), oracle.bound(img, case), case["out"]
@@ -52,22 +59,22 @@ for k, ((img, case), a) in enumerate(zip(pairs, theirs)):
             seen = a[y, x] if a is not None else [-1] * 3
             rows.append("{%d, %d, %s, %s, %s}" % (y, x, ", ".join(map(number, e[y, x])),
                                                   ", ".join(map(number, seen)), "%.3g" % b[y, x]))
-    print('    {"%s", %d, %d, %d, %d,\n     %s,\n     0x%08xu, %.12g, %d, %d},' %
+    write('    {"%s", %d, %d, %d, %d,\n     %s,\n     0x%08xu, %.12g, %d, %d},' %
           (case["name"], case["h"], case["w"], oh, ow, record(case), crc, total, first,
            len(rows) - first))
-print("};\nstatic const double image_points[][9] = {")
+write("};\nstatic const double image_points[][9] = {")
 for r in rows:
-    print("    %s," % r)
-print("};")
+    write("    %s," % r)
+write("};")
 
 img = oracle.image(43, 52).astype(np.float64)
 raw = np.where(img > .45, (img - .5) * 700, 0).astype(np.float32).astype(np.float64)
-print("/* numpy.percentile of the non-zero values of each channel: q, three channels. */\n"
+write("/* numpy.percentile of the non-zero values of each channel: q, three channels. */\n"
       "static const double image_percentiles[][4] = {")
 for q in (0, 1, 12.5, 50, 77.7, 99, 100):
-    print("    {%s}," % ", ".join("%.12g" % v for v in
+    write("    {%s}," % ", ".join("%.12g" % v for v in
                                   [q] + [np.percentile(raw[..., c][raw[..., c] != 0], q) for c in range(3)]))
-print("};\n/* torch.nn.functional.interpolate, bilinear, align_corners=False, in float64, to h x w: mean of\n"
+write("};\n/* torch.nn.functional.interpolate, bilinear, align_corners=False, in float64, to h x w: mean of\n"
       "   value[j] (formula(480, j) - .5), then the corners' and the middle's first channel. */\n"
       "static const double image_resizes[][8] = {")
 for h, w in ((7, 5), (3, 11), (64, 90), (21, 104), (43, 52), (1, 1)):
@@ -75,6 +82,7 @@ for h, w in ((7, 5), (3, 11), (64, 90), (21, 104), (43, 52), (1, 1)):
     t = torch.nn.functional.interpolate(t, (h, w), mode="bilinear", align_corners=False)
     v = t[0].permute(1, 2, 0).numpy()
     total = np.mean(v.ravel() * (oracle.formula(480, v.size) - .5))
-    print("    {%s}," % ", ".join("%.12g" % x for x in [
+    write("    {%s}," % ", ".join("%.12g" % x for x in [
         h, w, total, v[0, 0, 0], v[0, -1, 0], v[-1, 0, 0], v[-1, -1, 0], v[h // 2, w // 2, 0]]))
-print("};")
+write("};")
+golden_file.replace("image.h", out.getvalue())

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Writes metrics.h: rates, curves, areas, intervals, DeLong's and Obuchowski's variances and
 bootstrap quantiles of scores that the formula of formula.h makes (metrics_oracle.py).
-    python3 tests/golden/make_metrics.py > tests/golden/metrics.h
+    python3 tests/golden/make_metrics.py
 Needs NumPy, scikit-learn, and R with pROC."""
-import sys
+import io, sys
 import numpy as np, sklearn
-import metrics_oracle as oracle
+import golden_file, metrics_oracle as oracle
 from image_oracle import formula
 
 tables = [oracle.table(k) for k in range(len(oracle.SETS))]
@@ -16,14 +16,20 @@ for k, t in enumerate(tables):
                 oracle.r_wilson("s%d" % k, tp, tp + fn), oracle.r_wilson("c%d" % k, tn, tn + fp)]
 r = oracle.r_program(program)
 if r is None:
-    sys.exit("make_metrics.py needs Rscript and its package pROC: metrics.h is left to the old one")
+    sys.exit("make_metrics.py needs Rscript and its package pROC: metrics.h stays as it is")
+
+out = io.StringIO()
+
+
+def write(text):
+    out.write(text + "\n")
 
 
 def row(values):
     return ", ".join("%.17g" % v for v in values)
 
 
-print("/* metrics.h: written by make_metrics.py with scikit-learn %s, NumPy %s, pROC %g.\n"
+write("/* metrics.h: written by make_metrics.py with scikit-learn %s, NumPy %s, pROC %g.\n"
       "   rates: tp fn tn fp accuracy sensitivity specificity precision f1 f1_hh f1_hc f1_macro.\n"
       "   wilson: of accuracy, sensitivity, specificity. delong: auc[2] variance[2] covariance se z p and\n"
       "   both intervals. clustered: auc[2] variance[2] covariance. points, curve: of the ROC curve of\n"
@@ -31,18 +37,19 @@ print("/* metrics.h: written by make_metrics.py with scikit-learn %s, NumPy %s, 
       "   from k = 1, threshold[k] formula(902, k). box: of 60 bootstrap AUCs with seed 11, by item and\n"
       "   by cluster: low q1 median q3 high mean std. */" %
       (sklearn.__version__, np.__version__, r["pROC"][0]))
-print("static const metrics_set metrics_sets[] = {")
+write("static const metrics_set metrics_sets[] = {")
 for k, t in enumerate(tables):
     name, n, levels, share, lead1, lead2 = oracle.SETS[k]
     c = oracle.curve(t)
     w = [formula(900 + j, len(c)) for j in range(3)]
     sums = [c[:, 0] @ w[0], c[:, 1] @ w[1], c[1:, 2] @ w[2][1:]]
-    print('    {"%s", %d, %d, %g, %g, %g,' % (name, n, levels, share, lead1, lead2))
-    print("     {%s},\n     {%s},\n     {%s},\n     {%s},\n     %d, {%s},\n     {{%s},\n      {%s}}}," % (
+    write('    {"%s", %d, %d, %g, %g, %g,' % (name, n, levels, share, lead1, lead2))
+    write("     {%s},\n     {%s},\n     {%s},\n     {%s},\n     %d, {%s},\n     {{%s},\n      {%s}}}," % (
         row(oracle.rates(t)), row(r["a%d" % k] + r["s%d" % k] + r["c%d" % k]), row(r["d%d" % k]),
         row(oracle.clustered(t)), len(c), row(sums), row(oracle.box(oracle.bootstrap(t, 0, 60, 11))),
         row(oracle.box(oracle.bootstrap(t, 1, 60, 11)))))
-print("};\n/* All of the curve of set 0. */\nstatic const double metrics_curve[][3] = {")
+write("};\n/* All of the curve of set 0. */\nstatic const double metrics_curve[][3] = {")
 for p in oracle.curve(tables[0]):
-    print("    {%s}," % row(p).replace("inf", "HUGE_VAL"))
-print("};")
+    write("    {%s}," % row(p).replace("inf", "HUGE_VAL"))
+write("};")
+golden_file.replace("metrics.h", out.getvalue())

@@ -3,16 +3,14 @@
 outputs, gradients, statistics and training runs of the whole networks, as sketches): what PyTorch's
 float64 says for the weights and inputs of networks.py, and how far its own float32 is from it.
 Needs torch.  python3 tests/golden/make_networks.py"""
-import os
-import sys
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+import golden_file
 import networks as n
 from networks import ResNet18, fill_resnet, formula, t
 
-HERE = os.path.dirname(os.path.abspath(__file__))
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+-"
 SUMS = {"eval": 24, "train": 24, "grad": 24, "stat": 16, "weights": 4, "swa": 4}
 out = []
@@ -28,9 +26,7 @@ def letters(number, length):
 
 
 def write(name, about):
-    with open(os.path.join(HERE, name), "w") as f:
-        f.write(about + "\n" + "\n".join(out) + "\n")
-    print(name, os.path.getsize(os.path.join(HERE, name)), "bytes")
+    golden_file.replace(name, about + "\n" + "\n".join(out) + "\n")
     out.clear()
 
 

@@ -1,39 +1,45 @@
 #!/usr/bin/env python3
 """Writes nifti.h: small NIfTI-1 files of every type, byte order and kind of affine, what nibabel
 reads from them, and one file as a dozen compressors pack it (nifti_oracle.py).
-    python3 tests/golden/make_nifti.py > tests/golden/nifti.h
-Needs NumPy and nibabel; gzip, perl and node if they are there; oracle_env.py fetches the others."""
-import zlib
+    python3 tests/golden/make_nifti.py
+Needs NumPy and nibabel; oracle_env.py fetches the compressors that Python lacks, gzip is the system's."""
+import io, sys, zlib
 import nibabel, numpy as np
-import nifti_oracle as oracle
+import golden_file, nifti_oracle as oracle
 from image_oracle import formula
 
 KEEP = ["zlib level 9", "zlib stored", "zlib Huffman only", "zlib fixed codes", "zlib window of 512",
         "flushed blocks, as pigz", "members, as pigz -i or cat", "blocks of bgzip", "all header fields",
         "Python gzip, file name", "gzip -1", "zopfli", "libdeflate 12", "isa-l 0", "isa-l 3", "zlib-ng 9"]
 
+out = io.StringIO()
+
+
+def write(text):
+    out.write(text + "\n")
+
 
 def lines(words, indent=" "):
     line = indent
     for w in words:
         if len(line) + len(w) > 98:
-            print(line)
+            write(line)
             line = indent
         line += w
-    print(line)
+    write(line)
 
 
 def array(name, kind, words):
-    print("static const %s %s[] = {" % (kind, name))
+    write("static const %s %s[] = {" % (kind, name))
     lines([w + "," for w in words])
-    print("};")
+    write("};")
 
 
 def number(v):
     return "NAN" if np.isnan(v) else ("HUGE_VAL" if v > 0 else "-HUGE_VAL") if np.isinf(v) else "%.9g" % v
 
 
-print("/* nifti.h: written by make_nifti.py with nibabel %s. nifti_bytes: all files, one after the other;\n"
+write("/* nifti.h: written by make_nifti.py with nibabel %s. nifti_bytes: all files, one after the other;\n"
       "   nifti_voxels: all their voxels as nibabel's get_fdata gives them, rounded to float32. */" %
       nibabel.__version__)
 data, voxels, rows = b"", [], []
@@ -46,10 +52,10 @@ for name, packed in oracle.files(formula):
     voxels += [number(x) for x in v]
 array("nifti_bytes", "unsigned char", [str(b) for b in data])
 array("nifti_voxels", "double", voxels)
-print("static const nifti_file nifti_files[] = {")
+write("static const nifti_file nifti_files[] = {")
 for r in rows:
-    print("    " + r)
-print("};")
+    write("    " + r)
+write("};")
 
 # Smooth with a little noise, so that matches and literals both occur.
 n = (9, 8, 7)
@@ -63,19 +69,22 @@ oracle.place(header, 0, 1)
 header["vox_offset"] = 352
 raw = header.binaryblock + b"\0\0\0\0" + stored.astype("<i2").tobytes(order="F")
 everything = oracle.compressed(raw)
+missing = [name for name in KEEP if name not in everything]
+if missing:
+    sys.exit("make_nifti.py needs these compressors, too: %s: nifti.h stays as it is" % ", ".join(missing))
 shape, affine, codes, source, v = oracle.read(raw)
-print("/* %d bytes of NIfTI, packed by each of these; crc and the sum of voxel[j] (formula(771, j) - .5). */"
+write("/* %d bytes of NIfTI, packed by each of these; crc and the sum of voxel[j] (formula(771, j) - .5). */"
       % len(raw))
-print("static const size_t gzip_size = %d;\nstatic const unsigned long gzip_crc = 0x%08x;" %
+write("static const size_t gzip_size = %d;\nstatic const unsigned long gzip_crc = 0x%08x;" %
       (len(raw), zlib.crc32(raw)))
-print("static const double gzip_sum = %.17g;" % (v.astype(float) @ (formula(771, v.size) - .5)))
+write("static const double gzip_sum = %.17g;" % (v.astype(float) @ (formula(771, v.size) - .5)))
 packed, rows = b"", []
 for name in KEEP:
-    if name in everything:
-        rows.append('{"%s", %d, %d},' % (name, len(packed), len(everything[name])))
-        packed += everything[name]
+    rows.append('{"%s", %d, %d},' % (name, len(packed), len(everything[name])))
+    packed += everything[name]
 array("gzip_bytes", "unsigned char", [str(b) for b in packed])
-print("static const gzip_file gzip_files[] = {")
+write("static const gzip_file gzip_files[] = {")
 for r in rows:
-    print("    " + r)
-print("};")
+    write("    " + r)
+write("};")
+golden_file.replace("nifti.h", out.getvalue())

@@ -6,8 +6,9 @@ old.pth               by hand, what Python 2 and torch 0.1-0.4 wrote: byte strin
                       Parameters by BUILD and NEWOBJ; torch.load must read it to the same numbers
 scan.pth              a small stage 2; pth.h has its outputs
 Number j of tensor i is ((5 i + 7 j) % 11 - 5) / 4, which all types hold exactly."""
-import io, os, pickle, struct, sys
+import io, os, pickle, struct, sys, tempfile
 import torch
+import golden_file
 from collections import OrderedDict
 here = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(here, "..", "..", "weights_tools"))
@@ -86,31 +87,36 @@ def old():
     conv, bias, fc = t(0, (2, 3)), torch.cat([torch.tensor([9.]), t(1, (2,)), torch.tensor([9.])]), t(2, (1, 2))
     for v in bias, conv, fc:
         out += struct.pack("<q", v.numel()) + v.flatten().numpy().tobytes()
-    open(os.path.join(here, "old.pth"), "wb").write(out)
-    got = torch.load(os.path.join(here, "old.pth"), weights_only=False, encoding="latin1")
+    got = torch.load(io.BytesIO(out), weights_only=False, encoding="latin1")
     want = {"conv.weight": conv, "conv.bias": bias[1:3], "fc.weight": fc}
     assert list(got) == list(want) and all(torch.equal(got[k].data, want[k]) for k in want)
+    golden_file.replace("old.pth", out)
+
+def saved(name, value):
+    """The bytes of torch.save's zip form; it puts the file's name into them."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(value, os.path.join(folder, name))
+        with open(os.path.join(folder, name), "rb") as f: return f.read()
 
 def scan():
     from qnet_module import ScanModel
     model = ScanModel(features=3, hidden=2, steps=3)
     for i, v in enumerate(model.state_dict().values()): v.copy_(t(i, v.shape))
-    torch.save(model.state_dict(), os.path.join(here, "scan.pth"))
+    weights = saved("scan.pth", model.state_dict())
     x, length = t(50, (2, 3, 3)), torch.tensor([3, 2])
     with torch.no_grad(): image, scan = model.double()(x.double(), length)
     line = lambda v: ", ".join(f"{float(a):.17g}" for a in v.flatten())
-    with open(os.path.join(here, "pth.h"), "w") as f:
-        f.write("/* pth.h: by make_pth.py, not by hand: float64 logits of scan.pth for scans of 3 and 2 slices. */\n"
-                f"static const double golden_scan_image[] = {{\n    {line(image[:1])},\n    {line(image[1:])}}};\n"
-                f"static const double golden_scan[] = {{\n    {line(scan)}}};\n")
+    golden_file.replace("scan.pth", weights)
+    golden_file.replace("pth.h", "/* pth.h: by make_pth.py, not by hand: float64 logits of scan.pth for scans of 3 and 2 slices. */\n"
+                        f"static const double golden_scan_image[] = {{\n    {line(image[:1])},\n    {line(image[1:])}}};\n"
+                        f"static const double golden_scan[] = {{\n    {line(scan)}}};\n")
 
 if __name__ == "__main__":
-    torch.save(tensors(), os.path.join(here, "zip.pth"))
     buffer = io.BytesIO()
     torch.save(tensors(), buffer, _use_new_zipfile_serialization=False)
-    open(os.path.join(here, "legacy.pth"), "wb").write(fixed_keys(buffer.getvalue()))
-    for name in "zip.pth", "legacy.pth":
-        got, want = torch.load(os.path.join(here, name), weights_only=True), tensors()
+    for name, data in ("zip.pth", saved("zip.pth", tensors())), ("legacy.pth", fixed_keys(buffer.getvalue())):
+        got, want = torch.load(io.BytesIO(data), weights_only=True), tensors()
         assert all(torch.equal(got[k], want[k]) for k in want)
+        golden_file.replace(name, data)
     old()
     scan()

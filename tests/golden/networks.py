@@ -48,13 +48,14 @@ class Block(nn.Module):
         r = x
         if self.downsample is not None:
             r = keep("downsample", self.downsample[1](keep("downsample.0", self.downsample[0](x))))
-        y = keep("relu", F.relu(self.bn1(keep("conv1", self.conv1(x)))))
-        return F.relu(self.bn2(keep("conv2", self.conv2(y))) + r)
+        y = keep("relu", F.relu(keep("bn1", self.bn1(keep("conv1", self.conv1(x))))))
+        return F.relu(keep("bn2", self.bn2(keep("conv2", self.conv2(y)))) + r)
 
 
 class ResNet18(nn.Module):
     """torchvision's ResNet18 with torchvision's names; after forward, self.tensors holds every
-    tensor that the trace hook of qnet.h hands out, under the same names."""
+    tensor that the trace hook of qnet.h hands out, under the same names, and the outputs of norms
+    before ReLUs, of which it hands out the gradients."""
     def __init__(self, classes=2):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)

@@ -1,6 +1,6 @@
 """A virtual environment for the oracles that want old or rare packages: Albumentations 1.0.3 over
 OpenCV 4 (which rounds the source coordinates of a warp to 1/32 pixel; OpenCV 5 does not) and five
-compressors that are not zlib. It is made in build/oracles on first use, by pip; where that fails,
+compressors that are not zlib. It is made in build/oracles ($QNET_BUILD/oracles) on first use, by pip; where that fails,
 python() says why and the interpreter at hand is used, with whatever it has."""
 import os, subprocess, sys
 
@@ -11,7 +11,7 @@ PACKAGES = ["numpy==1.26.4", "scipy==1.11.4", "opencv-python-headless==4.8.1.78"
 
 
 def python():
-    folder = os.path.join(ROOT, "build", "oracles")
+    folder = os.path.join(os.environ.get("QNET_BUILD") or os.path.join(ROOT, "build"), "oracles")
     made = os.path.join(folder, "bin", "python")
     if not os.path.exists(os.path.join(folder, "complete")):
         try:

@@ -2,7 +2,8 @@
 """parity.py BUILD [MODULE...]: every number of ours beside that of an implementation that we did
 not write, live. Each parity_*.py here has rows(build), which yields (quantity, ours, theirs, error,
 tolerance); a row agrees when error <= tolerance. Ends with "N agree, M differ"; the exit status is
-1 when one differs or a comparison could not be made. `make parity` runs it."""
+1 when one differs or a comparison could not be made. `make parity` runs it with all modules; one
+alone, after make parity-build: build/venv/bin/python tests/parity/parity.py build parity_data"""
 import glob
 import importlib
 import os

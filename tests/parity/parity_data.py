@@ -3,10 +3,10 @@ with the programs of tests/golden/*_oracle.py on more, larger and real inputs th
 
     rows(build) yields (quantity, ours, theirs, error, tolerance)
 
-build is the folder of the program parity_data (tests/parity/data.c). "ours" and "theirs" are the
+build has the program parity/data (tests/parity/data.c). "ours" and "theirs" are the
 numbers that differ most among those that the row stands for; "error" is in the row's own measure:
 differences, or how many values differ where the tolerance is 0. Real anatomy is read from
-../shared/data (or $QNET_DATA) when it is there. Alone: python3 tests/parity/parity_data.py [build]"""
+../shared/data (or $QNET_DATA) when it is there."""
 import glob, os, subprocess, sys, tempfile, zlib
 import numpy as np
 
@@ -24,9 +24,7 @@ class Ours:
     """The C program, and a folder for the arrays that go to it and come back."""
 
     def __init__(self, build):
-        subprocess.run(["make", "--no-print-directory", "-s", "-C", ROOT, "BUILD=" + build,
-                        build + "/parity_data"], check=True, stdout=subprocess.DEVNULL)
-        program = os.path.join(build if os.path.isabs(build) else os.path.join(ROOT, build), "parity_data")
+        program = os.path.join(build, "parity", "data")
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.folder = tempfile.TemporaryDirectory()
 
@@ -607,15 +605,3 @@ def rows(build):
                 note("skipped: the rest of %s: %s" % (part.__name__, e))
     finally:
         ours.close()
-
-
-if __name__ == "__main__":
-    bad = total = 0
-    for quantity, a, b, error, tolerance in rows(sys.argv[1] if len(sys.argv) > 1 else "build"):
-        good = error <= tolerance
-        total += 1
-        bad += not good
-        print("%-62s %22.15g %22.15g %9.2g %9.2g %s" % (quantity, a, b, error, tolerance,
-                                                        "ok" if good else "DIFFERS"))
-    print("%d rows, %d differ" % (total, bad))
-    sys.exit(bad > 0)

@@ -1,7 +1,5 @@
 """Rows of the parity table: weight files and what they mean, qnet.h against PyTorch and the
-safetensors package, live. rows(build) yields (quantity, ours, theirs, error, tolerance).
-
-Alone:  python3 tests/parity/parity_weights.py [build]"""
+safetensors package, live. rows(build) yields (quantity, ours, theirs, error, tolerance)."""
 import pathlib, subprocess, sys, tempfile
 import numpy as np, torch
 from safetensors import safe_open
@@ -65,9 +63,7 @@ def worst(ours, theirs):
 
 def rows(build):
     build = pathlib.Path(build).resolve()
-    subprocess.run(["make", "-s", "-C", str(top), f"BUILD={build}", f"{build}/weights_probe", f"{build}/qnet_weights",
-                    f"{build}/crossval", f"{build}/make_phantom"], check=True, capture_output=True)
-    tool, probe = build / "qnet_weights", build / "weights_probe"
+    tool, probe = build / "qnet_weights", build / "parity" / "weights_probe"
     torch.manual_seed(1)
     with tempfile.TemporaryDirectory() as folder:
         d = pathlib.Path(folder)
@@ -131,11 +127,3 @@ def rows(build):
             yield (f"trained Q-Net in PyTorch by .{kind}: P(HH) of {len(image)} slices",
                    *worst(ours[:-1], image.double().numpy()), 1e-5)
             yield f"trained Q-Net in PyTorch by .{kind}: P(HH) of the scan", ours[-1], float(scan), abs(ours[-1] - float(scan)), 1e-5
-
-
-if __name__ == "__main__":
-    bad = 0
-    for quantity, ours, theirs, error, tolerance in rows(sys.argv[1] if len(sys.argv) > 1 else "build"):
-        bad += not error <= tolerance
-        print(f"{quantity:82} {ours:12.6g} {theirs:12.6g} {error:10.3g} {tolerance:8.2g} {'ok' if error <= tolerance else 'FAILS'}")
-    sys.exit(bad > 0)

@@ -1,10 +1,10 @@
 #!/bin/sh
-# venv.sh DIR: makes the Python environment of `make parity` in DIR and prints its Python; it sees
-# the packages that the system has, and installs those that are missing. What stays
+# venv.sh WHO DIR: makes the Python environment of `make WHO` (parity, golden) in DIR and prints its
+# Python; it sees the packages that the system has, and installs those that are missing. What stays
 # missing is named.
-dir=$1
+who=$1 dir=$2
 
-say() { echo "make parity: $*" >&2; }
+say() { echo "make $who: $*" >&2; }
 
 missing()
 {
@@ -17,8 +17,8 @@ print(*(name for module, name in packages.items() if find_spec(module) is None))
 END
 }
 
-if ! command -v python3 > /dev/null 2>&1; then
-    say "python3 is missing (make test needs none: it uses the numbers in tests/golden)"
+if ! python3 -c "" > /dev/null 2>&1; then
+    say "python3 is missing or does not start (make test needs none: it uses the numbers in tests/golden)"
     exit 1
 fi
 if [ ! -x "$dir/bin/python" ] &&
@@ -34,6 +34,11 @@ for package in $lacking; do
         say "could not install $package"
 done
 if [ -n "$lacking" ] && lacking=$(missing) && [ -n "$lacking" ]; then
-    say "missing: $lacking; what needs them is not compared"
+    say "missing: $lacking; what needs them is left out"
+fi
+if ! command -v Rscript > /dev/null 2>&1; then
+    say "Rscript is missing; what needs R and its package pROC is left out"
+elif ! Rscript --vanilla -e 'quit(status = !requireNamespace("pROC", quietly = TRUE))' > /dev/null 2>&1; then
+    say "R has no package pROC (install.packages(\"pROC\")); what needs it is left out"
 fi
 echo "$dir/bin/python"
