@@ -532,8 +532,8 @@ typedef struct qnet_conv2d {
 } qnet_conv2d;
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape);
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
-/* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with a
-   hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. */
+/* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with
+   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -698,9 +698,9 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    it again. The memory comes from the allocator, and goes with the network. Results keep their
    bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
-/* The plan of the network as a table: each convolution with its algorithm, and where its output lies
-   in the block (in MB). Like snprintf: text[size] gets whole lines, and the length that all of them
-   have comes back; text may be NULL if size is 0. */
+/* The plan of the network as a table: each convolution with its algorithm, and where its output
+   lies in the block (in MB). Like snprintf: text[size] gets whole lines, and the length that all of
+   them have comes back; text may be NULL if size is 0. */
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
@@ -716,7 +716,8 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
                                           const qnet_real *dlogits);
 /* Momentum of the running statistics; default .1. Re-estimation (SWA) sets 1/k for batch k. */
 QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum);
-/* The last block's output of the last forward pass: [batch][h][w][512], after ReLU; for CAM. */
+/* The last block's output of the last forward pass: [batch][h][w][512], after ReLU; for CAM. A
+   backward pass uses it up. */
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net);
 
 /* ============================================================================================
@@ -1687,8 +1688,8 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
 }
 
 /* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
-   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand, as
-   strict C99 hides the prototype. */
+   first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
+   as strict C99 hides the prototype. */
 #if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
@@ -2810,8 +2811,8 @@ typedef struct qnet__tile {
 
 /* Products that are added up one by one, in the tile's `chain`. Then the sum is added to C, and the
    next begins at zero: rounding errors grow with the length of a chain. Counted along the segments,
-   so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with a
-   shorter one: its errors are then as small as those of PyTorch's direct form. */
+   so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with
+   a shorter one: its errors are then as small as those of PyTorch's direct form. */
 #define QNET__CHAIN_DIRECT 64
 #define QNET__CHAIN_WINOGRAD 16
 
@@ -3320,8 +3321,8 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t rows, size_t 
 /* ============================================================================================
    >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
    `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
-   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does the
-   same from memory to memory.
+   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does
+   the same from memory to memory.
    ============================================================================================ */
 
 /* Numbers side by side in channels. Compilers with vector types split them into the registers that
@@ -3817,12 +3818,17 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    that with the usual 1 and 2. na = 1 / (2 a^2 (a^2 - b^2)), nb = 1 / (2 b^2 (b^2 - a^2)),
    n0 = 1 / (a^2 b^2):
 
-       B^T = [ a2b2   0     -(a2+b2)  0       1  0 ]   G = [ n0    0     0     ]   A^T =
-             [ 0     -a b2  -b2       a       1  0 ]       [ na    na a  na a2 ]   [ 1 1  1  1  1  0 ]
-             [ 0      a b2  -b2      -a       1  0 ]       [ na   -na a  na a2 ]   [ 0 a -a  b -b  0 ]
-             [ 0     -b a2  -a2       b       1  0 ]       [ nb    nb b  nb b2 ]   [ 0 a2 a2 b2 b2 0 ]
-             [ 0      b a2  -a2      -b       1  0 ]       [ nb   -nb b  nb b2 ]   [ 0 a3 -a3 b3 -b3 1 ]
-             [ 0      a2b2   0       -(a2+b2) 0  1 ]       [ 0     0     1     ]
+       B^T = [ a2b2   0     -(a2+b2)  0       1  0 ]       G = [ n0    0     0     ]
+             [ 0     -a b2  -b2       a       1  0 ]           [ na    na a  na a2 ]
+             [ 0      a b2  -b2      -a       1  0 ]           [ na   -na a  na a2 ]
+             [ 0     -b a2  -a2       b       1  0 ]           [ nb    nb b  nb b2 ]
+             [ 0      b a2  -a2      -b       1  0 ]           [ nb   -nb b  nb b2 ]
+             [ 0      a2b2   0       -(a2+b2) 0  1 ]           [ 0     0     1     ]
+
+       A^T = [ 1  1   1   1   1   0 ]
+             [ 0  a  -a   b  -b   0 ]
+             [ 0  a2  a2  b2  b2  0 ]
+             [ 0  a3 -a3  b3 -b3  1 ]          a2 = a^2, and so on
 
    Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
    swapped, so it is the same code. Gradient of the weights: Y is linear in G g G^T, so
@@ -3915,7 +3921,7 @@ QNET__INLINE void qnet__winograd_gt(const qnet__wide *x, qnet__wide *y, const pt
 
 /* ---- The transforms of tiles ----------------------------------------------------------------- */
 
-#define QNET__WINOGRAD_GROUP 32 /* output channels that go from the products to the output at once */
+#define QNET__WINOGRAD_GROUP 32 /* channels that go from the products to the output at once */
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 
 typedef struct qnet__winograd {
@@ -3924,7 +3930,7 @@ typedef struct qnet__winograd {
     ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
     ptrdiff_t tiles_y, tiles_x, tiles;    /* of an image, of an image, of the batch */
     ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in the shared v; 0: each task has a v of its own */
+    ptrdiff_t round;                      /* tiles in a shared v; 0: each task has its own v */
     ptrdiff_t round_first, round_last;
     ptrdiff_t v_row, v_plane;             /* v[36][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[36][tiles][dst_c], of the weights' gradient */
@@ -5387,7 +5393,8 @@ static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int
     }
 }
 
-/* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such form. */
+/* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
+   form. */
 static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
@@ -5410,8 +5417,8 @@ static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_co
     }
 }
 
-/* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for ways other than Winograd's and a source
-   that is not plain. */
+/* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for
+   ways other than Winograd's and a source that is not plain. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                                       const qnet__source *source, const qnet_real *w,
                                       const qnet_real *packed, qnet__sink *sink, qnet_real *temp,
@@ -7610,9 +7617,9 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
 
    Memory is the limit beside the products, so a training pass keeps what a convolution gives
    ("pre") and the blocks' outputs, and nothing else. Statistics of a batch norm are summed up while
-   pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the end
-   of a block is the one pass of its own. Backward it is the same: masks and the sums of a norm's
-   gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
+   pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the
+   end of a block is the one pass of its own. Backward it is the same: masks and the sums of a
+   norm's gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
@@ -8288,8 +8295,8 @@ QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
     net->state->momentum = momentum;
 }
 
-/* [batch][h][w][512]; data NULL and batch 0 before the first forward pass and after a backward pass,
-   which uses it up. */
+/* [batch][h][w][512]; data NULL and batch 0 before the first forward pass and after a backward
+   pass, which uses it up. */
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
@@ -8607,8 +8614,8 @@ static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit
     return s;
 }
 
-/* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g of
-   its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more. */
+/* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
+   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more. */
 static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
                                        const qnet__source *x, const qnet_real *g, qnet_real *temp,
                                        qnet__sink *sink, int add)
@@ -13504,13 +13511,21 @@ QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, 
     return _mm256_min_pd(a, _mm256_sub_pd(twice, a));
 }
 
+/* map[i] of four indices. The plain gather starts from a register that is never set, of which gcc
+   warns. */
+QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__gather_avx2(const double *map, __m128i i)
+{
+    const __m256d zero = _mm256_setzero_pd();
+    return _mm256_mask_i32gather_pd(zero, map, i, _mm256_cmp_pd(zero, zero, _CMP_EQ_OQ), 8);
+}
+
 /* qnet__grid_at of four coordinates; lanes that are too far out read entry 0. */
 QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__grid_at_avx2(const double *map, int size, __m256d x)
 {
     const __m128i last = _mm_set1_epi32(size - 1), zero = _mm_setzero_si128();
     const __m128i i = _mm_max_epi32(_mm_min_epi32(_mm256_cvttpd_epi32(x), last), zero);
     const __m128i next = _mm_min_epi32(_mm_add_epi32(i, _mm_set1_epi32(1)), last);
-    const __m256d a = _mm256_i32gather_pd(map, i, 8), b = _mm256_i32gather_pd(map, next, 8);
+    const __m256d a = qnet__gather_avx2(map, i), b = qnet__gather_avx2(map, next);
     const __m256d rest = _mm256_sub_pd(x, _mm256_cvtepi32_pd(i));
     return _mm256_add_pd(a, _mm256_mul_pd(rest, _mm256_sub_pd(b, a)));
 }

@@ -5,7 +5,7 @@
 
 /* A sum of k <= 300 products of numbers in -.5 .. .5, added in another way: k * 1/4 * half a unit in
    the last place (6e-8, 1.1e-16) at the very worst, and far less by chance. */
-#define NEAR (QNET__REAL_IS_DOUBLE ? 1e-13 : 4e-6)
+#define NEAR (QNET__REAL_IS_DOUBLE ? 1e-13 : 4.5e-6)
 #define GUARD 8 /* bytes behind a block, which must stay as they are */
 
 /* ---- hooks ---- */

@@ -216,7 +216,8 @@ static void test_resnet(void)
 #undef CASE
 }
 
-/* Loss of float within 1e-5 of float64's, or of double within 1e-12. */
+/* Loss of float within 1e-5 of float64's, or of double within 1e-12. The training run's oracle for
+   float has weights rounded to float32 after each step: see tests/golden/networks.py. */
 static void check_losses(const char *title, const double *ours, const double *exact,
                          const double *theirs, int count)
 {
