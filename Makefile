@@ -31,7 +31,7 @@ export OMP_WAIT_POLICY ?= passive
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
-DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm conv layers lstm resnet scan optim train parity)
+DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
 .PHONY: all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build

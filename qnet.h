@@ -89,7 +89,8 @@
 
    All of it comes from the allocator hook of the context, and goes back with the size it was asked
    with. Models and training runs ask when they are created, and for all they need; forward passes,
-   backward passes and training steps ask for nothing. qnet_resnet_bytes and its like say beforehand
+   backward passes and training steps ask for nothing (but with a trace hook, for the maps that are
+   worked out for it alone). qnet_resnet_bytes and its like say beforehand
    how much that will be. A layer called alone takes a scratch block of qnet_..._scratch bytes, or
    NULL, and then asks for one during the call. Whatever fails gives back what it had asked for.
 
@@ -8510,8 +8511,9 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
-   itself when train is 0: its bits are the same in any batch and with either kind of memory plan.
-   With train = 1 the norms tie the images of a batch together. */
+   itself when train is 0: its bits are the same in any batch and with either kind of memory plan,
+   for networks of the same largest batch, which decides how convolutions are computed. With
+   train = 1 the norms tie the images of a batch together. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {

@@ -1,0 +1,253 @@
+/* Room >>fuse: passes against their twins, and convolutions that apply a source and a sink against the
+   same done one after the other. */
+#define QNET_IMPLEMENTATION
+#include "../qnet.h"
+#include "test.h"
+
+/* Numbers of size 1 after a few operations; sums of up to 700 of them. Double: 1e-15 of each. */
+#define NEAR (QNET__REAL_IS_DOUBLE ? 1e-13 : 2e-6)
+#define NEAR_SUM (QNET__REAL_IS_DOUBLE ? 1e-11 : 1e-3)
+
+enum { CHANNELS = 64, MAPS = 8, VECTORS = 8 };
+
+typedef struct data {
+    size_t rows, count, chunks;
+    qnet_real *map[MAPS], vector[VECTORS][CHANNELS];
+} data;
+
+static qnet_real *normals(uint64_t seed, size_t n)
+{
+    qnet_real *p = (qnet_real *)malloc(n * sizeof *p);
+    qnet_rng rng = qnet_rng_at(seed, 0, 0, 0);
+    size_t i;
+    if (p == NULL) exit(2);
+    for (i = 0; i < n; i++) p[i] = (qnet_real)qnet_rng_normal(&rng);
+    return p;
+}
+
+static data make_data(size_t rows)
+{
+    data d;
+    int i, c;
+    d.rows = rows;
+    d.count = rows * CHANNELS;
+    d.chunks = rows; /* more than any form makes */
+    for (i = 0; i < MAPS; i++) d.map[i] = normals((uint64_t)i + 1, d.count);
+    for (i = 0; i < VECTORS; i++)
+        for (c = 0; c < CHANNELS; c++)
+            d.vector[i][c] = (qnet_real)(.1 * i + sin(.7 * i + c)); /* of both signs */
+    return d;
+}
+
+static void free_data(data *d)
+{
+    int i;
+    for (i = 0; i < MAPS; i++) free(d->map[i]);
+}
+
+static void give_sums(qnet__sink *s, size_t chunks)
+{
+    s->center = (qnet_real *)calloc(chunks * CHANNELS, sizeof(qnet_real));
+    s->sum1 = (double *)calloc(chunks * CHANNELS, sizeof(double));
+    s->sum2 = (double *)calloc(chunks * CHANNELS, sizeof(double));
+    s->rows = (size_t *)calloc(chunks, sizeof(size_t));
+    if (!s->center || !s->sum1 || !s->sum2 || !s->rows) exit(2);
+}
+
+static void free_sums(qnet__sink *s)
+{
+    free(s->center), free(s->sum1), free(s->sum2), free(s->rows);
+}
+
+static qnet__source make_source(const data *d, qnet__source_kind kind)
+{
+    qnet__source s = qnet__source_plain(d->map[0]);
+    s.kind = kind;
+    s.pre = d->map[1];
+    s.mean = d->vector[0], s.scale = d->vector[1], s.beta = d->vector[2];
+    s.shift = d->vector[3], s.slope = d->vector[4];
+    return s;
+}
+
+/* form 0: moments; 1, 2, 3: normalise without, with a plain, with a normalised residual; 4, 5, 6:
+   gradient with no mask, a map's, a norm's. */
+enum { FORMS = 7 };
+static qnet__sink make_sink(const data *d, int form, qnet_real *y, size_t chunks)
+{
+    qnet__sink s = qnet__sink_plain(y);
+    give_sums(&s, chunks);
+    s.kind = form == 0 ? QNET__SINK_MOMENTS : form < 4 ? QNET__SINK_NORMALISE : QNET__SINK_GRADIENT;
+    s.relu = form != 2;
+    s.mean = d->vector[5];
+    if (form != 0 && form != 4 && form != 5) s.scale = d->vector[6], s.beta = d->vector[7];
+    if (form == 2 || form == 3 || form == 6) s.residual = d->map[2];
+    if (form == 3)
+        s.residual_mean = d->vector[0], s.residual_scale = d->vector[1], s.residual_beta = d->vector[2];
+    if (form >= 4) s.pre = d->map[3];
+    if (form == 5) s.mask = d->map[4];
+    return s;
+}
+
+static void compare_totals(qnet_context *ctx, const qnet__sink *a, const qnet__sink *b)
+{
+    double first[2][CHANNELS], second[2][CHANNELS];
+    int c;
+    if (a->kind == QNET__SINK_NORMALISE) return;
+    qnet__sink_totals(ctx, a, CHANNELS, first[0], second[0]);
+    qnet__sink_totals(ctx, b, CHANNELS, first[1], second[1]);
+    for (c = 0; c < CHANNELS; c++) {
+        CHECK_NEAR(first[0][c], first[1][c], NEAR_SUM);
+        CHECK_NEAR(second[0][c], second[1][c], NEAR_SUM);
+    }
+}
+
+static double worst(const qnet_real *a, const qnet_real *b, size_t n)
+{
+    double most = 0;
+    size_t i;
+    for (i = 0; i < n; i++) {
+        const double e = fabs((double)a[i] - (double)b[i]);
+        if (!(e <= most)) most = e;
+    }
+    return most;
+}
+
+static qnet_context *make_context(qnet_cpu cpu)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx = NULL;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.cpu = cpu;
+    return qnet_context_create(&hooks, &ctx) == QNET_OK ? ctx : NULL;
+}
+
+static void test_passes(void)
+{
+    static const size_t rows[] = {1, 15, 700, 1537};
+    int cpu, form;
+    size_t i;
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+        qnet_context *ctx = make_context((qnet_cpu)cpu);
+        for (i = 0; ctx != NULL && i < 4; i++) {
+            data d = make_data(rows[i]);
+            qnet_real *y = d.map[5], *z = d.map[6];
+            for (form = 0; form < FORMS + 2; form++) {
+                qnet__source source =
+                    make_source(&d, form < FORMS ? QNET__SOURCE_PLAIN
+                                                 : form == FORMS ? QNET__SOURCE_NORMALISED
+                                                                 : QNET__SOURCE_GRADIENT);
+                qnet__sink fast = form < FORMS ? make_sink(&d, form, y, d.chunks) : qnet__sink_plain(y);
+                qnet__sink ref = form < FORMS ? make_sink(&d, form, z, d.chunks) : qnet__sink_plain(z);
+                qnet__pass_job job;
+                size_t chunk;
+                qnet__pass(ctx, &source, &fast, d.rows, CHANNELS);
+                job.source = &source, job.sink = &ref;
+                job.rows = d.rows, job.channels = CHANNELS;
+                job.chunk_rows = qnet__pass_chunk_rows(CHANNELS);
+                ref.chunks = fast.chunks;
+                for (chunk = 0; chunk < ref.chunks; chunk++) {
+                    const size_t n = qnet__min_size(job.chunk_rows, d.rows - chunk * job.chunk_rows);
+                    if (ref.rows != NULL) ref.rows[chunk] = n;
+                    qnet__pass_ref(&job, chunk, n);
+                }
+                if (!CHECK(worst(y, z, d.count) <= NEAR))
+                    printf("    %s, form %d, %lu rows\n", qnet_cpu_name((qnet_cpu)cpu), form,
+                           (unsigned long)d.rows);
+                if (form < FORMS) compare_totals(ctx, &fast, &ref);
+                free_sums(&fast), free_sums(&ref);
+            }
+            free_data(&d);
+        }
+        if (ctx != NULL) qnet_context_destroy(ctx);
+    }
+}
+
+/* Moments against their definition. */
+static void test_moments(void)
+{
+    qnet_context *ctx = make_context(QNET_CPU_AUTO);
+    data d = make_data(1537);
+    qnet__source source = make_source(&d, QNET__SOURCE_PLAIN);
+    qnet__sink sink = make_sink(&d, 0, NULL, d.chunks);
+    double mean[CHANNELS], var[CHANNELS], m, v;
+    size_t r, c;
+    for (r = 0; r < d.count; r++) d.map[0][r] += 30; /* far from zero: nothing may cancel */
+    qnet__pass(ctx, &source, &sink, d.rows, CHANNELS);
+    qnet__sink_totals(ctx, &sink, CHANNELS, mean, var);
+    for (c = 0; c < CHANNELS; c++) {
+        for (r = 0, m = 0; r < d.rows; r++) m += (double)d.map[0][r * CHANNELS + c];
+        m /= (double)d.rows;
+        for (r = 0, v = 0; r < d.rows; r++)
+            v += ((double)d.map[0][r * CHANNELS + c] - m) * ((double)d.map[0][r * CHANNELS + c] - m);
+        CHECK_NEAR(mean[c], m, QNET__REAL_IS_DOUBLE ? 1e-13 : 1e-6);
+        CHECK_NEAR(var[c], v / (double)d.rows, QNET__REAL_IS_DOUBLE ? 1e-12 : 2e-6);
+    }
+    free_sums(&sink);
+    free_data(&d);
+    qnet_context_destroy(ctx);
+}
+
+/* One Winograd convolution with source and sink, against three steps. */
+static void test_convolutions(void)
+{
+    static const qnet_conv2d shapes[] = {{3, 14, 13, 64, 64, 3, 1, 1}, {7, 56, 21, 64, 64, 3, 1, 1}};
+    int cpu, form, backward;
+    size_t i;
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+        qnet_context *ctx = make_context((qnet_cpu)cpu);
+        for (i = 0; ctx != NULL && i < 2; i++) {
+            const qnet_conv2d s = shapes[i];
+            data d = make_data((size_t)(s.batch * s.height * s.width));
+            qnet_real *w = normals(99, 9 * 64 * 64), *from = d.map[7];
+            void *scratch = qnet__default_alloc(NULL, qnet_conv2d_scratch(ctx, &s), 64);
+            if (scratch == NULL) exit(2);
+            for (form = 0; form < 9 * 64 * 64; form++) w[form] *= (qnet_real)(1. / 24);
+            CHECK(QNET__TWINS_ONLY || strcmp(qnet_conv2d_algorithm(ctx, &s), "Winograd") == 0);
+            for (backward = 0; backward < 2; backward++)
+                for (form = 0; form < FORMS; form++) {
+                    const qnet__source source = make_source(&d, backward ? QNET__SOURCE_GRADIENT
+                                                                         : QNET__SOURCE_NORMALISED);
+                    qnet__source plain = qnet__source_plain(from);
+                    qnet__sink fused = make_sink(&d, form, d.map[5], d.chunks);
+                    qnet__sink after = make_sink(&d, form, d.map[6], d.chunks);
+                    qnet__sink dst = qnet__sink_plain(from);
+                    qnet__winograd_conv(ctx, &s, backward, &source, w, NULL, &fused, scratch);
+                    qnet__pass(ctx, &source, &dst, d.rows, CHANNELS);
+                    dst = qnet__sink_plain(d.map[6]);
+                    qnet__winograd_conv(ctx, &s, backward, &plain, w, NULL, &dst, scratch);
+                    plain = qnet__source_plain(d.map[6]);
+                    qnet__pass(ctx, &plain, &after, d.rows, CHANNELS);
+                    if (!CHECK(worst(d.map[5], d.map[6], d.count) <= NEAR))
+                        printf("    %s, form %d, backward %d\n", qnet_cpu_name((qnet_cpu)cpu), form,
+                               backward);
+                    compare_totals(ctx, &fused, &after);
+                    free_sums(&fused), free_sums(&after);
+                }
+            { /* the weights' gradient with both sources, against plain maps of the same numbers */
+                const qnet__source x = make_source(&d, QNET__SOURCE_NORMALISED);
+                const qnet__source dy = make_source(&d, QNET__SOURCE_GRADIENT);
+                const qnet__source px = qnet__source_plain(d.map[5]), pdy = qnet__source_plain(d.map[6]);
+                qnet__sink tx = qnet__sink_plain(d.map[5]), tdy = qnet__sink_plain(d.map[6]);
+                qnet_real *dw = normals(3, 9 * 64 * 64), *other = normals(4, 9 * 64 * 64);
+                qnet__pass(ctx, &x, &tx, d.rows, CHANNELS);
+                qnet__pass(ctx, &dy, &tdy, d.rows, CHANNELS);
+                qnet__winograd_weights(ctx, &s, &x, &dy, dw, scratch);
+                qnet__winograd_weights(ctx, &s, &px, &pdy, other, scratch);
+                CHECK(worst(dw, other, 9 * 64 * 64) <= NEAR_SUM);
+                free(dw), free(other);
+            }
+            qnet__default_free(NULL, scratch, 0);
+            free(w);
+            free_data(&d);
+        }
+        if (ctx != NULL) qnet_context_destroy(ctx);
+    }
+}
+
+int main(void)
+{
+    RUN(test_passes);
+    RUN(test_moments);
+    if (!QNET__TWINS_ONLY) RUN(test_convolutions);
+    return test_end();
+}
