@@ -706,8 +706,10 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
-/* x[batch][height][width][channels]. With running statistics ("eval mode") or, when `train`, with
-   those of the batch, which also moves the running ones and keeps what the backward pass needs.
+/* x[batch][height][width][channels]. With running statistics ("eval mode"), where an image has the
+   same bits in any batch (and in any network whose largest batch is 16 or more), or, when `train`,
+   with those of the batch, which also moves the running ones and keeps what the backward pass
+   needs.
    logits[batch][classes] and features[batch][512] may be NULL. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features);
@@ -8511,9 +8513,10 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
-   itself when train is 0: its bits are the same in any batch and with either kind of memory plan,
-   for networks of the same largest batch, which decides how convolutions are computed. With
-   train = 1 the norms tie the images of a batch together. */
+   itself when train is 0: its bits are the same in any batch and with either kind of memory plan.
+   Between networks they are the same if the largest batch of both is 16 or more: below that, the
+   deepest maps have too few tiles for Winograd's form. With train = 1 the norms tie the images of
+   a batch together. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {

@@ -718,6 +718,7 @@ static void net_open(net_job *j, qnet_context *ctx, int size, int batch, int tra
     config.height = config.width = size, config.batch = batch, config.training = training;
     check(ctx, qnet_resnet_create(ctx, &config, &j->net));
     qnet_resnet_init(j->net, 1);
+    if (!training) check(ctx, qnet_resnet_pack(j->net));
     j->inputs = (size_t)batch * (size_t)size * (size_t)size * 3;
     j->x = (qnet_real *)block(ctx, j->inputs * sizeof *j->x);
     for (i = 0; i < j->inputs; i++) j->x[i] = (qnet_real)((double)(i * 7919 % 1009) / 1009 - .5);

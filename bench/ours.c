@@ -132,6 +132,7 @@ static void want_resnet(session *s, const char *file, int size, int batch, int t
     config.training = s->training = training;
     must(s, qnet_resnet_create(s->ctx, &config, &s->net));
     must(s, qnet_weights_load(s->ctx, file, s->net->table, s->net->weights, 0, NULL));
+    if (!training) must(s, qnet_resnet_pack(s->net));
     s->inputs = (size_t)batch * (size_t)size * (size_t)size * 3;
     s->x = (qnet_real *)block(s->ctx, s->inputs * sizeof *s->x);
     formula_input(s->x, 7, s->inputs);

@@ -831,20 +831,22 @@ static void test_embedding(void)
     qnet_real *features[3], x[32 * 32 * 3], logits[2], one[QNET_FEATURES];
     double probability[3][3][SLICES];
     qnet_augmentation record = qnet_augment_test(SIDE, SIDE, 32, 32);
-    static const int batch[] = {1, 3, 20};
+    static const int batch[] = {16, 18, 20};
     size_t row = SLICES * QNET_FEATURES, i;
-    int k;
+    int k, j;
     qnet_augment_config_init(&augment);
     qnet_resnet_config_init(&config);
     config.height = config.width = 32;
     config.training = 0;
-    for (k = 0; k < 3; k++) { /* the same bits for any batch size */
+    for (k = 0; k < 3; k++) { /* the same bits for any batch; first, scan by scan */
         features[k] = (qnet_real *)malloc(3 * row * sizeof(qnet_real));
         memset(features[k], 0x55, 3 * row * sizeof(qnet_real));
         config.batch = batch[k];
         CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
         memcpy(net->weights, start_weights, net->table->total * sizeof(qnet_real));
-        CHECK_OK(ctx, qnet_embed(net, &augment, &c->cohort, scans, 3, features[k], &probability[k][0][0]));
+        for (j = 0; j < (k == 0 ? 3 : 1); j++)
+            CHECK_OK(ctx, qnet_embed(net, &augment, &c->cohort, scans + j, k == 0 ? 1 : 3,
+                                     features[k] + (size_t)j * row, &probability[k][j][0]));
         if (k < 2) qnet_resnet_destroy(net);
     }
     CHECK(memcmp(features[0], features[1], 3 * row * sizeof(qnet_real)) == 0);
