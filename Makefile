@@ -34,7 +34,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build
+.PHONY: parity-python all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -118,10 +118,14 @@ PARITY = $(addprefix $(BUILD)/parity/,nets_float nets_double data weights_probe)
     $(addprefix $(BUILD)/,qnet_weights crossval make_phantom)
 
 # Virtual environments: $(BUILD)/venv, and $(BUILD)/oracles for packages that need an old NumPy.
-parity:
-	@python=$$(sh tests/parity/venv.sh parity $(BUILD)/venv) && \
-	    $(MAKE) --no-print-directory -j$(JOBS) parity-build && \
-	    QNET_BUILD="$(abspath $(BUILD))" "$$python" tests/parity/parity.py $(BUILD)
+parity: parity-python
+	@$(MAKE) --no-print-directory -j$(JOBS) parity-build
+	@QNET_BUILD="$(abspath $(BUILD))" "$$(cat $(BUILD)/parity-python)" tests/parity/parity.py $(BUILD)
+
+# The Python that has what is needed, or a sentence about what it lacks, before anything is built.
+parity-python:
+	@mkdir -p $(BUILD)
+	@sh tests/parity/venv.sh parity $(BUILD)/venv > $(BUILD)/parity-python
 
 parity-build: $(PARITY)
 

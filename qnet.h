@@ -673,7 +673,8 @@ typedef struct qnet_resnet_config {
     int height, width; /* of the input, >= 32 */
     int channels;      /* 3: QSM, R2*, T1W */
     int classes;       /* 2 */
-    int batch;         /* the largest batch that will be asked for */
+    int batch;         /* the largest batch that will be asked for; below 16 it also decides, with
+                          the size, how the deepest maps are computed, and so about last bits */
     int training;      /* 0: forward only, in far less memory */
 } qnet_resnet_config;
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config); /* 224x224x3, 2, 64, training */
@@ -696,12 +697,13 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
 QNET_API void qnet_resnet_destroy(qnet_resnet *net);
 /* Packs the weights in the form that the kernels read, once instead of in every forward pass: for
    a network with training = 0 that serves many small batches. After a change of the weights, call
-   it again. The memory comes from the allocator, and goes with the network. Results keep their
-   bits. */
+   it again. The memory comes from the allocator, beside qnet_resnet_bytes: 36 numbers for 9 where
+   Winograd's form is used, up to 158 MB in float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
-/* The plan of the network as a table: each convolution with its algorithm, and where its output
-   lies in the block (in MB). Like snprintf: text[size] gets whole lines, and the length that all of
-   them have comes back; text may be NULL if size is 0. */
+/* The plan of the network as a table, a row per convolution: its algorithm, and where in the block
+   (in MB) its output is kept, and the output of the norm and ReLU after it ("-": that is not kept,
+   but worked out where it is read). Like snprintf: text[size] gets whole lines, and the length that
+   all of them have comes back; text may be NULL if size is 0. */
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
@@ -3984,7 +3986,6 @@ QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__sour
         qnet__winograd_offsets(p, t, 1, 6, p->src_c, at);
         for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
             qnet__lanes half[36], d[6];
-            QNET__UNROLL
             for (x = 0; x < 6; x++) {
                 QNET__UNROLL
                 for (y = 0; y < 6; y++) {
@@ -3992,7 +3993,6 @@ QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__sour
                 }
                 qnet__winograd_bt(d, half + x, 6);
             }
-            QNET__UNROLL
             for (y = 0; y < 6; y++) {
                 qnet__winograd_bt(half + 6 * y, d, 1);
                 QNET__UNROLL
@@ -4014,7 +4014,6 @@ QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__s
         qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
         for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
             qnet__lanes half[24], e[6];
-            QNET__UNROLL
             for (x = 0; x < 4; x++) {
                 QNET__UNROLL
                 for (y = 0; y < 4; y++) {
@@ -4022,7 +4021,6 @@ QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__s
                 }
                 qnet__winograd_a(e, half + x, 4);
             }
-            QNET__UNROLL
             for (y = 0; y < 6; y++) {
                 qnet__winograd_a(half + 4 * y, e, 1);
                 QNET__UNROLL
@@ -4052,7 +4050,6 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
             const qnet_real *from = m + (t - first) * QNET__WINOGRAD_GROUP + c;
             qnet__lanes half[24], e[6];
             qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
-            QNET__UNROLL
             for (x = 0; x < 6; x++) {
                 QNET__UNROLL
                 for (y = 0; y < 6; y++) {
@@ -4060,7 +4057,6 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
                 }
                 qnet__winograd_at(e, half + x, 6);
             }
-            QNET__UNROLL
             for (y = 0; y < 4; y++) {
                 qnet__winograd_at(half + 6 * y, e, 1);
                 if (kind == QNET__SINK_MOMENTS && y == 0 && t == first) {
@@ -4106,7 +4102,6 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
                 g[k][j] = p->w[((8 - k) * out + channel + j) * in + i];
             }
         }
-        QNET__UNROLL
         for (x = 0; x < 3; x++) {
             QNET__UNROLL
             for (y = 0; y < 3; y++) {
@@ -4115,7 +4110,6 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
             }
             qnet__winograd_g(e, half + x, 3);
         }
-        QNET__UNROLL
         for (y = 0; y < 6; y++) {
             qnet__winograd_g(half + 3 * y, e, 1);
             for (x = 0; x < 6; x++) {
@@ -4142,7 +4136,6 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     for (c = 0; c < out; c += QNET__LANE_COUNT) {
         qnet__wide half[18], e[6];
         qnet__lanes v;
-        QNET__UNROLL
         for (x = 0; x < 6; x++) {
             QNET__UNROLL
             for (y = 0; y < 6; y++) {
@@ -4151,7 +4144,6 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
             }
             qnet__winograd_gt(e, half + x, 6);
         }
-        QNET__UNROLL
         for (y = 0; y < 3; y++) {
             qnet__winograd_gt(half + 6 * y, e, 1);
             QNET__UNROLL
@@ -5554,6 +5546,9 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
+   A layer for callers. ResNet18 computes the same in pieces, where its maps are read and written
+   (>>fuse, >>resnet).
+
    All of it is bound by memory, so passes are few. Forward: one over x for the moments, one that
    reads x and writes y. Backward: one over x, dy (and y, for the ReLU's mask) for the two sums,
    one that reads them again and writes dx. Whatever is computed beside that traffic is free.
@@ -5936,8 +5931,8 @@ static void qnet__norm_run_gradient(qnet_context *ctx, qnet__norm *norm)
     else qnet__parallel(ctx, norm->chunks, qnet__norm_gradient_task, norm);
 }
 
-/* Three partial sums per chunk and channel: rows / chunk_rows * channels * 12 bytes, under 1 % of x
-   at the sizes of ResNet18. 0 for sizes out of range. */
+/* Three partial sums per chunk and channel: rows / chunk_rows * channels * 12 bytes, under 5 % of
+   x at the sizes of ResNet18. 0 for sizes out of range. */
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
 {
     qnet__norm norm;
@@ -6100,8 +6095,8 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 }
 
 /* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. The ReLUs of ResNet18 are part of
-   >>norm; the functions here are for callers who build something else.
+   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
+   applied while maps are read and written (>>fuse); only the stem's is taken after pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
@@ -8196,43 +8191,56 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
     return QNET_OK;
 }
 
-/* Where `data` lies in the network's block, in MB from its start; -1: nowhere. */
-static double qnet__resnet_place(const qnet__resnet_state *r, const void *data)
+/* Where `data` lies in the network's block, in MB from its start; "-": nowhere. */
+static void qnet__resnet_place(const qnet__resnet_state *r, const void *data, char text[16])
 {
-    return data == NULL ? -1 : (double)((const unsigned char *)data -
-                                        (const unsigned char *)(const void *)r) / 1e6;
+    snprintf(text, 16, "-");
+    if (data != NULL) {
+        snprintf(text, 16, "%.1f", (double)((const unsigned char *)data -
+                                            (const unsigned char *)(const void *)r) / 1e6);
+    }
 }
 
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size)
 {
     static const char *const way[] = {"reference", "BLAS", "Winograd", "direct"};
-    const qnet__resnet_state *r = net->state;
+    const qnet__resnet_state *r;
     size_t used = 0;
     int u, n;
 
+    if (text != NULL && size > 0) {
+        text[0] = '\0';
+    }
+    if (net == NULL) {
+        return 0;
+    }
+    r = net->state;
     for (u = -1; u <= QNET__UNITS; u++) {
-        char line[192];
+        char line[192], shape[48], pre[16], out[16];
         if (u < 0) {
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9s %8s %8s\n", "unit",
-                         "output", "algorithm", "MB", "pre at", "out at");
+            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9s %8s %8s\n", "convolution",
+                         "output", "algorithm", "MB", "kept at", "block at");
         } else if (u == QNET__UNITS) {
-            n = snprintf(line, sizeof line, "block of %.1f MB: weights %.1f, scratch at %.1f\n",
+            qnet__resnet_place(r, r->scratch, out);
+            n = snprintf(line, sizeof line,
+                         "block of %.1f MB: weights %.1f, scratch at %s; packed weights %.1f\n",
                          (double)net->bytes / 1e6,
-                         (double)r->table.total * sizeof(qnet_real) / 1e6,
-                         qnet__resnet_place(r, r->scratch));
+                         (double)r->table.total * sizeof(qnet_real) / 1e6, out,
+                         (double)r->packed_bytes / 1e6);
         } else {
             const qnet__unit *unit = &r->unit[u];
-            char shape[32];
             snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch,
                      qnet_conv2d_out_height(&unit->conv), qnet_conv2d_out_width(&unit->conv),
                      unit->conv.out_channels);
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9.2f %8.1f %8.1f\n",
+            qnet__resnet_place(r, unit->pre, pre);
+            qnet__resnet_place(r, unit->out, out);
+            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9.2f %8s %8s\n",
                          unit->conv_name, shape, way[unit->way],
                          (double)qnet__unit_count(unit, net->config.batch) *
                              sizeof(qnet_real) / 1e6,
-                         qnet__resnet_place(r, unit->pre), qnet__resnet_place(r, unit->out));
+                         pre, out);
         }
-        if (n > 0 && used + (size_t)n < size) {
+        if (n > 0 && text != NULL && used + (size_t)n < size) {
             memcpy(text + used, line, (size_t)n + 1);
         }
         used += n > 0 ? (size_t)n : 0;
@@ -8417,6 +8425,7 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
     size_t n = (size_t)unit->conv.out_channels, c;
     qnet_conv2d conv = unit->conv;
     qnet__sink sink;
+    qnet_status status;
 
     conv.batch = batch;
     if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
@@ -8425,10 +8434,13 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
         if (sink.y == NULL) {
             return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
         }
-        QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                     &sink, NULL, r->scratch));
-        qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
+        status = qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
+                                    &sink, NULL, r->scratch);
+        if (status == QNET_OK) {
+            qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
+        }
         qnet__free(r->net.ctx, sink.y, bytes);
+        QNET__TRY(status);
     }
     for (c = 0; c < n; c++) {
         unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
@@ -15923,7 +15935,8 @@ static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, const i
 }
 
 /* Results are made aside and copied at the end, so that a failure leaves the caller's arrays alone.
-   Inference gives each slice the same bits in any batch: its sums run over its own pixels only. */
+   Inference gives each slice the same bits in any batch of a network: its sums run over its own
+   pixels only. */
 QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
                                 const qnet_cohort *cohort, const int *scans, int count,
                                 qnet_real *features, double *probability)

@@ -48,7 +48,7 @@ static qnet_status load_networks(qnet_context *ctx, char **path, const qnet_inpu
     qnet_status status;
     qnet_resnet_config_init(&resnet);
     resnet.height = resnet.width = input->size;
-    resnet.batch = 8; /* slices at once: memory, not results */
+    resnet.batch = 16; /* slices at once, as many as keep the bits of training's networks */
     resnet.training = 0;
     qnet_scan_config_init(&scan);
     scan.steps = input->max_slices;

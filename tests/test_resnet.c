@@ -194,14 +194,14 @@ static void test_gradient(void)
 #endif
 }
 
-static void test_workers(void)
+static void check_workers(int batch, int h, int w, int count)
 {
-    static const size_t workers[4] = {1, 2, 3, 8};
-    const int batch = 3, h = 33, w = 47;
+    static const size_t workers[4] = {1, 3, 2, 8};
     qnet_real *x = numbers(200, image_count(batch, h, w), 4), *d = numbers(201, (size_t)batch * 2, 1);
-    qnet_real *first = NULL, logits[4][6];
+    qnet_real *first = NULL, logits[4][42];
     int i;
-    for (i = 0; i < 4; i++) {
+    memset(logits, 0, sizeof logits);
+    for (i = 0; i < count; i++) {
         size_t n = workers[i], total, trainable;
         qnet_context *ctx = context(NULL, &n, QNET_CPU_AUTO);
         qnet_resnet *net = make_net(ctx, h, w, batch, 1);
@@ -224,6 +224,13 @@ static void test_workers(void)
     free(first);
     free(x);
     free(d);
+}
+
+/* Few tiles, where workers share Winograd's inputs; and so many that each has its own. */
+static void test_workers(void)
+{
+    check_workers(3, 33, 47, 4);
+    if (!QNET__REAL_IS_DOUBLE) check_workers(21, 128, 128, 2);
 }
 
 /* In eval mode an image has the same bits in any batch, any place of it, and both kinds of net. */

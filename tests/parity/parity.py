@@ -46,7 +46,8 @@ def main():
             missing.append("%s: ended early: %s" % (name, e))
     for sentence in missing:
         print(sentence)
-    print("%d agree, %d differ" % (agree, differ))
+    print("%d agree, %d differ%s" % (agree, differ, ", %d parts ended early" % len(missing)
+                                     if missing else ""))
     return 1 if differ or missing or agree == 0 else 0
 
 
