@@ -698,7 +698,8 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
 /* Packs the weights in the form that the kernels read, once instead of in every forward pass: for
    a network with training = 0 that serves many small batches. After a change of the weights, call
    it again. The memory comes from the allocator, beside qnet_resnet_bytes: 36 numbers for 9 where
-   Winograd's form is used, up to 158 MB in float. It goes with the network. Results keep their bits. */
+   Winograd's form is used, up to 158 MB in float. It goes with the network. Results keep their
+   bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
 /* The plan of the network as a table, a row per convolution: its algorithm, and where in the block
    (in MB) its output is kept, and the output of the norm and ReLU after it ("-": that is not kept,
