@@ -2818,7 +2818,7 @@ typedef struct qnet__tile {
 /* Products that are added up one by one, in the tile's `chain`. Then the sum is added to C, and the
    next begins at zero: rounding errors grow with the length of a chain. Counted along the segments,
    so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with
-   a shorter one: its errors are then as small as those of PyTorch's direct form. */
+   a shorter one: its errors are then about those of PyTorch's direct form (test_parity). */
 #define QNET__CHAIN_DIRECT 64
 #define QNET__CHAIN_WINOGRAD 16
 
@@ -2841,7 +2841,7 @@ typedef struct qnet__tile {
             const qnet_real *b = t->b[s] + t->b_at;                                           \
             size_t i = t->a_at;                                                               \
             for (k = 0; k < t->length; k = end) {                                             \
-                end = qnet__min_size(t->length, k + t->chain - chain);                            \
+                end = qnet__min_size(t->length, k + t->chain - chain);                        \
                 chain += end - k;                                                             \
                 for (; k < end; k++, i += a_step, b += b_step) {                              \
                     QNET__KEEP_INDEX(i);                                                      \
@@ -4256,7 +4256,7 @@ static ptrdiff_t qnet__winograd_last(const qnet__winograd *p, ptrdiff_t first, p
     return first + count < end ? first + count : end;
 }
 
-/* A block from end to end, in memory that stays in the second-level cache. */
+/* A block from end to end, in memory of the worker's own. */
 static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
@@ -4305,8 +4305,9 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
                        (ptrdiff_t)index / strips * QNET__LANE_COUNT, NULL);
 }
 
-/* Blocks are such that v and m of one stay in a second-level cache, and enough of them to share out
-   if QNET__WINOGRAD_BLOCKS. With fewer, all workers transform into one v, round by round, and then
+/* A block is a small multiple of the tallest tile: v and m of one stay in a second-level cache of
+   1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
+   more, each is a task. With fewer, all workers transform into one v, round by round, and then
    share out the output channels too. */
 #define QNET__WINOGRAD_BLOCKS 48
 #define QNET__WINOGRAD_ROUND 65536 /* tiles * channels of a shared v: 9 MB */

@@ -127,6 +127,7 @@ static void table_check(const table *t)
 {
     static const char *const pass[6] = {"eval", "train", "grad", "stat", "weights", "swa"};
     int p, i;
+    CHECK(t->count > 0);
     for (p = 0; p < 6; p++) {
         double worst = -1, at_ours = 0, at_theirs = 0, product = 0;
         const char *name = "";
