@@ -2779,15 +2779,18 @@ static int qnet__parse_number(const char *text, double *out)
 #define QNET__TWINS_ONLY 0
 #endif
 
-/* Rows of the pointer tables: those of the tallest tile. */
 #if QNET__X86
 #include <immintrin.h>
-#define QNET__TILE_ROWS 14
-#define QNET__TILE_COLUMNS 32 /* of the widest tile */
-#else
-#define QNET__TILE_ROWS 6
-#define QNET__TILE_COLUMNS 8
+#elif QNET__NEON
+#include <arm_neon.h>
 #endif
+
+/* A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
+   and a broadcast; with 32 registers 24, 4 and 1. Fewer rows than the usual 14 x 2 of AVX-512, but
+   half the loads for a multiply-add (10 for 24, not 16 and some row pointers that find no register
+   for 28), which is what counts where two hardware threads share a core. */
+#define QNET__TILE_ROWS 6
+#define QNET__TILE_COLUMNS 64 /* of the widest tile */
 
 typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][QNET__TILE_ROWS] */
@@ -2822,89 +2825,87 @@ typedef struct qnet__tile {
 #define QNET__CHAIN_DIRECT 64
 #define QNET__CHAIN_WINOGRAD 16
 
-/* The micro-kernel, written once. `rows` is a constant after inlining, so that the loops over m
-   unroll and acc lives in registers: two vectors per row. Per k: two loads of b, and per row one
-   broadcast of a and two multiply-adds. */
-#define QNET__DEFINE_TILE(name, target, vector, lanes, zero, load, store, broadcast, fma, add) \
-    target QNET__INLINE void name(const qnet__tile *t, const int rows)                        \
-    {                                                                                         \
-        const size_t a_step = t->a_step, b_step = t->b_step;                                  \
-        vector acc[QNET__TILE_ROWS][2];                                                       \
-        size_t s, k, end, chain = 0; /* products in acc */                                    \
-        int m, held = t->accumulate; /* 1: C holds a part of the sum */                       \
-        QNET__UNROLL                                                                          \
-        for (m = 0; m < rows; m++) {                                                          \
-            acc[m][0] = acc[m][1] = zero();                                                   \
-        }                                                                                     \
-        for (s = 0; s < t->segments; s++) {                                                   \
-            const qnet_real *const *a = t->a + s * QNET__TILE_ROWS;                           \
-            const qnet_real *b = t->b[s] + t->b_at;                                           \
-            size_t i = t->a_at;                                                               \
-            for (k = 0; k < t->length; k = end) {                                             \
-                end = qnet__min_size(t->length, k + t->chain - chain);                        \
-                chain += end - k;                                                             \
-                for (; k < end; k++, i += a_step, b += b_step) {                              \
-                    QNET__KEEP_INDEX(i);                                                      \
-                    const vector b0 = load(b), b1 = load(b + (lanes));                        \
-                    QNET__UNROLL                                                              \
-                    for (m = 0; m < rows; m++) {                                              \
-                        const vector x = broadcast(a[m][i]);                                  \
-                        acc[m][0] = fma(x, b0, acc[m][0]);                                    \
-                        acc[m][1] = fma(x, b1, acc[m][1]);                                    \
-                    }                                                                         \
-                }                                                                             \
-                if (chain == t->chain && (s + 1 < t->segments || end < t->length)) {          \
-                    QNET__UNROLL                                                              \
-                    for (m = 0; m < rows; m++) {                                              \
-                        qnet_real *c = t->c[m];                                               \
-                        store(c, held ? add(load(c), acc[m][0]) : acc[m][0]);                 \
-                        store(c + (lanes), held ? add(load(c + (lanes)), acc[m][1]) : acc[m][1]); \
-                        acc[m][0] = acc[m][1] = zero();                                       \
-                    }                                                                         \
-                    chain = 0;                                                                \
-                    held = 1;                                                                 \
-                }                                                                             \
-            }                                                                                 \
-        }                                                                                     \
-        QNET__UNROLL                                                                          \
-        for (m = 0; m < rows; m++) {                                                          \
-            qnet_real *c = t->c[m];                                                           \
-            store(c, held ? add(load(c), acc[m][0]) : acc[m][0]);                             \
-            store(c + (lanes), held ? add(load(c + (lanes)), acc[m][1]) : acc[m][1]);         \
-        }                                                                                     \
+/* The micro-kernel, written once. `rows` and `wide` are constants after inlining, so that the loops
+   over m and n unroll and acc lives in registers. Per k: `wide` loads of b, and per row one
+   broadcast of a and `wide` multiply-adds. */
+#define QNET__DEFINE_TILE(name, target, vector, wide, zero, load, store, broadcast, fma, add)     \
+    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows)                     \
+    {                                                                                             \
+        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
+        const size_t a_step = t->a_step, b_step = t->b_step;                                      \
+        vector acc[QNET__TILE_ROWS][wide], bk[wide];                                              \
+        size_t s, k, end, chain = 0; /* products in acc */                                        \
+        int m, n, held = t->accumulate; /* 1: C holds a part of the sum */                        \
+        QNET__UNROLL                                                                              \
+        for (m = 0; m < rows; m++) {                                                              \
+            QNET__UNROLL                                                                          \
+            for (n = 0; n < wide; n++) {                                                          \
+                acc[m][n] = zero();                                                               \
+            }                                                                                     \
+        }                                                                                         \
+        for (s = 0; s < t->segments; s++) {                                                       \
+            const qnet_real *const *a = t->a + s * QNET__TILE_ROWS;                               \
+            const qnet_real *b = t->b[s] + t->b_at;                                               \
+            size_t i = t->a_at;                                                                   \
+            for (k = 0; k < t->length; k = end) {                                                 \
+                end = qnet__min_size(t->length, k + t->chain - chain);                            \
+                chain += end - k;                                                                 \
+                for (; k < end; k++, i += a_step, b += b_step) {                                  \
+                    QNET__KEEP_INDEX(i);                                                          \
+                    QNET__UNROLL                                                                  \
+                    for (n = 0; n < wide; n++) {                                                  \
+                        bk[n] = load(b + (size_t)n * lanes);                                      \
+                    }                                                                             \
+                    QNET__UNROLL                                                                  \
+                    for (m = 0; m < rows; m++) {                                                  \
+                        const vector x = broadcast(a[m][i]);                                      \
+                        QNET__UNROLL                                                              \
+                        for (n = 0; n < wide; n++) {                                              \
+                            acc[m][n] = fma(x, bk[n], acc[m][n]);                                 \
+                        }                                                                         \
+                    }                                                                             \
+                }                                                                                 \
+                if (chain == t->chain && (s + 1 < t->segments || end < t->length)) {              \
+                    QNET__UNROLL                                                                  \
+                    for (m = 0; m < rows; m++) {                                                  \
+                        QNET__UNROLL                                                              \
+                        for (n = 0; n < wide; n++) {                                              \
+                            qnet_real *c = t->c[m] + (size_t)n * lanes;                           \
+                            store(c, held ? add(load(c), acc[m][n]) : acc[m][n]);                 \
+                            acc[m][n] = zero();                                                   \
+                        }                                                                         \
+                    }                                                                             \
+                    chain = 0;                                                                    \
+                    held = 1;                                                                     \
+                }                                                                                 \
+            }                                                                                     \
+        }                                                                                         \
+        QNET__UNROLL                                                                              \
+        for (m = 0; m < rows; m++) {                                                              \
+            QNET__UNROLL                                                                          \
+            for (n = 0; n < wide; n++) {                                                          \
+                qnet_real *c = t->c[m] + (size_t)n * lanes;                                       \
+                store(c, held ? add(load(c), acc[m][n]) : acc[m][n]);                             \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    target static void name(const qnet__tile *t)                                                  \
+    {                                                                                             \
+        switch (t->rows) {                                                                        \
+        case 6: name##_rows(t, 6); break;                                                         \
+        case 4: name##_rows(t, 4); break;                                                         \
+        default: name##_rows(t, 2); break;                                                        \
+        }                                                                                         \
     }
 
 #if QNET__X86
-/* 14 x 32: 28 accumulators, 2 vectors of b and a broadcast of 32 registers. The smaller sizes are
-   for what is left: 64, 128, 256 and 512 rows are a multiple of 14 and 8, 2, 4 and 8 more. */
 #define QNET__AVX512 __attribute__((target("avx512f")))
-QNET__DEFINE_TILE(qnet__tile_avx512_rows, QNET__AVX512, __m512, 16, _mm512_setzero_ps,
-                  _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps,
-                  _mm512_add_ps)
-
-QNET__AVX512 static void qnet__tile_avx512(const qnet__tile *t)
-{
-    switch (t->rows) {
-    case 14: qnet__tile_avx512_rows(t, 14); break;
-    case 8: qnet__tile_avx512_rows(t, 8); break;
-    case 4: qnet__tile_avx512_rows(t, 4); break;
-    default: qnet__tile_avx512_rows(t, 2); break;
-    }
-}
-
-/* 6 x 16: 12 accumulators of 16 registers. */
 #define QNET__AVX2 __attribute__((target("avx2,fma")))
-QNET__DEFINE_TILE(qnet__tile_avx2_rows, QNET__AVX2, __m256, 8, _mm256_setzero_ps, _mm256_loadu_ps,
+QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_setzero_ps, _mm512_loadu_ps,
+                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps)
+QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_setzero_ps, _mm256_loadu_ps,
                   _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps)
-
-QNET__AVX2 static void qnet__tile_avx2(const qnet__tile *t)
-{
-    switch (t->rows) {
-    case 6: qnet__tile_avx2_rows(t, 6); break;
-    case 4: qnet__tile_avx2_rows(t, 4); break;
-    default: qnet__tile_avx2_rows(t, 2); break;
-    }
-}
 #endif
 
 /* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
@@ -2953,32 +2954,22 @@ QNET__INLINE qnet__vector qnet__vector_add(qnet__vector x, qnet__vector y)
     return x + y;
 }
 
-QNET__DEFINE_TILE(qnet__tile_portable_rows, , qnet__vector, QNET__LANES, qnet__vector_zero,
+#define QNET__PORTABLE_WIDE 2
+QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE, qnet__vector_zero,
                   qnet__vector_load, qnet__vector_store, qnet__vector_broadcast,
                   qnet__vector_multiply_add, qnet__vector_add)
 
-static void qnet__tile_portable(const qnet__tile *t)
-{
-    switch (t->rows) {
-    case 6: qnet__tile_portable_rows(t, 6); break;
-    case 4: qnet__tile_portable_rows(t, 4); break;
-    default: qnet__tile_portable_rows(t, 2); break;
-    }
-}
-
 /* A tile function with its shape. */
 typedef struct qnet__kernel {
-    int sizes[4];     /* numbers of rows that it comes in, falling; sizes[0] is the most */
     size_t columns;
     void (*run)(const qnet__tile *tile);
 } qnet__kernel;
 
 static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
 {
-    static const qnet__kernel portable = {{6, 4, 2, 2}, 2 * QNET__LANES, qnet__tile_portable};
+    static const qnet__kernel portable = {QNET__PORTABLE_WIDE * QNET__LANES, qnet__tile_portable};
 #if QNET__X86
-    static const qnet__kernel avx512 = {{14, 8, 4, 2}, 32, qnet__tile_avx512};
-    static const qnet__kernel avx2 = {{6, 4, 2, 2}, 16, qnet__tile_avx2};
+    static const qnet__kernel avx512 = {64, qnet__tile_avx512}, avx2 = {16, qnet__tile_avx2};
     switch (qnet_context_cpu(ctx)) {
     case QNET_CPU_AVX512: return avx512;
     case QNET_CPU_AVX2: return avx2;
@@ -2990,14 +2981,10 @@ static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
 #endif
 }
 
-/* The smallest size of the kernel for `rows` rows, or its largest. */
-static int qnet__tile_size(const qnet__kernel *kernel, size_t rows)
+/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+static int qnet__tile_size(size_t rows)
 {
-    int i = 3;
-    while (i > 0 && (size_t)kernel->sizes[i] < rows) {
-        i--;
-    }
-    return kernel->sizes[i];
+    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
 /* Runs a tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted.
@@ -3105,7 +3092,7 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
     }
 }
 
-#define QNET__GEMM_BAND 448 /* rows of C per task: a multiple of 14 that several tasks share well */
+#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
 
 typedef struct qnet__gemm {
     qnet__kernel kernel;
@@ -3138,8 +3125,8 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     tile.segments = 1, tile.length = g->k;
     tile.accumulate = g->accumulate;
     for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)g->kernel.sizes[0]);
-        tile.rows = qnet__tile_size(&g->kernel, rows);
+        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
+        tile.rows = qnet__tile_size(rows);
         for (i = 0; i < tile.rows; i++) {
             a[i] = g->a + qnet__min_size(first + (size_t)i, last - 1) * g->a_row;
         }
@@ -3160,7 +3147,7 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
    would cost more than it saves. */
 static int qnet__gemm_packs(const qnet__kernel *kernel, int trans_b, size_t m, size_t n)
 {
-    return trans_b || n % kernel->columns != 0 || m > 4 * (size_t)kernel->sizes[0];
+    return trans_b || n % kernel->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
 }
 
 /* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
@@ -3293,34 +3280,46 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     return QNET_OK;
 }
 
-/* A few rows times a matrix that is packed once and used often, for callers' own tasks:
+/* Products after which the rows go on to the next tile while the same piece of b stays in the first
+   cache. A multiple of the chains, so that it changes no bits. */
+#define QNET__PIECE ((size_t)64)
+
+/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
        c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels as qnet__pack_task makes them, b_panel numbers apart. rows <= kernel->sizes[0]. a and c
-   have an entry for every row of the tile that runs, qnet__tile_size(kernel, rows) of them; a row
-   with c[m] = NULL is not kept. */
-static void qnet__multiply_rows(const qnet__kernel *kernel, size_t rows, size_t columns, size_t k,
-                                const qnet_real *const *a, size_t a_step, const qnet_real *b,
-                                size_t b_panel, qnet_real *const *c, int accumulate)
+   b: panels b_panel numbers apart, whose rows are b_step apart. A row with c[m] = NULL is not
+   kept; a[m] must be readable for all rows, and `chain` divides QNET__PIECE. */
+static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
 {
     const size_t panels = qnet__panels(kernel, columns);
+    const qnet_real *from[QNET__TILE_ROWS];
     qnet_real *to[QNET__TILE_ROWS];
+    size_t panel, first, at, i, row;
     qnet__tile tile;
-    size_t panel;
-    int i;
     memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.a = a, tile.b = &b, tile.c = to;
-    tile.a_step = a_step, tile.b_step = kernel->columns;
-    tile.segments = 1, tile.length = k;
-    tile.rows = qnet__tile_size(kernel, rows);
-    tile.accumulate = accumulate;
+    tile.chain = chain;
+    tile.a = from, tile.b = &b, tile.c = to;
+    tile.a_step = a_step, tile.b_step = b_step;
+    tile.segments = 1;
     for (panel = 0; panel < panels; panel++) {
         const size_t column = panel * kernel->columns;
-        tile.b_at = panel * b_panel;
-        for (i = 0; i < tile.rows; i++) {
-            to[i] = c[i] != NULL ? c[i] + column : NULL;
+        const size_t wanted = qnet__min_size(columns - column, kernel->columns);
+        for (at = 0; at < k; at += tile.length) {
+            tile.length = qnet__min_size(k - at, QNET__PIECE);
+            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
+            tile.accumulate = accumulate || at > 0;
+            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
+                tile.rows = qnet__tile_size(rows - first);
+                for (i = 0; i < (size_t)tile.rows; i++) {
+                    row = qnet__min_size(first + i, rows - 1);
+                    from[i] = a[row];
+                    to[i] = first + i < rows && c[row] != NULL ? c[row] + column : NULL;
+                }
+                qnet__run_tile(kernel, &tile, wanted);
+            }
         }
-        qnet__run_tile(kernel, &tile, qnet__min_size(columns - column, kernel->columns));
     }
 }
 
@@ -3927,7 +3926,7 @@ QNET__INLINE void qnet__winograd_gt(const qnet__wide *x, qnet__wide *y, const pt
 
 /* ---- The transforms of tiles ----------------------------------------------------------------- */
 
-#define QNET__WINOGRAD_GROUP 32 /* channels that go from the products to the output at once */
+#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 
 typedef struct qnet__winograd {
@@ -4204,7 +4203,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
                                ptrdiff_t j, qnet_real *block)
 {
 #if QNET__X86
-    if (p->kernel.columns == 32) {
+    if (p->kernel.columns == 64) {
         qnet__winograd_avx512(p, step, i, j, block);
         return;
     }
@@ -4219,32 +4218,36 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
 /* m[36][row][group] = sum over ci of v[36][row][ci] * u[36][ci][group] for `count` rows of v. Rows
-   of m beyond them are written too, up to a whole tile of the kernel. */
+   of m beyond them are written too, up to a whole tile of the kernel. A piece of u stays in the
+   first cache while the rows go by. */
 static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t count,
                                     ptrdiff_t group, qnet_real *m)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
+    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
     const qnet_real *u = p->packed + group * 36 * p->src_c * QNET__WINOGRAD_GROUP;
     const qnet_real *a[QNET__TILE_ROWS];
     qnet_real *c[QNET__TILE_ROWS];
-    ptrdiff_t k, panel, r, row;
+    ptrdiff_t k, panel, r, row, at;
     qnet__tile tile;
     int i;
     memset(&tile, 0, sizeof tile);
     tile.chain = QNET__CHAIN_WINOGRAD;
     tile.a = a, tile.b = &u, tile.c = c;
     tile.a_step = 1, tile.b_step = (size_t)columns;
-    tile.segments = 1, tile.length = (size_t)p->src_c;
+    tile.segments = 1, tile.length = (size_t)piece;
     for (k = 0; k < 36; k++) {
-        for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns, u += p->src_c * columns) {
-            for (r = 0; r < count; r += p->kernel.sizes[0]) {
-                tile.rows = qnet__tile_size(&p->kernel, (size_t)(count - r));
-                for (i = 0; i < tile.rows; i++) {
-                    row = r + i < count ? r + i : count - 1;
-                    a[i] = v + k * p->v_plane + row * p->v_row;
-                    c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
+        for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns) {
+            for (at = 0; at < p->src_c; at += piece, u += piece * columns) {
+                tile.accumulate = at > 0;
+                for (r = 0; r < count; r += QNET__TILE_ROWS) {
+                    tile.rows = qnet__tile_size((size_t)(count - r));
+                    for (i = 0; i < tile.rows; i++) {
+                        row = r + i < count ? r + i : count - 1;
+                        a[i] = v + k * p->v_plane + row * p->v_row + at;
+                        c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
+                    }
+                    p->kernel.run(&tile);
                 }
-                p->kernel.run(&tile);
             }
         }
     }
@@ -4327,7 +4330,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->tiles_y = (p->height - 1) / 4 + 1;
     p->tiles_x = (p->width - 1) / 4 + 1;
     p->tiles = s->batch * p->tiles_y * p->tiles_x;
-    p->block = p->src_c <= 64 ? 28 : 56;
+    p->block = p->src_c <= 64 ? 24 : 48;
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
@@ -4408,7 +4411,7 @@ static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
     }
 }
 
-#define QNET__WINOGRAD_CHANNELS 32 /* input channels whose gradients a task sums up */
+#define QNET__WINOGRAD_CHANNELS 64 /* input channels whose gradients a task sums up */
 
 /* du[k][ci][co] (+)= sum over the tiles of a round of v[k][tile][ci] * d[k][tile][co], for one k
    of 36 and a range of ci. */
@@ -4416,33 +4419,19 @@ static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t ranges = p->src_c / QNET__WINOGRAD_CHANNELS, k = (ptrdiff_t)index / ranges;
-    const ptrdiff_t begin = (ptrdiff_t)index % ranges * QNET__WINOGRAD_CHANNELS;
-    const ptrdiff_t end = begin + QNET__WINOGRAD_CHANNELS;
-    const qnet_real *a[QNET__TILE_ROWS], *b = p->d + k * p->d_plane;
-    qnet_real *c[QNET__TILE_ROWS];
-    ptrdiff_t r, column;
-    qnet__tile tile;
-    int i;
+    const ptrdiff_t first = (ptrdiff_t)index % ranges * QNET__WINOGRAD_CHANNELS;
+    const qnet_real *a[QNET__WINOGRAD_CHANNELS];
+    qnet_real *c[QNET__WINOGRAD_CHANNELS];
+    ptrdiff_t i;
     QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_WINOGRAD;
-    tile.a = a, tile.b = &b, tile.c = c;
-    tile.a_step = (size_t)p->v_row, tile.b_step = (size_t)p->d_row;
-    tile.segments = 1, tile.length = (size_t)(p->round_last - p->round_first);
-    tile.accumulate = p->round_first > 0;
-    for (r = begin; r < end; r += tile.rows) {
-        for (i = 0; p->kernel.sizes[i] > end - r; i++) { /* the largest that stays in the range */
-        }
-        tile.rows = p->kernel.sizes[i];
-        for (column = 0; column < p->dst_c; column += (ptrdiff_t)p->kernel.columns) {
-            tile.b_at = (size_t)column;
-            for (i = 0; i < tile.rows; i++) {
-                a[i] = p->v + k * p->v_plane + r + i;
-                c[i] = p->du + (k * p->src_c + r + i) * p->dst_c + column;
-            }
-            p->kernel.run(&tile);
-        }
+    for (i = 0; i < QNET__WINOGRAD_CHANNELS; i++) {
+        a[i] = p->v + k * p->v_plane + first + i;
+        c[i] = p->du + (k * p->src_c + first + i) * p->dst_c;
     }
+    qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD, QNET__WINOGRAD_CHANNELS,
+                        (size_t)p->dst_c, (size_t)(p->round_last - p->round_first), a,
+                        (size_t)p->v_row, p->d + k * p->d_plane, (size_t)p->d_row,
+                        p->kernel.columns, c, p->round_first > 0);
 }
 
 static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t worker)
@@ -4863,8 +4852,8 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     tile.length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     tile.accumulate = accumulate;
     tile.chain = QNET__CHAIN_DIRECT;
-    for (first = begin; first < end; first += p->kernel.sizes[0]) {
-        tile.rows = qnet__tile_size(&p->kernel, (size_t)(end - first));
+    for (first = begin; first < end; first += QNET__TILE_ROWS) {
+        tile.rows = qnet__tile_size((size_t)(end - first));
         for (m = 0; m < tile.rows; m++) {
             qnet__sweep_pixel(p, taps, n, i, j, a + m, border[m]);
             if (first + m >= end) { /* rows left over repeat the last pixel and are not kept */
@@ -5048,7 +5037,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
 {
     const qnet__weight_sweep *p = t->p;
     const ptrdiff_t in_c = p->shape.in_channels, stride = p->shape.stride;
-    const ptrdiff_t most = p->kernel.sizes[0];
+    const ptrdiff_t most = QNET__TILE_ROWS;
     const ptrdiff_t off_y = ky - p->shape.padding, off_x = kx - p->shape.padding;
     const qnet_real *a[QNET__CHUNK_ROWS * QNET__TILE_ROWS], *b[QNET__CHUNK_ROWS];
     qnet_real *c[QNET__TILE_ROWS], *dw = t->dw + (ky * p->shape.kernel + kx) * in_c * p->dy_c;
@@ -5080,7 +5069,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
         const ptrdiff_t begin = i * most, end = begin + most < rows ? begin + most : rows;
         ptrdiff_t at = begin;
-        tile.rows = qnet__tile_size(&p->kernel, (size_t)(end - begin));
+        tile.rows = qnet__tile_size((size_t)(end - begin));
         if (at + tile.rows > rows) { /* end with the last row; those of the block before drop out */
             at = rows > tile.rows ? rows - tile.rows : 0;
         }
@@ -5172,15 +5161,15 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
     p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
     tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
-    p.blocks = (tile_rows - 1) / kernel->sizes[0] + 1;
-    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * kernel->sizes[0];
+    p.blocks = (tile_rows - 1) / QNET__TILE_ROWS + 1;
+    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
     p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
     if (p.merged) {
         p.blocks_per_task = p.blocks; /* all of dw is small */
     }
     p.supers = (p.blocks - 1) / p.blocks_per_task + 1;
     p.rows = s->batch * p.out_h;
-    channels = p.blocks_per_task * kernel->sizes[0];
+    channels = p.blocks_per_task * QNET__TILE_ROWS;
     channels = channels < s->in_channels ? channels : s->in_channels;
     fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * channels);
     p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
@@ -6997,27 +6986,30 @@ static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
     return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
+/* Scans that a task takes through the steps together, two tiles of rows. */
+#define QNET__LSTM_GROUP 12
+
 /* Both passes: the order of work, and arrays carved from scratch. "Rows" are pairs of a scan and a
    step below its length, numbered by group, step and place in the group: the order in which
-   dW, dU and db add them up. A group is as many scans as the tile has rows. */
+   dW, dU and db add them up. */
 typedef struct qnet__lstm_work {
     qnet__kernel kernel;
     qnet__lstm_rows elementwise;
     qnet__lstm job[2];
-    size_t group;             /* scans per group */
     size_t groups, rows;
     size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
     size_t *start;            /* [groups]: first row of a group */
     size_t *at;               /* [rows]: scan * steps + t */
     qnet_real *zero;          /* [4 hidden] */
-    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden + hidden] */
+    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden] */
     size_t worker_size;
     /* forward */
     qnet_real *x;             /* [rows][x_width]: inputs side by side */
     size_t x_width;
     qnet_real *w[2], *u[2];   /* W^T, U^T in panels; backward: W, U */
     /* backward */
-    qnet_real *dgates[2];     /* [tiles][rows][group]: dgates^T, as the tile reads its left side */
+    qnet_real *dgates[2];     /* [rows][gate_width] */
+    size_t gate_width;
     double *db[2];            /* [groups][4 hidden] */
     qnet_real *x_panels;      /* x and h', packed as right-hand sides */
     qnet_real *h_panels[2];
@@ -7027,7 +7019,7 @@ typedef struct qnet__lstm_work {
 
 /* Products of the weight gradients are cut into this many rows, so that a tile's left and right
    side stay in the first two caches. */
-#define QNET__LSTM_DEPTH ((size_t)512)
+#define QNET__LSTM_DEPTH ((size_t)256)
 
 static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
                             qnet__lstm_work *s, qnet__arena *arena)
@@ -7040,7 +7032,6 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
     memset(s, 0, sizeof *s);
     s->kernel = qnet__pick_kernel(ctx);
     s->elementwise = qnet__lstm_pick_rows(ctx);
-    s->group = (size_t)s->kernel.sizes[0];
     in_panels = qnet__panels(&s->kernel, in) * columns;
     n_panels = qnet__panels(&s->kernel, n) * columns;
     gate_panels = qnet__panels(&s->kernel, 4 * n) * columns;
@@ -7048,8 +7039,8 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
     s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
     s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->worker_size = s->group * (qnet__lstm_width(&s->kernel, 4 * n) +
-                                 qnet__lstm_width(&s->kernel, n) + n);
+    s->gate_width = qnet__lstm_width(&s->kernel, 4 * n);
+    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(&s->kernel, n));
     s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
     if (!backward) {
         s->x_width = qnet__lstm_width(&s->kernel, in);
@@ -7065,7 +7056,7 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
         s->u[d] = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
         s->w[d] = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
         s->h_panels[d] = (qnet_real *)qnet__take(arena, rows, n_panels * real);
-        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, (4 * n + s->group) * real);
+        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, s->gate_width * real);
         s->db[d] = (double *)qnet__take(arena, batch, 4 * n * sizeof(double));
     }
 }
@@ -7093,11 +7084,11 @@ static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__
             s->order[place] = s->order[place - 1];
         s->order[place] = i;
     }
-    s->groups = (batch - 1) / s->group + 1;
+    s->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
     s->rows = 0;
     for (g = 0; g < s->groups; g++) {
-        const size_t *scan = s->order + g * s->group;
-        const size_t scans = qnet__min_size(s->group, batch - g * s->group);
+        const size_t *scan = s->order + g * QNET__LSTM_GROUP;
+        const size_t scans = qnet__min_size(QNET__LSTM_GROUP, batch - g * QNET__LSTM_GROUP);
         s->start[g] = s->rows;
         for (t = 0; t < steps; t++)
             for (i = 0; i < scans && t < (size_t)length[scan[i]]; i++)
@@ -7110,8 +7101,8 @@ static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__
 static size_t qnet__lstm_scans(const qnet__lstm_work *s, size_t g, size_t t)
 {
     const qnet__lstm *job = s->job;
-    size_t i = 0, last = qnet__min_size(s->group, job->batch - g * s->group);
-    while (i < last && t < (size_t)job->length[s->order[g * s->group + i]]) i++;
+    size_t i = 0, last = qnet__min_size(QNET__LSTM_GROUP, job->batch - g * QNET__LSTM_GROUP);
+    while (i < last && t < (size_t)job->length[s->order[g * QNET__LSTM_GROUP + i]]) i++;
     return i;
 }
 
@@ -7178,8 +7169,8 @@ static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t l
         memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
 }
 
-/* Rows of gates per task of W x, in tiles. */
-#define QNET__LSTM_BAND 16
+/* Rows of gates per task of W x, and of dW and dU. */
+#define QNET__LSTM_BAND 96
 
 /* How W x is cut: a task is a band of rows times some panels of one direction. */
 typedef struct qnet__lstm_product {
@@ -7197,22 +7188,18 @@ static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
     const size_t panel = index / 2 % p->chunks * p->panels_per_task;
     const size_t begin = panel * columns;
     const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
-    const size_t band = index / 2 / p->chunks * QNET__LSTM_BAND * s->group;
-    const size_t last = qnet__min_size(band + QNET__LSTM_BAND * s->group, s->rows);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, i;
+    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
+    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
+    const qnet_real *a[QNET__LSTM_BAND];
+    qnet_real *c[QNET__LSTM_BAND];
+    size_t i;
     QNET__UNUSED(worker);
-    for (first = band; first < last; first += s->group) {
-        for (i = 0; i < s->group; i++) {
-            const size_t r = first + i;
-            a[i] = s->x + qnet__min_size(r, last - 1) * s->x_width;
-            c[i] = r < last ? job->gates + s->at[r] * gates + begin : NULL;
-        }
-        qnet__multiply_rows(&s->kernel, qnet__min_size(last - first, s->group), end - begin,
-                            job->in, a, 1, s->w[index % 2] + begin * job->in, job->in * columns, c,
-                            0);
+    for (i = 0; i < rows; i++) {
+        a[i] = s->x + (first + i) * s->x_width;
+        c[i] = job->gates + s->at[first + i] * gates + begin;
     }
+    qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
+                        s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
 /* One direction of one group, step by step: gates += h' U^T + b, then Eqs. (1)-(5). The worker's
@@ -7221,25 +7208,27 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * s->group;
-    const size_t product_width = qnet__lstm_width(&s->kernel, 4 * n);
+    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
     const size_t h_width = qnet__lstm_width(&s->kernel, n);
     const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
     qnet_real *product = s->worker + worker * s->worker_size;
-    qnet_real *h = product + s->group * product_width;
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
+    qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
+    const qnet_real *a[QNET__LSTM_GROUP];
+    qnet_real *c[QNET__LSTM_GROUP];
     size_t i, k, t;
-    for (i = 0; i < s->group; i++) c[i] = product + i * product_width;
+    for (i = 0; i < QNET__LSTM_GROUP; i++) {
+        a[i] = h + i * h_width;
+        c[i] = product + i * s->gate_width;
+    }
     for (k = 0; k < steps; k++) {
         const size_t step = job->backwards ? steps - 1 - k : k;
         const size_t active = qnet__lstm_scans(s, g, step);
         const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
                                                          job->backwards ? step + 1 : step));
-        for (i = 0; i < s->group; i++) a[i] = i < going ? h + i * h_width : s->zero;
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, going, product_width - QNET__ALIGN / sizeof(qnet_real),
-                                n, a, 1, s->u[index % 2], n * s->kernel.columns, c, 0);
+            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(&s->kernel, 4 * n) * s->kernel.columns, n, a, 1,
+                                s->u[index % 2], s->kernel.columns, n * s->kernel.columns, c, 0);
         for (i = 0; i < active; i++) {
             const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
             s->elementwise.forward(n, job->b, i < going ? c[i] : s->zero,
@@ -7271,7 +7260,7 @@ static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
     product.panels = qnet__panels(&s->kernel, 4 * n);
     product.panels_per_task = qnet__panels_per_task(product.panels, in * s->kernel.columns);
     product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (s->rows - 1) / (QNET__LSTM_BAND * s->group) + 1;
+    product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
     qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
     qnet__parallel(ctx, s->groups * 2, qnet__lstm_forward_task, s);
 }
@@ -7337,63 +7326,47 @@ static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, siz
     }
 }
 
-/* to[rows][width] = the first `width` numbers of rows `step` apart. The widths of tiles are written
-   out, since copies of a known size need no call. */
-static void qnet__lstm_keep_piece(const qnet_real *from, size_t step, size_t rows, size_t width,
-                                  qnet_real *to)
-{
-    size_t i;
-    if (width == 14)
-        for (i = 0; i < rows; i++) memcpy(to + i * 14, from + i * step, 14 * sizeof *to);
-    else if (width == 6)
-        for (i = 0; i < rows; i++) memcpy(to + i * 6, from + i * step, 6 * sizeof *to);
-    else
-        for (i = 0; i < rows; i++) memcpy(to + i * width, from + i * step, width * sizeof *to);
-}
-
 /* One direction of one group, against the forward order: dgates of a step, then what it sends back
-   to the step before, dh' = dgates U. The worker's arrays: dgates, dh, dc. */
+   to the step before, dh' = dgates U. The worker's arrays: dh, dc. */
 static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * s->group;
-    const size_t gate_width = qnet__lstm_width(&s->kernel, 4 * n);
+    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
     const size_t h_width = qnet__lstm_width(&s->kernel, n);
     const size_t steps = (size_t)job->length[scan[0]];
-    qnet_real *dgates = s->worker + worker * s->worker_size;
-    qnet_real *dh = dgates + s->group * gate_width, *dc = dh + s->group * h_width;
+    qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
+    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of the step's scans */
     double *db = s->db[index % 2] + g * 4 * n;
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t i, k, q, row_number = s->start[g];
-    memset(dc, 0, s->group * n * sizeof *dc);
+    const qnet_real *a[QNET__LSTM_GROUP];
+    qnet_real *c[QNET__LSTM_GROUP];
+    size_t i, k;
+    memset(dc, 0, QNET__LSTM_GROUP * n * sizeof *dc);
     memset(db, 0, 4 * n * sizeof *db);
-    for (i = 0; i < s->group; i++) c[i] = dh + i * h_width;
+    for (i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * h_width;
     if (!job->backwards) /* from the end: the rows are numbered by rising step */
-        for (k = 0; k < steps; k++) row_number += qnet__lstm_scans(s, g, k);
+        for (k = 0; k < steps; k++) dgates += qnet__lstm_scans(s, g, k) * s->gate_width;
     for (k = steps; k-- > 0;) {
         const size_t step = job->backwards ? steps - 1 - k : k;
         const size_t active = qnet__lstm_scans(s, g, step);
         const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
                                                          job->backwards ? step + 1 : step));
-        if (!job->backwards) row_number -= active;
+        if (!job->backwards) dgates -= active * s->gate_width;
         for (i = 0; i < active; i++) {
             const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
+            a[i] = dgates + i * s->gate_width;
             s->elementwise.backward(n, job->gates + row * 4 * n,
                                     i < going ? job->cell + before * n : s->zero,
                                     job->cell_tanh + row * n, job->dy + row * 2 * n,
                                     qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
-                                    dc + i * n, dgates + i * gate_width, db);
+                                    dc + i * n, dgates + i * s->gate_width, db);
         }
-        for (q = 0; q * s->group < 4 * n; q++)
-            qnet__lstm_keep_piece(dgates + q * s->group, gate_width, active, s->group,
-                                  s->dgates[index % 2] + (q * s->rows + row_number) * s->group);
-        if (job->backwards) row_number += active;
-        for (i = 0; i < s->group; i++) a[i] = i < going ? dgates + i * gate_width : s->zero;
+        if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, going, h_width - QNET__ALIGN / sizeof(qnet_real), 4 * n,
-                                a, 1, s->u[index % 2], 4 * n * s->kernel.columns, c, 0);
+            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(&s->kernel, n) * s->kernel.columns, 4 * n, a, 1,
+                                s->u[index % 2], s->kernel.columns, 4 * n * s->kernel.columns, c,
+                                0);
     }
 }
 
@@ -7408,57 +7381,51 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
     const size_t in_panels = qnet__panels(&s->kernel, s->job[d].in);
     const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
     const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
-    const size_t band = index / 2 / p->chunks * QNET__LSTM_BAND * s->group;
-    const size_t band_end = qnet__min_size(band + QNET__LSTM_BAND * s->group, gates);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t row, first, panel, i;
+    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
+    const size_t rows = qnet__min_size(QNET__LSTM_BAND, gates - first);
+    const qnet_real *a[QNET__LSTM_BAND];
+    qnet_real *c[QNET__LSTM_BAND];
+    size_t row, panel, i;
     QNET__UNUSED(worker);
     for (row = 0; row < s->rows; row += QNET__LSTM_DEPTH) {
         const size_t depth = qnet__min_size(QNET__LSTM_DEPTH, s->rows - row);
-        for (first = band; first < band_end; first += s->group) {
-            const size_t rows = qnet__min_size(s->group, gates - first);
-            for (i = 0; i < s->group; i++)
-                a[i] = s->dgates[d] + first * s->rows + row * s->group +
-                       qnet__min_size(i, rows - 1);
-            for (panel = chunk; panel < chunk_end; panel++) {
-                const int of_x = panel < in_panels;
-                const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
-                const size_t at = of_x ? panel : panel - in_panels;
-                const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
-                qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
-                if (to == NULL) continue;
-                for (i = 0; i < s->group; i++)
-                    c[i] = i < rows ? to + (first + i) * width + at * columns : NULL;
-                qnet__multiply_rows(&s->kernel, rows, qnet__min_size(columns, width - at * columns),
-                                    depth, a, s->group, b + (at * s->rows + row) * columns, 0, c,
-                                    row > 0);
-            }
+        for (i = 0; i < rows; i++) a[i] = s->dgates[d] + row * s->gate_width + first + i;
+        for (panel = chunk; panel < chunk_end; panel++) {
+            const int of_x = panel < in_panels;
+            const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
+            const size_t at = of_x ? panel : panel - in_panels;
+            const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
+            qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
+            if (to == NULL) continue;
+            for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
+            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows,
+                                qnet__min_size(columns, width - at * columns), depth, a,
+                                s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
+                                row > 0);
         }
     }
 }
 
-/* dx = dgates W of both directions, at the rows of a tile. dgates lies in pieces of a tile's
-   height, so the sum goes piece by piece. */
+/* dx = dgates W of both directions, at the rows of a band. */
 static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->kernel.columns;
-    const size_t first = index * s->group, rows = qnet__min_size(s->group, s->rows - first);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t i, q;
+    const size_t first = index * QNET__LSTM_BAND;
+    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
+    const qnet_real *a[QNET__LSTM_BAND];
+    qnet_real *c[QNET__LSTM_BAND];
+    size_t i;
     int d;
     QNET__UNUSED(worker);
-    for (i = 0; i < s->group; i++) c[i] = i < rows ? s->dx + s->at[first + i] * in : NULL;
-    for (d = 0; d < 2; d++)
-        for (q = 0; q < gates; q += s->group) {
-            for (i = 0; i < s->group; i++)
-                a[i] = s->dgates[d] + q * s->rows +
-                       (first + qnet__min_size(i, rows - 1)) * s->group;
-            qnet__multiply_rows(&s->kernel, rows, in, qnet__min_size(s->group, gates - q), a, 1,
-                                s->w[d] + q * columns, gates * columns, c, d > 0 || q > 0);
+    for (d = 0; d < 2; d++) {
+        for (i = 0; i < rows; i++) {
+            a[i] = s->dgates[d] + (first + i) * s->gate_width;
+            c[i] = s->dx + s->at[first + i] * in;
         }
+        qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
+                            columns, gates * columns, c, d > 0);
+    }
 }
 
 /* Forward: gates = W x + U h' + b, so with dgates of all rows
@@ -7485,7 +7452,7 @@ static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
     product.panels_per_task = qnet__panels_per_task(product.panels, s->kernel.columns *
                                                     qnet__min_size(s->rows, QNET__LSTM_DEPTH));
     product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (4 * n - 1) / (QNET__LSTM_BAND * s->group) + 1;
+    product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
     qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_weights_task, &product);
     for (d = 0; d < 2; d++)
         for (j = 0; s->gradients->b[d] != NULL && j < 4 * n; j++) {
@@ -7497,7 +7464,7 @@ static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
     for (b = 0; b < s->job[0].batch; b++)
         for (t = (size_t)s->job[0].length[b]; t < s->job[0].steps; t++)
             memset(s->dx + (b * s->job[0].steps + t) * in, 0, in * sizeof *s->dx);
-    qnet__parallel(ctx, (s->rows - 1) / s->group + 1, qnet__lstm_dx_task, s);
+    qnet__parallel(ctx, (s->rows - 1) / QNET__LSTM_BAND + 1, qnet__lstm_dx_task, s);
 }
 
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
