@@ -540,7 +540,7 @@ QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch);
-/* dx (NULL: not needed, as for the first layer) and dw from dy. */
+/* dx and dw from dy; NULL skips one of them (dx for a first layer, dw for frozen weights). */
 QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *shape,
                                           const qnet_real *x, const qnet_real *w,
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
@@ -3976,6 +3976,18 @@ QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_k
     }
 }
 
+/* to[k][...] = x[k], k < 6. Written out here and below: compilers unroll loops too late to keep
+   small arrays in registers. */
+QNET__INLINE void qnet__winograd_put(const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
+{
+    qnet__lanes_store(to, &x[0]);
+    qnet__lanes_store(to + plane, &x[1]);
+    qnet__lanes_store(to + 2 * plane, &x[2]);
+    qnet__lanes_store(to + 3 * plane, &x[3]);
+    qnet__lanes_store(to + 4 * plane, &x[4]);
+    qnet__lanes_store(to + 5 * plane, &x[5]);
+}
+
 /* v[36][tile - first][src_c] = B^T d B of the tiles first .. last - 1. */
 QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__source_kind kind,
                                        ptrdiff_t first, ptrdiff_t last, qnet_real *v)
@@ -3985,20 +3997,21 @@ QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__sour
     for (t = first; t < last; t++, v += p->v_row) {
         qnet__winograd_offsets(p, t, 1, 6, p->src_c, at);
         for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
-            qnet__lanes half[36], d[6];
+            qnet__lanes half[36];
             for (x = 0; x < 6; x++) {
-                QNET__UNROLL
-                for (y = 0; y < 6; y++) {
-                    qnet__winograd_get(&p->x, kind, at[y * 6 + x], c, &d[y]);
-                }
+                qnet__lanes d[6];
+                qnet__winograd_get(&p->x, kind, at[x], c, &d[0]);
+                qnet__winograd_get(&p->x, kind, at[6 + x], c, &d[1]);
+                qnet__winograd_get(&p->x, kind, at[12 + x], c, &d[2]);
+                qnet__winograd_get(&p->x, kind, at[18 + x], c, &d[3]);
+                qnet__winograd_get(&p->x, kind, at[24 + x], c, &d[4]);
+                qnet__winograd_get(&p->x, kind, at[30 + x], c, &d[5]);
                 qnet__winograd_bt(d, half + x, 6);
             }
             for (y = 0; y < 6; y++) {
+                qnet__lanes d[6];
                 qnet__winograd_bt(half + 6 * y, d, 1);
-                QNET__UNROLL
-                for (x = 0; x < 6; x++) {
-                    qnet__lanes_store(v + (y * 6 + x) * p->v_plane + c, &d[x]);
-                }
+                qnet__winograd_put(d, v + y * 6 * p->v_plane + c, p->v_plane);
             }
         }
     }
@@ -4013,23 +4026,34 @@ QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__s
     for (t = first; t < last; t++, d += p->d_row) {
         qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
         for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
-            qnet__lanes half[24], e[6];
+            qnet__lanes half[24];
             for (x = 0; x < 4; x++) {
-                QNET__UNROLL
-                for (y = 0; y < 4; y++) {
-                    qnet__winograd_get(&p->dy, kind, at[y * 4 + x], c, &e[y]);
-                }
+                qnet__lanes e[4];
+                qnet__winograd_get(&p->dy, kind, at[x], c, &e[0]);
+                qnet__winograd_get(&p->dy, kind, at[4 + x], c, &e[1]);
+                qnet__winograd_get(&p->dy, kind, at[8 + x], c, &e[2]);
+                qnet__winograd_get(&p->dy, kind, at[12 + x], c, &e[3]);
                 qnet__winograd_a(e, half + x, 4);
             }
             for (y = 0; y < 6; y++) {
+                qnet__lanes e[6];
                 qnet__winograd_a(half + 4 * y, e, 1);
-                QNET__UNROLL
-                for (x = 0; x < 6; x++) {
-                    qnet__lanes_store(d + (y * 6 + x) * p->d_plane + c, &e[x]);
-                }
+                qnet__winograd_put(e, d + y * 6 * p->d_plane + c, p->d_plane);
             }
         }
     }
+}
+
+/* To the sink, unless the pixel is outside the map; then 0. */
+QNET__INLINE size_t qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind kind,
+                                        ptrdiff_t at, ptrdiff_t channel, const qnet__lanes *y,
+                                        qnet__sums *sums)
+{
+    if (at < 0) {
+        return 0;
+    }
+    qnet__sink_put(s, kind, at + channel, channel, y, sums);
+    return 1;
 }
 
 /* Y = A^T m A of the tiles of a block, for a group of channels from `channel`, to the sink. */
@@ -4043,32 +4067,33 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     size_t rows = 0;
     int y, x;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        const ptrdiff_t to = channel + c;
+        const ptrdiff_t to = channel + c, plane = p->m_plane;
         qnet__sums sums;
         memset(&sums, 0, sizeof sums);
         for (t = first, rows = 0; t < last; t++) {
             const qnet_real *from = m + (t - first) * QNET__WINOGRAD_GROUP + c;
-            qnet__lanes half[24], e[6];
+            qnet__lanes half[24];
             qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
-            for (x = 0; x < 6; x++) {
-                QNET__UNROLL
-                for (y = 0; y < 6; y++) {
-                    qnet__lanes_load(&e[y], from + (y * 6 + x) * p->m_plane);
-                }
+            for (x = 0; x < 6; x++, from += plane) {
+                qnet__lanes e[6];
+                qnet__lanes_load(&e[0], from);
+                qnet__lanes_load(&e[1], from + 6 * plane);
+                qnet__lanes_load(&e[2], from + 12 * plane);
+                qnet__lanes_load(&e[3], from + 18 * plane);
+                qnet__lanes_load(&e[4], from + 24 * plane);
+                qnet__lanes_load(&e[5], from + 30 * plane);
                 qnet__winograd_at(e, half + x, 6);
             }
             for (y = 0; y < 4; y++) {
+                qnet__lanes e[4];
                 qnet__winograd_at(half + 6 * y, e, 1);
                 if (kind == QNET__SINK_MOMENTS && y == 0 && t == first) {
                     sums.center = e[0];
                 }
-                QNET__UNROLL
-                for (x = 0; x < 4; x++) {
-                    if (at[y * 4 + x] >= 0) {
-                        qnet__sink_put(s, kind, at[y * 4 + x] + to, to, &e[x], &sums);
-                        rows++;
-                    }
-                }
+                rows += qnet__winograd_sink(s, kind, at[4 * y], to, &e[0], &sums);
+                rows += qnet__winograd_sink(s, kind, at[4 * y + 1], to, &e[1], &sums);
+                rows += qnet__winograd_sink(s, kind, at[4 * y + 2], to, &e[2], &sums);
+                rows += qnet__winograd_sink(s, kind, at[4 * y + 3], to, &e[3], &sums);
             }
             qnet__sums_fold(&sums);
         }
@@ -5271,7 +5296,8 @@ static void qnet__col2im(const qnet_conv2d *s, int add, const qnet_real *dcolumn
 
 /* Image by image, with qnet_gemm going to the hook:
    y = column w;  dw += column^T dy;  dcolumn = dy w^T.
-   y is written if it is given, else dw and (unless NULL) dx, with `add` added to what it holds. */
+   y is written if it is given, else those of dw and dx that are given, with `add` added to what dx
+   holds. */
 static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, int add,
                                    const qnet_real *x, const qnet_real *w, const qnet_real *dy,
                                    qnet_real *y, qnet_real *dx, qnet_real *dw, qnet_real *column)
@@ -5283,14 +5309,18 @@ static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, int 
     int n;
     for (n = 0; n < s->batch; n++) {
         const size_t at_y = (size_t)n * pixels * out, at_x = (size_t)n * image;
-        qnet__im2col(s, x + at_x, column);
+        if (y != NULL || dw != NULL) {
+            qnet__im2col(s, x + at_x, column);
+        }
         if (y != NULL) {
             QNET__TRY(qnet_gemm(ctx, 0, 0, pixels, out, k, column, k, w, out, 0, y + at_y, out,
                                 NULL));
             continue;
         }
-        QNET__TRY(qnet_gemm(ctx, 1, 0, k, out, pixels, column, k, dy + at_y, out,
-                            n > 0 ? (qnet_real)1 : (qnet_real)0, dw, out, NULL));
+        if (dw != NULL) {
+            QNET__TRY(qnet_gemm(ctx, 1, 0, k, out, pixels, column, k, dy + at_y, out,
+                                n > 0 ? (qnet_real)1 : (qnet_real)0, dw, out, NULL));
+        }
         if (dx != NULL) {
             QNET__TRY(qnet_gemm(ctx, 0, 1, pixels, k, out, dy + at_y, out, w, out, 0, column, k,
                                 NULL));
@@ -5429,7 +5459,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
     return QNET_OK;
 }
 
-/* dw and, unless sink is NULL, sink <- the gradient of x from that of the output. With `add`, which
+/* dw and sink, unless NULL, from the gradient of the output; sink gets that of x. With `add`, which
    Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
    temp_dy may be where dy is. */
 static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
@@ -5439,19 +5469,25 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
                                        void *scratch)
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
-    const qnet_real *from_x, *from_dy;
+    const qnet_real *from_x = NULL, *from_dy;
     qnet_real *dx = sink != NULL ? sink->y : NULL;
     if (way == QNET__CONV_WINOGRAD) {
-        qnet__winograd_weights(ctx, s, x, dy, dw, scratch);
+        if (dw != NULL) {
+            qnet__winograd_weights(ctx, s, x, dy, dw, scratch);
+        }
         if (sink != NULL) {
             qnet__winograd_conv(ctx, s, 1, dy, w, NULL, sink, scratch);
         }
         return QNET_OK;
     }
-    from_x = qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x);
+    if (dw != NULL) {
+        from_x = qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x);
+    }
     from_dy = qnet__source_map(ctx, dy, (size_t)qnet__conv_out_pixels(s), s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
+        if (dw != NULL) {
+            qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
+        }
         if (dx != NULL) {
             qnet__conv2d_backward_data_ref(s, add, w, from_dy, dx);
         }
@@ -5459,7 +5495,9 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
         QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
                                   (qnet_real *)scratch));
     } else {
-        qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
+        if (dw != NULL) {
+            qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
+        }
         if (dx != NULL) {
             qnet__conv_sweep(ctx, s, 1, add, from_dy, w, NULL, dx, scratch);
         }
@@ -5523,8 +5561,9 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     void *own;
     size_t bytes;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d backward"));
-    if (x == NULL || w == NULL || dy == NULL || dw == NULL) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d backward: x, w, dy or dw is NULL");
+    if (w == NULL || dy == NULL || (x == NULL && dw != NULL)) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "conv2d backward: w, dy or (with dw) x is NULL");
     }
     QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
     status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, &gradient,
