@@ -2823,7 +2823,7 @@ typedef struct qnet__tile {
    so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with
    a shorter one: its errors are then about those of PyTorch's direct form (test_parity). */
 #define QNET__CHAIN_DIRECT 64
-#define QNET__CHAIN_WINOGRAD 16
+#define QNET__CHAIN_WINOGRAD 32
 
 /* The micro-kernel, written once. `rows` and `wide` are constants after inlining, so that the loops
    over m and n unroll and acc lives in registers. Per k: `wide` loads of b, and per row one
@@ -4044,16 +4044,14 @@ QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__s
     }
 }
 
-/* To the sink, unless the pixel is outside the map; then 0. */
-QNET__INLINE size_t qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind kind,
-                                        ptrdiff_t at, ptrdiff_t channel, const qnet__lanes *y,
-                                        qnet__sums *sums)
+/* To the sink, unless the pixel is outside the map. */
+QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind kind,
+                                      ptrdiff_t at, ptrdiff_t channel, const qnet__lanes *y,
+                                      qnet__sums *sums)
 {
-    if (at < 0) {
-        return 0;
+    if (at >= 0) {
+        qnet__sink_put(s, kind, at + channel, channel, y, sums);
     }
-    qnet__sink_put(s, kind, at + channel, channel, y, sums);
-    return 1;
 }
 
 /* Y = A^T m A of the tiles of a block, for a group of channels from `channel`, to the sink. */
@@ -4063,17 +4061,18 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     const qnet__sink *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
+    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
     ptrdiff_t t, c, at[16];
     size_t rows = 0;
-    int y, x;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        const ptrdiff_t to = channel + c, plane = p->m_plane;
-        qnet__sums sums;
-        memset(&sums, 0, sizeof sums);
-        for (t = first, rows = 0; t < last; t++) {
+    int x, y;
+    memset(sums, 0, sizeof sums);
+    for (t = first; t < last; t++) {
+        qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
+        for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
+            const ptrdiff_t to = channel + c, plane = p->m_plane;
             const qnet_real *from = m + (t - first) * QNET__WINOGRAD_GROUP + c;
+            qnet__sums *const sum = &sums[c / QNET__LANE_COUNT];
             qnet__lanes half[24];
-            qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
             for (x = 0; x < 6; x++, from += plane) {
                 qnet__lanes e[6];
                 qnet__lanes_load(&e[0], from);
@@ -4088,16 +4087,21 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
                 qnet__lanes e[4];
                 qnet__winograd_at(half + 6 * y, e, 1);
                 if (kind == QNET__SINK_MOMENTS && y == 0 && t == first) {
-                    sums.center = e[0];
+                    sum->center = e[0];
                 }
-                rows += qnet__winograd_sink(s, kind, at[4 * y], to, &e[0], &sums);
-                rows += qnet__winograd_sink(s, kind, at[4 * y + 1], to, &e[1], &sums);
-                rows += qnet__winograd_sink(s, kind, at[4 * y + 2], to, &e[2], &sums);
-                rows += qnet__winograd_sink(s, kind, at[4 * y + 3], to, &e[3], &sums);
+                qnet__winograd_sink(s, kind, at[4 * y], to, &e[0], sum);
+                qnet__winograd_sink(s, kind, at[4 * y + 1], to, &e[1], sum);
+                qnet__winograd_sink(s, kind, at[4 * y + 2], to, &e[2], sum);
+                qnet__winograd_sink(s, kind, at[4 * y + 3], to, &e[3], sum);
             }
-            qnet__sums_fold(&sums);
+            qnet__sums_fold(sum);
         }
-        qnet__sink_end(s, kind, block, p->dst_c, to, &sums);
+        for (x = 0; x < 16; x++) {
+            rows += at[x] >= 0;
+        }
+    }
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
+        qnet__sink_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
     }
     if (kind == QNET__SINK_MOMENTS && channel == 0) {
         s->rows[block] = rows;
