@@ -4881,6 +4881,9 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     tile.length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     tile.accumulate = accumulate;
     tile.chain = QNET__CHAIN_DIRECT;
+    if (tile.length < tile.chain) { /* whole segments, so that the loops over k are of one length */
+        tile.chain -= tile.chain % tile.length;
+    }
     for (first = begin; first < end; first += QNET__TILE_ROWS) {
         tile.rows = qnet__tile_size((size_t)(end - first));
         for (m = 0; m < tile.rows; m++) {
@@ -5033,7 +5036,7 @@ typedef struct qnet__weight_sweep {
 } qnet__weight_sweep;
 
 #define QNET__CHUNK_ROWS 64               /* output rows of a chunk at most: segments of a tile */
-#define QNET__CHUNK_PIXELS 448            /* and pixels, about */
+#define QNET__CHUNK_PIXELS 448            /* and pixels, about; of merged rows 4 times as many */
 #define QNET__CHUNK_BYTES ((ptrdiff_t)288 << 10) /* of x in a chunk, about */
 #define QNET__DW_BYTES ((ptrdiff_t)160 << 10) /* of dw in the work of one task */
 #define QNET__DW_TASKS 32                 /* wanted, by grouping rows */
@@ -5201,7 +5204,7 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     channels = p.blocks_per_task * QNET__TILE_ROWS;
     channels = channels < s->in_channels ? channels : s->in_channels;
     fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * channels);
-    p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
+    p.rows_per_chunk = (QNET__CHUNK_PIXELS * (p.merged ? 4 : 1) - 1) / p.out_w + 1;
     p.rows_per_chunk = p.rows_per_chunk < fit ? p.rows_per_chunk : fit > 0 ? fit : 1;
     if (p.rows_per_chunk > QNET__CHUNK_ROWS) {
         p.rows_per_chunk = QNET__CHUNK_ROWS;
@@ -6130,7 +6133,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 
 /* ============================================================================================
    >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); only the stem's is taken after pooling.
+   applied while maps are read and written (>>fuse); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
@@ -6151,61 +6154,21 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
+/* No pixel has won: the source has a ReLU, which cut the maximum, so no gradient passes. */
+#define QNET__MAXPOOL_NONE 9
+
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
 typedef struct qnet__maxpool {
     size_t height, width, channels, out_height, out_width;
-    const qnet_real *x, *dy;
+    qnet__source x;        /* plain, or normalised: then the pooled map is that of norm and ReLU */
+    const qnet_real *dy;
     qnet_real *y, *dx;
     const uint8_t *winner; /* backward: the argmax of the forward pass */
     uint8_t *argmax;
 } qnet__maxpool;
 
-/* y[n] = max over rows x columns taps, the first at x; argmax[n] = number of the tap that won.
-   The window is clipped to the image, which is what padding with -infinity means. A later tap
-   wins only if it is larger, or NaN. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet_real *x, size_t row_stride,
-                                       size_t column_stride, int rows, int columns, int first_tap,
-                                       qnet_real *y, uint8_t *argmax)
-{
-    qnet_real best[QNET__WIDTH];
-    int tap[QNET__WIDTH], i, r, k;
-    for (i = 0; i < n; i++) best[i] = x[i];
-    for (i = 0; i < n; i++) tap[i] = first_tap;
-    for (r = 0; r < rows; r++) {
-        for (k = 0; k < columns; k++) {
-            const qnet_real *p = x + (size_t)r * row_stride + (size_t)k * column_stride;
-            int this_tap = first_tap + 3 * r + k;
-            for (i = 0; i < n; i++) tap[i] = p[i] > best[i] || p[i] != p[i] ? this_tap : tap[i];
-            for (i = 0; i < n; i++) best[i] = p[i] > best[i] || p[i] != p[i] ? p[i] : best[i];
-        }
-    }
-    for (i = 0; i < n; i++) y[i] = best[i];
-    if (argmax != NULL)
-        for (i = 0; i < n; i++) argmax[i] = (uint8_t)tap[i];
-}
-
-/* One output row: index = image * out_height + row. */
-static void qnet__maxpool_forward_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
-    size_t image = index / pool->out_height, oy = index % pool->out_height, n = pool->channels;
-    size_t top = oy > 0 ? 2 * oy - 1 : 0, bottom = qnet__min_size(2 * oy + 1, pool->height - 1);
-    size_t ox, c;
-    QNET__UNUSED(worker);
-    for (ox = 0; ox < pool->out_width; ox++) {
-        size_t left = ox > 0 ? 2 * ox - 1 : 0, right = qnet__min_size(2 * ox + 1, pool->width - 1);
-        const qnet_real *x = pool->x + ((image * pool->height + top) * pool->width + left) * n;
-        int rows = (int)(bottom - top) + 1, columns = (int)(right - left) + 1;
-        int tap = (oy > 0 ? 0 : 3) + (ox > 0 ? 0 : 1);
-        size_t at = (index * pool->out_width + ox) * n;
-        uint8_t *argmax = pool->argmax != NULL ? pool->argmax + at : NULL;
-        QNET__BLOCKS(c, n, width,
-                     qnet__maxpool_window(width, x + c, pool->width * n, n, rows, columns, tap,
-                                          pool->y + at + c, argmax != NULL ? argmax + c : NULL));
-    }
-}
-
-/* The twin: every output by itself over the nine taps. */
+/* The twin: every output by itself over the nine taps. The window is clipped to the image, which is
+   what padding with -infinity means. A later tap wins only if it is larger, or NaN. */
 static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
 {
     size_t n = pool->channels, b, oy, ox, c, at = 0;
@@ -6219,14 +6182,91 @@ static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
             size_t iy = 2 * oy + (size_t)(tap / 3), ix = 2 * ox + (size_t)(tap % 3); /* plus 1 */
             qnet_real v;
             if (iy < 1 || iy > pool->height || ix < 1 || ix > pool->width) continue;
-            v = pool->x[((b * pool->height + iy - 1) * pool->width + ix - 1) * n + c];
+            v = qnet__source_ref(&pool->x,
+                                 ((b * pool->height + iy - 1) * pool->width + ix - 1) * n + c, c);
             if (winner < 0 || v > best || v != v) {
                 best = v;
                 winner = tap;
             }
         }
+        if (pool->x.kind != QNET__SOURCE_PLAIN && best <= 0) winner = QNET__MAXPOOL_NONE;
         pool->y[at] = best;
         if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
+    }
+}
+
+/* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
+static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
+{
+    size_t n = pool->channels, b, oy, ox, c, at = 0;
+    size_t count = batch * pool->height * pool->width * n;
+    for (c = 0; c < count; c++) pool->dx[c] = 0;
+    for (b = 0; b < batch; b++)
+    for (oy = 0; oy < pool->out_height; oy++)
+    for (ox = 0; ox < pool->out_width; ox++)
+    for (c = 0; c < n; c++, at++) {
+        size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
+        if (pool->winner[at] == QNET__MAXPOOL_NONE) continue;
+        pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
+    }
+}
+
+/* v[n] = what the source makes of x. */
+QNET__INLINE void qnet__maxpool_get(int n, const qnet__source *s, const qnet__source_kind kind,
+                                    size_t c, const qnet_real *x, qnet_real *v)
+{
+    int i;
+    for (i = 0; i < n; i++) v[i] = x[i];
+    if (kind == QNET__SOURCE_PLAIN) return;
+    for (i = 0; i < n; i++) v[i] = (x[i] - s->mean[c + (size_t)i]) * s->scale[c + (size_t)i] +
+                                   s->beta[c + (size_t)i];
+    for (i = 0; i < n; i++) v[i] = v[i] < 0 ? 0 : v[i];
+}
+
+/* n channels from c of one output, whose window has rows x columns taps, the first of them number
+   first_tap, at pixel `pixel`; they go to `at`. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__source_kind kind, size_t pixel, int rows,
+                                       int columns, int first_tap, size_t c, size_t at)
+{
+    qnet_real best[QNET__WIDTH], v[QNET__WIDTH];
+    int tap[QNET__WIDTH], i, r, k;
+    for (i = 0; i < n; i++) tap[i] = first_tap;
+    for (r = 0; r < rows; r++) {
+        for (k = 0; k < columns; k++) {
+            const size_t from = pixel + (size_t)r * pool->width + (size_t)k;
+            const int this_tap = first_tap + 3 * r + k;
+            qnet__maxpool_get(n, &pool->x, kind, c, pool->x.x + from * pool->channels + c, v);
+            if (r == 0 && k == 0) {
+                for (i = 0; i < n; i++) best[i] = v[i];
+                continue;
+            }
+            for (i = 0; i < n; i++) tap[i] = v[i] > best[i] || v[i] != v[i] ? this_tap : tap[i];
+            for (i = 0; i < n; i++) best[i] = v[i] > best[i] || v[i] != v[i] ? v[i] : best[i];
+        }
+    }
+    if (kind != QNET__SOURCE_PLAIN)
+        for (i = 0; i < n; i++) tap[i] = best[i] <= 0 ? QNET__MAXPOOL_NONE : tap[i];
+    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = best[i];
+    if (pool->argmax != NULL)
+        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)tap[i];
+}
+
+/* One output row: index = image * out_height + row. */
+QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool, const qnet__source_kind kind,
+                                            size_t index)
+{
+    size_t image = index / pool->out_height, oy = index % pool->out_height, n = pool->channels;
+    size_t top = oy > 0 ? 2 * oy - 1 : 0, bottom = qnet__min_size(2 * oy + 1, pool->height - 1);
+    size_t ox, c;
+    for (ox = 0; ox < pool->out_width; ox++) {
+        size_t left = ox > 0 ? 2 * ox - 1 : 0, right = qnet__min_size(2 * ox + 1, pool->width - 1);
+        size_t pixel = (image * pool->height + top) * pool->width + left;
+        size_t at = (index * pool->out_width + ox) * n;
+        int rows = (int)(bottom - top) + 1, columns = (int)(right - left) + 1;
+        int tap = (oy > 0 ? 0 : 3) + (ox > 0 ? 0 : 1);
+        QNET__BLOCKS(c, n, width,
+                     qnet__maxpool_window(width, pool, kind, pixel, rows, columns, tap, c, at + c));
     }
 }
 
@@ -6263,29 +6303,64 @@ QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t i
 }
 
 /* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-static void qnet__maxpool_backward_task(void *arg, size_t index, size_t worker)
+QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
 {
-    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    QNET__UNUSED(worker);
     for (ix = 0; ix < pool->width; ix++) {
         qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
         QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
     }
 }
 
-/* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
-static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
+#define QNET__DEFINE_MAXPOOL(name, target)                                                        \
+    target static void name(const qnet__maxpool *pool, size_t index)                              \
+    {                                                                                             \
+        if (pool->dx != NULL)                                                                     \
+            qnet__maxpool_backward_row(pool, index);                                              \
+        else if (pool->x.kind == QNET__SOURCE_PLAIN)                                              \
+            qnet__maxpool_forward_row(pool, QNET__SOURCE_PLAIN, index);                           \
+        else                                                                                      \
+            qnet__maxpool_forward_row(pool, QNET__SOURCE_NORMALISED, index);                      \
+    }
+
+QNET__DEFINE_MAXPOOL(qnet__maxpool_portable, )
+#if QNET__X86
+QNET__DEFINE_MAXPOOL(qnet__maxpool_avx2, QNET__AVX2)
+QNET__DEFINE_MAXPOOL(qnet__maxpool_avx512, QNET__AVX512)
+#endif
+
+typedef struct qnet__maxpool_call {
+    const qnet__maxpool *pool;
+    void (*run)(const qnet__maxpool *pool, size_t index);
+} qnet__maxpool_call;
+
+static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
-    size_t n = pool->channels, b, oy, ox, c, at = 0;
-    size_t count = batch * pool->height * pool->width * n;
-    for (c = 0; c < count; c++) pool->dx[c] = 0;
-    for (b = 0; b < batch; b++)
-    for (oy = 0; oy < pool->out_height; oy++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < n; c++, at++) {
-        size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
-        pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
+    const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
+    QNET__UNUSED(worker);
+    call->run(call->pool, index);
+}
+
+/* Forward, or backward where there is a dx. */
+static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size_t batch)
+{
+    qnet__maxpool_call call;
+    call.pool = pool;
+    call.run = qnet__maxpool_portable;
+#if QNET__X86
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
+        call.run = qnet__maxpool_avx512;
+    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
+        call.run = qnet__maxpool_avx2;
+    }
+#endif
+    if (!QNET__TWINS_ONLY) {
+        qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
+                       qnet__maxpool_task, &call);
+    } else if (pool->dx != NULL) {
+        qnet__maxpool_backward_ref(pool, batch);
+    } else {
+        qnet__maxpool_forward_ref(pool, batch);
     }
 }
 
@@ -6321,13 +6396,10 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     qnet__maxpool pool;
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_forward", batch, height, width, channels,
                                  x && y, &pool));
-    pool.x = x;
+    pool.x = qnet__source_plain(x);
     pool.y = y;
     pool.argmax = argmax;
-    if (QNET__TWINS_ONLY)
-        qnet__maxpool_forward_ref(&pool, (size_t)batch);
-    else
-        qnet__parallel(ctx, (size_t)batch * pool.out_height, qnet__maxpool_forward_task, &pool);
+    qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
 
@@ -6342,10 +6414,7 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     pool.winner = argmax;
     pool.dy = dy;
     pool.dx = dx;
-    if (QNET__TWINS_ONLY)
-        qnet__maxpool_backward_ref(&pool, (size_t)batch);
-    else
-        qnet__parallel(ctx, (size_t)batch * pool.height, qnet__maxpool_backward_task, &pool);
+    qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
 
@@ -8509,28 +8578,33 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     return QNET_OK;
 }
 
-/* The stem, its norm and ReLU, and pooling, from x to r->pool. Who won matters to a backward pass
-   only. */
+/* The stem, its norm and ReLU, and pooling, from x to r->pool. In training, pooling itself
+   normalises what it reads, and keeps who won. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
                                      const qnet_real *x)
 {
     qnet__unit *stem = &r->unit[0];
-    const qnet_real *out = stem->pre;
+    const qnet__source source = qnet__source_plain(x);
+    qnet__maxpool pool;
 
+    QNET__TRY(qnet__maxpool_plan(r->net.ctx, "resnet forward", batch,
+                                 qnet_conv2d_out_height(&stem->conv),
+                                 qnet_conv2d_out_width(&stem->conv), 64, 1, &pool));
     if (train) {
-        const qnet__source source = qnet__source_plain(x);
-        qnet__source normalised;
         QNET__TRY(qnet__unit_train(r, stem, batch, &source));
-        normalised = qnet__unit_normalised(stem);
-        out = qnet__source_map(r->net.ctx, &normalised, qnet__unit_count(stem, batch) / 64, 64,
-                               stem->out);
-        qnet__unit_trace(r, stem, batch, "", stem->out_name, out);
+        pool.x = qnet__unit_normalised(stem);
+        pool.argmax = r->argmax;
+        if (r->net.ctx->hooks.trace.tensor != NULL) {
+            qnet__unit_trace(r, stem, batch, "", stem->out_name,
+                             qnet__source_map(r->net.ctx, &pool.x,
+                                              qnet__unit_count(stem, batch) / 64, 64, stem->out));
+        }
     } else {
         QNET__TRY(qnet__unit_infer(r, stem, batch, x, NULL, stem->pre));
+        pool.x = qnet__source_plain(stem->pre);
     }
-    QNET__TRY(qnet_maxpool_forward(r->net.ctx, batch, qnet_conv2d_out_height(&stem->conv),
-                                   qnet_conv2d_out_width(&stem->conv), 64, out, r->pool,
-                                   train ? r->argmax : NULL));
+    pool.y = r->pool;
+    qnet__maxpool_run(r->net.ctx, &pool, (size_t)batch);
     qnet__trace(r->net.ctx, "maxpool", r->pool, 4, (size_t)batch, (size_t)r->pool_h,
                 (size_t)r->pool_w, 64);
     return QNET_OK;
@@ -8714,8 +8788,8 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
     return QNET_OK;
 }
 
-/* From the gradient r->dpool of the pooled map to the stem's. A pixel of pool is the ReLU of the
-   pixel that won, so the ReLU's mask is taken there. */
+/* From the gradient r->dpool of the pooled map to the stem's. The mask of the ReLU is in r->argmax:
+   where it cut the maximum, nobody has won. */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
 {
     qnet__unit *stem = &r->unit[0];
@@ -8726,10 +8800,8 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, 
     qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
                 (size_t)r->pool_w, 64);
     /* Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
-    qnet_relu_backward((size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w * 64, r->pool,
-                       r->dpool, r->dfirst);
     QNET__TRY(qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
-                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dfirst,
+                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpool,
                                     r->stem_grad));
     conv.batch = batch;
     QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &again, NULL,

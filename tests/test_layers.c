@@ -443,21 +443,32 @@ static void maxpool_by_hand(void)
 static void maxpool_against_twins(void)
 {
     static const int sizes[][4] = { { 1, 1, 1, 1 }, { 2, 2, 5, 33 }, { 1, 5, 2, 3 }, { 2, 7, 8, 64 },
-                                    { 1, 8, 7, 70 }, { 3, 1, 9, 31 } };
+                                    { 1, 8, 7, 70 }, { 3, 1, 9, 31 }, { 1, 9, 6, 16 }, { 2, 3, 1, 48 } };
     qnet_context *ctx = make_context(NULL);
     size_t s, i;
+    int normalised;
+    for (normalised = 0; normalised < 2; normalised++)
     for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
         int batch = sizes[s][0], h = sizes[s][1], w = sizes[s][2], c = sizes[s][3];
         size_t in = (size_t)batch * (size_t)h * (size_t)w * (size_t)c;
         size_t out = (size_t)batch * (size_t)((h - 1) / 2 + 1) * (size_t)((w - 1) / 2 + 1) * (size_t)c;
         qnet_real *x = random_block(in, s), *dy = random_block(out, 50 + s), *y = random_block(out, 1);
+        qnet_real *mean = random_block((size_t)c, 5), *beta = random_block((size_t)c, 6);
         qnet_real *y2 = random_block(out, 2), *dx = random_block(in, 3), *dx2 = random_block(in, 4);
         uint8_t *argmax = (uint8_t *)malloc(out), *argmax2 = (uint8_t *)malloc(out);
         qnet__maxpool pool;
         for (i = 0; i < in; i++) if (x[i] < 0) x[i] = 0; /* many equals, as after a ReLU */
         CHECK_OK(ctx, qnet__maxpool_plan(ctx, "test", batch, h, w, c, 1, &pool));
-        CHECK_OK(ctx, qnet_maxpool_forward(ctx, batch, h, w, c, x, y, argmax));
-        pool.x = x;
+        pool.x = qnet__source_plain(x);
+        if (normalised) { /* of norm and ReLU, as after the stem: about half are cut */
+            pool.x.kind = QNET__SOURCE_NORMALISED;
+            pool.x.mean = mean, pool.x.scale = dy, pool.x.beta = beta;
+            pool.y = y;
+            pool.argmax = argmax;
+            qnet__maxpool_run(ctx, &pool, (size_t)batch);
+        } else {
+            CHECK_OK(ctx, qnet_maxpool_forward(ctx, batch, h, w, c, x, y, argmax));
+        }
         pool.y = y2;
         pool.argmax = argmax2;
         qnet__maxpool_forward_ref(&pool, (size_t)batch);
@@ -469,7 +480,10 @@ static void maxpool_against_twins(void)
         pool.dx = dx2;
         qnet__maxpool_backward_ref(&pool, (size_t)batch);
         CHECK(largest_difference(dx, dx2, in) < NEAR);
+        if (normalised)
+            for (i = 0; i < out; i++) CHECK((argmax[i] == QNET__MAXPOOL_NONE) == (y[i] == 0));
         free(x); free(dy); free(y); free(y2); free(dx); free(dx2); free(argmax); free(argmax2);
+        free(mean); free(beta);
     }
     qnet_context_destroy(ctx);
 }
