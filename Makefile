@@ -9,6 +9,7 @@
 #   make golden   makes the numbers in tests/golden anew, where Python and R are
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-arm the kernels for 64-bit ARM, cross-compiled and run by qemu
 #   make clean
 
 CC ?= cc
@@ -18,6 +19,8 @@ CXXFLAGS ?= -O2
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
 C99 = -std=c99 $(WARN) -Wc++-compat
 CXX11 = -std=c++11 $(WARN)
+# QNET_CPU=scalar|avx2|avx512|neon in the environment picks the kernels of tests and benchmarks.
+CHOICE = -D'QNET_CPU_CHOICE=getenv("QNET_CPU")'
 OPENMP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-openmp-$$$$.c; \
     $(CC) -fopenmp /tmp/qnet-openmp-$$$$.c -o /tmp/qnet-openmp-$$$$ 2>/dev/null && echo -fopenmp; \
     rm -f /tmp/qnet-openmp-$$$$.c /tmp/qnet-openmp-$$$$)
@@ -34,7 +37,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: parity-python all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build
+.PHONY: parity-python all examples demo paper test test-sanitize test-arm parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -89,7 +92,7 @@ $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
 
 EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
@@ -100,16 +103,34 @@ $(BUILD)/tests/test_trace: examples/trace.c
 $(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
 
 $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
 
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+# The kernels for 64-bit ARM, cross-compiled and run by qemu-user: the rooms that have such code, and a network.
+ARM_CC ?= aarch64-linux-gnu-gcc
+ARM_RUN ?= qemu-aarch64
+ARM_TESTS = $(patsubst %,$(BUILD)/arm/test_%,foundation gemm conv fuse layers lstm optim scan resnet)
+
+test-arm:
+	@command -v $(ARM_CC) > /dev/null && command -v $(ARM_RUN) > /dev/null || \
+	    { echo "make test-arm: needs $(ARM_CC) and $(ARM_RUN) (Debian: gcc-aarch64-linux-gnu, qemu-user)"; exit 1; }
+	@$(MAKE) --no-print-directory -j$(JOBS) $(ARM_TESTS)
+	@failed=; for test in $(ARM_TESTS); do \
+	    $(ARM_RUN) $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
+	done; test -z "$$failed"
+
+$(BUILD)/arm/%: tests/%.c qnet.h tests/test.h
+	@mkdir -p $(BUILD)/arm
+	@echo "  $@"
+	@$(ARM_CC) $(C99) $(CFLAGS) $(CHOICE) -static -I. -Iexamples -o $@ $< -lm
 
 # ---- Comparison with other software ---------------------------------------------------------------
 
@@ -162,13 +183,13 @@ bench: $(BUILD)/bench
 $(BUILD)/bench $(BUILD)/ours: $(BUILD)/%: bench/%.c bench/machine.h tests/golden/formula.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(OPENMP) -I. -o $@ $< -lm
 
 # Where libopenblas-dev is: build/bench-openblas --blas shows every row with either matrix product.
 $(BUILD)/bench-openblas: bench/bench.c bench/machine.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DBENCH_OPENBLAS -I. -o $@ $< -lopenblas -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(OPENMP) -DBENCH_OPENBLAS -I. -o $@ $< -lopenblas -lm
 
 # Side by side with PyTorch, ONNX Runtime, Albumentations, scikit-learn and pROC, in a virtual
 # environment of their own. PEERS="--only train_64_b64 --rounds 3": bench/peers.py --help

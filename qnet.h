@@ -81,7 +81,9 @@
        QNET_STATIC            everything private to this file
        QNET_NO_STDIO          no file access by path; memory and callbacks stay
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
-       QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512
+       QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
+       QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
+                              kernels that AUTO picks, unless NULL; for tests and measurements
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
@@ -330,7 +332,13 @@ typedef struct qnet_weights_reader {
 
 /* Which kernels to use. AUTO asks CPUID and the operating system; a choice that the machine does
    not have is an error of qnet_context_create. SCALAR is plain C that any compiler takes. */
-typedef enum qnet_cpu { QNET_CPU_AUTO, QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512 } qnet_cpu;
+typedef enum qnet_cpu {
+    QNET_CPU_AUTO,
+    QNET_CPU_SCALAR,
+    QNET_CPU_AVX2,
+    QNET_CPU_AVX512,
+    QNET_CPU_NEON /* 64-bit ARM */
+} qnet_cpu;
 
 typedef struct qnet_hooks {
     qnet_allocator allocator;
@@ -360,7 +368,7 @@ QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx);
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress);
 QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace);
 
-/* "scalar", "avx2", "avx512": the kernels this context uses. */
+/* "scalar", "avx2", "avx512", "neon": the kernels this context uses. */
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu);
 /* The reverse, "auto" included; QNET_ERROR_ARGUMENT for any other name. */
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
@@ -1452,6 +1460,14 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #define QNET__X86 0
 #endif
 
+/* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
+    !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
+#define QNET__NEON 1
+#else
+#define QNET__NEON 0
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
 #define QNET__PRINTF(text, first) __attribute__((format(printf, text, first)))
@@ -1815,15 +1831,31 @@ static qnet_cpu qnet__detect_cpu(void)
     }
     return QNET_CPU_AVX512;
 #else
-    return QNET_CPU_SCALAR;
+    return QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR;
 #endif
+}
+
+/* What was asked for, if this machine has it; else AUTO. */
+static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
+{
+    const qnet_cpu best = qnet__detect_cpu();
+#ifdef QNET_CPU_CHOICE
+    const char *choice = QNET_CPU_CHOICE;
+    if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK) {
+        return QNET_CPU_AUTO;
+    }
+#endif
+    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR) {
+        return wanted == QNET_CPU_AUTO ? best : wanted;
+    }
+    return wanted == QNET_CPU_AVX2 && best == QNET_CPU_AVX512 ? wanted : QNET_CPU_AUTO;
 }
 
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
 {
     qnet_context *ctx;
     qnet_hooks h;
-    qnet_cpu best = qnet__detect_cpu();
+    qnet_cpu cpu;
     if (out == NULL) {
         return QNET_ERROR_ARGUMENT;
     }
@@ -1831,8 +1863,9 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     if (hooks != NULL) {
         h = *hooks;
     }
+    cpu = qnet__choose_cpu(h.cpu);
     if ((h.allocator.alloc == NULL) != (h.allocator.free == NULL) || h.threads < 0 ||
-        h.threads > 4096 || h.cpu < QNET_CPU_AUTO || h.cpu > best) {
+        h.threads > 4096 || cpu == QNET_CPU_AUTO) {
         return QNET_ERROR_ARGUMENT;
     }
     if (h.parallel.run != NULL && h.parallel.run != qnet__default_run &&
@@ -1867,7 +1900,7 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
 #endif
     }
     ctx->hooks = h;
-    ctx->cpu = h.cpu == QNET_CPU_AUTO ? best : h.cpu;
+    ctx->cpu = cpu;
     *out = ctx;
     return QNET_OK;
 }
@@ -1907,6 +1940,7 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
     case QNET_CPU_SCALAR: return "scalar";
     case QNET_CPU_AVX2: return "avx2";
     case QNET_CPU_AVX512: return "avx512";
+    case QNET_CPU_NEON: return "neon";
     }
     return "unknown";
 }
@@ -1917,7 +1951,7 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
     if (name == NULL || out == NULL) {
         return QNET_ERROR_ARGUMENT;
     }
-    for (i = QNET_CPU_AUTO; i <= QNET_CPU_AVX512; i++) {
+    for (i = QNET_CPU_AUTO; i <= QNET_CPU_NEON; i++) {
         if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) == 0) {
             *out = (qnet_cpu)i;
             return QNET_OK;
@@ -2823,7 +2857,8 @@ typedef struct qnet__tile {
    so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with
    a shorter one: its errors are then about those of PyTorch's direct form (test_parity). */
 #define QNET__CHAIN_DIRECT 64
-#define QNET__CHAIN_WINOGRAD 32
+#define QNET__CHAIN_WINOGRAD 16
+#define QNET__CHAIN_WINOGRAD_WEIGHTS 32 /* the sums are longer: over all tiles */
 
 /* The micro-kernel, written once. `rows` and `wide` are constants after inlining, so that the loops
    over m and n unroll and acc lives in registers. Per k: `wide` loads of b, and per row one
@@ -2906,6 +2941,19 @@ QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_setzero_ps,
                   _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps)
 QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_setzero_ps, _mm256_loadu_ps,
                   _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps)
+#elif QNET__NEON
+QNET__INLINE float32x4_t qnet__neon_zero(void)
+{
+    return vdupq_n_f32(0);
+}
+
+QNET__INLINE float32x4_t qnet__neon_multiply_add(float32x4_t x, float32x4_t y, float32x4_t z)
+{
+    return vfmaq_f32(z, x, y);
+}
+
+QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, qnet__neon_zero, vld1q_f32, vst1q_f32,
+                  vdupq_n_f32, qnet__neon_multiply_add, vaddq_f32)
 #endif
 
 /* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
@@ -2975,6 +3023,9 @@ static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
     case QNET_CPU_AVX2: return avx2;
     default: return portable;
     }
+#elif QNET__NEON
+    static const qnet__kernel neon = {16, qnet__tile_neon};
+    return qnet_context_cpu(ctx) == QNET_CPU_NEON ? neon : portable;
 #else
     QNET__UNUSED(ctx);
     return portable;
@@ -4361,6 +4412,9 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->tiles = s->batch * p->tiles_y * p->tiles_x;
     p->block = p->src_c <= 64 ? 24 : 48;
     p->blocks = (p->tiles - 1) / p->block + 1;
+    p->block = (p->tiles - 1) / p->blocks + 1; /* all alike, and whole tiles of rows */
+    p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
+    p->blocks = (p->tiles - 1) / p->block + 1;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + QNET__TILE_ROWS) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
@@ -4457,7 +4511,7 @@ static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
         a[i] = p->v + k * p->v_plane + first + i;
         c[i] = p->du + (k * p->src_c + first + i) * p->dst_c;
     }
-    qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD, QNET__WINOGRAD_CHANNELS,
+    qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_CHANNELS,
                         (size_t)p->dst_c, (size_t)(p->round_last - p->round_first), a,
                         (size_t)p->v_row, p->d + k * p->d_plane, (size_t)p->d_row,
                         p->kernel.columns, c, p->round_first > 0);
@@ -4474,7 +4528,7 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
 static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
-    p->round = QNET__WINOGRAD_ROUND / channels;
+    p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
     p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
     p->round = p->round < 16 ? 16 : p->round;
     p->round = p->round < p->tiles ? p->round : p->tiles;
@@ -7448,7 +7502,7 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
     const size_t h_width = qnet__lstm_width(&s->kernel, n);
     const size_t steps = (size_t)job->length[scan[0]];
     qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
-    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of the step's scans */
+    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
     double *db = s->db[index % 2] + g * 4 * n;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
@@ -7745,7 +7799,7 @@ typedef struct qnet__resnet_state {
     qnet_real *logits;    /* [batch][classes] */
     qnet_real *dfeatures; /* [batch][512] */
     qnet_real *dout[QNET__RESBLOCKS]; /* gradient of a block's output */
-    qnet_real *dfirst;    /* of the output of a block's first unit */
+    qnet_real *dfirst[QNET__RESBLOCKS]; /* of the output of a block's first unit */
     qnet_real *dpool;     /* of the pooled map */
     qnet_real *stem_grad; /* of the stem's norm */
     qnet_real *temp[2];   /* for units whose convolution needs a normalised input in memory */
@@ -7961,10 +8015,12 @@ static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
        gradients of block outputs, dout[b]     layer1: over layer2's and layer3's maps
                                                layer2: over layer4's, and in a work region
                                                layers 3 and 4: in the work region
+       gradient inside a block, dfirst[b]      layer1: over layer2's maps, layer2: over layer3's,
+                                               layers 3 and 4: in the work region
        gradient of the pooled map              over layer3's maps
 
    The stem's output is computed again in the backward pass: 2 % of the work for a fifth of the
-   memory. The work region also holds, at its start, the gradient inside a block. */
+   memory. */
 static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
                                        qnet__resnet_state *r)
 {
@@ -8000,17 +8056,20 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
     r->unit[0].pre = region;
     r->unit[0].out = r->stem_grad = region != NULL ? region + stem : NULL;
 
-    work = qnet__max_size(qnet__max_size(size[1], 2 * size[2]),
-                          3 * qnet__max_size(size[3], size[4]));
+    /* Layers 2 and 3 have six maps each: room for size[1], of dout or dpool, and dfirst behind it,
+       as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. */
+    work = qnet__max_size(size[2], 3 * qnet__max_size(size[3], size[4]));
     w = (qnet_real *)qnet__take(arena, work, real);
-    r->dfirst = w;
     if (w != NULL) {
         const size_t small = qnet__max_size(size[3], size[4]);
         for (b = 4; b < 8; b++) {
+            r->dfirst[b] = w;
             r->dout[b] = w + (b % 2 == 0 ? small : 2 * small);
         }
+        r->dfirst[0] = r->dfirst[1] = layer[2] + size[1];
+        r->dfirst[2] = r->dfirst[3] = layer[3] + size[1];
         r->dout[3] = layer[4];
-        r->dout[2] = w + size[2];
+        r->dout[2] = w;
         r->dout[1] = layer[3];
         r->dout[0] = layer[2];
         r->dpool = layer[3];
@@ -8748,7 +8807,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
     qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
     const qnet__source x = qnet__source_plain(map), middle = qnet__unit_normalised(first);
     const qnet__source gradient = qnet__source_plain(dout);
-    qnet__sink dfirst = qnet__unit_dnorm(r, first, r->dfirst), dmap = r->sums;
+    qnet__sink dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(pre1)))) + ...; the mask is that of the inner ReLU. */
     dfirst.scale = first->scale, dfirst.beta = first->beta;
@@ -8766,7 +8825,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = dout;
-        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst, r->dfirst, &dmap, 0));
+        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst[b], r->dfirst[b], &dmap, 0));
     } else {
         /* Forward: residual = norm(conv(x)). */
         qnet__unit *shortcut = &r->unit[block->shortcut];
@@ -8774,7 +8833,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
         const size_t in = (size_t)first->conv.in_channels;
         qnet__sink sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__sink_plain(dx);
         qnet__source both;
-        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst, r->dfirst, &plain, 0));
+        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst[b], r->dfirst[b], &plain, 0));
         qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
         qnet__unit_gradient(r, shortcut, batch, &sums);
         QNET__TRY(qnet__unit_backward(r, shortcut, batch, &x, dout, dout, &plain, 1));

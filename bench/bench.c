@@ -55,7 +55,7 @@ static const char usage[] =
     "  --threads N    threads (default: all that OpenMP offers)\n"
     "  --batch N      images in a batch (default 64; layers use a quarter of it)\n"
     "  --repeats N    runs of each row after one that warms up (default 5)\n"
-    "  --cpu NAME     kernels: auto, scalar, avx2, avx512 ... as the library names them\n"
+    "  --cpu NAME     kernels: auto, scalar, avx2, avx512, neon\n"
     "  --layers       the layers only\n"
     "  --network      the whole steps only\n"
     "  --scaling      one training step with 1, 2, 4 ... threads up to --threads, and no more\n"

@@ -54,8 +54,8 @@ static const char help[] =
     "  --center X,Y        without a mask: centre of the crop in mm (x right, y front)\n"
     "  --derivatives NAME  folder under derivatives/ that holds the maps (default: found)\n"
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
-    "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512 "
-    "(auto)\n"
+    "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
+    "                                             neon (auto)\n"
     "  --shuffle-labels    control: labels permuted over subjects, every AUC must fall to about "
     ".5\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
@@ -156,7 +156,7 @@ static int option_with_value(options *o, const char *name, const char *value)
         crop->box_explicit = 1;
     } else if (strcmp(name, "--cpu") == 0) {
         if (qnet_cpu_parse(value, &o->hooks.cpu) != QNET_OK)
-            return fail(name, value, "auto, scalar, avx2 or avx512");
+            return fail(name, value, "auto, scalar, avx2, avx512 or neon");
     } else {
         return fail(name, "", "a known option");
     }

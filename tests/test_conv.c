@@ -213,7 +213,7 @@ static void test_against_twins(void)
     };
     int cpu, kernel, stride, padding;
     size_t i;
-    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu, NULL);
         if (ctx == NULL) continue;
         for (kernel = 1; kernel <= 7; kernel++)

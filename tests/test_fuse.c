@@ -126,7 +126,7 @@ static void test_passes(void)
     static const size_t rows[] = {1, 15, 700, 1537};
     int cpu, form;
     size_t i;
-    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu);
         for (i = 0; ctx != NULL && i < 4; i++) {
             data d = make_data(rows[i]);
@@ -193,7 +193,7 @@ static void test_convolutions(void)
     static const qnet_conv2d shapes[] = {{3, 14, 13, 64, 64, 3, 1, 1}, {7, 56, 21, 64, 64, 3, 1, 1}};
     int cpu, form, backward;
     size_t i;
-    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu);
         for (i = 0; ctx != NULL && i < 2; i++) {
             const qnet_conv2d s = shapes[i];

@@ -167,7 +167,7 @@ static void test_against_twin(void)
     static const size_t depths[] = {1, 2, 17, 300};
     int cpu, trans;
     size_t i, j, l;
-    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_AVX512; cpu++) {
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu, NULL);
         if (ctx == NULL) continue;
         for (trans = 0; trans < 4; trans++)

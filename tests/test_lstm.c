@@ -289,10 +289,10 @@ static void layer_against_its_twins(void)
 {
     static const int sizes[][4] = { { 1, 1, 1, 1 }, { 3, 5, 7, 9 }, { 5, 4, 33, 17 }, { 2, 24, 40, 32 },
                                     { 17, 3, 5, 13 }, { 30, 2, 64, 24 }, { 29, 20, 3, 8 } };
-    static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512 };
+    static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512, QNET_CPU_NEON };
     size_t s, k;
     int b, d, length[30];
-    for (k = 0; k < 3; k++) {
+    for (k = 0; k < 4; k++) {
         qnet_context *ctx = make_context(NULL, cpus[k]);
         if (ctx == NULL) continue; /* not on this machine */
         for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
@@ -371,7 +371,7 @@ static void fast_gates(void)
 static void rows_of_every_kernel(void)
 {
     enum { N = 37 };
-    static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512 };
+    static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512, QNET_CPU_NEON };
     qnet_real zero[4 * N], pre[4 * N], gates[4 * N], before[N], cell[N], cell_tanh[N], h[N], next[N];
     double worst;
     size_t k, j, q;
@@ -382,7 +382,7 @@ static void rows_of_every_kernel(void)
     pre[N + 4] = -1000;
     pre[2 * N + 5] = (qnet_real)INFINITY;
     pre[3 * N + 6] = (qnet_real)NAN;
-    for (k = 0; k < 3; k++) {
+    for (k = 0; k < 4; k++) {
         qnet_context *ctx = make_context(NULL, cpus[k]);
         if (ctx == NULL) continue;
         memcpy(gates, pre, sizeof gates);
