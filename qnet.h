@@ -87,6 +87,9 @@
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
+   QNET_REAL, QNET_STATIC and QNET_NO_STDIO change declarations: define them wherever the header is
+   included. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
+
    MEMORY
 
    All of it comes from the allocator hook of the context, and goes back with the size it was asked
@@ -110,7 +113,7 @@
    threads, any parallel hook, and after any stop-and-resume. Work is split by shape, never by
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
-   sample). Different kernels (scalar, AVX2, AVX-512) round differently, and a BLAS hook keeps
+   sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS hook keeps
    whatever promise its library makes. -ffast-math is refused.
 
    ERRORS
@@ -5139,7 +5142,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
         if (oy < y_first || oy >= y_last) {
             continue;
         }
-        for (m = 0; m < QNET__TILE_ROWS; m++) { /* row 13 of 3 is never kept, but read */
+        for (m = 0; m < QNET__TILE_ROWS; m++) { /* the last row again: read, never kept */
             a[(ptrdiff_t)segments * QNET__TILE_ROWS + m] =
                 p->x + (y * p->shape.width + x_first * stride + off_x) * in_c +
                 (m < rows ? m : rows - 1);
