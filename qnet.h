@@ -2830,7 +2830,9 @@ static int qnet__parse_number(const char *text, double *out)
 #define QNET__TILE_COLUMNS 64 /* of the widest tile */
 
 typedef struct qnet__tile {
-    const qnet_real *const *a; /* [segments][QNET__TILE_ROWS] */
+    const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
+    size_t a_rows;
+    const qnet_real *ahead;    /* of what is read soon, a cache line per k is asked for */
     const qnet_real *const *b; /* [segments] */
     qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
     size_t a_at, a_step, b_at, b_step;
@@ -2839,6 +2841,13 @@ typedef struct qnet__tile {
     int rows;                  /* one of the kernel's sizes */
     int accumulate;            /* 1: adds to what C holds */
 } qnet__tile;
+
+/* Asks for the cache line at an address, which may be anything. */
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__PREFETCH(address) __builtin_prefetch((const void *)(address))
+#else
+#define QNET__PREFETCH(address) (void)(address)
+#endif
 
 #if defined(__clang__)
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
@@ -2873,6 +2882,7 @@ typedef struct qnet__tile {
         const size_t a_step = t->a_step, b_step = t->b_step;                                      \
         vector acc[QNET__TILE_ROWS][wide], bk[wide];                                              \
         size_t s, k, end, chain = 0; /* products in acc */                                        \
+        uintptr_t ahead = (uintptr_t)t->ahead;                                                    \
         int m, n, held = t->accumulate; /* 1: C holds a part of the sum */                        \
         QNET__UNROLL                                                                              \
         for (m = 0; m < rows; m++) {                                                              \
@@ -2882,7 +2892,7 @@ typedef struct qnet__tile {
             }                                                                                     \
         }                                                                                         \
         for (s = 0; s < t->segments; s++) {                                                       \
-            const qnet_real *const *a = t->a + s * QNET__TILE_ROWS;                               \
+            const qnet_real *const *a = t->a + s * t->a_rows;                                     \
             const qnet_real *b = t->b[s] + t->b_at;                                               \
             size_t i = t->a_at;                                                                   \
             for (k = 0; k < t->length; k = end) {                                                 \
@@ -2890,6 +2900,8 @@ typedef struct qnet__tile {
                 chain += end - k;                                                                 \
                 for (; k < end; k++, i += a_step, b += b_step) {                                  \
                     QNET__KEEP_INDEX(i);                                                          \
+                    QNET__PREFETCH(ahead);                                                        \
+                    ahead += 64;                                                                  \
                     QNET__UNROLL                                                                  \
                     for (n = 0; n < wide; n++) {                                                  \
                         bk[n] = load(b + (size_t)n * lanes);                                      \
@@ -3174,6 +3186,7 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     QNET__UNUSED(worker);
     memset(&tile, 0, sizeof tile);
     tile.chain = QNET__CHAIN_DIRECT;
+    tile.ahead = g->b;
     tile.a = a, tile.b = &g->b, tile.c = c;
     tile.a_step = g->a_step, tile.b_step = g->b_step;
     tile.segments = 1, tile.length = g->k;
@@ -3338,6 +3351,10 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
    cache. A multiple of the chains, so that it changes no bits. */
 #define QNET__PIECE ((size_t)64)
 
+/* Numbers that a tile asks for ahead in a piece: with four tiles or more to a piece, the next piece
+   has arrived when its turn comes, even from memory. */
+#define QNET__AHEAD (64 / sizeof(qnet_real) * QNET__PIECE)
+
 /* Some rows times a matrix that is packed once and used often, for callers' own tasks:
        c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
    b: panels b_panel numbers apart, whose rows are b_step apart. A row with c[m] = NULL is not
@@ -3371,6 +3388,8 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                     from[i] = a[row];
                     to[i] = first + i < rows && c[row] != NULL ? c[row] + column : NULL;
                 }
+                tile.ahead = b + tile.b_at + tile.length * b_step +
+                             first / QNET__TILE_ROWS * QNET__AHEAD;
                 qnet__run_tile(kernel, &tile, wanted);
             }
         }
@@ -4329,6 +4348,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
                     }
+                    tile.ahead = u + piece * columns + r / QNET__TILE_ROWS * (ptrdiff_t)QNET__AHEAD;
                     p->kernel.run(&tile);
                 }
             }
@@ -4849,7 +4869,8 @@ static int qnet__conv_merges(const qnet_conv2d *s)
            s->kernel * s->kernel * s->in_channels <= QNET__MERGE;
 }
 
-#define QNET__SWEEP_TAPS 32    /* of one pass of the tile; larger kernels add up several passes */
+#define QNET__SWEEP_TAPS 16    /* of one pass of the tile; larger kernels add up several passes */
+#define QNET__SWEEP_ROWS 48    /* pixels that go by while a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
 
 /* The taps of a pass: where each one reads, relative to the pixel under tap (0, 0). */
@@ -4882,7 +4903,7 @@ static int qnet__axis_inside(const qnet__axis *a, ptrdiff_t at)
     return at >= 0 && at < a->src && end >= 0 && end < a->src;
 }
 
-/* a[s * QNET__TILE_ROWS]: the source pixel under each tap of output pixel (i, j) of image n, zeros
+/* a[s * QNET__SWEEP_ROWS]: the source pixel under each tap of output pixel (i, j) of image n, zeros
    outside. Merged kernel rows that cross the border are put together in border[]. */
 static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t n,
                               ptrdiff_t i, ptrdiff_t j, const qnet_real **a, qnet_real *border)
@@ -4895,20 +4916,20 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     ptrdiff_t s, v;
     if (inside_x && qnet__axis_inside(&p->y, y)) {
         for (s = 0; s < taps->count; s++) {
-            a[s * QNET__TILE_ROWS] = image + (at + taps->offset[s]);
+            a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
         }
         return;
     }
     for (s = 0; s < taps->count; s++) {
         const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s];
         if (ty < 0 || ty >= p->y.src) {
-            a[s * QNET__TILE_ROWS] = p->zeros;
+            a[s * QNET__SWEEP_ROWS] = p->zeros;
         } else if (inside_x || (!p->merged && tx >= 0 && tx < p->x.src)) {
-            a[s * QNET__TILE_ROWS] = image + (at + taps->offset[s]);
+            a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
         } else if (!p->merged) {
-            a[s * QNET__TILE_ROWS] = p->zeros;
+            a[s * QNET__SWEEP_ROWS] = p->zeros;
         } else {
-            a[s * QNET__TILE_ROWS] = border;
+            a[s * QNET__SWEEP_ROWS] = border;
             for (v = 0; v < p->x.taps; v++, border += p->src_c) {
                 const int inside = x + v >= 0 && x + v < p->x.src;
                 memcpy(border, inside ? image + (at + taps->offset[s] + v * p->src_c) : p->zeros,
@@ -4918,40 +4939,40 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     }
 }
 
-/* One pass over the pixels begin .. end - 1 and the panels of a task. */
+/* One pass over the pixels begin .. end - 1 and the panels of a task, a block of pixels at a time:
+   piece by piece of the weights, all of the block. Merged kernel rows are few and short: there all
+   of them are one piece, and a block is a tile. */
 static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
                              ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
 {
-    const size_t columns = p->kernel.columns;
+    const size_t columns = p->kernel.columns, segments = (size_t)taps->count;
     const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
-    const qnet_real *a[QNET__SWEEP_TAPS * QNET__TILE_ROWS];
+    const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
+    const size_t piece = qnet__min_size(length, QNET__PIECE);
+    const size_t together = p->merged ? segments : QNET__PIECE / piece;
+    const ptrdiff_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
+    const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE];
-    qnet_real *pixel[QNET__TILE_ROWS], *c[QNET__TILE_ROWS];
+    qnet_real *pixel[QNET__SWEEP_ROWS], *c[QNET__TILE_ROWS];
     ptrdiff_t j = begin % p->x.grid, i = begin / p->x.grid % p->y.grid;
-    ptrdiff_t n = begin / p->x.grid / p->y.grid, first;
-    size_t panel;
+    ptrdiff_t n = begin / p->x.grid / p->y.grid, first, row, rows;
+    size_t panel, segment, at;
     qnet__tile tile;
     int m;
-    tile.a = a, tile.b = taps->b, tile.c = c;
-    tile.a_at = 0, tile.a_step = 1, tile.b_step = columns;
-    tile.segments = (size_t)taps->count;
-    tile.length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
-    tile.accumulate = accumulate;
-    tile.chain = QNET__CHAIN_DIRECT;
-    if (tile.length < tile.chain) { /* whole segments, so that the loops over k are of one length */
-        tile.chain -= tile.chain % tile.length;
-    }
-    for (first = begin; first < end; first += QNET__TILE_ROWS) {
-        tile.rows = qnet__tile_size((size_t)(end - first));
-        for (m = 0; m < tile.rows; m++) {
-            qnet__sweep_pixel(p, taps, n, i, j, a + m, border[m]);
-            if (first + m >= end) { /* rows left over repeat the last pixel and are not kept */
-                pixel[m] = NULL;
+    tile.a_rows = QNET__SWEEP_ROWS, tile.c = c;
+    tile.a_step = 1, tile.b_step = columns;
+    tile.chain = QNET__CHAIN_DIRECT / piece * piece;
+    for (first = begin; first < end; first += block) {
+        rows = end - first < block ? end - first : block;
+        for (row = 0; row < rows || row % QNET__TILE_ROWS != 0; row++) {
+            qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
+            if (row >= rows) { /* rows left over repeat the last pixel and are not kept */
+                pixel[row] = NULL;
                 continue;
             }
-            pixel[m] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
-                                 p->x.dst_first + j * p->x.dst_step) * p->dst_c;
-            if (first + m + 1 < end && ++j == p->x.grid) {
+            pixel[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
+                                   p->x.dst_first + j * p->x.dst_step) * p->dst_c;
+            if (first + row + 1 < end && ++j == p->x.grid) {
                 j = 0;
                 if (++i == p->y.grid) {
                     i = 0;
@@ -4960,12 +4981,29 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
             }
         }
         for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * panel_size;
-            for (m = 0; m < tile.rows; m++) {
-                c[m] = pixel[m] == NULL ? NULL : pixel[m] + panel * columns;
+            for (segment = at = 0; segment < segments || segment == 0;) {
+                tile.b = taps->b + segment;
+                tile.segments = qnet__min_size(together, segments - segment);
+                tile.length = qnet__min_size(p->merged ? length : piece, length - at);
+                tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
+                tile.accumulate = accumulate || segment > 0 || at > 0;
+                for (row = 0; row < rows; row += QNET__TILE_ROWS) {
+                    tile.a = a + segment * QNET__SWEEP_ROWS + (size_t)row;
+                    tile.ahead = *tile.b + tile.b_at + tile.length * columns +
+                                 (size_t)(row / QNET__TILE_ROWS) * QNET__AHEAD;
+                    tile.rows = qnet__tile_size((size_t)(rows - row));
+                    for (m = 0; m < tile.rows; m++) {
+                        c[m] = pixel[row + m] == NULL ? NULL : pixel[row + m] + panel * columns;
+                    }
+                    qnet__run_tile(&p->kernel, &tile,
+                                   qnet__min_size((size_t)p->dst_c - panel * columns, columns));
+                }
+                at += tile.length;
+                if (at == length) {
+                    at = 0;
+                    segment += qnet__max_size(tile.segments, 1);
+                }
             }
-            qnet__run_tile(&p->kernel, &tile,
-                           qnet__min_size((size_t)p->dst_c - panel * columns, columns));
         }
     }
 }
@@ -5152,6 +5190,8 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     tile.a = a, tile.b = b, tile.c = c;
     tile.a_step = (size_t)(stride * in_c);
     tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
+    tile.a_rows = QNET__TILE_ROWS;
+    tile.ahead = t->dw;
     tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
     tile.accumulate = accumulate;
     tile.chain = QNET__CHAIN_DIRECT;
