@@ -103,12 +103,12 @@ $(BUILD)/tests/test_trace: examples/trace.c
 $(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
 
 $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
 
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \

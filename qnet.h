@@ -2827,18 +2827,18 @@ static int qnet__parse_number(const char *text, double *out)
    half the loads for a multiply-add (10 for 24, not 16 and some row pointers that find no register
    for 28), which is what counts where two hardware threads share a core. */
 #define QNET__TILE_ROWS 6
-#define QNET__TILE_COLUMNS 64 /* of the widest tile */
+#define QNET__TILE_COLUMNS (QNET__X86 ? 64 : 16) /* of the widest tile */
 
 typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
-    const qnet_real *ahead;    /* of what is read soon, a cache line per k is asked for */
+    uintptr_t ahead;           /* address; the cache lines from there on are asked for, one per k */
     const qnet_real *const *b; /* [segments] */
     qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
     size_t a_at, a_step, b_at, b_step;
     size_t segments, length;
     size_t chain;              /* products in a chain of additions */
-    int rows;                  /* one of the kernel's sizes */
+    int rows;                  /* 6, 4 or 2 */
     int accumulate;            /* 1: adds to what C holds */
 } qnet__tile;
 
@@ -2882,7 +2882,7 @@ typedef struct qnet__tile {
         const size_t a_step = t->a_step, b_step = t->b_step;                                      \
         vector acc[QNET__TILE_ROWS][wide], bk[wide];                                              \
         size_t s, k, end, chain = 0; /* products in acc */                                        \
-        uintptr_t ahead = (uintptr_t)t->ahead;                                                    \
+        uintptr_t ahead = t->ahead;                                                               \
         int m, n, held = t->accumulate; /* 1: C holds a part of the sum */                        \
         QNET__UNROLL                                                                              \
         for (m = 0; m < rows; m++) {                                                              \
@@ -3186,7 +3186,6 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     QNET__UNUSED(worker);
     memset(&tile, 0, sizeof tile);
     tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = g->b;
     tile.a = a, tile.b = &g->b, tile.c = c;
     tile.a_step = g->a_step, tile.b_step = g->b_step;
     tile.segments = 1, tile.length = g->k;
@@ -3348,12 +3347,12 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 }
 
 /* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. A multiple of the chains, so that it changes no bits. */
-#define QNET__PIECE ((size_t)64)
+   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
 
-/* Numbers that a tile asks for ahead in a piece: with four tiles or more to a piece, the next piece
-   has arrived when its turn comes, even from memory. */
-#define QNET__AHEAD (64 / sizeof(qnet_real) * QNET__PIECE)
+/* Bytes that a tile asks for ahead in a piece. With a packed b of 64 columns and four tiles or more
+   to a piece, the next piece has arrived when its turn comes, even from memory. */
+#define QNET__AHEAD (64 * QNET__PIECE)
 
 /* Some rows times a matrix that is packed once and used often, for callers' own tasks:
        c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
@@ -3388,7 +3387,7 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                     from[i] = a[row];
                     to[i] = first + i < rows && c[row] != NULL ? c[row] + column : NULL;
                 }
-                tile.ahead = b + tile.b_at + tile.length * b_step +
+                tile.ahead = (uintptr_t)b + (tile.b_at + tile.length * b_step) * sizeof *b +
                              first / QNET__TILE_ROWS * QNET__AHEAD;
                 qnet__run_tile(kernel, &tile, wanted);
             }
@@ -3406,7 +3405,7 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
 /* Numbers side by side in channels. Compilers with vector types split them into the registers that
    the target has; for others a vector is one number. */
 #if defined(__GNUC__) || defined(__clang__)
-#define QNET__LANE_COUNT 16
+#define QNET__LANE_COUNT (QNET__REAL_IS_DOUBLE ? 8 : 16)
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
 typedef double qnet__wide __attribute__((vector_size(QNET__LANE_COUNT * sizeof(double))));
 #else
@@ -4320,7 +4319,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
 /* m[36][row][group] = sum over ci of v[36][row][ci] * u[36][ci][group] for `count` rows of v. Rows
-   of m beyond them are written too, up to a whole tile of the kernel. A piece of u stays in the
+   of m beyond them are written too, up to whole tiles, as a block is. A piece of u stays in the
    first cache while the rows go by. */
 static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t count,
                                     ptrdiff_t group, qnet_real *m)
@@ -4348,7 +4347,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
                     }
-                    tile.ahead = u + piece * columns + r / QNET__TILE_ROWS * (ptrdiff_t)QNET__AHEAD;
+                    tile.ahead = (uintptr_t)u + (size_t)(piece * columns) * sizeof *u +
+                                 (size_t)(r / QNET__TILE_ROWS) * QNET__AHEAD;
                     p->kernel.run(&tile);
                 }
             }
@@ -4411,7 +4411,7 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
                        (ptrdiff_t)index / strips * QNET__LANE_COUNT, NULL);
 }
 
-/* A block is a small multiple of the tallest tile: v and m of one stay in a second-level cache of
+/* A block is a small multiple of QNET__TILE_ROWS: v and m of one stay in a second-level cache of
    1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
    more, each is a task. With fewer, all workers transform into one v, round by round, and then
    share out the output channels too. */
@@ -4435,12 +4435,11 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->tiles = s->batch * p->tiles_y * p->tiles_x;
     p->block = p->src_c <= 64 ? 24 : 48;
     p->blocks = (p->tiles - 1) / p->block + 1;
-    p->block = (p->tiles - 1) / p->blocks + 1; /* all alike, and whole tiles of rows */
+    p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
-    p->blocks = (p->tiles - 1) / p->block + 1;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
-    p->m_plane = (p->block + QNET__TILE_ROWS) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+    p->m_plane = p->block * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
 /* Takes u, v and m from the arena, which may have no base. */
@@ -4583,7 +4582,7 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, cons
     qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
 }
 
-/* Where Winograd's form is used: at stride 1 with whole vectors of channels, on maps whose tiles
+/* Where Winograd's form is used: at stride 1 with whole groups of 64 channels, on maps whose tiles
    save at least half of the multiplications (36 for a tile against 9 for a pixel), and with enough
    tiles to be worth the transform of the kernels. */
 #define QNET__WINOGRAD_TILES 16
@@ -4956,7 +4955,7 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     qnet_real *pixel[QNET__SWEEP_ROWS], *c[QNET__TILE_ROWS];
     ptrdiff_t j = begin % p->x.grid, i = begin / p->x.grid % p->y.grid;
     ptrdiff_t n = begin / p->x.grid / p->y.grid, first, row, rows;
-    size_t panel, segment, at;
+    size_t panel, segment, at, next; /* next: the piece that follows on this one in the panel */
     qnet__tile tile;
     int m;
     tile.a_rows = QNET__SWEEP_ROWS, tile.c = c;
@@ -4987,9 +4986,12 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
                 tile.length = qnet__min_size(p->merged ? length : piece, length - at);
                 tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
                 tile.accumulate = accumulate || segment > 0 || at > 0;
+                next = tile.segments == 0 ? 0 : (size_t)(taps->b[segment] - p->panels) +
+                                                    tile.segments * tile.length * columns;
                 for (row = 0; row < rows; row += QNET__TILE_ROWS) {
                     tile.a = a + segment * QNET__SWEEP_ROWS + (size_t)row;
-                    tile.ahead = *tile.b + tile.b_at + tile.length * columns +
+                    tile.ahead = (uintptr_t)p->panels +
+                                 (tile.b_at + next) * sizeof(qnet_real) +
                                  (size_t)(row / QNET__TILE_ROWS) * QNET__AHEAD;
                     tile.rows = qnet__tile_size((size_t)(rows - row));
                     for (m = 0; m < tile.rows; m++) {
@@ -5191,7 +5193,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     tile.a_step = (size_t)(stride * in_c);
     tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
     tile.a_rows = QNET__TILE_ROWS;
-    tile.ahead = t->dw;
+    tile.ahead = (uintptr_t)t->dw; /* nothing that would come late */
     tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
     tile.accumulate = accumulate;
     tile.chain = QNET__CHAIN_DIRECT;
@@ -7378,7 +7380,7 @@ static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t l
         memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
 }
 
-/* Rows of gates per task of W x, and of dW and dU. */
+/* Rows of gates per task of W x, and of dW, dU and dx. */
 #define QNET__LSTM_BAND 96
 
 /* How W x is cut: a task is a band of rows times some panels of one direction. */
@@ -8067,7 +8069,7 @@ static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
 static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
                                        qnet__resnet_state *r)
 {
-    size_t real = sizeof(qnet_real), used = 0, total, work, size[5], temp = 0;
+    size_t real = sizeof(qnet_real), used = 0, total, small, size[5], temp = 0;
     size_t stem = qnet__unit_count(&r->unit[0], config->batch);
     size_t pool = (size_t)config->batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
     qnet_real *region, *at, *layer[5], *w;
@@ -8099,12 +8101,11 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
     r->unit[0].pre = region;
     r->unit[0].out = r->stem_grad = region != NULL ? region + stem : NULL;
 
-    /* Layers 2 and 3 have six maps each: room for size[1], of dout or dpool, and dfirst behind it,
-       as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. */
-    work = qnet__max_size(size[2], 3 * qnet__max_size(size[3], size[4]));
-    w = (qnet_real *)qnet__take(arena, work, real);
+    /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
+       it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. */
+    small = qnet__max_size(size[3], size[4]);
+    w = (qnet_real *)qnet__take(arena, 3 * small, real);
     if (w != NULL) {
-        const size_t small = qnet__max_size(size[3], size[4]);
         for (b = 4; b < 8; b++) {
             r->dfirst[b] = w;
             r->dout[b] = w + (b % 2 == 0 ? small : 2 * small);
