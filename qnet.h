@@ -4831,6 +4831,7 @@ typedef struct qnet__sweep {
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
+    int by_place;            /* on a small map: the same place of all images, then the next place */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
@@ -4871,6 +4872,10 @@ static int qnet__conv_merges(const qnet_conv2d *s)
 #define QNET__SWEEP_TAPS 16    /* of one pass of the tile; larger kernels add up several passes */
 #define QNET__SWEEP_ROWS 48    /* pixels that go by while a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
+
+/* On maps of at most this many pixels a good part of the taps is outside. Pixels at the same place
+   of many images have the same ones there, and these are left out: on 2x2 pixels five of nine. */
+#define QNET__SWEEP_PLACES 16
 
 /* The taps of a pass: where each one reads, relative to the pixel under tap (0, 0). */
 typedef struct qnet__taps {
@@ -4938,6 +4943,67 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     }
 }
 
+/* A piece of a panel's weights for all rows of a block, whose outputs are at pixel[row], or NULL.
+   tile->a: the pointers of row 0. */
+static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
+                              qnet_real *const *pixel, ptrdiff_t rows, size_t panel)
+{
+    const size_t column = panel * p->kernel.columns;
+    const size_t wanted = qnet__min_size((size_t)p->dst_c - column, p->kernel.columns);
+    qnet_real *c[QNET__TILE_ROWS];
+    qnet__tile tile = *piece;
+    ptrdiff_t row;
+    int m;
+    tile.c = c;
+    for (row = 0; row < rows; row += QNET__TILE_ROWS) {
+        tile.a = piece->a + row;
+        tile.ahead = piece->ahead + (size_t)(row / QNET__TILE_ROWS) * QNET__AHEAD;
+        tile.rows = qnet__tile_size((size_t)(rows - row));
+        for (m = 0; m < tile.rows; m++) {
+            c[m] = pixel[row + m] == NULL ? NULL : pixel[row + m] + column;
+        }
+        qnet__run_tile(&p->kernel, &tile, wanted);
+    }
+}
+
+/* A block of pixels, one after another from first: their outputs to pixel[], the inputs under the
+   taps to a[tap][row], and used[tap] = 1 unless all of those are zeros. */
+static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t first,
+                              ptrdiff_t rows, const qnet_real **a, qnet_real **pixel,
+                              unsigned char *used, qnet_real (*border)[QNET__MERGE])
+{
+    const ptrdiff_t places = p->y.grid * p->x.grid, batch = p->shape.batch;
+    ptrdiff_t n = p->by_place ? first % batch : first / places;
+    ptrdiff_t place = p->by_place ? first / batch : first % places, row, s;
+    ptrdiff_t i = place / p->x.grid, j = place % p->x.grid;
+    memset(used, !p->by_place, QNET__SWEEP_TAPS);
+    for (row = 0; row < rows || row % QNET__TILE_ROWS != 0; row++) {
+        qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
+        if (row >= rows) { /* rows left over repeat the last pixel and are not kept */
+            pixel[row] = NULL;
+            continue;
+        }
+        for (s = 0; s < taps->count && p->by_place; s++) {
+            used[s] |= a[s * QNET__SWEEP_ROWS + row] != p->zeros;
+        }
+        pixel[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
+                               p->x.dst_first + j * p->x.dst_step) * p->dst_c;
+        if (row + 1 == rows || (p->by_place && ++n < batch)) {
+            continue;
+        }
+        if (++j == p->x.grid) {
+            j = 0;
+            i++;
+        }
+        if (p->by_place) {
+            n = 0;
+        } else if (i == p->y.grid) {
+            i = 0;
+            n++;
+        }
+    }
+}
+
 /* One pass over the pixels begin .. end - 1 and the panels of a task, a block of pixels at a time:
    piece by piece of the weights, all of the block. Merged kernel rows are few and short: there all
    of them are one piece, and a block is a tile. */
@@ -4948,63 +5014,41 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
     const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     const size_t piece = qnet__min_size(length, QNET__PIECE);
-    const size_t together = p->merged ? segments : QNET__PIECE / piece;
+    const size_t together = p->merged ? qnet__max_size(segments, 1) : QNET__PIECE / piece;
     const ptrdiff_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
     const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
-    qnet_real border[QNET__TILE_ROWS][QNET__MERGE];
-    qnet_real *pixel[QNET__SWEEP_ROWS], *c[QNET__TILE_ROWS];
-    ptrdiff_t j = begin % p->x.grid, i = begin / p->x.grid % p->y.grid;
-    ptrdiff_t n = begin / p->x.grid / p->y.grid, first, row, rows;
-    size_t panel, segment, at, next; /* next: the piece that follows on this one in the panel */
+    qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *pixel[QNET__SWEEP_ROWS];
+    unsigned char used[QNET__SWEEP_TAPS];
+    ptrdiff_t first, rows;
+    size_t panel, segment, at;
     qnet__tile tile;
-    int m;
-    tile.a_rows = QNET__SWEEP_ROWS, tile.c = c;
+    memset(&tile, 0, sizeof tile);
+    tile.a_rows = QNET__SWEEP_ROWS;
     tile.a_step = 1, tile.b_step = columns;
     tile.chain = QNET__CHAIN_DIRECT / piece * piece;
     for (first = begin; first < end; first += block) {
         rows = end - first < block ? end - first : block;
-        for (row = 0; row < rows || row % QNET__TILE_ROWS != 0; row++) {
-            qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
-            if (row >= rows) { /* rows left over repeat the last pixel and are not kept */
-                pixel[row] = NULL;
-                continue;
-            }
-            pixel[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
-                                   p->x.dst_first + j * p->x.dst_step) * p->dst_c;
-            if (first + row + 1 < end && ++j == p->x.grid) {
-                j = 0;
-                if (++i == p->y.grid) {
-                    i = 0;
-                    n++;
-                }
-            }
-        }
+        qnet__sweep_block(p, taps, first, rows, a, pixel, used, border);
         for (panel = panel_first; panel < panel_last; panel++) {
-            for (segment = at = 0; segment < segments || segment == 0;) {
-                tile.b = taps->b + segment;
+            tile.accumulate = accumulate;
+            for (segment = 0; segment < segments; segment += together) {
                 tile.segments = qnet__min_size(together, segments - segment);
-                tile.length = qnet__min_size(p->merged ? length : piece, length - at);
-                tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
-                tile.accumulate = accumulate || segment > 0 || at > 0;
-                next = tile.segments == 0 ? 0 : (size_t)(taps->b[segment] - p->panels) +
-                                                    tile.segments * tile.length * columns;
-                for (row = 0; row < rows; row += QNET__TILE_ROWS) {
-                    tile.a = a + segment * QNET__SWEEP_ROWS + (size_t)row;
-                    tile.ahead = (uintptr_t)p->panels +
-                                 (tile.b_at + next) * sizeof(qnet_real) +
-                                 (size_t)(row / QNET__TILE_ROWS) * QNET__AHEAD;
-                    tile.rows = qnet__tile_size((size_t)(rows - row));
-                    for (m = 0; m < tile.rows; m++) {
-                        c[m] = pixel[row + m] == NULL ? NULL : pixel[row + m] + panel * columns;
-                    }
-                    qnet__run_tile(&p->kernel, &tile,
-                                   qnet__min_size((size_t)p->dst_c - panel * columns, columns));
+                if (memchr(used + segment, 1, tile.segments) == NULL) {
+                    continue;
                 }
-                at += tile.length;
-                if (at == length) {
-                    at = 0;
-                    segment += qnet__max_size(tile.segments, 1);
+                tile.a = a + segment * QNET__SWEEP_ROWS, tile.b = taps->b + segment;
+                for (at = 0; at < length; at += tile.length) {
+                    tile.length = qnet__min_size(p->merged ? length : piece, length - at);
+                    tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
+                    tile.ahead = (uintptr_t)(taps->b[segment] + tile.b_at) +
+                                 tile.segments * tile.length * columns * sizeof(qnet_real);
+                    qnet__sweep_piece(p, &tile, pixel, rows, panel);
+                    tile.accumulate = 1;
                 }
+            }
+            if (!tile.accumulate) { /* no tap inside the image */
+                tile.a = a, tile.segments = 0;
+                qnet__sweep_piece(p, &tile, pixel, rows, panel);
             }
         }
     }
@@ -5084,6 +5128,7 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
     p.backward = backward;
     p.add = add;
     p.merged = !backward && qnet__conv_merges(s);
+    p.by_place = !p.merged && s->height * (int64_t)s->width <= QNET__SWEEP_PLACES;
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
     p.kernel_size = s->kernel;
