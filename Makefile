@@ -19,7 +19,7 @@ CXXFLAGS ?= -O2
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
 C99 = -std=c99 $(WARN) -Wc++-compat
 CXX11 = -std=c++11 $(WARN)
-# QNET_CPU=scalar|avx2|avx512|neon in the environment picks the kernels of tests and benchmarks.
+# QNET_CPU=scalar|avx2|avx512|neon in the environment picks the kernels of benchmarks and of float's tests.
 CHOICE = -D'QNET_CPU_CHOICE=getenv("QNET_CPU")'
 OPENMP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-openmp-$$$$.c; \
     $(CC) -fopenmp /tmp/qnet-openmp-$$$$.c -o /tmp/qnet-openmp-$$$$ 2>/dev/null && echo -fopenmp; \
