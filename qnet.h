@@ -1759,11 +1759,39 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
     free(raw);
 }
 
-/* The default parallel hook: OpenMP's threads where the compiler has them, else a plain loop.
-   user: the context. */
+#define QNET__SHARES 64
+
+/* The default parallel hook: OpenMP's threads where the compiler has them, else a plain loop. Every
+   thread begins with a share of neighbouring tasks, the same in every job of as many tasks: where
+   threads have caches of their own, it finds there what it wrote in the job before. When its share
+   is done, it helps the others. user: the context. */
 static void qnet__default_run(void *user, size_t count, qnet_task task, void *arg)
 {
-#ifdef QNET__OPENMP
+#if defined(QNET__OPENMP) && _OPENMP >= 201107
+    const qnet_context *ctx = (const qnet_context *)user;
+    const int threads = (int)ctx->hooks.parallel.workers;
+    size_t taken[QNET__SHARES][8]; /* of each share; a cache line each */
+    memset(taken, 0, sizeof taken);
+    #pragma omp parallel num_threads(threads)
+    {
+        const size_t self = (size_t)omp_get_thread_num();
+        const size_t shares = qnet__min_size((size_t)omp_get_num_threads(), QNET__SHARES);
+        size_t turn, i;
+        for (turn = 0; turn < shares; turn++) {
+            const size_t share = (self + turn) % shares, more = count % shares;
+            const size_t first = count / shares * share + qnet__min_size(share, more);
+            const size_t size = count / shares + (share < more);
+            for (;;) {
+                #pragma omp atomic capture
+                i = taken[share][0]++;
+                if (i >= size) {
+                    break;
+                }
+                task(arg, first + i, self);
+            }
+        }
+    }
+#elif defined(QNET__OPENMP)
     const qnet_context *ctx = (const qnet_context *)user;
     int threads = (int)ctx->hooks.parallel.workers;
     ptrdiff_t i; /* signed: OpenMP 2 demands it */
@@ -2832,11 +2860,12 @@ static int qnet__parse_number(const char *text, double *out)
 typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
-    uintptr_t ahead;           /* address; the cache lines from there on are asked for, one per k */
     const qnet_real *const *b; /* [segments] */
     qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
     size_t a_at, a_step, b_at, b_step;
     size_t segments, length;
+    uintptr_t ahead;           /* address of a cache line that is asked for ... */
+    size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_ask */
     size_t chain;              /* products in a chain of additions */
     int rows;                  /* 6, 4 or 2 */
     int accumulate;            /* 1: adds to what C holds */
@@ -2845,8 +2874,10 @@ typedef struct qnet__tile {
 /* Asks for the cache line at an address, which may be anything. */
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__PREFETCH(address) __builtin_prefetch((const void *)(address))
+#define QNET__PREFETCH_WRITE(address) __builtin_prefetch((const void *)(address), 1)
 #else
 #define QNET__PREFETCH(address) (void)(address)
+#define QNET__PREFETCH_WRITE(address) (void)(address)
 #endif
 
 #if defined(__clang__)
@@ -2873,13 +2904,14 @@ typedef struct qnet__tile {
 #define QNET__CHAIN_WINOGRAD_WEIGHTS 32 /* the sums are longer: over all tiles */
 
 /* The micro-kernel, written once. `rows` and `wide` are constants after inlining, so that the loops
-   over m and n unroll and acc lives in registers. Per k: `wide` loads of b, and per row one
-   broadcast of a and `wide` multiply-adds. */
+   over m and n unroll and acc lives in registers; so is a_step where it is 1, which saves a
+   register. Per k: `wide` loads of b, and per row one broadcast of a and `wide` multiply-adds. */
 #define QNET__DEFINE_TILE(name, target, vector, wide, zero, load, store, broadcast, fma, add)     \
-    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows)                     \
+    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
+                                         const size_t a_step)                                     \
     {                                                                                             \
         const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
-        const size_t a_step = t->a_step, b_step = t->b_step;                                      \
+        const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
         vector acc[QNET__TILE_ROWS][wide], bk[wide];                                              \
         size_t s, k, end, chain = 0; /* products in acc */                                        \
         uintptr_t ahead = t->ahead;                                                               \
@@ -2901,7 +2933,7 @@ typedef struct qnet__tile {
                 for (; k < end; k++, i += a_step, b += b_step) {                                  \
                     QNET__KEEP_INDEX(i);                                                          \
                     QNET__PREFETCH(ahead);                                                        \
-                    ahead += 64;                                                                  \
+                    ahead += ahead_step;                                                          \
                     QNET__UNROLL                                                                  \
                     for (n = 0; n < wide; n++) {                                                  \
                         bk[n] = load(b + (size_t)n * lanes);                                      \
@@ -2942,10 +2974,14 @@ typedef struct qnet__tile {
                                                                                                   \
     target static void name(const qnet__tile *t)                                                  \
     {                                                                                             \
-        switch (t->rows) {                                                                        \
-        case 6: name##_rows(t, 6); break;                                                         \
-        case 4: name##_rows(t, 4); break;                                                         \
-        default: name##_rows(t, 2); break;                                                        \
+        if (t->rows == 6 && t->a_step == 1) {                                                     \
+            name##_rows(t, 6, 1);                                                                 \
+        } else if (t->rows == 6) {                                                                \
+            name##_rows(t, 6, t->a_step);                                                         \
+        } else if (t->rows == 4) {                                                                \
+            name##_rows(t, 4, t->a_step);                                                         \
+        } else {                                                                                  \
+            name##_rows(t, 2, t->a_step);                                                         \
         }                                                                                         \
     }
 
@@ -3084,6 +3120,17 @@ static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, s
     }
 }
 
+/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
+   nearer: a cache line with every k, of those of as many rows of `wide` numbers. Nobody should
+   write there meanwhile: the line would be taken from that thread, at a loss. */
+static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t wide, size_t part)
+{
+    const size_t rows = tile->segments * tile->length;
+    const int asks = next != NULL && part * 64 < wide * sizeof *next;
+    tile->ahead = (uintptr_t)(asks ? next : tile->b[0]) + (asks ? part * rows * 64 : 0);
+    tile->ahead_step = asks ? 64 : 0;
+}
+
 /* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
        dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
    column = panel * width + j, zero beyond the last column. One task per panel. */
@@ -3186,6 +3233,7 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
     QNET__UNUSED(worker);
     memset(&tile, 0, sizeof tile);
     tile.chain = QNET__CHAIN_DIRECT;
+    tile.ahead = (uintptr_t)g->b;
     tile.a = a, tile.b = &g->b, tile.c = c;
     tile.a_step = g->a_step, tile.b_step = g->b_step;
     tile.segments = 1, tile.length = g->k;
@@ -3350,10 +3398,6 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
    cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
 #define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
 
-/* Bytes that a tile asks for ahead in a piece. With a packed b of 64 columns and four tiles or more
-   to a piece, the next piece has arrived when its turn comes, even from memory. */
-#define QNET__AHEAD (64 * QNET__PIECE)
-
 /* Some rows times a matrix that is packed once and used often, for callers' own tasks:
        c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
    b: panels b_panel numbers apart, whose rows are b_step apart. A row with c[m] = NULL is not
@@ -3367,6 +3411,7 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
     const qnet_real *from[QNET__TILE_ROWS];
     qnet_real *to[QNET__TILE_ROWS];
     size_t panel, first, at, i, row;
+    const qnet_real *next;
     qnet__tile tile;
     memset(&tile, 0, sizeof tile);
     tile.chain = chain;
@@ -3380,6 +3425,8 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
             tile.length = qnet__min_size(k - at, QNET__PIECE);
             tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
             tile.accumulate = accumulate || at > 0;
+            next = panel + 1 < panels ? b + (panel + 1) * b_panel : NULL;
+            next = at + tile.length < k ? b + tile.b_at + tile.length * b_step : next;
             for (first = 0; first < rows; first += QNET__TILE_ROWS) {
                 tile.rows = qnet__tile_size(rows - first);
                 for (i = 0; i < (size_t)tile.rows; i++) {
@@ -3387,8 +3434,7 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                     from[i] = a[row];
                     to[i] = first + i < rows && c[row] != NULL ? c[row] + column : NULL;
                 }
-                tile.ahead = (uintptr_t)b + (tile.b_at + tile.length * b_step) * sizeof *b +
-                             first / QNET__TILE_ROWS * QNET__AHEAD;
+                qnet__tile_ask(&tile, next, kernel->columns, first / QNET__TILE_ROWS);
                 qnet__run_tile(kernel, &tile, wanted);
             }
         }
@@ -3407,10 +3453,14 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__LANE_COUNT (QNET__REAL_IS_DOUBLE ? 8 : 16)
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
-typedef double qnet__wide __attribute__((vector_size(QNET__LANE_COUNT * sizeof(double))));
+#define QNET__WIDE_COUNT 8
+typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(qnet_real))));
+typedef double qnet__wide __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(double))));
 #else
 #define QNET__LANE_COUNT 1
 typedef qnet_real qnet__lanes;
+#define QNET__WIDE_COUNT 1
+typedef qnet_real qnet__narrow;
 typedef double qnet__wide;
 #endif
 
@@ -3424,22 +3474,27 @@ QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
     memcpy(p, v, sizeof *v);
 }
 
-QNET__INLINE void qnet__lanes_widen(const qnet__lanes *x, qnet__wide *y)
+/* y = x[QNET__WIDE_COUNT] in double. */
+QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
 {
-#if QNET__LANE_COUNT > 1
-    *y = __builtin_convertvector(*x, qnet__wide);
+    qnet__narrow v;
+    memcpy(&v, x, sizeof v);
+#if QNET__WIDE_COUNT > 1
+    *y = __builtin_convertvector(v, qnet__wide);
 #else
-    *y = (double)*x;
+    *y = (double)v;
 #endif
 }
 
-QNET__INLINE void qnet__lanes_round(const qnet__wide *x, qnet__lanes *y)
+/* y[QNET__WIDE_COUNT] = x, rounded. */
+QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
 {
-#if QNET__LANE_COUNT > 1
-    *y = __builtin_convertvector(*x, qnet__lanes);
+#if QNET__WIDE_COUNT > 1
+    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
 #else
-    *y = (qnet_real)*x;
+    const qnet__narrow v = (qnet_real)*x;
 #endif
+    memcpy(y, &v, sizeof v);
 }
 
 /* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
@@ -3483,27 +3538,51 @@ static qnet__source qnet__source_plain(const qnet_real *x)
     return s;
 }
 
-/* v = the numbers of channels c.. at offset `at` (of pixel and channel) of the source. */
-QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kind kind,
-                                   ptrdiff_t at, ptrdiff_t c, qnet__lanes *v)
+/* What a source wants to know of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__source_lanes {
+    qnet__lanes mean, scale, beta, shift, slope;
+} qnet__source_lanes;
+
+QNET__INLINE void qnet__source_channels(const qnet__source *s, const qnet__source_kind kind,
+                                        ptrdiff_t c, qnet__source_lanes *k)
 {
-    qnet__lanes mean, scale, other;
-    qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__SOURCE_PLAIN) {
-        return;
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__SOURCE_PLAIN) {
+        qnet__lanes_load(&k->mean, s->mean + c);
+        qnet__lanes_load(&k->scale, s->scale + c);
     }
-    qnet__lanes_load(&mean, s->mean + c);
-    qnet__lanes_load(&scale, s->scale + c);
     if (kind == QNET__SOURCE_NORMALISED) {
-        qnet__lanes_load(&other, s->beta + c);
-        *v = (*v - mean) * scale + other;
+        qnet__lanes_load(&k->beta, s->beta + c);
+    }
+    if (kind == QNET__SOURCE_GRADIENT) {
+        qnet__lanes_load(&k->shift, s->shift + c);
+        qnet__lanes_load(&k->slope, s->slope + c);
+    }
+}
+
+/* v = the numbers at offset `at` (of pixel and channel) of the source, whose channels are k's. */
+QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kind kind,
+                                   const qnet__source_lanes *k, ptrdiff_t at, qnet__lanes *v)
+{
+    qnet__lanes_load(v, s->x + at);
+    if (kind == QNET__SOURCE_NORMALISED) {
+        *v = (*v - k->mean) * k->scale + k->beta;
         qnet__lanes_cut(v, v, 0);
-    } else {
-        qnet__lanes pre, slope;
+    }
+    if (kind == QNET__SOURCE_GRADIENT) {
+        qnet__lanes pre;
         qnet__lanes_load(&pre, s->pre + at);
-        qnet__lanes_load(&other, s->shift + c);
-        qnet__lanes_load(&slope, s->slope + c);
-        *v = scale * (*v - other - (pre - mean) * slope);
+        *v = k->scale * (*v - k->shift - (pre - k->mean) * k->slope);
+    }
+}
+
+/* Asks for the cache lines of what will be read at `at`, which may lie outside the map. */
+QNET__INLINE void qnet__source_ask(const qnet__source *s, const qnet__source_kind kind,
+                                   ptrdiff_t at)
+{
+    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
+    if (kind == QNET__SOURCE_GRADIENT) {
+        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
     }
 }
 
@@ -3548,34 +3627,54 @@ static qnet__sink qnet__sink_plain(qnet_real *y)
    before in double, as rounding errors grow with the length of a chain of additions. */
 typedef struct qnet__sums {
     qnet__lanes center, sum1, sum2;
-    qnet__wide all1, all2;
+    qnet__wide all1[QNET__LANE_COUNT / QNET__WIDE_COUNT], all2[QNET__LANE_COUNT / QNET__WIDE_COUNT];
 } qnet__sums;
 
 QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
 {
-    qnet__wide more;
-    qnet__lanes_widen(&sums->sum1, &more);
-    sums->all1 += more;
-    qnet__lanes_widen(&sums->sum2, &more);
-    sums->all2 += more;
+    int i;
+    for (i = 0; i < QNET__LANE_COUNT / QNET__WIDE_COUNT; i++) {
+        qnet__wide more;
+        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE_COUNT, &more);
+        sums->all1[i] += more;
+        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE_COUNT, &more);
+        sums->all2[i] += more;
+    }
     memset(&sums->sum1, 0, sizeof sums->sum1);
     memset(&sums->sum2, 0, sizeof sums->sum2);
 }
 
-/* v = (v - mean[c..]) scale[c..] + beta[c..]. */
-QNET__INLINE void qnet__lanes_normalise(const qnet_real *mean, const qnet_real *scale,
-                                        const qnet_real *beta, ptrdiff_t c, qnet__lanes *v)
+/* What a sink wants to know of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__sink_lanes {
+    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
+} qnet__sink_lanes;
+
+QNET__INLINE void qnet__sink_channels(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t c,
+                                      qnet__sink_lanes *k)
 {
-    qnet__lanes m, k, b;
-    qnet__lanes_load(&m, mean + c);
-    qnet__lanes_load(&k, scale + c);
-    qnet__lanes_load(&b, beta + c);
-    *v = (*v - m) * k + b;
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__SINK_NORMALISE && kind != QNET__SINK_GRADIENT) {
+        return;
+    }
+    if (s->mean != NULL) {
+        qnet__lanes_load(&k->mean, s->mean + c);
+    }
+    if (s->scale != NULL) {
+        qnet__lanes_load(&k->scale, s->scale + c);
+        qnet__lanes_load(&k->beta, s->beta + c);
+    }
+    if (s->residual_mean != NULL) {
+        qnet__lanes_load(&k->residual_mean, s->residual_mean + c);
+        qnet__lanes_load(&k->residual_scale, s->residual_scale + c);
+        qnet__lanes_load(&k->residual_beta, s->residual_beta + c);
+    }
 }
 
-/* The numbers `value` of channels c.. go to offset `at` (of pixel and channel) of the sink. */
-QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t at,
-                                 ptrdiff_t c, const qnet__lanes *value, qnet__sums *sums)
+/* The numbers `value` go to offset `at` (of pixel and channel) of the sink, whose channels are
+   k's. */
+QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind,
+                                 const qnet__sink_lanes *k, ptrdiff_t at, const qnet__lanes *value,
+                                 qnet__sums *sums)
 {
     qnet__lanes v = *value, other;
     if (kind == QNET__SINK_MOMENTS) {
@@ -3584,12 +3683,11 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
         sums->sum2 += other * other;
     }
     if (kind == QNET__SINK_NORMALISE) {
-        qnet__lanes_normalise(s->mean, s->scale, s->beta, c, &v);
+        v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
             qnet__lanes_load(&other, s->residual + at);
             if (s->residual_mean != NULL) {
-                qnet__lanes_normalise(s->residual_mean, s->residual_scale, s->residual_beta, c,
-                                      &other);
+                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
             }
             v += other;
         }
@@ -3607,19 +3705,34 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
             qnet__lanes_cut(&v, &other, 1);
         } else if (s->scale != NULL) {
             qnet__lanes_load(&other, s->pre + at);
-            qnet__lanes_normalise(s->mean, s->scale, s->beta, c, &other);
+            other = (other - k->mean) * k->scale + k->beta;
             qnet__lanes_cut(&v, &other, 1);
         }
         if (s->pre != NULL) {
-            qnet__lanes pre, mean;
-            qnet__lanes_load(&pre, s->pre + at);
-            qnet__lanes_load(&mean, s->mean + c);
+            qnet__lanes_load(&other, s->pre + at);
             sums->sum1 += v;
-            sums->sum2 += v * (pre - mean);
+            sums->sum2 += v * (other - k->mean);
         }
     }
     if (s->y != NULL) {
         qnet__lanes_store(s->y + at, &v);
+    }
+}
+
+/* Asks for the cache lines of what will be read and written at `at`. */
+QNET__INLINE void qnet__sink_ask(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t at)
+{
+    if (s->y != NULL) {
+        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
+    }
+    if ((kind == QNET__SINK_NORMALISE || kind == QNET__SINK_GRADIENT) && s->residual != NULL) {
+        QNET__PREFETCH((uintptr_t)(s->residual + at));
+    }
+    if (kind == QNET__SINK_GRADIENT && s->mask != NULL) {
+        QNET__PREFETCH((uintptr_t)(s->mask + at));
+    }
+    if (kind == QNET__SINK_GRADIENT && s->pre != NULL) {
+        QNET__PREFETCH((uintptr_t)(s->pre + at));
     }
 }
 
@@ -3631,8 +3744,8 @@ QNET__INLINE void qnet__sink_end(const qnet__sink *s, const qnet__sink_kind kind
         qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
     }
     if (kind == QNET__SINK_MOMENTS || (kind == QNET__SINK_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, &sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, &sums->all2, sizeof sums->all2);
+        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
+        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
     }
 }
 
@@ -3730,19 +3843,25 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__sour
     ptrdiff_t r, c;
     for (c = 0; c < n; c += 2 * QNET__LANE_COUNT) {
         const ptrdiff_t d = c + QNET__LANE_COUNT;
+        qnet__source_lanes from_left, from_right;
+        qnet__sink_lanes to_left, to_right;
         qnet__sums left, right;
         qnet__lanes v;
+        qnet__source_channels(job->source, from, c, &from_left);
+        qnet__source_channels(job->source, from, d, &from_right);
+        qnet__sink_channels(job->sink, to, c, &to_left);
+        qnet__sink_channels(job->sink, to, d, &to_right);
         memset(&left, 0, sizeof left);
         memset(&right, 0, sizeof right);
         if (to == QNET__SINK_MOMENTS) {
-            qnet__source_get(job->source, from, first + c, c, &left.center);
-            qnet__source_get(job->source, from, first + d, d, &right.center);
+            qnet__source_get(job->source, from, &from_left, first + c, &left.center);
+            qnet__source_get(job->source, from, &from_right, first + d, &right.center);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            qnet__source_get(job->source, from, first + r * n + c, c, &v);
-            qnet__sink_put(job->sink, to, first + r * n + c, c, &v, &left);
-            qnet__source_get(job->source, from, first + r * n + d, d, &v);
-            qnet__sink_put(job->sink, to, first + r * n + d, d, &v, &right);
+            qnet__source_get(job->source, from, &from_left, first + r * n + c, &v);
+            qnet__sink_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
+            qnet__source_get(job->source, from, &from_right, first + r * n + d, &v);
+            qnet__sink_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
             if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
                 qnet__sums_fold(&left);
                 qnet__sums_fold(&right);
@@ -4012,13 +4131,15 @@ typedef struct qnet__winograd {
     ptrdiff_t v_row, v_plane;             /* v[36][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[36][tiles][dst_c], of the weights' gradient */
     ptrdiff_t m_plane;                    /* m[36][block][QNET__WINOGRAD_GROUP] */
+    ptrdiff_t u_plane;                    /* u[groups][36][panels][src_c][kernel.columns] */
+    ptrdiff_t du_plane, parts;            /* du[parts][36][in][out] */
     qnet__source x, dy;                   /* dy: for the weights' gradient only */
     qnet__sink sink;
     const qnet_real *w;                   /* [3][3][in][out] */
     int backward;                         /* w is turned round and in, out are dst_c, src_c */
-    qnet_real *u;                         /* [groups][36][panels][src_c][kernel.columns] */
+    qnet_real *u;
     const qnet_real *packed;              /* u, or what was packed before */
-    qnet_real *v, *m, *d, *du, *dw;       /* du[36][in][out], dw[3][3][in][out] */
+    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
 } qnet__winograd;
 
 /* at[size * size]: the offsets of the pixels of a tile that starts `border` pixels before its
@@ -4039,12 +4160,32 @@ static void qnet__winograd_offsets(const qnet__winograd *p, ptrdiff_t tile, int 
 }
 
 QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_kind kind,
-                                     ptrdiff_t at, ptrdiff_t c, qnet__lanes *v)
+                                     const qnet__source_lanes *k, ptrdiff_t at, ptrdiff_t c,
+                                     qnet__lanes *v)
 {
     if (at < 0) {
         memset(v, 0, sizeof *v);
     } else {
-        qnet__source_get(s, kind, at + c, c, v);
+        qnet__source_get(s, kind, k, at + c, v);
+    }
+}
+
+/* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
+   for when the vector QNET__WINOGRAD_AHEAD channels before is worked on, which may be in the tile
+   before; but for its first columns, which that tile had too. */
+#define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
+
+QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_kind kind,
+                                     const ptrdiff_t *at, const ptrdiff_t *next, const int size,
+                                     ptrdiff_t c, ptrdiff_t channels)
+{
+    const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
+    const ptrdiff_t *from = ahead < channels ? at : next;
+    int y, x;
+    for (y = 0; y < size; y++) {
+        for (x = size - 4; x < size; x++) {
+            qnet__source_ask(s, kind, from[y * size + x] + ahead % channels);
+        }
     }
 }
 
@@ -4064,20 +4205,25 @@ QNET__INLINE void qnet__winograd_put(const qnet__lanes *x, qnet_real *to, ptrdif
 QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__source_kind kind,
                                        ptrdiff_t first, ptrdiff_t last, qnet_real *v)
 {
-    ptrdiff_t t, c, at[36];
+    ptrdiff_t t, c, at[36], next[36];
     int y, x;
+    qnet__winograd_offsets(p, first, 1, 6, p->src_c, next);
     for (t = first; t < last; t++, v += p->v_row) {
-        qnet__winograd_offsets(p, t, 1, 6, p->src_c, at);
+        memcpy(at, next, sizeof at);
+        qnet__winograd_offsets(p, t + 1, 1, 6, p->src_c, next);
         for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+            qnet__source_lanes k;
             qnet__lanes half[36];
+            qnet__winograd_ask(&p->x, kind, at, next, 6, c, p->src_c);
+            qnet__source_channels(&p->x, kind, c, &k);
             for (x = 0; x < 6; x++) {
                 qnet__lanes d[6];
-                qnet__winograd_get(&p->x, kind, at[x], c, &d[0]);
-                qnet__winograd_get(&p->x, kind, at[6 + x], c, &d[1]);
-                qnet__winograd_get(&p->x, kind, at[12 + x], c, &d[2]);
-                qnet__winograd_get(&p->x, kind, at[18 + x], c, &d[3]);
-                qnet__winograd_get(&p->x, kind, at[24 + x], c, &d[4]);
-                qnet__winograd_get(&p->x, kind, at[30 + x], c, &d[5]);
+                qnet__winograd_get(&p->x, kind, &k, at[x], c, &d[0]);
+                qnet__winograd_get(&p->x, kind, &k, at[6 + x], c, &d[1]);
+                qnet__winograd_get(&p->x, kind, &k, at[12 + x], c, &d[2]);
+                qnet__winograd_get(&p->x, kind, &k, at[18 + x], c, &d[3]);
+                qnet__winograd_get(&p->x, kind, &k, at[24 + x], c, &d[4]);
+                qnet__winograd_get(&p->x, kind, &k, at[30 + x], c, &d[5]);
                 qnet__winograd_bt(d, half + x, 6);
             }
             for (y = 0; y < 6; y++) {
@@ -4093,18 +4239,23 @@ QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__sour
 QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__source_kind kind,
                                           ptrdiff_t first, ptrdiff_t last, qnet_real *d)
 {
-    ptrdiff_t t, c, at[16];
+    ptrdiff_t t, c, at[16], next[16];
     int y, x;
+    qnet__winograd_offsets(p, first, 0, 4, p->dst_c, next);
     for (t = first; t < last; t++, d += p->d_row) {
-        qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
+        memcpy(at, next, sizeof at);
+        qnet__winograd_offsets(p, t + 1, 0, 4, p->dst_c, next);
         for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
+            qnet__source_lanes k;
             qnet__lanes half[24];
+            qnet__winograd_ask(&p->dy, kind, at, next, 4, c, p->dst_c);
+            qnet__source_channels(&p->dy, kind, c, &k);
             for (x = 0; x < 4; x++) {
                 qnet__lanes e[4];
-                qnet__winograd_get(&p->dy, kind, at[x], c, &e[0]);
-                qnet__winograd_get(&p->dy, kind, at[4 + x], c, &e[1]);
-                qnet__winograd_get(&p->dy, kind, at[8 + x], c, &e[2]);
-                qnet__winograd_get(&p->dy, kind, at[12 + x], c, &e[3]);
+                qnet__winograd_get(&p->dy, kind, &k, at[x], c, &e[0]);
+                qnet__winograd_get(&p->dy, kind, &k, at[4 + x], c, &e[1]);
+                qnet__winograd_get(&p->dy, kind, &k, at[8 + x], c, &e[2]);
+                qnet__winograd_get(&p->dy, kind, &k, at[12 + x], c, &e[3]);
                 qnet__winograd_a(e, half + x, 4);
             }
             for (y = 0; y < 6; y++) {
@@ -4118,11 +4269,11 @@ QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__s
 
 /* To the sink, unless the pixel is outside the map. */
 QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind kind,
-                                      ptrdiff_t at, ptrdiff_t channel, const qnet__lanes *y,
-                                      qnet__sums *sums)
+                                      const qnet__sink_lanes *k, ptrdiff_t at,
+                                      ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
 {
     if (at >= 0) {
-        qnet__sink_put(s, kind, at + channel, channel, y, sums);
+        qnet__sink_put(s, kind, k, at + channel, y, sums);
     }
 }
 
@@ -4134,17 +4285,28 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
-    ptrdiff_t t, c, at[16];
+    ptrdiff_t t, c, at[16], next[16];
     size_t rows = 0;
     int x, y;
     memset(sums, 0, sizeof sums);
+    qnet__winograd_offsets(p, first, 0, 4, p->dst_c, next);
     for (t = first; t < last; t++) {
-        qnet__winograd_offsets(p, t, 0, 4, p->dst_c, at);
+        memcpy(at, next, sizeof at);
+        if (t + 1 < last) { /* what lies behind is another thread's */
+            qnet__winograd_offsets(p, t + 1, 0, 4, p->dst_c, next);
+        }
         for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
             const ptrdiff_t to = channel + c, plane = p->m_plane;
             const qnet_real *from = m + (t - first) * QNET__WINOGRAD_GROUP + c;
-            qnet__sums *const sum = &sums[c / QNET__LANE_COUNT];
+            qnet__sums sum = sums[c / QNET__LANE_COUNT];
+            qnet__sink_lanes k;
             qnet__lanes half[24];
+            for (x = 0; x < 16; x++) {
+                if (next[x] >= 0) {
+                    qnet__sink_ask(s, kind, next[x] + to);
+                }
+            }
+            qnet__sink_channels(s, kind, to, &k);
             for (x = 0; x < 6; x++, from += plane) {
                 qnet__lanes e[6];
                 qnet__lanes_load(&e[0], from);
@@ -4159,14 +4321,15 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
                 qnet__lanes e[4];
                 qnet__winograd_at(half + 6 * y, e, 1);
                 if (kind == QNET__SINK_MOMENTS && y == 0 && t == first) {
-                    sum->center = e[0];
+                    sum.center = e[0];
                 }
-                qnet__winograd_sink(s, kind, at[4 * y], to, &e[0], sum);
-                qnet__winograd_sink(s, kind, at[4 * y + 1], to, &e[1], sum);
-                qnet__winograd_sink(s, kind, at[4 * y + 2], to, &e[2], sum);
-                qnet__winograd_sink(s, kind, at[4 * y + 3], to, &e[3], sum);
+                qnet__winograd_sink(s, kind, &k, at[4 * y], to, &e[0], &sum);
+                qnet__winograd_sink(s, kind, &k, at[4 * y + 1], to, &e[1], &sum);
+                qnet__winograd_sink(s, kind, &k, at[4 * y + 2], to, &e[2], &sum);
+                qnet__winograd_sink(s, kind, &k, at[4 * y + 3], to, &e[3], &sum);
             }
-            qnet__sums_fold(sum);
+            qnet__sums_fold(&sum);
+            sums[c / QNET__LANE_COUNT] = sum;
         }
         for (x = 0; x < 16; x++) {
             rows += at[x] >= 0;
@@ -4180,68 +4343,87 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
-   a vector from `channel`. The kernels are first gathered: turned round and with channels swapped
-   when they are for the gradient of the inputs. */
-QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first,
-                                         ptrdiff_t channel)
+/* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
+   turned round and with channels swapped when they are for the gradient of the inputs. */
+QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
+                                        qnet_real (*g)[QNET__LANE_COUNT][QNET__LANE_COUNT])
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, in = p->src_c, out = p->dst_c;
-    const ptrdiff_t piece = columns < QNET__LANE_COUNT ? columns : QNET__LANE_COUNT;
-    qnet_real g[9][QNET__LANE_COUNT];
+    const ptrdiff_t in = p->src_c, out = p->dst_c;
     ptrdiff_t i, j;
-    int k, y, x;
-    for (i = first; i < first + QNET__LANE_COUNT; i++) {
-        qnet__wide half[18], e[6];
-        qnet__lanes u;
-        for (k = 0; k < 9; k++) {
-            if (!p->backward) {
-                memcpy(g[k], p->w + (k * in + i) * out + channel, sizeof g[k]);
-                continue;
+    int k;
+    for (k = 0; k < 9; k++) {
+        if (!p->backward) {
+            for (i = 0; i < QNET__LANE_COUNT; i++) {
+                memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
             }
-            for (j = 0; j < QNET__LANE_COUNT; j++) {
-                g[k][j] = p->w[((8 - k) * out + channel + j) * in + i];
+            continue;
+        }
+        for (j = 0; j < QNET__LANE_COUNT; j++) {
+            const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
+            for (i = 0; i < QNET__LANE_COUNT; i++) {
+                g[k][i][j] = w[i];
             }
         }
-        for (x = 0; x < 3; x++) {
-            QNET__UNROLL
-            for (y = 0; y < 3; y++) {
-                qnet__lanes_load(&u, g[y * 3 + x]);
-                qnet__lanes_widen(&u, &e[y]);
+    }
+}
+
+/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
+   a group. */
+QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t group)
+{
+    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
+    qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
+    ptrdiff_t i, j, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
+    int y, x;
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c++) {
+        at[c] = (c / columns * p->src_c + first) * columns + c % columns;
+    }
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
+        qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c, g);
+        for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
+            const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
+            qnet__wide half[18], e[6];
+            qnet_real u[QNET__WIDE_COUNT];
+            for (x = 0; x < 3; x++) {
+                qnet__widen(g[x][0] + i, &e[0]);
+                qnet__widen(g[3 + x][0] + i, &e[1]);
+                qnet__widen(g[6 + x][0] + i, &e[2]);
+                qnet__winograd_g(e, half + x, 3);
             }
-            qnet__winograd_g(e, half + x, 3);
-        }
-        for (y = 0; y < 6; y++) {
-            qnet__winograd_g(half + 3 * y, e, 1);
-            for (x = 0; x < 6; x++) {
-                qnet__lanes_round(&e[x], &u);
-                for (j = 0; j < QNET__LANE_COUNT; j += piece) {
-                    const ptrdiff_t to = channel + j, group = to / QNET__WINOGRAD_GROUP;
-                    const ptrdiff_t panel = to % QNET__WINOGRAD_GROUP / columns;
-                    const ptrdiff_t panels = QNET__WINOGRAD_GROUP / columns;
-                    memcpy(p->u + (((group * 36 + y * 6 + x) * panels + panel) * in + i) * columns +
-                               to % columns,
-                           (const qnet_real *)&u + j, (size_t)piece * sizeof(qnet_real));
+            for (y = 0; y < 6; y++) {
+                qnet_real *to = p->u + (group * 36 + y * 6) * p->u_plane + row * columns;
+                qnet__winograd_g(half + 3 * y, e, 1);
+                for (x = 0; x < 6; x++, to += p->u_plane) {
+                    if (columns >= QNET__WIDE_COUNT) {
+                        qnet__wide_round(&e[x], to + at[column]);
+                        continue;
+                    }
+                    qnet__wide_round(&e[x], u);
+                    for (j = 0; j < QNET__WIDE_COUNT; j++) {
+                        to[at[column + j]] = u[j];
+                    }
                 }
             }
         }
     }
 }
 
-/* dg = G^T du G for input channel i. */
+/* dg = G^T du G for input channel i, with du the sum of all parts. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i)
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
-    ptrdiff_t c;
+    ptrdiff_t c, part;
     int y, x;
-    for (c = 0; c < out; c += QNET__LANE_COUNT) {
-        qnet__wide half[18], e[6];
-        qnet__lanes v;
+    for (c = 0; c < out; c += QNET__WIDE_COUNT) {
+        qnet__wide half[18], e[6], more;
         for (x = 0; x < 6; x++) {
-            QNET__UNROLL
             for (y = 0; y < 6; y++) {
-                qnet__lanes_load(&v, p->du + ((y * 6 + x) * in + i) * out + c);
-                qnet__lanes_widen(&v, &e[y]);
+                const qnet_real *du = p->du + (y * 6 + x) * p->du_plane + i * out + c;
+                qnet__widen(du, &e[y]);
+                for (part = 1; part < p->parts; part++) {
+                    qnet__widen(du + part * 36 * p->du_plane, &more);
+                    e[y] += more;
+                }
             }
             qnet__winograd_gt(e, half + x, 6);
         }
@@ -4249,8 +4431,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
             qnet__winograd_gt(half + 6 * y, e, 1);
             QNET__UNROLL
             for (x = 0; x < 3; x++) {
-                qnet__lanes_round(&e[x], &v);
-                qnet__lanes_store(p->dw + ((y * 3 + x) * in + i) * out + c, &v);
+                qnet__wide_round(&e[x], p->dw + ((y * 3 + x) * in + i) * out + c);
             }
         }
     }
@@ -4325,7 +4506,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                                     ptrdiff_t group, qnet_real *m)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
-    const qnet_real *u = p->packed + group * 36 * p->src_c * QNET__WINOGRAD_GROUP;
+    const ptrdiff_t size = piece * columns, last = p->dst_c / QNET__WINOGRAD_GROUP - 1;
+    const qnet_real *u, *next;
     const qnet_real *a[QNET__TILE_ROWS];
     qnet_real *c[QNET__TILE_ROWS];
     ptrdiff_t k, panel, r, row, at;
@@ -4337,9 +4519,15 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     tile.a_step = 1, tile.b_step = (size_t)columns;
     tile.segments = 1, tile.length = (size_t)piece;
     for (k = 0; k < 36; k++) {
+        const qnet_real *plane = p->packed + (group * 36 + k) * p->u_plane;
+        u = plane;
         for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns) {
-            for (at = 0; at < p->src_c; at += piece, u += piece * columns) {
+            for (at = 0; at < p->src_c; at += piece, u += size) {
                 tile.accumulate = at > 0;
+                next = u + size;
+                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP) { /* another k, or group */
+                    next = k < 35 || group < last ? plane + p->u_plane : p->packed;
+                }
                 for (r = 0; r < count; r += QNET__TILE_ROWS) {
                     tile.rows = qnet__tile_size((size_t)(count - r));
                     for (i = 0; i < tile.rows; i++) {
@@ -4347,8 +4535,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
                     }
-                    tile.ahead = (uintptr_t)u + (size_t)(piece * columns) * sizeof *u +
-                                 (size_t)(r / QNET__TILE_ROWS) * QNET__AHEAD;
+                    qnet__tile_ask(&tile, next, (size_t)columns, (size_t)(r / QNET__TILE_ROWS));
                     p->kernel.run(&tile);
                 }
             }
@@ -4408,16 +4595,17 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
     const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT;
     QNET__UNUSED(worker);
     qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
-                       (ptrdiff_t)index / strips * QNET__LANE_COUNT, NULL);
+                       (ptrdiff_t)index / strips, NULL);
 }
 
 /* A block is a small multiple of QNET__TILE_ROWS: v and m of one stay in a second-level cache of
    1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
-   more, each is a task. With fewer, all workers transform into one v, round by round, and then
-   share out the output channels too. */
-#define QNET__WINOGRAD_BLOCKS 48
+   more for each worker, each is a task. With fewer, all workers transform into one v, round by
+   round, and then share out the output channels too. The bits are the same. */
+#define QNET__WINOGRAD_BLOCKS 8
 #define QNET__WINOGRAD_ROUND 65536 /* tiles * channels of a shared v: 9 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
+#define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. */
 static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
@@ -4440,17 +4628,20 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
     p->m_plane = p->block * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+    p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+    p->du_plane = p->src_c * p->dst_c + QNET__WINOGRAD_PAD;
 }
 
 /* Takes u, v and m from the arena, which may have no base. */
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers)
 {
     const ptrdiff_t most = QNET__WINOGRAD_ROUND / p->src_c / p->block * p->block;
-    if (p->blocks < QNET__WINOGRAD_BLOCKS) {
+    if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
         p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
     }
     p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
-    p->u = (qnet_real *)qnet__take(arena, (size_t)(p->src_c * p->dst_c), 36 * sizeof(qnet_real));
+    p->u = (qnet_real *)qnet__take(arena, (size_t)(p->dst_c / QNET__WINOGRAD_GROUP * p->u_plane),
+                                   36 * sizeof(qnet_real));
     p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane,
                                    36 * sizeof(qnet_real));
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, 36 * sizeof(qnet_real));
@@ -4464,7 +4655,7 @@ static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int bac
     qnet__winograd p;
     qnet__winograd_geometry(&p, &kernel, s, backward);
     p.w = w, p.u = u;
-    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__LANE_COUNT)),
+    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__WINOGRAD_GROUP)),
                    qnet__winograd_kernels_task, &p);
 }
 
@@ -4516,27 +4707,53 @@ static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
     }
 }
 
-#define QNET__WINOGRAD_CHANNELS 64 /* input channels whose gradients a task sums up */
+/* du[ci][co] (+)= sum over `count` tiles of v[tile][ci] * d[tile][co], for a group of ci. v, d and
+   du begin at one of the 36 elements, and at the first of the ci. */
+static void qnet__winograd_sum(const qnet__winograd *p, const qnet_real *v, const qnet_real *d,
+                               ptrdiff_t count, qnet_real *du, int accumulate)
+{
+    const qnet_real *a[QNET__WINOGRAD_GROUP];
+    qnet_real *c[QNET__WINOGRAD_GROUP];
+    ptrdiff_t i;
+    for (i = 0; i < QNET__WINOGRAD_GROUP; i++) {
+        a[i] = v + i;
+        c[i] = du + i * p->dst_c;
+    }
+    qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
+                        (size_t)p->dst_c, (size_t)count, a, (size_t)p->v_row, d, (size_t)p->d_row,
+                        p->kernel.columns, c, accumulate);
+}
 
-/* du[k][ci][co] (+)= sum over the tiles of a round of v[k][tile][ci] * d[k][tile][co], for one k
-   of 36 and a range of ci. */
 static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t ranges = p->src_c / QNET__WINOGRAD_CHANNELS, k = (ptrdiff_t)index / ranges;
-    const ptrdiff_t first = (ptrdiff_t)index % ranges * QNET__WINOGRAD_CHANNELS;
-    const qnet_real *a[QNET__WINOGRAD_CHANNELS];
-    qnet_real *c[QNET__WINOGRAD_CHANNELS];
-    ptrdiff_t i;
+    const ptrdiff_t groups = p->src_c / QNET__WINOGRAD_GROUP, k = (ptrdiff_t)index / groups;
+    const ptrdiff_t first = (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP;
     QNET__UNUSED(worker);
-    for (i = 0; i < QNET__WINOGRAD_CHANNELS; i++) {
-        a[i] = p->v + k * p->v_plane + first + i;
-        c[i] = p->du + (k * p->src_c + first + i) * p->dst_c;
+    qnet__winograd_sum(p, p->v + k * p->v_plane + first, p->d + k * p->d_plane,
+                       p->round_last - p->round_first, p->du + k * p->du_plane + first * p->dst_c,
+                       p->round_first > 0);
+}
+
+/* All of it for one of the parts of the tiles, with a v and d of the worker's own. */
+static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t part = (ptrdiff_t)index, begin = p->tiles * part / p->parts;
+    const ptrdiff_t end = p->tiles * (part + 1) / p->parts;
+    qnet_real *v = p->v + (ptrdiff_t)worker * 36 * p->v_plane;
+    qnet_real *d = p->d + (ptrdiff_t)worker * 36 * p->d_plane;
+    qnet_real *du = p->du + part * 36 * p->du_plane;
+    ptrdiff_t first, last, k;
+    for (first = begin; first < end; first = last) {
+        last = first + p->round < end ? first + p->round : end;
+        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
+        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+        for (k = 0; k < 36; k++) {
+            qnet__winograd_sum(p, v + k * p->v_plane, d + k * p->d_plane, last - first,
+                               du + k * p->du_plane, first > begin);
+        }
     }
-    qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_CHANNELS,
-                        (size_t)p->dst_c, (size_t)(p->round_last - p->round_first), a,
-                        (size_t)p->v_row, p->d + k * p->d_plane, (size_t)p->d_row,
-                        p->kernel.columns, c, p->round_first > 0);
 }
 
 static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t worker)
@@ -4546,19 +4763,36 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
                        (ptrdiff_t)index, 0, NULL);
 }
 
+/* Where du is so small that it stays in a second-level cache, the tiles are shared out in parts,
+   each with a du that one worker adds up. Else all workers transform the tiles of a round, and then
+   share out du. */
+static int qnet__winograd_in_parts(const qnet__winograd *p)
+{
+    return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
+}
+
 /* Takes du, v and d from the arena, which may have no base. */
-static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena)
+static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, size_t workers)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
-    p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
-    p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
-    p->round = p->round < 16 ? 16 : p->round;
-    p->round = p->round < p->tiles ? p->round : p->tiles;
+    p->parts = 1;
+    if (qnet__winograd_in_parts(p)) {
+        p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
+        p->parts = p->tiles / p->round < 1 ? 1 : p->tiles / p->round;
+        p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
+    } else {
+        p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
+        p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
+        p->round = p->round < 16 ? 16 : p->round;
+        p->round = p->round < p->tiles ? p->round : p->tiles;
+        workers = 1;
+    }
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
-    p->du = (qnet_real *)qnet__take(arena, (size_t)(p->src_c * p->dst_c), 36 * sizeof(qnet_real));
-    p->v = (qnet_real *)qnet__take(arena, (size_t)p->v_plane, 36 * sizeof(qnet_real));
-    p->d = (qnet_real *)qnet__take(arena, (size_t)p->d_plane, 36 * sizeof(qnet_real));
+    p->du = (qnet_real *)qnet__take(arena, (size_t)(p->parts * p->du_plane),
+                                    36 * sizeof(qnet_real));
+    p->v = (qnet_real *)qnet__take(arena, workers * (size_t)p->v_plane, 36 * sizeof(qnet_real));
+    p->d = (qnet_real *)qnet__take(arena, workers * (size_t)p->d_plane, 36 * sizeof(qnet_real));
 }
 
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, const qnet__source *x,
@@ -4569,14 +4803,18 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, cons
     qnet__winograd p;
     ptrdiff_t strips;
     qnet__winograd_geometry(&p, &kernel, s, 0);
-    qnet__winograd_plan_weights(&p, &arena);
+    qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.x = *x, p.dy = *dy, p.dw = dw;
+    if (qnet__winograd_in_parts(&p)) {
+        qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_part_task, &p);
+        p.round_first = p.tiles;
+    }
     for (; p.round_first < p.tiles; p.round_first = p.round_last) {
         p.round_last = 0;
         p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
         strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
         qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
-        qnet__parallel(ctx, (size_t)(36 * (p.src_c / QNET__WINOGRAD_CHANNELS)),
+        qnet__parallel(ctx, (size_t)(36 * (p.src_c / QNET__WINOGRAD_GROUP)),
                        qnet__winograd_sum_task, &p);
     }
     qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
@@ -4608,7 +4846,7 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
     qnet__winograd_geometry(&p, &kernel, s, 1);
     qnet__winograd_plan(&p, &data, qnet__workers(ctx));
     qnet__winograd_geometry(&p, &kernel, s, 0);
-    qnet__winograd_plan_weights(&p, &weights);
+    qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
@@ -4944,9 +5182,10 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
 }
 
 /* A piece of a panel's weights for all rows of a block, whose outputs are at pixel[row], or NULL.
-   tile->a: the pointers of row 0. */
+   tile->a: the pointers of row 0; next: the weights of the piece that follows, as many. */
 static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
-                              qnet_real *const *pixel, ptrdiff_t rows, size_t panel)
+                              const qnet_real *next, qnet_real *const *pixel, ptrdiff_t rows,
+                              size_t panel)
 {
     const size_t column = panel * p->kernel.columns;
     const size_t wanted = qnet__min_size((size_t)p->dst_c - column, p->kernel.columns);
@@ -4957,7 +5196,7 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
     tile.c = c;
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
-        tile.ahead = piece->ahead + (size_t)(row / QNET__TILE_ROWS) * QNET__AHEAD;
+        qnet__tile_ask(&tile, next, p->kernel.columns, (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
         for (m = 0; m < tile.rows; m++) {
             c[m] = pixel[row + m] == NULL ? NULL : pixel[row + m] + column;
@@ -5020,6 +5259,7 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *pixel[QNET__SWEEP_ROWS];
     unsigned char used[QNET__SWEEP_TAPS];
     ptrdiff_t first, rows;
+    const qnet_real *const weights_end = p->panels + p->panel_count * panel_size, *next;
     size_t panel, segment, at;
     qnet__tile tile;
     memset(&tile, 0, sizeof tile);
@@ -5040,15 +5280,15 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
                 for (at = 0; at < length; at += tile.length) {
                     tile.length = qnet__min_size(p->merged ? length : piece, length - at);
                     tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
-                    tile.ahead = (uintptr_t)(taps->b[segment] + tile.b_at) +
-                                 tile.segments * tile.length * columns * sizeof(qnet_real);
-                    qnet__sweep_piece(p, &tile, pixel, rows, panel);
+                    next = taps->b[segment] + tile.b_at + tile.segments * tile.length * columns;
+                    next = next < weights_end ? next : taps->b[0] + panel_first * panel_size;
+                    qnet__sweep_piece(p, &tile, next, pixel, rows, panel);
                     tile.accumulate = 1;
                 }
             }
             if (!tile.accumulate) { /* no tap inside the image */
                 tile.a = a, tile.segments = 0;
-                qnet__sweep_piece(p, &tile, pixel, rows, panel);
+                qnet__sweep_piece(p, &tile, NULL, pixel, rows, panel);
             }
         }
     }
@@ -5238,7 +5478,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     tile.a_step = (size_t)(stride * in_c);
     tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
     tile.a_rows = QNET__TILE_ROWS;
-    tile.ahead = (uintptr_t)t->dw; /* nothing that would come late */
+    tile.ahead = (uintptr_t)dw, tile.ahead_step = 0; /* nothing that would come late */
     tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
     tile.accumulate = accumulate;
     tile.chain = QNET__CHAIN_DIRECT;
@@ -5566,8 +5806,11 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, con
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
+    qnet__winograd p;
     switch (way) {
-    case QNET__CONV_WINOGRAD: return 36 * in * (size_t)s->out_channels;
+    case QNET__CONV_WINOGRAD:
+        qnet__winograd_geometry(&p, &kernel, s, 0);
+        return 36 * (size_t)(p.dst_c / QNET__WINOGRAD_GROUP * p.u_plane);
     case QNET__CONV_DIRECT:
         return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
     default: return 0;
@@ -12567,12 +12810,25 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
     qnet__param_copy_ref(p, t, to);
 }
 
+#define QNET__FINITE_RUN 1024
+
+/* 1 when all numbers from `first` on are finite; without a decision for each. */
+static int qnet__finite_run(const void *data, size_t first)
+{
+    int finite = 1, i;
+    for (i = 0; i < QNET__FINITE_RUN; i++)
+        finite &= fabsf(qnet__load_f32(data, first + (size_t)i)) <= FLT_MAX;
+    return finite;
+}
+
 /* The first number of the tensor that is not finite, or that qnet_real cannot hold; t->count: all
    are good. Comparisons are written so that NaN fails. */
 static size_t qnet__first_not_finite(const qnet_safetensor *t)
 {
     size_t k = 0;
     if (t->dtype == QNET_F32) {
+        while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
+            k += QNET__FINITE_RUN;
         while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
         return k;
     }
@@ -12641,6 +12897,28 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors
     return QNET_OK;
 }
 
+typedef struct qnet__weights_job {
+    qnet_context *ctx;
+    const qnet_safetensors *file;
+    const char *name;
+    const qnet_param_table *table;
+    int replace_head;
+    qnet_real *block;
+} qnet__weights_job;
+
+/* Copies entry `index`, which has been checked. */
+static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__weights_job *job = (const qnet__weights_job *)arg;
+    const qnet_param *p = &job->table->entries[index];
+    const qnet_safetensor *t = NULL;
+    QNET__UNUSED(worker);
+    if (qnet__weights_match(job->ctx, job->file, job->name, job->table, p, job->replace_head, 0,
+                            &t) == QNET_OK && t != NULL) {
+        qnet__param_copy(p, t, job->block + p->offset);
+    }
+}
+
 /* Walks the table twice: all entries are checked before the first one is copied. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
@@ -12648,7 +12926,8 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 {
     const qnet_safetensor *t;
     const char *name;
-    int i, copy, replaced = 0;
+    qnet__weights_job job;
+    int i, replaced = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
@@ -12660,16 +12939,18 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
-    for (copy = 0; copy < 2; copy++)
-        for (i = 0; i < table->count; i++) {
-            const qnet_param *p = &table->entries[i];
-            QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, !copy, &t));
-            if (t == NULL) {
-                replaced |= !qnet__is_tracked(p->name);
-            } else if (copy) {
-                qnet__param_copy(p, t, block + p->offset);
-            }
-        }
+    for (i = 0; i < table->count; i++) {
+        const qnet_param *p = &table->entries[i];
+        QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, 1, &t));
+        replaced |= t == NULL && !qnet__is_tracked(p->name);
+    }
+    job.ctx = ctx, job.file = file, job.name = name, job.table = table;
+    job.replace_head = replace_head, job.block = block;
+    if (ctx != NULL) {
+        qnet__parallel(ctx, (size_t)table->count, qnet__weights_copy_task, &job);
+    } else {
+        for (i = 0; i < table->count; i++) qnet__weights_copy_task(&job, (size_t)i, 0);
+    }
     if (head_replaced != NULL) *head_replaced = replaced;
     return QNET_OK;
 }
