@@ -8387,7 +8387,7 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
         }
     }
     r->unit[0].pre = region;
-    r->unit[0].out = r->stem_grad = region != NULL ? region + stem : NULL;
+    r->stem_grad = region != NULL ? region + stem : NULL;
 
     /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
        it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. */
@@ -8440,7 +8440,7 @@ static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_co
     buffer[0] = r->pool = (qnet_real *)qnet__take(arena, map, sizeof(qnet_real));
     buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
     buffer[2] = arena->base ? buffer[1] + map : NULL;
-    r->unit[0].pre = r->unit[0].out = buffer[1];
+    r->unit[0].pre = buffer[1];
     for (b = 0; b < QNET__RESBLOCKS; b++) {
         const qnet__resblock *block = &r->block[b];
         qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
@@ -8832,12 +8832,12 @@ static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet
     return QNET_OK;
 }
 
-/* ReLU(norm(pre)) of a unit, for whoever reads it. */
-static qnet__source qnet__unit_normalised(const qnet__unit *unit)
+/* ReLU(norm(pre)) of a unit, for whoever reads it. With `train` by the batch's statistics. */
+static qnet__source qnet__unit_normalised(const qnet__unit *unit, int train)
 {
     qnet__source s = qnet__source_plain(unit->pre);
     s.kind = QNET__SOURCE_NORMALISED;
-    s.mean = unit->mean, s.scale = unit->scale, s.beta = unit->beta;
+    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
     return s;
 }
 
@@ -8889,12 +8889,21 @@ static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int
     return QNET_OK;
 }
 
+/* scale of a unit's norm from the running statistics. */
+static void qnet__unit_running_scale(qnet__unit *unit)
+{
+    int c;
+    for (c = 0; c < unit->conv.out_channels; c++) {
+        unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
+                                     sqrt((double)unit->running_var[c] + QNET_BATCHNORM_EPS));
+    }
+}
+
 /* y = act(norm(conv(x)) + residual) with the running statistics, in one go. */
 static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int batch,
                                     const qnet_real *x, const qnet_real *residual, qnet_real *y)
 {
     const qnet__source source = qnet__source_plain(x);
-    size_t n = (size_t)unit->conv.out_channels, c;
     qnet_conv2d conv = unit->conv;
     qnet__sink sink;
     qnet_status status;
@@ -8914,10 +8923,7 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
         qnet__free(r->net.ctx, sink.y, bytes);
         QNET__TRY(status);
     }
-    for (c = 0; c < n; c++) {
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
-                                     sqrt((double)unit->running_var[c] + QNET_BATCHNORM_EPS));
-    }
+    qnet__unit_running_scale(unit);
     sink = qnet__unit_sink(unit, 0, y);
     sink.residual = residual;
     QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
@@ -8949,7 +8955,7 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
         return QNET_OK;
     }
     QNET__TRY(qnet__unit_train(r, first, batch, &x));
-    middle = qnet__unit_normalised(first);
+    middle = qnet__unit_normalised(first, 1);
     QNET__TRY(qnet__unit_train(r, second, batch, &middle));
     x = qnet__source_plain(second->pre);
     sum = qnet__unit_sink(second, 1, second->out);
@@ -8969,31 +8975,33 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     return QNET_OK;
 }
 
-/* The stem, its norm and ReLU, and pooling, from x to r->pool. In training, pooling itself
-   normalises what it reads, and keeps who won. */
+/* The stem, its norm and ReLU, and pooling, from x to r->pool. Pooling itself normalises what it
+   reads and, in training, keeps who won. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
                                      const qnet_real *x)
 {
     qnet__unit *stem = &r->unit[0];
-    const qnet__source source = qnet__source_plain(x);
+    const qnet__source source = qnet__source_plain(x), pre = qnet__source_plain(stem->pre);
+    const qnet__sink norm = qnet__unit_sink(stem, 0, NULL);
+    qnet__sink sink = qnet__sink_plain(stem->pre);
+    qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
 
+    conv.batch = batch;
     QNET__TRY(qnet__maxpool_plan(r->net.ctx, "resnet forward", batch,
                                  qnet_conv2d_out_height(&stem->conv),
                                  qnet_conv2d_out_width(&stem->conv), 64, 1, &pool));
     if (train) {
         QNET__TRY(qnet__unit_train(r, stem, batch, &source));
-        pool.x = qnet__unit_normalised(stem);
         pool.argmax = r->argmax;
-        if (r->net.ctx->hooks.trace.tensor != NULL) {
-            qnet__unit_trace(r, stem, batch, "", stem->out_name,
-                             qnet__source_map(r->net.ctx, &pool.x,
-                                              qnet__unit_count(stem, batch) / 64, 64, stem->out));
-        }
     } else {
-        QNET__TRY(qnet__unit_infer(r, stem, batch, x, NULL, stem->pre));
-        pool.x = qnet__source_plain(stem->pre);
+        QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, stem->packed,
+                                     &sink, NULL, r->scratch));
+        qnet__unit_running_scale(stem);
+        qnet__unit_trace(r, stem, batch, "", stem->conv_name, stem->pre);
+        QNET__TRY(qnet__unit_trace_made(r, stem, batch, "", stem->out_name, &pre, &norm));
     }
+    pool.x = qnet__unit_normalised(stem, train);
     pool.y = r->pool;
     qnet__maxpool_run(r->net.ctx, &pool, (size_t)batch);
     qnet__trace(r->net.ctx, "maxpool", r->pool, 4, (size_t)batch, (size_t)r->pool_h,
@@ -9137,7 +9145,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
     qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
     qnet_context *ctx = r->net.ctx;
     qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
-    const qnet__source x = qnet__source_plain(map), middle = qnet__unit_normalised(first);
+    const qnet__source x = qnet__source_plain(map), middle = qnet__unit_normalised(first, 1);
     const qnet__source gradient = qnet__source_plain(dout);
     qnet__sink dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
 
