@@ -3127,7 +3127,7 @@ static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t wide,
 {
     const size_t rows = tile->segments * tile->length;
     const int asks = next != NULL && part * 64 < wide * sizeof *next;
-    tile->ahead = (uintptr_t)(asks ? next : tile->b[0]) + (asks ? part * rows * 64 : 0);
+    tile->ahead = asks ? (uintptr_t)next + part * rows * 64 : (uintptr_t)tile; /* here already */
     tile->ahead_step = asks ? 64 : 0;
 }
 
