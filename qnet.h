@@ -1761,7 +1761,7 @@ static void qnet__default_free(void *user, void *ptr, size_t size)
 
 #define QNET__SHARES 64
 
-/* The default parallel hook: OpenMP's threads where the compiler has them, else a plain loop. Every
+/* The default parallel hook: OpenMP's threads where the compiler has them, else a plain loop. A
    thread begins with a share of neighbouring tasks, the same in every job of as many tasks: where
    threads have caches of their own, it finds there what it wrote in the job before. When its share
    is done, it helps the others. user: the context. */
@@ -1770,7 +1770,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #if defined(QNET__OPENMP) && _OPENMP >= 201107
     const qnet_context *ctx = (const qnet_context *)user;
     const int threads = (int)ctx->hooks.parallel.workers;
-    size_t taken[QNET__SHARES][8]; /* of each share; a cache line each */
+    size_t taken[QNET__SHARES][64 / sizeof(size_t)]; /* of each share; a cache line each */
     memset(taken, 0, sizeof taken);
     #pragma omp parallel num_threads(threads)
     {
@@ -2895,6 +2895,12 @@ typedef struct qnet__tile {
 #define QNET__INLINE static
 #endif
 
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__NOINLINE __attribute__((noinline))
+#else
+#define QNET__NOINLINE
+#endif
+
 /* Products that are added up one by one, in the tile's `chain`. Then the sum is added to C, and the
    next begins at zero: rounding errors grow with the length of a chain. Counted along the segments,
    so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with
@@ -3121,14 +3127,18 @@ static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, s
 }
 
 /* While tile number `part` of several goes through a piece of b, its share of the next piece comes
-   nearer: a cache line with every k, of those of as many rows of `wide` numbers. Nobody should
-   write there meanwhile: the line would be taken from that thread, at a loss. */
+   nearer: a cache line with every k, of those of as many rows of `wide` numbers, or beyond them if
+   that piece is shorter. next: NULL where there is none, or its rows do not follow each other.
+   Nobody should write there meanwhile: the line would be taken from that thread, at a loss. */
 static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t wide, size_t part)
 {
-    const size_t rows = tile->segments * tile->length;
-    const int asks = next != NULL && part * 64 < wide * sizeof *next;
-    tile->ahead = asks ? (uintptr_t)next + part * rows * 64 : (uintptr_t)tile; /* here already */
-    tile->ahead_step = asks ? 64 : 0;
+    const size_t row = wide * sizeof *next, line = qnet__min_size(row, 64);
+    const int asks = next != NULL && part * line < row;
+    tile->ahead = (uintptr_t)tile; /* here already */
+    tile->ahead_step = asks ? line : 0;
+    if (asks) {
+        tile->ahead = (uintptr_t)next + part * tile->segments * tile->length * line;
+    }
 }
 
 /* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
@@ -3425,8 +3435,12 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
             tile.length = qnet__min_size(k - at, QNET__PIECE);
             tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
             tile.accumulate = accumulate || at > 0;
-            next = panel + 1 < panels ? b + (panel + 1) * b_panel : NULL;
-            next = at + tile.length < k ? b + tile.b_at + tile.length * b_step : next;
+            next = NULL;
+            if (b_step == kernel->columns && at + tile.length < k) {
+                next = b + tile.b_at + tile.length * b_step;
+            } else if (b_step == kernel->columns && panel + 1 < panels) {
+                next = b + (panel + 1) * b_panel;
+            }
             for (first = 0; first < rows; first += QNET__TILE_ROWS) {
                 tile.rows = qnet__tile_size(rows - first);
                 for (i = 0; i < (size_t)tile.rows; i++) {
@@ -3595,7 +3609,8 @@ QNET__INLINE void qnet__source_ask(const qnet__source *s, const qnet__source_kin
      gradient   + residual (the gradient by another path); 0 where a ReLU's output was: `mask` or,
                 with a scale, (pre - mean) scale + beta; and sum1 += v, sum2 += v (pre - mean) for
                 the batch norm whose input is pre (NULL: not)
-   Sums are per chunk of pixels; chunks depend on shapes only, and are added up in order. */
+   A scale comes with its mean and beta. Sums are per chunk of pixels; chunks depend on shapes only,
+   and are added up in order. */
 typedef enum qnet__sink_kind {
     QNET__SINK_PLAIN,
     QNET__SINK_MOMENTS,
@@ -4126,7 +4141,7 @@ typedef struct qnet__winograd {
     ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
     ptrdiff_t tiles_y, tiles_x, tiles;    /* of an image, of an image, of the batch */
     ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in a shared v; 0: each task has its own v */
+    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
     ptrdiff_t round_first, round_last;
     ptrdiff_t v_row, v_plane;             /* v[36][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[36][tiles][dst_c], of the weights' gradient */
@@ -4287,12 +4302,13 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
     ptrdiff_t t, c, at[16], next[16];
     size_t rows = 0;
-    int x, y;
+    int x, y, more;
     memset(sums, 0, sizeof sums);
     qnet__winograd_offsets(p, first, 0, 4, p->dst_c, next);
     for (t = first; t < last; t++) {
         memcpy(at, next, sizeof at);
-        if (t + 1 < last) { /* what lies behind is another thread's */
+        more = t + 1 < last; /* what lies behind is another thread's */
+        if (more) {
             qnet__winograd_offsets(p, t + 1, 0, 4, p->dst_c, next);
         }
         for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
@@ -4302,7 +4318,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
             qnet__sink_lanes k;
             qnet__lanes half[24];
             for (x = 0; x < 16; x++) {
-                if (next[x] >= 0) {
+                if (more && next[x] >= 0) {
                     qnet__sink_ask(s, kind, next[x] + to);
                 }
             }
@@ -4385,9 +4401,9 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
             qnet__wide half[18], e[6];
             qnet_real u[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
-                qnet__widen(g[x][0] + i, &e[0]);
-                qnet__widen(g[3 + x][0] + i, &e[1]);
-                qnet__widen(g[6 + x][0] + i, &e[2]);
+                qnet__widen(&g[x][row][column - c], &e[0]);
+                qnet__widen(&g[3 + x][row][column - c], &e[1]);
+                qnet__widen(&g[6 + x][row][column - c], &e[2]);
                 qnet__winograd_g(e, half + x, 3);
             }
             for (y = 0; y < 6; y++) {
@@ -4446,7 +4462,18 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
+/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack. */
 #define QNET__DEFINE_WINOGRAD(name, target)                                                       \
+    target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
+                                                        qnet__winograd_step step, ptrdiff_t i,    \
+                                                        ptrdiff_t j)                              \
+    {                                                                                             \
+        if (step == QNET__WINOGRAD_KERNELS)                                                       \
+            qnet__winograd_kernels(p, i, j);                                                      \
+        else                                                                                      \
+            qnet__winograd_kernel_gradients(p, i);                                                \
+    }                                                                                             \
+                                                                                                  \
     target static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,       \
                             ptrdiff_t j, qnet_real *block)                                        \
     {                                                                                             \
@@ -4461,10 +4488,8 @@ typedef enum qnet__winograd_step {
             qnet__winograd_gradient(p, QNET__SOURCE_PLAIN, i, j, block);                          \
         else if (step == QNET__WINOGRAD_GRADIENT)                                                 \
             qnet__winograd_gradient(p, QNET__SOURCE_GRADIENT, i, j, block);                       \
-        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
-            qnet__winograd_kernels(p, i, j);                                                      \
-        else if (step == QNET__WINOGRAD_KERNEL_GRADIENTS)                                         \
-            qnet__winograd_kernel_gradients(p, i);                                                \
+        else if (step != QNET__WINOGRAD_OUTPUT)                                                   \
+            name##_of_kernels(p, step, i, j);                                                     \
         else if (p->sink.kind == QNET__SINK_PLAIN)                                                \
             qnet__winograd_output(p, QNET__SINK_PLAIN, i, j, block);                              \
         else if (p->sink.kind == QNET__SINK_MOMENTS)                                              \
@@ -4763,9 +4788,9 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
                        (ptrdiff_t)index, 0, NULL);
 }
 
-/* Where du is so small that it stays in a second-level cache, the tiles are shared out in parts,
-   each with a du that one worker adds up. Else all workers transform the tiles of a round, and then
-   share out du. */
+/* Where du is small (590 KB for 64 channels), the tiles are shared out in parts, each with a du
+   that one worker adds up. Else all workers transform the tiles of a round, and then share out
+   du. */
 static int qnet__winograd_in_parts(const qnet__winograd *p)
 {
     return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
@@ -5182,7 +5207,7 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
 }
 
 /* A piece of a panel's weights for all rows of a block, whose outputs are at pixel[row], or NULL.
-   tile->a: the pointers of row 0; next: the weights of the piece that follows, as many. */
+   tile->a: the pointers of row 0; next: the weights of the piece that follows, or NULL. */
 static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
                               const qnet_real *next, qnet_real *const *pixel, ptrdiff_t rows,
                               size_t panel)
@@ -5259,7 +5284,7 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *pixel[QNET__SWEEP_ROWS];
     unsigned char used[QNET__SWEEP_TAPS];
     ptrdiff_t first, rows;
-    const qnet_real *const weights_end = p->panels + p->panel_count * panel_size, *next;
+    const qnet_real *next;
     size_t panel, segment, at;
     qnet__tile tile;
     memset(&tile, 0, sizeof tile);
@@ -5280,8 +5305,13 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
                 for (at = 0; at < length; at += tile.length) {
                     tile.length = qnet__min_size(p->merged ? length : piece, length - at);
                     tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
-                    next = taps->b[segment] + tile.b_at + tile.segments * tile.length * columns;
-                    next = next < weights_end ? next : taps->b[0] + panel_first * panel_size;
+                    next = taps->b[0] + (panel + 1 < panel_last ? panel + 1 : panel_first) *
+                                            panel_size;
+                    if (at + tile.length < length) {
+                        next = taps->b[segment] + tile.b_at + tile.length * columns;
+                    } else if (segment + tile.segments < segments) {
+                        next = taps->b[segment + tile.segments] + panel * panel_size;
+                    }
                     qnet__sweep_piece(p, &tile, next, pixel, rows, panel);
                     tile.accumulate = 1;
                 }
@@ -12820,7 +12850,7 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
 
 #define QNET__FINITE_RUN 1024
 
-/* 1 when all numbers from `first` on are finite; without a decision for each. */
+/* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
 static int qnet__finite_run(const void *data, size_t first)
 {
     int finite = 1, i;
@@ -12906,7 +12936,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors
 }
 
 typedef struct qnet__weights_job {
-    qnet_context *ctx;
     const qnet_safetensors *file;
     const char *name;
     const qnet_param_table *table;
@@ -12921,7 +12950,7 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
     const qnet_param *p = &job->table->entries[index];
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
-    if (qnet__weights_match(job->ctx, job->file, job->name, job->table, p, job->replace_head, 0,
+    if (qnet__weights_match(NULL, job->file, job->name, job->table, p, job->replace_head, 0,
                             &t) == QNET_OK && t != NULL) {
         qnet__param_copy(p, t, job->block + p->offset);
     }
@@ -12952,7 +12981,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, 1, &t));
         replaced |= t == NULL && !qnet__is_tracked(p->name);
     }
-    job.ctx = ctx, job.file = file, job.name = name, job.table = table;
+    job.file = file, job.name = name, job.table = table;
     job.replace_head = replace_head, job.block = block;
     if (ctx != NULL) {
         qnet__parallel(ctx, (size_t)table->count, qnet__weights_copy_task, &job);
