@@ -3174,8 +3174,10 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
         for (first = 0; first < p->length; first = last) {
             last = qnet__min_size(first + QNET__PACK_RUN, p->length);
             for (j = 0; j < valid; j++) {
+                const qnet_real *from = src + j * p->column_step;
+                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from);
                 for (k = first; k < last; k++) {
-                    dst[k * p->width + j] = src[k * p->row_step + j * p->column_step];
+                    dst[k * p->width + j] = from[k * p->row_step];
                 }
             }
         }
