@@ -3175,7 +3175,7 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
             last = qnet__min_size(first + QNET__PACK_RUN, p->length);
             for (j = 0; j < valid; j++) {
                 const qnet_real *from = src + j * p->column_step;
-                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from);
+                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
                 for (k = first; k < last; k++) {
                     dst[k * p->width + j] = from[k * p->row_step];
                 }
