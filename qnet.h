@@ -2868,6 +2868,7 @@ typedef struct qnet__tile {
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_ask */
     size_t chain;              /* products in a chain of additions */
     int rows;                  /* 6, 4 or 2 */
+    int beside;                /* 1: a[s][m] is a[s][0] + m */
     int accumulate;            /* 1: adds to what C holds */
 } qnet__tile;
 
@@ -2910,11 +2911,12 @@ typedef struct qnet__tile {
 #define QNET__CHAIN_WINOGRAD_WEIGHTS 32 /* the sums are longer: over all tiles */
 
 /* The micro-kernel, written once. `rows` and `wide` are constants after inlining, so that the loops
-   over m and n unroll and acc lives in registers; so is a_step where it is 1, which saves a
-   register. Per k: `wide` loads of b, and per row one broadcast of a and `wide` multiply-adds. */
+   over m and n unroll and acc lives in registers. So are a_step where it is 1, and `beside`: that
+   saves registers for addresses. Per k: `wide` loads of b, and per row one broadcast of a and
+   `wide` multiply-adds. */
 #define QNET__DEFINE_TILE(name, target, vector, wide, zero, load, store, broadcast, fma, add)     \
     target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
-                                         const size_t a_step)                                     \
+                                         const size_t a_step, const int beside)                   \
     {                                                                                             \
         const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
         const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
@@ -2946,7 +2948,7 @@ typedef struct qnet__tile {
                     }                                                                             \
                     QNET__UNROLL                                                                  \
                     for (m = 0; m < rows; m++) {                                                  \
-                        const vector x = broadcast(a[m][i]);                                      \
+                        const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);       \
                         QNET__UNROLL                                                              \
                         for (n = 0; n < wide; n++) {                                              \
                             acc[m][n] = fma(x, bk[n], acc[m][n]);                                 \
@@ -2981,13 +2983,15 @@ typedef struct qnet__tile {
     target static void name(const qnet__tile *t)                                                  \
     {                                                                                             \
         if (t->rows == 6 && t->a_step == 1) {                                                     \
-            name##_rows(t, 6, 1);                                                                 \
+            name##_rows(t, 6, 1, 0);                                                              \
+        } else if (t->rows == 6 && t->beside) {                                                   \
+            name##_rows(t, 6, t->a_step, 1);                                                      \
         } else if (t->rows == 6) {                                                                \
-            name##_rows(t, 6, t->a_step);                                                         \
+            name##_rows(t, 6, t->a_step, 0);                                                      \
         } else if (t->rows == 4) {                                                                \
-            name##_rows(t, 4, t->a_step);                                                         \
+            name##_rows(t, 4, t->a_step, 0);                                                      \
         } else {                                                                                  \
-            name##_rows(t, 2, t->a_step);                                                         \
+            name##_rows(t, 2, t->a_step, 0);                                                      \
         }                                                                                         \
     }
 
@@ -3126,18 +3130,35 @@ static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, s
     }
 }
 
+#define QNET__LINE 64 /* bytes of a cache line */
+
 /* While tile number `part` of several goes through a piece of b, its share of the next piece comes
-   nearer: a cache line with every k, of those of as many rows of `wide` numbers, or beyond them if
-   that piece is shorter. next: NULL where there is none, or its rows do not follow each other.
-   Nobody should write there meanwhile: the line would be taken from that thread, at a loss. */
-static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t wide, size_t part)
+   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
+   after another where the rows follow each other, as the hardware likes best. next: NULL where
+   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
+   a loss. */
+static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
+                           size_t part)
 {
-    const size_t row = wide * sizeof *next, line = qnet__min_size(row, 64);
-    const int asks = next != NULL && part * line < row;
+    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
     tile->ahead = (uintptr_t)tile; /* here already */
-    tile->ahead_step = asks ? line : 0;
-    if (asks) {
-        tile->ahead = (uintptr_t)next + part * tile->segments * tile->length * line;
+    tile->ahead_step = 0;
+    if (next != NULL && part * line < row) {
+        const size_t before = step == wide ? tile->segments * tile->length : 1;
+        tile->ahead = (uintptr_t)next + part * before * line;
+        tile->ahead_step = step == wide ? line : step * sizeof *next;
+    }
+}
+
+/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
+static void qnet__tile_ask_sums(const qnet__tile *tile, size_t wide)
+{
+    size_t at;
+    int m;
+    for (m = 0; m < tile->rows; m++) {
+        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE) {
+            QNET__PREFETCH_WRITE((uintptr_t)tile->c[m] + at);
+        }
     }
 }
 
@@ -3420,10 +3441,11 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                                 qnet_real *const *c, int accumulate)
 {
     const size_t panels = qnet__panels(kernel, columns);
+    const size_t lines = kernel->columns * sizeof *b / QNET__LINE;
     const qnet_real *from[QNET__TILE_ROWS];
     qnet_real *to[QNET__TILE_ROWS];
-    size_t panel, first, at, i, row;
-    const qnet_real *next;
+    size_t panel, first, at, i, row, part;
+    const qnet_real *next, *next_a;
     qnet__tile tile;
     memset(&tile, 0, sizeof tile);
     tile.chain = chain;
@@ -3437,10 +3459,11 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
             tile.length = qnet__min_size(k - at, QNET__PIECE);
             tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
             tile.accumulate = accumulate || at > 0;
-            next = NULL;
-            if (b_step == kernel->columns && at + tile.length < k) {
+            next = next_a = NULL;
+            if (at + tile.length < k) {
                 next = b + tile.b_at + tile.length * b_step;
-            } else if (b_step == kernel->columns && panel + 1 < panels) {
+                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL;
+            } else if (panel + 1 < panels) {
                 next = b + (panel + 1) * b_panel;
             }
             for (first = 0; first < rows; first += QNET__TILE_ROWS) {
@@ -3450,7 +3473,16 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                     from[i] = a[row];
                     to[i] = first + i < rows && c[row] != NULL ? c[row] + column : NULL;
                 }
-                qnet__tile_ask(&tile, next, kernel->columns, first / QNET__TILE_ROWS);
+                tile.beside = a_step > 1 && first + QNET__TILE_ROWS <= rows;
+                if (accumulate && at == 0) {
+                    qnet__tile_ask_sums(&tile, kernel->columns);
+                }
+                part = first / QNET__TILE_ROWS;
+                if (part < lines) {
+                    qnet__tile_ask(&tile, next, b_step, kernel->columns, part);
+                } else {
+                    qnet__tile_ask(&tile, next_a, a_step, rows, part - lines);
+                }
                 qnet__run_tile(kernel, &tile, wanted);
             }
         }
@@ -4562,7 +4594,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
                     }
-                    qnet__tile_ask(&tile, next, (size_t)columns, (size_t)(r / QNET__TILE_ROWS));
+                    qnet__tile_ask(&tile, next, (size_t)columns, (size_t)columns,
+                                   (size_t)(r / QNET__TILE_ROWS));
                     p->kernel.run(&tile);
                 }
             }
@@ -5223,7 +5256,8 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
     tile.c = c;
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
-        qnet__tile_ask(&tile, next, p->kernel.columns, (size_t)(row / QNET__TILE_ROWS));
+        qnet__tile_ask(&tile, next, p->kernel.columns, p->kernel.columns,
+                       (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
         for (m = 0; m < tile.rows; m++) {
             c[m] = pixel[row + m] == NULL ? NULL : pixel[row + m] + column;
@@ -5514,6 +5548,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
     tile.accumulate = accumulate;
     tile.chain = QNET__CHAIN_DIRECT;
+    tile.beside = rows >= QNET__TILE_ROWS;
     for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
         const ptrdiff_t begin = i * most, end = begin + most < rows ? begin + most : rows;
         ptrdiff_t at = begin;
@@ -5525,6 +5560,9 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
             c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
         }
         tile.a_at = (size_t)at;
+        if (accumulate) {
+            qnet__tile_ask_sums(&tile, p->kernel.columns);
+        }
         qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
     }
 }
