@@ -685,7 +685,8 @@ typedef struct qnet_resnet_config {
     int channels;      /* 3: QSM, R2*, T1W */
     int classes;       /* 2 */
     int batch;         /* the largest batch that will be asked for; below 16 it also decides, with
-                          the size, how the deepest maps are computed, and so about last bits */
+                          the size and `training`, how the deepest maps are computed, and so about
+                          last bits */
     int training;      /* 0: forward only, in far less memory */
 } qnet_resnet_config;
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config); /* 224x224x3, 2, 64, training */
@@ -4050,7 +4051,7 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
 }
 
 /* ============================================================================================
-   >>winograd: 3x3 convolution at stride 1 by Winograd's minimal filtering F(4x4, 3x3).
+   >>winograd: 3x3 convolution at stride 1 by Winograd's minimal filtering, mostly F(4x4, 3x3).
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
@@ -4058,22 +4059,28 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    Gray 2016). Over all tiles of all images each of the 36 elements is a matrix product,
    m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
 
-   The matrices come from interpolation at the points 0, a, -a, b, -b and infinity. With a = 5/8 and
+   The matrices come from interpolation at the points 0, infinity, a, -a, b and -b. With a = 5/8 and
    b = 3/2 all entries of A and B are exact in binary, and the rounding error is less than half of
    that with the usual 1 and 2. na = 1 / (2 a^2 (a^2 - b^2)), nb = 1 / (2 b^2 (b^2 - a^2)),
    n0 = 1 / (a^2 b^2):
 
        B^T = [ a2b2   0     -(a2+b2)  0       1  0 ]       G = [ n0    0     0     ]
+             [ 0      a2b2   0       -(a2+b2) 0  1 ]           [ 0     0     1     ]
              [ 0     -a b2  -b2       a       1  0 ]           [ na    na a  na a2 ]
              [ 0      a b2  -b2      -a       1  0 ]           [ na   -na a  na a2 ]
              [ 0     -b a2  -a2       b       1  0 ]           [ nb    nb b  nb b2 ]
              [ 0      b a2  -a2      -b       1  0 ]           [ nb   -nb b  nb b2 ]
-             [ 0      a2b2   0       -(a2+b2) 0  1 ]           [ 0     0     1     ]
 
-       A^T = [ 1  1   1   1   1   0 ]
-             [ 0  a  -a   b  -b   0 ]
-             [ 0  a2  a2  b2  b2  0 ]
-             [ 0  a3 -a3  b3 -b3  1 ]          a2 = a^2, and so on
+       A^T = [ 1  0  1   1   1   1  ]
+             [ 0  0  a  -a   b  -b  ]
+             [ 0  0  a2  a2  b2  b2 ]
+             [ 0  1  a3 -a3  b3 -b3 ]          a2 = a^2, and so on
+
+   n outputs along an axis need n + 2 points only. Maps whose sides are not multiples of 4 are cut
+   into tiles of nearly equal sides, 14 into 4 4 3 3: tiles of 3 leave out -b, those of 2 also b.
+   They use the same G, so that one transformed kernel serves all. A row of G has the divisor
+   (p - q) for every other point q; where q is left out, the row of B^T for p has that factor
+   instead: p + b for a side of 3, p^2 - b^2 for a side of 2.
 
    Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
    swapped, so it is the same code. Gradient of the weights: Y is linear in G g G^T, so
@@ -4082,7 +4089,7 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    is the same, in another order of sums.
    ============================================================================================ */
 
-/* ---- The transforms in one dimension. Strides are in vectors. -------------------------------- */
+/* ---- The transforms in one dimension, for n = 4, 3 or 2 outputs ------------------------------ */
 
 #define QNET__WINOGRAD_A 0.625
 #define QNET__WINOGRAD_B 1.5
@@ -4092,47 +4099,80 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
 
-/* y[6] = B^T x[6]; rows 1 and 2, 3 and 4 share their even and odd parts. */
-QNET__INLINE void qnet__winograd_bt(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+/* y[n + 2] = B^T x[n + 2]; the rows of a and -a, b and -b share their even and odd parts. step:
+   from one y to the next, in vectors. What y has beyond n or n + 2 is written and not used. */
+QNET__INLINE void qnet__winograd_bt(int n, const qnet__lanes *x, qnet__lanes *y,
+                                    const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes even1 = x[4] - b2 * x[2], odd1 = a * (x[3] - b2 * x[1]);
-    const qnet__lanes even3 = x[4] - a2 * x[2], odd3 = b * (x[3] - a2 * x[1]);
-    y[0] = x[4] + (a2 * b2 * x[0] - (a2 + b2) * x[2]);
-    y[step] = even1 + odd1;
-    y[2 * step] = even1 - odd1;
-    y[3 * step] = even3 + odd3;
-    y[4 * step] = even3 - odd3;
-    y[5 * step] = x[5] + (a2 * b2 * x[1] - (a2 + b2) * x[3]);
+    if (n == 4) {
+        const qnet__lanes even1 = x[4] - b2 * x[2], odd1 = a * (x[3] - b2 * x[1]);
+        const qnet__lanes even3 = x[4] - a2 * x[2], odd3 = b * (x[3] - a2 * x[1]);
+        y[0] = x[4] + (a2 * b2 * x[0] - (a2 + b2) * x[2]);
+        y[step] = x[5] + (a2 * b2 * x[1] - (a2 + b2) * x[3]);
+        y[2 * step] = even1 + odd1;
+        y[3 * step] = even1 - odd1;
+        y[4 * step] = even3 + odd3;
+        y[5 * step] = even3 - odd3;
+    } else if (n == 3) {
+        const qnet__lanes even = x[3] - b * x[2], odd = a * (x[2] - b * x[1]);
+        const qnet__lanes last = x[3] - a2 * x[1];
+        y[0] = b * (last - b * (x[2] - a2 * x[0]));
+        y[step] = x[4] - a2 * x[2] - b * last;
+        y[2 * step] = (b + a) * (even + odd);
+        y[3 * step] = (b - a) * (even - odd);
+        y[4 * step] = y[5 * step] = 2 * b * last;
+    } else {
+        y[0] = -b2 * (x[2] - a2 * x[0]);
+        y[step] = x[3] - a2 * x[1];
+        y[2 * step] = (a2 - b2) * (x[2] + a * x[1]);
+        y[3 * step] = y[4 * step] = y[5 * step] = (a2 - b2) * (x[2] - a * x[1]);
+    }
 }
 
-/* y[4] = A^T x[6]. */
-QNET__INLINE void qnet__winograd_at(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+/* y[n] = A^T x[n + 2]. */
+QNET__INLINE void qnet__winograd_at(int n, const qnet__lanes *x, qnet__lanes *y,
+                                    const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes sum1 = x[1] + x[2], difference1 = a * (x[1] - x[2]);
-    const qnet__lanes sum3 = x[3] + x[4], difference3 = b * (x[3] - x[4]);
-    y[0] = x[0] + sum1 + sum3;
-    y[step] = difference1 + difference3;
-    y[2 * step] = a2 * sum1 + b2 * sum3;
-    y[3 * step] = x[5] + (a2 * difference1 + b2 * difference3);
+    const qnet__lanes sum1 = x[2] + x[3], difference1 = a * (x[2] - x[3]);
+    if (n == 4) {
+        const qnet__lanes sum3 = x[4] + x[5], difference3 = b * (x[4] - x[5]);
+        y[0] = x[0] + sum1 + sum3;
+        y[step] = difference1 + difference3;
+        y[2 * step] = a2 * sum1 + b2 * sum3;
+        y[3 * step] = x[1] + (a2 * difference1 + b2 * difference3);
+    } else if (n == 3) {
+        y[0] = x[0] + sum1 + x[4];
+        y[step] = difference1 + b * x[4];
+        y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
+    } else {
+        y[0] = x[0] + sum1;
+        y[step] = y[2 * step] = y[3 * step] = x[1] + difference1;
+    }
 }
 
-/* y[6] = A x[4]. */
-QNET__INLINE void qnet__winograd_a(const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
+/* y[n + 2] = A x[n]. */
+QNET__INLINE void qnet__winograd_a(int n, const qnet__lanes *x, qnet__lanes *y,
+                                   const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes even1 = x[0] + a2 * x[2], odd1 = a * (x[1] + a2 * x[3]);
-    const qnet__lanes even3 = x[0] + b2 * x[2], odd3 = b * (x[1] + b2 * x[3]);
+    const qnet__lanes even = n > 2 ? x[0] + a2 * x[2] : x[0];
+    const qnet__lanes odd = n > 3 ? a * (x[1] + a2 * x[3]) : a * x[1];
     y[0] = x[0];
-    y[step] = even1 + odd1;
-    y[2 * step] = even1 - odd1;
-    y[3 * step] = even3 + odd3;
-    y[4 * step] = even3 - odd3;
-    y[5 * step] = x[3];
+    y[step] = x[n - 1];
+    y[2 * step] = even + odd;
+    y[3 * step] = even - odd;
+    if (n == 4) {
+        const qnet__lanes even3 = x[0] + b2 * x[2], odd3 = b * (x[1] + b2 * x[3]);
+        y[4 * step] = even3 + odd3;
+        y[5 * step] = even3 - odd3;
+    } else {
+        y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
+    }
 }
 
 /* y[6] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel does
@@ -4145,11 +4185,11 @@ QNET__INLINE void qnet__winograd_g(const qnet__wide *x, qnet__wide *y, const ptr
     const qnet__wide even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
     const qnet__wide odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
     y[0] = QNET__WINOGRAD_N0 * x[0];
-    y[step] = even1 + odd1;
-    y[2 * step] = even1 - odd1;
-    y[3 * step] = even3 + odd3;
-    y[4 * step] = even3 - odd3;
-    y[5 * step] = x[2];
+    y[step] = x[2];
+    y[2 * step] = even1 + odd1;
+    y[3 * step] = even1 - odd1;
+    y[4 * step] = even3 + odd3;
+    y[5 * step] = even3 - odd3;
 }
 
 /* y[3] = G^T x[6], in double too. */
@@ -4157,11 +4197,11 @@ QNET__INLINE void qnet__winograd_gt(const qnet__wide *x, qnet__wide *y, const pt
 {
     const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
     const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
-    const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[1] + x[2]);
-    const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[3] + x[4]);
+    const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[2] + x[3]);
+    const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[4] + x[5]);
     y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
-    y[step] = QNET__WINOGRAD_NA * a * (x[1] - x[2]) + QNET__WINOGRAD_NB * b * (x[3] - x[4]);
-    y[2 * step] = x[5] + (a2 * sum1 + b2 * sum3);
+    y[step] = QNET__WINOGRAD_NA * a * (x[2] - x[3]) + QNET__WINOGRAD_NB * b * (x[4] - x[5]);
+    y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
 }
 
 /* ---- The transforms of tiles ----------------------------------------------------------------- */
@@ -4169,20 +4209,31 @@ QNET__INLINE void qnet__winograd_gt(const qnet__wide *x, qnet__wide *y, const pt
 #define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 
+/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
+typedef struct qnet__winograd_axis {
+    ptrdiff_t tiles, large, side;
+    ptrdiff_t points; /* of the larger tiles */
+} qnet__winograd_axis;
+
+/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
+   large large, large small, small small. So those that use one point more along an axis follow each
+   other. */
 typedef struct qnet__winograd {
     qnet__kernel kernel;
     ptrdiff_t height, width;              /* of a map; inputs and outputs are alike */
     ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
-    ptrdiff_t tiles_y, tiles_x, tiles;    /* of an image, of an image, of the batch */
+    qnet__winograd_axis y, x;
+    ptrdiff_t kind_end[4], tiles;         /* of the batch */
+    ptrdiff_t planes;                     /* y.points * x.points elements, at most 36 */
     ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
     ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
     ptrdiff_t round_first, round_last;
-    ptrdiff_t v_row, v_plane;             /* v[36][tiles][src_c]: steps of the first two */
-    ptrdiff_t d_row, d_plane;             /* d[36][tiles][dst_c], of the weights' gradient */
-    ptrdiff_t m_plane;                    /* m[36][block][QNET__WINOGRAD_GROUP] */
-    ptrdiff_t u_plane;                    /* u[groups][36][panels][src_c][kernel.columns] */
-    ptrdiff_t du_plane, parts;            /* du[parts][36][in][out] */
-    qnet__source x, dy;                   /* dy: for the weights' gradient only */
+    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
+    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][dst_c], of the weights' gradient */
+    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
+    ptrdiff_t u_plane;                    /* u[groups][planes][panels][src_c][kernel.columns] */
+    ptrdiff_t du_plane, parts;            /* du[parts][planes][in][out] */
+    qnet__source from, dy;                /* dy: for the weights' gradient only */
     qnet__sink sink;
     const qnet_real *w;                   /* [3][3][in][out] */
     int backward;                         /* w is turned round and in, out are dst_c, src_c */
@@ -4191,21 +4242,54 @@ typedef struct qnet__winograd {
     qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
 } qnet__winograd;
 
-/* at[size * size]: the offsets of the pixels of a tile that starts `border` pixels before its
-   outputs, or -1 outside the map. */
-static void qnet__winograd_offsets(const qnet__winograd *p, ptrdiff_t tile, int border, int size,
-                                   ptrdiff_t channels, ptrdiff_t *at)
+/* A tile of rows * columns outputs: the offsets of its pixels, or of those and the pixels round
+   them; -1 for what is beyond them or outside the map. */
+typedef struct qnet__winograd_view {
+    int rows, columns;
+    ptrdiff_t at[36]; /* [4 + 2 border][4 + 2 border] */
+} qnet__winograd_view;
+
+static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int border,
+                                ptrdiff_t channels, qnet__winograd_view *view)
 {
-    const ptrdiff_t left = tile % p->tiles_x * 4 - border;
-    const ptrdiff_t top = tile / p->tiles_x % p->tiles_y * 4 - border;
-    const ptrdiff_t image = tile / p->tiles_x / p->tiles_y * p->height;
-    ptrdiff_t y, x;
-    for (y = top; y < top + size; y++) {
-        for (x = left; x < left + size; x++) {
-            const int inside = y >= 0 && y < p->height && x >= 0 && x < p->width;
-            *at++ = inside ? ((image + y) * p->width + x) * channels : -1;
+    const int size = 4 + 2 * border;
+    int kind = 0, large_y, large_x, y, x;
+    ptrdiff_t image, i, j, top, left, *at = view->at;
+    while (tile >= p->kind_end[kind]) {
+        kind++;
+    }
+    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
+    large_y = kind == 1 || kind == 2, large_x = kind < 2;
+    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
+    i = large_y ? p->y.large : p->y.tiles - p->y.large;
+    image = tile / j / i;
+    i = tile / j % i + (large_y ? 0 : p->y.large);
+    j = tile % j + (large_x ? 0 : p->x.large);
+    top = i * p->y.side + (i < p->y.large ? i : p->y.large) - border;
+    left = j * p->x.side + (j < p->x.large ? j : p->x.large) - border;
+    view->rows = (int)p->y.side + large_y;
+    view->columns = (int)p->x.side + large_x;
+    for (y = 0; y < size; y++) {
+        for (x = 0; x < size; x++) {
+            const int inside = y < view->rows + 2 * border && x < view->columns + 2 * border &&
+                               top + y >= 0 && top + y < p->height && left + x >= 0 &&
+                               left + x < p->width;
+            const ptrdiff_t row = image * p->height + top + y;
+            *at++ = inside ? (row * p->width + left + x) * channels : -1;
         }
     }
+}
+
+/* The tiles first .. last - 1 that have element (i, j) of a plane. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.side + 2;
+    const int more_x = plane % p->x.points >= p->x.side + 2;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
 }
 
 QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_kind kind,
@@ -4238,80 +4322,115 @@ QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_k
     }
 }
 
-/* to[k][...] = x[k], k < 6. Written out here and below: compilers unroll loops too late to keep
-   small arrays in registers. */
-QNET__INLINE void qnet__winograd_put(const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
+/* to[k][...] = x[k], k < points. Written out here and below: compilers unroll loops too late to
+   keep small arrays in registers. */
+QNET__INLINE void qnet__winograd_put(int points, const qnet__lanes *x, qnet_real *to,
+                                     ptrdiff_t plane)
 {
     qnet__lanes_store(to, &x[0]);
     qnet__lanes_store(to + plane, &x[1]);
     qnet__lanes_store(to + 2 * plane, &x[2]);
     qnet__lanes_store(to + 3 * plane, &x[3]);
-    qnet__lanes_store(to + 4 * plane, &x[4]);
-    qnet__lanes_store(to + 5 * plane, &x[5]);
+    if (points > 4) {
+        qnet__lanes_store(to + 4 * plane, &x[4]);
+    }
+    if (points > 5) {
+        qnet__lanes_store(to + 5 * plane, &x[5]);
+    }
 }
 
-/* v[36][tile - first][src_c] = B^T d B of the tiles first .. last - 1. */
-QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__source_kind kind,
-                                       ptrdiff_t first, ptrdiff_t last, qnet_real *v)
+/* B^T d B of a tile. rows and columns are constants where they are 4, as nearly always. */
+QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__source_kind kind,
+                                            const int rows, const int columns,
+                                            const ptrdiff_t *at, const ptrdiff_t *next,
+                                            qnet_real *v)
 {
-    ptrdiff_t t, c, at[36], next[36];
+    ptrdiff_t c;
     int y, x;
-    qnet__winograd_offsets(p, first, 1, 6, p->src_c, next);
-    for (t = first; t < last; t++, v += p->v_row) {
-        memcpy(at, next, sizeof at);
-        qnet__winograd_offsets(p, t + 1, 1, 6, p->src_c, next);
-        for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
-            qnet__source_lanes k;
-            qnet__lanes half[36];
-            qnet__winograd_ask(&p->x, kind, at, next, 6, c, p->src_c);
-            qnet__source_channels(&p->x, kind, c, &k);
-            for (x = 0; x < 6; x++) {
-                qnet__lanes d[6];
-                qnet__winograd_get(&p->x, kind, &k, at[x], c, &d[0]);
-                qnet__winograd_get(&p->x, kind, &k, at[6 + x], c, &d[1]);
-                qnet__winograd_get(&p->x, kind, &k, at[12 + x], c, &d[2]);
-                qnet__winograd_get(&p->x, kind, &k, at[18 + x], c, &d[3]);
-                qnet__winograd_get(&p->x, kind, &k, at[24 + x], c, &d[4]);
-                qnet__winograd_get(&p->x, kind, &k, at[30 + x], c, &d[5]);
-                qnet__winograd_bt(d, half + x, 6);
-            }
-            for (y = 0; y < 6; y++) {
-                qnet__lanes d[6];
-                qnet__winograd_bt(half + 6 * y, d, 1);
-                qnet__winograd_put(d, v + y * 6 * p->v_plane + c, p->v_plane);
-            }
+    for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+        qnet__source_lanes k;
+        qnet__lanes half[36];
+        qnet__winograd_ask(&p->from, kind, at, next, 6, c, p->src_c);
+        qnet__source_channels(&p->from, kind, c, &k);
+        for (x = 0; x < columns + 2; x++) {
+            qnet__lanes d[6];
+            qnet__winograd_get(&p->from, kind, &k, at[x], c, &d[0]);
+            qnet__winograd_get(&p->from, kind, &k, at[6 + x], c, &d[1]);
+            qnet__winograd_get(&p->from, kind, &k, at[12 + x], c, &d[2]);
+            qnet__winograd_get(&p->from, kind, &k, at[18 + x], c, &d[3]);
+            qnet__winograd_get(&p->from, kind, &k, at[24 + x], c, &d[4]);
+            qnet__winograd_get(&p->from, kind, &k, at[30 + x], c, &d[5]);
+            qnet__winograd_bt(rows, d, half + x, 6);
+        }
+        for (y = 0; y < rows + 2; y++) {
+            qnet__lanes d[6];
+            qnet__winograd_bt(columns, half + 6 * y, d, 1);
+            qnet__winograd_put(columns + 2, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
         }
     }
 }
 
-/* d[36][tile - first][dst_c] = A dY A^T of the tiles first .. last - 1. */
+/* v[planes][tile - first][src_c] = B^T d B of the tiles first .. last - 1. */
+QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__source_kind kind,
+                                       ptrdiff_t first, ptrdiff_t last, qnet_real *v)
+{
+    qnet__winograd_view now, next;
+    ptrdiff_t t;
+    qnet__winograd_look(p, first, 1, p->src_c, &next);
+    for (t = first; t < last; t++, v += p->v_row) {
+        now = next;
+        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, 1, p->src_c, &next);
+        if (now.rows == 4 && now.columns == 4) {
+            qnet__winograd_input_tile(p, kind, 4, 4, now.at, next.at, v);
+        } else {
+            qnet__winograd_input_tile(p, kind, now.rows, now.columns, now.at, next.at, v);
+        }
+    }
+}
+
+/* A dY A^T of a tile. */
+QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
+                                               const qnet__source_kind kind, const int rows,
+                                               const int columns, const ptrdiff_t *at,
+                                               const ptrdiff_t *next, qnet_real *d)
+{
+    ptrdiff_t c;
+    int y, x;
+    for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
+        qnet__source_lanes k;
+        qnet__lanes half[24];
+        qnet__winograd_ask(&p->dy, kind, at, next, 4, c, p->dst_c);
+        qnet__source_channels(&p->dy, kind, c, &k);
+        for (x = 0; x < columns; x++) {
+            qnet__lanes e[4];
+            qnet__winograd_get(&p->dy, kind, &k, at[x], c, &e[0]);
+            qnet__winograd_get(&p->dy, kind, &k, at[4 + x], c, &e[1]);
+            qnet__winograd_get(&p->dy, kind, &k, at[8 + x], c, &e[2]);
+            qnet__winograd_get(&p->dy, kind, &k, at[12 + x], c, &e[3]);
+            qnet__winograd_a(rows, e, half + x, 4);
+        }
+        for (y = 0; y < rows + 2; y++) {
+            qnet__lanes e[6];
+            qnet__winograd_a(columns, half + 4 * y, e, 1);
+            qnet__winograd_put(columns + 2, e, d + y * p->x.points * p->d_plane + c, p->d_plane);
+        }
+    }
+}
+
+/* d[planes][tile - first][dst_c] = A dY A^T of the tiles first .. last - 1. */
 QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__source_kind kind,
                                           ptrdiff_t first, ptrdiff_t last, qnet_real *d)
 {
-    ptrdiff_t t, c, at[16], next[16];
-    int y, x;
-    qnet__winograd_offsets(p, first, 0, 4, p->dst_c, next);
+    qnet__winograd_view now, next;
+    ptrdiff_t t;
+    qnet__winograd_look(p, first, 0, p->dst_c, &next);
     for (t = first; t < last; t++, d += p->d_row) {
-        memcpy(at, next, sizeof at);
-        qnet__winograd_offsets(p, t + 1, 0, 4, p->dst_c, next);
-        for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
-            qnet__source_lanes k;
-            qnet__lanes half[24];
-            qnet__winograd_ask(&p->dy, kind, at, next, 4, c, p->dst_c);
-            qnet__source_channels(&p->dy, kind, c, &k);
-            for (x = 0; x < 4; x++) {
-                qnet__lanes e[4];
-                qnet__winograd_get(&p->dy, kind, &k, at[x], c, &e[0]);
-                qnet__winograd_get(&p->dy, kind, &k, at[4 + x], c, &e[1]);
-                qnet__winograd_get(&p->dy, kind, &k, at[8 + x], c, &e[2]);
-                qnet__winograd_get(&p->dy, kind, &k, at[12 + x], c, &e[3]);
-                qnet__winograd_a(e, half + x, 4);
-            }
-            for (y = 0; y < 6; y++) {
-                qnet__lanes e[6];
-                qnet__winograd_a(half + 4 * y, e, 1);
-                qnet__winograd_put(e, d + y * 6 * p->d_plane + c, p->d_plane);
-            }
+        now = next;
+        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, 0, p->dst_c, &next);
+        if (now.rows == 4 && now.columns == 4) {
+            qnet__winograd_gradient_tile(p, kind, 4, 4, now.at, next.at, d);
+        } else {
+            qnet__winograd_gradient_tile(p, kind, now.rows, now.columns, now.at, next.at, d);
         }
     }
 }
@@ -4326,7 +4445,56 @@ QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind
     }
 }
 
-/* Y = A^T m A of the tiles of a block, for a group of channels from `channel`, to the sink. */
+/* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
+   of the next tile, or NULL: what lies behind is another thread's. */
+QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet__sink_kind kind,
+                                             const int rows, const int columns,
+                                             const ptrdiff_t *at, const ptrdiff_t *next,
+                                             ptrdiff_t channel, int is_first, const qnet_real *m,
+                                             qnet__sums *sums)
+{
+    const qnet__sink *s = &p->sink;
+    const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
+    ptrdiff_t c;
+    int y, x;
+    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
+        const qnet_real *from = m + (c - channel);
+        qnet__sums sum = *sums;
+        qnet__sink_lanes k;
+        qnet__lanes half[24];
+        for (x = 0; x < 16 && next != NULL; x++) {
+            if (next[x] >= 0) {
+                qnet__sink_ask(s, kind, next[x] + c);
+            }
+        }
+        qnet__sink_channels(s, kind, c, &k);
+        for (x = 0; x < columns + 2; x++, from += plane) {
+            qnet__lanes e[6];
+            qnet__lanes_load(&e[0], from);
+            qnet__lanes_load(&e[1], from + row);
+            qnet__lanes_load(&e[2], from + 2 * row);
+            qnet__lanes_load(&e[3], from + 3 * row);
+            qnet__lanes_load(&e[4], rows > 2 ? from + 4 * row : from);
+            qnet__lanes_load(&e[5], rows > 3 ? from + 5 * row : from);
+            qnet__winograd_at(rows, e, half + x, 6);
+        }
+        for (y = 0; y < rows; y++) {
+            qnet__lanes e[4];
+            qnet__winograd_at(columns, half + 6 * y, e, 1);
+            if (kind == QNET__SINK_MOMENTS && y == 0 && is_first) {
+                sum.center = e[0];
+            }
+            qnet__winograd_sink(s, kind, &k, at[4 * y], c, &e[0], &sum);
+            qnet__winograd_sink(s, kind, &k, at[4 * y + 1], c, &e[1], &sum);
+            qnet__winograd_sink(s, kind, &k, at[4 * y + 2], c, &e[2], &sum);
+            qnet__winograd_sink(s, kind, &k, at[4 * y + 3], c, &e[3], &sum);
+        }
+        qnet__sums_fold(&sum);
+        *sums = sum;
+    }
+}
+
+/* The same for all tiles of a block. */
 QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sink_kind kind,
                                         ptrdiff_t block, ptrdiff_t channel, const qnet_real *m)
 {
@@ -4334,55 +4502,26 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
-    ptrdiff_t t, c, at[16], next[16];
+    qnet__winograd_view now, next;
+    ptrdiff_t t, c;
     size_t rows = 0;
-    int x, y, more;
+    int x;
     memset(sums, 0, sizeof sums);
-    qnet__winograd_offsets(p, first, 0, 4, p->dst_c, next);
-    for (t = first; t < last; t++) {
-        memcpy(at, next, sizeof at);
-        more = t + 1 < last; /* what lies behind is another thread's */
-        if (more) {
-            qnet__winograd_offsets(p, t + 1, 0, 4, p->dst_c, next);
+    qnet__winograd_look(p, first, 0, p->dst_c, &next);
+    for (t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
+        const ptrdiff_t *behind = t + 1 < last ? next.at : NULL;
+        now = next;
+        if (behind != NULL) {
+            qnet__winograd_look(p, t + 1, 0, p->dst_c, &next);
         }
-        for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-            const ptrdiff_t to = channel + c, plane = p->m_plane;
-            const qnet_real *from = m + (t - first) * QNET__WINOGRAD_GROUP + c;
-            qnet__sums sum = sums[c / QNET__LANE_COUNT];
-            qnet__sink_lanes k;
-            qnet__lanes half[24];
-            for (x = 0; x < 16; x++) {
-                if (more && next[x] >= 0) {
-                    qnet__sink_ask(s, kind, next[x] + to);
-                }
-            }
-            qnet__sink_channels(s, kind, to, &k);
-            for (x = 0; x < 6; x++, from += plane) {
-                qnet__lanes e[6];
-                qnet__lanes_load(&e[0], from);
-                qnet__lanes_load(&e[1], from + 6 * plane);
-                qnet__lanes_load(&e[2], from + 12 * plane);
-                qnet__lanes_load(&e[3], from + 18 * plane);
-                qnet__lanes_load(&e[4], from + 24 * plane);
-                qnet__lanes_load(&e[5], from + 30 * plane);
-                qnet__winograd_at(e, half + x, 6);
-            }
-            for (y = 0; y < 4; y++) {
-                qnet__lanes e[4];
-                qnet__winograd_at(half + 6 * y, e, 1);
-                if (kind == QNET__SINK_MOMENTS && y == 0 && t == first) {
-                    sum.center = e[0];
-                }
-                qnet__winograd_sink(s, kind, &k, at[4 * y], to, &e[0], &sum);
-                qnet__winograd_sink(s, kind, &k, at[4 * y + 1], to, &e[1], &sum);
-                qnet__winograd_sink(s, kind, &k, at[4 * y + 2], to, &e[2], &sum);
-                qnet__winograd_sink(s, kind, &k, at[4 * y + 3], to, &e[3], &sum);
-            }
-            qnet__sums_fold(&sum);
-            sums[c / QNET__LANE_COUNT] = sum;
+        if (now.rows == 4 && now.columns == 4) {
+            qnet__winograd_output_tile(p, kind, 4, 4, now.at, behind, channel, t == first, m, sums);
+        } else {
+            qnet__winograd_output_tile(p, kind, now.rows, now.columns, now.at, behind, channel,
+                                       t == first, m, sums);
         }
         for (x = 0; x < 16; x++) {
-            rows += at[x] >= 0;
+            rows += now.at[x] >= 0;
         }
     }
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
@@ -4440,10 +4579,11 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
                 qnet__widen(&g[6 + x][row][column - c], &e[2]);
                 qnet__winograd_g(e, half + x, 3);
             }
-            for (y = 0; y < 6; y++) {
-                qnet_real *to = p->u + (group * 36 + y * 6) * p->u_plane + row * columns;
+            for (y = 0; y < p->y.points; y++) {
+                qnet_real *to = p->u + (group * p->planes + y * p->x.points) * p->u_plane +
+                                row * columns;
                 qnet__winograd_g(half + 3 * y, e, 1);
-                for (x = 0; x < 6; x++, to += p->u_plane) {
+                for (x = 0; x < p->x.points; x++, to += p->u_plane) {
                     if (columns >= QNET__WIDE_COUNT) {
                         qnet__wide_round(&e[x], to + at[column]);
                         continue;
@@ -4466,12 +4606,14 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     int y, x;
     for (c = 0; c < out; c += QNET__WIDE_COUNT) {
         qnet__wide half[18], e[6], more;
-        for (x = 0; x < 6; x++) {
-            for (y = 0; y < 6; y++) {
-                const qnet_real *du = p->du + (y * 6 + x) * p->du_plane + i * out + c;
+        memset(half, 0, sizeof half);
+        memset(e, 0, sizeof e);
+        for (x = 0; x < p->x.points; x++) {
+            for (y = 0; y < p->y.points; y++) {
+                const qnet_real *du = p->du + (y * p->x.points + x) * p->du_plane + i * out + c;
                 qnet__widen(du, &e[y]);
                 for (part = 1; part < p->parts; part++) {
-                    qnet__widen(du + part * 36 * p->du_plane, &more);
+                    qnet__widen(du + part * p->planes * p->du_plane, &more);
                     e[y] += more;
                 }
             }
@@ -4511,7 +4653,8 @@ typedef enum qnet__winograd_step {
     target static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,       \
                             ptrdiff_t j, qnet_real *block)                                        \
     {                                                                                             \
-        const qnet__source_kind from = step == QNET__WINOGRAD_GRADIENT ? p->dy.kind : p->x.kind;  \
+        const qnet__source_kind from =                                                            \
+            step == QNET__WINOGRAD_GRADIENT ? p->dy.kind : p->from.kind;                          \
         if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_PLAIN)                           \
             qnet__winograd_input(p, QNET__SOURCE_PLAIN, i, j, block);                             \
         else if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_NORMALISED)                 \
@@ -4558,18 +4701,18 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
-/* m[36][row][group] = sum over ci of v[36][row][ci] * u[36][ci][group] for `count` rows of v. Rows
-   of m beyond them are written too, up to whole tiles, as a block is. A piece of u stays in the
-   first cache while the rows go by. */
-static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t count,
-                                    ptrdiff_t group, qnet_real *m)
+/* m[plane][row][group] = sum over ci of v[plane][row][ci] * u[plane][ci][group], a row for each of
+   the tiles first .. last - 1 that has the plane. Up to 5 rows of m beyond are written too. A piece
+   of u stays in the first cache while the rows go by. */
+static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
+                                    ptrdiff_t last, ptrdiff_t group, qnet_real *m)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
-    const ptrdiff_t size = piece * columns, last = p->dst_c / QNET__WINOGRAD_GROUP - 1;
+    const ptrdiff_t size = piece * columns, groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const qnet_real *u, *next;
     const qnet_real *a[QNET__TILE_ROWS];
     qnet_real *c[QNET__TILE_ROWS];
-    ptrdiff_t k, panel, r, row, at;
+    ptrdiff_t k, panel, begin, end, r, row, at;
     qnet__tile tile;
     int i;
     memset(&tile, 0, sizeof tile);
@@ -4577,25 +4720,28 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     tile.a = a, tile.b = &u, tile.c = c;
     tile.a_step = 1, tile.b_step = (size_t)columns;
     tile.segments = 1, tile.length = (size_t)piece;
-    for (k = 0; k < 36; k++) {
-        const qnet_real *plane = p->packed + (group * 36 + k) * p->u_plane;
+    for (k = 0; k < p->planes; k++) {
+        const qnet_real *plane = p->packed + (group * p->planes + k) * p->u_plane;
         u = plane;
+        begin = first, end = last;
+        qnet__winograd_range(p, k, &begin, &end);
         for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns) {
             for (at = 0; at < p->src_c; at += piece, u += size) {
                 tile.accumulate = at > 0;
                 next = u + size;
                 if (next == plane + p->src_c * QNET__WINOGRAD_GROUP) { /* another k, or group */
-                    next = k < 35 || group < last ? plane + p->u_plane : p->packed;
+                    next = k + 1 < p->planes || group + 1 < groups ? plane + p->u_plane : p->packed;
                 }
-                for (r = 0; r < count; r += QNET__TILE_ROWS) {
-                    tile.rows = qnet__tile_size((size_t)(count - r));
+                for (r = begin; r < end; r += QNET__TILE_ROWS) {
+                    tile.rows = qnet__tile_size((size_t)(end - r));
                     for (i = 0; i < tile.rows; i++) {
-                        row = r + i < count ? r + i : count - 1;
+                        row = (r + i < end ? r + i : end - 1) - first;
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
-                        c[i] = m + k * p->m_plane + (r + i) * QNET__WINOGRAD_GROUP + panel;
+                        row = r + i - first;
+                        c[i] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP + panel;
                     }
                     qnet__tile_ask(&tile, next, (size_t)columns, (size_t)columns,
-                                   (size_t)(r / QNET__TILE_ROWS));
+                                   (size_t)((r - begin) / QNET__TILE_ROWS));
                     p->kernel.run(&tile);
                 }
             }
@@ -4615,12 +4761,12 @@ static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t first = (ptrdiff_t)index * p->block;
     const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
-    qnet_real *v = p->v + (ptrdiff_t)worker * 36 * p->v_plane;
-    qnet_real *m = p->m + (ptrdiff_t)worker * 36 * p->m_plane;
+    qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
+    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     ptrdiff_t group;
     qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
     for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
-        qnet__winograd_multiply(p, v, last - first, group, m);
+        qnet__winograd_multiply(p, v, first, last, group, m);
         qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
                            m);
     }
@@ -4644,8 +4790,8 @@ static void qnet__winograd_group_task(void *arg, size_t index, size_t worker)
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP, group = (ptrdiff_t)index % groups;
     const ptrdiff_t at = (ptrdiff_t)index / groups * p->block, first = p->round_first + at;
     const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
-    qnet_real *m = p->m + (ptrdiff_t)worker * 36 * p->m_plane;
-    qnet__winograd_multiply(p, p->v + at * p->v_row, last - first, group, m);
+    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
+    qnet__winograd_multiply(p, p->v + at * p->v_row, first, last, group, m);
     qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
 }
 
@@ -4667,10 +4813,31 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 
-/* The steps of v, m and d, which follow from the shape; and how the work is cut. */
-static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
-                                    const qnet_conv2d *s, int backward)
+/* Cuts n pixels into tiles of `most` outputs at most. */
+static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t most)
 {
+    axis->tiles = (n - 1) / most + 1;
+    axis->side = n / axis->tiles;
+    axis->large = n % axis->tiles;
+    if (axis->side < 2) { /* no smaller tiles: the last goes beyond the map */
+        axis->side = 2;
+        axis->large = 0;
+    }
+    axis->points = axis->side + 2 + (axis->large > 0);
+}
+
+/* Tiles of `most` * `most` outputs that cover a map. */
+static int64_t qnet__winograd_tiles(const qnet_conv2d *s, int most)
+{
+    return (int64_t)((s->height - 1) / most + 1) * ((s->width - 1) / most + 1);
+}
+
+/* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
+   of the tiles, 4 or 2. */
+static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
+                                    const qnet_conv2d *s, int side, int backward)
+{
+    ptrdiff_t small_y, small_x;
     memset(p, 0, sizeof *p);
     p->kernel = *kernel;
     p->height = s->height;
@@ -4678,16 +4845,21 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->backward = backward;
     p->src_c = backward ? s->out_channels : s->in_channels;
     p->dst_c = backward ? s->in_channels : s->out_channels;
-    p->tiles_y = (p->height - 1) / 4 + 1;
-    p->tiles_x = (p->width - 1) / 4 + 1;
-    p->tiles = s->batch * p->tiles_y * p->tiles_x;
+    qnet__winograd_cut(&p->y, s->height, side);
+    qnet__winograd_cut(&p->x, s->width, side);
+    small_y = p->y.tiles - p->y.large, small_x = p->x.tiles - p->x.large;
+    p->kind_end[0] = s->batch * small_y * p->x.large;
+    p->kind_end[1] = p->kind_end[0] + s->batch * p->y.large * p->x.large;
+    p->kind_end[2] = p->kind_end[1] + s->batch * p->y.large * small_x;
+    p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
+    p->planes = p->y.points * p->x.points;
     p->block = p->src_c <= 64 ? 24 : 48;
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
-    p->m_plane = p->block * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+    p->m_plane = (p->block + QNET__TILE_ROWS) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->du_plane = p->src_c * p->dst_c + QNET__WINOGRAD_PAD;
 }
@@ -4701,26 +4873,27 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     }
     p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
     p->u = (qnet_real *)qnet__take(arena, (size_t)(p->dst_c / QNET__WINOGRAD_GROUP * p->u_plane),
-                                   36 * sizeof(qnet_real));
+                                   (size_t)p->planes * sizeof(qnet_real));
     p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane,
-                                   36 * sizeof(qnet_real));
-    p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, 36 * sizeof(qnet_real));
+                                   (size_t)p->planes * sizeof(qnet_real));
+    p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane,
+                                   (size_t)p->planes * sizeof(qnet_real));
 }
 
 /* u of a kernel w, for forward passes or, with backward = 1, for the gradient of the inputs. */
-static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int backward,
+static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet_real *w, qnet_real *u)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, backward);
+    qnet__winograd_geometry(&p, &kernel, s, side, backward);
     p.w = w, p.u = u;
     qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__WINOGRAD_GROUP)),
                    qnet__winograd_kernels_task, &p);
 }
 
 /* Forward (backward = 0) or the gradient of the inputs. u: packed before, or NULL. */
-static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int backward,
+static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet__source *x, const qnet_real *w, const qnet_real *u,
                                 qnet__sink *sink, void *scratch)
 {
@@ -4728,12 +4901,12 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int bac
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t count;
-    qnet__winograd_geometry(&p, &kernel, s, backward);
+    qnet__winograd_geometry(&p, &kernel, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx));
     sink->chunks = (size_t)p.blocks;
-    p.x = *x, p.sink = *sink;
+    p.from = *x, p.sink = *sink;
     if (u == NULL) {
-        qnet__winograd_pack(ctx, s, backward, w, p.u);
+        qnet__winograd_pack(ctx, s, side, backward, w, p.u);
     }
     p.packed = u != NULL ? u : p.u;
     if (p.round == 0) {
@@ -4767,32 +4940,39 @@ static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* du[ci][co] (+)= sum over `count` tiles of v[tile][ci] * d[tile][co], for a group of ci. v, d and
-   du begin at one of the 36 elements, and at the first of the ci. */
-static void qnet__winograd_sum(const qnet__winograd *p, const qnet_real *v, const qnet_real *d,
-                               ptrdiff_t count, qnet_real *du, int accumulate)
+/* du[ci][co] (+)= sum of v[tile][ci] * d[tile][co] over the tiles first .. last - 1 that have the
+   plane, for a group of ci from `channel`. v and d begin with tile `first`; du holds the sum of
+   those from `begin`. */
+static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t channel,
+                               ptrdiff_t begin, ptrdiff_t first, ptrdiff_t last, const qnet_real *v,
+                               const qnet_real *d, qnet_real *du)
 {
     const qnet_real *a[QNET__WINOGRAD_GROUP];
     qnet_real *c[QNET__WINOGRAD_GROUP];
-    ptrdiff_t i;
+    ptrdiff_t i, from = first, end = last;
+    qnet__winograd_range(p, plane, &from, &end);
+    qnet__winograd_range(p, plane, &begin, &last); /* the first tile in du, if any */
+    v += plane * p->v_plane + (from - first) * p->v_row + channel;
+    d += plane * p->d_plane + (from - first) * p->d_row;
+    du += plane * p->du_plane + channel * p->dst_c;
     for (i = 0; i < QNET__WINOGRAD_GROUP; i++) {
         a[i] = v + i;
         c[i] = du + i * p->dst_c;
     }
-    qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
-                        (size_t)p->dst_c, (size_t)count, a, (size_t)p->v_row, d, (size_t)p->d_row,
-                        p->kernel.columns, c, accumulate);
+    if (from < end) {
+        qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
+                            (size_t)p->dst_c, (size_t)(end - from), a, (size_t)p->v_row, d,
+                            (size_t)p->d_row, p->kernel.columns, c, from > begin);
+    }
 }
 
 static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t groups = p->src_c / QNET__WINOGRAD_GROUP, k = (ptrdiff_t)index / groups;
-    const ptrdiff_t first = (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP;
     QNET__UNUSED(worker);
-    qnet__winograd_sum(p, p->v + k * p->v_plane + first, p->d + k * p->d_plane,
-                       p->round_last - p->round_first, p->du + k * p->du_plane + first * p->dst_c,
-                       p->round_first > 0);
+    qnet__winograd_sum(p, k, (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP, 0, p->round_first,
+                       p->round_last, p->v, p->d, p->du);
 }
 
 /* All of it for one of the parts of the tiles, with a v and d of the worker's own. */
@@ -4801,17 +4981,23 @@ static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t part = (ptrdiff_t)index, begin = p->tiles * part / p->parts;
     const ptrdiff_t end = p->tiles * (part + 1) / p->parts;
-    qnet_real *v = p->v + (ptrdiff_t)worker * 36 * p->v_plane;
-    qnet_real *d = p->d + (ptrdiff_t)worker * 36 * p->d_plane;
-    qnet_real *du = p->du + part * 36 * p->du_plane;
+    qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
+    qnet_real *d = p->d + (ptrdiff_t)worker * p->planes * p->d_plane;
+    qnet_real *du = p->du + part * p->planes * p->du_plane;
     ptrdiff_t first, last, k;
+    for (k = 0; k < p->planes; k++) { /* a part may have no tile with this plane */
+        first = begin, last = end;
+        qnet__winograd_range(p, k, &first, &last);
+        if (first >= last) {
+            memset(du + k * p->du_plane, 0, (size_t)(p->src_c * p->dst_c) * sizeof *du);
+        }
+    }
     for (first = begin; first < end; first = last) {
         last = first + p->round < end ? first + p->round : end;
         qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
         qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
-        for (k = 0; k < 36; k++) {
-            qnet__winograd_sum(p, v + k * p->v_plane, d + k * p->d_plane, last - first,
-                               du + k * p->du_plane, first > begin);
+        for (k = 0; k < p->planes; k++) {
+            qnet__winograd_sum(p, k, 0, begin, first, last, v, d, du);
         }
     }
 }
@@ -4835,6 +5021,7 @@ static int qnet__winograd_in_parts(const qnet__winograd *p)
 static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, size_t workers)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
+    const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     p->parts = 1;
     if (qnet__winograd_in_parts(p)) {
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
@@ -4849,22 +5036,22 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     }
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
-    p->du = (qnet_real *)qnet__take(arena, (size_t)(p->parts * p->du_plane),
-                                    36 * sizeof(qnet_real));
-    p->v = (qnet_real *)qnet__take(arena, workers * (size_t)p->v_plane, 36 * sizeof(qnet_real));
-    p->d = (qnet_real *)qnet__take(arena, workers * (size_t)p->d_plane, 36 * sizeof(qnet_real));
+    p->du = (qnet_real *)qnet__take(arena, (size_t)(p->parts * p->du_plane), bytes);
+    p->v = (qnet_real *)qnet__take(arena, workers * (size_t)p->v_plane, bytes);
+    p->d = (qnet_real *)qnet__take(arena, workers * (size_t)p->d_plane, bytes);
 }
 
-static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, const qnet__source *x,
-                                   const qnet__source *dy, qnet_real *dw, void *scratch)
+static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
+                                   const qnet__source *x, const qnet__source *dy, qnet_real *dw,
+                                   void *scratch)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t strips;
-    qnet__winograd_geometry(&p, &kernel, s, 0);
+    qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
-    p.x = *x, p.dy = *dy, p.dw = dw;
+    p.from = *x, p.dy = *dy, p.dw = dw;
     if (qnet__winograd_in_parts(&p)) {
         qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_part_task, &p);
         p.round_first = p.tiles;
@@ -4874,38 +5061,44 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, cons
         p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
         strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
         qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
-        qnet__parallel(ctx, (size_t)(36 * (p.src_c / QNET__WINOGRAD_GROUP)),
+        qnet__parallel(ctx, (size_t)(p.planes * (p.src_c / QNET__WINOGRAD_GROUP)),
                        qnet__winograd_sum_task, &p);
     }
     qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
 }
 
-/* Where Winograd's form is used: at stride 1 with whole groups of 64 channels, on maps whose tiles
-   save at least half of the multiplications (36 for a tile against 9 for a pixel), and with enough
-   tiles to be worth the transform of the kernels. */
+/* The largest side of tiles for a convolution, or 0 where another form is better: Winograd's is for
+   stride 1 with whole groups of 64 channels, and pays where tiles of 4x4 save at least half of the
+   multiplications (36 for a tile, 9 for a pixel) and are enough to be worth the transform of the
+   kernels. With fewer of them, and kernels that are transformed `once` for many passes, tiles of
+   2x2 (16 multiplications) need less memory for u; they should save two fifths. */
 #define QNET__WINOGRAD_TILES 16
 
-static int qnet__winograd_fits(const qnet_conv2d *s)
+static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
-    const int64_t tiles = (int64_t)((s->height - 1) / 4 + 1) * ((s->width - 1) / 4 + 1);
-    return s->kernel == 3 && s->stride == 1 && s->padding == 1 &&
-           s->in_channels % QNET__WINOGRAD_GROUP == 0 &&
-           s->out_channels % QNET__WINOGRAD_GROUP == 0 &&
-           2 * 36 * tiles <= 9 * (int64_t)s->height * s->width &&
-           s->batch * tiles >= QNET__WINOGRAD_TILES;
+    const int64_t four = qnet__winograd_tiles(s, 4), two = qnet__winograd_tiles(s, 2);
+    const int64_t direct = 9 * (int64_t)s->height * s->width;
+    if (s->kernel != 3 || s->stride != 1 || s->padding != 1 ||
+        s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
+        return 0;
+    }
+    if (s->batch * four >= QNET__WINOGRAD_TILES) {
+        return 2 * 36 * four <= direct ? 4 : 0;
+    }
+    return once && s->batch * two >= QNET__WINOGRAD_TILES && 5 * 16 * two <= 3 * direct ? 2 : 0;
 }
 
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
-static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s)
+static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, 0);
+    qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx));
-    qnet__winograd_geometry(&p, &kernel, s, 1);
+    qnet__winograd_geometry(&p, &kernel, s, side, 1);
     qnet__winograd_plan(&p, &data, qnet__workers(ctx));
-    qnet__winograd_geometry(&p, &kernel, s, 0);
+    qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
@@ -5801,27 +5994,41 @@ typedef enum qnet__conv_way {
     QNET__CONV_REFERENCE,
     QNET__CONV_BLAS,
     QNET__CONV_WINOGRAD,
+    QNET__CONV_WINOGRAD_2, /* with tiles of 2x2 */
     QNET__CONV_DIRECT
 } qnet__conv_way;
 
-static qnet__conv_way qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape)
+static const char *qnet__conv_way_name(qnet__conv_way way)
 {
+    static const char *const name[] = {"reference", "BLAS", "Winograd", "Winograd 2", "direct"};
+    return name[way];
+}
+
+/* once: the kernel may be packed once for many passes. */
+static qnet__conv_way qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape, int once)
+{
+    const int side = qnet__winograd_side(shape, once);
     if (QNET__TWINS_ONLY) {
         return QNET__CONV_REFERENCE;
     }
     if (qnet__conv_uses_blas(ctx)) {
         return QNET__CONV_BLAS;
     }
-    return qnet__winograd_fits(shape) ? QNET__CONV_WINOGRAD : QNET__CONV_DIRECT;
+    return side == 4 ? QNET__CONV_WINOGRAD : side == 2 ? QNET__CONV_WINOGRAD_2 : QNET__CONV_DIRECT;
+}
+
+/* The largest side of Winograd's tiles; 0: another way. */
+static int qnet__conv_side(qnet__conv_way way)
+{
+    return way == QNET__CONV_WINOGRAD ? 4 : way == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
 {
-    static const char *const name[] = {"reference", "BLAS", "Winograd", "direct"};
     if (shape == NULL || !qnet__conv_valid(shape)) {
         return "none";
     }
-    return name[qnet__conv_pick(ctx, shape)];
+    return qnet__conv_way_name(qnet__conv_pick(ctx, shape, 0));
 }
 
 /* ---- The public functions, which pick -------------------------------------------------------- */
@@ -5834,7 +6041,9 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_way way,
     qnet_real *padded;
     switch (way) {
     case QNET__CONV_REFERENCE: return 0;
-    case QNET__CONV_WINOGRAD: return qnet__winograd_scratch(ctx, shape);
+    case QNET__CONV_WINOGRAD:
+    case QNET__CONV_WINOGRAD_2:
+        return qnet__winograd_scratch(ctx, shape, qnet__conv_side(way));
     case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
                    (size_t)(shape->kernel * shape->kernel) * (size_t)shape->in_channels *
@@ -5879,8 +6088,9 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, con
     qnet__winograd p;
     switch (way) {
     case QNET__CONV_WINOGRAD:
-        qnet__winograd_geometry(&p, &kernel, s, 0);
-        return 36 * (size_t)(p.dst_c / QNET__WINOGRAD_GROUP * p.u_plane);
+    case QNET__CONV_WINOGRAD_2:
+        qnet__winograd_geometry(&p, &kernel, s, qnet__conv_side(way), 0);
+        return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
     case QNET__CONV_DIRECT:
         return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
     default: return 0;
@@ -5890,8 +6100,8 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, con
 static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
-    if (way == QNET__CONV_WINOGRAD) {
-        qnet__winograd_pack(ctx, s, 0, w, packed);
+    if (qnet__conv_side(way) > 0) {
+        qnet__winograd_pack(ctx, s, qnet__conv_side(way), 0, w, packed);
     } else if (way == QNET__CONV_DIRECT) {
         qnet__conv_panels(ctx, s, 0, w, packed);
     }
@@ -5906,8 +6116,8 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *x;
-    if (way == QNET__CONV_WINOGRAD) {
-        qnet__winograd_conv(ctx, s, 0, source, w, packed, sink, scratch);
+    if (qnet__conv_side(way) > 0) {
+        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, source, w, packed, sink, scratch);
         return QNET_OK;
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
@@ -5935,12 +6145,12 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *from_x = NULL, *from_dy;
     qnet_real *dx = sink != NULL ? sink->y : NULL;
-    if (way == QNET__CONV_WINOGRAD) {
+    if (qnet__conv_side(way) > 0) {
         if (dw != NULL) {
-            qnet__winograd_weights(ctx, s, x, dy, dw, scratch);
+            qnet__winograd_weights(ctx, s, qnet__conv_side(way), x, dy, dw, scratch);
         }
         if (sink != NULL) {
-            qnet__winograd_conv(ctx, s, 1, dy, w, NULL, sink, scratch);
+            qnet__winograd_conv(ctx, s, qnet__conv_side(way), 1, dy, w, NULL, sink, scratch);
         }
         return QNET_OK;
     }
@@ -5975,7 +6185,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
 /* 0 for a shape that is not valid, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
 {
-    return qnet__conv_valid(shape) ? qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape), shape)
+    return qnet__conv_valid(shape) ? qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape)
                                    : 0;
 }
 
@@ -6008,7 +6218,7 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     }
     QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
-    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, NULL, &sink,
+    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
                                 NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
@@ -6030,7 +6240,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
                           "conv2d backward: w, dy or (with dw) x is NULL");
     }
     QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
-    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape), shape, &source, w, &gradient,
+    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, &gradient,
                                  dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
@@ -8384,14 +8594,15 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
     for (u = 0; u < QNET__UNITS; u++) {
         const qnet_conv2d *conv = &r->unit[u].conv;
         size_t out = (size_t)conv->out_channels, most;
+        const int side = qnet__conv_side(r->unit[u].way);
         qnet__winograd p;
-        qnet__winograd_geometry(&p, &kernel, conv, 0);
         most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
-        if (r->unit[u].way == QNET__CONV_WINOGRAD) {
+        if (side > 0) {
+            qnet__winograd_geometry(&p, &kernel, conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)p.src_c));
+        numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)conv->in_channels));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
     r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
@@ -8486,7 +8697,7 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
         unit->slope = (qnet_real *)qnet__take(arena, out, real);
     }
     for (b = 0; b < QNET__RESBLOCKS; b++) {
-        if (r->unit[r->block[b].second].way != QNET__CONV_WINOGRAD) {
+        if (qnet__conv_side(r->unit[r->block[b].second].way) == 0) {
             temp = qnet__max_size(temp, size[b / 2 + 1]);
         }
     }
@@ -8551,7 +8762,7 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
         map = qnet__max_size(map, qnet__unit_count(&r->unit[u], config->batch));
     }
     for (u = 0; u < QNET__UNITS; u++) {
-        r->unit[u].way = qnet__conv_pick(ctx, &r->unit[u].conv);
+        r->unit[u].way = qnet__conv_pick(ctx, &r->unit[u].conv, !config->training);
         r->unit[u].scale = (qnet_real *)qnet__take(arena, (size_t)r->unit[u].conv.out_channels,
                                                    real);
     }
@@ -8745,7 +8956,6 @@ static void qnet__resnet_place(const qnet__resnet_state *r, const void *data, ch
 
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size)
 {
-    static const char *const way[] = {"reference", "BLAS", "Winograd", "direct"};
     const qnet__resnet_state *r;
     size_t used = 0;
     int u, n;
@@ -8777,7 +8987,7 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
             qnet__resnet_place(r, unit->pre, pre);
             qnet__resnet_place(r, unit->out, out);
             n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9.2f %8s %8s\n",
-                         unit->conv_name, shape, way[unit->way],
+                         unit->conv_name, shape, qnet__conv_way_name(unit->way),
                          (double)qnet__unit_count(unit, net->config.batch) *
                              sizeof(qnet_real) / 1e6,
                          pre, out);
@@ -9080,10 +9290,9 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
-   itself when train is 0: its bits are the same in any batch and with either kind of memory plan.
-   Between networks they are the same if the largest batch of both is 16 or more: below that, the
-   deepest maps have too few tiles for Winograd's form. With train = 1 the norms tie the images of
-   a batch together. */
+   itself when train is 0: its bits are the same in any batch. Between networks they are the same if
+   the largest batch of both is 16 or more: below that, the deepest maps have too few tiles of 4x4
+   for Winograd's form. With train = 1 the norms tie the images of a batch together. */
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {

@@ -107,7 +107,7 @@ static layer make_layer(qnet_conv2d s)
     l.ny = (size_t)s.batch * (size_t)qnet_conv2d_out_height(&s) * (size_t)qnet_conv2d_out_width(&s) *
            (size_t)s.out_channels;
     /* The sums of a wave cancel out: where kernels add up in another order, numbers that do not. */
-    if (qnet__winograd_fits(&s)) {
+    if (qnet__winograd_side(&s, 1) > 0) {
         l.x = normals(1, l.nx), l.w = normals(2, l.nw), l.dy = normals(3, l.ny);
     } else {
         l.x = wave(1, l.nx), l.w = wave(2, l.nw), l.dy = wave(3, l.ny);
@@ -143,6 +143,28 @@ static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
                "weights %g\n", qnet_cpu_name(qnet_context_cpu(ctx)), s.batch, s.height, s.width,
                s.in_channels, s.out_channels, s.kernel, s.stride, s.padding, errors[0], errors[1],
                errors[2]);
+    free_layer(&l);
+    free_layer(&r);
+}
+
+/* All three passes of Winograd's form with tiles of 2 (and what is left over), on any map. */
+static void check_small_tiles(qnet_context *ctx, qnet_conv2d s)
+{
+    layer l = make_layer(s), r = make_layer(s);
+    const qnet__source x = qnet__source_plain(l.x), dy = qnet__source_plain(l.dy);
+    qnet__sink y = qnet__sink_plain(l.y), dx = qnet__sink_plain(l.dx);
+    void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, 2), 64);
+    if (scratch == NULL) exit(2);
+    qnet__winograd_conv(ctx, &s, 2, 0, &x, l.w, NULL, &y, scratch);
+    qnet__winograd_conv(ctx, &s, 2, 1, &dy, l.w, NULL, &dx, scratch);
+    qnet__winograd_weights(ctx, &s, 2, &x, &dy, l.dw, scratch);
+    qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
+    qnet__conv2d_backward_data_ref(&s, 0, r.w, r.dy, r.dx);
+    qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
+    CHECK(relative_error(l.y, r.y, l.ny) <= NEAR);
+    CHECK(relative_error(l.dx, r.dx, l.nx) <= NEAR);
+    CHECK(relative_error(l.dw, r.dw, l.nw) <= NEAR);
+    qnet__default_free(NULL, scratch, 0);
     free_layer(&l);
     free_layer(&r);
 }
@@ -210,6 +232,8 @@ static void test_against_twins(void)
         /* Winograd: ragged maps, few tiles and many, more channels in than out and the reverse */
         {16, 3, 4, 64, 64, 3, 1, 1}, {4, 7, 6, 64, 128, 3, 1, 1},    {3, 14, 15, 192, 64, 3, 1, 1},
         {2, 97, 65, 64, 64, 3, 1, 1}, {1, 13, 300, 64, 64, 3, 1, 1},
+        /* tiles of 3 and 2 outputs along an axis, and of 2 only */
+        {2, 5, 33, 64, 64, 3, 1, 1}, {3, 35, 5, 128, 64, 3, 1, 1}, {4, 2, 16, 64, 64, 3, 1, 1},
     };
     int cpu, kernel, stride, padding;
     size_t i;
@@ -223,6 +247,9 @@ static void test_against_twins(void)
                     check_against_twins(ctx, make_shape(1, 8, 7, 17, 9, kernel, stride, padding), NULL);
                 }
         for (i = 0; i < sizeof shapes / sizeof *shapes; i++) check_against_twins(ctx, shapes[i], NULL);
+        for (i = 1; i < 12; i++) {
+            check_small_tiles(ctx, make_shape(2, (int)i, 9 - (int)i / 2, 64, 128, 3, 1, 1));
+        }
         qnet_context_destroy(ctx);
     }
     CHECK(live_bytes == 0);

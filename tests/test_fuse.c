@@ -195,11 +195,12 @@ static void test_convolutions(void)
     size_t i;
     for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu);
-        for (i = 0; ctx != NULL && i < 2; i++) {
-            const qnet_conv2d s = shapes[i];
+        for (i = 0; ctx != NULL && i < 4; i++) {
+            const qnet_conv2d s = shapes[i / 2];
+            const int side = i % 2 ? 2 : 4;
             data d = make_data((size_t)(s.batch * s.height * s.width));
             qnet_real *w = normals(99, 9 * 64 * 64), *from = d.map[7];
-            void *scratch = qnet__default_alloc(NULL, qnet_conv2d_scratch(ctx, &s), 64);
+            void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, side), 64);
             if (scratch == NULL) exit(2);
             for (form = 0; form < 9 * 64 * 64; form++) w[form] *= (qnet_real)(1. / 24);
             CHECK(QNET__TWINS_ONLY || strcmp(qnet_conv2d_algorithm(ctx, &s), "Winograd") == 0);
@@ -211,15 +212,15 @@ static void test_convolutions(void)
                     qnet__sink fused = make_sink(&d, form, d.map[5], d.chunks);
                     qnet__sink after = make_sink(&d, form, d.map[6], d.chunks);
                     qnet__sink dst = qnet__sink_plain(from);
-                    qnet__winograd_conv(ctx, &s, backward, &source, w, NULL, &fused, scratch);
+                    qnet__winograd_conv(ctx, &s, side, backward, &source, w, NULL, &fused, scratch);
                     qnet__pass(ctx, &source, &dst, d.rows, CHANNELS);
                     dst = qnet__sink_plain(d.map[6]);
-                    qnet__winograd_conv(ctx, &s, backward, &plain, w, NULL, &dst, scratch);
+                    qnet__winograd_conv(ctx, &s, side, backward, &plain, w, NULL, &dst, scratch);
                     plain = qnet__source_plain(d.map[6]);
                     qnet__pass(ctx, &plain, &after, d.rows, CHANNELS);
                     if (!CHECK(worst(d.map[5], d.map[6], d.count) <= NEAR))
-                        printf("    %s, form %d, backward %d\n", qnet_cpu_name((qnet_cpu)cpu), form,
-                               backward);
+                        printf("    %s, tiles of %d, form %d, backward %d\n",
+                               qnet_cpu_name((qnet_cpu)cpu), side, form, backward);
                     compare_totals(ctx, &fused, &after);
                     free_sums(&fused), free_sums(&after);
                 }
@@ -231,8 +232,8 @@ static void test_convolutions(void)
                 qnet_real *dw = normals(3, 9 * 64 * 64), *other = normals(4, 9 * 64 * 64);
                 qnet__pass(ctx, &x, &tx, d.rows, CHANNELS);
                 qnet__pass(ctx, &dy, &tdy, d.rows, CHANNELS);
-                qnet__winograd_weights(ctx, &s, &x, &dy, dw, scratch);
-                qnet__winograd_weights(ctx, &s, &px, &pdy, other, scratch);
+                qnet__winograd_weights(ctx, &s, side, &x, &dy, dw, scratch);
+                qnet__winograd_weights(ctx, &s, side, &px, &pdy, other, scratch);
                 CHECK(worst(dw, other, 9 * 64 * 64) <= NEAR_SUM);
                 free(dw), free(other);
             }

@@ -502,7 +502,7 @@ static void test_trace(void)
 static void test_pack(void)
 {
     qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
-    qnet_resnet *net = make_net(ctx, 64, 48, 3, 0), *training = make_net(ctx, 64, 48, 3, 1);
+    qnet_resnet *net = make_net(ctx, 64, 48, 16, 0), *training = make_net(ctx, 64, 48, 16, 1);
     qnet_real *x = numbers(200, image_count(3, 64, 48), 4), plain[6], packed[6], other[6];
     char text[8192], small[100];
     size_t length;
