@@ -2012,6 +2012,26 @@ QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task
     }
 }
 
+#define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
+
+typedef struct qnet__zero_job { unsigned char *block; size_t bytes; } qnet__zero_job;
+
+static void qnet__zero_task(void *arg, size_t i, size_t worker)
+{
+    const qnet__zero_job *job = (const qnet__zero_job *)arg;
+    const size_t at = i * QNET__ZERO_CHUNK;
+    QNET__UNUSED(worker);
+    memset(job->block + at, 0, qnet__min_size(job->bytes - at, QNET__ZERO_CHUNK));
+}
+
+/* bytes > 0 zeros. By all threads: it is mostly the system's work at the first touch of memory. */
+QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
+{
+    qnet__zero_job job;
+    job.block = (unsigned char *)block, job.bytes = bytes;
+    qnet__parallel(ctx, (bytes - 1) / QNET__ZERO_CHUNK + 1, qnet__zero_task, &job);
+}
+
 /* Upper bound of the worker index that a task gets: for scratch memory, never to split work. */
 QNET__HELPER size_t qnet__workers(const qnet_context *ctx)
 {
@@ -8890,9 +8910,9 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     memset(r.params, 0, QNET__RESNET_PARAMS * sizeof(qnet_param));
     qnet__resnet_table(config, &r, r.params);
     qnet__resnet_bind(&r);
-    memset(r.net.weights, 0, r.table.total * sizeof(qnet_real));
+    qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
     if (r.net.gradients != NULL) {
-        memset(r.net.gradients, 0, r.table.trainable * sizeof(qnet_real));
+        qnet__zero(ctx, r.net.gradients, r.table.trainable * sizeof(qnet_real));
     }
     *self = r;
     *out = &self->net;
@@ -13073,28 +13093,49 @@ static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, 
         to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
 }
 
-/* The tensor's numbers to to[p->count], in memory's order. Of a convolution 16 filters are turned
-   at a time: they are 16 streams in the file, and full cache lines in memory. */
-static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
+#define QNET__COPY_PARTS 8    /* tasks for a tensor */
+#define QNET__COPY_FILTERS 64 /* turned at a time, */
+#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
+
+/* The tensor's numbers to to[p->count], in memory's order: part `part` of each filter of a
+   convolution, of anything else all with part 0. [filter][number] of the file is turned in a tile
+   to [number][filter], whose rows go to memory in one go: full cache lines, side by side. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size_t part,
+                             qnet_real *to)
 {
 #ifndef QNET_REFERENCE
-    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO) {
-        const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
-        const size_t filter = in * taps; /* numbers of one */
-        size_t first, i, tap, o;
-        for (first = 0; first < out; first += 16) {
-            const size_t end = qnet__min_size(first + 16, out);
-            for (i = 0; i < in; i++)
-                for (tap = 0; tap < taps; tap++) {
-                    qnet_real *row = to + (tap * in + i) * out;
-                    for (o = first; o < end; o++)
-                        row[o] = (qnet_real)qnet__load_f32(t->data, o * filter + i * taps + tap);
+    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
+    const size_t filter = in * taps; /* numbers of one */
+    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO &&
+        filter >= QNET__COPY_PARTS * QNET__COPY_NUMBERS) {
+        const size_t end = filter * (part + 1) / QNET__COPY_PARTS;
+        qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
+        size_t f, at, first, n, o, k;
+        for (f = filter * part / QNET__COPY_PARTS; f < end; f += QNET__COPY_NUMBERS) {
+            at = qnet__min_size(f, end - QNET__COPY_NUMBERS); /* the last may copy some again */
+            for (first = 0; first < out; first += n) {
+                n = qnet__min_size(out - first, QNET__COPY_FILTERS);
+                for (o = 0; o < n; o++) { /* written out: as a loop it may take twice as long */
+                    const size_t from = (first + o) * filter + at;
+                    tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
+                    tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
+                    tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
+                    tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
+                    tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
+                    tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
+                    tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
+                    tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
                 }
+                for (k = 0; k < QNET__COPY_NUMBERS; k++) {
+                    const size_t i = (at + k) / taps, tap = (at + k) % taps;
+                    memcpy(to + (tap * in + i) * out + first, tile[k], n * sizeof(qnet_real));
+                }
+            }
         }
         return;
     }
 #endif
-    qnet__param_copy_ref(p, t, to);
+    if (part == 0) qnet__param_copy_ref(p, t, to);
 }
 
 #define QNET__FINITE_RUN 1024
@@ -13192,16 +13233,17 @@ typedef struct qnet__weights_job {
     qnet_real *block;
 } qnet__weights_job;
 
-/* Copies entry `index`, which has been checked. */
+/* Copies a part of an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index];
+    const qnet_param *p = &job->table->entries[index / QNET__COPY_PARTS];
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
+    if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
     if (qnet__weights_match(NULL, job->file, job->name, job->table, p, job->replace_head, 0,
                             &t) == QNET_OK && t != NULL) {
-        qnet__param_copy(p, t, job->block + p->offset);
+        qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
     }
 }
 
@@ -13213,6 +13255,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
+    size_t tasks, k;
     int i, replaced = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -13232,10 +13275,11 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     }
     job.file = file, job.name = name, job.table = table;
     job.replace_head = replace_head, job.block = block;
+    tasks = (size_t)table->count * QNET__COPY_PARTS;
     if (ctx != NULL) {
-        qnet__parallel(ctx, (size_t)table->count, qnet__weights_copy_task, &job);
+        qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
     } else {
-        for (i = 0; i < table->count; i++) qnet__weights_copy_task(&job, (size_t)i, 0);
+        for (k = 0; k < tasks; k++) qnet__weights_copy_task(&job, k, 0);
     }
     if (head_replaced != NULL) *head_replaced = replaced;
     return QNET_OK;

@@ -661,16 +661,17 @@ static void test_io_and_memory_failures(void)
     CHECK(c.live == 0);
 }
 
-/* Filters turned 16 at a time against the twin, which finds every number by its index. */
+/* Filters turned by parts and tiles against the twin, which finds every number by its index. */
 static void test_copy_twin(void)
 {
-    static const size_t shapes[6][4] = {{1, 1, 1, 1}, {3, 3, 5, 16}, {7, 7, 3, 33},
-                                        {1, 1, 31, 17}, {3, 2, 4, 15}, {2, 3, 1, 64}};
+    static const size_t shapes[8][4] = {{1, 1, 1, 1}, {3, 3, 5, 16}, {7, 7, 3, 33},
+                                        {1, 1, 31, 17}, {3, 2, 4, 15}, {2, 3, 1, 64},
+                                        {1, 1, 64, 93}, {3, 3, 8, 64}};
     static float file[6000];
     static qnet_real fast[6000], ref[6000];
-    int i, k;
+    int i, k, part;
     for (k = 0; k < 6000; k++) file[k] = (float)(k + 1);
-    for (i = 0; i < 6; i++) {
+    for (i = 0; i < 8; i++) {
         qnet_param p;
         qnet_safetensor t;
         memset(&p, 0, sizeof p);
@@ -683,7 +684,9 @@ static void test_copy_twin(void)
         t.data = file;
         memset(fast, 0, sizeof fast);
         memset(ref, 0, sizeof ref);
-        qnet__param_copy(&p, &t, fast);
+        for (part = 0; part < QNET__COPY_PARTS; part++) {
+            qnet__param_copy(&p, &t, (size_t)part, fast);
+        }
         qnet__param_copy_ref(&p, &t, ref);
         CHECK(p.count <= 6000 && memcmp(fast, ref, sizeof fast) == 0);
         CHECK(qnet__first_not_finite(&t) == t.count);
