@@ -572,6 +572,55 @@ static void test_files(void)
     CHECK(c.live == 0);
 }
 
+/* Files that are wrong at their very end, by path: the block stays as it was. */
+static void test_files_bad_at_the_end(void)
+{
+    counter c;
+    qnet_context *ctx = make_context(&c);
+    const char *path = "build/test_weights_end.safetensors";
+    char sentence[64];
+    qnet_real block[74], back[74], before[74];
+    qnet_safetensors *file = NULL;
+    qnet_buffer bytes;
+    size_t size, header, n;
+    const qnet_real bad = (qnet_real)INFINITY;
+    memset(&bytes, 0, sizeof(bytes));
+    fill_small(block);
+    memset(before, 7, sizeof(before));
+    memcpy(back, before, sizeof(back));
+    CHECK_OK(ctx, qnet_make_folder(ctx, "build"));
+    CHECK_OK(ctx, qnet_weights_save(ctx, path, &small, block, NULL, 0));
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &bytes));
+    header = 8 + (size_t)qnet__load_le64(bytes.bytes);
+    size = bytes.size - header;
+
+    for (n = 0; n < size; n++) { /* every truncation of the tensors */
+        CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, header + n));
+        snprintf(sentence, sizeof(sentence), "expected %d bytes of tensors, found %d", (int)size,
+                 (int)n);
+        CHECK_FAILS(ctx, qnet_weights_load(ctx, path, &small, back, 0, NULL), QNET_ERROR_FORMAT,
+                    sentence);
+    }
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size + 1)); /* and its zero */
+    CHECK_FAILS(ctx, qnet_weights_load(ctx, path, &small, back, 0, NULL), QNET_ERROR_FORMAT,
+                "the file goes on behind");
+
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size));
+    CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &file));
+    CHECK(file->block_bytes == size && memcmp(file->block, bytes.bytes + header, size) == 0);
+    qnet_safetensors_destroy(file);
+
+    memcpy(bytes.bytes + bytes.size - sizeof(bad), &bad, sizeof(bad));
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size));
+    CHECK_FAILS(ctx, qnet_weights_load(ctx, path, &small, back, 0, NULL), QNET_ERROR_DATA,
+                "'bn.running_mean': number 4 is not finite");
+    CHECK(memcmp(back, before, sizeof(back)) == 0);
+    remove(path);
+    qnet_buffer_free(ctx, &bytes);
+    qnet_context_destroy(ctx);
+    CHECK(c.live == 0);
+}
+
 static int write_some(void *user, const void *src, size_t size)
 {
     size_t *left = (size_t *)user;
@@ -707,6 +756,7 @@ int main(void)
     RUN(test_half_floats);
     RUN(test_copy_twin);
     RUN(test_files);
+    RUN(test_files_bad_at_the_end);
     RUN(test_io_and_memory_failures);
     return test_end();
 }
