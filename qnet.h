@@ -4336,6 +4336,7 @@ typedef struct qnet__winograd {
     qnet_real *u;
     const qnet_real *packed;              /* u, or what was packed before */
     qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
+    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
 } qnet__winograd;
 
 /* A tile of rows * columns outputs: the offsets of its pixels, or of those and the pixels round
@@ -4484,6 +4485,17 @@ QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__sour
     }
 }
 
+/* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
+QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__source_kind kind,
+                                        const qnet__source_lanes *k, ptrdiff_t at, ptrdiff_t c,
+                                        qnet__lanes *v)
+{
+    qnet__winograd_get(&p->dy, kind, k, at, c, v);
+    if (kind == QNET__SOURCE_GRADIENT && p->dy_made != NULL && at >= 0) {
+        qnet__lanes_store(p->dy_made + at + c, v);
+    }
+}
+
 /* A dY A^T of a tile. */
 QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
                                                const qnet__source_kind kind, const int rows,
@@ -4499,10 +4511,10 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
         qnet__source_channels(&p->dy, kind, c, &k);
         for (x = 0; x < columns; x++) {
             qnet__lanes e[4];
-            qnet__winograd_get(&p->dy, kind, &k, at[x], c, &e[0]);
-            qnet__winograd_get(&p->dy, kind, &k, at[4 + x], c, &e[1]);
-            qnet__winograd_get(&p->dy, kind, &k, at[8 + x], c, &e[2]);
-            qnet__winograd_get(&p->dy, kind, &k, at[12 + x], c, &e[3]);
+            qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
+            qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
+            qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
+            qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
             qnet__winograd_a(rows, e, half + x, 4);
         }
         for (y = 0; y < rows + 2; y++) {
@@ -5137,9 +5149,10 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     p->d = (qnet_real *)qnet__take(arena, workers * (size_t)p->d_plane, bytes);
 }
 
+/* dy_made: gets dy as it is worked out, where that is not plain; one of its own maps, or NULL. */
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
-                                   const qnet__source *x, const qnet__source *dy, qnet_real *dw,
-                                   void *scratch)
+                                   const qnet__source *x, const qnet__source *dy,
+                                   qnet_real *dy_made, qnet_real *dw, void *scratch)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
@@ -5147,7 +5160,7 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
     ptrdiff_t strips;
     qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
-    p.from = *x, p.dy = *dy, p.dw = dw;
+    p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
     if (qnet__winograd_in_parts(&p)) {
         qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_part_task, &p);
         p.round_first = p.tiles;
@@ -6231,7 +6244,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
 
 /* dw and sink, unless NULL, from the gradient of the output; sink gets that of x. With `add`, which
    Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
-   temp_dy may be where dy is. */
+   Winograd's way needs no temp_x. temp_dy may be one of dy's maps, which is lost then. */
 static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                                        const qnet__source *x, const qnet_real *w,
                                        const qnet__source *dy, qnet__sink *sink, int add,
@@ -6240,13 +6253,16 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *from_x = NULL, *from_dy;
+    const int side = qnet__conv_side(way);
     qnet_real *dx = sink != NULL ? sink->y : NULL;
-    if (qnet__conv_side(way) > 0) {
+    qnet__source made = *dy;
+    if (side > 0) {
         if (dw != NULL) {
-            qnet__winograd_weights(ctx, s, qnet__conv_side(way), x, dy, dw, scratch);
+            qnet__winograd_weights(ctx, s, side, x, dy, temp_dy, dw, scratch);
+            made = dy->kind == QNET__SOURCE_PLAIN ? *dy : qnet__source_plain(temp_dy);
         }
         if (sink != NULL) {
-            qnet__winograd_conv(ctx, s, qnet__conv_side(way), 1, dy, w, NULL, sink, scratch);
+            qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
         }
         return QNET_OK;
     }
@@ -9505,6 +9521,9 @@ static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, 
     qnet__unit_trace(r, unit, batch, "grad ",
                      unit->relu ? unit->norm_name : unit->out_name, g);
     QNET__TRY(qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain));
+    if (qnet__conv_side(unit->way) > 0) {
+        temp = unit->pre; /* is not needed any more */
+    }
     return qnet__conv_backward(r->net.ctx, unit->way, &conv, x, unit->w, &dpre, sink, add, unit->dw,
                                r->temp[0], temp, r->scratch);
 }

@@ -157,7 +157,7 @@ static void check_small_tiles(qnet_context *ctx, qnet_conv2d s)
     if (scratch == NULL) exit(2);
     qnet__winograd_conv(ctx, &s, 2, 0, &x, l.w, NULL, &y, scratch);
     qnet__winograd_conv(ctx, &s, 2, 1, &dy, l.w, NULL, &dx, scratch);
-    qnet__winograd_weights(ctx, &s, 2, &x, &dy, l.dw, scratch);
+    qnet__winograd_weights(ctx, &s, 2, &x, &dy, NULL, l.dw, scratch);
     qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
     qnet__conv2d_backward_data_ref(&s, 0, r.w, r.dy, r.dx);
     qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
