@@ -4961,7 +4961,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->kind_end[2] = p->kind_end[1] + s->batch * p->y.large * small_x;
     p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
     p->planes = p->y.points * p->x.points;
-    p->block = p->src_c <= 64 ? 24 : 48;
+    p->block = p->src_c <= 64 ? 24 : p->src_c < 512 ? 48 : 96; /* u of 512 channels comes from far */
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
@@ -5133,7 +5133,8 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     p->parts = 1;
     if (qnet__winograd_in_parts(p)) {
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
-        p->parts = p->tiles / p->round < 1 ? 1 : p->tiles / p->round;
+        p->parts = p->tiles / (4 * p->round); /* each long enough to be worth a du of its own */
+        p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
     } else {
         p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
