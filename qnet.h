@@ -4891,12 +4891,14 @@ static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
 }
 
-/* A group of output channels of a block, from the shared v. */
+/* A group of output channels of a block, from the shared v. Blocks of a group follow each other,
+   so that mostly one worker reads its part of u. */
 static void qnet__winograd_group_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP, group = (ptrdiff_t)index % groups;
-    const ptrdiff_t at = (ptrdiff_t)index / groups * p->block, first = p->round_first + at;
+    const ptrdiff_t blocks = (p->round_last - p->round_first - 1) / p->block + 1;
+    const ptrdiff_t group = (ptrdiff_t)index / blocks, at = (ptrdiff_t)index % blocks * p->block;
+    const ptrdiff_t first = p->round_first + at;
     const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     qnet__winograd_multiply(p, p->v + at * p->v_row, first, last, group, m);
@@ -4961,7 +4963,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->kind_end[2] = p->kind_end[1] + s->batch * p->y.large * small_x;
     p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
     p->planes = p->y.points * p->x.points;
-    p->block = p->src_c <= 64 ? 24 : p->src_c < 512 ? 48 : 96; /* u of 512 channels comes from far */
+    p->block = p->src_c <= 64 ? 12 : p->src_c < 512 ? 48 : 96; /* u of 512 comes from far */
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
@@ -5473,6 +5475,7 @@ static int qnet__conv_merges(const qnet_conv2d *s)
 #define QNET__SWEEP_TAPS 16    /* of one pass of the tile; larger kernels add up several passes */
 #define QNET__SWEEP_ROWS 48    /* pixels that go by while a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
+#define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
 
 /* On maps of at most this many pixels a good part of the taps is outside. Pixels at the same place
    of many images have the same ones there, and these are left out: on 2x2 pixels five of nine. */
@@ -5758,6 +5761,9 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
     p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
                                                                  p.kernel.columns);
+    if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS) {
+        p.panels_per_task = 1;
+    }
     qnet__parallel(ctx, ((p.panel_count - 1) / p.panels_per_task + 1) * p.bands * p.phases,
                    qnet__sweep_task, &p);
 }
