@@ -5611,8 +5611,9 @@ static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrd
 }
 
 /* One pass over the pixels begin .. end - 1 and the panels of a task, a block of pixels at a time:
-   piece by piece of the weights, all of the block. Merged kernel rows are few and short: there all
-   of them are one piece, and a block is a tile. */
+   piece by piece of the weights, all of the block. A piece has QNET__PIECE channels of all taps; on
+   the smallest maps of one tap, as others may be left out. Merged kernel rows are few and short:
+   there all of them are one piece, and a block is a tile. */
 static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
                              ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
 {
@@ -5620,7 +5621,7 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
     const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     const size_t piece = qnet__min_size(length, QNET__PIECE);
-    const size_t together = p->merged ? qnet__max_size(segments, 1) : QNET__PIECE / piece;
+    const size_t together = p->by_place ? QNET__PIECE / piece : qnet__max_size(segments, 1);
     const ptrdiff_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
     const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
     qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *pixel[QNET__SWEEP_ROWS];
@@ -5638,21 +5639,21 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
         qnet__sweep_block(p, taps, first, rows, a, pixel, used, border);
         for (panel = panel_first; panel < panel_last; panel++) {
             tile.accumulate = accumulate;
-            for (segment = 0; segment < segments; segment += together) {
-                tile.segments = qnet__min_size(together, segments - segment);
-                if (memchr(used + segment, 1, tile.segments) == NULL) {
-                    continue;
-                }
-                tile.a = a + segment * QNET__SWEEP_ROWS, tile.b = taps->b + segment;
-                for (at = 0; at < length; at += tile.length) {
-                    tile.length = qnet__min_size(p->merged ? length : piece, length - at);
-                    tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
+            for (at = 0; at < length; at += tile.length) {
+                tile.length = qnet__min_size(p->merged ? length : piece, length - at);
+                tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
+                for (segment = 0; segment < segments; segment += together) {
+                    tile.segments = qnet__min_size(together, segments - segment);
+                    if (memchr(used + segment, 1, tile.segments) == NULL) {
+                        continue;
+                    }
+                    tile.a = a + segment * QNET__SWEEP_ROWS, tile.b = taps->b + segment;
                     next = taps->b[0] + (panel + 1 < panel_last ? panel + 1 : panel_first) *
                                             panel_size;
-                    if (at + tile.length < length) {
-                        next = taps->b[segment] + tile.b_at + tile.length * columns;
-                    } else if (segment + tile.segments < segments) {
-                        next = taps->b[segment + tile.segments] + panel * panel_size;
+                    if (segment + tile.segments < segments) {
+                        next = taps->b[segment + tile.segments] + tile.b_at;
+                    } else if (at + tile.length < length) {
+                        next = taps->b[0] + tile.b_at + tile.length * columns;
                     }
                     qnet__sweep_piece(p, &tile, next, pixel, rows, panel);
                     tile.accumulate = 1;
@@ -6190,9 +6191,13 @@ static const qnet_real *qnet__source_map(qnet_context *ctx, const qnet__source *
 static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int channels)
 {
     const qnet__source source = qnet__source_plain(sink->y);
+    if (sink->kind == QNET__SINK_MOMENTS) {
+        sink->y = NULL; /* nothing changes there */
+    }
     if (sink->kind != QNET__SINK_PLAIN) {
         qnet__pass(ctx, &source, sink, rows, (size_t)channels);
     }
+    sink->y = (qnet_real *)(uintptr_t)source.x;
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
