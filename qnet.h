@@ -61,7 +61,7 @@
        qnet_context *ctx;
        qnet_experiment_config config;
        qnet_experiment *e;
-       qnet_context_create(NULL, &ctx);
+       if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
        qnet_experiment_config_init(&config);                  (the paper's values)
        if (qnet_experiment_run(ctx, &config, "cohort", "out", NULL, 0, &e) != QNET_OK)
            puts(qnet_last_error(ctx));
@@ -114,7 +114,7 @@
    thread count; each output has one owner; partial sums are combined in a fixed order; random
    numbers are counted, not drawn from a state: each is a function of (seed, purpose, epoch,
    sample). Different kernels (scalar, AVX2, AVX-512, NEON) round differently, and a BLAS hook keeps
-   whatever promise its library makes. -ffast-math is refused.
+   whatever promise its library makes. -ffast-math is refused, and its parts should not be used.
 
    ERRORS
 
@@ -191,8 +191,8 @@
 #define QNET_VERSION_PATCH 0
 #define QNET_VERSION "0.1.0"
 
-#if defined(__FAST_MATH__)
-#error "qnet.h: -ffast-math breaks determinism and NaN checks; build without it"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#error "qnet.h: -ffast-math and its parts break determinism and NaN checks; build without them"
 #endif
 
 #include <stddef.h>
@@ -352,12 +352,14 @@ typedef struct qnet_hooks {
     qnet_trace trace;
     qnet_clock clock;
     qnet_weights_reader weights;
-    int threads;  /* for the default parallel hook; 0: as many as OpenMP offers */
+    int threads;  /* for the default parallel hook; 0: as many as OpenMP offers; 1 without it */
     qnet_cpu cpu;
 } qnet_hooks;
 
 /* Makes a context. hooks may be NULL; the struct is copied. Destroy what was made with the
-   context before the context itself. */
+   context before the context itself. Refused, without a sentence as there is no context to hold
+   it: threads below 0 or above 4096, half an allocator or parallel hook, and kernels (cpu, or
+   QNET_CPU_CHOICE) that this machine or build has not. */
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out);
 QNET_API void qnet_context_destroy(qnet_context *ctx);
 
@@ -545,7 +547,8 @@ typedef struct qnet_conv2d {
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape);
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
 /* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with
-   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. */
+   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. A ResNet with
+   training = 0 has one way more, see qnet_resnet_plan_text. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -708,15 +711,17 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
                                         qnet_resnet **out);
 QNET_API void qnet_resnet_destroy(qnet_resnet *net);
 /* Packs the weights in the form that the kernels read, once instead of in every forward pass: for
-   a network with training = 0 that serves many small batches. After a change of the weights, call
-   it again. The memory comes from the allocator, beside qnet_resnet_bytes: 36 numbers for 9 where
-   Winograd's form is used, up to 158 MB in float. It goes with the network. Results keep their
-   bits. */
+   a network with training = 0 that serves many small batches. After a change of the weights, as by
+   qnet_weights_load, call it again: until then a pass would take the old convolutions with the new
+   norms and head. (qnet_resnet_init drops the packed form.) The memory comes from the allocator,
+   beside qnet_resnet_bytes: 36 numbers for 9 where Winograd's form is used, up to 158 MB in float.
+   It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
-/* The plan of the network as a table, a row per convolution: its algorithm, and where in the block
-   (in MB) its output is kept, and the output of the norm and ReLU after it ("-": that is not kept,
-   but worked out where it is read). Like snprintf: text[size] gets whole lines, and the length that
-   all of them have comes back; text may be NULL if size is 0. */
+/* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
+   tiles of 2x2 outputs, for the deepest maps of few images), and where in the block (in MB from
+   its start) its output is kept, and the output of the norm and ReLU after it ("-": that is not
+   kept, but worked out where it is read). Like snprintf: text[size] gets whole lines, and the
+   length that all of them have comes back; text may be NULL if size is 0. */
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
@@ -1809,11 +1814,23 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
+/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. */
+#if defined(__linux__) && defined(__LP64__) && (defined(__GNUC__) || defined(__clang__))
+#define QNET__CLOCK_MONOTONIC 1
+extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
+#endif
+
 static double qnet__default_seconds(void *user)
 {
     QNET__UNUSED(user);
 #if defined(QNET__OPENMP)
     return omp_get_wtime();
+#elif defined(QNET__CLOCK_MONOTONIC)
+    {
+        long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
+        (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
+        return (double)now[0] + 1e-9 * (double)now[1];
+    }
 #elif defined(TIME_UTC)
     {
         struct timespec now;
@@ -2312,6 +2329,9 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
 {
     unsigned char *bytes;
     size_t need, capacity;
+    if (ctx == NULL || buffer == NULL) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
+    }
     if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need)) {
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
@@ -2340,6 +2360,9 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
+    if (bytes == NULL && size > 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
+    }
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
     if (size > 0) {
         memcpy(buffer->bytes + buffer->size, bytes, size);
@@ -2473,7 +2496,7 @@ static int qnet__file_write(void *user, const void *src, size_t size)
 static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
 {
     size_t length;
-    if (path == NULL || path[0] == '\0') {
+    if (ctx == NULL || path == NULL || path[0] == '\0') {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
     }
     length = strlen(path);
@@ -2657,6 +2680,9 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
+    if (bytes == NULL && size > 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
+    }
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet__write(ctx, &sink, bytes, size);
     if (status != QNET_OK) {
@@ -9048,10 +9074,10 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
         }
         if (pass == 1 && r->packed == NULL) {
             r->packed = qnet__alloc(net->ctx, arena.at);
-            r->packed_bytes = arena.at;
             if (r->packed == NULL) {
                 return qnet__no_memory(net->ctx, arena.at, "packed weights");
             }
+            r->packed_bytes = arena.at;
         }
         arena.base = (unsigned char *)(pass == 1 ? r->packed : NULL);
         arena.at = 0;
@@ -9095,7 +9121,7 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
         char line[192], shape[48], pre[16], out[16];
         if (u < 0) {
             n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9s %8s %8s\n", "convolution",
-                         "output", "algorithm", "MB", "kept at", "block at");
+                         "output", "algorithm", "MB", "conv at", "ReLU at");
         } else if (u == QNET__UNITS) {
             qnet__resnet_place(r, r->scratch, out);
             n = snprintf(line, sizeof line,
@@ -9160,9 +9186,13 @@ static void qnet__resnet_init_task(void *arg, size_t i, size_t worker)
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 {
     qnet__resnet_init_job job;
+    int u;
     job.net = net;
     job.seed = seed;
     qnet__parallel(net->ctx, (size_t)net->table->count, qnet__resnet_init_task, &job);
+    for (u = 0; u < QNET__UNITS; u++) {
+        net->state->unit[u].packed = NULL; /* was of other weights */
+    }
 }
 
 /* The head alone, for weights that came without one of the right number of classes. */
@@ -21780,6 +21810,9 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     char path[700];
     qnet_status status = QNET_OK;
     memset(text, 0, sizeof text);
+    if (e == NULL || out == NULL)
+        return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
+                          "qnet_experiment_save: the experiment or the folder is NULL");
     if (strlen(out) >= 512)
         return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
     for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);

@@ -759,6 +759,29 @@ static void test_params(void)
     CHECK(view.data == NULL);
 }
 
+/* Functions that return a status refuse NULL, one pointer at a time. */
+static void test_null(void)
+{
+    qnet_context *ctx = NULL;
+    qnet_buffer buffer;
+    memset(&buffer, 0, sizeof buffer);
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    CHECK(qnet_file_read(NULL, "README.md", 0, &buffer) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_file_read(ctx, NULL, 0, &buffer) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_file_read(ctx, "README.md", 0, NULL) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_file_replace(NULL, "never.txt", "a", 1) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_file_replace(ctx, NULL, "a", 1) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_file_replace(ctx, "never.txt", NULL, 1) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_make_folder(NULL, "never") == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_make_folder(ctx, NULL) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_buffer_append(NULL, &buffer, "a", 1) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_buffer_append(ctx, NULL, "a", 1) == QNET_ERROR_ARGUMENT);
+    CHECK(qnet_buffer_append(ctx, &buffer, NULL, 1) == QNET_ERROR_ARGUMENT);
+    CHECK(buffer.bytes == NULL && buffer.size == 0);
+    CHECK(qnet_experiment_save(NULL, "never") == QNET_ERROR_ARGUMENT);
+    qnet_context_destroy(ctx);
+}
+
 int main(void)
 {
     RUN(test_status);
@@ -776,5 +799,6 @@ int main(void)
     RUN(test_files);
     RUN(test_list);
     RUN(test_params);
+    RUN(test_null);
     return test_end();
 }

@@ -522,6 +522,10 @@ static void test_pack(void)
     CHECK_OK(ctx, qnet_resnet_forward(training, x, 3, 0, other, NULL));
     CHECK(memcmp(other, packed, sizeof other) == 0 && memcmp(other, plain, sizeof other) != 0);
     CHECK(qnet_resnet_pack(training) == QNET_ERROR_ARGUMENT);
+    qnet_resnet_init(net, 9), qnet_resnet_init(training, 9); /* the packed form is dropped */
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, packed, NULL));
+    CHECK_OK(ctx, qnet_resnet_forward(training, x, 3, 0, other, NULL));
+    CHECK(memcmp(other, packed, sizeof other) == 0);
     CHECK(qnet_resnet_pack(NULL) == QNET_ERROR_ARGUMENT);
 
     length = qnet_resnet_plan_text(training, text, sizeof text);
