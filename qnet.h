@@ -714,8 +714,8 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    a network with training = 0 that serves many small batches. After a change of the weights, as by
    qnet_weights_load, call it again: until then a pass would take the old convolutions with the new
    norms and head. (qnet_resnet_init drops the packed form.) The memory comes from the allocator,
-   beside qnet_resnet_bytes: 36 numbers for 9 where Winograd's form is used, up to 158 MB in float.
-   It goes with the network. Results keep their bits. */
+   beside qnet_resnet_bytes: 16 to 36 numbers for 9 where Winograd's form is used, up to 158 MB in
+   float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
 /* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
    tiles of 2x2 outputs, for the deepest maps of few images), and where in the block (in MB from
@@ -2582,38 +2582,38 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
 }
 
 /* Appends the next size > 0 bytes of a file to out, read by all threads; its length is looked at
-   before memory is asked for. 0: the source is no file, or does not have them; nothing is read. */
-QNET__HELPER int qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size,
-                                   qnet_buffer *out)
+   before memory is asked for. *done = 0: the source is no file, or does not have them; nothing is
+   read. */
+QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size,
+                                           qnet_buffer *out, int *done)
 {
     qnet__pieces_job job;
     FILE *stream;
     unsigned char last;
-    int i;
+    int i, whole = 1;
+    *done = 0;
     if (source->read != qnet__file_read) {
-        return 0;
+        return QNET_OK;
     }
     stream = ((qnet__file *)source->user)->stream;
     job.file = qnet__fileno(stream);
     job.at = ftell(stream);
-    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1 ||
-        qnet__buffer_reserve(ctx, out, size) != QNET_OK) {
-        return 0;
+    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1) {
+        return QNET_OK;
     }
+    QNET__TRY(qnet__buffer_reserve(ctx, out, size));
     job.dst = out->bytes + out->size;
     job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
     for (i = 0; i < QNET__FILE_PIECES; i++) {
-        if (!job.whole[i]) {
-            return 0;
-        }
+        whole = whole && job.whole[i];
     }
-    if (fseek(stream, job.at + (long)size, SEEK_SET) != 0) {
-        return 0;
+    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) {
+        out->size += size;
+        out->bytes[out->size] = 0;
+        *done = 1;
     }
-    out->size += size;
-    out->bytes[out->size] = 0;
-    return 1;
+    return QNET_OK;
 }
 #endif
 
@@ -3556,15 +3556,16 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
 
 /* Some rows times a matrix that is packed once and used often, for callers' own tasks:
        c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. A row with c[m] = NULL is not
-   kept; a[m] must be readable for all rows, and `chain` divides QNET__PIECE. */
+   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
+   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
+   all rows, and `chain` divides QNET__PIECE. */
 static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
                                 size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
                                 const qnet_real *b, size_t b_step, size_t b_panel,
                                 qnet_real *const *c, int accumulate)
 {
     const size_t panels = qnet__panels(kernel, columns);
-    const size_t lines = kernel->columns * sizeof *b / QNET__LINE;
+    const size_t lines = (kernel->columns * sizeof *b - 1) / QNET__LINE + 1;
     const qnet_real *from[QNET__TILE_ROWS];
     qnet_real *to[QNET__TILE_ROWS];
     size_t panel, first, at, i, row, part;
@@ -3585,7 +3586,7 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
             next = next_a = NULL;
             if (at + tile.length < k) {
                 next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL;
+                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
             } else if (panel + 1 < panels) {
                 next = b + (panel + 1) * b_panel;
             }
@@ -4182,9 +4183,9 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
 
    The matrices come from interpolation at the points 0, infinity, a, -a, b and -b. With a = 5/8 and
-   b = 3/2 all entries of A and B are exact in binary, and the rounding error is less than half of
-   that with the usual 1 and 2. na = 1 / (2 a^2 (a^2 - b^2)), nb = 1 / (2 b^2 (b^2 - a^2)),
-   n0 = 1 / (a^2 b^2):
+   b = 3/2 all entries of A and B are exact in binary, and the rounding error of 4x4 tiles is less
+   than half of that with the usual 1 and 2. na = 1 / (2 a^2 (a^2 - b^2)), n0 = 1 / (a^2 b^2) and
+   nb = 1 / (2 b^2 (b^2 - a^2)):
 
        B^T = [ a2b2   0     -(a2+b2)  0       1  0 ]       G = [ n0    0     0     ]
              [ 0      a2b2   0       -(a2+b2) 0  1 ]           [ 0     0     1     ]
@@ -4202,7 +4203,10 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    into tiles of nearly equal sides, 14 into 4 4 3 3: tiles of 3 leave out -b, those of 2 also b.
    They use the same G, so that one transformed kernel serves all. A row of G has the divisor
    (p - q) for every other point q; where q is left out, the row of B^T for p has that factor
-   instead: p + b for a side of 3, p^2 - b^2 for a side of 2.
+   instead: p + b for a side of 3, p^2 - b^2 for a side of 2. Without it the row holds the
+   coefficients of the product of (z - q) over the other points q that are kept; that of infinity,
+   of all that are kept. A^T keeps n rows and the columns of its points, with the 1 of infinity in
+   the last row.
 
    Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
    swapped, so it is the same code. Gradient of the weights: Y is linear in G g G^T, so
@@ -4221,8 +4225,9 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
 
-/* y[n + 2] = B^T x[n + 2]; the rows of a and -a, b and -b share their even and odd parts. step:
-   from one y to the next, in vectors. What y has beyond n or n + 2 is written and not used. */
+/* step: from one y to the next, in vectors. What y has beyond n or n + 2 is written and not used;
+   what x has beyond that is not read.
+   y[n + 2] = B^T x[n + 2]; the rows of a and -a, b and -b share their even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int n, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
@@ -4292,8 +4297,10 @@ QNET__INLINE void qnet__winograd_a(int n, const qnet__lanes *x, qnet__lanes *y,
         const qnet__lanes even3 = x[0] + b2 * x[2], odd3 = b * (x[1] + b2 * x[3]);
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
-    } else {
+    } else if (n == 3) {
         y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
+    } else {
+        y[4 * step] = y[5 * step] = x[0];
     }
 }
 
@@ -4836,7 +4843,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
 /* m[plane][row][group] = sum over ci of v[plane][row][ci] * u[plane][ci][group], a row for each of
-   the tiles first .. last - 1 that has the plane. Up to 5 rows of m beyond are written too. A piece
+   the tiles first .. last - 1 that has the plane. A row of m beyond may be written too. A piece
    of u stays in the first cache while the rows go by. */
 static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
                                     ptrdiff_t last, ptrdiff_t group, qnet_real *m)
@@ -4962,12 +4969,6 @@ static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t
     axis->points = axis->side + 2 + (axis->large > 0);
 }
 
-/* Tiles of `most` * `most` outputs that cover a map. */
-static int64_t qnet__winograd_tiles(const qnet_conv2d *s, int most)
-{
-    return (int64_t)((s->height - 1) / most + 1) * ((s->width - 1) / most + 1);
-}
-
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
    of the tiles, 4 or 2. */
 static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
@@ -4995,7 +4996,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
-    p->m_plane = (p->block + QNET__TILE_ROWS) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
+    p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->du_plane = p->src_c * p->dst_c + QNET__WINOGRAD_PAD;
 }
@@ -5205,25 +5206,38 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
     qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
 }
 
-/* The largest side of tiles for a convolution, or 0 where another form is better: Winograd's is for
-   stride 1 with whole groups of 64 channels, and pays where tiles of 4x4 save at least half of the
-   multiplications (36 for a tile, 9 for a pixel) and are enough to be worth the transform of the
-   kernels. With fewer of them, and kernels that are transformed `once` for many passes, tiles of
-   2x2 (16 multiplications) need less memory for u; they should save two fifths. */
+/* On maps of at most this many pixels a good part of the taps is outside. Pixels at the same place
+   of many images have the same ones there, and the direct form leaves these out: on 2x2 pixels five
+   of nine. */
+#define QNET__SWEEP_PLACES 16
+
+/* The largest side of tiles for a convolution, or 0 where another form is better. Winograd's is for
+   stride 1 with whole groups of 64 channels, and pays where it saves two fifths of the
+   multiplications, with QNET__WINOGRAD_TILES or more tiles to be worth the transform of the
+   kernels. Where those of 4x4 are fewer, and kernels are transformed `once` for many passes, tiles
+   of 2x2 need less memory for u. */
 #define QNET__WINOGRAD_TILES 16
 
 static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
-    const int64_t four = qnet__winograd_tiles(s, 4), two = qnet__winograd_tiles(s, 2);
-    const int64_t direct = 9 * (int64_t)s->height * s->width;
+    const int64_t h = s->height, w = s->width;
+    const int64_t direct = h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
+    int side;
     if (s->kernel != 3 || s->stride != 1 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
-    if (s->batch * four >= QNET__WINOGRAD_TILES) {
-        return 2 * 36 * four <= direct ? 4 : 0;
+    for (side = 4; side >= (once ? 2 : 4); side -= 2) {
+        qnet__winograd_axis y, x;
+        qnet__winograd_cut(&y, s->height, side);
+        qnet__winograd_cut(&x, s->width, side);
+        if (s->batch * (int64_t)y.tiles * x.tiles >= QNET__WINOGRAD_TILES) {
+            const int64_t products = (int64_t)(y.tiles * (y.side + 2) + y.large) *
+                                     (x.tiles * (x.side + 2) + x.large);
+            return 5 * products <= 3 * direct ? side : 0;
+        }
     }
-    return once && s->batch * two >= QNET__WINOGRAD_TILES && 5 * 16 * two <= 3 * direct ? 2 : 0;
+    return 0;
 }
 
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
@@ -5502,10 +5516,6 @@ static int qnet__conv_merges(const qnet_conv2d *s)
 #define QNET__SWEEP_ROWS 48    /* pixels that go by while a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
 #define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
-
-/* On maps of at most this many pixels a good part of the taps is outside. Pixels at the same place
-   of many images have the same ones there, and these are left out: on 2x2 pixels five of nine. */
-#define QNET__SWEEP_PLACES 16
 
 /* The taps of a pass: where each one reads, relative to the pixel under tap (0, 0). */
 typedef struct qnet__taps {
@@ -6282,7 +6292,8 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
 
 /* dw and sink, unless NULL, from the gradient of the output; sink gets that of x. With `add`, which
    Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
-   Winograd's way needs no temp_x. temp_dy may be one of dy's maps, which is lost then. */
+   Winograd's way needs temp_dy too, unless dy is plain, but no temp_x. temp_dy may be one of dy's
+   maps, which is lost then. */
 static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                                        const qnet__source *x, const qnet_real *w,
                                        const qnet__source *dy, qnet__sink *sink, int add,
@@ -9550,7 +9561,8 @@ static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit
 }
 
 /* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
-   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more. */
+   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more. Winograd's
+   way puts it over pre. */
 static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
                                        const qnet__source *x, const qnet_real *g, qnet_real *temp,
                                        qnet__sink *sink, int add)
@@ -12950,7 +12962,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
 #ifdef QNET__FILE_PIECES
-    in_pieces = size > 0 && qnet__read_pieces(ctx, source, size, &f->data);
+    if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
 #endif
     if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
