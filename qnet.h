@@ -9561,8 +9561,8 @@ static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit
 }
 
 /* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
-   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more. Winograd's
-   way puts it over pre. */
+   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more.
+   Winograd's way puts it over pre. */
 static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
                                        const qnet__source *x, const qnet_real *g, qnet_real *temp,
                                        qnet__sink *sink, int add)
