@@ -1814,8 +1814,10 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 #endif
 }
 
-/* Strict C99 hides what Linux has: as for madvise, the name is bound by hand. */
+/* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
+   Only where long has 64 bits, as then so have off_t and the parts of a time. */
 #if defined(__linux__) && defined(__LP64__) && (defined(__GNUC__) || defined(__clang__))
+#define QNET__LINUX64 1
 #define QNET__CLOCK_MONOTONIC 1
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
 #endif
@@ -1825,7 +1827,7 @@ static double qnet__default_seconds(void *user)
     QNET__UNUSED(user);
 #if defined(QNET__OPENMP)
     return omp_get_wtime();
-#elif defined(QNET__CLOCK_MONOTONIC)
+#elif defined(QNET__LINUX64)
     {
         long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
         (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
@@ -2551,9 +2553,8 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     return QNET_OK;
 }
 
-/* Linux reads a file in several places at a time. The names are bound by hand, as strict C99 hides
-   the prototypes; where long has 64 bits, so has off_t. */
-#if defined(__linux__) && defined(__LP64__) && (defined(__GNUC__) || defined(__clang__))
+/* Linux reads a file in several places at a time. */
+#ifdef QNET__LINUX64
 #define QNET__FILE_PIECES 32
 extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
 extern int qnet__fileno(FILE *stream) __asm__("fileno");
@@ -4362,7 +4363,8 @@ typedef struct qnet__winograd {
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
     ptrdiff_t u_plane;                    /* u[groups][planes][panels][src_c][kernel.columns] */
     ptrdiff_t du_plane, parts;            /* du[parts][planes][in][out] */
-    qnet__source from, dy;                /* dy: for the weights' gradient only */
+    qnet__source from;                    /* plain or normalised */
+    qnet__source dy;                      /* plain or a gradient; of the weights' gradient */
     qnet__sink sink;
     const qnet_real *w;                   /* [3][3][in][out] */
     int backward;                         /* w is turned round and in, out are dst_c, src_c */
@@ -4410,7 +4412,7 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int bor
     }
 }
 
-/* The tiles first .. last - 1 that have element (i, j) of a plane. */
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
 static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
                                  ptrdiff_t *last)
 {
@@ -4500,24 +4502,6 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
     }
 }
 
-/* v[planes][tile - first][src_c] = B^T d B of the tiles first .. last - 1. */
-QNET__INLINE void qnet__winograd_input(const qnet__winograd *p, const qnet__source_kind kind,
-                                       ptrdiff_t first, ptrdiff_t last, qnet_real *v)
-{
-    qnet__winograd_view now, next;
-    ptrdiff_t t;
-    qnet__winograd_look(p, first, 1, p->src_c, &next);
-    for (t = first; t < last; t++, v += p->v_row) {
-        now = next;
-        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, 1, p->src_c, &next);
-        if (now.rows == 4 && now.columns == 4) {
-            qnet__winograd_input_tile(p, kind, 4, 4, now.at, next.at, v);
-        } else {
-            qnet__winograd_input_tile(p, kind, now.rows, now.columns, now.at, next.at, v);
-        }
-    }
-}
-
 /* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
 QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__source_kind kind,
                                         const qnet__source_lanes *k, ptrdiff_t at, ptrdiff_t c,
@@ -4558,20 +4542,27 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
     }
 }
 
-/* d[planes][tile - first][dst_c] = A dY A^T of the tiles first .. last - 1. */
-QNET__INLINE void qnet__winograd_gradient(const qnet__winograd *p, const qnet__source_kind kind,
-                                          ptrdiff_t first, ptrdiff_t last, qnet_real *d)
+/* Of the tiles first .. last - 1: to[planes][tile - first][src_c] = B^T d B or, with of_dy,
+   to[planes][tile - first][dst_c] = A dY A^T. */
+QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__source_kind kind,
+                                           const int of_dy, ptrdiff_t first, ptrdiff_t last,
+                                           qnet_real *to)
 {
+    const ptrdiff_t channels = of_dy ? p->dst_c : p->src_c;
     qnet__winograd_view now, next;
     ptrdiff_t t;
-    qnet__winograd_look(p, first, 0, p->dst_c, &next);
-    for (t = first; t < last; t++, d += p->d_row) {
+    qnet__winograd_look(p, first, !of_dy, channels, &next);
+    for (t = first; t < last; t++, to += of_dy ? p->d_row : p->v_row) {
         now = next;
-        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, 0, p->dst_c, &next);
-        if (now.rows == 4 && now.columns == 4) {
-            qnet__winograd_gradient_tile(p, kind, 4, 4, now.at, next.at, d);
+        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, !of_dy, channels, &next);
+        if (of_dy && now.rows == 4 && now.columns == 4) {
+            qnet__winograd_gradient_tile(p, kind, 4, 4, now.at, next.at, to);
+        } else if (of_dy) {
+            qnet__winograd_gradient_tile(p, kind, now.rows, now.columns, now.at, next.at, to);
+        } else if (now.rows == 4 && now.columns == 4) {
+            qnet__winograd_input_tile(p, kind, 4, 4, now.at, next.at, to);
         } else {
-            qnet__winograd_gradient_tile(p, kind, now.rows, now.columns, now.at, next.at, d);
+            qnet__winograd_input_tile(p, kind, now.rows, now.columns, now.at, next.at, to);
         }
     }
 }
@@ -4797,15 +4788,13 @@ typedef enum qnet__winograd_step {
         const qnet__source_kind from =                                                            \
             step == QNET__WINOGRAD_GRADIENT ? p->dy.kind : p->from.kind;                          \
         if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_PLAIN)                           \
-            qnet__winograd_input(p, QNET__SOURCE_PLAIN, i, j, block);                             \
-        else if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_NORMALISED)                 \
-            qnet__winograd_input(p, QNET__SOURCE_NORMALISED, i, j, block);                        \
+            qnet__winograd_transform(p, QNET__SOURCE_PLAIN, 0, i, j, block);                      \
         else if (step == QNET__WINOGRAD_INPUT)                                                    \
-            qnet__winograd_input(p, QNET__SOURCE_GRADIENT, i, j, block);                          \
+            qnet__winograd_transform(p, QNET__SOURCE_NORMALISED, 0, i, j, block);                 \
         else if (step == QNET__WINOGRAD_GRADIENT && from == QNET__SOURCE_PLAIN)                   \
-            qnet__winograd_gradient(p, QNET__SOURCE_PLAIN, i, j, block);                          \
+            qnet__winograd_transform(p, QNET__SOURCE_PLAIN, 1, i, j, block);                      \
         else if (step == QNET__WINOGRAD_GRADIENT)                                                 \
-            qnet__winograd_gradient(p, QNET__SOURCE_GRADIENT, i, j, block);                       \
+            qnet__winograd_transform(p, QNET__SOURCE_GRADIENT, 1, i, j, block);                   \
         else if (step != QNET__WINOGRAD_OUTPUT)                                                   \
             name##_of_kernels(p, step, i, j);                                                     \
         else if (p->sink.kind == QNET__SINK_PLAIN)                                                \
@@ -5005,16 +4994,15 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers)
 {
     const ptrdiff_t most = QNET__WINOGRAD_ROUND / p->src_c / p->block * p->block;
+    const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
         p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
     }
     p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
     p->u = (qnet_real *)qnet__take(arena, (size_t)(p->dst_c / QNET__WINOGRAD_GROUP * p->u_plane),
-                                   (size_t)p->planes * sizeof(qnet_real));
-    p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane,
-                                   (size_t)p->planes * sizeof(qnet_real));
-    p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane,
-                                   (size_t)p->planes * sizeof(qnet_real));
+                                   bytes);
+    p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane, bytes);
+    p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, bytes);
 }
 
 /* u of a kernel w, for forward passes or, with backward = 1, for the gradient of the inputs. */
@@ -5029,7 +5017,8 @@ static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int sid
                    qnet__winograd_kernels_task, &p);
 }
 
-/* Forward (backward = 0) or the gradient of the inputs. u: packed before, or NULL. */
+/* Forward (backward = 0) or the gradient of the inputs. x: plain or normalised. u: packed before,
+   or NULL. */
 static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet__source *x, const qnet_real *w, const qnet_real *u,
                                 qnet__sink *sink, void *scratch)
@@ -6226,14 +6215,15 @@ static const qnet_real *qnet__source_map(qnet_context *ctx, const qnet__source *
 /* Ways other than Winograd's store the map first, and apply the sink then. */
 static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int channels)
 {
-    const qnet__source source = qnet__source_plain(sink->y);
+    qnet_real *map = sink->y;
+    const qnet__source source = qnet__source_plain(map);
     if (sink->kind == QNET__SINK_MOMENTS) {
         sink->y = NULL; /* nothing changes there */
     }
     if (sink->kind != QNET__SINK_PLAIN) {
         qnet__pass(ctx, &source, sink, rows, (size_t)channels);
     }
-    sink->y = (qnet_real *)(uintptr_t)source.x;
+    sink->y = map;
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
@@ -6301,16 +6291,19 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
                                        void *scratch)
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
+    const size_t out_rows = (size_t)qnet__conv_out_pixels(s);
     const qnet_real *from_x = NULL, *from_dy;
     const int side = qnet__conv_side(way);
     qnet_real *dx = sink != NULL ? sink->y : NULL;
-    qnet__source made = *dy;
     if (side > 0) {
+        qnet__source made = *dy;
         if (dw != NULL) {
             qnet__winograd_weights(ctx, s, side, x, dy, temp_dy, dw, scratch);
             made = dy->kind == QNET__SOURCE_PLAIN ? *dy : qnet__source_plain(temp_dy);
         }
         if (sink != NULL) {
+            made = qnet__source_plain(qnet__source_map(ctx, &made, out_rows, s->out_channels,
+                                                       temp_dy));
             qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
         }
         return QNET_OK;
@@ -6318,7 +6311,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     if (dw != NULL) {
         from_x = qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x);
     }
-    from_dy = qnet__source_map(ctx, dy, (size_t)qnet__conv_out_pixels(s), s->out_channels, temp_dy);
+    from_dy = qnet__source_map(ctx, dy, out_rows, s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
         if (dw != NULL) {
             qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
@@ -12961,7 +12954,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
-#ifdef QNET__FILE_PIECES
+#ifdef QNET__LINUX64
     if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
 #endif
     if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));

@@ -206,8 +206,7 @@ static void test_convolutions(void)
             CHECK(QNET__TWINS_ONLY || strcmp(qnet_conv2d_algorithm(ctx, &s), "Winograd") == 0);
             for (backward = 0; backward < 2; backward++)
                 for (form = 0; form < FORMS; form++) {
-                    const qnet__source source = make_source(&d, backward ? QNET__SOURCE_GRADIENT
-                                                                         : QNET__SOURCE_NORMALISED);
+                    const qnet__source source = make_source(&d, QNET__SOURCE_NORMALISED);
                     qnet__source plain = qnet__source_plain(from);
                     qnet__sink fused = make_sink(&d, form, d.map[5], d.chunks);
                     qnet__sink after = make_sink(&d, form, d.map[6], d.chunks);

@@ -539,6 +539,34 @@ static void test_pack(void)
     qnet_context_destroy(ctx);
 }
 
+/* The same with tiles of 2x2, which are for inference with few images only. */
+static void test_pack_small_tiles(void)
+{
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 96, 96, 3, 0), *training = make_net(ctx, 96, 96, 3, 1);
+    qnet_real *x = numbers(200, image_count(3, 96, 96), 4), plain[6], packed[6];
+    char text[8192];
+    int b;
+    formula_resnet(net);
+    qnet_resnet_plan_text(net, text, sizeof text);
+    CHECK(QNET__TWINS_ONLY || strstr(text, "Winograd 2") != NULL);
+    qnet_resnet_plan_text(training, text, sizeof text);
+    CHECK(strstr(text, "Winograd 2") == NULL);
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, plain, NULL));
+    CHECK_OK(ctx, qnet_resnet_pack(net));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, packed, NULL));
+    CHECK(memcmp(plain, packed, sizeof plain) == 0);
+    for (b = 0; b < 3; b++) {
+        CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(1, 96, 96) * (size_t)b, 1, 0, packed,
+                                          NULL));
+        CHECK(memcmp(plain + 2 * b, packed, 2 * sizeof *plain) == 0);
+    }
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_resnet_destroy(training);
+    qnet_context_destroy(ctx);
+}
+
 int main(void)
 {
     RUN(test_table);
@@ -551,6 +579,7 @@ int main(void)
     RUN(test_init);
     RUN(test_trace);
     RUN(test_pack);
+    RUN(test_pack_small_tiles);
     free(kept);
     return test_end();
 }
