@@ -12954,7 +12954,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
-#ifdef QNET__LINUX64
+#ifdef QNET__FILE_PIECES
     if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
 #endif
     if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
