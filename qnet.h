@@ -2987,7 +2987,7 @@ typedef struct qnet__tile {
     const qnet_real *const *b; /* [segments] */
     qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
     size_t a_at, a_step, b_at, b_step;
-    size_t segments, length;
+    size_t segments, length;   /* at least 1; see qnet__run_tile */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_ask */
     size_t chain;              /* products in a chain of additions */
@@ -3034,72 +3034,96 @@ typedef struct qnet__tile {
 #define QNET__CHAIN_WINOGRAD 16
 #define QNET__CHAIN_WINOGRAD_WEIGHTS 32 /* the sums are longer: over all tiles */
 
-/* The micro-kernel, written once. `rows` and `wide` are constants after inlining, so that the loops
-   over m and n unroll and acc lives in registers. So are a_step where it is 1, and `beside`: that
-   saves registers for addresses. Per k: `wide` loads of b, and per row one broadcast of a and
-   `wide` multiply-adds. */
-#define QNET__DEFINE_TILE(name, target, vector, wide, zero, load, store, broadcast, fma, add)     \
+/* What a step does with the sums that were there before. */
+typedef enum qnet__turn {
+    QNET__TURN_NONE,  /* goes on with them */
+    QNET__TURN_BEGIN, /* there were none */
+    QNET__TURN_STORE, /* they go to C, and new ones begin */
+    QNET__TURN_ADD    /* they are added to C, and new ones begin */
+} qnet__turn;
+
+/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
+   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
+   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
+   there are registers for all addresses. A chain's sums go to C row by row while the next chain
+   begins: so the multipliers do not wait for them. */
+#define QNET__DEFINE_TILE(name, target, vector, wide, load, store, broadcast, multiply, fma, add) \
+    target QNET__INLINE void name##_keep(qnet_real *c, const vector *acc, const int held)         \
+    {                                                                                             \
+        int n;                                                                                    \
+        QNET__UNROLL                                                                              \
+        for (n = 0; n < wide; n++, c += sizeof(vector) / sizeof(qnet_real)) {                     \
+            store(c, held ? add(load(c), acc[n]) : acc[n]);                                       \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
+    target QNET__INLINE void name##_step(const qnet__tile *t, const int rows, const int beside,   \
+                                         const qnet_real *const *a, size_t i, const qnet_real *b, \
+                                         uintptr_t ahead, const qnet__turn turn,                  \
+                                         vector (*acc)[wide])                                     \
+    {                                                                                             \
+        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
+        vector bk[wide];                                                                          \
+        int m, n;                                                                                 \
+        QNET__PREFETCH(ahead);                                                                    \
+        QNET__UNROLL                                                                              \
+        for (n = 0; n < wide; n++) {                                                              \
+            bk[n] = load(b + (size_t)n * lanes);                                                  \
+        }                                                                                         \
+        QNET__UNROLL                                                                              \
+        for (m = 0; m < rows; m++) {                                                              \
+            const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);                   \
+            if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD) {                             \
+                name##_keep(t->c[m], acc[m], turn == QNET__TURN_ADD);                             \
+            }                                                                                     \
+            QNET__UNROLL                                                                          \
+            for (n = 0; n < wide; n++) {                                                          \
+                acc[m][n] = turn == QNET__TURN_NONE ? fma(x, bk[n], acc[m][n])                    \
+                                                    : multiply(x, bk[n]);                         \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+                                                                                                  \
     target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
                                          const size_t a_step, const int beside)                   \
     {                                                                                             \
-        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
         const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
-        vector acc[QNET__TILE_ROWS][wide], bk[wide];                                              \
-        size_t s, k, end, chain = 0; /* products in acc */                                        \
+        const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;                                 \
+        size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */                   \
         uintptr_t ahead = t->ahead;                                                               \
-        int m, n, held = t->accumulate; /* 1: C holds a part of the sum */                        \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            QNET__UNROLL                                                                          \
-            for (n = 0; n < wide; n++) {                                                          \
-                acc[m][n] = zero();                                                               \
-            }                                                                                     \
-        }                                                                                         \
-        for (s = 0; s < t->segments; s++) {                                                       \
-            const qnet_real *const *a = t->a + s * t->a_rows;                                     \
-            const qnet_real *b = t->b[s] + t->b_at;                                               \
-            size_t i = t->a_at;                                                                   \
-            for (k = 0; k < t->length; k = end) {                                                 \
+        int m, held = t->accumulate; /* 1: C holds a part of the sum */                           \
+        vector acc[QNET__TILE_ROWS][wide];                                                        \
+        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);                      \
+        i += a_step, b += b_step, ahead += ahead_step;                                            \
+        for (;;) {                                                                                \
+            while (k < t->length) {                                                               \
+                if (chain == t->chain) {                                                          \
+                    if (held) {                                                                   \
+                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);        \
+                    } else {                                                                      \
+                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);      \
+                    }                                                                             \
+                    held = 1, chain = 1;                                                          \
+                    k++, i += a_step, b += b_step, ahead += ahead_step;                           \
+                }                                                                                 \
                 end = qnet__min_size(t->length, k + t->chain - chain);                            \
                 chain += end - k;                                                                 \
-                for (; k < end; k++, i += a_step, b += b_step) {                                  \
+                for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {             \
                     QNET__KEEP_INDEX(i);                                                          \
-                    QNET__PREFETCH(ahead);                                                        \
-                    ahead += ahead_step;                                                          \
-                    QNET__UNROLL                                                                  \
-                    for (n = 0; n < wide; n++) {                                                  \
-                        bk[n] = load(b + (size_t)n * lanes);                                      \
-                    }                                                                             \
-                    QNET__UNROLL                                                                  \
-                    for (m = 0; m < rows; m++) {                                                  \
-                        const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);       \
-                        QNET__UNROLL                                                              \
-                        for (n = 0; n < wide; n++) {                                              \
-                            acc[m][n] = fma(x, bk[n], acc[m][n]);                                 \
-                        }                                                                         \
-                    }                                                                             \
-                }                                                                                 \
-                if (chain == t->chain && (s + 1 < t->segments || end < t->length)) {              \
-                    QNET__UNROLL                                                                  \
-                    for (m = 0; m < rows; m++) {                                                  \
-                        QNET__UNROLL                                                              \
-                        for (n = 0; n < wide; n++) {                                              \
-                            qnet_real *c = t->c[m] + (size_t)n * lanes;                           \
-                            store(c, held ? add(load(c), acc[m][n]) : acc[m][n]);                 \
-                            acc[m][n] = zero();                                                   \
-                        }                                                                         \
-                    }                                                                             \
-                    chain = 0;                                                                    \
-                    held = 1;                                                                     \
+                    name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);           \
                 }                                                                                 \
             }                                                                                     \
+            if (++s == t->segments) {                                                             \
+                break;                                                                            \
+            }                                                                                     \
+            a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;                            \
         }                                                                                         \
         QNET__UNROLL                                                                              \
         for (m = 0; m < rows; m++) {                                                              \
-            QNET__UNROLL                                                                          \
-            for (n = 0; n < wide; n++) {                                                          \
-                qnet_real *c = t->c[m] + (size_t)n * lanes;                                       \
-                store(c, held ? add(load(c), acc[m][n]) : acc[m][n]);                             \
+            if (held) {                                                                           \
+                name##_keep(t->c[m], acc[m], 1);                                                  \
+            } else {                                                                              \
+                name##_keep(t->c[m], acc[m], 0);                                                  \
             }                                                                                     \
         }                                                                                         \
     }                                                                                             \
@@ -3122,23 +3146,18 @@ typedef struct qnet__tile {
 #if QNET__X86
 #define QNET__AVX512 __attribute__((target("avx512f")))
 #define QNET__AVX2 __attribute__((target("avx2,fma")))
-QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_setzero_ps, _mm512_loadu_ps,
-                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps)
-QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_setzero_ps, _mm256_loadu_ps,
-                  _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps)
+QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_loadu_ps,
+                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_add_ps)
+QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_loadu_ps,
+                  _mm256_storeu_ps, _mm256_set1_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_add_ps)
 #elif QNET__NEON
-QNET__INLINE float32x4_t qnet__neon_zero(void)
-{
-    return vdupq_n_f32(0);
-}
-
 QNET__INLINE float32x4_t qnet__neon_multiply_add(float32x4_t x, float32x4_t y, float32x4_t z)
 {
     return vfmaq_f32(z, x, y);
 }
 
-QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, qnet__neon_zero, vld1q_f32, vst1q_f32,
-                  vdupq_n_f32, qnet__neon_multiply_add, vaddq_f32)
+QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, vld1q_f32, vst1q_f32,
+                  vdupq_n_f32, vmulq_f32, qnet__neon_multiply_add, vaddq_f32)
 #endif
 
 /* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
@@ -3172,9 +3191,9 @@ QNET__INLINE qnet__vector qnet__vector_broadcast(qnet_real x)
     return qnet__vector_load(all);
 }
 
-QNET__INLINE qnet__vector qnet__vector_zero(void)
+QNET__INLINE qnet__vector qnet__vector_multiply(qnet__vector x, qnet__vector y)
 {
-    return qnet__vector_broadcast(0);
+    return x * y;
 }
 
 QNET__INLINE qnet__vector qnet__vector_multiply_add(qnet__vector x, qnet__vector y, qnet__vector z)
@@ -3188,9 +3207,9 @@ QNET__INLINE qnet__vector qnet__vector_add(qnet__vector x, qnet__vector y)
 }
 
 #define QNET__PORTABLE_WIDE 2
-QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE, qnet__vector_zero,
+QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE,
                   qnet__vector_load, qnet__vector_store, qnet__vector_broadcast,
-                  qnet__vector_multiply_add, qnet__vector_add)
+                  qnet__vector_multiply, qnet__vector_multiply_add, qnet__vector_add)
 
 /* A tile function with its shape. */
 typedef struct qnet__kernel {
@@ -3223,8 +3242,8 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* Runs a tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted.
-   One that is not full goes by way of a block on the stack. */
+/* Runs a tile, which may have no products, of which only the rows with c[m] != NULL and the first
+   `columns` columns are wanted. One that is not full goes by way of a block on the stack. */
 static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
 {
     qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
@@ -3233,6 +3252,14 @@ static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, s
     int full = columns == kernel->columns, m;
     for (m = 0; m < tile->rows; m++) {
         full = full && tile->c[m] != NULL;
+    }
+    if (tile->segments == 0 || tile->length == 0) {
+        for (m = 0; m < tile->rows; m++) {
+            if (tile->c[m] != NULL && !tile->accumulate) {
+                memset(tile->c[m], 0, columns * sizeof(qnet_real));
+            }
+        }
+        return;
     }
     if (full) {
         kernel->run(tile);
