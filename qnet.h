@@ -2986,7 +2986,7 @@ typedef struct qnet__tile {
     size_t a_rows;
     const qnet_real *const *b; /* [segments] */
     qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
-    size_t a_at, a_step, b_at, b_step;
+    size_t a_at, a_step, b_at, b_step, c_at;
     size_t segments, length;   /* at least 1; see qnet__run_tile */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_ask */
@@ -3074,7 +3074,7 @@ typedef enum qnet__turn {
         for (m = 0; m < rows; m++) {                                                              \
             const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);                   \
             if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD) {                             \
-                name##_keep(t->c[m], acc[m], turn == QNET__TURN_ADD);                             \
+                name##_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);                   \
             }                                                                                     \
             QNET__UNROLL                                                                          \
             for (n = 0; n < wide; n++) {                                                          \
@@ -3121,9 +3121,9 @@ typedef enum qnet__turn {
         QNET__UNROLL                                                                              \
         for (m = 0; m < rows; m++) {                                                              \
             if (held) {                                                                           \
-                name##_keep(t->c[m], acc[m], 1);                                                  \
+                name##_keep(t->c[m] + t->c_at, acc[m], 1);                                        \
             } else {                                                                              \
-                name##_keep(t->c[m], acc[m], 0);                                                  \
+                name##_keep(t->c[m] + t->c_at, acc[m], 0);                                        \
             }                                                                                     \
         }                                                                                         \
     }                                                                                             \
@@ -3242,42 +3242,46 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* Runs a tile, which may have no products, of which only the rows with c[m] != NULL and the first
-   `columns` columns are wanted. One that is not full goes by way of a block on the stack. */
-static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
+/* By way of a block on the stack, or without products. */
+static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet__tile *tile,
+                                          size_t columns)
 {
+    const size_t bytes = columns * sizeof(qnet_real);
     qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
     qnet_real *c[QNET__TILE_ROWS];
     qnet__tile part = *tile;
-    int full = columns == kernel->columns, m;
-    for (m = 0; m < tile->rows; m++) {
-        full = full && tile->c[m] != NULL;
-    }
-    if (tile->segments == 0 || tile->length == 0) {
-        for (m = 0; m < tile->rows; m++) {
-            if (tile->c[m] != NULL && !tile->accumulate) {
-                memset(tile->c[m], 0, columns * sizeof(qnet_real));
-            }
-        }
-        return;
-    }
-    if (full) {
-        kernel->run(tile);
-        return;
-    }
+    int m;
+    memset(block, 0, sizeof block);
     for (m = 0; m < tile->rows; m++) {
         c[m] = block[m];
-        memset(block[m], 0, sizeof block[m]);
         if (tile->accumulate && tile->c[m] != NULL) {
-            memcpy(block[m], tile->c[m], columns * sizeof(qnet_real));
+            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
         }
     }
     part.c = c;
-    kernel->run(&part);
+    part.c_at = 0;
+    if (tile->segments > 0 && tile->length > 0) {
+        kernel->run(&part);
+    }
     for (m = 0; m < tile->rows; m++) {
         if (tile->c[m] != NULL) {
-            memcpy(tile->c[m], block[m], columns * sizeof(qnet_real));
+            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
         }
+    }
+}
+
+/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
+   first `columns` columns are wanted. */
+static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
+{
+    int full = columns == kernel->columns && tile->segments > 0 && tile->length > 0, m;
+    for (m = 0; m < tile->rows; m++) {
+        full = full && tile->c[m] != NULL;
+    }
+    if (full) {
+        kernel->run(tile);
+    } else {
+        qnet__run_part(kernel, tile, columns);
     }
 }
 
@@ -3308,7 +3312,7 @@ static void qnet__tile_ask_sums(const qnet__tile *tile, size_t wide)
     int m;
     for (m = 0; m < tile->rows; m++) {
         for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE) {
-            QNET__PREFETCH_WRITE((uintptr_t)tile->c[m] + at);
+            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
         }
     }
 }
@@ -3426,17 +3430,15 @@ static void qnet__gemm_task(void *arg, size_t index, size_t worker)
         rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
         tile.rows = qnet__tile_size(rows);
         for (i = 0; i < tile.rows; i++) {
-            a[i] = g->a + qnet__min_size(first + (size_t)i, last - 1) * g->a_row;
+            const size_t row = first + (size_t)i;
+            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
+            c[i] = row < last ? g->c + row * g->ldc : NULL;
         }
         for (panel = panel_first; panel < panel_last; panel++) {
-            const size_t column = panel * g->kernel.columns;
             tile.b_at = panel * g->b_panel;
-            for (i = 0; i < tile.rows; i++) {
-                const size_t row = first + (size_t)i;
-                c[i] = row < last ? g->c + row * g->ldc + column : NULL;
-            }
+            tile.c_at = panel * g->kernel.columns;
             qnet__run_tile(&g->kernel, &tile,
-                           qnet__min_size(g->n - column, g->kernel.columns));
+                           qnet__min_size(g->n - tile.c_at, g->kernel.columns));
         }
     }
 }
@@ -3594,19 +3596,24 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
 {
     const size_t panels = qnet__panels(kernel, columns);
     const size_t lines = (kernel->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const qnet_real *from[QNET__TILE_ROWS];
-    qnet_real *to[QNET__TILE_ROWS];
-    size_t panel, first, at, i, row, part;
+    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *rest_a[QNET__TILE_ROWS];
+    qnet_real *rest_c[QNET__TILE_ROWS];
+    size_t panel, first, at, i, part;
     const qnet_real *next, *next_a;
     qnet__tile tile;
     memset(&tile, 0, sizeof tile);
     tile.chain = chain;
-    tile.a = from, tile.b = &b, tile.c = to;
+    tile.b = &b;
     tile.a_step = a_step, tile.b_step = b_step;
     tile.segments = 1;
+    for (i = 0; i < QNET__TILE_ROWS; i++) {
+        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
+        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
+    }
     for (panel = 0; panel < panels; panel++) {
-        const size_t column = panel * kernel->columns;
-        const size_t wanted = qnet__min_size(columns - column, kernel->columns);
+        const size_t wanted = qnet__min_size(columns - panel * kernel->columns, kernel->columns);
+        tile.c_at = panel * kernel->columns;
         for (at = 0; at < k; at += tile.length) {
             tile.length = qnet__min_size(k - at, QNET__PIECE);
             tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
@@ -3620,12 +3627,9 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
             }
             for (first = 0; first < rows; first += QNET__TILE_ROWS) {
                 tile.rows = qnet__tile_size(rows - first);
-                for (i = 0; i < (size_t)tile.rows; i++) {
-                    row = qnet__min_size(first + i, rows - 1);
-                    from[i] = a[row];
-                    to[i] = first + i < rows && c[row] != NULL ? c[row] + column : NULL;
-                }
-                tile.beside = a_step > 1 && first + QNET__TILE_ROWS <= rows;
+                tile.a = first < rest ? a + first : rest_a;
+                tile.c = first < rest ? c + first : rest_c;
+                tile.beside = a_step > 1 && first < rest;
                 if (accumulate && at == 0) {
                     qnet__tile_ask_sums(&tile, kernel->columns);
                 }
@@ -4757,6 +4761,8 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
     }
 }
 
+#define QNET__WINOGRAD_DU_AHEAD 32 /* numbers: more planes than the hardware would follow */
+
 /* dg = G^T du G for input channel i, with du the sum of all parts. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i)
 {
@@ -4770,6 +4776,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
         for (x = 0; x < p->x.points; x++) {
             for (y = 0; y < p->y.points; y++) {
                 const qnet_real *du = p->du + (y * p->x.points + x) * p->du_plane + i * out + c;
+                QNET__PREFETCH(du + QNET__WINOGRAD_DU_AHEAD);
                 qnet__widen(du, &e[y]);
                 for (part = 1; part < p->parts; part++) {
                     qnet__widen(du + part * p->planes * p->du_plane, &more);
@@ -5605,21 +5612,17 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
                               const qnet_real *next, qnet_real *const *pixel, ptrdiff_t rows,
                               size_t panel)
 {
-    const size_t column = panel * p->kernel.columns;
-    const size_t wanted = qnet__min_size((size_t)p->dst_c - column, p->kernel.columns);
-    qnet_real *c[QNET__TILE_ROWS];
     qnet__tile tile = *piece;
+    size_t wanted;
     ptrdiff_t row;
-    int m;
-    tile.c = c;
+    tile.c_at = panel * p->kernel.columns;
+    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->kernel.columns);
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
         qnet__tile_ask(&tile, next, p->kernel.columns, p->kernel.columns,
                        (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
-        for (m = 0; m < tile.rows; m++) {
-            c[m] = pixel[row + m] == NULL ? NULL : pixel[row + m] + column;
-        }
+        tile.c = pixel + row;
         qnet__run_tile(&p->kernel, &tile, wanted);
     }
 }
@@ -5909,6 +5912,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     tile.ahead = (uintptr_t)dw, tile.ahead_step = 0; /* nothing that would come late */
     tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
     tile.accumulate = accumulate;
+    tile.c_at = 0;
     tile.chain = QNET__CHAIN_DIRECT;
     tile.beside = rows >= QNET__TILE_ROWS;
     for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
