@@ -97,16 +97,21 @@ class Bench:
 
     # ---- Programs ----
 
+    @staticmethod
+    def default_environment():
+        """Of both sides: threads wait as OpenMP's default has it, whatever make sets."""
+        return {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "PYTHONPATH")}
+
     def ours(self):
         if "ours" not in self.sides:
-            self.sides["ours"] = Side([self.o.ours], dict(os.environ))
+            self.sides["ours"] = Side([self.o.ours], self.default_environment())
             self.sides["ours"].ask("threads %d" % self.o.threads)
             if self.o.processor_time:
                 self.sides["ours"].ask("processor")
         return self.sides["ours"]
 
     def environment(self, name):
-        env = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "PYTHONPATH")}
+        env = self.default_environment()
         env.update(PEERS_THREADS=str(self.o.threads), OMP_NUM_THREADS=str(self.o.threads),
                    TORCHINDUCTOR_CACHE_DIR=os.path.join(self.folder, "inductor"))
         if self.o.processor_time:
@@ -400,7 +405,8 @@ class Bench:
         pth, image = (os.path.join(self.folder, n) for n in ("resnet18.pth", "image224.bin"))
         self.theirs().ask("pth %s %s" % (self.resnet, pth))
         self.theirs().ask("image %s 224" % image)
-        commands = [([self.o.ours, "predict", self.resnet, "224", image], dict(os.environ)),
+        commands = [([self.o.ours, "predict", self.resnet, "224", image],
+                     self.default_environment()),
                     ([self.python, os.path.join(HERE, "theirs.py"), "predict", pth, "224", image],
                      self.environment(""))]
         times, values = ([], []), [0, 0]
@@ -427,7 +433,7 @@ class Bench:
         command = "train %s 224 64 1" % self.resnet
         sides = []
         for threads in (1, self.o.threads):
-            sides.append(Side([self.o.ours], dict(os.environ)))
+            sides.append(Side([self.o.ours], self.default_environment()))
             sides[-1].ask("threads %d" % threads)
             sides[-1].ask(command)
         times = ([], [])
@@ -463,8 +469,7 @@ class Bench:
         if unknown:
             sys.exit("peers.py: --only %s: expected some of %s"
                      % (",".join(sorted(unknown)), ", ".join(n for n, _ in rows)))
-        self.say("ours:   %s, OMP_WAIT_POLICY=%s" % (self.ours().ask("hello")["text"],
-                                                    os.environ.get("OMP_WAIT_POLICY", "(not set)")))
+        self.say("ours:   %s" % self.ours().ask("hello")["text"])
         self.say("theirs: %s" % self.theirs().ask("hello")["text"])
         self.say("%d thread%s, float32, %d rounds in turns, %s, load of the machine before: %.1f"
                  % (self.o.threads, "s" if self.o.threads > 1 else "", self.o.rounds,
