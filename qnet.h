@@ -2947,8 +2947,8 @@ static int qnet__parse_number(const char *text, double *out)
 
    The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
 
-       C[m][j] (+)= sum over s < segments, k < length of
-                    a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
+       C[m][c_at + j] (+)= sum over s < segments, k < length of
+                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
 
    a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
      matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
@@ -3027,9 +3027,10 @@ typedef struct qnet__tile {
 #endif
 
 /* Products that are added up one by one, in the tile's `chain`. Then the sum is added to C, and the
-   next begins at zero: rounding errors grow with the length of a chain. Counted along the segments,
-   so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up for it with
-   a shorter one: its errors are then about those of PyTorch's direct form (test_parity). */
+   next begins with a product: rounding errors grow with the length of a chain. Counted along the
+   segments, so that no tile's shape matters. Winograd's form rounds its inputs too, and makes up
+   for it with a shorter one: its errors are then about those of PyTorch's direct form
+   (test_parity). */
 #define QNET__CHAIN_DIRECT 64
 #define QNET__CHAIN_WINOGRAD 16
 #define QNET__CHAIN_WINOGRAD_WEIGHTS 32 /* the sums are longer: over all tiles */
@@ -3046,14 +3047,15 @@ typedef enum qnet__turn {
    a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
    loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
    there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. */
+   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
+   does not matter which products of zeros are left out. */
 #define QNET__DEFINE_TILE(name, target, vector, wide, load, store, broadcast, multiply, fma, add) \
     target QNET__INLINE void name##_keep(qnet_real *c, const vector *acc, const int held)         \
     {                                                                                             \
         int n;                                                                                    \
         QNET__UNROLL                                                                              \
         for (n = 0; n < wide; n++, c += sizeof(vector) / sizeof(qnet_real)) {                     \
-            store(c, held ? add(load(c), acc[n]) : acc[n]);                                       \
+            store(c, add(held ? load(c) : broadcast(0), acc[n])); /* 0 + -0 = 0 */                \
         }                                                                                         \
     }                                                                                             \
                                                                                                   \
@@ -4761,7 +4763,7 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
     }
 }
 
-#define QNET__WINOGRAD_DU_AHEAD 32 /* numbers: more planes than the hardware would follow */
+#define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
 
 /* dg = G^T du G for input channel i, with du the sum of all parts. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i)
@@ -4776,7 +4778,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
         for (x = 0; x < p->x.points; x++) {
             for (y = 0; y < p->y.points; y++) {
                 const qnet_real *du = p->du + (y * p->x.points + x) * p->du_plane + i * out + c;
-                QNET__PREFETCH(du + QNET__WINOGRAD_DU_AHEAD);
+                QNET__PREFETCH((uintptr_t)du + QNET__WINOGRAD_DU_AHEAD);
                 qnet__widen(du, &e[y]);
                 for (part = 1; part < p->parts; part++) {
                     qnet__widen(du + part * p->planes * p->du_plane, &more);
