@@ -34,7 +34,7 @@ export OMP_WAIT_POLICY ?= passive
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
-DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv layers lstm resnet scan optim train parity)
+DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
 .PHONY: parity-python all examples demo paper test test-sanitize test-arm parity parity-build golden bench bench-peers clean tests-build
@@ -117,7 +117,7 @@ test-sanitize:
 # The kernels for 64-bit ARM, cross-compiled and run by qemu-user: the rooms that have such code, and a network.
 ARM_CC ?= aarch64-linux-gnu-gcc
 ARM_RUN ?= qemu-aarch64
-ARM_TESTS = $(patsubst %,$(BUILD)/arm/test_%,foundation gemm conv fuse layers lstm optim scan resnet)
+ARM_TESTS = $(patsubst %,$(BUILD)/arm/test_%,foundation gemm conv fuse stem layers lstm optim scan resnet)
 
 test-arm:
 	@command -v $(ARM_CC) > /dev/null && command -v $(ARM_RUN) > /dev/null || \

@@ -16,7 +16,7 @@
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
-       >>pool >>dense >>lstm >>gradcheck
+       >>pool >>stem >>dense >>lstm >>gradcheck
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
@@ -3720,12 +3720,14 @@ QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
+     scaled       x scale
      normalised   max((x - mean) scale + beta, 0): the input of a convolution that follows a batch
                   norm and ReLU, of which only the norm's input x was kept
      gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
                   pre, from the gradient x of the batch norm's output that follows it */
 typedef enum qnet__source_kind {
     QNET__SOURCE_PLAIN,
+    QNET__SOURCE_SCALED,
     QNET__SOURCE_NORMALISED,
     QNET__SOURCE_GRADIENT
 } qnet__source_kind;
@@ -3754,8 +3756,10 @@ QNET__INLINE void qnet__source_channels(const qnet__source *s, const qnet__sourc
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__SOURCE_PLAIN) {
-        qnet__lanes_load(&k->mean, s->mean + c);
         qnet__lanes_load(&k->scale, s->scale + c);
+    }
+    if (kind == QNET__SOURCE_NORMALISED || kind == QNET__SOURCE_GRADIENT) {
+        qnet__lanes_load(&k->mean, s->mean + c);
     }
     if (kind == QNET__SOURCE_NORMALISED) {
         qnet__lanes_load(&k->beta, s->beta + c);
@@ -3771,6 +3775,9 @@ QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kin
                                    const qnet__source_lanes *k, ptrdiff_t at, qnet__lanes *v)
 {
     qnet__lanes_load(v, s->x + at);
+    if (kind == QNET__SOURCE_SCALED) {
+        *v *= k->scale;
+    }
     if (kind == QNET__SOURCE_NORMALISED) {
         *v = (*v - k->mean) * k->scale + k->beta;
         qnet__lanes_cut(v, v, 0);
@@ -3797,7 +3804,7 @@ QNET__INLINE void qnet__source_ask(const qnet__source *s, const qnet__source_kin
      moments    nothing, but sum1 += v - center, sum2 += (v - center)^2 for the batch norm that
                 follows; center is the first number of the channel in its chunk
      normalise  (v - mean) scale + beta, + residual, ReLU; the residual may want its own
-                (residual - residual_mean) residual_scale + residual_beta
+                (residual - residual_mean) residual_scale + residual_beta, and a ReLU of its own
      gradient   + residual (the gradient by another path); 0 where a ReLU's output was: `mask` or,
                 with a scale, (pre - mean) scale + beta; and sum1 += v, sum2 += v (pre - mean) for
                 the batch norm whose input is pre (NULL: not)
@@ -3812,7 +3819,7 @@ typedef enum qnet__sink_kind {
 
 typedef struct qnet__sink {
     qnet__sink_kind kind;
-    int relu;
+    int relu, residual_relu;
     qnet_real *y;                                       /* [pixels][channels] */
     const qnet_real *residual, *mask, *pre;             /* [pixels][channels] */
     const qnet_real *mean, *scale, *beta;               /* [channels] */
@@ -3896,6 +3903,9 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
             if (s->residual_mean != NULL) {
                 other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
             }
+            if (s->residual_relu) {
+                qnet__lanes_cut(&other, &other, 0);
+            }
             v += other;
         }
         if (s->relu) {
@@ -3967,6 +3977,9 @@ typedef struct qnet__pass_job {
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
 
+/* `rows` rows from `first` on; their sums are those of a chunk. */
+typedef void (*qnet__pass_run)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
+
 static size_t qnet__pass_chunk_rows(size_t channels)
 {
     return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
@@ -3986,6 +3999,8 @@ static qnet_real qnet__source_ref(const qnet__source *s, size_t at, size_t c)
         v = v < 0 ? 0 : v;
     } else if (s->kind == QNET__SOURCE_GRADIENT) {
         v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
+    } else if (s->kind == QNET__SOURCE_SCALED) {
+        v *= s->scale[c];
     }
     return v;
 }
@@ -3998,11 +4013,12 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
         s->sum2[sum_at] += (double)(d * d);
     } else if (s->kind == QNET__SINK_NORMALISE) {
         v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
-        if (s->residual != NULL && s->residual_mean != NULL) {
-            v += (s->residual[at] - s->residual_mean[c]) * s->residual_scale[c] +
-                 s->residual_beta[c];
-        } else if (s->residual != NULL) {
-            v += s->residual[at];
+        if (s->residual != NULL) {
+            qnet_real other = s->residual[at];
+            if (s->residual_mean != NULL) {
+                other = (other - s->residual_mean[c]) * s->residual_scale[c] + s->residual_beta[c];
+            }
+            v += s->residual_relu && other < 0 ? 0 : other;
         }
         v = s->relu && v < 0 ? 0 : v;
     } else if (s->kind == QNET__SINK_GRADIENT) {
@@ -4022,19 +4038,19 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t chunk, size_t rows)
+static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
-    const size_t n = job->channels, first = chunk * job->chunk_rows * n;
+    const size_t n = job->channels;
     size_t r, c;
     for (c = 0; c < n && job->sink->sum1 != NULL; c++) {
         job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
         if (job->sink->kind == QNET__SINK_MOMENTS) {
-            job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first + c, c);
+            job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first * n + c, c);
         }
     }
     for (r = 0; r < rows; r++) {
         for (c = 0; c < n; c++) {
-            const size_t at = first + r * n + c;
+            const size_t at = (first + r) * n + c;
             qnet__sink_ref(job->sink, at, chunk * n + c, c, qnet__source_ref(job->source, at, c));
         }
     }
@@ -4043,10 +4059,10 @@ static void qnet__pass_ref(const qnet__pass_job *job, size_t chunk, size_t rows)
 /* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
    and the sums stay in registers. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__source_kind from,
-                                     const qnet__sink_kind to, size_t chunk, size_t rows)
+                                     const qnet__sink_kind to, size_t first_row, size_t rows,
+                                     size_t chunk)
 {
-    const ptrdiff_t n = (ptrdiff_t)job->channels;
-    const ptrdiff_t first = (ptrdiff_t)(chunk * job->chunk_rows) * n;
+    const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
     for (c = 0; c < n; c += 2 * QNET__LANE_COUNT) {
         const ptrdiff_t d = c + QNET__LANE_COUNT;
@@ -4080,19 +4096,19 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__sour
 }
 
 #define QNET__DEFINE_PASS(name, target)                                                           \
-    target static void name(const qnet__pass_job *job, size_t chunk, size_t rows)                 \
+    target static void name(const qnet__pass_job *job, size_t at, size_t rows, size_t chunk)      \
     {                                                                                             \
         const qnet__sink_kind to = job->sink->kind;                                               \
         if (job->source->kind == QNET__SOURCE_NORMALISED)                                         \
-            qnet__pass_columns(job, QNET__SOURCE_NORMALISED, QNET__SINK_PLAIN, chunk, rows);      \
+            qnet__pass_columns(job, QNET__SOURCE_NORMALISED, QNET__SINK_PLAIN, at, rows, chunk);  \
         else if (job->source->kind == QNET__SOURCE_GRADIENT)                                      \
-            qnet__pass_columns(job, QNET__SOURCE_GRADIENT, QNET__SINK_PLAIN, chunk, rows);        \
+            qnet__pass_columns(job, QNET__SOURCE_GRADIENT, QNET__SINK_PLAIN, at, rows, chunk);    \
         else if (to == QNET__SINK_MOMENTS)                                                        \
-            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_MOMENTS, chunk, rows);         \
+            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_MOMENTS, at, rows, chunk);     \
         else if (to == QNET__SINK_NORMALISE)                                                      \
-            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_NORMALISE, chunk, rows);       \
+            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_NORMALISE, at, rows, chunk);   \
         else                                                                                      \
-            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_GRADIENT, chunk, rows);        \
+            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_GRADIENT, at, rows, chunk);    \
     }
 
 QNET__DEFINE_PASS(qnet__pass_portable, )
@@ -4103,7 +4119,7 @@ QNET__DEFINE_PASS(qnet__pass_avx512, QNET__AVX512)
 
 typedef struct qnet__pass_call {
     qnet__pass_job job;
-    void (*run)(const qnet__pass_job *job, size_t chunk, size_t rows);
+    qnet__pass_run run;
 } qnet__pass_call;
 
 static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
@@ -4115,7 +4131,23 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
     if (call->job.sink->rows != NULL) {
         call->job.sink->rows[chunk] = rows;
     }
-    call->run(&call->job, chunk, rows);
+    call->run(&call->job, chunk * call->job.chunk_rows, rows, chunk);
+}
+
+static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
+{
+    if (QNET__TWINS_ONLY) {
+        return qnet__pass_ref;
+    }
+#if QNET__X86
+    switch (qnet_context_cpu(ctx)) {
+    case QNET_CPU_AVX512: return qnet__pass_avx512;
+    case QNET_CPU_AVX2: return qnet__pass_avx2;
+    default: break;
+    }
+#endif
+    QNET__UNUSED(ctx);
+    return qnet__pass_portable;
 }
 
 /* sink <- source over x[rows][channels], channels a multiple of 32. One of the two is plain. The
@@ -4127,14 +4159,7 @@ static void qnet__pass(qnet_context *ctx, const qnet__source *source, qnet__sink
     call.job.source = source, call.job.sink = sink;
     call.job.rows = rows, call.job.channels = channels;
     call.job.chunk_rows = qnet__pass_chunk_rows(channels);
-    call.run = QNET__TWINS_ONLY ? qnet__pass_ref : qnet__pass_portable;
-#if QNET__X86
-    if (!QNET__TWINS_ONLY && qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        call.run = qnet__pass_avx512;
-    } else if (!QNET__TWINS_ONLY && qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        call.run = qnet__pass_avx2;
-    }
-#endif
+    call.run = qnet__pass_pick(ctx);
     sink->chunks = qnet__pass_chunks(rows, channels);
     qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
 }
@@ -5724,6 +5749,23 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
     }
 }
 
+/* All taps over the pixels begin .. end - 1 of a phase. */
+static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end,
+                               size_t panel_first, size_t panel_last)
+{
+    const ptrdiff_t segments = p->merged ? p->y.taps : p->y.taps * p->x.taps;
+    ptrdiff_t first = 0;
+    qnet__taps taps;
+    if (segments == 0 && p->add) {
+        return;
+    }
+    do { /* once even without taps, to write zeros */
+        qnet__sweep_taps(p, first, &taps);
+        qnet__sweep_pass(p, &taps, begin, end, panel_first, panel_last, p->add || first > 0);
+        first += taps.count;
+    } while (first < segments);
+}
+
 /* The phases of a band follow each other, as they read the same pixels. */
 static void qnet__sweep_task(void *arg, size_t index, size_t worker)
 {
@@ -5731,23 +5773,13 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
     const size_t band = index / p.phases % p.bands;
     const size_t panel_first = index / p.phases / p.bands * p.panels_per_task;
     const size_t panel_last = qnet__min_size(panel_first + p.panels_per_task, p.panel_count);
-    ptrdiff_t pixels, end, segments, first = 0;
-    qnet__taps taps;
+    ptrdiff_t pixels, end;
     QNET__UNUSED(worker);
     qnet__sweep_phase(&p, index % p.phases);
     pixels = p.shape.batch * p.y.grid * p.x.grid;
     end = (ptrdiff_t)((band + 1) * p.band);
     end = end < pixels ? end : pixels;
-    segments = p.merged ? p.y.taps : p.y.taps * p.x.taps;
-    if (segments == 0 && p.add) {
-        return;
-    }
-    do { /* once even without taps, to write zeros */
-        qnet__sweep_taps(&p, first, &taps);
-        qnet__sweep_pass(&p, &taps, (ptrdiff_t)(band * p.band), end, panel_first, panel_last,
-                         p.add || first > 0);
-        first += taps.count;
-    } while (first < segments);
+    qnet__sweep_pixels(&p, (ptrdiff_t)(band * p.band), end, panel_first, panel_last);
 }
 
 /* Scratch of a sweep: the packed weights and a row of zeros. */
@@ -5785,12 +5817,11 @@ static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backw
 
 /* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
    added to what dx holds. packed: the weights as qnet__conv_panels left them, or NULL. */
-static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
-                             const qnet_real *src, const qnet_real *w, const qnet_real *packed,
-                             qnet_real *dst, void *scratch)
+static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
+                                     const qnet_real *src, const qnet_real *w,
+                                     const qnet_real *packed, qnet_real *dst, qnet__arena *arena)
 {
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
-    qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__sweep_plan plan;
     qnet__sweep p;
     p.kernel = qnet__pick_kernel(ctx);
@@ -5802,7 +5833,7 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
     p.kernel_size = s->kernel;
-    plan = qnet__plan_sweep(&arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
+    plan = qnet__plan_sweep(arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
     p.panels = plan.panels, p.zeros = plan.zeros;
 
@@ -5822,6 +5853,15 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
     if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS) {
         p.panels_per_task = 1;
     }
+    return p;
+}
+
+static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backward, int add,
+                             const qnet_real *src, const qnet_real *w, const qnet_real *packed,
+                             qnet_real *dst, void *scratch)
+{
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    qnet__sweep p = qnet__sweep_begin(ctx, s, backward, add, src, w, packed, dst, &arena);
     qnet__parallel(ctx, ((p.panel_count - 1) / p.panels_per_task + 1) * p.bands * p.phases,
                    qnet__sweep_task, &p);
 }
@@ -7008,45 +7048,55 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* No pixel has won: the source has a ReLU, which cut the maximum, so no gradient passes. */
-#define QNET__MAXPOOL_NONE 9
-
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
 typedef struct qnet__maxpool {
     size_t height, width, channels, out_height, out_width;
-    qnet__source x;        /* plain, or normalised: then the pooled map is that of norm and ReLU */
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__source x;        /* plain;
+                              normalised: the pooled map is that of norm and ReLU;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
     const qnet_real *dy;
     qnet_real *y, *dx;
     const uint8_t *winner; /* backward: the argmax of the forward pass */
     uint8_t *argmax;
 } qnet__maxpool;
 
-/* The twin: every output by itself over the nine taps. The window is clipped to the image, which is
-   what padding with -infinity means. A later tap wins only if it is larger, or NaN. */
+/* An output by itself over the nine taps. The window is clipped to the image, which is what padding
+   with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
+   row. */
+static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t ox, size_t c)
+{
+    const size_t n = pool->channels, at = (index * pool->out_width + ox) * n + c;
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
+    qnet_real best = 0, kept = 0;
+    int tap, winner = -1;
+    for (tap = 0; tap < 9; tap++) {
+        const ptrdiff_t iy = 2 * oy - 1 + tap / 3, ix = 2 * (ptrdiff_t)ox - 1 + tap % 3;
+        size_t from;
+        qnet_real v;
+        if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
+        from = (size_t)((image * height + iy - pool->rows_before) * width + ix) * n + c;
+        v = qnet__source_ref(&pool->x, from, c);
+        if (winner < 0 || v > best || v != v) {
+            best = v;
+            kept = pool->x.kind == QNET__SOURCE_SCALED ? pool->x.x[from] : v;
+            winner = tap;
+        }
+    }
+    pool->y[at] = kept;
+    if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
+}
+
+/* The twin. */
 static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
 {
-    size_t n = pool->channels, b, oy, ox, c, at = 0;
-    for (b = 0; b < batch; b++)
-    for (oy = 0; oy < pool->out_height; oy++)
+    size_t row, ox, c;
+    for (row = 0; row < batch * pool->out_height; row++)
     for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < n; c++, at++) {
-        qnet_real best = 0;
-        int tap, winner = -1;
-        for (tap = 0; tap < 9; tap++) {
-            size_t iy = 2 * oy + (size_t)(tap / 3), ix = 2 * ox + (size_t)(tap % 3); /* plus 1 */
-            qnet_real v;
-            if (iy < 1 || iy > pool->height || ix < 1 || ix > pool->width) continue;
-            v = qnet__source_ref(&pool->x,
-                                 ((b * pool->height + iy - 1) * pool->width + ix - 1) * n + c, c);
-            if (winner < 0 || v > best || v != v) {
-                best = v;
-                winner = tap;
-            }
-        }
-        if (pool->x.kind != QNET__SOURCE_PLAIN && best <= 0) winner = QNET__MAXPOOL_NONE;
-        pool->y[at] = best;
-        if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
-    }
+    for (c = 0; c < pool->channels; c++) qnet__maxpool_output(pool, row, ox, c);
 }
 
 /* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
@@ -7060,67 +7110,84 @@ static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
     for (ox = 0; ox < pool->out_width; ox++)
     for (c = 0; c < n; c++, at++) {
         size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
-        if (pool->winner[at] == QNET__MAXPOOL_NONE) continue;
         pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
     }
 }
 
-/* v[n] = what the source makes of x. */
-QNET__INLINE void qnet__maxpool_get(int n, const qnet__source *s, const qnet__source_kind kind,
-                                    size_t c, const qnet_real *x, qnet_real *v)
+/* The number that competes in a window, of channel c. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__source *s, const qnet__source_kind kind,
+                                         qnet_real x, size_t c)
 {
-    int i;
-    for (i = 0; i < n; i++) v[i] = x[i];
-    if (kind == QNET__SOURCE_PLAIN) return;
-    for (i = 0; i < n; i++) v[i] = (x[i] - s->mean[c + (size_t)i]) * s->scale[c + (size_t)i] +
-                                   s->beta[c + (size_t)i];
-    for (i = 0; i < n; i++) v[i] = v[i] < 0 ? 0 : v[i];
-}
-
-/* n channels from c of one output, whose window has rows x columns taps, the first of them number
-   first_tap, at pixel `pixel`; they go to `at`. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__source_kind kind, size_t pixel, int rows,
-                                       int columns, int first_tap, size_t c, size_t at)
-{
-    qnet_real best[QNET__WIDTH], v[QNET__WIDTH];
-    int tap[QNET__WIDTH], i, r, k;
-    for (i = 0; i < n; i++) tap[i] = first_tap;
-    for (r = 0; r < rows; r++) {
-        for (k = 0; k < columns; k++) {
-            const size_t from = pixel + (size_t)r * pool->width + (size_t)k;
-            const int this_tap = first_tap + 3 * r + k;
-            qnet__maxpool_get(n, &pool->x, kind, c, pool->x.x + from * pool->channels + c, v);
-            if (r == 0 && k == 0) {
-                for (i = 0; i < n; i++) best[i] = v[i];
-                continue;
-            }
-            for (i = 0; i < n; i++) tap[i] = v[i] > best[i] || v[i] != v[i] ? this_tap : tap[i];
-            for (i = 0; i < n; i++) best[i] = v[i] > best[i] || v[i] != v[i] ? v[i] : best[i];
-        }
+    if (kind == QNET__SOURCE_SCALED) return x * s->scale[c];
+    if (kind == QNET__SOURCE_NORMALISED) {
+        x = (x - s->mean[c]) * s->scale[c] + s->beta[c];
+        return x < 0 ? 0 : x;
     }
-    if (kind != QNET__SOURCE_PLAIN)
-        for (i = 0; i < n; i++) tap[i] = best[i] <= 0 ? QNET__MAXPOOL_NONE : tap[i];
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = best[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)tap[i];
+    return x;
 }
 
-/* One output row: index = image * out_height + row. */
+/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
+   become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? t : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__source_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__source *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH], i;
+    for (i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__SOURCE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
+    }
+    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
+   part once more, or the first that there is: that changes nothing. */
 QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool, const qnet__source_kind kind,
                                             size_t index)
 {
-    size_t image = index / pool->out_height, oy = index % pool->out_height, n = pool->channels;
-    size_t top = oy > 0 ? 2 * oy - 1 : 0, bottom = qnet__min_size(2 * oy + 1, pool->height - 1);
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
+    const size_t n = pool->channels;
     size_t ox, c;
     for (ox = 0; ox < pool->out_width; ox++) {
-        size_t left = ox > 0 ? 2 * ox - 1 : 0, right = qnet__min_size(2 * ox + 1, pool->width - 1);
-        size_t pixel = (image * pool->height + top) * pool->width + left;
-        size_t at = (index * pool->out_width + ox) * n;
-        int rows = (int)(bottom - top) + 1, columns = (int)(right - left) + 1;
-        int tap = (oy > 0 ? 0 : 3) + (ox > 0 ? 0 : 1);
-        QNET__BLOCKS(c, n, width,
-                     qnet__maxpool_window(width, pool, kind, pixel, rows, columns, tap, c, at + c));
+        const size_t at = (index * pool->out_width + ox) * n;
+        const qnet_real *x[9];
+        int tap[9], t, last = oy > 0 ? 0 : 3;
+        last += ox > 0 ? 0 : 1; /* the first that there is */
+        for (t = 0; t < 9; t++) {
+            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
+                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block,
+                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
     }
 }
 
@@ -7173,6 +7240,8 @@ QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t i
             qnet__maxpool_backward_row(pool, index);                                              \
         else if (pool->x.kind == QNET__SOURCE_PLAIN)                                              \
             qnet__maxpool_forward_row(pool, QNET__SOURCE_PLAIN, index);                           \
+        else if (pool->x.kind == QNET__SOURCE_SCALED)                                             \
+            qnet__maxpool_forward_row(pool, QNET__SOURCE_SCALED, index);                          \
         else                                                                                      \
             qnet__maxpool_forward_row(pool, QNET__SOURCE_NORMALISED, index);                      \
     }
@@ -7183,9 +7252,12 @@ QNET__DEFINE_MAXPOOL(qnet__maxpool_avx2, QNET__AVX2)
 QNET__DEFINE_MAXPOOL(qnet__maxpool_avx512, QNET__AVX512)
 #endif
 
+/* One row: of y, or of dx where there is one. */
+typedef void (*qnet__maxpool_row)(const qnet__maxpool *pool, size_t index);
+
 typedef struct qnet__maxpool_call {
     const qnet__maxpool *pool;
-    void (*run)(const qnet__maxpool *pool, size_t index);
+    qnet__maxpool_row run;
 } qnet__maxpool_call;
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
@@ -7195,19 +7267,25 @@ static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
     call->run(call->pool, index);
 }
 
+static qnet__maxpool_row qnet__maxpool_pick(const qnet_context *ctx)
+{
+#if QNET__X86
+    switch (qnet_context_cpu(ctx)) {
+    case QNET_CPU_AVX512: return qnet__maxpool_avx512;
+    case QNET_CPU_AVX2: return qnet__maxpool_avx2;
+    default: break;
+    }
+#endif
+    QNET__UNUSED(ctx);
+    return qnet__maxpool_portable;
+}
+
 /* Forward, or backward where there is a dx. */
 static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size_t batch)
 {
     qnet__maxpool_call call;
     call.pool = pool;
-    call.run = qnet__maxpool_portable;
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        call.run = qnet__maxpool_avx512;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        call.run = qnet__maxpool_avx2;
-    }
-#endif
+    call.run = qnet__maxpool_pick(ctx);
     if (!QNET__TWINS_ONLY) {
         qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
                        qnet__maxpool_task, &call);
@@ -7376,6 +7454,618 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
     pool.dx = dx;
     qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
     return QNET_OK;
+}
+
+/* ============================================================================================
+   >>stem   A ResNet's first layer in one go: convolution 7x7/2 to 64 channels, batch norm, ReLU and
+   max pooling, forward and backward.
+
+   What the convolution gives, pre, is by far the largest map of the network. A training pass never
+   has it whole: bands of its rows are made, used up while they are in cache, and forgotten.
+
+   Forward. The norm's statistics are known after the last band only. But norm and ReLU rise with
+   pre where gamma > 0 and fall where gamma < 0: the window's maximum after them is that of its
+   largest or its smallest pre. So that one is kept, and normalised by whoever reads it.
+
+   Backward. Let N be the number of the convolution's outputs, u_o the 147 inputs under its taps at
+   output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output. Then
+
+       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean))
+
+          = scale (A - shift s - slope (P - s s^T / N) w),
+
+       A = sum of u_o g_o,    s = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T s / N.
+
+   g is 0 but at the windows' maxima, so A has a term per output of pooling and not per pixel of
+   pre, which are four times as many; and P does not depend on the 64 channels. Two taps that are a
+   certain distance apart meet the same products wherever they lie, but for the borders: so P is a
+   matter of a few hundred sums of products, not of 147 x 147.
+
+   Stride 2 is undone first: u[r][q] holds the 2 x 2 pixels (2r, 2q) ... (2r + 1, 2q + 1) of the
+   image, which has a border of 3 zeros at the top and on the left, in 12 numbers. The convolution
+   is one of 4x4/1 over u then, and the rows and columns of A and P are its 4 x 4 x 12 = 192 taps,
+
+       tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
+
+   of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
+   ============================================================================================ */
+
+#define QNET__STEM_PIXELS 896  /* of pre in a band, about: they stay in L2 */
+#define QNET__STEM_TASKS 16    /* wanted; and the parts that sums are added up in */
+#define QNET__STEM_U 12        /* numbers of u[r][q] */
+#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
+#define QNET__STEM_TAPS 192    /* 4 columns */
+#define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
+#define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
+#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
+#define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
+
+/* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
+   band may have fewer. */
+typedef struct qnet__stem {
+    qnet_conv2d conv;
+    ptrdiff_t out_h, out_w, pool_h, pool_w; /* of pre and of the pooled map */
+    ptrdiff_t band, bands;                  /* bands of one image */
+} qnet__stem;
+
+static qnet__stem qnet__stem_geometry(const qnet_conv2d *conv)
+{
+    qnet__stem s;
+    s.conv = *conv;
+    s.out_h = qnet_conv2d_out_height(conv);
+    s.out_w = qnet_conv2d_out_width(conv);
+    s.pool_h = (s.out_h - 1) / 2 + 1;
+    s.pool_w = (s.out_w - 1) / 2 + 1;
+    s.band = QNET__STEM_PIXELS / (2 * s.out_w);
+    s.band = s.band > 0 ? s.band : 1;
+    s.bands = (s.pool_h - 1) / s.band + 1;
+    return s;
+}
+
+static size_t qnet__stem_chunks(const qnet__stem *s)
+{
+    return (size_t)(s->conv.batch * s->bands);
+}
+
+static ptrdiff_t qnet__stem_end(const qnet__stem *s, ptrdiff_t band)
+{
+    return (band + 1) * s->band < s->pool_h ? (band + 1) * s->band : s->pool_h;
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+typedef struct qnet__stem_forward_job {
+    qnet__stem s;
+    qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
+    qnet__maxpool pool;
+    qnet__maxpool_row pool_row;
+    const qnet__sink *sums; /* of the chunks, or NULL */
+    qnet__pass_run pass;
+    ptrdiff_t tasks;        /* per image */
+    qnet_real *rows;        /* [workers][1 + 2 band][out_w][64]: a band of pre, and the row above */
+} qnet__stem_forward_job;
+
+/* Rows first .. last - 1 of pre of an image. */
+static void qnet__stem_convolve(const qnet__stem_forward_job *p, ptrdiff_t image, ptrdiff_t first,
+                                ptrdiff_t last, qnet_real *pre)
+{
+    qnet__sweep band = p->sweep;
+    band.shape.batch = 1;
+    band.src += image * band.y.src * band.x.src * band.src_c;
+    band.dst = pre;
+    band.y.src_first += first * band.y.src_step;
+    band.y.grid = band.y.dst = last - first;
+    qnet__sweep_pixels(&band, 0, (last - first) * p->s.out_w, 0, band.panel_count);
+}
+
+static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__stem_forward_job *p = (const qnet__stem_forward_job *)arg;
+    const qnet__stem *s = &p->s;
+    const ptrdiff_t image = (ptrdiff_t)index / p->tasks, task = (ptrdiff_t)index % p->tasks;
+    const ptrdiff_t begin = task * s->bands / p->tasks, end = (task + 1) * s->bands / p->tasks;
+    const ptrdiff_t row = s->out_w * 64;
+    qnet_real *above = p->rows + (ptrdiff_t)worker * (1 + 2 * s->band) * row, *rows = above + row;
+    ptrdiff_t b, y;
+    for (b = begin; b < end; b++) {
+        const ptrdiff_t pool_end = qnet__stem_end(s, b), first = 2 * b * s->band;
+        const ptrdiff_t last = 2 * pool_end < s->out_h ? 2 * pool_end : s->out_h;
+        const int again = b == begin && b > 0; /* the row above is another task's too */
+        qnet__maxpool pool = p->pool;
+        qnet__stem_convolve(p, image, first - again, last, again ? above : rows);
+        if (p->sums != NULL) {
+            const size_t chunk = (size_t)(image * s->bands + b);
+            const qnet__source source = qnet__source_plain(rows);
+            qnet__pass_job job;
+            job.source = &source, job.sink = p->sums;
+            job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
+            job.chunk_rows = job.rows;
+            p->sums->rows[chunk] = job.rows;
+            p->pass(&job, 0, job.rows, chunk);
+        }
+        pool.x.x = above;
+        pool.rows_before = image * s->out_h + first - 1;
+        for (y = b * s->band; y < pool_end; y++) {
+            p->pool_row(&pool, (size_t)(image * s->pool_h + y));
+        }
+        memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
+    }
+}
+
+static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
+{
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__stem s = qnet__stem_geometry(conv);
+    qnet__arena arena = {NULL, 0};
+    qnet__plan_sweep(&arena, &kernel, conv, conv->in_channels, 64);
+    qnet__take(&arena, qnet__workers(ctx) * (size_t)(1 + 2 * s.band),
+               (size_t)s.out_w * 64 * sizeof(qnet_real));
+    return arena.at;
+}
+
+/* pool->y and pool->argmax from pre = conv(x, w), by pool->x's kind; and sums (NULL: none) get the
+   chunks of pre's moments. packed: w by qnet__conv_pack, or NULL. */
+static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const qnet_real *x,
+                               const qnet_real *w, const qnet_real *packed, qnet__sink *sums,
+                               const qnet__maxpool *pool, void *scratch)
+{
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    qnet__stem_forward_job p;
+    p.s = qnet__stem_geometry(conv);
+    p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
+    p.rows = (qnet_real *)qnet__take(&arena, qnet__workers(ctx) * (size_t)(1 + 2 * p.s.band),
+                                     (size_t)p.s.out_w * 64 * sizeof(qnet_real));
+    p.pool = *pool;
+    p.pool_row = qnet__maxpool_pick(ctx);
+    p.sums = sums;
+    p.pass = qnet__pass_pick(ctx);
+    p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
+    p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
+    if (sums != NULL) {
+        sums->chunks = qnet__stem_chunks(&p.s);
+    }
+    qnet__parallel(ctx, (size_t)(conv->batch * p.tasks), qnet__stem_forward_task, &p);
+}
+
+/* ---- Gradient of the weights, for images of three channels ----------------------------------- */
+
+/* u[r .. r + 3][q] lies together, as column [r][q]: so the taps of output (y, x) are the 192
+   numbers of the columns [y][x .. x + 3].
+
+   P by distances. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps
+   (t, s) and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as P is symmetric:
+   i = 0 with j = 0 .. 3, and i = 1 .. 3 with j = -3 .. 3. These are numbers 12 .. 326 of the
+   columns [r][q - 3 .. q + 3]: what follows, (3, 3) with a or b = 1, is no tap. (i = 0 with j < 0
+   is among them and not used.) So the products of all distances are a matrix product of u[r][q], 12
+   rows, by 315 columns, over all r and q.
+   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So there are
+   seven sums for rows 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven for columns;
+   tap s takes those from number s to s + 3. */
+typedef struct qnet__stem_backward_job {
+    qnet__stem s;
+    qnet__kernel kernel;
+    qnet__pass_run pass;
+    qnet__pass_job masks;  /* masks dpool, and its sums */
+    void (*winners)(const struct qnet__stem_backward_job *p, const qnet_real *from, ptrdiff_t at,
+                    const ptrdiff_t *place, ptrdiff_t count, double *sum);
+    const qnet_real *x;
+    const uint8_t *argmax;
+    const qnet_real *dpool;
+    ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
+    ptrdiff_t rows, wide;   /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
+    double *a;              /* [parts][64][192]: A */
+    double *p;              /* [parts][192][192]: P, half of it */
+    double *sum;            /* [parts][192]: s */
+    qnet_real *u;           /* [workers][rows + 3][pitch][12] */
+    qnet_real *columns;     /* [workers][rows][pitch][4][12] */
+    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of an image */
+    double *edges;          /* [workers][7][7][12]: those of s */
+    const qnet_real *scale, *shift, *slope, *w; /* for the end */
+    qnet_real *dw;
+} qnet__stem_backward_job;
+
+/* A task at one of its bands: rows first .. last - 1 of u are in columns. */
+typedef struct qnet__stem_work {
+    const qnet__stem_backward_job *p;
+    ptrdiff_t image, first, last;
+    qnet_real *u, *columns, *lags;
+    double *edges;
+    double *a, *products, *sum; /* the part's */
+    int begun[7];               /* there are sums of these rows in lags and edges ... */
+    ptrdiff_t outputs;          /* ... of about so many outputs */
+} qnet__stem_work;
+
+/* u[r] of an image; r may lie outside. */
+static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
+                         qnet_real *u)
+{
+    const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
+    ptrdiff_t a, b, q;
+    memset(u, 0, (size_t)(p->pitch * QNET__STEM_U) * sizeof *u);
+    for (a = 0; a < 2; a++) {
+        const ptrdiff_t y = 2 * r + a - 3;
+        const qnet_real *row = image + y * width * 3;
+        if (y < 0 || y >= height) {
+            continue;
+        }
+        for (q = 1; q < p->s.out_w + 3; q++) {
+            const ptrdiff_t x = 2 * q - 3;
+            for (b = 0; b < 2; b++) {
+                if (x + b >= 0 && x + b < width) {
+                    memcpy(u + (q + 3) * QNET__STEM_U + a * 6 + b * 3, row + (x + b) * 3,
+                           3 * sizeof *u);
+                }
+            }
+        }
+    }
+}
+
+static void qnet__stem_columns(const qnet__stem_work *t)
+{
+    const qnet__stem_backward_job *p = t->p;
+    const ptrdiff_t pixels = p->s.conv.height * (ptrdiff_t)p->s.conv.width;
+    const ptrdiff_t row = p->pitch * QNET__STEM_U;
+    qnet_real *column = t->columns;
+    ptrdiff_t r, q, k;
+    for (r = t->first; r < t->last + 3; r++) {
+        qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
+    }
+    for (r = 0; r < t->last - t->first; r++) {
+        for (q = 0; q < p->pitch; q++) {
+            const qnet_real *u = t->u + r * row + q * QNET__STEM_U;
+            for (k = 0; k < 4; k++, column += QNET__STEM_U) {
+                memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
+            }
+        }
+    }
+}
+
+/* The outputs of pooling in rows y .. y_end - 1: for each channel a list of the gradients that are
+   not 0 and the places of the pixels that they belong to; then A. */
+static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
+{
+    const qnet__stem_backward_job *p = t->p;
+    const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
+    ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
+    for (; y < y_end; at += n) {
+        for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
+            place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
+            if (++x == p->s.pool_w) {
+                x = 0;
+                y++;
+            }
+        }
+        p->winners(p, t->columns, at, place, n, t->a);
+    }
+}
+
+/* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
+QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
+                                 const qnet_real *value, ptrdiff_t count, double *sum)
+{
+    enum { VECTORS = 6, STEP = VECTORS * QNET__LANE_COUNT };
+    ptrdiff_t first, i, k;
+    for (first = 0; first < QNET__STEM_TAPS; first += STEP) {
+        qnet__lanes v[VECTORS], x;
+        qnet_real block[STEP];
+        QNET__UNROLL
+        for (k = 0; k < VECTORS; k++) {
+            memset(&v[k], 0, sizeof v[k]);
+        }
+        for (i = 0; i < count; i++) {
+            const qnet_real *p = columns + from[i] + first;
+            QNET__UNROLL
+            for (k = 0; k < VECTORS; k++) {
+                qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
+                v[k] += x * value[i];
+            }
+        }
+        QNET__UNROLL
+        for (k = 0; k < VECTORS; k++) {
+            qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
+        }
+        for (k = 0; k < STEP; k++) {
+            sum[first + k] += (double)block[k];
+        }
+    }
+}
+
+/* A += those of `count` outputs of pooling from number `at`, whose windows begin at place[]. */
+QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_real *columns,
+                                  ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count,
+                                  double *sum)
+{
+    qnet_real value[QNET__STEM_PIECE];
+    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
+    for (i = 0; i < 9; i++) {
+        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
+    }
+    for (c = 0; c < 64; c++, sum += QNET__STEM_TAPS) {
+        for (i = n = 0; i < count; i++) {
+            value[n] = p->dpool[(at + i) * 64 + c];
+            from[n] = place[i] + tap[p->argmax[(at + i) * 64 + c]];
+            n += value[n] != 0;
+        }
+        qnet__stem_add(columns, from, value, n, sum);
+    }
+}
+
+#define QNET__DEFINE_STEM(name, target)                                                           \
+    target static void name(const qnet__stem_backward_job *p, const qnet_real *columns,           \
+                            ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count, double *sum)   \
+    {                                                                                             \
+        qnet__stem_list(p, columns, at, place, count, sum);                                       \
+    }
+
+QNET__DEFINE_STEM(qnet__stem_portable, )
+#if QNET__X86
+QNET__DEFINE_STEM(qnet__stem_avx2, QNET__AVX2)
+QNET__DEFINE_STEM(qnet__stem_avx512, QNET__AVX512)
+#endif
+
+/* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
+   the seven; likewise edges, of u itself. */
+static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int side)
+{
+    const qnet__stem_backward_job *p = t->p;
+    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
+    const qnet_real *u[QNET__STEM_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    double sum[QNET__STEM_U];
+    const ptrdiff_t rows = r_end - r;
+    ptrdiff_t i, m, k, n;
+    qnet__tile tile;
+    int column;
+    memset(&tile, 0, sizeof tile);
+    tile.a = a, tile.b = b, tile.c = c;
+    tile.rows = QNET__TILE_ROWS;
+    tile.a_rows = QNET__TILE_ROWS;
+    tile.a_step = tile.b_step = QNET__STEM_COLUMN;
+    tile.segments = (size_t)rows;
+    tile.chain = QNET__CHAIN_DIRECT;
+    tile.beside = 1;
+    tile.accumulate = t->begun[side];
+    tile.ahead = (uintptr_t)c;
+    for (column = 0; column < 7; column++) {
+        const ptrdiff_t q = column <= 3 ? column : p->s.out_w + column - 4;
+        qnet_real *lags = t->lags + (side * 7 + column) * QNET__STEM_U * p->wide;
+        double *edge = t->edges + (side * 7 + column) * QNET__STEM_U;
+        tile.length = column == 3 ? (size_t)(p->s.out_w - 3) : 1;
+        for (i = 0; i < rows; i++) {
+            u[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = u[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
+            for (m = 0; m < QNET__TILE_ROWS; m++) {
+                a[i * QNET__TILE_ROWS + m] = u[i] + m;
+            }
+        }
+        for (n = 0; n < p->wide; n += (ptrdiff_t)p->kernel.columns) {
+            tile.b_at = tile.c_at = (size_t)n;
+            for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
+                tile.a_at = (size_t)m;
+                for (k = 0; k < QNET__TILE_ROWS; k++) {
+                    c[k] = lags + (m + k) * p->wide;
+                }
+                qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+            }
+        }
+        for (k = 0; k < QNET__STEM_U; k++) {
+            sum[k] = t->begun[side] ? edge[k] : 0;
+        }
+        for (i = 0; i < rows; i++) {
+            for (n = 0; n < (ptrdiff_t)tile.length; n++) {
+                for (k = 0; k < QNET__STEM_U; k++) {
+                    sum[k] += (double)u[i][n * QNET__STEM_COLUMN + k];
+                }
+            }
+        }
+        memcpy(edge, sum, sizeof sum);
+    }
+    t->begun[side] = 1;
+}
+
+/* lags and edges to the taps of the part. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c. The taps
+   that do not exist get anything. */
+static void qnet__stem_flush(qnet__stem_work *t)
+{
+    const ptrdiff_t wide = t->p->wide, n = QNET__STEM_U;
+    ptrdiff_t s, q, i, j, k, m, row, column;
+    for (q = 0; q < 4; q++)
+    for (s = 0; s < 4; s++) {
+        for (row = s; row < s + 4; row++)
+        for (column = q; column < q + 4 && t->begun[row]; column++) {
+            for (k = 0; k < n; k++) {
+                t->sum[(q * 4 + s) * n + k] += t->edges[(row * 7 + column) * n + k];
+            }
+        }
+        for (i = 0; s + i < 4; i++)
+        for (j = i > 0 ? -q : 0; q + j < 4; j++) {
+            const ptrdiff_t lag = (j + 3) * QNET__STEM_COLUMN + i * n - n;
+            for (m = 0; m < n; m++) {
+                double *to = t->products + ((q * 4 + s) * n + m) * QNET__STEM_TAPS +
+                             ((q + j) * 4 + s + i) * n;
+                double sum[QNET__STEM_U];
+                memcpy(sum, to, sizeof sum);
+                for (row = s; row < s + 4; row++)
+                for (column = q; column < q + 4 && t->begun[row]; column++) {
+                    const qnet_real *from = t->lags + ((row * 7 + column) * n + m) * wide + lag;
+                    for (k = 0; k < QNET__STEM_U; k++) {
+                        sum[k] += (double)from[k];
+                    }
+                }
+                memcpy(to, sum, sizeof sum);
+            }
+        }
+    }
+    memset(t->begun, 0, sizeof t->begun);
+    t->outputs = 0;
+}
+
+/* One of the seven for row r. */
+static int qnet__stem_side(const qnet__stem *s, ptrdiff_t r)
+{
+    return r < 3 ? (int)r : r < s->out_h ? 3 : (int)(r - s->out_h) + 4;
+}
+
+/* The bands of a part, whose sums nobody else touches. */
+static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
+{
+    const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
+    const qnet__stem *s = &p->s;
+    const size_t chunks = qnet__stem_chunks(s), parts = (size_t)p->parts;
+    const size_t end = (part + 1) * chunks / parts, row = (size_t)(p->pitch * QNET__STEM_U);
+    size_t chunk;
+    qnet__stem_work t;
+    memset(&t, 0, sizeof t);
+    t.p = p;
+    t.u = p->u + worker * (size_t)(p->rows + 3) * row;
+    t.columns = p->columns + worker * (size_t)((p->rows * p->pitch + 3) * QNET__STEM_COLUMN);
+    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->wide;
+    t.edges = p->edges + worker * 49 * QNET__STEM_U;
+    t.a = p->a + part * 64 * QNET__STEM_TAPS;
+    t.products = p->p + part * QNET__STEM_TAPS * QNET__STEM_TAPS;
+    t.sum = p->sum + part * QNET__STEM_TAPS;
+    memset(t.a, 0, 64 * QNET__STEM_TAPS * sizeof *t.a);
+    memset(t.products, 0, QNET__STEM_TAPS * QNET__STEM_TAPS * sizeof *t.products);
+    memset(t.sum, 0, QNET__STEM_TAPS * sizeof *t.sum);
+    for (chunk = part * chunks / parts; chunk < end; chunk++) {
+        const ptrdiff_t band = (ptrdiff_t)chunk % s->bands, y = band * s->band;
+        const ptrdiff_t y_end = qnet__stem_end(s, band);
+        const size_t rows = (size_t)((y_end - y) * s->pool_w);
+        ptrdiff_t r, r_end;
+        t.image = (ptrdiff_t)chunk / s->bands;
+        t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
+        t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
+        qnet__stem_columns(&t);
+        p->masks.sink->rows[chunk] = rows;
+        p->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        qnet__stem_winners(&t, y, y_end);
+        for (r = 2 * y; r < t.last; r = r_end) {
+            const int side = qnet__stem_side(s, r);
+            r_end = r + 1;
+            while (r_end < t.last && r_end - r < QNET__STEM_ROWS &&
+                   qnet__stem_side(s, r_end) == side) {
+                r_end++;
+            }
+            qnet__stem_products(&t, r, r_end, side);
+        }
+        t.outputs += (t.last - 2 * y) * s->out_w;
+        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) {
+            qnet__stem_flush(&t);
+        }
+    }
+}
+
+/* The sums of all parts, for the parts' first: A's row c, or P's and s's row c - 64. */
+static void qnet__stem_join_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
+    const int products = index >= 64;
+    const size_t rows = products ? QNET__STEM_TAPS : 64, row = products ? index - 64 : index;
+    double *to = (products ? p->p : p->a) + row * QNET__STEM_TAPS;
+    ptrdiff_t part;
+    size_t k;
+    QNET__UNUSED(worker);
+    for (part = 1; part < p->parts; part++) {
+        const double *from = to + (size_t)part * rows * QNET__STEM_TAPS;
+        for (k = 0; k < QNET__STEM_TAPS; k++) {
+            to[k] += from[k];
+        }
+        if (products) {
+            p->sum[row] += p->sum[(size_t)part * QNET__STEM_TAPS + row];
+        }
+    }
+}
+
+/* The number among the 192 of weight k = (ky 7 + kx) 3 + c; *order: that of its s, then t, to know
+   which half of P has two taps. */
+static ptrdiff_t qnet__stem_tap(ptrdiff_t k, ptrdiff_t *order)
+{
+    const ptrdiff_t ky = k / 21, kx = k / 3 % 7;
+    *order = ky / 2 * 4 + kx / 2;
+    return (kx / 2 * 4 + ky / 2) * QNET__STEM_U + ky % 2 * 6 + kx % 2 * 3 + k % 3;
+}
+
+/* dw[k][64] of weight k, from the sums of all parts. */
+static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
+{
+    const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
+    const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
+    ptrdiff_t order, other_order, other, at, c;
+    const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
+    double cov_w[64]; /* row k of (P - s s^T / N) w */
+    QNET__UNUSED(worker);
+    memset(cov_w, 0, sizeof cov_w);
+    for (other = 0; other < 147; other++) {
+        const ptrdiff_t i = qnet__stem_tap(other, &other_order);
+        double cov;
+        at = other_order < order ? i * QNET__STEM_TAPS + tap : tap * QNET__STEM_TAPS + i;
+        cov = p->p[at] - p->sum[tap] * p->sum[i] / outputs;
+        for (c = 0; c < 64; c++) {
+            cov_w[c] += cov * (double)p->w[other * 64 + c];
+        }
+    }
+    for (c = 0; c < 64; c++) {
+        const double a = p->a[c * QNET__STEM_TAPS + tap];
+        p->dw[k * 64 + (size_t)c] = (qnet_real)((double)p->scale[c] *
+            (a - (double)p->shift[c] * p->sum[tap] - (double)p->slope[c] * cov_w[c]));
+    }
+}
+
+/* What the job needs of the arena. */
+static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d *conv,
+                                     qnet__arena *arena, qnet__stem_backward_job *p)
+{
+    const size_t workers = qnet__workers(ctx), real = sizeof(qnet_real);
+    size_t chunks, row;
+    memset(p, 0, sizeof *p);
+    p->s = qnet__stem_geometry(conv);
+    p->kernel = qnet__pick_kernel(ctx);
+    chunks = qnet__stem_chunks(&p->s);
+    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
+    p->pitch = p->s.out_w + 6;
+    p->rows = 2 * p->s.band + 5;
+    p->wide = (ptrdiff_t)(qnet__panels(&p->kernel, QNET__STEM_LAGS) * p->kernel.columns);
+    row = (size_t)p->pitch * QNET__STEM_U;
+    p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
+    p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
+                                sizeof(double));
+    p->sum = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS, sizeof(double));
+    p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
+    p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
+                                         QNET__STEM_COLUMN * real);
+    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U + 1,
+                                      (size_t)p->wide * real);
+    p->edges = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
+}
+
+static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
+{
+    qnet__stem_backward_job p;
+    qnet__arena arena = {NULL, 0};
+    qnet__stem_backward_plan(ctx, conv, &arena, &p);
+    return arena.at;
+}
+
+/* Masks the gradient dpool of the pooled map where the ReLU has cut it, with sums as for a map of
+   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. */
+static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__sink *sums)
+{
+    const qnet__source source = qnet__source_plain(sums->y);
+    p->pass = qnet__pass_pick(ctx);
+    p->masks.source = &source, p->masks.sink = sums;
+    p->masks.channels = 64;
+    p->dpool = sums->y;
+    sums->chunks = qnet__stem_chunks(&p->s);
+    p->winners = qnet__stem_portable;
+#if QNET__X86
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
+        p->winners = qnet__stem_avx512;
+    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
+        p->winners = qnet__stem_avx2;
+    }
+#endif
+    qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
+    qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
 }
 
 /* ============================================================================================
@@ -8553,6 +9243,7 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
    pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the
    end of a block is the one pass of its own. Backward it is the same: masks and the sums of a
    norm's gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
+   Of unit 0, the stem, only the maxima of pooling are kept (>>stem).
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
@@ -8574,7 +9265,8 @@ typedef struct qnet__unit {
     qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives */
+    qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives; pooled if
+                               it is the stem's */
     qnet_real *out;         /* like pre: after norm, residual and ReLU; NULL where it is not kept */
     qnet_real *mean, *rstd; /* [out]: statistics of the last training batch */
     qnet_real *scale;       /* [out]: gamma * rstd */
@@ -8593,8 +9285,9 @@ typedef struct qnet__resnet_state {
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *pool;      /* [batch][pool_h][pool_w][64]: after max pooling */
+    qnet_real *pool;      /* [batch][pool_h][pool_w][64]: after max pooling; training: see >>stem */
     uint8_t *argmax;      /* like pool; training only */
+    qnet_real *stem_pre;  /* where the stem's output is whole, see qnet__resnet_stem_whole */
     qnet_real *features;  /* [batch][512] */
     qnet_real *logits;    /* [batch][classes] */
     qnet_real *dfeatures; /* [batch][512] */
@@ -8755,6 +9448,7 @@ static void qnet__resnet_count(const qnet_resnet_config *config, qnet__resnet_st
 static size_t qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *config,
                                    const qnet__resnet_state *r)
 {
+    qnet_conv2d stem = r->unit[0].conv;
     size_t bytes = 0;
     int u, batch;
 
@@ -8766,6 +9460,13 @@ static size_t qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *
         }
         bytes = qnet__max_size(bytes, qnet_dense_scratch(ctx, (size_t)batch, QNET_FEATURES,
                                                          config->classes));
+        stem.batch = batch;
+        if (r->unit[0].way == QNET__CONV_DIRECT) {
+            bytes = qnet__max_size(bytes, qnet__stem_forward_scratch(ctx, &stem));
+            if (config->training && stem.in_channels == 3) {
+                bytes = qnet__max_size(bytes, qnet__stem_backward_scratch(ctx, &stem));
+            }
+        }
     }
     return bytes;
 }
@@ -8775,7 +9476,8 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
                                    qnet__resnet_state *r)
 {
     const qnet__kernel kernel = qnet__pick_kernel(r->net.ctx);
-    size_t numbers = 0, chunks = 0;
+    const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
+    size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
     int u;
 
     for (u = 0; u < QNET__UNITS; u++) {
@@ -8812,7 +9514,7 @@ static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
    region. What is needed only for a while lies over parts of it that are dead then:
 
        stem's output, and its norm's           until pooling: over layers 1 and 2, not yet computed;
-         gradient                              after layer1's backward pass: over the same, used up
+         gradient, if they are whole           after layer1's backward pass: over the same, used up
        gradients of block outputs, dout[b]     layer1: over layer2's and layer3's maps
                                                layer2: over layer4's, and in a work region
                                                layers 3 and 4: in the work region
@@ -8820,8 +9522,7 @@ static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
                                                layers 3 and 4: in the work region
        gradient of the pooled map              over layer3's maps
 
-   The stem's output is computed again in the backward pass: 2 % of the work for a fifth of the
-   memory. */
+   Of the stem only the pooled map is kept (>>stem). */
 static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
                                        qnet__resnet_state *r)
 {
@@ -8854,7 +9555,7 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
             r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
         }
     }
-    r->unit[0].pre = region;
+    r->stem_pre = region;
     r->stem_grad = region != NULL ? region + stem : NULL;
 
     /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
@@ -8888,27 +9589,33 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
             temp = qnet__max_size(temp, size[b / 2 + 1]);
         }
     }
+    if (qnet__conv_side(r->unit[r->block[0].first].way) == 0) {
+        temp = qnet__max_size(temp, pool);
+    }
     r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
     r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
-    r->pool = (qnet_real *)qnet__take(arena, pool, real);
+    r->pool = r->unit[0].pre = (qnet_real *)qnet__take(arena, pool, real);
     r->argmax = (uint8_t *)qnet__take(arena, pool, 1);
     r->dfeatures = (qnet_real *)qnet__take(arena, (size_t)config->batch * QNET_FEATURES, real);
     qnet__resnet_plan_sums(arena, config, r);
 }
 
-/* Inference: three maps that the blocks pass round, two of them over the stem's output, which is
-   dead after pooling; norms work in place. */
+/* Inference: three maps that the blocks pass round, two of them over the stem's output (where that
+   is whole), which is dead after pooling; norms work in place. */
 static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_config *config,
                                         qnet__resnet_state *r, size_t map)
 {
-    size_t stem = qnet__max_size(qnet__unit_count(&r->unit[0], config->batch), 2 * map);
+    const int whole = r->unit[0].way != QNET__CONV_DIRECT;
+    const size_t whole_stem = whole ? qnet__unit_count(&r->unit[0], config->batch) : 0;
+    const size_t stem = qnet__max_size(whole_stem, 2 * map);
     qnet_real *buffer[3];
     int b, in = 0;
 
     buffer[0] = r->pool = (qnet_real *)qnet__take(arena, map, sizeof(qnet_real));
     buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
     buffer[2] = arena->base ? buffer[1] + map : NULL;
-    r->unit[0].pre = buffer[1];
+    r->stem_pre = buffer[1];
+    r->unit[0].pre = buffer[0];
     for (b = 0; b < QNET__RESBLOCKS; b++) {
         const qnet__resblock *block = &r->block[b];
         qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
@@ -9168,14 +9875,16 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
                          (double)r->packed_bytes / 1e6);
         } else {
             const qnet__unit *unit = &r->unit[u];
-            snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch,
-                     qnet_conv2d_out_height(&unit->conv), qnet_conv2d_out_width(&unit->conv),
+            const int h = u > 0 ? qnet_conv2d_out_height(&unit->conv) : r->pool_h;
+            const int w = u > 0 ? qnet_conv2d_out_width(&unit->conv) : r->pool_w;
+            snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch, h, w,
                      unit->conv.out_channels);
             qnet__resnet_place(r, unit->pre, pre);
             qnet__resnet_place(r, unit->out, out);
             n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9.2f %8s %8s\n",
-                         unit->conv_name, shape, qnet__conv_way_name(unit->way),
-                         (double)qnet__unit_count(unit, net->config.batch) *
+                         u > 0 ? unit->conv_name : "conv1, pooled", shape,
+                         qnet__conv_way_name(unit->way),
+                         (double)net->config.batch * h * w * unit->conv.out_channels *
                              sizeof(qnet_real) / 1e6,
                          pre, out);
         }
@@ -9322,23 +10031,15 @@ static qnet__sink qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *
     return s;
 }
 
-/* pre = conv(x); mean, rstd and scale of the norm from this batch; the running statistics move.
-   momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet__source *x)
+/* mean, rstd and scale of a unit's norm from the moments of this batch; the running statistics
+   move. momentum and the unbiased variance as in qnet_batchnorm_forward. */
+static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int batch,
+                                  const qnet__sink *moments)
 {
-    qnet_context *ctx = r->net.ctx;
     size_t n = (size_t)unit->conv.out_channels, rows = qnet__unit_count(unit, batch) / n, c;
     double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-    qnet_conv2d conv = unit->conv;
-    qnet__sink sink = r->sums, norm;
 
-    conv.batch = batch;
-    sink.kind = QNET__SINK_MOMENTS;
-    sink.y = unit->pre;
-    QNET__TRY(qnet__conv_forward(ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
-                                 r->scratch));
-    qnet__sink_totals(ctx, &sink, n, r->total[0], r->total[1]);
+    qnet__sink_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
     for (c = 0; c < n; c++) {
         double mean = r->total[0][c], var = r->total[1][c];
         double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
@@ -9351,6 +10052,21 @@ static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int
                                            r->momentum * var * unbias);
     }
     *unit->tracked += 1;
+}
+
+/* pre = conv(x), and the statistics of the norm. */
+static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
+                                    const qnet__source *x)
+{
+    qnet_conv2d conv = unit->conv;
+    qnet__sink sink = r->sums, norm;
+
+    conv.batch = batch;
+    sink.kind = QNET__SINK_MOMENTS;
+    sink.y = unit->pre;
+    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
+                                 r->scratch));
+    qnet__unit_statistics(r, unit, batch, &sink);
     qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
     if (unit->out == NULL) {
         const qnet__source pre = qnet__source_plain(unit->pre);
@@ -9405,35 +10121,39 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
 
 /* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
-                                          int batch, int train, const qnet_real **map)
+                                          int batch, int train, qnet__source *map)
 {
     qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
     qnet__unit *shortcut = block->shortcut < 0 ? NULL : &r->unit[block->shortcut];
-    qnet__source x = qnet__source_plain(*map), middle;
+    qnet__source x, middle;
     qnet__sink sum;
 
     if (!train) {
         /* The shortcut goes first: the second unit may write over the block's input. A network for
            training writes where it would keep `pre`. */
-        const qnet_real *residual = *map;
+        const qnet_real *residual = map->x;
         if (shortcut != NULL) {
-            QNET__TRY(qnet__unit_infer(r, shortcut, batch, *map, NULL, shortcut->pre));
+            QNET__TRY(qnet__unit_infer(r, shortcut, batch, map->x, NULL, shortcut->pre));
             residual = shortcut->pre;
         }
-        QNET__TRY(qnet__unit_infer(r, first, batch, *map, NULL, first->pre));
+        QNET__TRY(qnet__unit_infer(r, first, batch, map->x, NULL, first->pre));
         QNET__TRY(qnet__unit_infer(r, second, batch, first->pre, residual, second->out));
-        *map = second->out;
+        *map = qnet__source_plain(second->out);
         return QNET_OK;
     }
-    QNET__TRY(qnet__unit_train(r, first, batch, &x));
+    QNET__TRY(qnet__unit_train(r, first, batch, map));
     middle = qnet__unit_normalised(first, 1);
     QNET__TRY(qnet__unit_train(r, second, batch, &middle));
     x = qnet__source_plain(second->pre);
     sum = qnet__unit_sink(second, 1, second->out);
-    sum.residual = *map;
+    sum.residual = map->x;
+    if (map->kind == QNET__SOURCE_NORMALISED) {
+        sum.residual_mean = map->mean, sum.residual_scale = map->scale;
+        sum.residual_beta = map->beta;
+        sum.residual_relu = 1;
+    }
     if (shortcut != NULL) {
-        qnet__source from = qnet__source_plain(*map);
-        QNET__TRY(qnet__unit_train(r, shortcut, batch, &from));
+        QNET__TRY(qnet__unit_train(r, shortcut, batch, map));
         sum.residual = shortcut->pre;
         sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
         sum.residual_beta = shortcut->beta;
@@ -9442,42 +10162,97 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
                                          (size_t)second->conv.out_channels,
                (size_t)second->conv.out_channels);
     qnet__unit_trace(r, second, batch, "", second->out_name, second->out);
-    *map = second->out;
+    *map = qnet__source_plain(second->out);
     return QNET_OK;
 }
 
-/* The stem, its norm and ReLU, and pooling, from x to r->pool. Pooling itself normalises what it
-   reads and, in training, keeps who won. */
+/* The traces of the stem's maps, most of which are never in memory; *map: what it has made. */
+static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int train,
+                                           const qnet_real *x, const qnet__source *map)
+{
+    const qnet__unit *stem = &r->unit[0];
+    const size_t bytes = qnet__unit_count(stem, batch) * sizeof(qnet_real);
+    const qnet__source source = qnet__source_plain(x);
+    qnet_real *made;
+    qnet__source pre;
+    qnet__sink plain, norm;
+    qnet_conv2d conv = stem->conv;
+    qnet_status status;
+
+    if (!qnet__resnet_traces(r)) {
+        return QNET_OK;
+    }
+    made = (qnet_real *)qnet__alloc(r->net.ctx, bytes);
+    if (made == NULL) {
+        return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
+    }
+    conv.batch = batch;
+    plain = qnet__sink_plain(made), pre = qnet__source_plain(made);
+    norm = qnet__unit_sink(stem, train, made);
+    status = qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &plain, NULL,
+                                r->scratch);
+    if (status == QNET_OK) {
+        const size_t rows = qnet__unit_count(stem, batch) / 64;
+        qnet__unit_trace(r, stem, batch, "", stem->conv_name, made);
+        qnet__pass(r->net.ctx, &pre, &norm, rows, 64);
+        qnet__unit_trace(r, stem, batch, "", stem->out_name, made);
+        qnet__trace(r->net.ctx, "maxpool",
+                    qnet__source_map(r->net.ctx, map,
+                                     (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w, 64,
+                                     made),
+                    4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w, 64);
+    }
+    qnet__free(r->net.ctx, made, bytes);
+    return status;
+}
+
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in r->pool: with `train`, not
+   normalised yet. Where the convolution is not ours, or a plain loop, its output is whole. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
-                                     const qnet_real *x)
+                                     const qnet_real *x, qnet__source *map)
 {
     qnet__unit *stem = &r->unit[0];
-    const qnet__source source = qnet__source_plain(x), pre = qnet__source_plain(stem->pre);
-    const qnet__sink norm = qnet__unit_sink(stem, 0, NULL);
-    qnet__sink sink = qnet__sink_plain(stem->pre);
+    qnet_context *ctx = r->net.ctx;
+    const qnet__source source = qnet__source_plain(x);
+    qnet__sink sink = r->sums;
     qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
+    qnet_real sign[64];
+    int c;
 
     conv.batch = batch;
-    QNET__TRY(qnet__maxpool_plan(r->net.ctx, "resnet forward", batch,
-                                 qnet_conv2d_out_height(&stem->conv),
-                                 qnet_conv2d_out_width(&stem->conv), 64, 1, &pool));
-    if (train) {
-        QNET__TRY(qnet__unit_train(r, stem, batch, &source));
-        pool.argmax = r->argmax;
-    } else {
-        QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, stem->packed,
-                                     &sink, NULL, r->scratch));
-        qnet__unit_running_scale(stem);
-        qnet__unit_trace(r, stem, batch, "", stem->conv_name, stem->pre);
-        QNET__TRY(qnet__unit_trace_made(r, stem, batch, "", stem->out_name, &pre, &norm));
-    }
-    pool.x = qnet__unit_normalised(stem, train);
+    QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
+                                 qnet_conv2d_out_width(&conv), 64, 1, &pool));
     pool.y = r->pool;
-    qnet__maxpool_run(r->net.ctx, &pool, (size_t)batch);
-    qnet__trace(r->net.ctx, "maxpool", r->pool, 4, (size_t)batch, (size_t)r->pool_h,
-                (size_t)r->pool_w, 64);
-    return QNET_OK;
+    if (train) {
+        for (c = 0; c < 64; c++) {
+            sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
+        }
+        pool.x.kind = QNET__SOURCE_SCALED;
+        pool.x.scale = sign;
+        pool.argmax = r->argmax;
+        sink.kind = QNET__SINK_MOMENTS;
+    } else {
+        qnet__unit_running_scale(stem);
+        pool.x = qnet__unit_normalised(stem, 0);
+        sink.kind = QNET__SINK_PLAIN;
+    }
+    if (stem->way == QNET__CONV_DIRECT) {
+        qnet__stem_forward(ctx, &conv, x, stem->w, train ? NULL : stem->packed,
+                           train ? &sink : NULL, &pool, r->scratch);
+    } else {
+        pool.x.x = sink.y = r->stem_pre;
+        QNET__TRY(qnet__conv_forward(ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
+                                     r->scratch));
+        qnet__maxpool_run(ctx, &pool, (size_t)batch);
+    }
+    if (train) {
+        qnet__unit_statistics(r, stem, batch, &sink);
+        *map = qnet__unit_normalised(stem, 1);
+    } else {
+        *map = qnet__source_plain(r->pool);
+    }
+    return qnet__resnet_stem_trace(r, batch, train, x, map);
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
@@ -9489,7 +10264,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 {
     qnet__resnet_state *r;
     qnet_context *ctx;
-    const qnet_real *map;
+    qnet__source map;
     const qnet_conv2d *last;
     const qnet_real *fc_weight, *fc_bias;
     int b, classes;
@@ -9520,13 +10295,12 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     }
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
-    QNET__TRY(qnet__resnet_stem(r, batch, train, x));
-    map = r->pool;
+    QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
     for (b = 0; b < QNET__RESBLOCKS; b++) {
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
     }
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
-    QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map, r->features));
+    QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
     qnet__trace(ctx, "avgpool", r->features, 2, (size_t)batch, QNET_FEATURES, 1, 1);
     fc_weight = net->weights + r->params[QNET__RESNET_TRAINED - 2].offset;
     fc_bias = net->weights + r->params[QNET__RESNET_TRAINED - 1].offset;
@@ -9586,6 +10360,16 @@ static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit
     return s;
 }
 
+/* The traces of the gradients of a unit's norm, g, and of its convolution. */
+static qnet_status qnet__unit_trace_gradients(const qnet__resnet_state *r, const qnet__unit *unit,
+                                              int batch, const qnet_real *g)
+{
+    const qnet__source dpre = qnet__unit_dpre(unit, g);
+    const qnet__sink plain = qnet__sink_plain(NULL);
+    qnet__unit_trace(r, unit, batch, "grad ", unit->relu ? unit->norm_name : unit->out_name, g);
+    return qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain);
+}
+
 /* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
    of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more.
    Winograd's way puts it over pre. */
@@ -9594,13 +10378,10 @@ static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, 
                                        qnet__sink *sink, int add)
 {
     const qnet__source dpre = qnet__unit_dpre(unit, g);
-    const qnet__sink plain = qnet__sink_plain(NULL);
     qnet_conv2d conv = unit->conv;
 
     conv.batch = batch;
-    qnet__unit_trace(r, unit, batch, "grad ",
-                     unit->relu ? unit->norm_name : unit->out_name, g);
-    QNET__TRY(qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain));
+    QNET__TRY(qnet__unit_trace_gradients(r, unit, batch, g));
     if (qnet__conv_side(unit->way) > 0) {
         temp = unit->pre; /* is not needed any more */
     }
@@ -9611,15 +10392,15 @@ static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, 
 /* Backward of block b, out = ReLU(second(first(x)) + shortcut(x)). r->dout[b] holds the gradient of
    the sum inside the ReLU, and second's norm knows its sums; both are left so for the block before
    it, `previous` (NULL: what comes before is not a block): dx goes to r->dout[b - 1], or r->dpool.
-   r->dout[b] is lost. */
+   x: the block's input. r->dout[b] is lost. */
 static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int batch,
-                                           const qnet_real *map, qnet__unit *previous)
+                                           const qnet__source *x, qnet__unit *previous)
 {
     const qnet__resblock *block = &r->block[b];
     qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
     qnet_context *ctx = r->net.ctx;
     qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
-    const qnet__source x = qnet__source_plain(map), middle = qnet__unit_normalised(first, 1);
+    const qnet__source middle = qnet__unit_normalised(first, 1);
     const qnet__source gradient = qnet__source_plain(dout);
     qnet__sink dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
 
@@ -9632,14 +10413,14 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
        pooling has not, and the sums of the norm inside it. */
     if (previous != NULL) {
         dmap = qnet__unit_dnorm(r, previous, dx);
-        dmap.mask = map;
+        dmap.mask = x->x;
     }
     dmap.kind = QNET__SINK_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
         dmap.residual = dout;
-        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst[b], r->dfirst[b], &dmap, 0));
+        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &dmap, 0));
     } else {
         /* Forward: residual = norm(conv(x)). */
         qnet__unit *shortcut = &r->unit[block->shortcut];
@@ -9647,10 +10428,10 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
         const size_t in = (size_t)first->conv.in_channels;
         qnet__sink sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__sink_plain(dx);
         qnet__source both;
-        QNET__TRY(qnet__unit_backward(r, first, batch, &x, r->dfirst[b], r->dfirst[b], &plain, 0));
+        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &plain, 0));
         qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
         qnet__unit_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__unit_backward(r, shortcut, batch, &x, dout, dout, &plain, 1));
+        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, dout, dout, &plain, 1));
         both = qnet__source_plain(dx);
         qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
                                           (size_t)first->conv.width, in);
@@ -9661,27 +10442,80 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
     return QNET_OK;
 }
 
-/* From the gradient r->dpool of the pooled map to the stem's. The mask of the ReLU is in r->argmax:
-   where it cut the maximum, nobody has won. */
+/* The stem's output, to pre, and the gradient of its norm, to g, from that of the pooled map, which
+   is masked. Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
+static qnet_status qnet__resnet_stem_whole(qnet__resnet_state *r, int batch, const qnet_real *x,
+                                           qnet_real *pre, qnet_real *g)
+{
+    const qnet__unit *stem = &r->unit[0];
+    const qnet__source source = qnet__source_plain(x);
+    qnet__sink sink = qnet__sink_plain(pre);
+    qnet_conv2d conv = stem->conv;
+
+    conv.batch = batch;
+    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
+                                 r->scratch));
+    return qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
+                                 qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpool, g);
+}
+
+/* dw of the stem by >>stem, with the sums of its norm. */
+static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, const qnet_real *x,
+                                            qnet__sink *sums)
+{
+    qnet__unit *stem = &r->unit[0], whole = *stem;
+    const size_t count = qnet__unit_count(stem, batch), bytes = 2 * count * sizeof(qnet_real);
+    qnet__arena arena = {(unsigned char *)r->scratch, 0};
+    qnet_conv2d conv = stem->conv;
+    qnet__stem_backward_job job;
+
+    conv.batch = batch;
+    qnet__stem_backward_plan(r->net.ctx, &conv, &arena, &job);
+    job.x = x, job.argmax = r->argmax;
+    job.w = stem->w, job.dw = stem->dw;
+    job.scale = stem->scale, job.shift = stem->shift, job.slope = stem->slope;
+    qnet__stem_backward(r->net.ctx, &job, sums);
+    qnet__unit_gradient(r, stem, batch, sums);
+    qnet__parallel(r->net.ctx, 147, qnet__stem_weight_task, &job);
+
+    if (qnet__resnet_traces(r)) { /* what has been left out */
+        qnet_real *pre = (qnet_real *)qnet__alloc(r->net.ctx, bytes), *g;
+        qnet_status status;
+        if (pre == NULL) {
+            return qnet__no_memory(r->net.ctx, bytes, "two traced tensors");
+        }
+        g = pre + count;
+        whole.pre = pre;
+        whole.shift = stem->shift, whole.slope = stem->slope;
+        status = qnet__resnet_stem_whole(r, batch, x, pre, g);
+        if (status == QNET_OK) {
+            status = qnet__unit_trace_gradients(r, &whole, batch, g);
+        }
+        qnet__free(r->net.ctx, pre, bytes);
+        return status;
+    }
+    return QNET_OK;
+}
+
+/* From the gradient r->dpool of the pooled map to the stem's. */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
 {
-    qnet__unit *stem = &r->unit[0];
-    const qnet__source source = qnet__source_plain(x), g = qnet__source_plain(r->stem_grad);
-    qnet__sink again = qnet__sink_plain(stem->pre), sums = qnet__unit_dnorm(r, stem, NULL);
-    qnet_conv2d conv = stem->conv;
+    qnet__unit *stem = &r->unit[0], whole = *stem;
+    const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
+    const qnet__source source = qnet__source_plain(x), dpool = qnet__source_plain(r->dpool);
+    qnet__sink sums = qnet__unit_dnorm(r, stem, r->dpool);
 
     qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
                 (size_t)r->pool_w, 64);
-    /* Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
-    QNET__TRY(qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
-                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpool,
-                                    r->stem_grad));
-    conv.batch = batch;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &again, NULL,
-                                 r->scratch));
-    qnet__pass(r->net.ctx, &g, &sums, qnet__unit_count(stem, batch) / 64, 64);
+    sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
+    if (stem->way == QNET__CONV_DIRECT && stem->conv.in_channels == 3) {
+        return qnet__resnet_stem_direct(r, batch, x, &sums);
+    }
+    qnet__pass(r->net.ctx, &dpool, &sums, rows, 64);
     qnet__unit_gradient(r, stem, batch, &sums);
-    return qnet__unit_backward(r, stem, batch, &source, r->stem_grad, r->stem_grad, NULL, 0);
+    whole.pre = r->stem_pre;
+    QNET__TRY(qnet__resnet_stem_whole(r, batch, x, r->stem_pre, r->stem_grad));
+    return qnet__unit_backward(r, &whole, batch, &source, r->stem_grad, r->stem_grad, NULL, 0);
 }
 
 /* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
@@ -9736,7 +10570,9 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     qnet__unit_gradient(r, last, batch, &sink);
     for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
         qnet__unit *previous = b > 0 ? &r->unit[r->block[b - 1].second] : NULL;
-        QNET__TRY(qnet__resblock_backward(r, b, batch, b > 0 ? previous->out : r->pool, previous));
+        const qnet__source input = previous != NULL ? qnet__source_plain(previous->out)
+                                                    : qnet__unit_normalised(&r->unit[0], 1);
+        QNET__TRY(qnet__resblock_backward(r, b, batch, &input, previous));
     }
     return qnet__resnet_stem_backward(r, batch, x);
 }

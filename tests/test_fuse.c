@@ -69,22 +69,23 @@ static qnet__source make_source(const data *d, qnet__source_kind kind)
     return s;
 }
 
-/* form 0: moments; 1, 2, 3: normalise without, with a plain, with a normalised residual; 4, 5, 6:
-   gradient with no mask, a map's, a norm's. */
-enum { FORMS = 7 };
+/* form 0: moments; 1, 2, 3, 4: normalise without residual, with a plain one, a normalised one, one
+   of norm and ReLU; 5, 6, 7: gradient with no mask, a map's, a norm's. */
+enum { FORMS = 8 };
 static qnet__sink make_sink(const data *d, int form, qnet_real *y, size_t chunks)
 {
     qnet__sink s = qnet__sink_plain(y);
     give_sums(&s, chunks);
-    s.kind = form == 0 ? QNET__SINK_MOMENTS : form < 4 ? QNET__SINK_NORMALISE : QNET__SINK_GRADIENT;
+    s.kind = form == 0 ? QNET__SINK_MOMENTS : form < 5 ? QNET__SINK_NORMALISE : QNET__SINK_GRADIENT;
     s.relu = form != 2;
     s.mean = d->vector[5];
-    if (form != 0 && form != 4 && form != 5) s.scale = d->vector[6], s.beta = d->vector[7];
-    if (form == 2 || form == 3 || form == 6) s.residual = d->map[2];
-    if (form == 3)
+    if (form != 0 && form != 5 && form != 6) s.scale = d->vector[6], s.beta = d->vector[7];
+    if (form == 2 || form == 3 || form == 4 || form == 7) s.residual = d->map[2];
+    if (form == 3 || form == 4)
         s.residual_mean = d->vector[0], s.residual_scale = d->vector[1], s.residual_beta = d->vector[2];
-    if (form >= 4) s.pre = d->map[3];
-    if (form == 5) s.mask = d->map[4];
+    s.residual_relu = form == 4;
+    if (form >= 5) s.pre = d->map[3];
+    if (form == 6) s.mask = d->map[4];
     return s;
 }
 
@@ -148,7 +149,7 @@ static void test_passes(void)
                 for (chunk = 0; chunk < ref.chunks; chunk++) {
                     const size_t n = qnet__min_size(job.chunk_rows, d.rows - chunk * job.chunk_rows);
                     if (ref.rows != NULL) ref.rows[chunk] = n;
-                    qnet__pass_ref(&job, chunk, n);
+                    qnet__pass_ref(&job, chunk * job.chunk_rows, n, chunk);
                 }
                 if (!CHECK(worst(y, z, d.count) <= NEAR))
                     printf("    %s, form %d, %lu rows\n", qnet_cpu_name((qnet_cpu)cpu), form,

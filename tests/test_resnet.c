@@ -567,6 +567,55 @@ static void test_pack_small_tiles(void)
     qnet_context_destroy(ctx);
 }
 
+/* The stem in bands (>>stem) and whole, as with a BLAS, by plain loops or for images of other numbers
+   of channels. */
+static void test_stem_whole(void)
+{
+    static const int channels[] = { 3, 1, 8 };
+    const double near = QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-4;
+    size_t i, j;
+    int c;
+    for (c = 0; c < 3; c++) {
+        qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+        qnet_resnet_config config;
+        qnet_resnet *net[2] = { NULL, NULL };
+        qnet_real *x = numbers(300, (size_t)(3 * 45 * 38 * channels[c]), 4);
+        const qnet_real dlogits[6] = { 1, -1, -1, 1, 1, -1 };
+        qnet_real logits[2][6];
+        qnet_resnet_config_init(&config);
+        config.height = 45, config.width = 38, config.batch = 3, config.channels = channels[c];
+        for (i = 0; i < 2; i++) {
+            CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net[i]));
+            qnet_resnet_init(net[i], 5);
+            for (j = 0; j < 64; j++) /* rising, falling and constant norms */
+                net[i]->state->unit[0].gamma[j] *= (qnet_real)(j == 9 ? 0 : j % 3 ? 1 : -.5);
+            if (i == 1) net[i]->state->unit[0].way = QNET__CONV_REFERENCE;
+            CHECK_OK(ctx, qnet_resnet_forward(net[i], x, 3, 1, logits[i], NULL));
+            CHECK_OK(ctx, qnet_resnet_backward(net[i], x, 3, dlogits));
+        }
+        for (i = 0; i < 6; i++) CHECK_NEAR(logits[0][i], logits[1][i], QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-4);
+        for (i = 0; i < 3; i++) { /* the stem's weights, gamma and beta */
+            const qnet_param *p = &net[0]->table->entries[i];
+            double error = 0, norm = 0;
+            for (j = p->offset; j < p->offset + p->count; j++) {
+                const double a = (double)net[0]->gradients[j], b = (double)net[1]->gradients[j];
+                error += (a - b) * (a - b);
+                norm += b * b;
+            }
+            CHECK(norm > 0);
+            if (!CHECK(error <= near * near * norm))
+                printf("    %s, %d channels: %.2g\n", p->name, channels[c], sqrt(error / norm));
+        }
+        CHECK_OK(ctx, qnet_resnet_forward(net[0], x, 3, 0, logits[0], NULL)); /* running statistics */
+        CHECK_OK(ctx, qnet_resnet_forward(net[1], x, 3, 0, logits[1], NULL));
+        for (i = 0; i < 6; i++) CHECK_NEAR(logits[0][i], logits[1][i], QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-4);
+        free(x);
+        qnet_resnet_destroy(net[0]);
+        qnet_resnet_destroy(net[1]);
+        qnet_context_destroy(ctx);
+    }
+}
+
 int main(void)
 {
     RUN(test_table);
@@ -580,6 +629,7 @@ int main(void)
     RUN(test_trace);
     RUN(test_pack);
     RUN(test_pack_small_tiles);
+    RUN(test_stem_whole);
     free(kept);
     return test_end();
 }
