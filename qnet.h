@@ -3720,7 +3720,7 @@ QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
-     scaled       x scale
+     scaled       x scale, for max pooling alone
      normalised   max((x - mean) scale + beta, 0): the input of a convolution that follows a batch
                   norm and ReLU, of which only the norm's input x was kept
      gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
@@ -3756,10 +3756,8 @@ QNET__INLINE void qnet__source_channels(const qnet__source *s, const qnet__sourc
 {
     memset(k, 0, sizeof *k);
     if (kind != QNET__SOURCE_PLAIN) {
-        qnet__lanes_load(&k->scale, s->scale + c);
-    }
-    if (kind == QNET__SOURCE_NORMALISED || kind == QNET__SOURCE_GRADIENT) {
         qnet__lanes_load(&k->mean, s->mean + c);
+        qnet__lanes_load(&k->scale, s->scale + c);
     }
     if (kind == QNET__SOURCE_NORMALISED) {
         qnet__lanes_load(&k->beta, s->beta + c);
@@ -3775,9 +3773,6 @@ QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kin
                                    const qnet__source_lanes *k, ptrdiff_t at, qnet__lanes *v)
 {
     qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__SOURCE_SCALED) {
-        *v *= k->scale;
-    }
     if (kind == QNET__SOURCE_NORMALISED) {
         *v = (*v - k->mean) * k->scale + k->beta;
         qnet__lanes_cut(v, v, 0);
@@ -3999,8 +3994,6 @@ static qnet_real qnet__source_ref(const qnet__source *s, size_t at, size_t c)
         v = v < 0 ? 0 : v;
     } else if (s->kind == QNET__SOURCE_GRADIENT) {
         v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
-    } else if (s->kind == QNET__SOURCE_SCALED) {
-        v *= s->scale[c];
     }
     return v;
 }
@@ -7053,7 +7046,7 @@ typedef struct qnet__maxpool {
     size_t height, width, channels, out_height, out_width;
     ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
     qnet__source x;        /* plain;
-                              normalised: the pooled map is that of norm and ReLU;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
                               scaled by signs, 1, -1 or 0: that x of a window wins which is
                               largest, smallest or first */
     const qnet_real *dy;
@@ -7061,6 +7054,15 @@ typedef struct qnet__maxpool {
     const uint8_t *winner; /* backward: the argmax of the forward pass */
     uint8_t *argmax;
 } qnet__maxpool;
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__source *s, const qnet__source_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__SOURCE_SCALED) return x * s->scale[c];
+    if (kind == QNET__SOURCE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
 
 /* An output by itself over the nine taps. The window is clipped to the image, which is what padding
    with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
@@ -7079,10 +7081,11 @@ static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t
         qnet_real v;
         if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
         from = (size_t)((image * height + iy - pool->rows_before) * width + ix) * n + c;
-        v = qnet__source_ref(&pool->x, from, c);
+        v = qnet__maxpool_get(&pool->x, pool->x.kind, pool->x.x[from], c);
         if (winner < 0 || v > best || v != v) {
             best = v;
             kept = pool->x.kind == QNET__SOURCE_SCALED ? pool->x.x[from] : v;
+            kept = pool->x.kind == QNET__SOURCE_NORMALISED && v < 0 ? 0 : kept;
             winner = tap;
         }
     }
@@ -7114,18 +7117,6 @@ static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
     }
 }
 
-/* The number that competes in a window, of channel c. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__source *s, const qnet__source_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__SOURCE_SCALED) return x * s->scale[c];
-    if (kind == QNET__SOURCE_NORMALISED) {
-        x = (x - s->mean[c]) * s->scale[c] + s->beta[c];
-        return x < 0 ? 0 : x;
-    }
-    return x;
-}
-
 /* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
    become vector code. */
 QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
@@ -7155,6 +7146,7 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
         qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
         qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__SOURCE_NORMALISED) best = best < 0 ? 0 : best;
         if (kind == QNET__SOURCE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
         top[i] = best;
         won[i] = winner;
