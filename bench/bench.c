@@ -660,14 +660,16 @@ static void counted_free(void *user, void *p, size_t size)
 
 /* Bytes that the convolutions of a batch have to move when each pass reads its two operands from
    memory and writes its result there, once; training: with Adam's seven passes over the weights.
-   All that is between the convolutions is taken to ride along, as fused code can. */
+   All that is between the convolutions is taken to ride along, as fused code can; of the first
+   layer that is pooling, so that a quarter of its output is left. */
 static double network_bytes(int batch, int side, int training)
 {
     double sum = 0;
     int i;
     for (i = 0; i < LAYERS; i++) {
         const layer_work k = work_of(&layers[i], batch, side);
-        sum += (training ? i == 0 ? 2 : 3 : 1) * layers[i].count * (k.x + k.w + k.y) * 4;
+        const double y = i == 0 ? k.y / 4 : k.y;
+        sum += (training ? i == 0 ? 2 : 3 : 1) * layers[i].count * (k.x + k.w + y) * 4;
         if (training) sum += 7 * 4 * layers[i].count * k.w;
     }
     return sum;
