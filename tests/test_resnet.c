@@ -616,6 +616,42 @@ static void test_stem_whole(void)
     }
 }
 
+/* With the running statistics set to those of a batch, inference gives what training has given: the
+   two go other ways, above all in the stem, whose norms here rise, fall and are constant. */
+static void test_training_and_inference(void)
+{
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_resnet *net = make_net(ctx, 50, 64, 3, 1);
+    qnet_real *x = numbers(301, image_count(3, 50, 64), 4), logits[2][6], features[2][3 * QNET_FEATURES];
+    double difference = 0, norm = 0;
+    int u, c;
+    size_t i;
+    qnet_resnet_init(net, 6);
+    for (c = 0; c < 64; c++) {
+        net->state->unit[0].gamma[c] *= (qnet_real)(c % 7 == 0 ? 0 : c % 3 ? 1 : -.5);
+        net->state->unit[0].beta[c] = (qnet_real)(.2 * (c % 5) - .3);
+    }
+    qnet_resnet_set_momentum(net, 1); /* running = batch */
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 1, logits[0], features[0]));
+    for (u = 0; u < QNET__UNITS; u++) { /* unbiased */
+        qnet__unit *unit = &net->state->unit[u];
+        const double n = (double)(qnet__unit_count(unit, 3) / (size_t)unit->conv.out_channels);
+        for (c = 0; c < unit->conv.out_channels; c++)
+            unit->running_var[c] = (qnet_real)((double)unit->running_var[c] * (n - 1) / n);
+    }
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, logits[1], features[1]));
+    for (i = 0; i < 3 * QNET_FEATURES; i++) {
+        const double d = (double)features[0][i] - (double)features[1][i];
+        difference += d * d;
+        norm += (double)features[0][i] * (double)features[0][i];
+    }
+    CHECK(norm > 1);
+    CHECK_NEAR(sqrt(difference / norm), 0, QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-4);
+    free(x);
+    qnet_resnet_destroy(net);
+    qnet_context_destroy(ctx);
+}
+
 int main(void)
 {
     RUN(test_table);
@@ -630,6 +666,7 @@ int main(void)
     RUN(test_pack);
     RUN(test_pack_small_tiles);
     RUN(test_stem_whole);
+    RUN(test_training_and_inference);
     free(kept);
     return test_end();
 }
