@@ -309,7 +309,10 @@ typedef struct qnet_progress {
 } qnet_progress;
 
 /* Hands every named tensor of a forward or backward pass to the caller, in the order of
-   computation: data[shape[0]]...[shape[ndim-1]], valid during the call only. */
+   computation: data[shape[0]]...[shape[ndim-1]], valid during the call only. A forward tensor has
+   the name of the torchvision module whose output it is ("layer1.0.relu"); the gradient of a norm's
+   output is "grad layer1.0.bn1". examples/trace.c lists all. Gradients of weights are not traced:
+   they are in net->gradients. */
 typedef struct qnet_trace {
     void *user;
     void (*tensor)(void *user, const char *name, const qnet_real *data, int ndim,
@@ -718,7 +721,7 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
 /* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
-   tiles of 2x2 outputs, for the deepest maps of few images), and where in the block (in MB from
+   tiles of 2x2 outputs, for small maps of few images), and where in the block (in MB from
    its start) its output is kept, and the output of the norm and ReLU after it ("-": that is not
    kept, but worked out where it is read). Like snprintf: text[size] gets whole lines, and the
    length that all of them have comes back; text may be NULL if size is 0. */
@@ -9861,7 +9864,7 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
         } else if (u == QNET__UNITS) {
             qnet__resnet_place(r, r->scratch, out);
             n = snprintf(line, sizeof line,
-                         "block of %.1f MB: weights %.1f, scratch at %s; packed weights %.1f\n",
+                         "block of %.1f MB: weights %.1f, scratch at %s; beside it, packed: %.1f\n",
                          (double)net->bytes / 1e6,
                          (double)r->table.total * sizeof(qnet_real) / 1e6, out,
                          (double)r->packed_bytes / 1e6);
