@@ -723,8 +723,9 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
 /* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
    tiles of 2x2 outputs, for small maps of few images), and where in the block (in MB from
    its start) its output is kept, and the output of the norm and ReLU after it ("-": that is not
-   kept, but worked out where it is read). Like snprintf: text[size] gets whole lines, and the
-   length that all of them have comes back; text may be NULL if size is 0. */
+   kept, but worked out where it is read). Of conv1 it is the pooled map. Like snprintf: text[size]
+   gets whole lines, and the length that all of them have comes back; text may be NULL if size is
+   0. */
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
@@ -7485,8 +7486,8 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
    ============================================================================================ */
 
-#define QNET__STEM_PIXELS 896  /* of pre in a band, about: they stay in L2 */
-#define QNET__STEM_TASKS 16    /* wanted; and the parts that sums are added up in */
+#define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
+#define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
 #define QNET__STEM_U 12        /* numbers of u[r][q] */
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -7635,7 +7636,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
    rows, by 315 columns, over all r and q.
    Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So there are
    seven sums for rows 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven for columns;
-   tap s takes those from number s to s + 3. */
+   tap s takes those from number s to s + 3. (The first and the last of the seven are of zeros, as
+   are u[0] and u[out_h + 2].) */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
     qnet__kernel kernel;
@@ -7679,10 +7681,11 @@ static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *imag
     memset(u, 0, (size_t)(p->pitch * QNET__STEM_U) * sizeof *u);
     for (a = 0; a < 2; a++) {
         const ptrdiff_t y = 2 * r + a - 3;
-        const qnet_real *row = image + y * width * 3;
+        const qnet_real *row;
         if (y < 0 || y >= height) {
             continue;
         }
+        row = image + y * width * 3;
         for (q = 1; q < p->s.out_w + 3; q++) {
             const ptrdiff_t x = 2 * q - 3;
             for (b = 0; b < 2; b++) {
@@ -7792,10 +7795,10 @@ QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_r
         qnet__stem_list(p, columns, at, place, count, sum);                                       \
     }
 
-QNET__DEFINE_STEM(qnet__stem_portable, )
+QNET__DEFINE_STEM(qnet__stem_list_portable, )
 #if QNET__X86
-QNET__DEFINE_STEM(qnet__stem_avx2, QNET__AVX2)
-QNET__DEFINE_STEM(qnet__stem_avx512, QNET__AVX512)
+QNET__DEFINE_STEM(qnet__stem_list_avx2, QNET__AVX2)
+QNET__DEFINE_STEM(qnet__stem_list_avx512, QNET__AVX512)
 #endif
 
 /* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
@@ -8051,12 +8054,12 @@ static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, q
     p->masks.channels = 64;
     p->dpool = sums->y;
     sums->chunks = qnet__stem_chunks(&p->s);
-    p->winners = qnet__stem_portable;
+    p->winners = qnet__stem_list_portable;
 #if QNET__X86
     if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        p->winners = qnet__stem_avx512;
+        p->winners = qnet__stem_list_avx512;
     } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        p->winners = qnet__stem_avx2;
+        p->winners = qnet__stem_list_avx2;
     }
 #endif
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
@@ -9610,7 +9613,7 @@ static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_co
     buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
     buffer[2] = arena->base ? buffer[1] + map : NULL;
     r->stem_pre = buffer[1];
-    r->unit[0].pre = buffer[0];
+    r->unit[0].pre = r->unit[0].out = buffer[0];
     for (b = 0; b < QNET__RESBLOCKS; b++) {
         const qnet__resblock *block = &r->block[b];
         qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
@@ -10150,6 +10153,7 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
     if (shortcut != NULL) {
         QNET__TRY(qnet__unit_train(r, shortcut, batch, map));
         sum.residual = shortcut->pre;
+        sum.residual_relu = 0;
         sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
         sum.residual_beta = shortcut->beta;
     }
