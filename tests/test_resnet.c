@@ -652,6 +652,60 @@ static void test_training_and_inference(void)
     qnet_context_destroy(ctx);
 }
 
+static void plain_sgemm(void *user, int trans_a, int trans_b, int m, int n, int k, float alpha,
+                        const float *a, int lda, const float *b, int ldb, float beta, float *c, int ldc)
+{
+    int i, j, l;
+    (void)user;
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++) {
+            float sum = 0;
+            for (l = 0; l < k; l++)
+                sum += (trans_a ? a[l * lda + i] : a[i * lda + l]) * (trans_b ? b[j * ldb + l] : b[l * ldb + j]);
+            c[i * ldc + j] = alpha * sum + (beta > 0 || beta < 0 ? beta * c[i * ldc + j] : 0);
+        }
+}
+
+/* Networks whose convolutions all go to a BLAS, for inference and training, against our own. */
+static void test_blas(void)
+{
+    qnet_context *ctx[2];
+    qnet_real *x = numbers(302, image_count(3, 33, 40), 4), logits[2][6], eval[2][6];
+    const qnet_real dlogits[6] = { 1, -1, -1, 1, 1, -1 };
+    double error = 0, norm = 0;
+    qnet_hooks hooks;
+    qnet_resnet *net[2];
+    size_t i, j;
+    ctx[0] = context(NULL, NULL, QNET_CPU_AUTO);
+    memset(&hooks, 0, sizeof hooks);
+    hooks.threads = 1;
+    hooks.blas.sgemm = plain_sgemm;
+    CHECK(qnet_context_create(&hooks, &ctx[1]) == QNET_OK);
+    for (i = 0; i < 2; i++) {
+        net[i] = make_net(ctx[i], 33, 40, 3, 0);
+        qnet_resnet_init(net[i], 8);
+        CHECK_OK(ctx[i], qnet_resnet_forward(net[i], x, 3, 0, eval[i], NULL));
+        qnet_resnet_destroy(net[i]);
+        net[i] = make_net(ctx[i], 33, 40, 3, 1);
+        qnet_resnet_init(net[i], 8);
+        CHECK_OK(ctx[i], qnet_resnet_forward(net[i], x, 3, 1, logits[i], NULL));
+        CHECK_OK(ctx[i], qnet_resnet_backward(net[i], x, 3, dlogits));
+    }
+    for (i = 0; i < 6; i++) CHECK_NEAR(eval[0][i], eval[1][i], 1e-4 * (1 + fabs((double)eval[0][i])));
+    for (i = 0; i < 6; i++) CHECK_NEAR(logits[0][i], logits[1][i], 1e-4);
+    for (j = 0; j < net[0]->table->trainable; j++) {
+        const double d = (double)net[0]->gradients[j] - (double)net[1]->gradients[j];
+        error += d * d;
+        norm += (double)net[0]->gradients[j] * (double)net[0]->gradients[j];
+    }
+    CHECK(norm > 0 && sqrt(error / norm) < 1e-3);
+    for (i = 0; i < 2; i++) {
+        qnet_resnet_destroy(net[i]);
+        qnet_context_destroy(ctx[i]);
+    }
+    free(x);
+}
+
 int main(void)
 {
     RUN(test_table);
@@ -667,6 +721,7 @@ int main(void)
     RUN(test_pack_small_tiles);
     RUN(test_stem_whole);
     RUN(test_training_and_inference);
+    RUN(test_blas);
     free(kept);
     return test_end();
 }
