@@ -7588,14 +7588,20 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
     }
 }
 
+static qnet_real *qnet__stem_take_rows(const qnet_context *ctx, const qnet__stem *s,
+                                       qnet__arena *arena)
+{
+    return (qnet_real *)qnet__take(arena, qnet__workers(ctx) * (size_t)(1 + 2 * s->band),
+                                   (size_t)s->out_w * 64 * sizeof(qnet_real));
+}
+
 static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     const qnet__stem s = qnet__stem_geometry(conv);
     qnet__arena arena = {NULL, 0};
     qnet__plan_sweep(&arena, &kernel, conv, conv->in_channels, 64);
-    qnet__take(&arena, qnet__workers(ctx) * (size_t)(1 + 2 * s.band),
-               (size_t)s.out_w * 64 * sizeof(qnet_real));
+    qnet__stem_take_rows(ctx, &s, &arena);
     return arena.at;
 }
 
@@ -7609,8 +7615,7 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
     qnet__stem_forward_job p;
     p.s = qnet__stem_geometry(conv);
     p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
-    p.rows = (qnet_real *)qnet__take(&arena, qnet__workers(ctx) * (size_t)(1 + 2 * p.s.band),
-                                     (size_t)p.s.out_w * 64 * sizeof(qnet_real));
+    p.rows = qnet__stem_take_rows(ctx, &p.s, &arena);
     p.pool = *pool;
     p.pool_row = qnet__maxpool_pick(ctx);
     p.sums = sums;
@@ -7655,7 +7660,7 @@ typedef struct qnet__stem_backward_job {
     double *sum;            /* [parts][192]: s */
     qnet_real *u;           /* [workers][rows + 3][pitch][12] */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
-    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of an image */
+    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of some outputs */
     double *edges;          /* [workers][7][7][12]: those of s */
     const qnet_real *scale, *shift, *slope, *w; /* for the end */
     qnet_real *dw;
@@ -8031,8 +8036,7 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
     p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
     p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
                                          QNET__STEM_COLUMN * real);
-    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U + 1,
-                                      (size_t)p->wide * real);
+    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->wide * real);
     p->edges = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
 }
 
@@ -9587,9 +9591,6 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
             temp = qnet__max_size(temp, size[b / 2 + 1]);
         }
     }
-    if (qnet__conv_side(r->unit[r->block[0].first].way) == 0) {
-        temp = qnet__max_size(temp, pool);
-    }
     r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
     r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
     r->pool = r->unit[0].pre = (qnet_real *)qnet__take(arena, pool, real);
@@ -10206,7 +10207,8 @@ static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int
 }
 
 /* The stem, its norm and ReLU, and pooling, from x to *map, which is in r->pool: with `train`, not
-   normalised yet. Where the convolution is not ours, or a plain loop, its output is whole. */
+   normalised yet. Where the convolution is not ours, or a plain loop, its output is whole; backward
+   also where images have not three channels. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
                                      const qnet_real *x, qnet__source *map)
 {
@@ -10485,7 +10487,6 @@ static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, co
         }
         g = pre + count;
         whole.pre = pre;
-        whole.shift = stem->shift, whole.slope = stem->slope;
         status = qnet__resnet_stem_whole(r, batch, x, pre, g);
         if (status == QNET_OK) {
             status = qnet__unit_trace_gradients(r, &whole, batch, g);
