@@ -4264,6 +4264,13 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    of all that are kept. A^T keeps n rows and the columns of its points, with the 1 of infinity in
    the last row.
 
+   An axis of 2 pixels in all has zeros at both ends. Its two outputs, g1 d1 + g2 d2 and
+   g0 d1 + g1 d2, take 3 points, where tiles of 2 take 4 and the direct sum does too:
+
+       B^T = [ 1  1 ]       G = [ 0  1  0 ]       A^T = [ 1  1  0 ]
+             [ 0  1 ]           [ 0 -1  1 ]             [ 1  0  1 ]
+             [ 1  0 ]           [ 1 -1  0 ]
+
    Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
    swapped, so it is the same code. Gradient of the weights: Y is linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
@@ -4271,7 +4278,7 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
    is the same, in another order of sums.
    ============================================================================================ */
 
-/* ---- The transforms in one dimension, for n = 4, 3 or 2 outputs ------------------------------ */
+/* ---- The transforms in one dimension, for 6, 5, 4 or 3 points -------------------------------- */
 
 #define QNET__WINOGRAD_A 0.625
 #define QNET__WINOGRAD_B 1.5
@@ -4281,15 +4288,23 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
 
-/* step: from one y to the next, in vectors. What y has beyond n or n + 2 is written and not used;
+#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
+
+/* Outputs along an axis of a tile. */
+QNET__INLINE int qnet__winograd_outputs(int points)
+{
+    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
+}
+
+/* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
    what x has beyond that is not read.
-   y[n + 2] = B^T x[n + 2]; the rows of a and -a, b and -b share their even and odd parts. */
-QNET__INLINE void qnet__winograd_bt(int n, const qnet__lanes *x, qnet__lanes *y,
+   y[points] = B^T x[outputs + 2]; the rows of a and -a, b and -b share their even and odd parts. */
+QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    if (n == 4) {
+    if (points == 6) {
         const qnet__lanes even1 = x[4] - b2 * x[2], odd1 = a * (x[3] - b2 * x[1]);
         const qnet__lanes even3 = x[4] - a2 * x[2], odd3 = b * (x[3] - a2 * x[1]);
         y[0] = x[4] + (a2 * b2 * x[0] - (a2 + b2) * x[2]);
@@ -4298,7 +4313,7 @@ QNET__INLINE void qnet__winograd_bt(int n, const qnet__lanes *x, qnet__lanes *y,
         y[3 * step] = even1 - odd1;
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
-    } else if (n == 3) {
+    } else if (points == 5) {
         const qnet__lanes even = x[3] - b * x[2], odd = a * (x[2] - b * x[1]);
         const qnet__lanes last = x[3] - a2 * x[1];
         y[0] = b * (last - b * (x[2] - a2 * x[0]));
@@ -4306,6 +4321,10 @@ QNET__INLINE void qnet__winograd_bt(int n, const qnet__lanes *x, qnet__lanes *y,
         y[2 * step] = (b + a) * (even + odd);
         y[3 * step] = (b - a) * (even - odd);
         y[4 * step] = y[5 * step] = 2 * b * last;
+    } else if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[1] + x[2];
+        y[step] = x[2];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
     } else {
         y[0] = -b2 * (x[2] - a2 * x[0]);
         y[step] = x[3] - a2 * x[1];
@@ -4314,20 +4333,24 @@ QNET__INLINE void qnet__winograd_bt(int n, const qnet__lanes *x, qnet__lanes *y,
     }
 }
 
-/* y[n] = A^T x[n + 2]. */
-QNET__INLINE void qnet__winograd_at(int n, const qnet__lanes *x, qnet__lanes *y,
+/* y[outputs] = A^T x[points]. */
+QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes sum1 = x[2] + x[3], difference1 = a * (x[2] - x[3]);
-    if (n == 4) {
+    const qnet__lanes x3 = x[points == QNET__WINOGRAD_CLOSED ? 2 : 3];
+    const qnet__lanes sum1 = x[2] + x3, difference1 = a * (x[2] - x3);
+    if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[0] + x[1];
+        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
+    } else if (points == 6) {
         const qnet__lanes sum3 = x[4] + x[5], difference3 = b * (x[4] - x[5]);
         y[0] = x[0] + sum1 + sum3;
         y[step] = difference1 + difference3;
         y[2 * step] = a2 * sum1 + b2 * sum3;
         y[3 * step] = x[1] + (a2 * difference1 + b2 * difference3);
-    } else if (n == 3) {
+    } else if (points == 5) {
         y[0] = x[0] + sum1 + x[4];
         y[step] = difference1 + b * x[4];
         y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
@@ -4337,38 +4360,51 @@ QNET__INLINE void qnet__winograd_at(int n, const qnet__lanes *x, qnet__lanes *y,
     }
 }
 
-/* y[n + 2] = A x[n]. */
-QNET__INLINE void qnet__winograd_a(int n, const qnet__lanes *x, qnet__lanes *y,
+/* y[points] = A x[outputs]. */
+QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes *y,
                                    const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes even = n > 2 ? x[0] + a2 * x[2] : x[0];
-    const qnet__lanes odd = n > 3 ? a * (x[1] + a2 * x[3]) : a * x[1];
+    const qnet__lanes even = points > 4 ? x[0] + a2 * x[2] : x[0];
+    const qnet__lanes odd = points > 5 ? a * (x[1] + a2 * x[3]) : a * x[1];
+    if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[0] + x[1];
+        y[step] = x[0];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
+        return;
+    }
     y[0] = x[0];
-    y[step] = x[n - 1];
+    y[step] = x[points - 3];
     y[2 * step] = even + odd;
     y[3 * step] = even - odd;
-    if (n == 4) {
+    if (points == 6) {
         const qnet__lanes even3 = x[0] + b2 * x[2], odd3 = b * (x[1] + b2 * x[3]);
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
-    } else if (n == 3) {
+    } else if (points == 5) {
         y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
     } else {
         y[4 * step] = y[5 * step] = x[0];
     }
 }
 
-/* y[6] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel does
-   not average out over pixels. */
-QNET__INLINE void qnet__winograd_g(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+/* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
+   does not average out over pixels. */
+QNET__INLINE void qnet__winograd_g(int points, const qnet__wide *x, qnet__wide *y,
+                                   const ptrdiff_t step)
 {
     const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
     const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
     const qnet__wide even1 = QNET__WINOGRAD_NA * (x[0] + a2 * x[2]);
     const qnet__wide even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
     const qnet__wide odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
+    if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[1];
+        y[step] = x[2] - x[1];
+        y[2 * step] = x[0] - x[1];
+        return;
+    }
     y[0] = QNET__WINOGRAD_N0 * x[0];
     y[step] = x[2];
     y[2 * step] = even1 + odd1;
@@ -4377,13 +4413,20 @@ QNET__INLINE void qnet__winograd_g(const qnet__wide *x, qnet__wide *y, const ptr
     y[5 * step] = even3 - odd3;
 }
 
-/* y[3] = G^T x[6], in double too. */
-QNET__INLINE void qnet__winograd_gt(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6. */
+QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide *y,
+                                    const ptrdiff_t step)
 {
     const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
     const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
     const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[2] + x[3]);
     const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[4] + x[5]);
+    if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[2];
+        y[step] = x[0] - x[1] - x[2];
+        y[2 * step] = x[1];
+        return;
+    }
     y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
     y[step] = QNET__WINOGRAD_NA * a * (x[2] - x[3]) + QNET__WINOGRAD_NB * b * (x[4] - x[5]);
     y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
@@ -4416,8 +4459,10 @@ typedef struct qnet__winograd {
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][dst_c], of the weights' gradient */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
+    int by_group;                         /* u holds a group for each worker, not all groups */
     ptrdiff_t u_plane;                    /* u[groups][planes][panels][src_c][kernel.columns] */
-    ptrdiff_t du_plane, parts;            /* du[parts][planes][in][out] */
+    int by_square;                        /* du holds 64x64 channels for each worker, not parts */
+    ptrdiff_t du_row, du_plane, parts;    /* du[parts][planes][in][out] */
     qnet__source from;                    /* plain or normalised */
     qnet__source dy;                      /* plain or a gradient; of the weights' gradient */
     qnet__sink sink;
@@ -4429,10 +4474,10 @@ typedef struct qnet__winograd {
     qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
 } qnet__winograd;
 
-/* A tile of rows * columns outputs: the offsets of its pixels, or of those and the pixels round
-   them; -1 for what is beyond them or outside the map. */
+/* A tile of points_y * points_x elements: the offsets of its pixels, or of those and the pixels
+   round them; -1 for what is beyond them or outside the map. */
 typedef struct qnet__winograd_view {
-    int rows, columns;
+    int points_y, points_x;
     ptrdiff_t at[36]; /* [4 + 2 border][4 + 2 border] */
 } qnet__winograd_view;
 
@@ -4440,7 +4485,7 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int bor
                                 ptrdiff_t channels, qnet__winograd_view *view)
 {
     const int size = 4 + 2 * border;
-    int kind = 0, large_y, large_x, y, x;
+    int kind = 0, large_y, large_x, rows, columns, y, x;
     ptrdiff_t image, i, j, top, left, *at = view->at;
     while (tile >= p->kind_end[kind]) {
         kind++;
@@ -4454,11 +4499,13 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int bor
     j = tile % j + (large_x ? 0 : p->x.large);
     top = i * p->y.side + (i < p->y.large ? i : p->y.large) - border;
     left = j * p->x.side + (j < p->x.large ? j : p->x.large) - border;
-    view->rows = (int)p->y.side + large_y;
-    view->columns = (int)p->x.side + large_x;
+    rows = (int)p->y.side + large_y;
+    columns = (int)p->x.side + large_x;
+    view->points_y = p->y.points == QNET__WINOGRAD_CLOSED ? QNET__WINOGRAD_CLOSED : rows + 2;
+    view->points_x = p->x.points == QNET__WINOGRAD_CLOSED ? QNET__WINOGRAD_CLOSED : columns + 2;
     for (y = 0; y < size; y++) {
         for (x = 0; x < size; x++) {
-            const int inside = y < view->rows + 2 * border && x < view->columns + 2 * border &&
+            const int inside = y < rows + 2 * border && x < columns + 2 * border &&
                                top + y >= 0 && top + y < p->height && left + x >= 0 &&
                                left + x < p->width;
             const ptrdiff_t row = image * p->height + top + y;
@@ -4517,7 +4564,9 @@ QNET__INLINE void qnet__winograd_put(int points, const qnet__lanes *x, qnet_real
     qnet__lanes_store(to, &x[0]);
     qnet__lanes_store(to + plane, &x[1]);
     qnet__lanes_store(to + 2 * plane, &x[2]);
-    qnet__lanes_store(to + 3 * plane, &x[3]);
+    if (points > 3) {
+        qnet__lanes_store(to + 3 * plane, &x[3]);
+    }
     if (points > 4) {
         qnet__lanes_store(to + 4 * plane, &x[4]);
     }
@@ -4526,12 +4575,13 @@ QNET__INLINE void qnet__winograd_put(int points, const qnet__lanes *x, qnet_real
     }
 }
 
-/* B^T d B of a tile. rows and columns are constants where they are 4, as nearly always. */
+/* B^T d B of a tile. The points are constants where they are 6, as nearly always. */
 QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__source_kind kind,
-                                            const int rows, const int columns,
+                                            const int points_y, const int points_x,
                                             const ptrdiff_t *at, const ptrdiff_t *next,
                                             qnet_real *v)
 {
+    const int outputs_x = qnet__winograd_outputs(points_x);
     ptrdiff_t c;
     int y, x;
     for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
@@ -4539,7 +4589,7 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
         qnet__lanes half[36];
         qnet__winograd_ask(&p->from, kind, at, next, 6, c, p->src_c);
         qnet__source_channels(&p->from, kind, c, &k);
-        for (x = 0; x < columns + 2; x++) {
+        for (x = 0; x < outputs_x + 2; x++) {
             qnet__lanes d[6];
             qnet__winograd_get(&p->from, kind, &k, at[x], c, &d[0]);
             qnet__winograd_get(&p->from, kind, &k, at[6 + x], c, &d[1]);
@@ -4547,12 +4597,12 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
             qnet__winograd_get(&p->from, kind, &k, at[18 + x], c, &d[3]);
             qnet__winograd_get(&p->from, kind, &k, at[24 + x], c, &d[4]);
             qnet__winograd_get(&p->from, kind, &k, at[30 + x], c, &d[5]);
-            qnet__winograd_bt(rows, d, half + x, 6);
+            qnet__winograd_bt(points_y, d, half + x, 6);
         }
-        for (y = 0; y < rows + 2; y++) {
+        for (y = 0; y < points_y; y++) {
             qnet__lanes d[6];
-            qnet__winograd_bt(columns, half + 6 * y, d, 1);
-            qnet__winograd_put(columns + 2, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
+            qnet__winograd_bt(points_x, half + 6 * y, d, 1);
+            qnet__winograd_put(points_x, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
         }
     }
 }
@@ -4570,10 +4620,11 @@ QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__sou
 
 /* A dY A^T of a tile. */
 QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
-                                               const qnet__source_kind kind, const int rows,
-                                               const int columns, const ptrdiff_t *at,
+                                               const qnet__source_kind kind, const int points_y,
+                                               const int points_x, const ptrdiff_t *at,
                                                const ptrdiff_t *next, qnet_real *d)
 {
+    const int outputs_x = qnet__winograd_outputs(points_x);
     ptrdiff_t c;
     int y, x;
     for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
@@ -4581,18 +4632,18 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
         qnet__lanes half[24];
         qnet__winograd_ask(&p->dy, kind, at, next, 4, c, p->dst_c);
         qnet__source_channels(&p->dy, kind, c, &k);
-        for (x = 0; x < columns; x++) {
+        for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
             qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
             qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
             qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
             qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
-            qnet__winograd_a(rows, e, half + x, 4);
+            qnet__winograd_a(points_y, e, half + x, 4);
         }
-        for (y = 0; y < rows + 2; y++) {
+        for (y = 0; y < points_y; y++) {
             qnet__lanes e[6];
-            qnet__winograd_a(columns, half + 4 * y, e, 1);
-            qnet__winograd_put(columns + 2, e, d + y * p->x.points * p->d_plane + c, p->d_plane);
+            qnet__winograd_a(points_x, half + 4 * y, e, 1);
+            qnet__winograd_put(points_x, e, d + y * p->x.points * p->d_plane + c, p->d_plane);
         }
     }
 }
@@ -4610,14 +4661,14 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
     for (t = first; t < last; t++, to += of_dy ? p->d_row : p->v_row) {
         now = next;
         qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, !of_dy, channels, &next);
-        if (of_dy && now.rows == 4 && now.columns == 4) {
-            qnet__winograd_gradient_tile(p, kind, 4, 4, now.at, next.at, to);
+        if (of_dy && now.points_y == 6 && now.points_x == 6) {
+            qnet__winograd_gradient_tile(p, kind, 6, 6, now.at, next.at, to);
         } else if (of_dy) {
-            qnet__winograd_gradient_tile(p, kind, now.rows, now.columns, now.at, next.at, to);
-        } else if (now.rows == 4 && now.columns == 4) {
-            qnet__winograd_input_tile(p, kind, 4, 4, now.at, next.at, to);
+            qnet__winograd_gradient_tile(p, kind, now.points_y, now.points_x, now.at, next.at, to);
+        } else if (now.points_y == 6 && now.points_x == 6) {
+            qnet__winograd_input_tile(p, kind, 6, 6, now.at, next.at, to);
         } else {
-            qnet__winograd_input_tile(p, kind, now.rows, now.columns, now.at, next.at, to);
+            qnet__winograd_input_tile(p, kind, now.points_y, now.points_x, now.at, next.at, to);
         }
     }
 }
@@ -4635,13 +4686,14 @@ QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind
 /* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
    of the next tile, or NULL: what lies behind is another thread's. */
 QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet__sink_kind kind,
-                                             const int rows, const int columns,
+                                             const int points_y, const int points_x,
                                              const ptrdiff_t *at, const ptrdiff_t *next,
                                              ptrdiff_t channel, int is_first, const qnet_real *m,
                                              qnet__sums *sums)
 {
     const qnet__sink *s = &p->sink;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
+    const int outputs_y = qnet__winograd_outputs(points_y);
     ptrdiff_t c;
     int y, x;
     for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
@@ -4655,19 +4707,19 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
             }
         }
         qnet__sink_channels(s, kind, c, &k);
-        for (x = 0; x < columns + 2; x++, from += plane) {
+        for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[6];
             qnet__lanes_load(&e[0], from);
             qnet__lanes_load(&e[1], from + row);
             qnet__lanes_load(&e[2], from + 2 * row);
-            qnet__lanes_load(&e[3], from + 3 * row);
-            qnet__lanes_load(&e[4], rows > 2 ? from + 4 * row : from);
-            qnet__lanes_load(&e[5], rows > 3 ? from + 5 * row : from);
-            qnet__winograd_at(rows, e, half + x, 6);
+            qnet__lanes_load(&e[3], points_y > 3 ? from + 3 * row : from);
+            qnet__lanes_load(&e[4], points_y > 4 ? from + 4 * row : from);
+            qnet__lanes_load(&e[5], points_y > 5 ? from + 5 * row : from);
+            qnet__winograd_at(points_y, e, half + x, 6);
         }
-        for (y = 0; y < rows; y++) {
+        for (y = 0; y < outputs_y; y++) {
             qnet__lanes e[4];
-            qnet__winograd_at(columns, half + 6 * y, e, 1);
+            qnet__winograd_at(points_x, half + 6 * y, e, 1);
             if (kind == QNET__SINK_MOMENTS && y == 0 && is_first) {
                 sum.center = e[0];
             }
@@ -4701,10 +4753,10 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
         if (behind != NULL) {
             qnet__winograd_look(p, t + 1, 0, p->dst_c, &next);
         }
-        if (now.rows == 4 && now.columns == 4) {
-            qnet__winograd_output_tile(p, kind, 4, 4, now.at, behind, channel, t == first, m, sums);
+        if (now.points_y == 6 && now.points_x == 6) {
+            qnet__winograd_output_tile(p, kind, 6, 6, now.at, behind, channel, t == first, m, sums);
         } else {
-            qnet__winograd_output_tile(p, kind, now.rows, now.columns, now.at, behind, channel,
+            qnet__winograd_output_tile(p, kind, now.points_y, now.points_x, now.at, behind, channel,
                                        t == first, m, sums);
         }
         for (x = 0; x < 16; x++) {
@@ -4720,8 +4772,10 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
 }
 
 /* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
-   turned round and with channels swapped when they are for the gradient of the inputs. */
+   turned round and with channels swapped when they are for the gradient of the inputs. i1 and j1:
+   those of the square to come, whose rows are asked for. */
 QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
+                                        ptrdiff_t i1, ptrdiff_t j1,
                                         qnet_real (*g)[QNET__LANE_COUNT][QNET__LANE_COUNT])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
@@ -4731,11 +4785,13 @@ QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
         if (!p->backward) {
             for (i = 0; i < QNET__LANE_COUNT; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
+                QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
         for (j = 0; j < QNET__LANE_COUNT; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
+            QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
             for (i = 0; i < QNET__LANE_COUNT; i++) {
                 g[k][i][j] = w[i];
             }
@@ -4744,8 +4800,9 @@ QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 }
 
 /* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
-   a group. */
-QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t group)
+   a group; u is that of the group. The lines of u that the next square fills are asked for. */
+QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t group,
+                                         qnet_real *u)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
     qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
@@ -4755,29 +4812,34 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
     }
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c, g);
+        const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
+        const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
+        const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c];
+        qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
+                              strip < p->src_c ? strip : first,
+                              group * QNET__WINOGRAD_GROUP + next, g);
         for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
             const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
             qnet__wide half[18], e[6];
-            qnet_real u[QNET__WIDE_COUNT];
+            qnet_real rounded[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
                 qnet__widen(&g[x][row][column - c], &e[0]);
                 qnet__widen(&g[3 + x][row][column - c], &e[1]);
                 qnet__widen(&g[6 + x][row][column - c], &e[2]);
-                qnet__winograd_g(e, half + x, 3);
+                qnet__winograd_g((int)p->y.points, e, half + x, 3);
             }
             for (y = 0; y < p->y.points; y++) {
-                qnet_real *to = p->u + (group * p->planes + y * p->x.points) * p->u_plane +
-                                row * columns;
-                qnet__winograd_g(half + 3 * y, e, 1);
+                qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
+                qnet__winograd_g((int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
                     if (columns >= QNET__WIDE_COUNT) {
+                        QNET__PREFETCH_WRITE(to + at[column] + ahead);
                         qnet__wide_round(&e[x], to + at[column]);
                         continue;
                     }
-                    qnet__wide_round(&e[x], u);
+                    qnet__wide_round(&e[x], rounded);
                     for (j = 0; j < QNET__WIDE_COUNT; j++) {
-                        to[at[column + j]] = u[j];
+                        to[at[column + j]] = rounded[j];
                     }
                 }
             }
@@ -4787,34 +4849,55 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
 
 #define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
 
-/* dg = G^T du G for input channel i, with du the sum of all parts. */
-QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i)
+/* The sum of all parts of one element of du. */
+QNET__INLINE void qnet__winograd_get_du(const qnet__winograd *p, const qnet_real *du, qnet__wide *v)
 {
-    const ptrdiff_t in = p->src_c, out = p->dst_c;
-    ptrdiff_t c, part;
+    ptrdiff_t part;
+    QNET__PREFETCH((uintptr_t)du + QNET__WINOGRAD_DU_AHEAD);
+    qnet__widen(du, v);
+    for (part = 1; part < p->parts; part++) {
+        qnet__wide more;
+        qnet__widen(du + part * p->planes * p->du_plane, &more);
+        *v += more;
+    }
+}
+
+/* dg = G^T du G for input channel i and the output channels of a group; du[0] is that of i and the
+   group. The points are constants where they are 6 or 3. */
+QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i,
+                                                  ptrdiff_t group, const qnet_real *du,
+                                                  const int points_y, const int points_x)
+{
+    const ptrdiff_t plane = p->du_plane, row = points_x * plane;
+    const ptrdiff_t tap = p->src_c * p->dst_c;
+    qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
+    ptrdiff_t c;
     int y, x;
-    for (c = 0; c < out; c += QNET__WIDE_COUNT) {
-        qnet__wide half[18], e[6], more;
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE_COUNT) {
+        qnet__wide half[18], e[6];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
-        for (x = 0; x < p->x.points; x++) {
-            for (y = 0; y < p->y.points; y++) {
-                const qnet_real *du = p->du + (y * p->x.points + x) * p->du_plane + i * out + c;
-                QNET__PREFETCH((uintptr_t)du + QNET__WINOGRAD_DU_AHEAD);
-                qnet__widen(du, &e[y]);
-                for (part = 1; part < p->parts; part++) {
-                    qnet__widen(du + part * p->planes * p->du_plane, &more);
-                    e[y] += more;
-                }
+        for (x = 0; x < points_x; x++) {
+            const qnet_real *from = du + x * plane + c;
+            qnet__winograd_get_du(p, from, &e[0]);
+            qnet__winograd_get_du(p, from + row, &e[1]);
+            qnet__winograd_get_du(p, from + 2 * row, &e[2]);
+            if (points_y > 3) {
+                qnet__winograd_get_du(p, from + 3 * row, &e[3]);
             }
-            qnet__winograd_gt(e, half + x, 6);
+            if (points_y > 4) {
+                qnet__winograd_get_du(p, from + 4 * row, &e[4]);
+            }
+            if (points_y > 5) {
+                qnet__winograd_get_du(p, from + 5 * row, &e[5]);
+            }
+            qnet__winograd_gt(points_y, e, half + x, 6);
         }
         for (y = 0; y < 3; y++) {
-            qnet__winograd_gt(half + 6 * y, e, 1);
-            QNET__UNROLL
-            for (x = 0; x < 3; x++) {
-                qnet__wide_round(&e[x], p->dw + ((y * 3 + x) * in + i) * out + c);
-            }
+            qnet__winograd_gt(points_x, half + 6 * y, e, 1);
+            qnet__wide_round(&e[0], dw + 3 * y * tap + c);
+            qnet__wide_round(&e[1], dw + (3 * y + 1) * tap + c);
+            qnet__wide_round(&e[2], dw + (3 * y + 2) * tap + c);
         }
     }
 }
@@ -4832,12 +4915,16 @@ typedef enum qnet__winograd_step {
 #define QNET__DEFINE_WINOGRAD(name, target)                                                       \
     target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
                                                         qnet__winograd_step step, ptrdiff_t i,    \
-                                                        ptrdiff_t j)                              \
+                                                        ptrdiff_t j, qnet_real *block)            \
     {                                                                                             \
         if (step == QNET__WINOGRAD_KERNELS)                                                       \
-            qnet__winograd_kernels(p, i, j);                                                      \
+            qnet__winograd_kernels(p, i, j, block);                                               \
+        else if (p->planes == 36)                                                                 \
+            qnet__winograd_kernel_gradients(p, i, j, block, 6, 6);                                \
+        else if (p->planes == 9)                                                                  \
+            qnet__winograd_kernel_gradients(p, i, j, block, 3, 3);                                \
         else                                                                                      \
-            qnet__winograd_kernel_gradients(p, i);                                                \
+            qnet__winograd_kernel_gradients(p, i, j, block, (int)p->y.points, (int)p->x.points);  \
     }                                                                                             \
                                                                                                   \
     target static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,       \
@@ -4854,7 +4941,7 @@ typedef enum qnet__winograd_step {
         else if (step == QNET__WINOGRAD_GRADIENT)                                                 \
             qnet__winograd_transform(p, QNET__SOURCE_GRADIENT, 1, i, j, block);                   \
         else if (step != QNET__WINOGRAD_OUTPUT)                                                   \
-            name##_of_kernels(p, step, i, j);                                                     \
+            name##_of_kernels(p, step, i, j, block);                                              \
         else if (p->sink.kind == QNET__SINK_PLAIN)                                                \
             qnet__winograd_output(p, QNET__SINK_PLAIN, i, j, block);                              \
         else if (p->sink.kind == QNET__SINK_MOMENTS)                                              \
@@ -4890,14 +4977,17 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
 /* m[plane][row][group] = sum over ci of v[plane][row][ci] * u[plane][ci][group], a row for each of
-   the tiles first .. last - 1 that has the plane. A row of m beyond may be written too. A piece
-   of u stays in the first cache while the rows go by. */
+   the tiles first .. last - 1 that has the plane. A row of m beyond may be written too. u: that of
+   the group; behind: what is multiplied next. A piece of u stays in the first cache while the rows
+   go by; those to come are asked for. */
 static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
-                                    ptrdiff_t last, ptrdiff_t group, qnet_real *m)
+                                    ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
+                                    qnet_real *m)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
-    const ptrdiff_t size = piece * columns, groups = p->dst_c / QNET__WINOGRAD_GROUP;
-    const qnet_real *u, *next;
+    const ptrdiff_t size = piece * columns;
+    const qnet_real *plane = u, *next, *ahead;
+    size_t line;
     const qnet_real *a[QNET__TILE_ROWS];
     qnet_real *c[QNET__TILE_ROWS];
     ptrdiff_t k, panel, begin, end, r, row, at;
@@ -4908,8 +4998,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     tile.a = a, tile.b = &u, tile.c = c;
     tile.a_step = 1, tile.b_step = (size_t)columns;
     tile.segments = 1, tile.length = (size_t)piece;
-    for (k = 0; k < p->planes; k++) {
-        const qnet_real *plane = p->packed + (group * p->planes + k) * p->u_plane;
+    for (k = 0; k < p->planes; k++, plane += p->u_plane) {
         u = plane;
         begin = first, end = last;
         qnet__winograd_range(p, k, &begin, &end);
@@ -4917,8 +5006,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
             for (at = 0; at < p->src_c; at += piece, u += size) {
                 tile.accumulate = at > 0;
                 next = u + size;
-                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP) { /* another k, or group */
-                    next = k + 1 < p->planes || group + 1 < groups ? plane + p->u_plane : p->packed;
+                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP) {
+                    next = k + 1 < p->planes ? plane + p->u_plane : behind;
                 }
                 for (r = begin; r < end; r += QNET__TILE_ROWS) {
                     tile.rows = qnet__tile_size((size_t)(end - r));
@@ -4927,6 +5016,12 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         row = r + i - first;
                         c[i] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP + panel;
+                        row = r + QNET__TILE_ROWS < end ? row + QNET__TILE_ROWS : begin + i - first;
+                        ahead = v + k * p->v_plane + row * p->v_row + at;
+                        ahead += r + QNET__TILE_ROWS < end ? 0 : piece;
+                        for (line = 0; line < QNET__PIECE * sizeof *v; line += QNET__LINE) {
+                            QNET__PREFETCH((uintptr_t)ahead + line);
+                        }
                     }
                     qnet__tile_ask(&tile, next, (size_t)columns, (size_t)columns,
                                    (size_t)((r - begin) / QNET__TILE_ROWS));
@@ -4943,6 +5038,11 @@ static ptrdiff_t qnet__winograd_last(const qnet__winograd *p, ptrdiff_t first, p
     return first + count < end ? first + count : end;
 }
 
+static const qnet_real *qnet__winograd_u(const qnet__winograd *p, ptrdiff_t group)
+{
+    return p->packed + group * p->planes * p->u_plane;
+}
+
 /* A block from end to end, in memory of the worker's own. */
 static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
 {
@@ -4951,10 +5051,12 @@ static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
     const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
     qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
+    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     ptrdiff_t group;
     qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
-    for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
-        qnet__winograd_multiply(p, v, first, last, group, m);
+    for (group = 0; group < groups; group++) {
+        qnet__winograd_multiply(p, v, first, last, qnet__winograd_u(p, group),
+                                qnet__winograd_u(p, (group + 1) % groups), m);
         qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
                            m);
     }
@@ -4971,35 +5073,58 @@ static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
 }
 
-/* A group of output channels of a block, from the shared v. Blocks of a group follow each other,
-   so that mostly one worker reads its part of u. */
+/* A group of output channels of the block that begins with tile `first`, from the shared v. */
+static void qnet__winograd_group_block(const qnet__winograd *p, ptrdiff_t group, ptrdiff_t first,
+                                       const qnet_real *u, size_t worker)
+{
+    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
+    qnet__winograd_multiply(p, p->v + (first - p->round_first) * p->v_row, first,
+                            qnet__winograd_last(p, first, p->block), u, u, m);
+    qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
+}
+
+/* Blocks of a group follow each other, so that mostly one worker reads its part of u. */
 static void qnet__winograd_group_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t blocks = (p->round_last - p->round_first - 1) / p->block + 1;
-    const ptrdiff_t group = (ptrdiff_t)index / blocks, at = (ptrdiff_t)index % blocks * p->block;
-    const ptrdiff_t first = p->round_first + at;
-    const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
-    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
-    qnet__winograd_multiply(p, p->v + at * p->v_row, first, last, group, m);
-    qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
+    const ptrdiff_t group = (ptrdiff_t)index / blocks, block = (ptrdiff_t)index % blocks;
+    qnet__winograd_group_block(p, group, p->round_first + block * p->block,
+                               qnet__winograd_u(p, group), worker);
+}
+
+/* The kernels of a group, and all blocks. */
+static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
+    ptrdiff_t at;
+    for (at = 0; at < p->src_c; at += QNET__LANE_COUNT) {
+        qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
+    }
+    for (at = 0; at < p->tiles; at += p->block) {
+        qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
+    }
 }
 
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT;
+    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT, group = (ptrdiff_t)index / strips;
     QNET__UNUSED(worker);
     qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
-                       (ptrdiff_t)index / strips, NULL);
+                       group, p->u + group * p->planes * p->u_plane);
 }
 
 /* A block is a small multiple of QNET__TILE_ROWS: v and m of one stay in a second-level cache of
    1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
    more for each worker, each is a task. With fewer, all workers transform into one v, round by
-   round, and then share out the output channels too. The bits are the same. */
+   round, and then share out the output channels too. A u that is too large for caches is not made
+   as a whole then, if v has room for all tiles: who has a group of output channels transforms its
+   kernels, and uses them at once (by_group). The bits are the same. */
 #define QNET__WINOGRAD_BLOCKS 8
-#define QNET__WINOGRAD_ROUND 65536 /* tiles * channels of a shared v: 9 MB */
+#define QNET__WINOGRAD_ROUND 65536   /* tiles * channels of a shared v: 9 MB */
+#define QNET__WINOGRAD_U_MOST 4194304 /* numbers of a u or du as a whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 
@@ -5013,7 +5138,13 @@ static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t
         axis->side = 2;
         axis->large = 0;
     }
-    axis->points = axis->side + 2 + (axis->large > 0);
+    axis->points = n == 2 ? QNET__WINOGRAD_CLOSED : axis->side + 2 + (axis->large > 0);
+}
+
+/* Points of all tiles of an axis. */
+static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
+{
+    return (int64_t)axis->tiles * (axis->points - (axis->large > 0)) + axis->large;
 }
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
@@ -5045,20 +5176,32 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
-    p->du_plane = p->src_c * p->dst_c + QNET__WINOGRAD_PAD;
 }
 
-/* Takes u, v and m from the arena, which may have no base. */
-static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers)
+static int qnet__winograd_is_large(const qnet__winograd *p)
+{
+    const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
+    return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
+           p->tiles <= 2 * QNET__WINOGRAD_ROUND / channels;
+}
+
+/* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
+static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers, int packed)
 {
     const ptrdiff_t most = QNET__WINOGRAD_ROUND / p->src_c / p->block * p->block;
+    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
+    p->by_group = !packed && qnet__winograd_is_large(p) && groups >= 2 * (ptrdiff_t)workers;
+    if (p->by_group) {
+        p->round = p->tiles;
+    } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
         p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
     }
     p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
-    p->u = (qnet_real *)qnet__take(arena, (size_t)(p->dst_c / QNET__WINOGRAD_GROUP * p->u_plane),
-                                   bytes);
+    if (!packed) {
+        p->u = (qnet_real *)qnet__take(
+            arena, (p->by_group ? workers : (size_t)groups) * (size_t)p->u_plane, bytes);
+    }
     p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane, bytes);
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, bytes);
 }
@@ -5086,13 +5229,13 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
     qnet__winograd p;
     ptrdiff_t count;
     qnet__winograd_geometry(&p, &kernel, s, side, backward);
-    qnet__winograd_plan(&p, &arena, qnet__workers(ctx));
+    qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
     sink->chunks = (size_t)p.blocks;
-    p.from = *x, p.sink = *sink;
-    if (u == NULL) {
+    p.from = *x, p.sink = *sink, p.w = w;
+    p.packed = u != NULL ? u : p.u;
+    if (u == NULL && !p.by_group) {
         qnet__winograd_pack(ctx, s, side, backward, w, p.u);
     }
-    p.packed = u != NULL ? u : p.u;
     if (p.round == 0) {
         qnet__parallel(ctx, (size_t)p.blocks, qnet__winograd_block_task, &p);
         return;
@@ -5103,6 +5246,11 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
         count = p.round_last - p.round_first;
         qnet__parallel(ctx, (size_t)((count - 1) / QNET__WINOGRAD_STRIP + 1),
                        qnet__winograd_input_task, &p);
+        if (p.by_group) {
+            qnet__parallel(ctx, (size_t)(p.dst_c / QNET__WINOGRAD_GROUP),
+                           qnet__winograd_whole_group_task, &p);
+            continue;
+        }
         qnet__parallel(ctx, (size_t)(((count - 1) / p.block + 1) * p.dst_c / QNET__WINOGRAD_GROUP),
                        qnet__winograd_group_task, &p);
     }
@@ -5125,27 +5273,26 @@ static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
 }
 
 /* du[ci][co] (+)= sum of v[tile][ci] * d[tile][co] over the tiles first .. last - 1 that have the
-   plane, for a group of ci from `channel`. v and d begin with tile `first`; du holds the sum of
-   those from `begin`. */
-static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t channel,
-                               ptrdiff_t begin, ptrdiff_t first, ptrdiff_t last, const qnet_real *v,
-                               const qnet_real *d, qnet_real *du)
+   plane, for a group of ci and `columns` of co. v, d and du are those of the first ci, co and
+   tile; du holds the sum of the tiles from `begin`. */
+static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t begin,
+                               ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns,
+                               const qnet_real *v, const qnet_real *d, qnet_real *du)
 {
     const qnet_real *a[QNET__WINOGRAD_GROUP];
     qnet_real *c[QNET__WINOGRAD_GROUP];
     ptrdiff_t i, from = first, end = last;
     qnet__winograd_range(p, plane, &from, &end);
     qnet__winograd_range(p, plane, &begin, &last); /* the first tile in du, if any */
-    v += plane * p->v_plane + (from - first) * p->v_row + channel;
+    v += plane * p->v_plane + (from - first) * p->v_row;
     d += plane * p->d_plane + (from - first) * p->d_row;
-    du += plane * p->du_plane + channel * p->dst_c;
     for (i = 0; i < QNET__WINOGRAD_GROUP; i++) {
         a[i] = v + i;
-        c[i] = du + i * p->dst_c;
+        c[i] = du + plane * p->du_plane + i * p->du_row;
     }
     if (from < end) {
         qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
-                            (size_t)p->dst_c, (size_t)(end - from), a, (size_t)p->v_row, d,
+                            (size_t)columns, (size_t)(end - from), a, (size_t)p->v_row, d,
                             (size_t)p->d_row, p->kernel.columns, c, from > begin);
     }
 }
@@ -5154,9 +5301,28 @@ static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t groups = p->src_c / QNET__WINOGRAD_GROUP, k = (ptrdiff_t)index / groups;
+    const ptrdiff_t channel = (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP;
     QNET__UNUSED(worker);
-    qnet__winograd_sum(p, k, (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP, 0, p->round_first,
-                       p->round_last, p->v, p->d, p->du);
+    qnet__winograd_sum(p, k, 0, p->round_first, p->round_last, p->dst_c, p->v + channel, p->d,
+                       p->du + channel * p->du_row);
+}
+
+/* dw of a square of channels, with a du of the worker's own. */
+static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP, group = (ptrdiff_t)index % groups;
+    const ptrdiff_t channel = (ptrdiff_t)index / groups * QNET__WINOGRAD_GROUP;
+    qnet_real *du = p->du + (ptrdiff_t)worker * p->planes * p->du_plane;
+    ptrdiff_t k;
+    for (k = 0; k < p->planes; k++) {
+        qnet__winograd_sum(p, k, 0, 0, p->tiles, QNET__WINOGRAD_GROUP, p->v + channel,
+                           p->d + group * QNET__WINOGRAD_GROUP, du);
+    }
+    for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
+        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k, group,
+                           du + k * p->du_row);
+    }
 }
 
 /* All of it for one of the parts of the tiles, with a v and d of the worker's own. */
@@ -5181,21 +5347,28 @@ static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
         qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
         qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
         for (k = 0; k < p->planes; k++) {
-            qnet__winograd_sum(p, k, 0, begin, first, last, v, d, du);
+            qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
         }
     }
 }
 
 static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t worker)
 {
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    qnet_real *du = p->du + (ptrdiff_t)index * p->du_row;
+    ptrdiff_t group;
     QNET__UNUSED(worker);
-    qnet__winograd_run((const qnet__winograd *)arg, QNET__WINOGRAD_KERNEL_GRADIENTS,
-                       (ptrdiff_t)index, 0, NULL);
+    for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
+        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
+                           du + group * QNET__WINOGRAD_GROUP);
+    }
 }
 
 /* Where du is small (590 KB for 64 channels), the tiles are shared out in parts, each with a du
    that one worker adds up. Else all workers transform the tiles of a round, and then share out
-   du. */
+   du. A du that is too large for caches is not made as a whole, if v and d have room for all tiles:
+   each worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is
+   made of it (by_square). */
 static int qnet__winograd_in_parts(const qnet__winograd *p)
 {
     return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
@@ -5206,24 +5379,31 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
+    size_t makers = 1; /* of a v and d each */
     p->parts = 1;
+    p->by_square = qnet__winograd_is_large(p);
     if (qnet__winograd_in_parts(p)) {
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
         p->parts = p->tiles / (4 * p->round); /* each long enough to be worth a du of its own */
         p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
+        makers = workers;
+    } else if (p->by_square) {
+        p->round = p->tiles;
     } else {
         p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
         p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
         p->round = p->round < 16 ? 16 : p->round;
         p->round = p->round < p->tiles ? p->round : p->tiles;
-        workers = 1;
     }
+    p->du_row = p->by_square ? QNET__WINOGRAD_GROUP : p->dst_c;
+    p->du_plane = (p->by_square ? QNET__WINOGRAD_GROUP : p->src_c) * p->du_row + QNET__WINOGRAD_PAD;
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
-    p->du = (qnet_real *)qnet__take(arena, (size_t)(p->parts * p->du_plane), bytes);
-    p->v = (qnet_real *)qnet__take(arena, workers * (size_t)p->v_plane, bytes);
-    p->d = (qnet_real *)qnet__take(arena, workers * (size_t)p->d_plane, bytes);
+    p->du = (qnet_real *)qnet__take(
+        arena, (p->by_square ? workers : (size_t)p->parts) * (size_t)p->du_plane, bytes);
+    p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
+    p->d = (qnet_real *)qnet__take(arena, makers * (size_t)p->d_plane, bytes);
 }
 
 /* dy_made: gets dy as it is worked out, where that is not plain; one of its own maps, or NULL. */
@@ -5247,6 +5427,12 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
         p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
         strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
         qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
+        if (p.by_square) {
+            qnet__parallel(ctx, (size_t)(p.src_c / QNET__WINOGRAD_GROUP *
+                                         (p.dst_c / QNET__WINOGRAD_GROUP)),
+                           qnet__winograd_square_task, &p);
+            return;
+        }
         qnet__parallel(ctx, (size_t)(p.planes * (p.src_c / QNET__WINOGRAD_GROUP)),
                        qnet__winograd_sum_task, &p);
     }
@@ -5279,8 +5465,7 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
         qnet__winograd_cut(&y, s->height, side);
         qnet__winograd_cut(&x, s->width, side);
         if (s->batch * (int64_t)y.tiles * x.tiles >= QNET__WINOGRAD_TILES) {
-            const int64_t products = (int64_t)(y.tiles * (y.side + 2) + y.large) *
-                                     (x.tiles * (x.side + 2) + x.large);
+            const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
             return 5 * products <= 3 * direct ? side : 0;
         }
     }
@@ -5294,9 +5479,9 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
     qnet__winograd_geometry(&p, &kernel, s, side, 0);
-    qnet__winograd_plan(&p, &forward, qnet__workers(ctx));
+    qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
     qnet__winograd_geometry(&p, &kernel, s, side, 1);
-    qnet__winograd_plan(&p, &data, qnet__workers(ctx));
+    qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
     qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));

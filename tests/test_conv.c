@@ -219,6 +219,10 @@ static void test_twins_against_torch(void)
 
 /* Every kernel size, stride and padding on a small map, and shapes that reach every branch: edges of
    tiles, several panels, bands, chunks and groups, kernels beyond one pass, maps below the kernel. */
+/* So many channels that u and du are not made as a whole: up to three workers share out the groups
+   of channels, more of them the kernels first. */
+#define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}
+
 static void test_against_twins(void)
 {
     static const qnet_conv2d shapes[] = {
@@ -234,6 +238,9 @@ static void test_against_twins(void)
         {2, 97, 65, 64, 64, 3, 1, 1}, {1, 13, 300, 64, 64, 3, 1, 1},
         /* tiles of 3 and 2 outputs along an axis, and of 2 only */
         {2, 5, 33, 64, 64, 3, 1, 1}, {3, 35, 5, 128, 64, 3, 1, 1}, {4, 2, 16, 64, 64, 3, 1, 1},
+        /* axes of 2 pixels */
+        {3, 35, 2, 64, 128, 3, 1, 1}, {20, 2, 2, 128, 64, 3, 1, 1}, {16, 2, 3, 64, 64, 3, 1, 1},
+        LARGE_KERNELS,
     };
     int cpu, kernel, stride, padding;
     size_t i;
@@ -316,7 +323,8 @@ static double rms_error(const qnet_real *a, const double *exact, size_t n)
    is more exact than its twin.) */
 static void test_winograd_error(void)
 {
-    static const qnet_conv2d shapes[] = {{1, 28, 28, 64, 64, 3, 1, 1}, {4, 7, 7, 512, 64, 3, 1, 1}};
+    static const qnet_conv2d shapes[] = {{1, 28, 28, 64, 64, 3, 1, 1}, {4, 7, 7, 512, 64, 3, 1, 1},
+                                         {64, 2, 2, 128, 128, 3, 1, 1}};
     qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
     size_t i;
     for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -368,7 +376,8 @@ static void test_workers(void)
     static const size_t counts[] = {1, 2, 3, 8};
     static const qnet_conv2d shapes[] = {
         {3, 20, 30, 24, 40, 3, 1, 1}, {2, 33, 40, 3, 64, 7, 2, 3}, {4, 14, 14, 64, 128, 3, 2, 1},
-        {7, 14, 13, 64, 128, 3, 1, 1}, {4, 97, 65, 64, 64, 3, 1, 1}};
+        {7, 14, 13, 64, 128, 3, 1, 1}, {4, 97, 65, 64, 64, 3, 1, 1}, {20, 2, 2, 64, 128, 3, 1, 1},
+        LARGE_KERNELS};
     size_t i, j;
     for (j = 0; j < sizeof shapes / sizeof *shapes; j++) {
         layer first = make_layer(shapes[j]);
@@ -420,7 +429,8 @@ static void test_scratch(void)
 {
     static const qnet_conv2d shapes[] = {
         {2, 20, 18, 24, 40, 3, 1, 1}, {2, 33, 20, 3, 64, 7, 2, 3}, {1, 9, 9, 64, 128, 1, 2, 0},
-        {3, 14, 13, 64, 128, 3, 1, 1}, {4, 90, 65, 64, 64, 3, 1, 1}};
+        {3, 14, 13, 64, 128, 3, 1, 1}, {4, 90, 65, 64, 64, 3, 1, 1}, {20, 2, 2, 64, 128, 3, 1, 1},
+        LARGE_KERNELS};
     qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
     size_t i, j;
     for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {

@@ -191,12 +191,13 @@ static void test_moments(void)
 /* One Winograd convolution with source and sink, against three steps. */
 static void test_convolutions(void)
 {
-    static const qnet_conv2d shapes[] = {{3, 14, 13, 64, 64, 3, 1, 1}, {7, 56, 21, 64, 64, 3, 1, 1}};
+    static const qnet_conv2d shapes[] = {{3, 14, 13, 64, 64, 3, 1, 1}, {7, 56, 21, 64, 64, 3, 1, 1},
+                                         {29, 2, 2, 64, 64, 3, 1, 1}};
     int cpu, form, backward;
     size_t i;
     for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu);
-        for (i = 0; ctx != NULL && i < 4; i++) {
+        for (i = 0; ctx != NULL && i < 2 * sizeof shapes / sizeof *shapes; i++) {
             const qnet_conv2d s = shapes[i / 2];
             const int side = i % 2 ? 2 : 4;
             data d = make_data((size_t)(s.batch * s.height * s.width));
