@@ -4979,19 +4979,20 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 /* m[plane][row][group] = sum over ci of v[plane][row][ci] * u[plane][ci][group], a row for each of
    the tiles first .. last - 1 that has the plane. A row of m beyond may be written too. u: that of
    the group; behind: what is multiplied next. A piece of u stays in the first cache while the rows
-   go by; those to come are asked for. */
+   go by; those to come are asked for where they come from far. */
 static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
                                     ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
                                     qnet_real *m)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
     const ptrdiff_t size = piece * columns;
-    const qnet_real *plane = u, *next, *ahead;
-    size_t line;
+    const size_t asked = p->by_group ? QNET__PIECE * sizeof *v : 0; /* v holds all tiles */
+    const qnet_real *plane = u, *next;
     const qnet_real *a[QNET__TILE_ROWS];
     qnet_real *c[QNET__TILE_ROWS];
     ptrdiff_t k, panel, begin, end, r, row, at;
     qnet__tile tile;
+    size_t line;
     int i;
     memset(&tile, 0, sizeof tile);
     tile.chain = QNET__CHAIN_WINOGRAD;
@@ -5010,17 +5011,17 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                     next = k + 1 < p->planes ? plane + p->u_plane : behind;
                 }
                 for (r = begin; r < end; r += QNET__TILE_ROWS) {
+                    const ptrdiff_t to_next = r + QNET__TILE_ROWS < end
+                                                  ? QNET__TILE_ROWS * p->v_row
+                                                  : piece - (r - begin) * p->v_row;
                     tile.rows = qnet__tile_size((size_t)(end - r));
                     for (i = 0; i < tile.rows; i++) {
                         row = (r + i < end ? r + i : end - 1) - first;
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         row = r + i - first;
                         c[i] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP + panel;
-                        row = r + QNET__TILE_ROWS < end ? row + QNET__TILE_ROWS : begin + i - first;
-                        ahead = v + k * p->v_plane + row * p->v_row + at;
-                        ahead += r + QNET__TILE_ROWS < end ? 0 : piece;
-                        for (line = 0; line < QNET__PIECE * sizeof *v; line += QNET__LINE) {
-                            QNET__PREFETCH((uintptr_t)ahead + line);
+                        for (line = 0; line < asked; line += QNET__LINE) {
+                            QNET__PREFETCH((uintptr_t)a[i] + (uintptr_t)to_next * sizeof *v + line);
                         }
                     }
                     qnet__tile_ask(&tile, next, (size_t)columns, (size_t)columns,
