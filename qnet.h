@@ -7654,9 +7654,9 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 
        dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean))
 
-          = scale (A - shift s - slope (P - s s^T / N) w),
+          = scale (A - shift e - slope (P - e e^T / N) w),
 
-       A = sum of u_o g_o,    s = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T s / N.
+       A = sum of u_o g_o,    e = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T e / N.
 
    g is 0 but at the windows' maxima, so A has a term per output of pooling and not per pixel of
    pre, which are four times as many; and P does not depend on the 64 channels. Two taps that are a
@@ -8181,7 +8181,7 @@ static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
     const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
     ptrdiff_t order, other_order, other, at, c;
     const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
-    double cov_w[64]; /* row k of (P - s s^T / N) w */
+    double cov_w[64]; /* row k of (P - e e^T / N) w */
     QNET__UNUSED(worker);
     memset(cov_w, 0, sizeof cov_w);
     for (other = 0; other < 147; other++) {
@@ -9463,7 +9463,7 @@ typedef struct qnet__unit {
 
 /* out = ReLU(second(first(x)) + shortcut(x)); shortcut is a unit, or -1 for x itself. */
 typedef struct qnet__resblock {
-    char name[16]; /* "layer1.0" */
+    char name[32]; /* "layer1.0" */
     int first, second, shortcut;
 } qnet__resblock;
 
@@ -9539,7 +9539,7 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
             qnet__resblock *block = &r->block[2 * (layer - 1) + i];
             int out = 64 << (layer - 1), stride = layer > 1 && i == 0 ? 2 : 1;
             int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
-            char prefix[16];
+            char prefix[32];
 
             snprintf(block->name, sizeof block->name, "layer%d.%d", layer, i);
             snprintf(prefix, sizeof prefix, "layer%d.%d.", layer, i);
@@ -9549,7 +9549,8 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
             block->second = n++;
             qnet__unit_describe(&r->unit[block->second], prefix, "conv2", "bn2", "", batch, out_h,
                                 out_w, out, out, 3, 1);
-            snprintf(r->unit[block->second].out_name, sizeof block->name, "%s", block->name);
+            snprintf(r->unit[block->second].out_name, sizeof r->unit[block->second].out_name,
+                     "layer%d.%d", layer, i);
             block->shortcut = -1;
             if (stride == 2) {
                 block->shortcut = n++;
