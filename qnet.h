@@ -2055,7 +2055,8 @@ QNET__HELPER void qnet__zero(qnet_context *ctx, void *block, size_t bytes)
     qnet__parallel(ctx, (bytes - 1) / QNET__ZERO_CHUNK + 1, qnet__zero_task, &job);
 }
 
-/* Upper bound of the worker index that a task gets: for scratch memory, never to split work. */
+/* Upper bound of the worker index that a task gets: for scratch memory. Work may be split by it
+   only where the bits are the same for any split. */
 QNET__HELPER size_t qnet__workers(const qnet_context *ctx)
 {
     return ctx->hooks.parallel.workers;
@@ -4339,7 +4340,7 @@ QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lane
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes x3 = x[points == QNET__WINOGRAD_CLOSED ? 2 : 3];
+    const qnet__lanes x3 = x[points == QNET__WINOGRAD_CLOSED ? 2 : 3]; /* there is no x[3] then */
     const qnet__lanes sum1 = x[2] + x3, difference1 = a * (x[2] - x3);
     if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[0] + x[1];
@@ -4459,10 +4460,10 @@ typedef struct qnet__winograd {
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][dst_c], of the weights' gradient */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group;                         /* u holds a group for each worker, not all groups */
-    ptrdiff_t u_plane;                    /* u[groups][planes][panels][src_c][kernel.columns] */
-    int by_square;                        /* du holds 64x64 channels for each worker, not parts */
-    ptrdiff_t du_row, du_plane, parts;    /* du[parts][planes][in][out] */
+    int by_group, by_square;              /* see below */
+    ptrdiff_t u_plane; /* u[groups, or workers][planes][panels][src_c][kernel.columns] */
+    ptrdiff_t du_row, du_plane; /* du[parts][planes][in][out], or [workers][planes][64][64] */
+    ptrdiff_t parts;
     qnet__source from;                    /* plain or normalised */
     qnet__source dy;                      /* plain or a gradient; of the weights' gradient */
     qnet__sink sink;
@@ -4800,7 +4801,8 @@ QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 }
 
 /* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
-   a group; u is that of the group. The lines of u that the next square fills are asked for. */
+   a group; u is that of the group. The lines of u that the next square fills are asked for, by
+   each half of a line: once is not enough, as processors drop some of so many. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t group,
                                          qnet_real *u)
 {
@@ -4814,7 +4816,7 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
         const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
         const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
-        const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c];
+        const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c]; /* may be beyond u */
         qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
                               strip < p->src_c ? strip : first,
                               group * QNET__WINOGRAD_GROUP + next, g);
@@ -4833,7 +4835,8 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
                 qnet__winograd_g((int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
                     if (columns >= QNET__WIDE_COUNT) {
-                        QNET__PREFETCH_WRITE(to + at[column] + ahead);
+                        QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
+                                             (uintptr_t)ahead * sizeof *to);
                         qnet__wide_round(&e[x], to + at[column]);
                         continue;
                     }
@@ -5011,6 +5014,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                     next = k + 1 < p->planes ? plane + p->u_plane : behind;
                 }
                 for (r = begin; r < end; r += QNET__TILE_ROWS) {
+                    /* From a row to the one in its place in the next tile or, after the last, in
+                       the first of the next piece. */
                     const ptrdiff_t to_next = r + QNET__TILE_ROWS < end
                                                   ? QNET__TILE_ROWS * p->v_row
                                                   : piece - (r - begin) * p->v_row;
@@ -5120,11 +5125,12 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 /* A block is a small multiple of QNET__TILE_ROWS: v and m of one stay in a second-level cache of
    1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
    more for each worker, each is a task. With fewer, all workers transform into one v, round by
-   round, and then share out the output channels too. A u that is too large for caches is not made
-   as a whole then, if v has room for all tiles: who has a group of output channels transforms its
-   kernels, and uses them at once (by_group). The bits are the same. */
+   round, and then share out the output channels too. But where u is too large for caches, and v has
+   room for all tiles, who has a group of output channels transforms its kernels, and uses them at
+   once (by_group), unless there are too few groups for all workers. The bits are the same. */
 #define QNET__WINOGRAD_BLOCKS 8
-#define QNET__WINOGRAD_ROUND 65536   /* tiles * channels of a shared v: 9 MB */
+#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB */
+#define QNET__WINOGRAD_ALL 131072     /* tiles * channels of a v with all tiles, at most */
 #define QNET__WINOGRAD_U_MOST 4194304 /* numbers of a u or du as a whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
@@ -5179,11 +5185,12 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
-static int qnet__winograd_is_large(const qnet__winograd *p)
+/* u or du is too large for caches, and a v with all tiles is not. */
+static int qnet__winograd_by_channels(const qnet__winograd *p)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
     return p->planes * p->src_c * p->dst_c > QNET__WINOGRAD_U_MOST &&
-           p->tiles <= 2 * QNET__WINOGRAD_ROUND / channels;
+           p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
 /* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
@@ -5192,7 +5199,7 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     const ptrdiff_t most = QNET__WINOGRAD_ROUND / p->src_c / p->block * p->block;
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    p->by_group = !packed && qnet__winograd_is_large(p) && groups >= 2 * (ptrdiff_t)workers;
+    p->by_group = !packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers;
     if (p->by_group) {
         p->round = p->tiles;
     } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
@@ -5247,10 +5254,10 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
         count = p.round_last - p.round_first;
         qnet__parallel(ctx, (size_t)((count - 1) / QNET__WINOGRAD_STRIP + 1),
                        qnet__winograd_input_task, &p);
-        if (p.by_group) {
+        if (p.by_group) { /* one round */
             qnet__parallel(ctx, (size_t)(p.dst_c / QNET__WINOGRAD_GROUP),
                            qnet__winograd_whole_group_task, &p);
-            continue;
+            return;
         }
         qnet__parallel(ctx, (size_t)(((count - 1) / p.block + 1) * p.dst_c / QNET__WINOGRAD_GROUP),
                        qnet__winograd_group_task, &p);
@@ -5369,7 +5376,8 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
    that one worker adds up. Else all workers transform the tiles of a round, and then share out
    du. A du that is too large for caches is not made as a whole, if v and d have room for all tiles:
    each worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is
-   made of it (by_square). */
+   made of it (by_square). Rounds restart the chains of sums, so that this may not depend on the
+   number of workers. */
 static int qnet__winograd_in_parts(const qnet__winograd *p)
 {
     return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
@@ -5382,7 +5390,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     size_t makers = 1; /* of a v and d each */
     p->parts = 1;
-    p->by_square = qnet__winograd_is_large(p);
+    p->by_square = qnet__winograd_by_channels(p);
     if (qnet__winograd_in_parts(p)) {
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
         p->parts = p->tiles / (4 * p->round); /* each long enough to be worth a du of its own */
@@ -5428,7 +5436,7 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
         p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
         strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
         qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
-        if (p.by_square) {
+        if (p.by_square) { /* one round */
             qnet__parallel(ctx, (size_t)(p.src_c / QNET__WINOGRAD_GROUP *
                                          (p.dst_c / QNET__WINOGRAD_GROUP)),
                            qnet__winograd_square_task, &p);
@@ -9463,7 +9471,7 @@ typedef struct qnet__unit {
 
 /* out = ReLU(second(first(x)) + shortcut(x)); shortcut is a unit, or -1 for x itself. */
 typedef struct qnet__resblock {
-    char name[32]; /* "layer1.0" */
+    char name[16]; /* "layer1.0" */
     int first, second, shortcut;
 } qnet__resblock;
 
@@ -9539,10 +9547,10 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
             qnet__resblock *block = &r->block[2 * (layer - 1) + i];
             int out = 64 << (layer - 1), stride = layer > 1 && i == 0 ? 2 : 1;
             int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
-            char prefix[32];
+            char prefix[] = "layer1.0.";
 
-            snprintf(block->name, sizeof block->name, "layer%d.%d", layer, i);
-            snprintf(prefix, sizeof prefix, "layer%d.%d.", layer, i);
+            prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + i);
+            snprintf(block->name, sizeof block->name, "%.8s", prefix);
             block->first = n++;
             qnet__unit_describe(&r->unit[block->first], prefix, "conv1", "bn1", "relu", batch, h, w,
                                 in, out, 3, stride);
@@ -9550,7 +9558,7 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
             qnet__unit_describe(&r->unit[block->second], prefix, "conv2", "bn2", "", batch, out_h,
                                 out_w, out, out, 3, 1);
             snprintf(r->unit[block->second].out_name, sizeof r->unit[block->second].out_name,
-                     "layer%d.%d", layer, i);
+                     "%.8s", prefix);
             block->shortcut = -1;
             if (stride == 2) {
                 block->shortcut = n++;

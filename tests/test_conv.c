@@ -127,6 +127,10 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
     CHECK_OK(ctx, qnet_conv2d_backward(ctx, &l->shape, l->x, l->w, l->dy, l->dx, l->dw, scratch));
 }
 
+/* So many channels that u and du are not made as a whole (by_group, with two or three workers at most,
+   and by_square), also with axes of 2 pixels. */
+#define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
+
 static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
 {
     layer l = make_layer(s), r = make_layer(s);
@@ -219,10 +223,6 @@ static void test_twins_against_torch(void)
 
 /* Every kernel size, stride and padding on a small map, and shapes that reach every branch: edges of
    tiles, several panels, bands, chunks and groups, kernels beyond one pass, maps below the kernel. */
-/* So many channels that u and du are not made as a whole: up to three workers share out the groups
-   of channels, more of them the kernels first. */
-#define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}
-
 static void test_against_twins(void)
 {
     static const qnet_conv2d shapes[] = {
@@ -377,7 +377,7 @@ static void test_workers(void)
     static const qnet_conv2d shapes[] = {
         {3, 20, 30, 24, 40, 3, 1, 1}, {2, 33, 40, 3, 64, 7, 2, 3}, {4, 14, 14, 64, 128, 3, 2, 1},
         {7, 14, 13, 64, 128, 3, 1, 1}, {4, 97, 65, 64, 64, 3, 1, 1}, {20, 2, 2, 64, 128, 3, 1, 1},
-        LARGE_KERNELS};
+        LARGE_KERNELS, {100, 4, 4, 320, 384, 3, 1, 1} /* more than a block */};
     size_t i, j;
     for (j = 0; j < sizeof shapes / sizeof *shapes; j++) {
         layer first = make_layer(shapes[j]);
