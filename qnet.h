@@ -4460,10 +4460,10 @@ typedef struct qnet__winograd {
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][dst_c], of the weights' gradient */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group, by_square;              /* see below */
-    ptrdiff_t u_plane; /* u[groups, or workers][planes][panels][src_c][kernel.columns] */
-    ptrdiff_t du_row, du_plane; /* du[parts][planes][in][out], or [workers][planes][64][64] */
-    ptrdiff_t parts;
+    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
+    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
+    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
+    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
     qnet__source from;                    /* plain or normalised */
     qnet__source dy;                      /* plain or a gradient; of the weights' gradient */
     qnet__sink sink;
@@ -4802,7 +4802,7 @@ QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 
 /* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
    a group; u is that of the group. The lines of u that the next square fills are asked for, by
-   each half of a line: once is not enough, as processors drop some of so many. */
+   each half of a line: once was slower on a Zen 4. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t group,
                                          qnet_real *u)
 {
@@ -7851,11 +7851,11 @@ typedef struct qnet__stem_backward_job {
     ptrdiff_t rows, wide;   /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
     double *a;              /* [parts][64][192]: A */
     double *p;              /* [parts][192][192]: P, half of it */
-    double *sum;            /* [parts][192]: s */
+    double *sum;            /* [parts][192]: e */
     qnet_real *u;           /* [workers][rows + 3][pitch][12] */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
     qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of some outputs */
-    double *edges;          /* [workers][7][7][12]: those of s */
+    double *edges;          /* [workers][7][7][12]: those of e */
     const qnet_real *scale, *shift, *slope, *w; /* for the end */
     qnet_real *dw;
 } qnet__stem_backward_job;
