@@ -4231,7 +4231,8 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
 }
 
 /* ============================================================================================
-   >>winograd: 3x3 convolution at stride 1 by Winograd's minimal filtering, mostly F(4x4, 3x3).
+   >>winograd: 3x3 convolution by Winograd's minimal filtering: stride 1, mostly by F(4x4, 3x3), and
+   stride 2.
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
@@ -4272,11 +4273,30 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
              [ 0  1 ]           [ 0 -1  1 ]             [ 1  0  1 ]
              [ 1  0 ]           [ 1 -1  0 ]
 
+   Stride 2: y_o = g0 x_{2o-1} + g1 x_{2o} + g2 x_{2o+1} along an axis. The odd pixels meet the taps
+   g0 and g2, as if at stride 1: 4 outputs take the five points 0, infinity, c, -c and e of F(4, 2).
+   The even ones meet one, and their 4 products stay as they are; so each of them is a point too,
+   with a 1 in B, G and A. That makes 9 points, where the direct sum has 12 products, and 81
+   elements for 4x4 outputs, not 144. c = 3/4 and e = 2 are exact in binary, and good for rounding.
+   For the odd pixels, with n0 = 1 / (c^2 e), nc = 1 / (2 c^2 (c - e)), ne = 1 / (e (e^2 - c^2)) and
+   nm = -1 / (2 c^2 (c + e)),
+
+       B^T = [ c2e  -c2  -e    1   0 ]     G = [ n0  0    ]     A^T = [ 1  0  1   1   1  ]
+             [ 0     c2e -c2  -e   1 ]         [ 0   1    ]           [ 0  0  c  -c   e  ]
+             [ 0    -c e  c-e  1   0 ]         [ nc  nc c ]           [ 0  0  c2  c2  e2 ]
+             [ 0     c e -c-e  1   0 ]         [ nm -nm c ]           [ 0  1  c3 -c3  e3 ]
+             [ 0    -c2   0    1   0 ]         [ ne  ne e ]
+
+   All points are in the order 0, infinity, c, two even pixels; -c, the third; e, the fourth. So
+   tiles of 3 leave out the last two, those of 2 the last four, with factors in B^T as above.
+
    Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
-   swapped, so it is the same code. Gradient of the weights: Y is linear in G g G^T, so
+   swapped, so it is the same code. For stride 2 dx_{2i+1} has two taps, on dy_i and dy_{i+1}, and
+   dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
+   linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
-   again 36 matrix products. The twins are those of >>conv: the equation that this room evaluates
-   is the same, in another order of sums.
+   again a matrix product for each element. The twins are those of >>conv: the equation that this
+   room evaluates is the same, in another order of sums.
    ============================================================================================ */
 
 /* ---- The transforms in one dimension, for 6, 5, 4 or 3 points -------------------------------- */
@@ -4433,7 +4453,238 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
     y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
 }
 
+/* ---- The same for stride 2, for 9, 7 or 5 points --------------------------------------------- */
+
+#define QNET__WINOGRAD_C 0.75
+#define QNET__WINOGRAD_E 2.0
+#define QNET__WINOGRAD_C2 (QNET__WINOGRAD_C * QNET__WINOGRAD_C)
+#define QNET__WINOGRAD_E2 (QNET__WINOGRAD_E * QNET__WINOGRAD_E)
+#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_C2 * QNET__WINOGRAD_E))
+#define QNET__WINOGRAD_MC (1 / (2 * QNET__WINOGRAD_C2 * (QNET__WINOGRAD_C - QNET__WINOGRAD_E)))
+#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_C2 * (QNET__WINOGRAD_C + QNET__WINOGRAD_E)))
+#define QNET__WINOGRAD_ME (1 / (QNET__WINOGRAD_E * (QNET__WINOGRAD_E2 - QNET__WINOGRAD_C2)))
+
+/* The points of the odd pixels, which are x[0], x[odd], x[2 odd] ... */
+QNET__INLINE void qnet__winograd_odd_points(int points, const qnet__lanes *x, const int odd,
+                                            qnet__lanes *y, const ptrdiff_t step)
+{
+    const qnet_real c = (qnet_real)QNET__WINOGRAD_C, c2 = (qnet_real)QNET__WINOGRAD_C2;
+    const qnet_real e = (qnet_real)QNET__WINOGRAD_E;
+    const qnet__lanes x1 = x[odd], x2 = x[2 * odd];
+    if (points == 9) {
+        const qnet__lanes x3 = x[3 * odd], last = x3 - c2 * x1;
+        const qnet__lanes even = x3 - e * x2, rest = c * (x2 - e * x1);
+        y[0] = last - e * (x2 - c2 * x[0]);
+        y[step] = x[4 * odd] - c2 * x2 - e * last;
+        y[2 * step] = even + rest;
+        y[5 * step] = even - rest;
+        y[7 * step] = last;
+    } else if (points == 7) {
+        y[0] = -e * (x2 - c2 * x[0]);
+        y[step] = x[3 * odd] - c2 * x1;
+        y[2 * step] = (c - e) * (x2 + c * x1);
+        y[5 * step] = y[7 * step] = -(c + e) * (x2 - c * x1);
+    } else {
+        y[0] = -c * e * (x1 - c * x[0]);
+        y[step] = x2 - c * x1;
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * c * (c - e) * x1;
+    }
+}
+
+/* y[points] = B^T x[2 outputs + 1]. */
+QNET__INLINE void qnet__winograd_bt2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                     const ptrdiff_t step)
+{
+    qnet__winograd_odd_points(points, x, 2, y, step);
+    y[3 * step] = x[1];
+    y[4 * step] = x[3];
+    y[6 * step] = x[points > 5 ? 5 : 3];
+    y[8 * step] = x[points > 7 ? 7 : 3];
+}
+
+/* The same for the gradient of the inputs, y[points] of x[outputs + 1]. */
+QNET__INLINE void qnet__winograd_bt2_back(int points, const qnet__lanes *x, qnet__lanes *y,
+                                          const ptrdiff_t step)
+{
+    qnet__winograd_odd_points(points, x, 1, y, step);
+    y[3 * step] = x[0];
+    y[4 * step] = x[1];
+    y[6 * step] = x[2];
+    y[8 * step] = x[points > 7 ? 3 : 2];
+}
+
+/* What the points of the odd pixels give: y[0], y[odd] ... */
+QNET__INLINE void qnet__winograd_odd_outputs(int points, const qnet__lanes *x, qnet__lanes *y,
+                                             const ptrdiff_t odd)
+{
+    const qnet_real c = (qnet_real)QNET__WINOGRAD_C, c2 = (qnet_real)QNET__WINOGRAD_C2;
+    const qnet_real e = (qnet_real)QNET__WINOGRAD_E, e2 = (qnet_real)QNET__WINOGRAD_E2;
+    if (points == 9) {
+        const qnet__lanes sum = x[2] + x[5], difference = c * (x[2] - x[5]);
+        y[0] = x[0] + sum + x[7];
+        y[odd] = difference + e * x[7];
+        y[2 * odd] = c2 * sum + e2 * x[7];
+        y[3 * odd] = x[1] + (c2 * difference + e * e2 * x[7]);
+    } else if (points == 7) {
+        y[0] = x[0] + (x[2] + x[5]);
+        y[odd] = c * (x[2] - x[5]);
+        y[2 * odd] = y[3 * odd] = x[1] + c2 * (x[2] + x[5]);
+    } else {
+        y[0] = x[0] + x[2];
+        y[odd] = y[2 * odd] = y[3 * odd] = x[1] + c * x[2];
+    }
+}
+
+/* y[outputs] = A^T x[points]. */
+QNET__INLINE void qnet__winograd_at2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                     const ptrdiff_t step)
+{
+    qnet__winograd_odd_outputs(points, x, y, step);
+    y[0] += x[3];
+    y[step] += x[4];
+    if (points > 5) {
+        y[2 * step] += x[6];
+    }
+    if (points > 7) {
+        y[3 * step] += x[8];
+    }
+}
+
+/* The same for the gradient of the inputs, y[2 outputs] of x[points]. */
+QNET__INLINE void qnet__winograd_at2_back(int points, const qnet__lanes *x, qnet__lanes *y,
+                                          const ptrdiff_t step)
+{
+    qnet__winograd_odd_outputs(points, x, y + step, 2 * step);
+    y[0] = x[3];
+    y[2 * step] = x[4];
+    y[4 * step] = x[points > 5 ? 6 : 4];
+    y[6 * step] = x[points > 7 ? 8 : 4];
+}
+
+/* y[points] = A x[outputs]. */
+QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
+                                    const ptrdiff_t step)
+{
+    const qnet_real c = (qnet_real)QNET__WINOGRAD_C, c2 = (qnet_real)QNET__WINOGRAD_C2;
+    const qnet_real e = (qnet_real)QNET__WINOGRAD_E, e2 = (qnet_real)QNET__WINOGRAD_E2;
+    const qnet__lanes even = points > 5 ? x[0] + c2 * x[2] : x[0];
+    const qnet__lanes odd = points > 7 ? c * (x[1] + c2 * x[3]) : c * x[1];
+    y[0] = y[3 * step] = x[0];
+    y[step] = x[(points - 3) / 2];
+    y[2 * step] = even + odd;
+    y[4 * step] = x[1];
+    y[5 * step] = even - odd;
+    y[6 * step] = x[points > 5 ? 2 : 1];
+    y[7 * step] = points > 7 ? (x[0] + e2 * x[2]) + e * (x[1] + e2 * x[3]) : odd;
+    y[8 * step] = x[points > 7 ? 3 : 1];
+}
+
+/* y[points] = G x[3]. */
+QNET__INLINE void qnet__winograd_g2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+{
+    y[0] = QNET__WINOGRAD_M0 * x[0];
+    y[step] = x[2];
+    y[2 * step] = QNET__WINOGRAD_MC * (x[0] + QNET__WINOGRAD_C * x[2]);
+    y[3 * step] = y[4 * step] = y[6 * step] = y[8 * step] = x[1];
+    y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_C * x[2]);
+    y[7 * step] = QNET__WINOGRAD_ME * (x[0] + QNET__WINOGRAD_E * x[2]);
+}
+
+/* y[3] = G^T x[points]; x is 0 beyond, up to 9. */
+QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+{
+    const qnet__wide at_c = QNET__WINOGRAD_MC * x[2], at_m = QNET__WINOGRAD_MM * x[5];
+    const qnet__wide at_e = QNET__WINOGRAD_ME * x[7];
+    y[0] = QNET__WINOGRAD_M0 * x[0] + (at_c + at_m + at_e);
+    y[step] = x[3] + x[4] + (x[6] + x[8]);
+    y[2 * step] = x[1] + (QNET__WINOGRAD_C * (at_c - at_m) + QNET__WINOGRAD_E * at_e);
+}
+
 /* ---- The transforms of tiles ----------------------------------------------------------------- */
+
+/* What a convolution's tiles go from and to. */
+typedef enum qnet__winograd_form {
+    QNET__WINOGRAD_SAME,  /* stride 1 */
+    QNET__WINOGRAD_HALF,  /* stride 2 */
+    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+} qnet__winograd_form;
+
+#define QNET__WINOGRAD_MOST 9 /* points of an axis, at most */
+
+/* Points for 4 outputs. */
+QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_SAME ? 6 : 9;
+}
+
+/* Pixels that a tile of 4 outputs reads and writes along an axis, and how many of these the one
+   before has not read. */
+QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
+}
+
+QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
+}
+
+QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 8 : 4;
+}
+
+/* Those that a tile with fewer points reads and writes. */
+QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
+           : form == QNET__WINOGRAD_HALF ? points
+                                         : (points + 1) / 2;
+}
+
+QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
+           : form == QNET__WINOGRAD_HALF ? points / 2
+                                         : points - 1;
+}
+
+QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
+                                           const qnet__lanes *x, qnet__lanes *y,
+                                           const ptrdiff_t step)
+{
+    if (form == QNET__WINOGRAD_SAME) {
+        qnet__winograd_bt(points, x, y, step);
+    } else if (form == QNET__WINOGRAD_HALF) {
+        qnet__winograd_bt2(points, x, y, step);
+    } else {
+        qnet__winograd_bt2_back(points, x, y, step);
+    }
+}
+
+QNET__INLINE void qnet__winograd_to_pixels(const qnet__winograd_form form, int points,
+                                           const qnet__lanes *x, qnet__lanes *y,
+                                           const ptrdiff_t step)
+{
+    if (form == QNET__WINOGRAD_SAME) {
+        qnet__winograd_at(points, x, y, step);
+    } else if (form == QNET__WINOGRAD_HALF) {
+        qnet__winograd_at2(points, x, y, step);
+    } else {
+        qnet__winograd_at2_back(points, x, y, step);
+    }
+}
+
+QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form, int points,
+                                                  const qnet__wide *x, qnet__wide *y,
+                                                  const ptrdiff_t step)
+{
+    if (form == QNET__WINOGRAD_SAME) {
+        qnet__winograd_g(points, x, y, step);
+    } else {
+        qnet__winograd_g2(x, y, step);
+    }
+}
 
 #define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
@@ -4441,24 +4692,35 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
 /* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
 typedef struct qnet__winograd_axis {
     ptrdiff_t tiles, large, side;
-    ptrdiff_t points; /* of the larger tiles */
+    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
 } qnet__winograd_axis;
 
+/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
+   pixels before first * step, where `first` is the first of its outputs. */
+typedef struct qnet__winograd_map {
+    ptrdiff_t height, width, channels;
+    int step, border, more;
+    int size; /* of views: as for tiles with 4 outputs */
+} qnet__winograd_map;
+
 /* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
-   large large, large small, small small. So those that use one point more along an axis follow each
+   large large, large small, small small. So those that use more points along an axis follow each
    other. */
 typedef struct qnet__winograd {
     qnet__kernel kernel;
-    ptrdiff_t height, width;              /* of a map; inputs and outputs are alike */
+    qnet__winograd_form form;
+    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
     ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
     qnet__winograd_axis y, x;
     ptrdiff_t kind_end[4], tiles;         /* of the batch */
-    ptrdiff_t planes;                     /* y.points * x.points elements, at most 36 */
+    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
     ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
     ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
     ptrdiff_t round_first, round_last;
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
-    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][dst_c], of the weights' gradient */
+    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
+    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
     int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
     ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
@@ -4475,17 +4737,17 @@ typedef struct qnet__winograd {
     qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
 } qnet__winograd;
 
-/* A tile of points_y * points_x elements: the offsets of its pixels, or of those and the pixels
-   round them; -1 for what is beyond them or outside the map. */
+/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
+   them or outside the map. */
 typedef struct qnet__winograd_view {
     int points_y, points_x;
-    ptrdiff_t at[36]; /* [4 + 2 border][4 + 2 border] */
+    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
 } qnet__winograd_view;
 
-static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int border,
-                                ptrdiff_t channels, qnet__winograd_view *view)
+static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
+                                const qnet__winograd_map *map, qnet__winograd_view *view)
 {
-    const int size = 4 + 2 * border;
+    const int size = map->size;
     int kind = 0, large_y, large_x, rows, columns, y, x;
     ptrdiff_t image, i, j, top, left, *at = view->at;
     while (tile >= p->kind_end[kind]) {
@@ -4498,19 +4760,18 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int bor
     image = tile / j / i;
     i = tile / j % i + (large_y ? 0 : p->y.large);
     j = tile % j + (large_x ? 0 : p->x.large);
-    top = i * p->y.side + (i < p->y.large ? i : p->y.large) - border;
-    left = j * p->x.side + (j < p->x.large ? j : p->x.large) - border;
-    rows = (int)p->y.side + large_y;
-    columns = (int)p->x.side + large_x;
-    view->points_y = p->y.points == QNET__WINOGRAD_CLOSED ? QNET__WINOGRAD_CLOSED : rows + 2;
-    view->points_x = p->x.points == QNET__WINOGRAD_CLOSED ? QNET__WINOGRAD_CLOSED : columns + 2;
+    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
+    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
+    rows = ((int)p->y.side + large_y) * map->step + map->more;
+    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->points_y = (int)(large_y ? p->y.points : p->y.few);
+    view->points_x = (int)(large_x ? p->x.points : p->x.few);
     for (y = 0; y < size; y++) {
+        const ptrdiff_t row = (image * map->height + top + y) * map->width;
+        const int there = y < rows && top + y >= 0 && top + y < map->height;
         for (x = 0; x < size; x++) {
-            const int inside = y < rows + 2 * border && x < columns + 2 * border &&
-                               top + y >= 0 && top + y < p->height && left + x >= 0 &&
-                               left + x < p->width;
-            const ptrdiff_t row = image * p->height + top + y;
-            *at++ = inside ? (row * p->width + left + x) * channels : -1;
+            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            *at++ = inside ? (row + left + x) * map->channels : -1;
         }
     }
 }
@@ -4519,8 +4780,8 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile, int bor
 static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
                                  ptrdiff_t *last)
 {
-    const int more_y = plane / p->x.points >= p->y.side + 2;
-    const int more_x = plane % p->x.points >= p->x.side + 2;
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
     const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
     const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
     *first = *first > begin ? *first : begin;
@@ -4540,27 +4801,25 @@ QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_k
 
 /* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
    for when the vector QNET__WINOGRAD_AHEAD channels before is worked on, which may be in the tile
-   before; but for its first columns, which that tile had too. */
+   before; but for its first columns, which that tile had too: the last `fresh` are asked for. */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
 QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_kind kind,
                                      const ptrdiff_t *at, const ptrdiff_t *next, const int size,
-                                     ptrdiff_t c, ptrdiff_t channels)
+                                     const int x, ptrdiff_t c, ptrdiff_t channels)
 {
     const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
     const ptrdiff_t *from = ahead < channels ? at : next;
-    int y, x;
+    int y;
     for (y = 0; y < size; y++) {
-        for (x = size - 4; x < size; x++) {
-            qnet__source_ask(s, kind, from[y * size + x] + ahead % channels);
-        }
+        qnet__source_ask(s, kind, from[y * size + x] + ahead % channels);
     }
 }
 
 /* to[k][...] = x[k], k < points. Written out here and below: compilers unroll loops too late to
    keep small arrays in registers. */
-QNET__INLINE void qnet__winograd_put(int points, const qnet__lanes *x, qnet_real *to,
-                                     ptrdiff_t plane)
+QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
+                                     const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
 {
     qnet__lanes_store(to, &x[0]);
     qnet__lanes_store(to + plane, &x[1]);
@@ -4574,36 +4833,55 @@ QNET__INLINE void qnet__winograd_put(int points, const qnet__lanes *x, qnet_real
     if (points > 5) {
         qnet__lanes_store(to + 5 * plane, &x[5]);
     }
+    if (form != QNET__WINOGRAD_SAME && points > 6) {
+        qnet__lanes_store(to + 6 * plane, &x[6]);
+    }
+    if (form != QNET__WINOGRAD_SAME && points > 7) {
+        qnet__lanes_store(to + 7 * plane, &x[7]);
+        qnet__lanes_store(to + 8 * plane, &x[8]);
+    }
 }
 
-/* B^T d B of a tile. The points are constants where they are 6, as nearly always. */
+/* B^T d B of a tile. The points are constants for 4x4 outputs. */
 QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__source_kind kind,
-                                            const int points_y, const int points_x,
+                                            const qnet__winograd_form form, const int points_y,
+                                            const int points_x,
                                             const ptrdiff_t *at, const ptrdiff_t *next,
                                             qnet_real *v)
 {
-    const int outputs_x = qnet__winograd_outputs(points_x);
+    const int size = qnet__winograd_in(form), columns = qnet__winograd_reads(form, points_x);
+    const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
     for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
         qnet__source_lanes k;
-        qnet__lanes half[36];
-        qnet__winograd_ask(&p->from, kind, at, next, 6, c, p->src_c);
+        qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
         qnet__source_channels(&p->from, kind, c, &k);
-        for (x = 0; x < outputs_x + 2; x++) {
-            qnet__lanes d[6];
-            qnet__winograd_get(&p->from, kind, &k, at[x], c, &d[0]);
-            qnet__winograd_get(&p->from, kind, &k, at[6 + x], c, &d[1]);
-            qnet__winograd_get(&p->from, kind, &k, at[12 + x], c, &d[2]);
-            qnet__winograd_get(&p->from, kind, &k, at[18 + x], c, &d[3]);
-            qnet__winograd_get(&p->from, kind, &k, at[24 + x], c, &d[4]);
-            qnet__winograd_get(&p->from, kind, &k, at[30 + x], c, &d[5]);
-            qnet__winograd_bt(points_y, d, half + x, 6);
+        for (x = 0; x < columns; x++) {
+            const ptrdiff_t *from = at + x;
+            qnet__lanes d[QNET__WINOGRAD_MOST];
+            if (x >= size - qnet__winograd_fresh(form)) {
+                qnet__winograd_ask(&p->from, kind, at, next, size, x, c, p->src_c);
+            }
+            qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
+            qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
+            qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
+            qnet__winograd_get(&p->from, kind, &k, from[3 * size], c, &d[3]);
+            qnet__winograd_get(&p->from, kind, &k, from[4 * size], c, &d[4]);
+            if (size > 5) {
+                qnet__winograd_get(&p->from, kind, &k, from[5 * size], c, &d[5]);
+            }
+            if (size > 6) {
+                qnet__winograd_get(&p->from, kind, &k, from[6 * size], c, &d[6]);
+                qnet__winograd_get(&p->from, kind, &k, from[7 * size], c, &d[7]);
+                qnet__winograd_get(&p->from, kind, &k, from[8 * size], c, &d[8]);
+            }
+            qnet__winograd_to_points(form, points_y, d, half + x, pitch);
         }
         for (y = 0; y < points_y; y++) {
-            qnet__lanes d[6];
-            qnet__winograd_bt(points_x, half + 6 * y, d, 1);
-            qnet__winograd_put(points_x, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
+            qnet__lanes d[QNET__WINOGRAD_MOST];
+            qnet__winograd_to_points(form, points_x, half + pitch * y, d, 1);
+            qnet__winograd_put(form, points_x, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
         }
     }
 }
@@ -4621,30 +4899,40 @@ QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__sou
 
 /* A dY A^T of a tile. */
 QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
-                                               const qnet__source_kind kind, const int points_y,
+                                               const qnet__source_kind kind,
+                                               const qnet__winograd_form form, const int points_y,
                                                const int points_x, const ptrdiff_t *at,
                                                const ptrdiff_t *next, qnet_real *d)
 {
-    const int outputs_x = qnet__winograd_outputs(points_x);
+    const int outputs_x = qnet__winograd_writes(form, points_x);
+    const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < p->dst_c; c += QNET__LANE_COUNT) {
+    for (c = p->slab_first; c < end; c += QNET__LANE_COUNT, d += QNET__LANE_COUNT) {
         qnet__source_lanes k;
-        qnet__lanes half[24];
-        qnet__winograd_ask(&p->dy, kind, at, next, 4, c, p->dst_c);
+        qnet__lanes half[4 * QNET__WINOGRAD_MOST];
         qnet__source_channels(&p->dy, kind, c, &k);
         for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
+            qnet__winograd_ask(&p->dy, kind, at, next, 4, x, c, p->dst_c);
             qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
             qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
             qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
             qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
-            qnet__winograd_a(points_y, e, half + x, 4);
+            if (form == QNET__WINOGRAD_SAME) {
+                qnet__winograd_a(points_y, e, half + x, 4);
+            } else {
+                qnet__winograd_a2(points_y, e, half + x, 4);
+            }
         }
         for (y = 0; y < points_y; y++) {
-            qnet__lanes e[6];
-            qnet__winograd_a(points_x, half + 4 * y, e, 1);
-            qnet__winograd_put(points_x, e, d + y * p->x.points * p->d_plane + c, p->d_plane);
+            qnet__lanes e[QNET__WINOGRAD_MOST];
+            if (form == QNET__WINOGRAD_SAME) {
+                qnet__winograd_a(points_x, half + 4 * y, e, 1);
+            } else {
+                qnet__winograd_a2(points_x, half + 4 * y, e, 1);
+            }
+            qnet__winograd_put(form, points_x, e, d + y * p->x.points * p->d_plane, p->d_plane);
         }
     }
 }
@@ -4652,24 +4940,27 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
 /* Of the tiles first .. last - 1: to[planes][tile - first][src_c] = B^T d B or, with of_dy,
    to[planes][tile - first][dst_c] = A dY A^T. */
 QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__source_kind kind,
-                                           const int of_dy, ptrdiff_t first, ptrdiff_t last,
-                                           qnet_real *to)
+                                           const qnet__winograd_form form, const int of_dy,
+                                           ptrdiff_t first, ptrdiff_t last, qnet_real *to)
 {
-    const ptrdiff_t channels = of_dy ? p->dst_c : p->src_c;
+    const qnet__winograd_map *map = of_dy ? &p->out : &p->in;
+    const int most = qnet__winograd_most(form);
     qnet__winograd_view now, next;
     ptrdiff_t t;
-    qnet__winograd_look(p, first, !of_dy, channels, &next);
+    qnet__winograd_look(p, first, map, &next);
     for (t = first; t < last; t++, to += of_dy ? p->d_row : p->v_row) {
         now = next;
-        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, !of_dy, channels, &next);
-        if (of_dy && now.points_y == 6 && now.points_x == 6) {
-            qnet__winograd_gradient_tile(p, kind, 6, 6, now.at, next.at, to);
+        qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, map, &next);
+        if (of_dy && now.points_y == most && now.points_x == most) {
+            qnet__winograd_gradient_tile(p, kind, form, most, most, now.at, next.at, to);
         } else if (of_dy) {
-            qnet__winograd_gradient_tile(p, kind, now.points_y, now.points_x, now.at, next.at, to);
-        } else if (now.points_y == 6 && now.points_x == 6) {
-            qnet__winograd_input_tile(p, kind, 6, 6, now.at, next.at, to);
+            qnet__winograd_gradient_tile(p, kind, form, now.points_y, now.points_x, now.at, next.at,
+                                         to);
+        } else if (now.points_y == most && now.points_x == most) {
+            qnet__winograd_input_tile(p, kind, form, most, most, now.at, next.at, to);
         } else {
-            qnet__winograd_input_tile(p, kind, now.points_y, now.points_x, now.at, next.at, to);
+            qnet__winograd_input_tile(p, kind, form, now.points_y, now.points_x, now.at, next.at,
+                                      to);
         }
     }
 }
@@ -4687,47 +4978,61 @@ QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind
 /* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
    of the next tile, or NULL: what lies behind is another thread's. */
 QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet__sink_kind kind,
-                                             const int points_y, const int points_x,
-                                             const ptrdiff_t *at, const ptrdiff_t *next,
-                                             ptrdiff_t channel, int is_first, const qnet_real *m,
+                                             const qnet__winograd_form form, const int points_y,
+                                             const int points_x, const ptrdiff_t *at,
+                                             const ptrdiff_t *next, ptrdiff_t channel,
+                                             int is_first, const qnet_real *m,
                                              qnet__sums *sums)
 {
     const qnet__sink *s = &p->sink;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
-    const int outputs_y = qnet__winograd_outputs(points_y);
+    const int size = qnet__winograd_out(form), rows = qnet__winograd_writes(form, points_y);
+    const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
     for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__sink_lanes k;
-        qnet__lanes half[24];
-        for (x = 0; x < 16 && next != NULL; x++) {
+        qnet__lanes half[8 * QNET__WINOGRAD_MOST];
+        for (x = 0; x < size * size && next != NULL; x++) {
             if (next[x] >= 0) {
                 qnet__sink_ask(s, kind, next[x] + c);
             }
         }
         qnet__sink_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
-            qnet__lanes e[6];
+            qnet__lanes e[QNET__WINOGRAD_MOST];
             qnet__lanes_load(&e[0], from);
             qnet__lanes_load(&e[1], from + row);
             qnet__lanes_load(&e[2], from + 2 * row);
             qnet__lanes_load(&e[3], points_y > 3 ? from + 3 * row : from);
             qnet__lanes_load(&e[4], points_y > 4 ? from + 4 * row : from);
             qnet__lanes_load(&e[5], points_y > 5 ? from + 5 * row : from);
-            qnet__winograd_at(points_y, e, half + x, 6);
+            if (form != QNET__WINOGRAD_SAME) {
+                qnet__lanes_load(&e[6], points_y > 6 ? from + 6 * row : from);
+                qnet__lanes_load(&e[7], points_y > 7 ? from + 7 * row : from);
+                qnet__lanes_load(&e[8], points_y > 8 ? from + 8 * row : from);
+            }
+            qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
         }
-        for (y = 0; y < outputs_y; y++) {
-            qnet__lanes e[4];
-            qnet__winograd_at(points_x, half + 6 * y, e, 1);
+        for (y = 0; y < rows; y++) {
+            const ptrdiff_t *pixels = at + size * y;
+            qnet__lanes e[8];
+            qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
             if (kind == QNET__SINK_MOMENTS && y == 0 && is_first) {
                 sum.center = e[0];
             }
-            qnet__winograd_sink(s, kind, &k, at[4 * y], c, &e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, at[4 * y + 1], c, &e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, at[4 * y + 2], c, &e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, at[4 * y + 3], c, &e[3], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[2], c, &e[2], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[3], c, &e[3], &sum);
+            if (size > 4) {
+                qnet__winograd_sink(s, kind, &k, pixels[4], c, &e[4], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[5], c, &e[5], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[6], c, &e[6], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[7], c, &e[7], &sum);
+            }
         }
         qnet__sums_fold(&sum);
         *sums = sum;
@@ -4736,8 +5041,10 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
 
 /* The same for all tiles of a block. */
 QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sink_kind kind,
-                                        ptrdiff_t block, ptrdiff_t channel, const qnet_real *m)
+                                        const qnet__winograd_form form, ptrdiff_t block,
+                                        ptrdiff_t channel, const qnet_real *m)
 {
+    const int most = qnet__winograd_most(form), size = qnet__winograd_out(form);
     const qnet__sink *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
@@ -4747,20 +5054,21 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     size_t rows = 0;
     int x;
     memset(sums, 0, sizeof sums);
-    qnet__winograd_look(p, first, 0, p->dst_c, &next);
+    qnet__winograd_look(p, first, &p->out, &next);
     for (t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
         const ptrdiff_t *behind = t + 1 < last ? next.at : NULL;
         now = next;
         if (behind != NULL) {
-            qnet__winograd_look(p, t + 1, 0, p->dst_c, &next);
+            qnet__winograd_look(p, t + 1, &p->out, &next);
         }
-        if (now.points_y == 6 && now.points_x == 6) {
-            qnet__winograd_output_tile(p, kind, 6, 6, now.at, behind, channel, t == first, m, sums);
-        } else {
-            qnet__winograd_output_tile(p, kind, now.points_y, now.points_x, now.at, behind, channel,
+        if (now.points_y == most && now.points_x == most) {
+            qnet__winograd_output_tile(p, kind, form, most, most, now.at, behind, channel,
                                        t == first, m, sums);
+        } else {
+            qnet__winograd_output_tile(p, kind, form, now.points_y, now.points_x, now.at, behind,
+                                       channel, t == first, m, sums);
         }
-        for (x = 0; x < 16; x++) {
+        for (x = 0; x < size * size; x++) {
             rows += now.at[x] >= 0;
         }
     }
@@ -4803,8 +5111,8 @@ QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
 /* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
    a group; u is that of the group. The lines of u that the next square fills are asked for, by
    each half of a line: once was slower on a Zen 4. */
-QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t group,
-                                         qnet_real *u)
+QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
+                                         ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
     qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
@@ -4822,17 +5130,17 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, ptrdiff_t firs
                               group * QNET__WINOGRAD_GROUP + next, g);
         for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
             const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
-            qnet__wide half[18], e[6];
+            qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
             qnet_real rounded[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
                 qnet__widen(&g[x][row][column - c], &e[0]);
                 qnet__widen(&g[3 + x][row][column - c], &e[1]);
                 qnet__widen(&g[6 + x][row][column - c], &e[2]);
-                qnet__winograd_g((int)p->y.points, e, half + x, 3);
+                qnet__winograd_to_kernel_points(form, (int)p->y.points, e, half + x, 3);
             }
             for (y = 0; y < p->y.points; y++) {
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
-                qnet__winograd_g((int)p->x.points, half + 3 * y, e, 1);
+                qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
                     if (columns >= QNET__WIDE_COUNT) {
                         QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
@@ -4869,6 +5177,7 @@ QNET__INLINE void qnet__winograd_get_du(const qnet__winograd *p, const qnet_real
    group. The points are constants where they are 6 or 3. */
 QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i,
                                                   ptrdiff_t group, const qnet_real *du,
+                                                  const qnet__winograd_form form,
                                                   const int points_y, const int points_x)
 {
     const ptrdiff_t plane = p->du_plane, row = points_x * plane;
@@ -4877,7 +5186,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     ptrdiff_t c;
     int y, x;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE_COUNT) {
-        qnet__wide half[18], e[6];
+        qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
         for (x = 0; x < points_x; x++) {
@@ -4894,10 +5203,25 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
             if (points_y > 5) {
                 qnet__winograd_get_du(p, from + 5 * row, &e[5]);
             }
-            qnet__winograd_gt(points_y, e, half + x, 6);
+            if (points_y > 6) {
+                qnet__winograd_get_du(p, from + 6 * row, &e[6]);
+            }
+            if (points_y > 7) {
+                qnet__winograd_get_du(p, from + 7 * row, &e[7]);
+                qnet__winograd_get_du(p, from + 8 * row, &e[8]);
+            }
+            if (form == QNET__WINOGRAD_SAME) {
+                qnet__winograd_gt(points_y, e, half + x, QNET__WINOGRAD_MOST);
+            } else {
+                qnet__winograd_gt2(e, half + x, QNET__WINOGRAD_MOST);
+            }
         }
         for (y = 0; y < 3; y++) {
-            qnet__winograd_gt(points_x, half + 6 * y, e, 1);
+            if (form == QNET__WINOGRAD_SAME) {
+                qnet__winograd_gt(points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
+            } else {
+                qnet__winograd_gt2(half + QNET__WINOGRAD_MOST * y, e, 1);
+            }
             qnet__wide_round(&e[0], dw + 3 * y * tap + c);
             qnet__wide_round(&e[1], dw + (3 * y + 1) * tap + c);
             qnet__wide_round(&e[2], dw + (3 * y + 2) * tap + c);
@@ -4914,45 +5238,84 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
-/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack. */
+/* The gradient of the inputs has a plain source, and no moments. */
+QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
+                                         const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
+                                         qnet_real *block)
+{
+    const int is_forward = form != QNET__WINOGRAD_DOUBLE;
+    if (step == QNET__WINOGRAD_GRADIENT && is_forward && p->dy.kind == QNET__SOURCE_PLAIN)
+        qnet__winograd_transform(p, QNET__SOURCE_PLAIN, form, 1, i, j, block);
+    else if (step == QNET__WINOGRAD_GRADIENT && is_forward)
+        qnet__winograd_transform(p, QNET__SOURCE_GRADIENT, form, 1, i, j, block);
+    else if (step == QNET__WINOGRAD_INPUT && is_forward && p->from.kind != QNET__SOURCE_PLAIN)
+        qnet__winograd_transform(p, QNET__SOURCE_NORMALISED, form, 0, i, j, block);
+    else if (step == QNET__WINOGRAD_INPUT)
+        qnet__winograd_transform(p, QNET__SOURCE_PLAIN, form, 0, i, j, block);
+    else if (p->sink.kind == QNET__SINK_MOMENTS && is_forward)
+        qnet__winograd_output(p, QNET__SINK_MOMENTS, form, i, j, block);
+    else if (p->sink.kind == QNET__SINK_NORMALISE && is_forward)
+        qnet__winograd_output(p, QNET__SINK_NORMALISE, form, i, j, block);
+    else if (p->sink.kind == QNET__SINK_PLAIN)
+        qnet__winograd_output(p, QNET__SINK_PLAIN, form, i, j, block);
+    else
+        qnet__winograd_output(p, QNET__SINK_GRADIENT, form, i, j, block);
+}
+
+/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
+   One for each form: compilers need much longer for all in one. */
 #define QNET__DEFINE_WINOGRAD(name, target)                                                       \
     target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
                                                         qnet__winograd_step step, ptrdiff_t i,    \
                                                         ptrdiff_t j, qnet_real *block)            \
     {                                                                                             \
-        if (step == QNET__WINOGRAD_KERNELS)                                                       \
-            qnet__winograd_kernels(p, i, j, block);                                               \
+        const int y = (int)p->y.points, x = (int)p->x.points;                                     \
+        if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)                     \
+            qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);                          \
+        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
+            qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);                          \
         else if (p->planes == 36)                                                                 \
-            qnet__winograd_kernel_gradients(p, i, j, block, 6, 6);                                \
+            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);           \
         else if (p->planes == 9)                                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, 3, 3);                                \
+            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);           \
+        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
+            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);           \
         else                                                                                      \
-            qnet__winograd_kernel_gradients(p, i, j, block, (int)p->y.points, (int)p->x.points);  \
+            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);           \
     }                                                                                             \
                                                                                                   \
-    target static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,       \
-                            ptrdiff_t j, qnet_real *block)                                        \
+    target static QNET__NOINLINE void name##_same(const qnet__winograd *p,                        \
+                                           qnet__winograd_step step, ptrdiff_t i,                 \
+                                           ptrdiff_t j, qnet_real *block)                         \
     {                                                                                             \
-        const qnet__source_kind from =                                                            \
-            step == QNET__WINOGRAD_GRADIENT ? p->dy.kind : p->from.kind;                          \
-        if (step == QNET__WINOGRAD_INPUT && from == QNET__SOURCE_PLAIN)                           \
-            qnet__winograd_transform(p, QNET__SOURCE_PLAIN, 0, i, j, block);                      \
-        else if (step == QNET__WINOGRAD_INPUT)                                                    \
-            qnet__winograd_transform(p, QNET__SOURCE_NORMALISED, 0, i, j, block);                 \
-        else if (step == QNET__WINOGRAD_GRADIENT && from == QNET__SOURCE_PLAIN)                   \
-            qnet__winograd_transform(p, QNET__SOURCE_PLAIN, 1, i, j, block);                      \
-        else if (step == QNET__WINOGRAD_GRADIENT)                                                 \
-            qnet__winograd_transform(p, QNET__SOURCE_GRADIENT, 1, i, j, block);                   \
-        else if (step != QNET__WINOGRAD_OUTPUT)                                                   \
+        qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);                        \
+    }                                                                                             \
+                                                                                                  \
+    target static QNET__NOINLINE void name##_half(const qnet__winograd *p,                        \
+                                           qnet__winograd_step step, ptrdiff_t i,                 \
+                                           ptrdiff_t j, qnet_real *block)                         \
+    {                                                                                             \
+        qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);                        \
+    }                                                                                             \
+                                                                                                  \
+    target static QNET__NOINLINE void name##_double(const qnet__winograd *p,                      \
+                                           qnet__winograd_step step, ptrdiff_t i,                 \
+                                           ptrdiff_t j, qnet_real *block)                         \
+    {                                                                                             \
+        qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);                      \
+    }                                                                                             \
+                                                                                                  \
+    static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j, \
+                     qnet_real *block)                                                            \
+    {                                                                                             \
+        if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)            \
             name##_of_kernels(p, step, i, j, block);                                              \
-        else if (p->sink.kind == QNET__SINK_PLAIN)                                                \
-            qnet__winograd_output(p, QNET__SINK_PLAIN, i, j, block);                              \
-        else if (p->sink.kind == QNET__SINK_MOMENTS)                                              \
-            qnet__winograd_output(p, QNET__SINK_MOMENTS, i, j, block);                            \
-        else if (p->sink.kind == QNET__SINK_NORMALISE)                                            \
-            qnet__winograd_output(p, QNET__SINK_NORMALISE, i, j, block);                          \
+        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
+            name##_same(p, step, i, j, block);                                                    \
+        else if (p->form == QNET__WINOGRAD_HALF)                                                  \
+            name##_half(p, step, i, j, block);                                                    \
         else                                                                                      \
-            qnet__winograd_output(p, QNET__SINK_GRADIENT, i, j, block);                           \
+            name##_double(p, step, i, j, block);                                                  \
     }
 
 QNET__DEFINE_WINOGRAD(qnet__winograd_portable, )
@@ -5108,7 +5471,7 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
     for (at = 0; at < p->src_c; at += QNET__LANE_COUNT) {
         qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
     }
-    for (at = 0; at < p->tiles; at += p->block) {
+    for (at = p->round_first; at < p->round_last; at += p->block) {
         qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
     }
 }
@@ -5126,8 +5489,9 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
    1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
    more for each worker, each is a task. With fewer, all workers transform into one v, round by
    round, and then share out the output channels too. But where u is too large for caches, and v has
-   room for all tiles, who has a group of output channels transforms its kernels, and uses them at
-   once (by_group), unless there are too few groups for all workers. The bits are the same. */
+   room for all tiles (at stride 2 half of them, in two rounds), who has a group of output channels
+   transforms its kernels, and uses them at once (by_group), unless there are too few groups for all
+   workers. The bits are the same. */
 #define QNET__WINOGRAD_BLOCKS 8
 #define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB */
 #define QNET__WINOGRAD_ALL 131072     /* tiles * channels of a v with all tiles, at most */
@@ -5135,8 +5499,8 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
 
-/* Cuts n pixels into tiles of `most` outputs at most. */
-static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t most)
+/* Cuts n outputs into tiles of `most` at most. */
+static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t most, int stride)
 {
     axis->tiles = (n - 1) / most + 1;
     axis->side = n / axis->tiles;
@@ -5145,13 +5509,17 @@ static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t
         axis->side = 2;
         axis->large = 0;
     }
-    axis->points = n == 2 ? QNET__WINOGRAD_CLOSED : axis->side + 2 + (axis->large > 0);
+    axis->few = stride == 2 ? 2 * axis->side + 1 : axis->side + 2;
+    axis->points = axis->few + (axis->large > 0 ? stride : 0);
+    if (stride == 1 && n == 2) {
+        axis->points = axis->few = QNET__WINOGRAD_CLOSED;
+    }
 }
 
 /* Points of all tiles of an axis. */
 static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 {
-    return (int64_t)axis->tiles * (axis->points - (axis->large > 0)) + axis->large;
+    return (int64_t)(axis->tiles - axis->large) * axis->few + (int64_t)axis->large * axis->points;
 }
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
@@ -5159,33 +5527,55 @@ static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
                                     const qnet_conv2d *s, int side, int backward)
 {
+    const int out_h = (s->height - 1) / s->stride + 1, out_w = (s->width - 1) / s->stride + 1;
+    qnet__winograd_map x, y;
     ptrdiff_t small_y, small_x;
     memset(p, 0, sizeof *p);
+    memset(&x, 0, sizeof x);
     p->kernel = *kernel;
-    p->height = s->height;
-    p->width = s->width;
+    p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
+                             : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
     p->backward = backward;
-    p->src_c = backward ? s->out_channels : s->in_channels;
-    p->dst_c = backward ? s->in_channels : s->out_channels;
-    qnet__winograd_cut(&p->y, s->height, side);
-    qnet__winograd_cut(&p->x, s->width, side);
+    x.step = s->stride;
+    y = x;
+    y.step = 1;
+    x.height = s->height, x.width = s->width, x.channels = s->in_channels;
+    y.height = out_h, y.width = out_w, y.channels = s->out_channels;
+    p->in = backward ? y : x;
+    p->out = backward ? x : y;
+    p->in.border = p->form != QNET__WINOGRAD_DOUBLE;
+    p->in.more = p->form == QNET__WINOGRAD_SAME ? 2 : 1;
+    p->in.size = qnet__winograd_in(p->form);
+    p->out.size = qnet__winograd_out(p->form);
+    p->src_c = p->in.channels;
+    p->dst_c = p->out.channels;
+    qnet__winograd_cut(&p->y, out_h, side, s->stride);
+    qnet__winograd_cut(&p->x, out_w, side, s->stride);
     small_y = p->y.tiles - p->y.large, small_x = p->x.tiles - p->x.large;
     p->kind_end[0] = s->batch * small_y * p->x.large;
     p->kind_end[1] = p->kind_end[0] + s->batch * p->y.large * p->x.large;
     p->kind_end[2] = p->kind_end[1] + s->batch * p->y.large * small_x;
     p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
     p->planes = p->y.points * p->x.points;
-    p->block = p->src_c <= 64 ? 12 : p->src_c < 512 ? 48 : 96; /* u of 512 comes from far */
+    p->block = p->src_c <= 64 ? 12 : 48;
+    if (p->src_c >= 512 && p->form == QNET__WINOGRAD_SAME) { /* u comes from far */
+        p->block = 96;
+    }
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
     p->v_row = p->src_c + QNET__WINOGRAD_PAD;
-    p->d_row = p->dst_c + QNET__WINOGRAD_PAD;
     p->m_plane = (p->block + 1) * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
-/* u or du is too large for caches, and a v with all tiles is not. */
+/* tiles * channels of a v or d: `most` for 36 planes, half as many for the 81 of stride 2. */
+static ptrdiff_t qnet__winograd_room(const qnet__winograd *p, ptrdiff_t most)
+{
+    return p->form == QNET__WINOGRAD_SAME ? most : most / 2;
+}
+
+/* u or du is too large for caches, and a v with all tiles (half of them for stride 2) is not. */
 static int qnet__winograd_by_channels(const qnet__winograd *p)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
@@ -5196,12 +5586,16 @@ static int qnet__winograd_by_channels(const qnet__winograd *p)
 /* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers, int packed)
 {
-    const ptrdiff_t most = QNET__WINOGRAD_ROUND / p->src_c / p->block * p->block;
+    const ptrdiff_t most =
+        qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / p->src_c / p->block * p->block;
+    const ptrdiff_t all = qnet__winograd_room(p, QNET__WINOGRAD_ALL);
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
     p->by_group = !packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers;
-    if (p->by_group) {
-        p->round = p->tiles;
+    if (p->by_group) { /* mostly one round, as kernels are transformed in each */
+        const ptrdiff_t rounds = (p->tiles * p->src_c - 1) / all + 1;
+        p->round = ((p->tiles - 1) / rounds / p->block + 1) * p->block;
+        p->round = p->round < p->tiles ? p->round : p->tiles;
     } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
         p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
     }
@@ -5254,10 +5648,10 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
         count = p.round_last - p.round_first;
         qnet__parallel(ctx, (size_t)((count - 1) / QNET__WINOGRAD_STRIP + 1),
                        qnet__winograd_input_task, &p);
-        if (p.by_group) { /* one round */
+        if (p.by_group) {
             qnet__parallel(ctx, (size_t)(p.dst_c / QNET__WINOGRAD_GROUP),
                            qnet__winograd_whole_group_task, &p);
-            return;
+            continue;
         }
         qnet__parallel(ctx, (size_t)(((count - 1) / p.block + 1) * p.dst_c / QNET__WINOGRAD_GROUP),
                        qnet__winograd_group_task, &p);
@@ -5266,18 +5660,19 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
 
 /* ---- Gradient of the weights ----------------------------------------------------------------- */
 
-static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
+static void qnet__winograd_gradient_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t at = (ptrdiff_t)(index / 2) * QNET__WINOGRAD_STRIP;
-    const ptrdiff_t first = p->round_first + at;
-    const ptrdiff_t last = qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP);
+    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    if (index % 2 == 0) {
-        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, p->v + at * p->v_row);
-    } else {
-        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, p->d + at * p->d_row);
-    }
+    qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first,
+                       qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->d + at * p->d_row);
+}
+
+static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
+{
+    (index % 2 == 0 ? qnet__winograd_input_task : qnet__winograd_gradient_task)(arg, index / 2,
+                                                                                worker);
 }
 
 /* du[ci][co] (+)= sum of v[tile][ci] * d[tile][co] over the tiles first .. last - 1 that have the
@@ -5319,7 +5714,7 @@ static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
 static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP, group = (ptrdiff_t)index % groups;
+    const ptrdiff_t groups = p->slab_groups, group = (ptrdiff_t)index % groups;
     const ptrdiff_t channel = (ptrdiff_t)index / groups * QNET__WINOGRAD_GROUP;
     qnet_real *du = p->du + (ptrdiff_t)worker * p->planes * p->du_plane;
     ptrdiff_t k;
@@ -5328,8 +5723,8 @@ static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
                            p->d + group * QNET__WINOGRAD_GROUP, du);
     }
     for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k, group,
-                           du + k * p->du_row);
+        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
+                           p->slab_first / QNET__WINOGRAD_GROUP + group, du + k * p->du_row);
     }
 }
 
@@ -5374,10 +5769,10 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
 
 /* Where du is small (590 KB for 64 channels), the tiles are shared out in parts, each with a du
    that one worker adds up. Else all workers transform the tiles of a round, and then share out
-   du. A du that is too large for caches is not made as a whole, if v and d have room for all tiles:
-   each worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is
-   made of it (by_square). Rounds restart the chains of sums, so that this may not depend on the
-   number of workers. */
+   du. A du that is too large for caches is not made as a whole, if v has room for all tiles: each
+   worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is made
+   of it (by_square); d has as many channels of dy at a time as there is room for. Rounds restart
+   the chains of sums, so that this may not depend on the number of workers. */
 static int qnet__winograd_in_parts(const qnet__winograd *p)
 {
     return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
@@ -5391,6 +5786,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
     size_t makers = 1; /* of a v and d each */
     p->parts = 1;
     p->by_square = qnet__winograd_by_channels(p);
+    p->slab = p->dst_c;
     if (qnet__winograd_in_parts(p)) {
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
         p->parts = p->tiles / (4 * p->round); /* each long enough to be worth a du of its own */
@@ -5398,15 +5794,20 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers;
     } else if (p->by_square) {
+        const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / p->tiles;
         p->round = p->tiles;
+        p->slab = most / QNET__WINOGRAD_GROUP * QNET__WINOGRAD_GROUP;
+        p->slab = p->slab < QNET__WINOGRAD_GROUP ? QNET__WINOGRAD_GROUP : p->slab;
+        p->slab = p->slab < p->dst_c ? p->slab : p->dst_c;
     } else {
-        p->round = QNET__WINOGRAD_ROUND / 2 / channels; /* v and d */
+        p->round = qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / 2 / channels; /* v and d */
         p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
         p->round = p->round < 16 ? 16 : p->round;
         p->round = p->round < p->tiles ? p->round : p->tiles;
     }
     p->du_row = p->by_square ? QNET__WINOGRAD_GROUP : p->dst_c;
     p->du_plane = (p->by_square ? QNET__WINOGRAD_GROUP : p->src_c) * p->du_row + QNET__WINOGRAD_PAD;
+    p->d_row = p->slab + QNET__WINOGRAD_PAD;
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
     p->du = (qnet_real *)qnet__take(
@@ -5431,17 +5832,24 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
         qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_part_task, &p);
         p.round_first = p.tiles;
     }
+    strips = (p.round - 1) / QNET__WINOGRAD_STRIP + 1; /* of a whole round */
+    if (p.by_square) { /* one round */
+        p.round_last = p.tiles;
+        qnet__parallel(ctx, (size_t)strips, qnet__winograd_input_task, &p);
+        for (; p.slab_first < p.dst_c; p.slab_first += p.slab) {
+            const ptrdiff_t left = p.dst_c - p.slab_first;
+            p.slab_groups = (left < p.slab ? left : p.slab) / QNET__WINOGRAD_GROUP;
+            qnet__parallel(ctx, (size_t)strips, qnet__winograd_gradient_task, &p);
+            qnet__parallel(ctx, (size_t)(p.src_c / QNET__WINOGRAD_GROUP * p.slab_groups),
+                           qnet__winograd_square_task, &p);
+        }
+        return;
+    }
     for (; p.round_first < p.tiles; p.round_first = p.round_last) {
         p.round_last = 0;
         p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
         strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
         qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
-        if (p.by_square) { /* one round */
-            qnet__parallel(ctx, (size_t)(p.src_c / QNET__WINOGRAD_GROUP *
-                                         (p.dst_c / QNET__WINOGRAD_GROUP)),
-                           qnet__winograd_square_task, &p);
-            return;
-        }
         qnet__parallel(ctx, (size_t)(p.planes * (p.src_c / QNET__WINOGRAD_GROUP)),
                        qnet__winograd_sum_task, &p);
     }
@@ -5454,26 +5862,30 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
 #define QNET__SWEEP_PLACES 16
 
 /* The largest side of tiles for a convolution, or 0 where another form is better. Winograd's is for
-   stride 1 with whole groups of 64 channels, and pays where it saves two fifths of the
+   strides 1 and 2 with whole groups of 64 channels, and pays where it saves two fifths of the
    multiplications, with QNET__WINOGRAD_TILES or more tiles to be worth the transform of the
    kernels. Where those of 4x4 are fewer, and kernels are transformed `once` for many passes, tiles
    of 2x2 need less memory for u. */
 #define QNET__WINOGRAD_TILES 16
+#define QNET__WINOGRAD_TILES_2 128 /* for stride 2, whose u is larger */
 
 static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
-    const int64_t h = s->height, w = s->width;
-    const int64_t direct = h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
+    const int64_t h = (s->height - 1) / s->stride + 1, w = (s->width - 1) / s->stride + 1;
+    const int64_t direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES
+                               ? (3 * h - 2) * (3 * w - 2)
+                               : 9 * h * w;
+    const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
     int side;
-    if (s->kernel != 3 || s->stride != 1 || s->padding != 1 ||
+    if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
-    for (side = 4; side >= (once ? 2 : 4); side -= 2) {
+    for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
-        qnet__winograd_cut(&y, s->height, side);
-        qnet__winograd_cut(&x, s->width, side);
-        if (s->batch * (int64_t)y.tiles * x.tiles >= QNET__WINOGRAD_TILES) {
+        qnet__winograd_cut(&y, h, side, s->stride);
+        qnet__winograd_cut(&x, w, side, s->stride);
+        if (s->batch * (int64_t)y.tiles * x.tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
             return 5 * products <= 3 * direct ? side : 0;
         }

@@ -131,6 +131,10 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
    and by_square), also with axes of 2 pixels. */
 #define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
 
+/* The same at stride 2, with so many tiles that by_group takes two rounds (backward, one worker) and
+   by_square two slabs. */
+#define LARGE_KERNELS_2 {172, 5, 7, 192, 384, 3, 2, 1}
+
 static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
 {
     layer l = make_layer(s), r = make_layer(s);
@@ -151,17 +155,17 @@ static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
     free_layer(&r);
 }
 
-/* All three passes of Winograd's form with tiles of 2 (and what is left over), on any map. */
-static void check_small_tiles(qnet_context *ctx, qnet_conv2d s)
+/* All three passes of Winograd's form with tiles of 4 or 2 (and what is left over), on any map. */
+static void check_tiles(qnet_context *ctx, qnet_conv2d s, int side)
 {
     layer l = make_layer(s), r = make_layer(s);
     const qnet__source x = qnet__source_plain(l.x), dy = qnet__source_plain(l.dy);
     qnet__sink y = qnet__sink_plain(l.y), dx = qnet__sink_plain(l.dx);
-    void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, 2), 64);
+    void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, side), 64);
     if (scratch == NULL) exit(2);
-    qnet__winograd_conv(ctx, &s, 2, 0, &x, l.w, NULL, &y, scratch);
-    qnet__winograd_conv(ctx, &s, 2, 1, &dy, l.w, NULL, &dx, scratch);
-    qnet__winograd_weights(ctx, &s, 2, &x, &dy, NULL, l.dw, scratch);
+    qnet__winograd_conv(ctx, &s, side, 0, &x, l.w, NULL, &y, scratch);
+    qnet__winograd_conv(ctx, &s, side, 1, &dy, l.w, NULL, &dx, scratch);
+    qnet__winograd_weights(ctx, &s, side, &x, &dy, NULL, l.dw, scratch);
     qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
     qnet__conv2d_backward_data_ref(&s, 0, r.w, r.dy, r.dx);
     qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
@@ -240,7 +244,9 @@ static void test_against_twins(void)
         {2, 5, 33, 64, 64, 3, 1, 1}, {3, 35, 5, 128, 64, 3, 1, 1}, {4, 2, 16, 64, 64, 3, 1, 1},
         /* axes of 2 pixels */
         {3, 35, 2, 64, 128, 3, 1, 1}, {20, 2, 2, 128, 64, 3, 1, 1}, {16, 2, 3, 64, 64, 3, 1, 1},
-        LARGE_KERNELS,
+        /* Winograd at stride 2 */
+        {3, 56, 49, 64, 128, 3, 2, 1}, {9, 27, 25, 128, 64, 3, 2, 1}, {128, 7, 8, 64, 64, 3, 2, 1},
+        LARGE_KERNELS, LARGE_KERNELS_2,
     };
     int cpu, kernel, stride, padding;
     size_t i;
@@ -255,7 +261,11 @@ static void test_against_twins(void)
                 }
         for (i = 0; i < sizeof shapes / sizeof *shapes; i++) check_against_twins(ctx, shapes[i], NULL);
         for (i = 1; i < 12; i++) {
-            check_small_tiles(ctx, make_shape(2, (int)i, 9 - (int)i / 2, 64, 128, 3, 1, 1));
+            check_tiles(ctx, make_shape(2, (int)i, 9 - (int)i / 2, 64, 128, 3, 1, 1), 2);
+        }
+        for (i = 1; i < 16; i++) { /* stride 2, outputs of 1 to 8 */
+            check_tiles(ctx, make_shape(2, (int)i, 17 - (int)i, 64, 128, 3, 2, 1), 4);
+            check_tiles(ctx, make_shape(2, (int)i, 14 - (int)i % 8, 128, 64, 3, 2, 1), 2);
         }
         qnet_context_destroy(ctx);
     }
@@ -324,7 +334,7 @@ static double rms_error(const qnet_real *a, const double *exact, size_t n)
 static void test_winograd_error(void)
 {
     static const qnet_conv2d shapes[] = {{1, 28, 28, 64, 64, 3, 1, 1}, {4, 7, 7, 512, 64, 3, 1, 1},
-                                         {64, 2, 2, 128, 128, 3, 1, 1}};
+                                         {64, 2, 2, 128, 128, 3, 1, 1}, {11, 28, 28, 128, 64, 3, 2, 1}};
     qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
     size_t i;
     for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -377,7 +387,8 @@ static void test_workers(void)
     static const qnet_conv2d shapes[] = {
         {3, 20, 30, 24, 40, 3, 1, 1}, {2, 33, 40, 3, 64, 7, 2, 3}, {4, 14, 14, 64, 128, 3, 2, 1},
         {7, 14, 13, 64, 128, 3, 1, 1}, {4, 97, 65, 64, 64, 3, 1, 1}, {20, 2, 2, 64, 128, 3, 1, 1},
-        LARGE_KERNELS, {100, 4, 4, 320, 384, 3, 1, 1} /* more than a block */};
+        {20, 14, 13, 128, 64, 3, 2, 1}, {4, 97, 65, 64, 128, 3, 2, 1},
+        LARGE_KERNELS, LARGE_KERNELS_2, {100, 4, 4, 320, 384, 3, 1, 1} /* more than a block */};
     size_t i, j;
     for (j = 0; j < sizeof shapes / sizeof *shapes; j++) {
         layer first = make_layer(shapes[j]);
@@ -430,7 +441,8 @@ static void test_scratch(void)
     static const qnet_conv2d shapes[] = {
         {2, 20, 18, 24, 40, 3, 1, 1}, {2, 33, 20, 3, 64, 7, 2, 3}, {1, 9, 9, 64, 128, 1, 2, 0},
         {3, 14, 13, 64, 128, 3, 1, 1}, {4, 90, 65, 64, 64, 3, 1, 1}, {20, 2, 2, 64, 128, 3, 1, 1},
-        LARGE_KERNELS};
+        {20, 14, 13, 128, 64, 3, 2, 1}, {4, 97, 65, 64, 128, 3, 2, 1},
+        LARGE_KERNELS, LARGE_KERNELS_2};
     qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
     size_t i, j;
     for (i = 0; i < sizeof shapes / sizeof *shapes; i++) {
