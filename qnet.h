@@ -717,7 +717,7 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    a network with training = 0 that serves many small batches. After a change of the weights, as by
    qnet_weights_load, call it again: until then a pass would take the old convolutions with the new
    norms and head. (qnet_resnet_init drops the packed form.) The memory comes from the allocator,
-   beside qnet_resnet_bytes: 16 to 36 numbers for 9 where Winograd's form is used, up to 158 MB in
+   beside qnet_resnet_bytes: 9 to 81 numbers for 9 where Winograd's form is used, up to 208 MB in
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
 /* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
@@ -4274,20 +4274,20 @@ static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t 
              [ 1  0 ]           [ 1 -1  0 ]
 
    Stride 2: y_o = g0 x_{2o-1} + g1 x_{2o} + g2 x_{2o+1} along an axis. The odd pixels meet the taps
-   g0 and g2, as if at stride 1: 4 outputs take the five points 0, infinity, c, -c and e of F(4, 2).
+   g0 and g2, as if at stride 1: 4 outputs take the five points 0, infinity, r, -r and t of F(4, 2).
    The even ones meet one, and their 4 products stay as they are; so each of them is a point too,
    with a 1 in B, G and A. That makes 9 points, where the direct sum has 12 products, and 81
-   elements for 4x4 outputs, not 144. c = 3/4 and e = 2 are exact in binary, and good for rounding.
-   For the odd pixels, with n0 = 1 / (c^2 e), nc = 1 / (2 c^2 (c - e)), ne = 1 / (e (e^2 - c^2)) and
-   nm = -1 / (2 c^2 (c + e)),
+   elements for 4x4 outputs, not 144. r = 3/4 and t = 2 are exact in binary, and the rounding error
+   is about three quarters of that with the usual 1 and 2. For the odd pixels, with
+   m0 = 1 / (r^2 t), mr = 1 / (2 r^2 (r - t)), mm = -1 / (2 r^2 (r + t)), mt = 1 / (t (t^2 - r^2)),
 
-       B^T = [ c2e  -c2  -e    1   0 ]     G = [ n0  0    ]     A^T = [ 1  0  1   1   1  ]
-             [ 0     c2e -c2  -e   1 ]         [ 0   1    ]           [ 0  0  c  -c   e  ]
-             [ 0    -c e  c-e  1   0 ]         [ nc  nc c ]           [ 0  0  c2  c2  e2 ]
-             [ 0     c e -c-e  1   0 ]         [ nm -nm c ]           [ 0  1  c3 -c3  e3 ]
-             [ 0    -c2   0    1   0 ]         [ ne  ne e ]
+       B^T = [ r2t  -r2  -t    1   0 ]     G = [ m0  0    ]     A^T = [ 1  0  1   1   1  ]
+             [ 0     r2t -r2  -t   1 ]         [ 0   1    ]           [ 0  0  r  -r   t  ]
+             [ 0    -r t  r-t  1   0 ]         [ mr  mr r ]           [ 0  0  r2  r2  t2 ]
+             [ 0     r t -r-t  1   0 ]         [ mm -mm r ]           [ 0  1  r3 -r3  t3 ]
+             [ 0    -r2   0    1   0 ]         [ mt  mt t ]
 
-   All points are in the order 0, infinity, c, two even pixels; -c, the third; e, the fourth. So
+   All points are in the order 0, infinity, r, two even pixels; -r, the third; t, the fourth. So
    tiles of 3 leave out the last two, those of 2 the last four, with factors in B^T as above.
 
    Gradient of the inputs: a convolution of dy with the kernel turned round and its channels
@@ -4455,39 +4455,39 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
 
 /* ---- The same for stride 2, for 9, 7 or 5 points --------------------------------------------- */
 
-#define QNET__WINOGRAD_C 0.75
-#define QNET__WINOGRAD_E 2.0
-#define QNET__WINOGRAD_C2 (QNET__WINOGRAD_C * QNET__WINOGRAD_C)
-#define QNET__WINOGRAD_E2 (QNET__WINOGRAD_E * QNET__WINOGRAD_E)
-#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_C2 * QNET__WINOGRAD_E))
-#define QNET__WINOGRAD_MC (1 / (2 * QNET__WINOGRAD_C2 * (QNET__WINOGRAD_C - QNET__WINOGRAD_E)))
-#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_C2 * (QNET__WINOGRAD_C + QNET__WINOGRAD_E)))
-#define QNET__WINOGRAD_ME (1 / (QNET__WINOGRAD_E * (QNET__WINOGRAD_E2 - QNET__WINOGRAD_C2)))
+#define QNET__WINOGRAD_R 0.75
+#define QNET__WINOGRAD_T 2.0
+#define QNET__WINOGRAD_R2 (QNET__WINOGRAD_R * QNET__WINOGRAD_R)
+#define QNET__WINOGRAD_T2 (QNET__WINOGRAD_T * QNET__WINOGRAD_T)
+#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_R2 * QNET__WINOGRAD_T))
+#define QNET__WINOGRAD_MR (1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R - QNET__WINOGRAD_T)))
+#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R + QNET__WINOGRAD_T)))
+#define QNET__WINOGRAD_MT (1 / (QNET__WINOGRAD_T * (QNET__WINOGRAD_T2 - QNET__WINOGRAD_R2)))
 
 /* The points of the odd pixels, which are x[0], x[odd], x[2 odd] ... */
 QNET__INLINE void qnet__winograd_odd_points(int points, const qnet__lanes *x, const int odd,
                                             qnet__lanes *y, const ptrdiff_t step)
 {
-    const qnet_real c = (qnet_real)QNET__WINOGRAD_C, c2 = (qnet_real)QNET__WINOGRAD_C2;
-    const qnet_real e = (qnet_real)QNET__WINOGRAD_E;
+    const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
+    const qnet_real t = (qnet_real)QNET__WINOGRAD_T;
     const qnet__lanes x1 = x[odd], x2 = x[2 * odd];
     if (points == 9) {
-        const qnet__lanes x3 = x[3 * odd], last = x3 - c2 * x1;
-        const qnet__lanes even = x3 - e * x2, rest = c * (x2 - e * x1);
-        y[0] = last - e * (x2 - c2 * x[0]);
-        y[step] = x[4 * odd] - c2 * x2 - e * last;
+        const qnet__lanes x3 = x[3 * odd], last = x3 - r2 * x1;
+        const qnet__lanes even = x3 - t * x2, rest = r * (x2 - t * x1);
+        y[0] = last - t * (x2 - r2 * x[0]);
+        y[step] = x[4 * odd] - r2 * x2 - t * last;
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
     } else if (points == 7) {
-        y[0] = -e * (x2 - c2 * x[0]);
-        y[step] = x[3 * odd] - c2 * x1;
-        y[2 * step] = (c - e) * (x2 + c * x1);
-        y[5 * step] = y[7 * step] = -(c + e) * (x2 - c * x1);
+        y[0] = -t * (x2 - r2 * x[0]);
+        y[step] = x[3 * odd] - r2 * x1;
+        y[2 * step] = (r - t) * (x2 + r * x1);
+        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
     } else {
-        y[0] = -c * e * (x1 - c * x[0]);
-        y[step] = x2 - c * x1;
-        y[2 * step] = y[5 * step] = y[7 * step] = 2 * c * (c - e) * x1;
+        y[0] = -r * t * (x1 - r * x[0]);
+        y[step] = x2 - r * x1;
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
     }
 }
 
@@ -4517,21 +4517,21 @@ QNET__INLINE void qnet__winograd_bt2_back(int points, const qnet__lanes *x, qnet
 QNET__INLINE void qnet__winograd_odd_outputs(int points, const qnet__lanes *x, qnet__lanes *y,
                                              const ptrdiff_t odd)
 {
-    const qnet_real c = (qnet_real)QNET__WINOGRAD_C, c2 = (qnet_real)QNET__WINOGRAD_C2;
-    const qnet_real e = (qnet_real)QNET__WINOGRAD_E, e2 = (qnet_real)QNET__WINOGRAD_E2;
+    const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
+    const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
     if (points == 9) {
-        const qnet__lanes sum = x[2] + x[5], difference = c * (x[2] - x[5]);
+        const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
         y[0] = x[0] + sum + x[7];
-        y[odd] = difference + e * x[7];
-        y[2 * odd] = c2 * sum + e2 * x[7];
-        y[3 * odd] = x[1] + (c2 * difference + e * e2 * x[7]);
+        y[odd] = difference + t * x[7];
+        y[2 * odd] = r2 * sum + t2 * x[7];
+        y[3 * odd] = x[1] + (r2 * difference + t * t2 * x[7]);
     } else if (points == 7) {
         y[0] = x[0] + (x[2] + x[5]);
-        y[odd] = c * (x[2] - x[5]);
-        y[2 * odd] = y[3 * odd] = x[1] + c2 * (x[2] + x[5]);
+        y[odd] = r * (x[2] - x[5]);
+        y[2 * odd] = y[3 * odd] = x[1] + r2 * (x[2] + x[5]);
     } else {
         y[0] = x[0] + x[2];
-        y[odd] = y[2 * odd] = y[3 * odd] = x[1] + c * x[2];
+        y[odd] = y[2 * odd] = y[3 * odd] = x[1] + r * x[2];
     }
 }
 
@@ -4565,17 +4565,17 @@ QNET__INLINE void qnet__winograd_at2_back(int points, const qnet__lanes *x, qnet
 QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
-    const qnet_real c = (qnet_real)QNET__WINOGRAD_C, c2 = (qnet_real)QNET__WINOGRAD_C2;
-    const qnet_real e = (qnet_real)QNET__WINOGRAD_E, e2 = (qnet_real)QNET__WINOGRAD_E2;
-    const qnet__lanes even = points > 5 ? x[0] + c2 * x[2] : x[0];
-    const qnet__lanes odd = points > 7 ? c * (x[1] + c2 * x[3]) : c * x[1];
+    const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
+    const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
+    const qnet__lanes even = points > 5 ? x[0] + r2 * x[2] : x[0];
+    const qnet__lanes odd = points > 7 ? r * (x[1] + r2 * x[3]) : r * x[1];
     y[0] = y[3 * step] = x[0];
     y[step] = x[(points - 3) / 2];
     y[2 * step] = even + odd;
     y[4 * step] = x[1];
     y[5 * step] = even - odd;
     y[6 * step] = x[points > 5 ? 2 : 1];
-    y[7 * step] = points > 7 ? (x[0] + e2 * x[2]) + e * (x[1] + e2 * x[3]) : odd;
+    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
     y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
@@ -4584,25 +4584,25 @@ QNET__INLINE void qnet__winograd_g2(const qnet__wide *x, qnet__wide *y, const pt
 {
     y[0] = QNET__WINOGRAD_M0 * x[0];
     y[step] = x[2];
-    y[2 * step] = QNET__WINOGRAD_MC * (x[0] + QNET__WINOGRAD_C * x[2]);
+    y[2 * step] = QNET__WINOGRAD_MR * (x[0] + QNET__WINOGRAD_R * x[2]);
     y[3 * step] = y[4 * step] = y[6 * step] = y[8 * step] = x[1];
-    y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_C * x[2]);
-    y[7 * step] = QNET__WINOGRAD_ME * (x[0] + QNET__WINOGRAD_E * x[2]);
+    y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_R * x[2]);
+    y[7 * step] = QNET__WINOGRAD_MT * (x[0] + QNET__WINOGRAD_T * x[2]);
 }
 
 /* y[3] = G^T x[points]; x is 0 beyond, up to 9. */
 QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
 {
-    const qnet__wide at_c = QNET__WINOGRAD_MC * x[2], at_m = QNET__WINOGRAD_MM * x[5];
-    const qnet__wide at_e = QNET__WINOGRAD_ME * x[7];
-    y[0] = QNET__WINOGRAD_M0 * x[0] + (at_c + at_m + at_e);
+    const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
+    const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
+    y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
     y[step] = x[3] + x[4] + (x[6] + x[8]);
-    y[2 * step] = x[1] + (QNET__WINOGRAD_C * (at_c - at_m) + QNET__WINOGRAD_E * at_e);
+    y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
 }
 
 /* ---- The transforms of tiles ----------------------------------------------------------------- */
 
-/* What a convolution's tiles go from and to. */
+/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
 typedef enum qnet__winograd_form {
     QNET__WINOGRAD_SAME,  /* stride 1 */
     QNET__WINOGRAD_HALF,  /* stride 2 */
@@ -4617,8 +4617,8 @@ QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
     return form == QNET__WINOGRAD_SAME ? 6 : 9;
 }
 
-/* Pixels that a tile of 4 outputs reads and writes along an axis, and how many of these the one
-   before has not read. */
+/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
+   tile before does not. */
 QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
 {
     return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
@@ -4634,7 +4634,7 @@ QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
     return form == QNET__WINOGRAD_HALF ? 8 : 4;
 }
 
-/* Those that a tile with fewer points reads and writes. */
+/* Pixels along an axis that a tile with this number of points reads, and writes. */
 QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
 {
     return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
@@ -5264,6 +5264,13 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
 
 /* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
    One for each form: compilers need much longer for all in one. */
+#define QNET__DEFINE_WINOGRAD_FORM(name, target, form)                                            \
+    target static QNET__NOINLINE void name(const qnet__winograd *p, qnet__winograd_step step,     \
+                                           ptrdiff_t i, ptrdiff_t j, qnet_real *block)            \
+    {                                                                                             \
+        qnet__winograd_step_of(p, step, form, i, j, block);                                       \
+    }
+
 #define QNET__DEFINE_WINOGRAD(name, target)                                                       \
     target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
                                                         qnet__winograd_step step, ptrdiff_t i,    \
@@ -5284,26 +5291,9 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
             qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);           \
     }                                                                                             \
                                                                                                   \
-    target static QNET__NOINLINE void name##_same(const qnet__winograd *p,                        \
-                                           qnet__winograd_step step, ptrdiff_t i,                 \
-                                           ptrdiff_t j, qnet_real *block)                         \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);                        \
-    }                                                                                             \
-                                                                                                  \
-    target static QNET__NOINLINE void name##_half(const qnet__winograd *p,                        \
-                                           qnet__winograd_step step, ptrdiff_t i,                 \
-                                           ptrdiff_t j, qnet_real *block)                         \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);                        \
-    }                                                                                             \
-                                                                                                  \
-    target static QNET__NOINLINE void name##_double(const qnet__winograd *p,                      \
-                                           qnet__winograd_step step, ptrdiff_t i,                 \
-                                           ptrdiff_t j, qnet_real *block)                         \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);                      \
-    }                                                                                             \
+    QNET__DEFINE_WINOGRAD_FORM(name##_same, target, QNET__WINOGRAD_SAME)                          \
+    QNET__DEFINE_WINOGRAD_FORM(name##_half, target, QNET__WINOGRAD_HALF)                          \
+    QNET__DEFINE_WINOGRAD_FORM(name##_double, target, QNET__WINOGRAD_DOUBLE)                      \
                                                                                                   \
     static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j, \
                      qnet_real *block)                                                            \
@@ -5493,8 +5483,8 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
    transforms its kernels, and uses them at once (by_group), unless there are too few groups for all
    workers. The bits are the same. */
 #define QNET__WINOGRAD_BLOCKS 8
-#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB */
-#define QNET__WINOGRAD_ALL 131072     /* tiles * channels of a v with all tiles, at most */
+#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB, 11 at stride 2 */
+#define QNET__WINOGRAD_ALL 131072     /* tiles * channels by group or by square, at most */
 #define QNET__WINOGRAD_U_MOST 4194304 /* numbers of a u or du as a whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
@@ -5575,7 +5565,7 @@ static ptrdiff_t qnet__winograd_room(const qnet__winograd *p, ptrdiff_t most)
     return p->form == QNET__WINOGRAD_SAME ? most : most / 2;
 }
 
-/* u or du is too large for caches, and a v with all tiles (half of them for stride 2) is not. */
+/* u or du is too large for caches, and there are not too many tiles for a few rounds at most. */
 static int qnet__winograd_by_channels(const qnet__winograd *p)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
@@ -5767,12 +5757,12 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     }
 }
 
-/* Where du is small (590 KB for 64 channels), the tiles are shared out in parts, each with a du
-   that one worker adds up. Else all workers transform the tiles of a round, and then share out
-   du. A du that is too large for caches is not made as a whole, if v has room for all tiles: each
-   worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is made
-   of it (by_square); d has as many channels of dy at a time as there is room for. Rounds restart
-   the chains of sums, so that this may not depend on the number of workers. */
+/* Where du is small (64 channels: 590 KB, 1.3 MB at stride 2), the tiles are shared out in parts,
+   each with a du that one worker adds up. Else all workers transform the tiles of a round, and then
+   share out du. A du that is too large for caches is not made as a whole, if v may hold all tiles:
+   each worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is
+   made of it (by_square); d has as many channels of dy at a time as there is room for. Rounds
+   restart the chains of sums, so that this may not depend on the number of workers. */
 static int qnet__winograd_in_parts(const qnet__winograd *p)
 {
     return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
@@ -5865,9 +5855,10 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
    strides 1 and 2 with whole groups of 64 channels, and pays where it saves two fifths of the
    multiplications, with QNET__WINOGRAD_TILES or more tiles to be worth the transform of the
    kernels. Where those of 4x4 are fewer, and kernels are transformed `once` for many passes, tiles
-   of 2x2 need less memory for u. */
+   of 2x2 need less memory for u. Stride 2, whose u is larger, needs more tiles, 4 of them in each
+   image: so neither choice depends on the batch where that is 16 or more. */
 #define QNET__WINOGRAD_TILES 16
-#define QNET__WINOGRAD_TILES_2 128 /* for stride 2, whose u is larger */
+#define QNET__WINOGRAD_TILES_2 64 /* for stride 2 */
 
 static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
@@ -5876,6 +5867,7 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
                                ? (3 * h - 2) * (3 * w - 2)
                                : 9 * h * w;
     const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
+    const int64_t in_image = s->stride == 1 ? 1 : QNET__WINOGRAD_TILES_2 / 16;
     int side;
     if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
@@ -5883,9 +5875,11 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     }
     for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
+        int64_t tiles;
         qnet__winograd_cut(&y, h, side, s->stride);
         qnet__winograd_cut(&x, w, side, s->stride);
-        if (s->batch * (int64_t)y.tiles * x.tiles >= least) {
+        tiles = (int64_t)y.tiles * x.tiles;
+        if (tiles >= in_image && s->batch * tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
             return 5 * products <= 3 * direct ? side : 0;
         }

@@ -381,6 +381,48 @@ static void test_winograd_error(void)
     qnet_context_destroy(ctx);
 }
 
+/* dw at stride 2 from a gradient that is worked out as it is read, over one of its own maps: in slabs,
+   and in parts. And the shapes for large kernels are cut as they are meant to be. */
+static void test_weights_from_a_source(void)
+{
+    static const qnet_conv2d shapes[] = {LARGE_KERNELS_2, {200, 9, 8, 64, 64, 3, 2, 1}};
+    size_t workers = 1, i;
+    qnet_context *ctx = make_context(QNET_CPU_AUTO, &workers);
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    for (i = 0; i < 2; i++) {
+        const qnet_conv2d s = shapes[i];
+        const size_t channels = (size_t)s.out_channels, bytes = qnet__winograd_scratch(ctx, &s, 4);
+        layer l = make_layer(s);
+        const qnet__source x = qnet__source_plain(l.x);
+        qnet__source dy = qnet__source_plain(l.dy), plain = qnet__source_plain(l.y);
+        qnet__sink made = qnet__sink_plain(l.y);
+        qnet_real *pre = normals(9, l.ny), *vector = normals(10, 4 * channels);
+        qnet_real *dw = wave(11, l.nw);
+        qnet__arena arena = {NULL, 0};
+        void *scratch = qnet__default_alloc(NULL, bytes, 64);
+        qnet__winograd p;
+        if (scratch == NULL) exit(2);
+        qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
+        qnet__winograd_plan_weights(&p, &arena, 1);
+        CHECK(QNET__TWINS_ONLY || (i == 0 ? p.by_square && p.slab < p.dst_c : p.parts > 1));
+        qnet__winograd_geometry(&p, &kernel, &s, 4, 1);
+        qnet__winograd_plan(&p, &arena, 1, 0);
+        CHECK(QNET__TWINS_ONLY || i == 1 || (p.by_group && p.round < p.tiles));
+        dy.kind = QNET__SOURCE_GRADIENT, dy.pre = pre;
+        dy.mean = vector, dy.scale = vector + channels;
+        dy.shift = vector + 2 * channels, dy.slope = vector + 3 * channels;
+        qnet__pass(ctx, &dy, &made, l.ny / channels, channels);
+        qnet__winograd_weights(ctx, &s, 4, &x, &plain, NULL, dw, scratch);
+        qnet__winograd_weights(ctx, &s, 4, &x, &dy, pre, l.dw, scratch);
+        CHECK(relative_error(l.dw, dw, l.nw) <= NEAR);
+        CHECK(relative_error(pre, l.y, l.ny) <= NEAR);
+        qnet__default_free(NULL, scratch, bytes);
+        free(pre), free(vector), free(dw);
+        free_layer(&l);
+    }
+    qnet_context_destroy(ctx);
+}
+
 static void test_workers(void)
 {
     static const size_t counts[] = {1, 2, 3, 8};
@@ -575,6 +617,7 @@ int main(void)
     RUN(test_against_twins);
     RUN(test_gradients);
     RUN(test_winograd_error);
+    RUN(test_weights_from_a_source);
     RUN(test_workers);
     RUN(test_zeros_in_a_batch);
     RUN(test_scratch);

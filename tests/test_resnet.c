@@ -265,6 +265,26 @@ static void test_batch_independence(void)
     }
 }
 
+/* An image has the same bits in all networks whose largest batch is 16 or more. */
+static void test_networks_of_other_batches(void)
+{
+    static const int side[] = {64, 96, 112, 128}, batch[] = {16, 24, 64, 130};
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    qnet_real first[512], feature[512];
+    size_t i, j;
+    for (i = 0; i < 4; i++)
+        for (j = 0; j < 4; j++) {
+            qnet_resnet *net = make_net(ctx, side[i], side[i], batch[j], j % 2);
+            qnet_real *x = numbers(200, image_count(1, side[i], side[i]), 4);
+            formula_resnet(net);
+            CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 0, NULL, j == 0 ? first : feature));
+            CHECK(j == 0 || memcmp(first, feature, sizeof first) == 0);
+            free(x);
+            qnet_resnet_destroy(net);
+        }
+    qnet_context_destroy(ctx);
+}
+
 static void test_memory(void)
 {
     counter c;
@@ -712,6 +732,7 @@ int main(void)
     RUN(test_gradient);
     RUN(test_workers);
     RUN(test_batch_independence);
+    RUN(test_networks_of_other_batches);
     RUN(test_memory);
     RUN(test_bad_input);
     RUN(test_momentum);
