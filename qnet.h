@@ -5483,7 +5483,7 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
    transforms its kernels, and uses them at once (by_group), unless there are too few groups for all
    workers. The bits are the same. */
 #define QNET__WINOGRAD_BLOCKS 8
-#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB, 11 at stride 2 */
+#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
 #define QNET__WINOGRAD_ALL 131072     /* tiles * channels by group or by square, at most */
 #define QNET__WINOGRAD_U_MOST 4194304 /* numbers of a u or du as a whole: 16 MB */
 #define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
@@ -5559,10 +5559,10 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     p->u_plane = p->src_c * QNET__WINOGRAD_GROUP + QNET__WINOGRAD_PAD;
 }
 
-/* tiles * channels of a v or d: `most` for 36 planes, half as many for the 81 of stride 2. */
+/* tiles * channels of a v or d: `most` for 36 planes, a quarter for the 81 of stride 2. */
 static ptrdiff_t qnet__winograd_room(const qnet__winograd *p, ptrdiff_t most)
 {
-    return p->form == QNET__WINOGRAD_SAME ? most : most / 2;
+    return p->form == QNET__WINOGRAD_SAME ? most : most / 4;
 }
 
 /* u or du is too large for caches, and there are not too many tiles for a few rounds at most. */
@@ -5784,7 +5784,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
         makers = workers;
     } else if (p->by_square) {
-        const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / p->tiles;
+        const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / 2 / p->tiles;
         p->round = p->tiles;
         p->slab = most / QNET__WINOGRAD_GROUP * QNET__WINOGRAD_GROUP;
         p->slab = p->slab < QNET__WINOGRAD_GROUP ? QNET__WINOGRAD_GROUP : p->slab;
@@ -5887,6 +5887,14 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     return 0;
 }
 
+/* Whether the gradient of the inputs goes this way too. At stride 2, kernels too large for caches
+   would need more memory for it than they are worth: v has all channels of dy, and u is of 81. */
+static int qnet__winograd_goes_back(const qnet_conv2d *s)
+{
+    return s->stride == 1 ||
+           (int64_t)s->in_channels * s->out_channels <= QNET__WINOGRAD_U_MOST / 81;
+}
+
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
@@ -5895,8 +5903,10 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
     qnet__winograd p;
     qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
-    qnet__winograd_geometry(&p, &kernel, s, side, 1);
-    qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
+    if (qnet__winograd_goes_back(s)) {
+        qnet__winograd_geometry(&p, &kernel, s, side, 1);
+        qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
+    }
     qnet__winograd_geometry(&p, &kernel, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
@@ -6855,7 +6865,10 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_way way,
     case QNET__CONV_REFERENCE: return 0;
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
-        return qnet__winograd_scratch(ctx, shape, qnet__conv_side(way));
+        if (!qnet__winograd_goes_back(shape)) {
+            qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
+        }
+        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
     case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
                    (size_t)(shape->kernel * shape->kernel) * (size_t)shape->in_channels *
@@ -6974,7 +6987,12 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
         if (sink != NULL) {
             made = qnet__source_plain(qnet__source_map(ctx, &made, out_rows, s->out_channels,
                                                        temp_dy));
+        }
+        if (sink != NULL && qnet__winograd_goes_back(s)) {
             qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
+        } else if (sink != NULL) {
+            qnet__conv_sweep(ctx, s, 1, 0, made.x, w, NULL, dx, scratch);
+            qnet__sink_map(ctx, sink, in_rows, s->in_channels);
         }
         return QNET_OK;
     }

@@ -131,8 +131,8 @@ static void run_layer(qnet_context *ctx, layer *l, void *scratch)
    and by_square), also with axes of 2 pixels. */
 #define LARGE_KERNELS {5, 7, 7, 320, 384, 3, 1, 1}, {20, 2, 2, 704, 704, 3, 1, 1}
 
-/* The same at stride 2, with so many tiles that by_group takes two rounds (backward, one worker) and
-   by_square two slabs. */
+/* The same at stride 2, with so many tiles that by_group takes two rounds and by_square several
+   slabs. */
 #define LARGE_KERNELS_2 {172, 5, 7, 192, 384, 3, 2, 1}
 
 static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
@@ -405,7 +405,8 @@ static void test_weights_from_a_source(void)
         qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
         qnet__winograd_plan_weights(&p, &arena, 1);
         CHECK(QNET__TWINS_ONLY || (i == 0 ? p.by_square && p.slab < p.dst_c : p.parts > 1));
-        qnet__winograd_geometry(&p, &kernel, &s, 4, 1);
+        CHECK(qnet__winograd_goes_back(&s) == (i == 1));
+        qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
         qnet__winograd_plan(&p, &arena, 1, 0);
         CHECK(QNET__TWINS_ONLY || i == 1 || (p.by_group && p.round < p.tiles));
         dy.kind = QNET__SOURCE_GRADIENT, dy.pre = pre;
