@@ -4675,6 +4675,27 @@ QNET__INLINE void qnet__winograd_to_pixels(const qnet__winograd_form form, int p
     }
 }
 
+QNET__INLINE void qnet__winograd_from_outputs(const qnet__winograd_form form, int points,
+                                              const qnet__lanes *x, qnet__lanes *y,
+                                              const ptrdiff_t step)
+{
+    if (form == QNET__WINOGRAD_SAME) {
+        qnet__winograd_a(points, x, y, step);
+    } else {
+        qnet__winograd_a2(points, x, y, step);
+    }
+}
+
+QNET__INLINE void qnet__winograd_to_taps(const qnet__winograd_form form, int points,
+                                         const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
+{
+    if (form == QNET__WINOGRAD_SAME) {
+        qnet__winograd_gt(points, x, y, step);
+    } else {
+        qnet__winograd_gt2(x, y, step);
+    }
+}
+
 QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form, int points,
                                                   const qnet__wide *x, qnet__wide *y,
                                                   const ptrdiff_t step)
@@ -4801,7 +4822,7 @@ QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_k
 
 /* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
    for when the vector QNET__WINOGRAD_AHEAD channels before is worked on, which may be in the tile
-   before; but for its first columns, which that tile had too: the last `fresh` are asked for. */
+   before; but for its first columns, which that tile had too. Column x of them: */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
 QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_kind kind,
@@ -4919,26 +4940,18 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
             qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
             qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
             qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
-            if (form == QNET__WINOGRAD_SAME) {
-                qnet__winograd_a(points_y, e, half + x, 4);
-            } else {
-                qnet__winograd_a2(points_y, e, half + x, 4);
-            }
+            qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
         }
         for (y = 0; y < points_y; y++) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            if (form == QNET__WINOGRAD_SAME) {
-                qnet__winograd_a(points_x, half + 4 * y, e, 1);
-            } else {
-                qnet__winograd_a2(points_x, half + 4 * y, e, 1);
-            }
+            qnet__winograd_from_outputs(form, points_x, half + 4 * y, e, 1);
             qnet__winograd_put(form, points_x, e, d + y * p->x.points * p->d_plane, p->d_plane);
         }
     }
 }
 
 /* Of the tiles first .. last - 1: to[planes][tile - first][src_c] = B^T d B or, with of_dy,
-   to[planes][tile - first][dst_c] = A dY A^T. */
+   to[planes][tile - first][slab] = A dY A^T. */
 QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__source_kind kind,
                                            const qnet__winograd_form form, const int of_dy,
                                            ptrdiff_t first, ptrdiff_t last, qnet_real *to)
@@ -5210,18 +5223,10 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
                 qnet__winograd_get_du(p, from + 7 * row, &e[7]);
                 qnet__winograd_get_du(p, from + 8 * row, &e[8]);
             }
-            if (form == QNET__WINOGRAD_SAME) {
-                qnet__winograd_gt(points_y, e, half + x, QNET__WINOGRAD_MOST);
-            } else {
-                qnet__winograd_gt2(e, half + x, QNET__WINOGRAD_MOST);
-            }
+            qnet__winograd_to_taps(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
         for (y = 0; y < 3; y++) {
-            if (form == QNET__WINOGRAD_SAME) {
-                qnet__winograd_gt(points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
-            } else {
-                qnet__winograd_gt2(half + QNET__WINOGRAD_MOST * y, e, 1);
-            }
+            qnet__winograd_to_taps(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
             qnet__wide_round(&e[0], dw + 3 * y * tap + c);
             qnet__wide_round(&e[1], dw + (3 * y + 1) * tap + c);
             qnet__wide_round(&e[2], dw + (3 * y + 2) * tap + c);
@@ -5238,7 +5243,8 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
-/* The gradient of the inputs has a plain source, and no moments. */
+/* At stride 2 the gradient of the inputs comes from a plain source, and goes to a sink without
+   moments or norm. */
 QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
                                          const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
                                          qnet_real *block)
@@ -5479,9 +5485,9 @@ static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
    1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
    more for each worker, each is a task. With fewer, all workers transform into one v, round by
    round, and then share out the output channels too. But where u is too large for caches, and v has
-   room for all tiles (at stride 2 half of them, in two rounds), who has a group of output channels
-   transforms its kernels, and uses them at once (by_group), unless there are too few groups for all
-   workers. The bits are the same. */
+   room for all tiles (at stride 2 for a quarter, in up to four rounds), who has a group of output
+   channels transforms its kernels, and uses them at once (by_group), unless there are too few
+   groups for all workers. The bits are the same. */
 #define QNET__WINOGRAD_BLOCKS 8
 #define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
 #define QNET__WINOGRAD_ALL 131072     /* tiles * channels by group or by square, at most */
@@ -5887,8 +5893,9 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     return 0;
 }
 
-/* Whether the gradient of the inputs goes this way too. At stride 2, kernels too large for caches
-   would need more memory for it than they are worth: v has all channels of dy, and u is of 81. */
+/* Whether the gradient of the inputs goes this way too; else directly. At stride 2, kernels too
+   large for caches would need 48 MB of scratch for it (256 to 512 channels, 64 images of 14x14
+   pixels), to save about a tenth of its time. */
 static int qnet__winograd_goes_back(const qnet_conv2d *s)
 {
     return s->stride == 1 ||
