@@ -21,6 +21,8 @@ C99 = -std=c99 $(WARN) -Wc++-compat
 CXX11 = -std=c++11 $(WARN)
 # QNET_CPU=scalar|avx2|avx512|neon in the environment picks the kernels of benchmarks and of float's tests.
 CHOICE = -D'QNET_CPU_CHOICE=getenv("QNET_CPU")'
+# Tests compile the header with everything in it private, so that what they do not call takes no time.
+PRIVATE = -DQNET_STATIC
 OPENMP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-openmp-$$$$.c; \
     $(CC) -fopenmp /tmp/qnet-openmp-$$$$.c -o /tmp/qnet-openmp-$$$$ 2>/dev/null && echo -fopenmp; \
     rm -f /tmp/qnet-openmp-$$$$.c /tmp/qnet-openmp-$$$$)
@@ -92,7 +94,7 @@ $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
 
 EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
@@ -103,12 +105,12 @@ $(BUILD)/tests/test_trace: examples/trace.c
 $(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
 $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
@@ -130,7 +132,7 @@ test-arm:
 $(BUILD)/arm/%: tests/%.c qnet.h tests/test.h
 	@mkdir -p $(BUILD)/arm
 	@echo "  $@"
-	@$(ARM_CC) $(C99) $(CFLAGS) $(CHOICE) -static -I. -Iexamples -o $@ $< -lm
+	@$(ARM_CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -static -I. -Iexamples -o $@ $< -lm
 
 # ---- Comparison with other software ---------------------------------------------------------------
 

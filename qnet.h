@@ -5243,18 +5243,18 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
-/* At stride 2 the gradient of the inputs comes from a plain source, and goes to a sink without
-   moments or norm. */
+/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. Compiling
+   the other kinds too would take half as long again, and no network has them there. */
 QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
                                          const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
                                          qnet_real *block)
 {
-    const int is_forward = form != QNET__WINOGRAD_DOUBLE;
+    const int is_forward = form != QNET__WINOGRAD_DOUBLE, is_same = form == QNET__WINOGRAD_SAME;
     if (step == QNET__WINOGRAD_GRADIENT && is_forward && p->dy.kind == QNET__SOURCE_PLAIN)
         qnet__winograd_transform(p, QNET__SOURCE_PLAIN, form, 1, i, j, block);
     else if (step == QNET__WINOGRAD_GRADIENT && is_forward)
         qnet__winograd_transform(p, QNET__SOURCE_GRADIENT, form, 1, i, j, block);
-    else if (step == QNET__WINOGRAD_INPUT && is_forward && p->from.kind != QNET__SOURCE_PLAIN)
+    else if (step == QNET__WINOGRAD_INPUT && is_same && p->from.kind != QNET__SOURCE_PLAIN)
         qnet__winograd_transform(p, QNET__SOURCE_NORMALISED, form, 0, i, j, block);
     else if (step == QNET__WINOGRAD_INPUT)
         qnet__winograd_transform(p, QNET__SOURCE_PLAIN, form, 0, i, j, block);
@@ -5262,10 +5262,10 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
         qnet__winograd_output(p, QNET__SINK_MOMENTS, form, i, j, block);
     else if (p->sink.kind == QNET__SINK_NORMALISE && is_forward)
         qnet__winograd_output(p, QNET__SINK_NORMALISE, form, i, j, block);
-    else if (p->sink.kind == QNET__SINK_PLAIN)
-        qnet__winograd_output(p, QNET__SINK_PLAIN, form, i, j, block);
-    else
+    else if (p->sink.kind == QNET__SINK_GRADIENT && is_same)
         qnet__winograd_output(p, QNET__SINK_GRADIENT, form, i, j, block);
+    else
+        qnet__winograd_output(p, QNET__SINK_PLAIN, form, i, j, block);
 }
 
 /* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
@@ -6945,7 +6945,7 @@ static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_co
 }
 
 /* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for
-   ways other than Winograd's and a source that is not plain. */
+   a source that is not plain; Winograd's way needs it at stride 2 only. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                                       const qnet__source *source, const qnet_real *w,
                                       const qnet_real *packed, qnet__sink *sink, qnet_real *temp,
@@ -6953,11 +6953,16 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *x;
-    if (qnet__conv_side(way) > 0) {
+    if (qnet__conv_side(way) > 0 && s->stride == 1) {
         qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, source, w, packed, sink, scratch);
         return QNET_OK;
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
+    if (qnet__conv_side(way) > 0) {
+        const qnet__source map = qnet__source_plain(x);
+        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, &map, w, packed, sink, scratch);
+        return QNET_OK;
+    }
     if (way == QNET__CONV_REFERENCE) {
         qnet__conv2d_forward_ref(s, x, w, sink->y);
     } else if (way == QNET__CONV_BLAS) {
@@ -6972,8 +6977,8 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
 
 /* dw and sink, unless NULL, from the gradient of the output; sink gets that of x. With `add`, which
    Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
-   Winograd's way needs temp_dy too, unless dy is plain, but no temp_x. temp_dy may be one of dy's
-   maps, which is lost then. */
+   Winograd's way needs temp_dy too, unless dy is plain, but temp_x at stride 2 only. temp_dy may be
+   one of dy's maps, which is lost then. */
 static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
                                        const qnet__source *x, const qnet_real *w,
                                        const qnet__source *dy, qnet__sink *sink, int add,
@@ -6986,19 +6991,27 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     const int side = qnet__conv_side(way);
     qnet_real *dx = sink != NULL ? sink->y : NULL;
     if (side > 0) {
-        qnet__source made = *dy;
+        qnet__source made = *dy, map = *x;
         if (dw != NULL) {
-            qnet__winograd_weights(ctx, s, side, x, dy, temp_dy, dw, scratch);
+            if (s->stride == 2) {
+                map = qnet__source_plain(qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x));
+            }
+            qnet__winograd_weights(ctx, s, side, &map, dy, temp_dy, dw, scratch);
             made = dy->kind == QNET__SOURCE_PLAIN ? *dy : qnet__source_plain(temp_dy);
         }
         if (sink != NULL) {
             made = qnet__source_plain(qnet__source_map(ctx, &made, out_rows, s->out_channels,
                                                        temp_dy));
         }
-        if (sink != NULL && qnet__winograd_goes_back(s)) {
+        if (sink != NULL && s->stride == 1) {
             qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
         } else if (sink != NULL) {
-            qnet__conv_sweep(ctx, s, 1, 0, made.x, w, NULL, dx, scratch);
+            qnet__sink plain = qnet__sink_plain(dx);
+            if (qnet__winograd_goes_back(s)) {
+                qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, &plain, scratch);
+            } else {
+                qnet__conv_sweep(ctx, s, 1, 0, made.x, w, NULL, dx, scratch);
+            }
             qnet__sink_map(ctx, sink, in_rows, s->in_channels);
         }
         return QNET_OK;

@@ -58,17 +58,23 @@ for cc in gcc clang cc; do
     command -v $cc > /dev/null 2>&1 || continue
     [ $cc = cc ] && command -v gcc > /dev/null 2>&1 && continue
     check "$cc C99" $cc -std=c99 $warn -Wc++-compat -O2 -fno-pic -I. -c "$build/one.c" -o "$build/one.o"
+    openmp=
+    echo 'int main(void) { return 0; }' > "$build/empty.c"
+    $cc -fopenmp "$build/empty.c" -o "$build/empty" > /dev/null 2>&1 && openmp=-fopenmp
     for switch in QNET_REAL=double QNET_REFERENCE QNET_NO_STDIO QNET_NO_OPENMP QNET_NO_SIMD; do
-        check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 -D$switch -I. "$build/one.c" -o "$build/one" -lm
+        check "$cc $switch" $cc -std=c99 $warn -Wc++-compat -O1 $openmp -D$switch -I. -S "$build/one.c" -o "$build/$switch.s"
+        check "link $switch" $cc $openmp "$build/$switch.s" -o "$build/one" -lm
         check "run $switch" "$build/one"
     done
     # switches that leave something out leave it out
-    check "$cc NO_SIMD without AVX" sh -c "$cc -std=c99 -O1 -DQNET_NO_SIMD -I. -S -o - '$build/one.c' | grep -c ymm | grep -qx 0"
-    if $cc -fopenmp "$build/one.c" -I. -o "$build/one" -lm > /dev/null 2>&1; then
-        check "$cc NO_OPENMP without OpenMP" sh -c \
-            "$cc -std=c99 -fopenmp -DQNET_NO_OPENMP -I. -S -o - '$build/one.c' | grep -ciE 'gomp|kmpc|omp_get' | grep -qx 0"
-    fi
-    check "$cc static" $cc -std=c99 $warn -O1 -I. -c "$build/static.c" -o "$build/static.o"
+    check "$cc NO_SIMD without AVX" sh -c "! grep -q ymm '$build/QNET_NO_SIMD.s'"
+    check "$cc NO_OPENMP without OpenMP" sh -c "! grep -qiE 'gomp|kmpc|omp_get' '$build/QNET_NO_OPENMP.s'"
+    case $(uname -m)$openmp in x86_64-fopenmp)
+        # what is looked for is there otherwise
+        check "$cc has AVX" grep -q ymm "$build/QNET_NO_OPENMP.s"
+        check "$cc has OpenMP" grep -qiE 'gomp|kmpc|omp_get' "$build/QNET_NO_SIMD.s"
+    esac
+    check "$cc static" $cc -std=c99 $warn -O1 $openmp -I. -c "$build/static.c" -o "$build/static.o"
     check "$cc unit 1" $cc -std=c99 $warn -O1 -I. -c "$build/user.c" -o "$build/user.o"
     check "$cc unit 2" $cc -std=c99 $warn -O1 -I. "$build/main.c" "$build/user.o" "$build/static.o" -o "$build/two" -lm
     check "two units" "$build/two"

@@ -10,7 +10,7 @@ static const char data_folder[] = "build/test-experiment/data",
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
 static void write_map(qnet_context *ctx, const char *path, int subject, int kind)
 {
-    qnet_volume *v;
+    qnet_volume *v = NULL;
     qnet_rng rng = qnet_rng_at(5, QNET_RANDOM_USER, (uint32_t)kind, (uint64_t)subject);
     CHECK_OK(ctx, qnet_volume_create(ctx, 40, 44, 6, &v));
     v->spacing[0] = v->spacing[1] = 3;

@@ -419,7 +419,7 @@ static double loss(void *user)
 
 static void check_gradient(layer *l, qnet_real *x, const qnet_real *gradient, size_t count)
 {
-    qnet_gradcheck_result result;
+    qnet_gradcheck_result result = { 0 };
     CHECK_OK(l->ctx, qnet_gradcheck(l->ctx, loss, l, x, gradient, count, 0, STEP, &result));
     if (!CHECK(result.max_error < GRADIENT_ERROR))
         printf("    error %g at %lu: analytic %g, numeric %g\n", result.max_error,

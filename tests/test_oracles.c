@@ -196,7 +196,7 @@ static void test_rates(void)
     size_t k;
     for (k = 0; k < COUNT(metrics_sets); k++) {
         const metrics_set *one = &metrics_sets[k];
-        qnet_metrics m;
+        qnet_metrics m = { 0 };
         int i;
         begin();
         make_scores(k);
@@ -288,7 +288,7 @@ static void test_bootstraps(void)
         begin();
         make_scores(k);
         for (by = 0; by < 2; by++) {
-            qnet_boxplot b;
+            qnet_boxplot b = { 0 };
             CHECK_OK(ctx, qnet_bootstrap_auc(ctx, label, score[0], by ? cluster : NULL,
                                              (size_t)one->count, 60, 11, auc));
             CHECK_OK(ctx, qnet_boxplot_of(ctx, auc, 60, &b));
