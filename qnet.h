@@ -550,8 +550,9 @@ typedef struct qnet_conv2d {
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape);
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
 /* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with
-   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. A ResNet with
-   training = 0 has one way more, see qnet_resnet_plan_text. */
+   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The gradient
+   of the inputs may go another way, and a ResNet with training = 0 has one more: see
+   qnet_resnet_plan_text. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -721,11 +722,11 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
 /* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
-   tiles of 2x2 outputs, for small maps of few images), and where in the block (in MB from
-   its start) its output is kept, and the output of the norm and ReLU after it ("-": that is not
-   kept, but worked out where it is read). Of conv1 it is the pooled map. Like snprintf: text[size]
-   gets whole lines, and the length that all of them have comes back; text may be NULL if size is
-   0. */
+   tiles of 2x2 outputs, for small maps of few images), that of the gradient of its inputs ("-": is
+   not computed), and where in the block (in MB from its start) its output is kept, and the output
+   of the norm and ReLU after it ("-": that is not kept, but worked out where it is read). Of conv1
+   it is the pooled map. Like snprintf: text[size] gets whole lines, and the length that all of them
+   have comes back; text may be NULL if size is 0. */
 QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
@@ -6852,6 +6853,12 @@ static int qnet__conv_side(qnet__conv_way way)
     return way == QNET__CONV_WINOGRAD ? 4 : way == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
+/* The way of the gradient of the inputs. */
+static qnet__conv_way qnet__conv_way_back(qnet__conv_way way, const qnet_conv2d *s)
+{
+    return qnet__conv_side(way) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT : way;
+}
+
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
 {
     if (shape == NULL || !qnet__conv_valid(shape)) {
@@ -10502,8 +10509,8 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
     for (u = -1; u <= QNET__UNITS; u++) {
         char line[192], shape[48], pre[16], out[16];
         if (u < 0) {
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9s %8s %8s\n", "convolution",
-                         "output", "algorithm", "MB", "conv at", "ReLU at");
+            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %-10s %9s %8s %8s\n", "convolution",
+                         "output", "algorithm", "gradient", "MB", "conv at", "ReLU at");
         } else if (u == QNET__UNITS) {
             qnet__resnet_place(r, r->scratch, out);
             n = snprintf(line, sizeof line,
@@ -10519,9 +10526,12 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
                      unit->conv.out_channels);
             qnet__resnet_place(r, unit->pre, pre);
             qnet__resnet_place(r, unit->out, out);
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %9.2f %8s %8s\n",
+            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %-10s %9.2f %8s %8s\n",
                          u > 0 ? unit->conv_name : "conv1, pooled", shape,
                          qnet__conv_way_name(unit->way),
+                         u > 0 && net->config.training
+                             ? qnet__conv_way_name(qnet__conv_way_back(unit->way, &unit->conv))
+                             : "-",
                          (double)net->config.batch * h * w * unit->conv.out_channels *
                              sizeof(qnet_real) / 1e6,
                          pre, out);

@@ -559,6 +559,31 @@ static void test_pack(void)
     qnet_context_destroy(ctx);
 }
 
+/* The plan's algorithms: of the pass forward, and of the gradient of the inputs. */
+static void test_plan(void)
+{
+    static const char *const rows[][3] = {{"conv1", "direct", "-"}, {"layer1.0.conv1", "Winograd", "Winograd"},
+        {"layer2.0.conv1", "Winograd", "Winograd"}, {"layer2.0.downsample.0", "direct", "direct"},
+        {"layer4.0.conv1", "Winograd", "direct"}, {"layer4.1.conv2", "Winograd", "Winograd"}};
+    qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
+    int training;
+    size_t i;
+    for (training = 0; training < 2; training++) {
+        qnet_resnet *net = make_net(ctx, 224, 224, 16, training);
+        char text[8192];
+        qnet_resnet_plan_text(net, text, sizeof text);
+        for (i = 0; i < sizeof rows / sizeof *rows; i++) {
+            const char *row = strstr(text, rows[i][0]);
+            char way[16] = "", back[16] = "";
+            CHECK(row != NULL && sscanf(row, i > 0 ? "%*s %*s %15s %15s" : "%*s %*s %*s %15s %15s", way, back) == 2);
+            CHECK(strcmp(way, QNET__TWINS_ONLY ? "reference" : rows[i][1]) == 0);
+            CHECK(strcmp(back, !training || i == 0 ? "-" : QNET__TWINS_ONLY ? "reference" : rows[i][2]) == 0);
+        }
+        qnet_resnet_destroy(net);
+    }
+    qnet_context_destroy(ctx);
+}
+
 /* The same with tiles of 2x2, which are for inference with few images only. */
 static void test_pack_small_tiles(void)
 {
@@ -739,6 +764,7 @@ int main(void)
     RUN(test_init);
     RUN(test_trace);
     RUN(test_pack);
+    RUN(test_plan);
     RUN(test_pack_small_tiles);
     RUN(test_stem_whole);
     RUN(test_training_and_inference);
