@@ -9,6 +9,7 @@
 #   make golden   makes the numbers in tests/golden anew, where Python and R are
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-openblas   the tests of the networks with OpenBLAS plugged in
 #   make test-arm the kernels for 64-bit ARM, cross-compiled and run by qemu
 #   make clean
 
@@ -39,7 +40,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: parity-python all examples demo paper test test-sanitize test-arm parity parity-build golden bench bench-peers clean tests-build
+.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-arm parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -115,6 +116,24 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+# The rooms that may ask a BLAS, with OpenBLAS as the hook that is used when none is given.
+OPENBLAS_TESTS = $(patsubst %,$(BUILD)/openblas-tests/test_%,gemm conv fuse stem layers lstm resnet scan \
+    optim train parity identity)
+
+test-openblas:
+	@mkdir -p $(BUILD)
+	@echo 'int main(void) { return 0; }' > $(BUILD)/empty.c && $(CC) $(BUILD)/empty.c -o $(BUILD)/empty -lopenblas 2> /dev/null || \
+	    { echo "make test-openblas: needs OpenBLAS (Debian: libopenblas-dev)"; exit 1; }
+	@$(MAKE) --no-print-directory -j$(JOBS) $(OPENBLAS_TESTS)
+	@failed=; for test in $(OPENBLAS_TESTS); do \
+	    $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
+	done; test -z "$$failed"
+
+$(BUILD)/openblas-tests/%: tests/%.c qnet.h tests/test.h
+	@mkdir -p $(BUILD)/openblas-tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -DQNET_USE_CBLAS -I. -Iexamples -o $@ $< -pthread -lopenblas -lm
 
 # The kernels for 64-bit ARM, cross-compiled and run by qemu-user: the rooms that have such code, and a network.
 ARM_CC ?= aarch64-linux-gnu-gcc

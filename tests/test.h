@@ -7,6 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* `make test-openblas`: a BLAS does the products. It adds up in longer chains, and an image's bits may
+   depend on its batch. */
+#ifdef QNET_USE_CBLAS
+#define TEST_BLAS 1
+#else
+#define TEST_BLAS 0
+#endif
+
 static long test_passed, test_failed;
 static const char *test_name = "";
 

