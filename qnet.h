@@ -10091,32 +10091,42 @@ static void qnet__resnet_count(const qnet_resnet_config *config, qnet__resnet_st
     r->table.total = trainable + running;
 }
 
-/* Scratch bytes of the layer that needs most. Layers may split small batches in another way than
-   large ones, so every batch size is asked for. */
-static size_t qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *config,
-                                   const qnet__resnet_state *r)
+/* The last unit of a block; they follow each other. */
+static int qnet__resblock_last(const qnet__resblock *block)
 {
-    qnet_conv2d stem = r->unit[0].conv;
-    size_t bytes = 0;
-    int u, batch;
+    return block->shortcut >= 0 ? block->shortcut : block->second;
+}
 
+/* Scratch bytes: of the stem and the dense layer, scratch[0], and of layers 1 to 4. They may split
+   small batches in another way than large ones, so every batch size is asked for. */
+static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *config,
+                                 const qnet__resnet_state *r, size_t scratch[5])
+{
+    qnet_conv2d conv = r->unit[0].conv;
+    int u, b, batch;
+
+    memset(scratch, 0, 5 * sizeof *scratch);
     for (batch = 1; batch <= config->batch; batch++) {
-        for (u = 0; u < QNET__UNITS; u++) {
-            qnet_conv2d conv = r->unit[u].conv;
-            conv.batch = batch;
-            bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, r->unit[u].way, &conv));
-        }
-        bytes = qnet__max_size(bytes, qnet_dense_scratch(ctx, (size_t)batch, QNET_FEATURES,
-                                                         config->classes));
-        stem.batch = batch;
+        conv = r->unit[0].conv;
+        conv.batch = batch;
+        scratch[0] = qnet__max_size(scratch[0], qnet__conv_scratch(ctx, r->unit[0].way, &conv));
+        scratch[0] = qnet__max_size(scratch[0], qnet_dense_scratch(ctx, (size_t)batch,
+                                                                   QNET_FEATURES, config->classes));
         if (r->unit[0].way == QNET__CONV_DIRECT) {
-            bytes = qnet__max_size(bytes, qnet__stem_forward_scratch(ctx, &stem));
-            if (config->training && stem.in_channels == 3) {
-                bytes = qnet__max_size(bytes, qnet__stem_backward_scratch(ctx, &stem));
+            scratch[0] = qnet__max_size(scratch[0], qnet__stem_forward_scratch(ctx, &conv));
+            if (config->training && conv.in_channels == 3) {
+                scratch[0] = qnet__max_size(scratch[0], qnet__stem_backward_scratch(ctx, &conv));
+            }
+        }
+        for (b = 0; b < QNET__RESBLOCKS; b++) {
+            size_t *most = &scratch[b / 2 + 1];
+            for (u = r->block[b].first; u <= qnet__resblock_last(&r->block[b]); u++) {
+                conv = r->unit[u].conv;
+                conv.batch = batch;
+                *most = qnet__max_size(*most, qnet__conv_scratch(ctx, r->unit[u].way, &conv));
             }
         }
     }
-    return bytes;
 }
 
 /* Memory for the sums of the unit that has most chunks; a map may be an input or an output. */
@@ -10158,26 +10168,60 @@ static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
     return p;
 }
 
+/* The scratch, and behind it what a layer's backward pass needs for a while: the gradients that
+   qnet__resnet_plan_training does not put elsewhere. Layers with more scratch have smaller maps.
+   size[l]: numbers in a map of layer l. */
+static void qnet__resnet_plan_work(qnet__arena *arena, const size_t scratch[5],
+                                   const size_t size[5], qnet__resnet_state *r)
+{
+    size_t bytes = scratch[0];
+    void *base = NULL;
+    int l, pass;
+
+    /* Twice: to measure, and to place. */
+    for (pass = 0; pass < 2; pass++) {
+        if (pass == 1) {
+            base = qnet__take(arena, bytes, 1);
+        }
+        for (l = 1; l <= 4; l++) {
+            qnet__arena work = {(unsigned char *)base, 0};
+            const int first = 2 * (l - 1), second = first + 1; /* blocks */
+            r->scratch = qnet__take(&work, scratch[l], 1);
+            if (l > 1) {
+                r->dout[first] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
+            }
+            if (l > 2) {
+                r->dfirst[first] = r->dfirst[second] =
+                    (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
+            }
+            if (l > 3) {
+                r->dout[second] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
+            }
+            bytes = qnet__max_size(bytes, work.at);
+        }
+    }
+}
+
 /* Training keeps every convolution's output and every block's output, layer after layer in one
    region. What is needed only for a while lies over parts of it that are dead then:
 
        stem's output, and its norm's           until pooling: over layers 1 and 2, not yet computed;
          gradient, if they are whole           after layer1's backward pass: over the same, used up
-       gradients of block outputs, dout[b]     layer1: over layer2's and layer3's maps
-                                               layer2: over layer4's, and in a work region
-                                               layers 3 and 4: in the work region
+       gradients of block outputs, dout[b]     0, 1: over layer2's and layer3's maps
+                                               3, 5: over layer4's, those of its first and second
+                                               block; 2, 4, 6, 7: behind the scratch
        gradient inside a block, dfirst[b]      layer1: over layer2's maps, layer2: over layer3's,
-                                               layers 3 and 4: in the work region
+                                               layers 3 and 4: behind the scratch
        gradient of the pooled map              over layer3's maps
 
    Of the stem only the pooled map is kept (>>stem). */
 static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
                                        qnet__resnet_state *r)
 {
-    size_t real = sizeof(qnet_real), used = 0, total, small, size[5], temp = 0;
+    size_t real = sizeof(qnet_real), used = 0, total, size[5], scratch[5], temp = 0;
     size_t stem = qnet__unit_count(&r->unit[0], config->batch);
     size_t pool = (size_t)config->batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    qnet_real *region, *at, *layer[5], *w;
+    qnet_real *region, *at, *layer[5];
     int u, b, l, pass;
 
     for (l = 1; l <= 4; l++) {
@@ -10196,8 +10240,7 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
             if (b % 2 == 0) {
                 layer[b / 2 + 1] = at;
             }
-            for (u = block->first; u <= (block->shortcut > 0 ? block->shortcut : block->second);
-                 u++) {
+            for (u = block->first; u <= qnet__resblock_last(block); u++) {
                 r->unit[u].pre = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
             }
             r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
@@ -10207,18 +10250,15 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
     r->stem_grad = region != NULL ? region + stem : NULL;
 
     /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
-       it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. */
-    small = qnet__max_size(size[3], size[4]);
-    w = (qnet_real *)qnet__take(arena, 3 * small, real);
-    if (w != NULL) {
-        for (b = 4; b < 8; b++) {
-            r->dfirst[b] = w;
-            r->dout[b] = w + (b % 2 == 0 ? small : 2 * small);
-        }
+       it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. Of layer
+       4 the first block has four maps, room for size[2], the second three, room for size[3]. */
+    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
+    qnet__resnet_plan_work(arena, scratch, size, r);
+    if (region != NULL) {
         r->dfirst[0] = r->dfirst[1] = layer[2] + size[1];
         r->dfirst[2] = r->dfirst[3] = layer[3] + size[1];
+        r->dout[5] = r->unit[r->block[7].first].pre;
         r->dout[3] = layer[4];
-        r->dout[2] = w;
         r->dout[1] = layer[3];
         r->dout[0] = layer[2];
         r->dpool = layer[3];
@@ -10254,7 +10294,8 @@ static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_co
     const size_t whole_stem = whole ? qnet__unit_count(&r->unit[0], config->batch) : 0;
     const size_t stem = qnet__max_size(whole_stem, 2 * map);
     qnet_real *buffer[3];
-    int b, in = 0;
+    size_t scratch[5];
+    int b, l, in = 0;
 
     buffer[0] = r->pool = (qnet_real *)qnet__take(arena, map, sizeof(qnet_real));
     buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
@@ -10273,6 +10314,11 @@ static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_co
         }
         second->pre = second->out = buffer[in];
     }
+    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
+    for (l = 1; l <= 4; l++) {
+        scratch[0] = qnet__max_size(scratch[0], scratch[l]);
+    }
+    r->scratch = qnet__take(arena, scratch[0], 1);
 }
 
 /* Carves the whole network from an arena; with base NULL it only measures. */
@@ -10313,7 +10359,6 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
 
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
     r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
-    r->scratch = qnet__take(arena, qnet__resnet_scratch(ctx, config, r), 1);
 }
 
 /* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
