@@ -543,15 +543,17 @@ QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int tran
 
 /* Convolution without bias (each one in ResNet18 is followed by a batch norm), zero padding.
    x[batch][height][width][in], w[kernel][kernel][in][out], y[batch][out_h][out_w][out],
-   out_h = (height + 2 padding - kernel) / stride + 1. */
+   out_h = (height + 2 padding - kernel) / stride + 1. kernel, stride, padding: up to 255. */
 typedef struct qnet_conv2d {
     int batch, height, width, in_channels, out_channels, kernel, stride, padding;
 } qnet_conv2d;
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape);
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
 /* How this convolution is computed, chosen from the shape alone: "Winograd", "direct", "BLAS" (with
-   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The gradient
-   of the inputs may go another way, and a ResNet with training = 0 has one more: see
+   a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The batch is
+   a part of the shape, so it may decide about an image's last bits (a ResNet's does not from 16
+   on). With "Winograd" a NaN or an infinity reaches all outputs of the tiles that read it, as NaN.
+   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more: see
    qnet_resnet_plan_text. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
@@ -572,7 +574,7 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
 #define QNET_BATCHNORM_MOMENTUM 0.1
 QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels);
 /* Training form: statistics of this batch, kept in mean[channels] and rstd[channels] for the
-   backward pass; running_* (NULL: none) move by momentum, the variance unbiased. */
+   backward pass; running_* (each may be NULL) move by momentum, 0 to 1, the variance unbiased. */
 QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
                                             const qnet_real *x, const qnet_real *gamma,
                                             const qnet_real *beta, const qnet_real *residual,
@@ -680,7 +682,7 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
    7x7/2 convolution 64, batch norm, ReLU, max pool; 8 ResBlocks of two 3x3 convolutions with 64,
    128, 256 and 512 channels, the 3rd, 5th and 7th halving height and width; global average pool
-   (512 features); fully connected to 2 classes. Any height and width >= 32.
+   (512 features); fully connected to 2 classes. Height and width from 32 to 8192.
    ============================================================================================ */
 
 #define QNET_FEATURES 512   /* per slice, after the global average pool */
@@ -688,12 +690,12 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
 typedef enum qnet_label { QNET_HC = 0, QNET_HH = 1 } qnet_label; /* HH is the positive class */
 
 typedef struct qnet_resnet_config {
-    int height, width; /* of the input, >= 32 */
-    int channels;      /* 3: QSM, R2*, T1W */
-    int classes;       /* 2 */
-    int batch;         /* the largest batch that will be asked for; below 16 it also decides, with
-                          the size and `training`, how the deepest maps are computed, and so about
-                          last bits */
+    int height, width; /* of the input, 32 to 8192 */
+    int channels;      /* 3: QSM, R2*, T1W; up to 1024 */
+    int classes;       /* 2; up to 65536 */
+    int batch;         /* the largest batch that will be asked for, up to 4096; below 16 it also
+                          decides, with the size and `training`, how the deepest maps are computed,
+                          and so about last bits */
     int training;      /* 0: forward only, in far less memory */
 } qnet_resnet_config;
 QNET_API void qnet_resnet_config_init(qnet_resnet_config *config); /* 224x224x3, 2, 64, training */
@@ -860,7 +862,8 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced);
-/* metadata_pairs: key, value, key, value, ...; `pairs` of them. */
+/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that is not finite is
+   QNET_ERROR_DATA, before anything is written: it could not be read back. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
@@ -1699,6 +1702,8 @@ QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
 
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
 {
+    if (bytes == SIZE_MAX)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: more bytes than can be addressed", what);
     return qnet__fail(ctx, QNET_ERROR_MEMORY, "no memory: %.0f bytes for %s", (double)bytes, what);
 }
 
@@ -1926,6 +1931,9 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     }
     if (h.parallel.run != NULL && h.parallel.run != qnet__default_run &&
         (h.parallel.workers < 1 || h.parallel.workers > 4096)) {
+        return QNET_ERROR_ARGUMENT;
+    }
+    if (h.parallel.run == NULL && h.parallel.workers != 0) { /* `threads` was meant */
         return QNET_ERROR_ARGUMENT;
     }
     if (h.allocator.alloc == NULL) {
@@ -7153,20 +7161,21 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
 #define QNET__NORM_CHUNK 32768 /* numbers in a chunk: 128 KB, read a second time from L2 */
 #define QNET__NORM_ROWS 512    /* and at most so many rows: bounds the rounding of a chunk's sum */
 
-/* Name, rows >= 1, channels >= 1, a size that fits, and pointers that are there. */
-static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows, int channels,
-                                     int pointers_are_there)
+/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
+   that are there. */
+static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
+                                     const char *word, int channels, int pointers_are_there)
 {
     size_t bytes;
     if (ctx == NULL || !pointers_are_there)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
     if (rows < 1 || channels < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected at least 1 row and 1 channel, found %lu and %d", name,
+                          "%s: expected rows and %s of at least 1, found %lu and %d", name, word,
                           (unsigned long)rows, channels);
     if (!qnet__mul(rows, (size_t)channels, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d channels overflow", name,
-                          (unsigned long)rows, channels);
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d %s overflow", name,
+                          (unsigned long)rows, channels, word);
     return QNET_OK;
 }
 
@@ -7535,8 +7544,12 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     void *block, *owned;
     double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
 
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, channels,
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
                                 x && gamma && beta && mean && rstd && y));
+    if (!(momentum >= 0 && momentum <= 1))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_batchnorm_forward: expected a momentum of 0 to 1, found %g",
+                          momentum);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
     arena.base = (unsigned char *)block;
     qnet__norm_plan(&norm, rows, channels, &arena);
@@ -7610,7 +7623,7 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
 {
     qnet__norm_eval eval;
     qnet__arena arena = { NULL, 0 };
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, channels,
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
                                 x && gamma && beta && running_mean && running_var && y));
     qnet__norm_plan(&eval.norm, rows, channels, &arena);
     eval.norm.x = x;
@@ -7641,7 +7654,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
     void *block, *owned;
 
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, channels,
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
                                 x && gamma && mean && rstd && dy));
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
     arena.base = (unsigned char *)block;
@@ -7951,7 +7964,7 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
         !qnet__mul(rows, (size_t)width, &rows))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %d images of %d x %d overflow", name, batch,
                           height, width);
-    QNET__TRY(qnet__check_layer(ctx, name, rows, channels, pointers_are_there));
+    QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
     pool->height = (size_t)height;
     pool->width = (size_t)width;
@@ -8061,14 +8074,24 @@ static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
         for (c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
 }
 
+static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
+                                       size_t pixels, int channels, int pointers_are_there)
+{
+    size_t rows = 0;
+    if (batch < 1 || pixels < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected batch and pixels of at least 1, found %d and %lu", name,
+                          batch, (unsigned long)pixels);
+    if (!qnet__mul((size_t)batch, pixels, &rows)) rows = SIZE_MAX;
+    return qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there);
+}
+
 /* y[b][c] = sum over pixels of x[b][p][c] / pixels. */
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y)
 {
     qnet__avgpool pool;
-    size_t rows = 0;
-    if (batch > 0 && !qnet__mul((size_t)batch, pixels, &rows)) rows = SIZE_MAX;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_avgpool_forward", rows, channels, x && y));
+    QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_forward", batch, pixels, channels, x && y));
     pool.pixels = pixels;
     pool.channels = (size_t)channels;
     pool.x = x;
@@ -8084,9 +8107,7 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
     qnet__avgpool pool;
-    size_t rows = 0;
-    if (batch > 0 && !qnet__mul((size_t)batch, pixels, &rows)) rows = SIZE_MAX;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_avgpool_backward", rows, channels, dy && dx));
+    QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
     pool.pixels = pixels;
     pool.channels = (size_t)channels;
     pool.x = NULL;
@@ -8738,8 +8759,8 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
                                         qnet_real *y, void *scratch)
 {
     size_t i = (size_t)in, o = (size_t)out, r, c;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, in, x && w && y));
-    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, out, 1));
+    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "inputs", in, x && w && y));
+    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "outputs", out, 1));
     QNET__TRY(qnet_gemm(ctx, 0, 1, rows, o, i, x, i, w, i, 0, y, o, scratch));
     if (b != NULL)
         for (r = 0; r < rows; r++)
@@ -8754,8 +8775,8 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          qnet_real *db, void *scratch)
 {
     size_t i = (size_t)in, o = (size_t)out;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, in, x && w && dy));
-    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, out, 1));
+    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
+    QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
     if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
     if (db != NULL) qnet__sum_columns(ctx, rows, o, dy, db);
     if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
@@ -8798,7 +8819,8 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
     size_t r, n = (size_t)classes, counted = 0;
     double total = 0;
     int c;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_cross_entropy", rows, classes, logits && label && loss));
+    QNET__TRY(qnet__check_layer(ctx, "qnet_cross_entropy", rows, "classes", classes,
+                                logits && label && loss));
     for (r = 0; r < rows; r++) {
         if (label[r] < -1 || label[r] >= classes)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -9825,7 +9847,8 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
     qnet_gradcheck_result worst = { -1, 0, 0, 0 };
     double largest = 0;
     size_t s, i;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_gradcheck", count, 1, f && x && gradient && out));
+    QNET__TRY(qnet__check_layer(ctx, "qnet_gradcheck", count, "columns", 1,
+                                f && x && gradient && out));
     if (!(step > 0))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected step > 0, found %g",
                           step);
@@ -14492,10 +14515,17 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
     header_bytes = qnet__load_le64(length);
-    if (header_bytes > QNET_MAX_SAFETENSORS_HEADER)
+    if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
+        char brace = 0;
+        QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
+        if (brace != '{')
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: not a safetensors file: expected '{' behind the header's length",
+                              f->name);
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: not a safetensors file, or a header of more than %.0f bytes",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER);
+                          "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
+                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)header_bytes);
+    }
     QNET__TRY(qnet__read_growing(ctx, source, (size_t)header_bytes, "safetensors header",
                                  &f->header));
     h.ctx = ctx;
@@ -14994,6 +15024,25 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
+/* A file with other numbers could not be read back. */
+static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
+                                        const qnet_real *block)
+{
+    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
+    size_t k;
+    int i;
+    for (i = 0; i < table->count; i++) {
+        const qnet_param *p = &table->entries[i];
+        for (k = 0; k < p->count; k++)
+            if (!(fabs((double)block[p->offset + k]) <= most))
+                return qnet__fail(ctx, QNET_ERROR_DATA,
+                                  "weights of %s: tensor '%s': %g at %.0f in the block is not "
+                                  "finite", table->network, p->name, (double)block[p->offset + k],
+                                  (double)(p->offset + k));
+    }
+    return QNET_OK;
+}
+
 /* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
    order of the file, so that no second copy of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -15017,7 +15066,9 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
+    status = qnet__weights_finite(ctx, table, block);
+    if (status == QNET_OK)
+        status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
         const qnet_param *p = &table->entries[qnet_param_find(table, tensors[i].name)];
         if (tensors[i].dtype == QNET_I64) {
@@ -17575,8 +17626,8 @@ static qnet_status qnet__meter_report(const qnet__meter *m, size_t step, size_t 
                       qnet__meter_place(m, step, place));
 }
 
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A ReLU turns NaN into 0, so
-   a loss can look well while the weights behind it are lost. */
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says
+   nothing of what the step after it made of them. */
 static qnet_status qnet__check_weights(const qnet__meter *m, const qnet_param_table *table,
                                        const qnet_real *weights)
 {

@@ -190,6 +190,8 @@ static void test_context(void)
     CHECK(strlen(qnet_last_error(ctx)) == 1023);
     CHECK(qnet__no_memory(ctx, 12345678, "a plan") == QNET_ERROR_MEMORY);
     CHECK(strcmp(qnet_last_error(ctx), "no memory: 12345678 bytes for a plan") == 0);
+    CHECK(qnet__no_memory(ctx, SIZE_MAX, "a plan") == QNET_ERROR_LIMIT);
+    CHECK(strcmp(qnet_last_error(ctx), "a plan: more bytes than can be addressed") == 0);
     /* Hooks copied from one context work in another, which does not outlive them. */
     CHECK(qnet_context_create(qnet_context_hooks(ctx), &other) == QNET_OK);
     qnet_context_destroy(ctx);
@@ -207,6 +209,9 @@ static void test_context(void)
     CHECK(qnet_context_create(&hooks, &other) == QNET_ERROR_MEMORY && other == NULL);
     /* Half an allocator, no workers, wrong numbers. */
     hooks.allocator.free = NULL;
+    CHECK(qnet_context_create(&hooks, &other) == QNET_ERROR_ARGUMENT && other == NULL);
+    memset(&hooks, 0, sizeof hooks);
+    hooks.parallel.workers = 3;
     CHECK(qnet_context_create(&hooks, &other) == QNET_ERROR_ARGUMENT && other == NULL);
     memset(&hooks, 0, sizeof hooks);
     hooks.threads = -1;

@@ -770,6 +770,7 @@ static void bad_input(void)
     CHECK_FAILS(ctx, qnet_batchnorm_forward(ctx, 2, 0, v, v, v, NULL, 0, .1, NULL, NULL, y, y, y, NULL), argument, "found 2 and 0");
     CHECK_FAILS(ctx, qnet_batchnorm_forward(ctx, 2, -3, v, v, v, NULL, 0, .1, NULL, NULL, y, y, y, NULL), argument, "-3");
     CHECK_FAILS(ctx, qnet_batchnorm_forward(ctx, 2, 2, NULL, v, v, NULL, 0, .1, NULL, NULL, y, y, y, NULL), argument, "NULL");
+    CHECK_FAILS(ctx, qnet_batchnorm_forward(ctx, 2, 2, v, v, v, NULL, 0, NAN, NULL, NULL, y, y, y, NULL), argument, "momentum");
     CHECK_FAILS(ctx, qnet_batchnorm_forward(ctx, SIZE_MAX / 2, 64, v, v, v, NULL, 0, .1, NULL, NULL, y, y, y, NULL), QNET_ERROR_LIMIT, "overflow");
     CHECK_FAILS(ctx, qnet_batchnorm_backward(ctx, 2, 2, v, v, v, NULL, v, v, y, NULL, y, y, NULL), argument, "qnet_batchnorm_backward");
     CHECK_FAILS(ctx, qnet_batchnorm_inference(ctx, 2, 2, v, v, v, v, NULL, NULL, 0, y), argument, "qnet_batchnorm_inference");
@@ -779,7 +780,9 @@ static void bad_input(void)
     CHECK_FAILS(ctx, qnet_maxpool_backward(ctx, 1, 2, 2, 1, NULL, v, y), argument, "qnet_maxpool_backward");
     CHECK_FAILS(ctx, qnet_maxpool_backward(ctx, 2147483647, 2147483647, 2147483647, 1, a, v, y), QNET_ERROR_LIMIT, "overflow");
     CHECK_FAILS(ctx, qnet_avgpool_forward(ctx, 0, 2, 2, v, y), argument, "qnet_avgpool_forward");
-    CHECK_FAILS(ctx, qnet_avgpool_forward(ctx, 1, 0, 2, v, y), argument, "row");
+    CHECK_FAILS(ctx, qnet_avgpool_forward(ctx, 1, 0, 2, v, y), argument, "pixels");
+    CHECK_FAILS(ctx, qnet_avgpool_forward(ctx, -1, 5, 2, v, y), argument, "found -1 and 5");
+    CHECK_FAILS(ctx, qnet_avgpool_forward(ctx, 1, 5, 0, v, y), argument, "channels");
     CHECK_FAILS(ctx, qnet_avgpool_forward(ctx, 2, SIZE_MAX, 2, v, y), QNET_ERROR_LIMIT, "overflow");
     CHECK_FAILS(ctx, qnet_avgpool_backward(ctx, 1, 2, 2, v, NULL), argument, "NULL");
     CHECK_FAILS(ctx, qnet_dense_forward(ctx, 2, 0, 2, v, v, v, y, NULL), argument, "qnet_dense_forward");

@@ -835,11 +835,11 @@ static void test_hook(void)
     file = NULL;
     CHECK_FAILS(ctx, qnet_safetensors_load(ctx, "tests/golden/none.pth", &file),
                 QNET_ERROR_NOT_FOUND, "none.pth");
-    CHECK_FAILS(ctx, qnet_safetensors_load(ctx, path, &file), QNET_ERROR_LIMIT, path);
+    CHECK_FAILS(ctx, qnet_safetensors_load(ctx, path, &file), QNET_ERROR_FORMAT, path);
     CHECK(file == NULL);
     CHECK(qnet_context_create(NULL, &plain) == QNET_OK);
     CHECK_FAILS(plain, qnet_safetensors_load(plain, "tests/golden/zip.pth", &file),
-                QNET_ERROR_LIMIT, "not a safetensors file");
+                QNET_ERROR_FORMAT, "not a safetensors file");
     qnet_context_destroy(plain);
 }
 

@@ -226,7 +226,9 @@ static void test_refuses_long_names_and_cut_files(void)
     }
     f = file_of("{}", 2, 0);
     f.bytes[7] = 0x7f; /* a header of 2^62 bytes */
-    CHECK_FAILS(ctx, read_image(ctx, &f, &file), QNET_ERROR_LIMIT, "not a safetensors file");
+    CHECK_FAILS(ctx, read_image(ctx, &f, &file), QNET_ERROR_LIMIT, "header of at most 16777216 bytes");
+    f.bytes[8] = 'x';
+    CHECK_FAILS(ctx, read_image(ctx, &f, &file), QNET_ERROR_FORMAT, "not a safetensors file");
     CHECK_FAILS(ctx, qnet_safetensors_read(ctx, NULL, &file), QNET_ERROR_ARGUMENT, "NULL");
     qnet_context_destroy(ctx);
     CHECK(c.live == 0);
@@ -466,6 +468,8 @@ static void test_weights_of_another_network(void)
     qnet_real block[74], bad[74];
     qnet_safetensors *file;
     qnet_safetensor *t, keep;
+    qnet_buffer nothing;
+    qnet_sink sink;
     int replaced = 7;
     fill_small(block);
     file = written(ctx, block);
@@ -513,8 +517,17 @@ static void test_weights_of_another_network(void)
     CHECK_OK(ctx, qnet_weights_from_safetensors(ctx, file, &small, bad, 1, NULL));
     qnet_safetensors_destroy(file);
 
-    block[61] = (qnet_real)NAN;
+    /* A number that is not finite is neither written nor read. */
     file = written(ctx, block);
+    t = &file->tensors[qnet_safetensors_find(file, "fc.weight") - file->tensors];
+    block[61] = (qnet_real)NAN;
+    memcpy((char *)file->block + ((const char *)t->data - (char *)file->block) + sizeof(qnet_real),
+           block + 61, sizeof(qnet_real));
+    memset(&nothing, 0, sizeof(nothing));
+    sink = qnet_sink_buffer(ctx, &nothing, "small.st");
+    CHECK_FAILS(ctx, qnet_weights_write(ctx, &sink, &small, block, NULL, 0), QNET_ERROR_DATA,
+                "'fc.weight': nan at 61 in the block");
+    CHECK(nothing.size == 0);
     load_fails(file, ctx, 0, QNET_ERROR_DATA, "'fc.weight': number 1 is not finite");
     CHECK_FAILS(ctx, qnet_weights_from_safetensors(ctx, NULL, &small, block, 0, NULL),
                 QNET_ERROR_ARGUMENT, "NULL");
