@@ -5252,8 +5252,8 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
 
-/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. Compiling
-   the other kinds too would take half as long again, and no network has them there. */
+/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
+   has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
 QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
                                          const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
                                          qnet_real *block)
