@@ -130,7 +130,7 @@ test-openblas:
 	    $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
 	done; test -z "$$failed"
 
-$(BUILD)/openblas-tests/%: tests/%.c qnet.h tests/test.h
+$(BUILD)/openblas-tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.[ch] tests/golden/*.h)
 	@mkdir -p $(BUILD)/openblas-tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -DQNET_USE_CBLAS -I. -Iexamples -o $@ $< -pthread -lopenblas -lm

@@ -1688,8 +1688,9 @@ QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const ch
 /* Memory from the allocator hook: aligned to 64 bytes, not zeroed, NULL when there is none. */
 QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 {
-    return ctx->hooks.allocator.alloc(ctx->hooks.allocator.user, bytes > 0 ? bytes : 1,
-                                      QNET__ALIGN);
+    return bytes == SIZE_MAX ? NULL /* a sum that overflowed */
+                             : ctx->hooks.allocator.alloc(ctx->hooks.allocator.user,
+                                                          bytes > 0 ? bytes : 1, QNET__ALIGN);
 }
 
 /* Gives back what qnet__alloc gave for the same number of bytes; p may be NULL. */
@@ -2908,6 +2909,15 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
         }
     }
     return -1;
+}
+
+/* The first of x[count] that is NaN or infinite, or count. */
+static size_t qnet__first_bad(const qnet_real *x, size_t count)
+{
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (!isfinite(x[i])) break;
+    return i;
 }
 
 /* ============================================================================================
@@ -6959,6 +6969,15 @@ static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_co
     }
 }
 
+/* What Winograd's way takes for the source: plain maps at stride 2. */
+static qnet__source qnet__winograd_source(qnet_context *ctx, const qnet_conv2d *s,
+                                          const qnet__source *source, size_t rows, qnet_real *temp)
+{
+    return s->stride == 1 ? *source
+                          : qnet__source_plain(qnet__source_map(ctx, source, rows, s->in_channels,
+                                                                temp));
+}
+
 /* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for
    a source that is not plain; Winograd's way needs it at stride 2 only. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
@@ -6968,16 +6987,12 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *x;
-    if (qnet__conv_side(way) > 0 && s->stride == 1) {
-        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, source, w, packed, sink, scratch);
+    if (qnet__conv_side(way) > 0) {
+        const qnet__source from = qnet__winograd_source(ctx, s, source, in_rows, temp);
+        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, &from, w, packed, sink, scratch);
         return QNET_OK;
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
-    if (qnet__conv_side(way) > 0) {
-        const qnet__source map = qnet__source_plain(x);
-        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, &map, w, packed, sink, scratch);
-        return QNET_OK;
-    }
     if (way == QNET__CONV_REFERENCE) {
         qnet__conv2d_forward_ref(s, x, w, sink->y);
     } else if (way == QNET__CONV_BLAS) {
@@ -7006,12 +7021,10 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     const int side = qnet__conv_side(way);
     qnet_real *dx = sink != NULL ? sink->y : NULL;
     if (side > 0) {
-        qnet__source made = *dy, map = *x;
+        qnet__source made = *dy;
         if (dw != NULL) {
-            if (s->stride == 2) {
-                map = qnet__source_plain(qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x));
-            }
-            qnet__winograd_weights(ctx, s, side, &map, dy, temp_dy, dw, scratch);
+            const qnet__source from = qnet__winograd_source(ctx, s, x, in_rows, temp_x);
+            qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
             made = dy->kind == QNET__SOURCE_PLAIN ? *dy : qnet__source_plain(temp_dy);
         }
         if (sink != NULL) {
@@ -7186,7 +7199,6 @@ static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, 
     *owned = NULL;
     *block = scratch;
     if (scratch == NULL) {
-        if (bytes == SIZE_MAX) return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: sizes overflow", what);
         *block = *owned = qnet__alloc(ctx, bytes);
         if (*block == NULL) return qnet__no_memory(ctx, bytes, what);
     }
@@ -9847,8 +9859,10 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
     qnet_gradcheck_result worst = { -1, 0, 0, 0 };
     double largest = 0;
     size_t s, i;
-    QNET__TRY(qnet__check_layer(ctx, "qnet_gradcheck", count, "columns", 1,
-                                f && x && gradient && out));
+    if (ctx == NULL || f == NULL || x == NULL || gradient == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: a required pointer is NULL");
+    if (count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected count >= 1, found 0");
     if (!(step > 0))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected step > 0, found %g",
                           step);
@@ -15028,17 +15042,15 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
 {
-    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
-    size_t k;
     int i;
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        for (k = 0; k < p->count; k++)
-            if (!(fabs((double)block[p->offset + k]) <= most))
-                return qnet__fail(ctx, QNET_ERROR_DATA,
-                                  "weights of %s: tensor '%s': %g at %.0f in the block is not "
-                                  "finite", table->network, p->name, (double)block[p->offset + k],
-                                  (double)(p->offset + k));
+        const size_t k = qnet__first_bad(block + p->offset, p->count);
+        if (k < p->count)
+            return qnet__fail(ctx, QNET_ERROR_DATA,
+                              "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
+                              table->network, p->name, (double)block[p->offset + k],
+                              (double)(p->offset + k));
     }
     return QNET_OK;
 }
@@ -17544,15 +17556,6 @@ static void qnet__epoch_order(uint64_t seed, int purpose, int epoch, int *order,
 static double qnet__probability_hh(const qnet_real *logits)
 {
     return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
-}
-
-/* The first of x[count] that is NaN or infinite, or count. */
-static size_t qnet__first_bad(const qnet_real *x, size_t count)
-{
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!isfinite(x[i])) break;
-    return i;
 }
 
 /* 0 <= beta < 1 and eps > 0, which is what keeps Adam's divisions from 0; false for NaN. */

@@ -696,7 +696,7 @@ static void gradcheck(void)
     CHECK_FAILS(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 3, 0, NAN, &result), QNET_ERROR_ARGUMENT, "step");
     CHECK_FAILS(ctx, qnet_gradcheck(ctx, not_a_number, x, x, gradient, 3, 0, 1e-3, &result), QNET_ERROR_NUMERIC, "index 0");
     CHECK_FAILS(ctx, qnet_gradcheck(ctx, NULL, x, x, gradient, 3, 0, 1e-3, &result), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 0, 0, 1e-3, &result), QNET_ERROR_ARGUMENT, "row");
+    CHECK_FAILS(ctx, qnet_gradcheck(ctx, cube_sum, x, x, gradient, 0, 0, 1e-3, &result), QNET_ERROR_ARGUMENT, "count");
     CHECK(result.worst == 99 && same_bits(x, kept, 3));
     qnet_context_destroy(ctx);
 }
