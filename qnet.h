@@ -889,7 +889,8 @@ typedef struct qnet_volume {
     double spacing[3];   /* mm */
     double affine[3][4]; /* voxel index to mm, RAS+: x to the right, y to the front, z up */
     char orientation[4]; /* what each axis points to, "RAS", "LAS", ...; from the affine */
-    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only */
+    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only: which side is
+                            left is unknown. If you know it, set affine, and this to 2. */
     float *voxels;
 } qnet_volume;
 
@@ -915,9 +916,13 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
 /* Reads a single-file NIfTI-1 with one 3-D volume, compressed or not (told by its first bytes), of
    any scalar type and either byte order, scl_slope and scl_inter applied. 4-D files with more than
-   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. */
+   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. What
+   some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
+   slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. */
+/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
+   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
+   how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       const qnet_nifti_options *options);
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
@@ -13344,12 +13349,12 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
     40  int16[8] dim             number of axes, then the length of each
     70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel; must agree with datatype
+    72  int16    bitpix          bits per voxel, which datatype says already
     76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
    108  float    vox_offset      where the voxels start, 352 without extensions
    112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
    116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron
+   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
    148  char[80] descrip
    252  int16    qform_code      above 0: the quaternion below is valid
    254  int16    sform_code      above 0: the matrix below is valid
@@ -13490,7 +13495,7 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const qnet__nifti_kind *kind;
-    int packed, big;
+    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
     size_t count, offset;
     double slope, intercept;
     unsigned char header[QNET__NIFTI_HEADER];
@@ -13499,9 +13504,10 @@ typedef struct qnet__nifti_reader {
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns 0 when the quaternion is longer than 1. */
-static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
-                             double affine[3][4])
+   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
+   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+                                double affine[3][4])
 {
     double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
     int i, j;
@@ -13510,13 +13516,12 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
         affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    /* Slightly below 0 is rounding of the stored floats (3 units, as nibabel allows). */
-    if (!(rest >= -3 * (double)FLT_EPSILON)) return 0;
+    if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
-    return 1;
+    return fmax(0, -rest);
 }
 
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
@@ -13525,33 +13530,56 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
-    static const double mm[4] = {1, 1000, 1, .001}; /* of a unit: unknown, m, mm, micron */
+    static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
     int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
     int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    double pixdim[3], other[3][4], r[3][3], norm[3];
-    char text[4];
+    int negative = 0, zero = 1, qform_valid;
+    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    char text[4] = "";
     if (units > 3)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: xyzt_units has the spatial unit %d, "
-                          "expected 0 (unknown: mm), 1 (m), 2 (mm) or 3 (micron)", in->name, units);
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
+                  "none of NIfTI-1: taken as mm", in->name, units);
     n[0] = v->nx;
     n[1] = v->ny;
     n[2] = v->nz;
-    for (i = 0; i < 3; i++) {
+    for (i = 2; i >= 0; i--) {
         pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
         if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (sform <= 0 && !(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (pixdim[i] < 0) negative = i + 1;
+        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+    }
+    excess = qnet__nifti_qform(h, big, pixdim, other);
+    qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
+    if (qform_valid) qnet__orientation_text(r, text);
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < 4; j++) {
+            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            if (j < 3 && v->affine[i][j] != 0) zero = 0;
+        }
+    v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
+    if (v->affine_source == 1 && sform > 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
+                  "used", in->name, sform);
+    for (i = 0; i < 3 && v->affine_source < 2; i++)
+        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
                               "spacing above 0", in->name, i + 1, pixdim[i]);
+    if (v->affine_source < 2 && negative)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
+                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+    if (v->affine_source == 1) {
+        if (excess < 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
+                              "than 1", in->name);
+        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
+            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
+                      "%.2g: taken as 1", in->name, excess / 2);
+        memcpy(v->affine, other, sizeof other);
     }
-    v->affine_source = sform > 0 ? 2 : qform > 0 ? 1 : 0;
-    for (i = 0; i < 3 && v->affine_source == 2; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
-    if (v->affine_source == 1 && !qnet__nifti_qform(h, big, pixdim, v->affine))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer than "
-                          "1", in->name);
     if (v->affine_source == 0) {
+        memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
             v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
@@ -13567,14 +13595,10 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
-    if (v->affine_source == 2 && qform > 0 && qnet__nifti_qform(h, big, pixdim, other) &&
-        qnet__affine_axes(&other[0][0], norm, r)) {
-        qnet__orientation_text(r, text);
-        if (strcmp(text, v->orientation) != 0)
-            qnet__log(in->ctx, QNET_LOG_WARNING,
-                      "%s: sform says %s and qform says %s; sform is used", in->name,
-                      v->orientation, text);
-    }
+    if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING,
+                  "%s: sform says %s and qform says %s; sform is used", in->name,
+                  v->orientation, text);
     return QNET_OK;
 }
 
@@ -13586,7 +13610,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
     const unsigned char *h = in->header;
-    int dim[8], i, code, bitpix;
+    int dim[8], i, code;
     uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
     double offset, slope;
     for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
@@ -13610,6 +13634,10 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
+        if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            dim[i] = 1;
+        }
         if (dim[i] < 1)
             return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
                               i, dim[i]);
@@ -13626,16 +13654,18 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
     code = qnet__nifti_short(h + 70, in->big);
-    bitpix = qnet__nifti_short(h + 72, in->big);
     in->kind = qnet__nifti_find(code);
     if (in->kind == NULL)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
                           "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
                           name, code, qnet__nifti_unsupported_name(code));
-    /* bitpix says nothing new: two fields that disagree mean that one of them is damaged. */
-    if (bitpix != 8 * in->kind->bytes)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d, expected %d for datatype %d "
-                          "(%s)", name, bitpix, 8 * in->kind->bytes, code, in->kind->name);
+    /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
+       datatype be the wrong one of the two, the file has not the length that goes with it. */
+    in->bitpix = qnet__nifti_short(h + 72, in->big);
+    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    else
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
+                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
     offset = qnet__nifti_float(h + 108, in->big);
@@ -13772,6 +13802,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
+        if (tail > 0 && in->bitpix != 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
+                              "and more bytes follow than this type takes: one of them is wrong",
+                              in->name, in->bitpix, in->kind->code, in->kind->name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
@@ -13820,16 +13854,16 @@ QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
     options->gzip = 1;
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform always holds
-   the affine; the qform, too, where the affine is a rotation with spacings (no shear). Codes: 1
-   scanner's coordinates, 2 where the file that the volume came from did not say. */
+/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
+   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
+   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
 static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
                                double r[3][3], unsigned char *h)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0 ? 1 : 2;
+    int big = o->big_endian, i, j, code = v->affine_source > 0;
     double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
     const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {handed, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
     memset(h, 0, 352);
     qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
@@ -13844,6 +13878,8 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
     qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
     h[123] = 2; /* mm */
     if (o->description) memcpy(h + 148, o->description, strlen(o->description));
+    memcpy(h + 344, "n+1", 4);
+    if (code == 0) return;
     qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
@@ -13859,7 +13895,24 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
             qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
         }
     }
-    memcpy(h + 344, "n+1", 4);
+}
+
+/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
+static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
+                                            const qnet_volume *volume,
+                                            const qnet_nifti_options *options)
+{
+    qnet_volume *v = NULL;
+    qnet_status status;
+    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
+    memcpy(v->voxels, volume->voxels,
+           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
+    memcpy(v->affine, volume->affine, sizeof v->affine);
+    v->affine_source = 0;
+    status = qnet_volume_reorient(v, "LAS");
+    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
+    qnet_volume_destroy(v);
+    return status;
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13902,6 +13955,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
+    char orientation[4];
     double norm[3], r[3][3];
     size_t deflate_bytes, block_bytes;
     qnet_status status;
@@ -13935,6 +13989,9 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           volume->nz, (double)QNET_MAX_VOXELS);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    qnet__orientation_text(r, orientation);
+    if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
+        return qnet__nifti_write_turned(ctx, sink, volume, &o);
     deflate_bytes = o.gzip ? sizeof *d : 0;
     block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
     block = (unsigned char *)qnet__alloc(ctx, block_bytes);
