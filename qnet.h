@@ -7544,6 +7544,14 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
     return arena.at;
 }
 
+/* (1 - momentum) running + momentum * batch. 1 replaces and 0 keeps what stood there, NaN or not. */
+static qnet_real qnet__running(qnet_real running, double momentum, double batch)
+{
+    if (momentum == 0) return running;
+    if (momentum == 1) return (qnet_real)batch;
+    return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
+}
+
 /* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
    y = act(gamma (x - mean) rstd + beta + residual).
    running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
@@ -7584,10 +7592,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
         rstd[c] = (qnet_real)r;
         norm.scale[c] = (qnet_real)((double)gamma[c] * r);
         if (running_mean != NULL)
-            running_mean[c] = (qnet_real)((1 - momentum) * (double)running_mean[c] + momentum * m);
+            running_mean[c] = qnet__running(running_mean[c], momentum, m);
         if (running_var != NULL)
-            running_var[c] =
-                (qnet_real)((1 - momentum) * (double)running_var[c] + momentum * v * unbias);
+            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
     }
     qnet__norm_run_apply(ctx, &norm);
     qnet__free(ctx, owned, bytes);
@@ -10781,10 +10788,8 @@ static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int b
         unit->mean[c] = (qnet_real)mean;
         unit->rstd[c] = (qnet_real)rstd;
         unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_mean[c] +
-                                            r->momentum * mean);
-        unit->running_var[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_var[c] +
-                                           r->momentum * var * unbias);
+        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
+        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
     }
     *unit->tracked += 1;
 }
