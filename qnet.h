@@ -832,11 +832,12 @@ typedef struct qnet_safetensor {
     int ndim;
     size_t shape[8];
     size_t count, bytes;
-    const void *data; /* little-endian, as in the file */
+    const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
 typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. */
+/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
+   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -855,15 +856,19 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
 
-/* Copies a file's tensors into a block with this table: every name and shape must be there, float
-   types convert. num_batches_tracked may be missing. With `replace_head`, an fc / head of another
-   number of classes is left as it is in block and *head_replaced is set. Nothing is copied on
-   error. */
+/* Copies a file's tensors into a block with this table: every name and shape must be there, numbers
+   must be finite and running variances not below 0; float types convert. num_batches_tracked may be
+   missing. With `replace_head`, an fc / head that the file has not or with another number of classes
+   is left as it is in block and *head_replaced is set. A prefix before all names is passed over, with
+   a warning. Nothing is copied on error. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced);
-/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that is not finite is
-   QNET_ERROR_DATA, before anything is written: it could not be read back. */
+/* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
+   "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read back
+   (not finite, a running variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
@@ -14061,8 +14066,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass; a string is decoded in place, as no escape is
-   shorter than the UTF-8 that it stands for.
+   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
+   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -14083,6 +14088,8 @@ typedef struct qnet__safetensors_file {
     char name[256];
     qnet_buffer header, data, tensors, metadata;
     qnet_buffer offsets; /* size_t per tensor: first byte in data */
+    int left_out, long_keys; /* tensors and keys that are not read, */
+    char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
 /* The header's text as it is read: at moves from begin to end. */
@@ -14131,37 +14138,38 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of a little-endian array of a float type or I64. IEEE 754 binary16: 1 sign, 5 exponent
-   and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array of a float type or I64 that need not be aligned. IEEE 754 binary16: 1 sign, 5
+   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const unsigned char *p = (const unsigned char *)data + i * qnet_dtype_size(dtype);
-    if (dtype == QNET_F64) {
-        uint64_t bits = qnet__load_le64(p);
-        double value;
-        memcpy(&value, &bits, sizeof(value));
-        return value;
+    const size_t size = qnet_dtype_size(dtype);
+    const unsigned char *p = (const unsigned char *)data + i * size;
+    double f64;
+    float f32;
+    int64_t i64;
+    uint32_t bits;
+    uint16_t half;
+    switch (dtype) {
+    case QNET_F64: memcpy(&f64, p, size); return f64;
+    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
+    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
+    case QNET_BF16:
+        memcpy(&half, p, size);
+        bits = (uint32_t)half << 16;
+        memcpy(&f32, &bits, sizeof(f32));
+        return (double)f32;
+    case QNET_F16: {
+        int exponent, fraction;
+        memcpy(&half, p, size);
+        exponent = half >> 10 & 31;
+        fraction = half & 1023;
+        f64 = exponent == 0    ? ldexp(fraction, -24)
+              : exponent == 31 ? (fraction ? NAN : INFINITY)
+                               : ldexp(1024 + fraction, exponent - 25);
+        return half >> 15 ? -f64 : f64;
     }
-    if (dtype == QNET_F32 || dtype == QNET_BF16) {
-        uint32_t bits = dtype == QNET_F32 ? qnet__load_le32(p) : (uint32_t)qnet__load_le16(p) << 16;
-        float value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
+    default: return 0;
     }
-    if (dtype == QNET_F16) {
-        int bits = qnet__load_le16(p), exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double value = exponent == 0    ? ldexp(fraction, -24)
-                       : exponent == 31 ? (fraction ? NAN : INFINITY)
-                                        : ldexp(1024 + fraction, exponent - 25);
-        return bits >> 15 ? -value : value;
-    }
-    if (dtype == QNET_I64) {
-        uint64_t bits = qnet__load_le64(p);
-        int64_t value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
-    }
-    return 0;
 }
 
 /* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
@@ -14400,9 +14408,46 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
     return QNET_OK;
 }
 
+#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
+
+/* Skips a value of any kind: a string, a list, an object, a number or a word. */
+static qnet_status qnet__header_skip(qnet__header *h, int depth)
+{
+    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const unsigned char *start = h->at;
+    char *text;
+    size_t size;
+    int more = 1;
+    if (c == '"') return qnet__header_string(h, &text, &size);
+    if (c != '{' && c != '[') {
+        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
+                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
+                                  *h->at == '+' || *h->at == '.'))
+            h->at++;
+        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+    }
+    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
+    h->at++;
+    if (qnet__header_peek(h) == close) {
+        h->at++;
+        return QNET_OK;
+    }
+    while (more) {
+        if (c == '{') {
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        }
+        QNET__TRY(qnet__header_skip(h, depth - 1));
+        QNET__TRY(qnet__header_more(h, (char)close, &more));
+    }
+    return QNET_OK;
+}
+
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte. The shape must take exactly the bytes between the offsets. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin)
+   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
+   the offsets, unless the size of that dtype is not known. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
+                                       char **dtype)
 {
     size_t offsets[2] = {0, 0}, size, bytes;
     int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
@@ -14413,12 +14458,9 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(text, "dtype") == 0 && !seen_dtype) {
             seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_string(h, dtype, &size));
             for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(text, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            if (qnet_dtype_size((qnet_dtype)i) == 0)
-                return qnet__fail(h->ctx, QNET_ERROR_UNSUPPORTED,
-                                  "%s: tensor '%s': unknown dtype '%.32s'", h->file, t->name, text);
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
             t->dtype = (qnet_dtype)i;
         } else if (strcmp(text, "shape") == 0 && !seen_shape) {
             seen_shape = 1;
@@ -14427,10 +14469,12 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
             seen_offsets = 1;
             QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else {
+        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
+                   strcmp(text, "data_offsets") == 0) {
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%.32s' is unknown or there twice", h->file,
-                              t->name, text);
+                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        } else {
+            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
         QNET__TRY(qnet__header_more(h, '}', &more));
     }
@@ -14444,21 +14488,23 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
+    t->bytes = offsets[1] - offsets[0];
+    *begin = offsets[0];
+    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != offsets[1] - offsets[0])
+        bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
                           h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)(offsets[1] - offsets[0]));
-    t->bytes = bytes;
-    *begin = offsets[0];
+                          (double)t->bytes);
     return QNET_OK;
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     int more = 1;
+    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
     if (qnet__header_peek(h) == '}') {
         h->at++;
@@ -14470,10 +14516,16 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         size_t size;
         memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
         QNET__TRY(qnet__header_string(h, &key, &size));
-        if (size >= sizeof(entry.key) || f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: metadata '%.64s': above %d keys or %d bytes of a key", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA, (int)sizeof(entry.key) - 1);
+        if (size >= sizeof(entry.key)) {
+            f->long_keys++;
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+            QNET__TRY(qnet__header_string(h, &entry.value, &size));
+            QNET__TRY(qnet__header_more(h, '}', &more));
+            continue;
+        }
+        if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
+                              key, QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
@@ -14499,7 +14551,7 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
     }
     while (more) {
         qnet_safetensor t;
-        char *name;
+        char *name, *dtype = NULL;
         size_t size, begin;
         memset(&t, 0, sizeof(t));
         QNET__TRY(qnet__header_string(h, &name, &size));
@@ -14511,13 +14563,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
             seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
         } else {
-            if (size >= sizeof(t.name) || f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                                  "%s: tensor '%.128s': above %d tensors or %d bytes of a name",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS,
-                                  (int)sizeof(t.name) - 1);
-            memcpy(t.name, name, size + 1);
-            QNET__TRY(qnet__header_tensor(h, &t, &begin));
+            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
+            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+                if (f->left_out++ == 0)
+                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                             size >= sizeof(t.name) ? "" : dtype);
+                t.ndim = -1; /* until the layout has been checked */
+            }
             QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
             QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
             f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
@@ -14530,6 +14587,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
+
+/* Turns each of count numbers of `size` bytes round. */
+static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
+{
+    size_t i;
+    for (; count > 0; count--, p += size)
+        for (i = 0; i < size / 2; i++) {
+            const unsigned char swap = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = swap;
+        }
+}
 
 /* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
    not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
@@ -14578,6 +14647,25 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
     return QNET_OK;
 }
 
+/* Takes the tensors that are not read from the list; their bytes have been counted. */
+static void qnet__leave_out(qnet__safetensors_file *f)
+{
+    size_t *offset = (size_t *)(void *)f->offsets.bytes;
+    int i, kept = 0;
+    for (i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) {
+            offset[kept] = offset[i];
+            f->file.tensors[kept++] = f->file.tensors[i];
+        }
+    f->file.count = kept;
+    if (f->left_out > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is %s",
+                  f->name, f->left_out, f->first_out);
+    if (f->long_keys > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
+                  "bytes: %d", f->name, f->long_keys);
+}
+
 /* Everything of qnet_safetensors_read but the cleaning up. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
@@ -14614,9 +14702,11 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     order_bytes = sizeof(size_t) * (size_t)f->file.count;
     order = (size_t *)qnet__alloc(ctx, order_bytes);
     if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                               (size_t)f->file.count, order);
-    if (status == QNET_OK) status = qnet__check_layout(ctx, f, order, &size);
+    status = qnet__check_layout(ctx, f, order, &size);
+    qnet__leave_out(f);
+    if (status == QNET_OK)
+        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
+                                   (size_t)f->file.count, order);
     qnet__free(ctx, order, order_bytes);
     QNET__TRY(status);
 
@@ -14634,9 +14724,12 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count; i++)
-        f->file.tensors[i].data =
-            size ? f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i] : NULL;
+    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+        qnet_safetensor *t = &f->file.tensors[i];
+        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        t->data = p;
+        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+    }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
@@ -14806,12 +14899,12 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
 {
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
-    size_t i, k, n;
+    size_t n;
     if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
-        for (i = 0; i < n; i++)
-            for (k = 0; k < size; k++) chunk[i * size + k] = p[i * size + size - 1 - k];
+        memcpy(chunk, p, n * size);
+        qnet__turn_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14842,14 +14935,18 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 
 /* ---- networks -------------------------------------------------------------------------------- */
 
+static int qnet__ends_in(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
 /* "bn1.num_batches_tracked" and the like: PyTorch counts batches there, an I64 of shape []; no
    result depends on it. */
-static int qnet__is_tracked(const char *name)
-{
-    static const char end[] = "num_batches_tracked";
-    size_t n = strlen(name);
-    return n >= sizeof(end) - 1 && strcmp(name + n - (sizeof(end) - 1), end) == 0;
-}
+static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
+
+/* Must not be below 0: batch norm takes its root. */
+static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
 static int qnet__is_head(const char *name)
@@ -14894,9 +14991,8 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
 /* Number i of an F32 tensor. */
 static float qnet__load_f32(const void *data, size_t i)
 {
-    const uint32_t bits = qnet__load_le32((const unsigned char *)data + 4 * i);
     float value;
-    memcpy(&value, &bits, sizeof(value));
+    memcpy(&value, (const unsigned char *)data + 4 * i, sizeof(value));
     return value;
 }
 
@@ -14980,73 +15076,104 @@ static size_t qnet__first_not_finite(const qnet_safetensor *t)
     return k;
 }
 
+typedef struct qnet__weights_job {
+    const qnet_safetensors *file;
+    const char *name;
+    const qnet_param_table *table;
+    size_t prefix; /* bytes before the table's name in each of the file */
+    int replace_head;
+    qnet_real *block;
+} qnet__weights_job;
+
+/* The tensor of the file that is meant by a name of the table; or NULL. */
+static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
+{
+    int i;
+    for (i = 0; i < job->file->count; i++)
+        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
+            return &job->file->tensors[i];
+    return NULL;
+}
+
 /* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
+static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 {
     const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
     char text[80];
     if (qnet__is_head(name) && dot != NULL) {
         snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet_safetensors_find(file, text);
+        weight = qnet__weights_find(job, text);
     }
     return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
 }
 
+/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
+static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    int i;
+    for (i = 0; i < job->file->count && dot != NULL; i++)
+        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
+            return 1;
+    return 0;
+}
+
 /* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
    the block stays. */
-static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors *file,
-                                       const char *name, const qnet_param_table *table,
-                                       const qnet_param *p, int replace_head, int numbers,
+static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
+                                       const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet_safetensors_find(file, p->name);
+    const qnet_safetensor *t = qnet__weights_find(job, p->name);
+    const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(file, p->name) : 0;
+    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
     size_t k;
     *found = NULL;
     if (t == NULL) {
+        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name)) return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is missing",
-                          name, table->network, p->name);
+        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+            return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
+                          p->name, f->left_out ? "; left out was " : "", f->first_out);
     }
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          table->network, p->name,
+                          network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, table->network, p->name, (double)t->shape[0], (double)classes);
+                          name, network, p->name, (double)t->shape[0], (double)classes);
     rest_agrees = t->ndim == expected.ndim;
     for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
     if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          table->network, p->name, want, have);
+                          network, p->name, want, have);
     }
     k = numbers ? qnet__first_not_finite(t) : t->count;
     if (k < t->count)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
                           name, p->name, (double)k);
+    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0)
+            return qnet__fail(ctx, QNET_ERROR_DATA,
+                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
+                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
     *found = t;
     return QNET_OK;
 }
-
-typedef struct qnet__weights_job {
-    const qnet_safetensors *file;
-    const char *name;
-    const qnet_param_table *table;
-    int replace_head;
-    qnet_real *block;
-} qnet__weights_job;
 
 /* Copies a part of an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
@@ -15056,10 +15183,30 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
     if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
-    if (qnet__weights_match(NULL, job->file, job->name, job->table, p, job->replace_head, 0,
-                            &t) == QNET_OK && t != NULL) {
+    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL) {
         qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
     }
+}
+
+/* What all names begin with, up to a dot; none where any name is right as it is. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
+{
+    const char *first;
+    size_t n, k;
+    int i;
+    if (file == NULL || table == NULL || file->count == 0) return 0;
+    first = file->tensors[0].name;
+    n = strlen(first);
+    for (i = 0; i < file->count; i++) {
+        const char *name = file->tensors[i].name;
+        if (qnet_param_find(table, name) >= 0) return 0;
+        for (k = 0; k < n && name[k] == first[k];) k++;
+        n = k;
+    }
+    for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
+        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+            if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
+    return 0;
 }
 
 /* Walks the table twice: all entries are checked before the first one is copied. */
@@ -15071,25 +15218,33 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const char *name;
     qnet__weights_job job;
     size_t tasks, k;
-    int i, replaced = 0;
+    int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
     name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    job.file = file, job.name = name, job.table = table;
+    job.prefix = qnet_weights_prefix(file, table);
+    job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (i = 0; i < file->count; i++)
-        if (qnet_param_find(table, file->tensors[i].name) < 0 &&
+        if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, 1, &t));
+        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         replaced |= t == NULL && !qnet__is_tracked(p->name);
+        headless |= t == NULL && qnet__is_head(p->name) && qnet__weights_find(&job, p->name) == NULL;
     }
-    job.file = file, job.name = name, job.table = table;
-    job.replace_head = replace_head, job.block = block;
+    if (ctx != NULL && job.prefix > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
+                  (int)job.prefix, file->tensors[0].name);
+    if (ctx != NULL && headless)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
+                  name);
     tasks = (size_t)table->count * QNET__COPY_PARTS;
     if (ctx != NULL) {
         qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
@@ -15101,18 +15256,24 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 }
 
 /* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
+static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
 {
     int i;
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        const size_t k = qnet__first_bad(block + p->offset, p->count);
+        size_t k = qnet__first_bad(block + p->offset, p->count);
         if (k < p->count)
             return qnet__fail(ctx, QNET_ERROR_DATA,
                               "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
                               table->network, p->name, (double)block[p->offset + k],
                               (double)(p->offset + k));
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (block[p->offset + k] < 0)
+                return qnet__fail(ctx, QNET_ERROR_DATA,
+                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
+                                  "0", table->network, p->name, (double)k,
+                                  (double)block[p->offset + k]);
     }
     return QNET_OK;
 }
@@ -15140,7 +15301,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_finite(ctx, table, block);
+    status = qnet__weights_readable(ctx, table, block);
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -17854,20 +18015,12 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
                                   "found %.0f of type %s", name, s->name, (double)s->count,
                                   qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
                                   t ? qnet_dtype_name(t->dtype) : "none");
-            if (copy && qnet__is_little_endian()) {
-                memcpy(s->data, t->data, t->bytes);
-                continue;
-            }
-            for (k = 0; k < s->count; k++) {
-                double value = qnet__element(t->dtype, t->data, k);
-                if (!isfinite(value))
+            for (k = 0; k < s->count && !copy; k++)
+                if (!isfinite(qnet__element(t->dtype, t->data, k)))
                     return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                       "%s: damaged checkpoint: '%s': number %.0f is not finite",
                                       name, s->name, (double)k);
-                if (!copy) continue;
-                if (s->dtype == QNET_F64) ((double *)s->data)[k] = value;
-                else ((float *)s->data)[k] = (float)value;
-            }
+            if (copy) memcpy(s->data, t->data, t->bytes);
         }
     return QNET_OK;
 }
@@ -18447,6 +18600,25 @@ QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
     return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
 }
 
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet_param_table *table)
+{
+    const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
+    int i;
+    size_t k;
+    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+        const qnet_param *p = &table->entries[i];
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
+                                  "below 0", name, p->name, (double)k,
+                                  qnet__element(w->dtype, w->data, p->offset + k));
+    }
+    return QNET_OK;
+}
+
 /* Checks everything of the file before the first number of the run changes. */
 static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
                                         const char *name)
@@ -18479,6 +18651,7 @@ static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors
                           "finished %.0f contradict each other", name, epoch, step, averaged,
                           finished);
     count = qnet__stage1_slabs(run, (int)averaged, slabs);
+    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
     QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
     run->epoch = (int)epoch;
     run->step = (uint64_t)step;
