@@ -856,10 +856,10 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
 
-/* Copies a file's tensors into a block with this table: every name and shape must be there, numbers
-   must be finite and running variances not below 0; float types convert. num_batches_tracked may be
-   missing. With `replace_head`, an fc / head that the file has not or with another number of classes
-   is left as it is in block and *head_replaced is set. A prefix before all names is passed over, with
+/* Copies a file's tensors into a block with this table: every name and shape must be there,
+   numbers finite and running variances not below 0; float types convert. num_batches_tracked may
+   be missing. With `replace_head`, an fc / head of another number of classes, or none at all, is
+   left as it is in block and *head_replaced is set. A prefix before all names is passed over, with
    a warning. Nothing is copied on error. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
@@ -867,8 +867,8 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 /* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
    "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
-/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read back
-   (not finite, a running variance below 0) is QNET_ERROR_DATA, before anything is written. */
+/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
+   back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
@@ -2552,6 +2552,46 @@ QNET__HELPER void qnet__file_close(qnet__file *f)
     f->path = NULL;
 }
 
+/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
+   without links has that of the link. What is read is put back; pipes are let alone. */
+static int qnet__is_pointer_file(FILE *stream)
+{
+    char text[1024];
+    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
+    size_t n = 0;
+    rewind(stream);
+    if (size > 0 && size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)size, stream);
+        rewind(stream);
+    }
+    text[n] = '\0';
+    return strncmp(text, "/annex/objects/", 15) == 0 ||
+           strncmp(text, "version https://git-lfs", 23) == 0 ||
+           (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
+}
+
+/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
+   nowhere. path is cut up and put together again. */
+static int qnet__is_broken_link(char *path)
+{
+    int listed = 0;
+#ifdef QNET__POSIX /* lstat is not declared everywhere */
+    char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    struct dirent *entry;
+    DIR *folder;
+    if (slash != NULL) *slash = '\0';
+    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
+    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
+        listed = strcmp(entry->d_name, name) == 0;
+    if (folder != NULL) closedir(folder);
+    if (slash != NULL) *slash = '/';
+#else
+    QNET__UNUSED(path);
+#endif
+    return listed;
+}
+
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
@@ -2565,12 +2605,21 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     }
     if (f->stream == NULL) {
         int code = errno; /* 0: not even tried, a folder */
+        int none = code == ENOENT || code == ENOTDIR;
+        int link = none && qnet__is_broken_link(f->path);
         qnet__file_close(f);
-        if (code == ENOENT || code == ENOTDIR) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such file", path);
+        if (none) {
+            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
+                              "a link that leads nowhere, as git-annex leaves them: not "
+                              "downloaded: git annex get / datalad get");
         }
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           code != 0 ? strerror(code) : "it is a folder");
+    }
+    if (qnet__is_pointer_file(f->stream)) {
+        qnet__file_close(f);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
+                          "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
@@ -7549,7 +7598,7 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
     return arena.at;
 }
 
-/* (1 - momentum) running + momentum * batch. 1 replaces and 0 keeps what stood there, NaN or not. */
+/* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
 static qnet_real qnet__running(qnet_real running, double momentum, double batch)
 {
     if (momentum == 0) return running;
@@ -14138,7 +14187,7 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of an array of a float type or I64 that need not be aligned. IEEE 754 binary16: 1 sign, 5
+/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
    exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
@@ -14659,8 +14708,8 @@ static void qnet__leave_out(qnet__safetensors_file *f)
         }
     f->file.count = kept;
     if (f->left_out > 0)
-        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is %s",
-                  f->name, f->left_out, f->first_out);
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
+                  "%s", f->name, f->left_out, f->first_out);
     if (f->long_keys > 0)
         qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
                   "bytes: %d", f->name, f->long_keys);
@@ -15237,7 +15286,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         const qnet_param *p = &table->entries[i];
         QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         replaced |= t == NULL && !qnet__is_tracked(p->name);
-        headless |= t == NULL && qnet__is_head(p->name) && qnet__weights_find(&job, p->name) == NULL;
+        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
     if (ctx != NULL && job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
