@@ -13467,11 +13467,6 @@ static const qnet__nifti_kind *qnet__nifti_find(int code)
     return kind->bytes > 0 ? kind : NULL;
 }
 
-static const char *qnet__nifti_unsupported_name(int code)
-{
-    return qnet__nifti_entry(code)->name;
-}
-
 /* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
 static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
 {
@@ -13717,7 +13712,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     if (in->kind == NULL)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
                           "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_unsupported_name(code));
+                          name, code, qnet__nifti_entry(code)->name);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
     in->bitpix = qnet__nifti_short(h + 72, in->big);
