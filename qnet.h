@@ -833,11 +833,12 @@ typedef struct qnet_safetensor {
     int ndim;
     size_t shape[8];
     size_t count, bytes;
-    const void *data; /* little-endian, as in the file */
+    const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
 typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. */
+/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
+   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -856,15 +857,19 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
 
-/* Copies a file's tensors into a block with this table: every name and shape must be there, float
-   types convert. num_batches_tracked may be missing. With `replace_head`, an fc / head of another
-   number of classes is left as it is in block and *head_replaced is set. Nothing is copied on
-   error. */
+/* Copies a file's tensors into a block with this table: every name and shape must be there,
+   numbers finite and running variances not below 0; float types convert. num_batches_tracked may
+   be missing. With `replace_head`, an fc / head of another number of classes, or none at all, is
+   left as it is in block and *head_replaced is set. A prefix before all names is passed over, with
+   a warning. Nothing is copied on error. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced);
-/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that is not finite is
-   QNET_ERROR_DATA, before anything is written: it could not be read back. */
+/* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
+   "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
+   back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
@@ -890,7 +895,8 @@ typedef struct qnet_volume {
     double spacing[3];   /* mm */
     double affine[3][4]; /* voxel index to mm, RAS+: x to the right, y to the front, z up */
     char orientation[4]; /* what each axis points to, "RAS", "LAS", ...; from the affine */
-    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only */
+    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only: which side is
+                            left is unknown. If you know it, set affine, and this to 2. */
     float *voxels;
 } qnet_volume;
 
@@ -916,9 +922,13 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
 /* Reads a single-file NIfTI-1 with one 3-D volume, compressed or not (told by its first bytes), of
    any scalar type and either byte order, scl_slope and scl_inter applied. 4-D files with more than
-   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. */
+   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. What
+   some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
+   slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. */
+/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
+   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
+   how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       const qnet_nifti_options *options);
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
@@ -2543,6 +2553,46 @@ QNET__HELPER void qnet__file_close(qnet__file *f)
     f->path = NULL;
 }
 
+/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
+   without links has that of the link. What is read is put back; pipes are let alone. */
+static int qnet__is_pointer_file(FILE *stream)
+{
+    char text[1024];
+    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
+    size_t n = 0;
+    rewind(stream);
+    if (size > 0 && size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)size, stream);
+        rewind(stream);
+    }
+    text[n] = '\0';
+    return strncmp(text, "/annex/objects/", 15) == 0 ||
+           strncmp(text, "version https://git-lfs", 23) == 0 ||
+           (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
+}
+
+/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
+   nowhere. path is cut up and put together again. */
+static int qnet__is_broken_link(char *path)
+{
+    int listed = 0;
+#ifdef QNET__POSIX /* lstat is not declared everywhere */
+    char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    struct dirent *entry;
+    DIR *folder;
+    if (slash != NULL) *slash = '\0';
+    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
+    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
+        listed = strcmp(entry->d_name, name) == 0;
+    if (folder != NULL) closedir(folder);
+    if (slash != NULL) *slash = '/';
+#else
+    QNET__UNUSED(path);
+#endif
+    return listed;
+}
+
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
@@ -2556,12 +2606,21 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     }
     if (f->stream == NULL) {
         int code = errno; /* 0: not even tried, a folder */
+        int none = code == ENOENT || code == ENOTDIR;
+        int link = none && qnet__is_broken_link(f->path);
         qnet__file_close(f);
-        if (code == ENOENT || code == ENOTDIR) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such file", path);
+        if (none) {
+            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
+                              "a link that leads nowhere, as git-annex leaves them: not "
+                              "downloaded: git annex get / datalad get");
         }
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           code != 0 ? strerror(code) : "it is a folder");
+    }
+    if (qnet__is_pointer_file(f->stream)) {
+        qnet__file_close(f);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
+                          "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
@@ -7161,6 +7220,14 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
     return arena.at;
 }
 
+/* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
+static qnet_real qnet__running(qnet_real running, double momentum, double batch)
+{
+    if (momentum == 0) return running;
+    if (momentum == 1) return (qnet_real)batch;
+    return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
+}
+
 /* y = act((x - mean) scale + beta + residual). */
 static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
                              const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
@@ -7214,10 +7281,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
         rstd[c] = (qnet_real)r;
         norm.scale[c] = (qnet_real)((double)gamma[c] * r);
         if (running_mean != NULL)
-            running_mean[c] = (qnet_real)((1 - momentum) * (double)running_mean[c] + momentum * m);
+            running_mean[c] = qnet__running(running_mean[c], momentum, m);
         if (running_var != NULL)
-            running_var[c] =
-                (qnet_real)((1 - momentum) * (double)running_var[c] + momentum * v * unbias);
+            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
     }
     qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
     qnet__free(ctx, owned, bytes);
@@ -10404,10 +10470,8 @@ static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int b
         unit->mean[c] = (qnet_real)mean;
         unit->rstd[c] = (qnet_real)rstd;
         unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_mean[c] +
-                                            r->momentum * mean);
-        unit->running_var[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_var[c] +
-                                           r->momentum * var * unbias);
+        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
+        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
     }
     *unit->tracked += 1;
 }
@@ -12972,12 +13036,12 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
     40  int16[8] dim             number of axes, then the length of each
     70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel; must agree with datatype
+    72  int16    bitpix          bits per voxel, which datatype says already
     76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
    108  float    vox_offset      where the voxels start, 352 without extensions
    112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
    116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron
+   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
    148  char[80] descrip
    252  int16    qform_code      above 0: the quaternion below is valid
    254  int16    sform_code      above 0: the matrix below is valid
@@ -13029,11 +13093,6 @@ static const qnet__nifti_kind *qnet__nifti_find(int code)
 {
     const qnet__nifti_kind *kind = qnet__nifti_entry(code);
     return kind->bytes > 0 ? kind : NULL;
-}
-
-static const char *qnet__nifti_unsupported_name(int code)
-{
-    return qnet__nifti_entry(code)->name;
 }
 
 /* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
@@ -13118,7 +13177,7 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const qnet__nifti_kind *kind;
-    int packed, big;
+    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
     size_t count, offset;
     double slope, intercept;
     unsigned char header[QNET__NIFTI_HEADER];
@@ -13127,9 +13186,10 @@ typedef struct qnet__nifti_reader {
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns 0 when the quaternion is longer than 1. */
-static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
-                             double affine[3][4])
+   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
+   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+                                double affine[3][4])
 {
     double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
     int i, j;
@@ -13138,13 +13198,12 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
         affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    /* Slightly below 0 is rounding of the stored floats (3 units, as nibabel allows). */
-    if (!(rest >= -3 * (double)FLT_EPSILON)) return 0;
+    if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
-    return 1;
+    return fmax(0, -rest);
 }
 
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
@@ -13153,33 +13212,56 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
-    static const double mm[4] = {1, 1000, 1, .001}; /* of a unit: unknown, m, mm, micron */
+    static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
     int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
     int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    double pixdim[3], other[3][4], r[3][3], norm[3];
-    char text[4];
+    int negative = 0, zero = 1, qform_valid;
+    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    char text[4] = "";
     if (units > 3)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: xyzt_units has the spatial unit %d, "
-                          "expected 0 (unknown: mm), 1 (m), 2 (mm) or 3 (micron)", in->name, units);
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
+                  "none of NIfTI-1: taken as mm", in->name, units);
     n[0] = v->nx;
     n[1] = v->ny;
     n[2] = v->nz;
-    for (i = 0; i < 3; i++) {
+    for (i = 2; i >= 0; i--) {
         pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
         if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (sform <= 0 && !(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (pixdim[i] < 0) negative = i + 1;
+        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+    }
+    excess = qnet__nifti_qform(h, big, pixdim, other);
+    qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
+    if (qform_valid) qnet__orientation_text(r, text);
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < 4; j++) {
+            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            if (j < 3 && v->affine[i][j] != 0) zero = 0;
+        }
+    v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
+    if (v->affine_source == 1 && sform > 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
+                  "used", in->name, sform);
+    for (i = 0; i < 3 && v->affine_source < 2; i++)
+        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
                               "spacing above 0", in->name, i + 1, pixdim[i]);
+    if (v->affine_source < 2 && negative)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
+                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+    if (v->affine_source == 1) {
+        if (excess < 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
+                              "than 1", in->name);
+        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
+            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
+                      "%.2g: taken as 1", in->name, excess / 2);
+        memcpy(v->affine, other, sizeof other);
     }
-    v->affine_source = sform > 0 ? 2 : qform > 0 ? 1 : 0;
-    for (i = 0; i < 3 && v->affine_source == 2; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
-    if (v->affine_source == 1 && !qnet__nifti_qform(h, big, pixdim, v->affine))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer than "
-                          "1", in->name);
     if (v->affine_source == 0) {
+        memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
             v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
@@ -13195,14 +13277,10 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
-    if (v->affine_source == 2 && qform > 0 && qnet__nifti_qform(h, big, pixdim, other) &&
-        qnet__affine_axes(&other[0][0], norm, r)) {
-        qnet__orientation_text(r, text);
-        if (strcmp(text, v->orientation) != 0)
-            qnet__log(in->ctx, QNET_LOG_WARNING,
-                      "%s: sform says %s and qform says %s; sform is used", in->name,
-                      v->orientation, text);
-    }
+    if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING,
+                  "%s: sform says %s and qform says %s; sform is used", in->name,
+                  v->orientation, text);
     return QNET_OK;
 }
 
@@ -13214,7 +13292,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
     const unsigned char *h = in->header;
-    int dim[8], i, code, bitpix;
+    int dim[8], i, code;
     uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
     double offset, slope;
     for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
@@ -13238,6 +13316,10 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
+        if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            dim[i] = 1;
+        }
         if (dim[i] < 1)
             return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
                               i, dim[i]);
@@ -13254,16 +13336,18 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
     code = qnet__nifti_short(h + 70, in->big);
-    bitpix = qnet__nifti_short(h + 72, in->big);
     in->kind = qnet__nifti_find(code);
     if (in->kind == NULL)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
                           "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_unsupported_name(code));
-    /* bitpix says nothing new: two fields that disagree mean that one of them is damaged. */
-    if (bitpix != 8 * in->kind->bytes)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d, expected %d for datatype %d "
-                          "(%s)", name, bitpix, 8 * in->kind->bytes, code, in->kind->name);
+                          name, code, qnet__nifti_entry(code)->name);
+    /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
+       datatype be the wrong one of the two, the file has not the length that goes with it. */
+    in->bitpix = qnet__nifti_short(h + 72, in->big);
+    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    else
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
+                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
     offset = qnet__nifti_float(h + 108, in->big);
@@ -13400,6 +13484,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
+        if (tail > 0 && in->bitpix != 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
+                              "and more bytes follow than this type takes: one of them is wrong",
+                              in->name, in->bitpix, in->kind->code, in->kind->name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
@@ -13448,16 +13536,16 @@ QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
     options->gzip = 1;
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform always holds
-   the affine; the qform, too, where the affine is a rotation with spacings (no shear). Codes: 1
-   scanner's coordinates, 2 where the file that the volume came from did not say. */
+/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
+   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
+   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
 static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
                                double r[3][3], unsigned char *h)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0 ? 1 : 2;
+    int big = o->big_endian, i, j, code = v->affine_source > 0;
     double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
     const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {handed, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
     memset(h, 0, 352);
     qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
@@ -13472,6 +13560,8 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
     qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
     h[123] = 2; /* mm */
     if (o->description) memcpy(h + 148, o->description, strlen(o->description));
+    memcpy(h + 344, "n+1", 4);
+    if (code == 0) return;
     qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
@@ -13487,7 +13577,24 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
             qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
         }
     }
-    memcpy(h + 344, "n+1", 4);
+}
+
+/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
+static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
+                                            const qnet_volume *volume,
+                                            const qnet_nifti_options *options)
+{
+    qnet_volume *v = NULL;
+    qnet_status status;
+    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
+    memcpy(v->voxels, volume->voxels,
+           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
+    memcpy(v->affine, volume->affine, sizeof v->affine);
+    v->affine_source = 0;
+    status = qnet_volume_reorient(v, "LAS");
+    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
+    qnet_volume_destroy(v);
+    return status;
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13530,6 +13637,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
+    char orientation[4];
     double norm[3], r[3][3];
     size_t deflate_bytes, block_bytes;
     qnet_status status;
@@ -13563,6 +13671,9 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           volume->nz, (double)QNET_MAX_VOXELS);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    qnet__orientation_text(r, orientation);
+    if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
+        return qnet__nifti_write_turned(ctx, sink, volume, &o);
     deflate_bytes = o.gzip ? sizeof *d : 0;
     block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
     block = (unsigned char *)qnet__alloc(ctx, block_bytes);
@@ -13627,8 +13738,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass; a string is decoded in place, as no escape is
-   shorter than the UTF-8 that it stands for.
+   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
+   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -13649,6 +13760,8 @@ typedef struct qnet__safetensors_file {
     char name[256];
     qnet_buffer header, data, tensors, metadata;
     qnet_buffer offsets; /* size_t per tensor: first byte in data */
+    int left_out, long_keys; /* tensors and keys that are not read, */
+    char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
 /* The header's text as it is read: at moves from begin to end. */
@@ -13697,37 +13810,38 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of a little-endian array of a float type or I64. IEEE 754 binary16: 1 sign, 5 exponent
-   and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
+   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const unsigned char *p = (const unsigned char *)data + i * qnet_dtype_size(dtype);
-    if (dtype == QNET_F64) {
-        uint64_t bits = qnet__load_le64(p);
-        double value;
-        memcpy(&value, &bits, sizeof(value));
-        return value;
+    const size_t size = qnet_dtype_size(dtype);
+    const unsigned char *p = (const unsigned char *)data + i * size;
+    double f64;
+    float f32;
+    int64_t i64;
+    uint32_t bits;
+    uint16_t half;
+    switch (dtype) {
+    case QNET_F64: memcpy(&f64, p, size); return f64;
+    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
+    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
+    case QNET_BF16:
+        memcpy(&half, p, size);
+        bits = (uint32_t)half << 16;
+        memcpy(&f32, &bits, sizeof(f32));
+        return (double)f32;
+    case QNET_F16: {
+        int exponent, fraction;
+        memcpy(&half, p, size);
+        exponent = half >> 10 & 31;
+        fraction = half & 1023;
+        f64 = exponent == 0    ? ldexp(fraction, -24)
+              : exponent == 31 ? (fraction ? NAN : INFINITY)
+                               : ldexp(1024 + fraction, exponent - 25);
+        return half >> 15 ? -f64 : f64;
     }
-    if (dtype == QNET_F32 || dtype == QNET_BF16) {
-        uint32_t bits = dtype == QNET_F32 ? qnet__load_le32(p) : (uint32_t)qnet__load_le16(p) << 16;
-        float value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
+    default: return 0;
     }
-    if (dtype == QNET_F16) {
-        int bits = qnet__load_le16(p), exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double value = exponent == 0    ? ldexp(fraction, -24)
-                       : exponent == 31 ? (fraction ? NAN : INFINITY)
-                                        : ldexp(1024 + fraction, exponent - 25);
-        return bits >> 15 ? -value : value;
-    }
-    if (dtype == QNET_I64) {
-        uint64_t bits = qnet__load_le64(p);
-        int64_t value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
-    }
-    return 0;
 }
 
 /* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
@@ -13966,9 +14080,46 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
     return QNET_OK;
 }
 
+#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
+
+/* Skips a value of any kind: a string, a list, an object, a number or a word. */
+static qnet_status qnet__header_skip(qnet__header *h, int depth)
+{
+    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const unsigned char *start = h->at;
+    char *text;
+    size_t size;
+    int more = 1;
+    if (c == '"') return qnet__header_string(h, &text, &size);
+    if (c != '{' && c != '[') {
+        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
+                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
+                                  *h->at == '+' || *h->at == '.'))
+            h->at++;
+        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+    }
+    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
+    h->at++;
+    if (qnet__header_peek(h) == close) {
+        h->at++;
+        return QNET_OK;
+    }
+    while (more) {
+        if (c == '{') {
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        }
+        QNET__TRY(qnet__header_skip(h, depth - 1));
+        QNET__TRY(qnet__header_more(h, (char)close, &more));
+    }
+    return QNET_OK;
+}
+
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte. The shape must take exactly the bytes between the offsets. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin)
+   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
+   the offsets, unless the size of that dtype is not known. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
+                                       char **dtype)
 {
     size_t offsets[2] = {0, 0}, size, bytes;
     int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
@@ -13979,12 +14130,9 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(text, "dtype") == 0 && !seen_dtype) {
             seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_string(h, dtype, &size));
             for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(text, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            if (qnet_dtype_size((qnet_dtype)i) == 0)
-                return qnet__fail(h->ctx, QNET_ERROR_UNSUPPORTED,
-                                  "%s: tensor '%s': unknown dtype '%.32s'", h->file, t->name, text);
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
             t->dtype = (qnet_dtype)i;
         } else if (strcmp(text, "shape") == 0 && !seen_shape) {
             seen_shape = 1;
@@ -13993,10 +14141,12 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
             seen_offsets = 1;
             QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else {
+        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
+                   strcmp(text, "data_offsets") == 0) {
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%.32s' is unknown or there twice", h->file,
-                              t->name, text);
+                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        } else {
+            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
         QNET__TRY(qnet__header_more(h, '}', &more));
     }
@@ -14010,21 +14160,23 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
+    t->bytes = offsets[1] - offsets[0];
+    *begin = offsets[0];
+    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != offsets[1] - offsets[0])
+        bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
                           h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)(offsets[1] - offsets[0]));
-    t->bytes = bytes;
-    *begin = offsets[0];
+                          (double)t->bytes);
     return QNET_OK;
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     int more = 1;
+    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
     if (qnet__header_peek(h) == '}') {
         h->at++;
@@ -14036,10 +14188,16 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         size_t size;
         memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
         QNET__TRY(qnet__header_string(h, &key, &size));
-        if (size >= sizeof(entry.key) || f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: metadata '%.64s': above %d keys or %d bytes of a key", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA, (int)sizeof(entry.key) - 1);
+        if (size >= sizeof(entry.key)) {
+            f->long_keys++;
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+            QNET__TRY(qnet__header_string(h, &entry.value, &size));
+            QNET__TRY(qnet__header_more(h, '}', &more));
+            continue;
+        }
+        if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
+                              key, QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
@@ -14065,7 +14223,7 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
     }
     while (more) {
         qnet_safetensor t;
-        char *name;
+        char *name, *dtype = NULL;
         size_t size, begin;
         memset(&t, 0, sizeof(t));
         QNET__TRY(qnet__header_string(h, &name, &size));
@@ -14077,13 +14235,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
             seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
         } else {
-            if (size >= sizeof(t.name) || f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                                  "%s: tensor '%.128s': above %d tensors or %d bytes of a name",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS,
-                                  (int)sizeof(t.name) - 1);
-            memcpy(t.name, name, size + 1);
-            QNET__TRY(qnet__header_tensor(h, &t, &begin));
+            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
+            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+                if (f->left_out++ == 0)
+                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                             size >= sizeof(t.name) ? "" : dtype);
+                t.ndim = -1; /* until the layout has been checked */
+            }
             QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
             QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
             f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
@@ -14096,6 +14259,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
+
+/* Turns each of count numbers of `size` bytes round. */
+static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
+{
+    size_t i;
+    for (; count > 0; count--, p += size)
+        for (i = 0; i < size / 2; i++) {
+            const unsigned char swap = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = swap;
+        }
+}
 
 /* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
    not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
@@ -14144,6 +14319,25 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
     return QNET_OK;
 }
 
+/* Takes the tensors that are not read from the list; their bytes have been counted. */
+static void qnet__leave_out(qnet__safetensors_file *f)
+{
+    size_t *offset = (size_t *)(void *)f->offsets.bytes;
+    int i, kept = 0;
+    for (i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) {
+            offset[kept] = offset[i];
+            f->file.tensors[kept++] = f->file.tensors[i];
+        }
+    f->file.count = kept;
+    if (f->left_out > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
+                  "%s", f->name, f->left_out, f->first_out);
+    if (f->long_keys > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
+                  "bytes: %d", f->name, f->long_keys);
+}
+
 /* Everything of qnet_safetensors_read but the cleaning up. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
@@ -14180,9 +14374,11 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     order_bytes = sizeof(size_t) * (size_t)f->file.count;
     order = (size_t *)qnet__alloc(ctx, order_bytes);
     if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                               (size_t)f->file.count, order);
-    if (status == QNET_OK) status = qnet__check_layout(ctx, f, order, &size);
+    status = qnet__check_layout(ctx, f, order, &size);
+    qnet__leave_out(f);
+    if (status == QNET_OK)
+        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
+                                   (size_t)f->file.count, order);
     qnet__free(ctx, order, order_bytes);
     QNET__TRY(status);
 
@@ -14200,9 +14396,12 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count; i++)
-        f->file.tensors[i].data =
-            size ? f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i] : NULL;
+    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+        qnet_safetensor *t = &f->file.tensors[i];
+        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        t->data = p;
+        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+    }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
@@ -14372,12 +14571,12 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
 {
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
-    size_t i, k, n;
+    size_t n;
     if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
-        for (i = 0; i < n; i++)
-            for (k = 0; k < size; k++) chunk[i * size + k] = p[i * size + size - 1 - k];
+        memcpy(chunk, p, n * size);
+        qnet__turn_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14408,14 +14607,18 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 
 /* ---- networks -------------------------------------------------------------------------------- */
 
+static int qnet__ends_in(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
 /* "bn1.num_batches_tracked" and the like: PyTorch counts batches there, an I64 of shape []; no
    result depends on it. */
-static int qnet__is_tracked(const char *name)
-{
-    static const char end[] = "num_batches_tracked";
-    size_t n = strlen(name);
-    return n >= sizeof(end) - 1 && strcmp(name + n - (sizeof(end) - 1), end) == 0;
-}
+static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
+
+/* Must not be below 0: batch norm takes its root. */
+static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
 static int qnet__is_head(const char *name)
@@ -14460,9 +14663,8 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
 /* Number i of an F32 tensor. */
 static float qnet__load_f32(const void *data, size_t i)
 {
-    const uint32_t bits = qnet__load_le32((const unsigned char *)data + 4 * i);
     float value;
-    memcpy(&value, &bits, sizeof(value));
+    memcpy(&value, (const unsigned char *)data + 4 * i, sizeof(value));
     return value;
 }
 
@@ -14546,73 +14748,104 @@ static size_t qnet__first_not_finite(const qnet_safetensor *t)
     return k;
 }
 
+typedef struct qnet__weights_job {
+    const qnet_safetensors *file;
+    const char *name;
+    const qnet_param_table *table;
+    size_t prefix; /* bytes before the table's name in each of the file */
+    int replace_head;
+    qnet_real *block;
+} qnet__weights_job;
+
+/* The tensor of the file that is meant by a name of the table; or NULL. */
+static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
+{
+    int i;
+    for (i = 0; i < job->file->count; i++)
+        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
+            return &job->file->tensors[i];
+    return NULL;
+}
+
 /* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
+static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 {
     const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
     char text[80];
     if (qnet__is_head(name) && dot != NULL) {
         snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet_safetensors_find(file, text);
+        weight = qnet__weights_find(job, text);
     }
     return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
 }
 
+/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
+static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    int i;
+    for (i = 0; i < job->file->count && dot != NULL; i++)
+        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
+            return 1;
+    return 0;
+}
+
 /* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
    the block stays. */
-static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors *file,
-                                       const char *name, const qnet_param_table *table,
-                                       const qnet_param *p, int replace_head, int numbers,
+static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
+                                       const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet_safetensors_find(file, p->name);
+    const qnet_safetensor *t = qnet__weights_find(job, p->name);
+    const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(file, p->name) : 0;
+    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
     size_t k;
     *found = NULL;
     if (t == NULL) {
+        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name)) return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is missing",
-                          name, table->network, p->name);
+        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+            return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
+                          p->name, f->left_out ? "; left out was " : "", f->first_out);
     }
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          table->network, p->name,
+                          network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, table->network, p->name, (double)t->shape[0], (double)classes);
+                          name, network, p->name, (double)t->shape[0], (double)classes);
     rest_agrees = t->ndim == expected.ndim;
     for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
     if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          table->network, p->name, want, have);
+                          network, p->name, want, have);
     }
     k = numbers ? qnet__first_not_finite(t) : t->count;
     if (k < t->count)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
                           name, p->name, (double)k);
+    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0)
+            return qnet__fail(ctx, QNET_ERROR_DATA,
+                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
+                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
     *found = t;
     return QNET_OK;
 }
-
-typedef struct qnet__weights_job {
-    const qnet_safetensors *file;
-    const char *name;
-    const qnet_param_table *table;
-    int replace_head;
-    qnet_real *block;
-} qnet__weights_job;
 
 /* Copies a part of an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
@@ -14622,10 +14855,30 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
     if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
-    if (qnet__weights_match(NULL, job->file, job->name, job->table, p, job->replace_head, 0,
-                            &t) == QNET_OK && t != NULL) {
+    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL) {
         qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
     }
+}
+
+/* What all names begin with, up to a dot; none where any name is right as it is. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
+{
+    const char *first;
+    size_t n, k;
+    int i;
+    if (file == NULL || table == NULL || file->count == 0) return 0;
+    first = file->tensors[0].name;
+    n = strlen(first);
+    for (i = 0; i < file->count; i++) {
+        const char *name = file->tensors[i].name;
+        if (qnet_param_find(table, name) >= 0) return 0;
+        for (k = 0; k < n && name[k] == first[k];) k++;
+        n = k;
+    }
+    for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
+        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+            if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
+    return 0;
 }
 
 /* Walks the table twice: all entries are checked before the first one is copied. */
@@ -14637,25 +14890,33 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const char *name;
     qnet__weights_job job;
     size_t tasks, k;
-    int i, replaced = 0;
+    int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
     name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    job.file = file, job.name = name, job.table = table;
+    job.prefix = qnet_weights_prefix(file, table);
+    job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (i = 0; i < file->count; i++)
-        if (qnet_param_find(table, file->tensors[i].name) < 0 &&
+        if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, 1, &t));
+        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         replaced |= t == NULL && !qnet__is_tracked(p->name);
+        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    job.file = file, job.name = name, job.table = table;
-    job.replace_head = replace_head, job.block = block;
+    if (ctx != NULL && job.prefix > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
+                  (int)job.prefix, file->tensors[0].name);
+    if (ctx != NULL && headless)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
+                  name);
     tasks = (size_t)table->count * QNET__COPY_PARTS;
     if (ctx != NULL) {
         qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
@@ -14667,18 +14928,24 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 }
 
 /* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
+static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
 {
     int i;
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        const size_t k = qnet__first_bad(block + p->offset, p->count);
+        size_t k = qnet__first_bad(block + p->offset, p->count);
         if (k < p->count)
             return qnet__fail(ctx, QNET_ERROR_DATA,
                               "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
                               table->network, p->name, (double)block[p->offset + k],
                               (double)(p->offset + k));
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (block[p->offset + k] < 0)
+                return qnet__fail(ctx, QNET_ERROR_DATA,
+                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
+                                  "0", table->network, p->name, (double)k,
+                                  (double)block[p->offset + k]);
     }
     return QNET_OK;
 }
@@ -14706,7 +14973,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_finite(ctx, table, block);
+    status = qnet__weights_readable(ctx, table, block);
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -17420,20 +17687,12 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
                                   "found %.0f of type %s", name, s->name, (double)s->count,
                                   qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
                                   t ? qnet_dtype_name(t->dtype) : "none");
-            if (copy && qnet__is_little_endian()) {
-                memcpy(s->data, t->data, t->bytes);
-                continue;
-            }
-            for (k = 0; k < s->count; k++) {
-                double value = qnet__element(t->dtype, t->data, k);
-                if (!isfinite(value))
+            for (k = 0; k < s->count && !copy; k++)
+                if (!isfinite(qnet__element(t->dtype, t->data, k)))
                     return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                       "%s: damaged checkpoint: '%s': number %.0f is not finite",
                                       name, s->name, (double)k);
-                if (!copy) continue;
-                if (s->dtype == QNET_F64) ((double *)s->data)[k] = value;
-                else ((float *)s->data)[k] = (float)value;
-            }
+            if (copy) memcpy(s->data, t->data, t->bytes);
         }
     return QNET_OK;
 }
@@ -18013,6 +18272,25 @@ QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
     return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
 }
 
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet_param_table *table)
+{
+    const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
+    int i;
+    size_t k;
+    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+        const qnet_param *p = &table->entries[i];
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
+                                  "below 0", name, p->name, (double)k,
+                                  qnet__element(w->dtype, w->data, p->offset + k));
+    }
+    return QNET_OK;
+}
+
 /* Checks everything of the file before the first number of the run changes. */
 static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
                                         const char *name)
@@ -18045,6 +18323,7 @@ static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors
                           "finished %.0f contradict each other", name, epoch, step, averaged,
                           finished);
     count = qnet__stage1_slabs(run, (int)averaged, slabs);
+    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
     QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
     run->epoch = (int)epoch;
     run->step = (uint64_t)step;

@@ -680,7 +680,9 @@ static void test_stage1_refuses_other_checkpoints(void)
     qnet_source source;
     qnet_safetensors *file = NULL;
     uint64_t before;
-    size_t size;
+    qnet_real keep, below = (qnet_real)-.25;
+    char *number;
+    size_t size, var;
     int i;
     memset(&bytes, 0, sizeof(bytes));
     memset(&weights, 0, sizeof(weights));
@@ -712,6 +714,14 @@ static void test_stage1_refuses_other_checkpoints(void)
     refuse1(run, file, "step", "5", QNET_ERROR_FORMAT, "contradict");
     refuse1(run, file, "averaged", "0", QNET_ERROR_FORMAT, "contradict");
     CHECK(file->count == 5);
+    var = run->net->table->entries[qnet_param_find(run->net->table, "bn1.running_var")].offset;
+    number = (char *)file->block + ((const char *)qnet_safetensors_find(file, "weights")->data -
+                                    (const char *)file->block) + (var + 3) * sizeof(keep);
+    memcpy(&keep, number, sizeof(keep));
+    memcpy(number, &below, sizeof(below));
+    CHECK_FAILS(ctx, qnet__stage1_restore(run, file, "ck"), QNET_ERROR_FORMAT,
+                "ck: damaged checkpoint: 'bn1.running_var': number 3 is -0.25, a variance below 0");
+    memcpy(number, &keep, sizeof(keep));
     for (i = 0; i < 5; i += 2) {
         char first = file->tensors[i].name[0];
         file->tensors[i].name[0] = '#';
