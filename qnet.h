@@ -98,10 +98,11 @@
    Float must be computed as float: on 32-bit x86 that takes -msse2 -mfpmath=sse, on s390x
    -fexcess-precision=fast in the strict modes; without, the implementation does not compile.
    Microsoft's cl.exe has no vectors that this file could use, so it makes networks some ten times
-   slower than clang-cl, which takes all kernels. mingw: gcc before it had bug 54412 repaired lays
-   AVX's registers on a stack that is not aligned to them, and such programs crash (Debian's gcc 12
-   is repaired; clang never had it): else QNET_NO_SIMD. WebAssembly: -msimd128, which makes a
-   ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1. No system at all: QNET_NO_STDIO.
+   slower than clang-cl, which takes all kernels. mingw: gcc may lay AVX's registers on a stack that
+   is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
+   repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
+   WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
+   No system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -238,9 +239,11 @@ typedef QNET_REAL qnet_real;
 
 #ifdef QNET_STATIC
 #if defined(__GNUC__) || defined(__clang__)
-/* Declared here and made nowhere is no fault, unless it is called: that is another warning. */
-#pragma GCC diagnostic push
+#ifndef QNET_IMPLEMENTATION
+/* A file may want the types alone. gcc warns of functions that have no body at the end of the file,
+   so there is no place to end this; of those that are called it warns all the same. */
 #pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define QNET_API static __attribute__((unused))
 #else
 #define QNET_API static
@@ -1448,9 +1451,6 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 
 #ifdef __cplusplus
 }
-#endif
-#if defined(QNET_STATIC) && (defined(__GNUC__) || defined(__clang__))
-#pragma GCC diagnostic pop
 #endif
 #endif /* QNET_H */
 

@@ -60,11 +60,11 @@ const char *own(void);
 const char *own(void) { return qnet_status_text(QNET_OK); }
 END
 
-# Words that are macros in a header of somebody's: windows.h, rpcndr.h, complex.h, sysmacros.h, X.h, a game's.
+# Words that are macros in a header of somebody's: windows.h, rpcndr.h, complex.h, sysmacros.h, X.h, a program's.
 {
     for word in near far interface ERROR DELETE IN OUT OPTIONAL CONST VOID pascal cdecl hyper unix linux major minor \
         I N T E PI EPS STEP VECTORS SIZE COUNT WIDTH HEIGHT DEPTH TRUE FALSE NONE None Bool Status Success LANES \
-        TILE BATCH DEBUG LOG INFO WARNING check swap lerp sign square cube clamp dot; do
+        TILE BATCH DEBUG LOG INFO WARNING; do
         echo "#define $word ?"
     done
     echo '#define small char'
