@@ -94,6 +94,9 @@ static void fails(const char *header, size_t data_size, qnet_status expected, co
     qnet_context_destroy(ctx);
 }
 
+/* What is said of a number above 2^32: systems of 32 bits cannot even hold it. */
+#define WIDE(words) (sizeof(size_t) > 4 ? (words) : "a smaller number")
+
 /* One tensor 'a' with these fields. */
 #define ONE(fields) "{\"a\":{" fields "}}"
 #define A(shape, begin, end) \
@@ -191,8 +194,8 @@ static void test_refuses_bad_headers(void)
     fails(ONE(A("[1]", "4", "0")), 4, QNET_ERROR_FORMAT, "backwards");
     fails(ONE(A("[2]", "0", "4")), 4, QNET_ERROR_FORMAT, "'a': F32 [2] does not take the 4 bytes");
     /* The product wraps round to 4 bytes in 64 bits: 2^62 * 4 + ... */
-    fails(ONE(A("[4611686018427387905]", "0", "4")), 4, QNET_ERROR_FORMAT, "does not take");
-    fails(ONE(A("[4294967296,4294967296]", "0", "0")), 0, QNET_ERROR_FORMAT, "does not take");
+    fails(ONE(A("[4611686018427387905]", "0", "4")), 4, QNET_ERROR_FORMAT, WIDE("does not take"));
+    fails(ONE(A("[4294967296,4294967296]", "0", "0")), 0, QNET_ERROR_FORMAT, WIDE("does not take"));
     fails("{\"a\":{" A("[1]", "0", "4") "},\"a\":{" A("[1]", "4", "8") "}}", 8, QNET_ERROR_FORMAT,
           "'a' is there twice");
     fails("{\"a\":{" A("[1]", "0", "4") "},\"\\u0061\":{" A("[1]", "4", "8") "}}", 8,
@@ -205,7 +208,8 @@ static void test_refuses_bad_headers(void)
     fails(ONE(A("[2]", "0", "8")), 7, QNET_ERROR_FORMAT, "expected 8 bytes of tensors, found 7");
     fails(ONE(A("[2]", "0", "8")), 9, QNET_ERROR_FORMAT, "goes on behind the 8 bytes");
     /* A size that is believed would ask for 4 TB here. */
-    fails(ONE(A("[1099511627776]", "0", "4398046511104")), 4, QNET_ERROR_LIMIT, "the limit is");
+    fails(ONE(A("[1099511627776]", "0", "4398046511104")), 4,
+          sizeof(size_t) > 4 ? QNET_ERROR_LIMIT : QNET_ERROR_FORMAT, WIDE("the limit is"));
     fails(ONE(A("[268435456]", "0", "1073741824")), 4, QNET_ERROR_FORMAT, "found 4");
     fails("{\"__metadata__\":[]}", 0, QNET_ERROR_FORMAT, "'{' of __metadata__");
     fails("{\"__metadata__\":{\"a\":1}}", 0, QNET_ERROR_FORMAT, "a string");
