@@ -10,7 +10,8 @@
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-openblas   the tests of the networks with OpenBLAS plugged in
-#   make test-arm the kernels for 64-bit ARM, cross-compiled and run by qemu
+#   make test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd   tests on other systems, by
+#                 cross-compilers and emulators: each says which packages it needs
 #   make clean
 
 CC ?= cc
@@ -40,7 +41,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-arm parity parity-build golden bench bench-peers clean tests-build
+.PHONY: parity-python all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -95,7 +96,7 @@ $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
 
 EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
@@ -117,41 +118,12 @@ test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
-# The rooms that may ask a BLAS, with OpenBLAS as the hook that is used when none is given.
-OPENBLAS_TESTS = $(patsubst %,$(BUILD)/openblas-tests/test_%,gemm conv fuse stem layers lstm resnet scan \
-    optim train parity identity)
-
-test-openblas:
-	@mkdir -p $(BUILD)
-	@echo 'int main(void) { return 0; }' > $(BUILD)/empty.c && $(CC) $(BUILD)/empty.c -o $(BUILD)/empty -lopenblas 2> /dev/null || \
-	    { echo "make test-openblas: needs OpenBLAS (Debian: libopenblas-dev)"; exit 1; }
-	@$(MAKE) --no-print-directory -j$(JOBS) $(OPENBLAS_TESTS)
-	@failed=; for test in $(OPENBLAS_TESTS); do \
-	    $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
-	done; test -z "$$failed"
-
-$(BUILD)/openblas-tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.[ch] tests/golden/*.h)
-	@mkdir -p $(BUILD)/openblas-tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -DQNET_USE_CBLAS -I. -Iexamples -o $@ $< -pthread -lopenblas -lm
-
-# The kernels for 64-bit ARM, cross-compiled and run by qemu-user: the rooms that have such code, and a network.
-ARM_CC ?= aarch64-linux-gnu-gcc
-ARM_RUN ?= qemu-aarch64
-ARM_TESTS = $(patsubst %,$(BUILD)/arm/test_%,foundation gemm conv fuse stem layers lstm optim scan resnet)
-
-test-arm:
-	@command -v $(ARM_CC) > /dev/null && command -v $(ARM_RUN) > /dev/null || \
-	    { echo "make test-arm: needs $(ARM_CC) and $(ARM_RUN) (Debian: gcc-aarch64-linux-gnu, qemu-user)"; exit 1; }
-	@$(MAKE) --no-print-directory -j$(JOBS) $(ARM_TESTS)
-	@failed=; for test in $(ARM_TESTS); do \
-	    $(ARM_RUN) $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
-	done; test -z "$$failed"
-
-$(BUILD)/arm/%: tests/%.c qnet.h tests/test.h
-	@mkdir -p $(BUILD)/arm
-	@echo "  $@"
-	@$(ARM_CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -static -I. -Iexamples -o $@ $< -lm
+# Other systems by cross-compilers and emulators, and OpenBLAS as the hook that is used when none is given. These
+# take long and need packages, which each names: they are no part of `make test`.
+FOREIGN = test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd test-openblas
+.PHONY: $(FOREIGN)
+$(FOREIGN): test-%:
+	@sh tests/foreign.sh $* $(BUILD) $(OPENMP)
 
 # ---- Comparison with other software ---------------------------------------------------------------
 

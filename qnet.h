@@ -10,8 +10,8 @@
 
    CONTENTS (search for the tag; every ">>" opens a room, and a room calls only rooms above it)
 
-       manual         what it does and does NOT do, quick start, options, memory, threads,
-                      determinism, errors, formats, choices, references
+       manual         what it does and does NOT do, quick start, options, systems, memory,
+                      threads, determinism, errors, formats, choices, references
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
@@ -79,7 +79,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_NO_STDIO          no file access by path; memory and callbacks stay
+       QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
+                              only malloc, snprintf, strtod and their like are asked; no clock
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
@@ -88,7 +89,20 @@
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
    QNET_REAL, QNET_STATIC and QNET_NO_STDIO change declarations: define them wherever the header is
-   included. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
+   included; files of different QNET_REAL do not link. QNET_USE_CBLAS wants a BLAS at link time
+   (-lopenblas).
+
+   SYSTEMS
+
+   Any with IEEE 754 numbers and bytes of 8 bits, of either byte order: files are the same on all.
+   Float must be computed as float: on 32-bit x86 that takes -msse2 -mfpmath=sse, on s390x
+   -fexcess-precision=fast in the strict modes; without, the implementation does not compile.
+   Microsoft's cl.exe has no vectors that this file could use, so it makes networks some ten times
+   slower than clang-cl, which takes all kernels. mingw: gcc may lay AVX's registers on a stack that
+   is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
+   repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
+   WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
+   No system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -191,7 +205,8 @@
 #define QNET_VERSION_PATCH 0
 #define QNET_VERSION "0.1.0"
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "qnet.h: -ffast-math and its parts break determinism and NaN checks; build without them"
 #endif
 
@@ -204,8 +219,31 @@
 #endif
 typedef QNET_REAL qnet_real;
 
+/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
+#define QNET__KIND_float 1
+#define QNET__KIND_double 2
+#define QNET__KIND_PASTE(type) QNET__KIND_##type
+#define QNET__KIND(type) QNET__KIND_PASTE(type)
+#if QNET__KIND(QNET_REAL) == 1
+#define QNET__REAL_IS_DOUBLE 0
+#elif QNET__KIND(QNET_REAL) == 2
+#define QNET__REAL_IS_DOUBLE 1
+/* In libraries these bear the type in their names, so that files of different QNET_REAL do not
+   link, as they would read each other's numbers wrongly. */
+#define qnet_context_create qnet_context_create_double
+#define qnet_resnet_create qnet_resnet_create_double
+#define qnet_scan_model_create qnet_scan_model_create_double
+#else
+#error "qnet.h: QNET_REAL must be float or double"
+#endif
+
 #ifdef QNET_STATIC
 #if defined(__GNUC__) || defined(__clang__)
+#ifndef QNET_IMPLEMENTATION
+/* A file may want the types alone. gcc warns of functions that have no body at the end of the file,
+   so there is no place to end this; of those that are called it warns all the same. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define QNET_API static __attribute__((unused))
 #else
 #define QNET_API static
@@ -1432,6 +1470,24 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
 
+/* What some warn of: casts in C's form, where this is compiled as C++; in Microsoft's compilers
+   fopen and the like, and helpers that a configuration does not call. */
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#ifdef __cplusplus
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuseless-cast"
+#endif
+#endif
+#ifdef _MSC_VER
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+#elif defined(_MSC_VER)
+#pragma warning(push)
+#pragma warning(disable : 4505 4996)
+#endif
+
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    checked sizes, byte order, minimum and maximum.
@@ -1445,19 +1501,19 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #if defined(_OPENMP) && !defined(QNET_NO_OPENMP)
 #define QNET__OPENMP 1
 #include <omp.h>
 #endif
 #ifndef QNET_NO_STDIO
+#include <time.h>
 #if defined(_WIN32)
 #include <direct.h>
 #include <io.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #define QNET__WINDOWS 1
-#elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__)
+#elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__) || defined(__wasi__)
 #include <dirent.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -1465,17 +1521,13 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #endif
 #endif
 
-/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
-#define QNET__KIND_float 1
-#define QNET__KIND_double 2
-#define QNET__KIND_PASTE(type) QNET__KIND_##type
-#define QNET__KIND(type) QNET__KIND_PASTE(type)
-#if QNET__KIND(QNET_REAL) == 1
-#define QNET__REAL_IS_DOUBLE 0
-#elif QNET__KIND(QNET_REAL) == 2
-#define QNET__REAL_IS_DOUBLE 1
-#else
-#error "qnet.h: QNET_REAL must be float or double"
+/* Float must be computed as float. An x87 unit computes in 64 binary digits and rounds when a
+   number happens to be stored: the same formula then differs from one line to the next, which
+   sigma, AUC and percentiles do not bear. */
+#if defined(_M_IX86_FP) && _M_IX86_FP < 2
+#error "qnet.h: x87 arithmetic breaks determinism; build with /arch:SSE2"
+#elif !defined(_MSC_VER) && (FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2)
+#error "qnet.h: excess precision: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast (s390x)"
 #endif
 
 /* QNET__X86: kernels with AVX2 or AVX-512 target attributes can be compiled and may be picked. */
@@ -1498,7 +1550,11 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
+#ifdef __MINGW32__ /* whose own printf, as the compiler knows it, has no %zu: ours and C99's do */
+#define QNET__PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#else
 #define QNET__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#endif
 /* A helper that some configurations, such as QNET_NO_STDIO, do not call. */
 #define QNET__HELPER static __attribute__((unused))
 #elif defined(_MSC_VER)
@@ -1584,7 +1640,8 @@ QNET__HELPER int qnet__max_int(int a, int b)
     return a > b ? a : b;
 }
 
-/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, a function in C++. */
+/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
+   and a function in C++. */
 QNET__HELPER int qnet__is_finite(double x)
 {
     return x - x == 0.0;
@@ -1743,7 +1800,7 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
 /* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
    first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
    as strict C99 hides the prototype. */
-#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
 #define QNET__MADV_HUGEPAGE 14
@@ -1838,7 +1895,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 
 /* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
    Only where long has 64 bits, as then so have off_t and the parts of a time. */
-#if defined(__linux__) && defined(__LP64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
+    (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
 #define QNET__CLOCK_MONOTONIC 1
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
@@ -1849,6 +1907,8 @@ static double qnet__default_seconds(void *user)
     QNET__UNUSED(user);
 #if defined(QNET__OPENMP)
     return omp_get_wtime();
+#elif defined(QNET_NO_STDIO)
+    return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
     {
         long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
@@ -2133,8 +2193,11 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #if defined(__TINYC__)
     snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
 #elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d", __clang_major__, __clang_minor__,
-             __clang_patchlevel__);
+    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+             " -msimd128"
+#endif
+             , __clang_major__, __clang_minor__, __clang_patchlevel__);
 #elif defined(__GNUC__)
     snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
              __GNUC_PATCHLEVEL__);
@@ -2976,7 +3039,7 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
     size_t i;
     for (i = 0; i < count; i++)
-        if (!isfinite(x[i])) break;
+        if (!qnet__is_finite((double)x[i])) break;
     return i;
 }
 
@@ -3054,6 +3117,14 @@ static int qnet__parse_number(const char *text, double *out)
 
 #if QNET__X86
 #include <immintrin.h>
+#if defined(_MSC_VER) && !defined(__AVX512F__)
+/* clang for Microsoft's: what the command line does not enable is left out above. In this order. */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#endif
 #elif QNET__NEON
 #include <arm_neon.h>
 #endif
@@ -5979,8 +6050,8 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
-        qnet__winograd_cut(&y, h, side, s->stride);
-        qnet__winograd_cut(&x, w, side, s->stride);
+        qnet__winograd_cut(&y, (ptrdiff_t)h, side, s->stride);
+        qnet__winograd_cut(&x, (ptrdiff_t)w, side, s->stride);
         tiles = (int64_t)y.tiles * x.tiles;
         if (tiles >= in_image && s->batch * tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
@@ -8115,31 +8186,32 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
 }
 
 /* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
+#define QNET__STEM_VECTORS 6
+#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
 QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
                                  const qnet_real *value, ptrdiff_t count, double *sum)
 {
-    enum { VECTORS = 6, STEP = VECTORS * QNET__LANE_COUNT };
     ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += STEP) {
-        qnet__lanes v[VECTORS], x;
-        qnet_real block[STEP];
+    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
+        qnet__lanes v[QNET__STEM_VECTORS], x;
+        qnet_real block[QNET__STEM_STEP];
         QNET__UNROLL
-        for (k = 0; k < VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++) {
             memset(&v[k], 0, sizeof v[k]);
         }
         for (i = 0; i < count; i++) {
             const qnet_real *p = columns + from[i] + first;
             QNET__UNROLL
-            for (k = 0; k < VECTORS; k++) {
+            for (k = 0; k < QNET__STEM_VECTORS; k++) {
                 qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
                 v[k] += x * value[i];
             }
         }
         QNET__UNROLL
-        for (k = 0; k < VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++) {
             qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
         }
-        for (k = 0; k < STEP; k++) {
+        for (k = 0; k < QNET__STEM_STEP; k++) {
             sum[first + k] += (double)block[k];
         }
     }
@@ -8662,8 +8734,8 @@ QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
 QNET__INLINE float qnet__sigmoid_fast(float x)
 {
     const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float small = (e.power + e.power * e.expm1) * e.rest;
-    return (x < 0 ? small : 1.0f) / (1.0f + small);
+    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
+    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
 }
 
 /* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
@@ -16028,13 +16100,13 @@ static void qnet__warp_points_ref(const qnet__warp *warp, int out_y, int first, 
 }
 
 #if QNET__X86
-/* qnet__reflect of four coordinates no further than 2 last = 2 (size - 1) from 0; *far: bits of the
-   lanes where that does not hold. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, int *far)
+/* qnet__reflect of four coordinates no further than 2 last = 2 (size - 1) from 0; *beyond: bits of
+   the lanes where that does not hold. */
+QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, int *beyond)
 {
     const __m256d twice = _mm256_set1_pd(2.0 * (size - 1));
     const __m256d a = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
-    *far |= _mm256_movemask_pd(_mm256_cmp_pd(a, twice, _CMP_NLE_UQ)); /* also NaN */
+    *beyond |= _mm256_movemask_pd(_mm256_cmp_pd(a, twice, _CMP_NLE_UQ)); /* also NaN */
     return _mm256_min_pd(a, _mm256_sub_pd(twice, a));
 }
 
@@ -16072,20 +16144,20 @@ QNET__AVX2_UNFUSED static void qnet__warp_points_avx2(const qnet__warp *warp, in
         const __m256d at = _mm256_add_pd(_mm256_set1_pd((double)X + r->crop_x), steps);
         __m256d sx = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(xx, at), xy), x0);
         __m256d sy = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(yx, at), yy), y0);
-        int far = 0;
-        sx = qnet__reflect_avx2(sx, warp->in_w, &far);
-        sy = qnet__reflect_avx2(sy, warp->in_h, &far);
+        int beyond = 0;
+        sx = qnet__reflect_avx2(sx, warp->in_w, &beyond);
+        sy = qnet__reflect_avx2(sy, warp->in_h, &beyond);
         if (r->grid) {
             sx = qnet__grid_at_avx2(warp->map_x, warp->in_w, sx);
             sy = qnet__grid_at_avx2(warp->map_y, warp->in_h, sy);
-            sx = qnet__reflect_avx2(sx, warp->in_w, &far);
-            sy = qnet__reflect_avx2(sy, warp->in_h, &far);
+            sx = qnet__reflect_avx2(sx, warp->in_w, &beyond);
+            sy = qnet__reflect_avx2(sy, warp->in_h, &beyond);
         }
         if (r->hflip) sx = _mm256_sub_pd(_mm256_set1_pd(warp->in_w - 1), sx);
         if (r->vflip) sy = _mm256_sub_pd(_mm256_set1_pd(warp->in_h - 1), sy);
         _mm256_storeu_pd(x + X, sx);
         _mm256_storeu_pd(y + X, sy);
-        if (far) qnet__warp_points_ref(warp, out_y, X, X + 4, x, y);
+        if (beyond) qnet__warp_points_ref(warp, out_y, X, X + 4, x, y);
     }
     qnet__warp_points_ref(warp, out_y, X, out_w, x, y);
 }
@@ -17688,7 +17760,7 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
                                   qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
                                   t ? qnet_dtype_name(t->dtype) : "none");
             for (k = 0; k < s->count && !copy; k++)
-                if (!isfinite(qnet__element(t->dtype, t->data, k)))
+                if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
                     return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                       "%s: damaged checkpoint: '%s': number %.0f is not finite",
                                       name, s->name, (double)k);
@@ -17795,7 +17867,7 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
     qnet_augmentation record;
     /* Stretching would clip NaN to 0 and hide it. */
     for (k = 0; k < numbers; k++)
-        if (!isfinite(pixels[k]))
+        if (!qnet__is_finite((double)pixels[k]))
             return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
     if (l->epoch < 0) {
         record = qnet_augment_test(in_h, in_w, l->height, l->width);
@@ -18058,7 +18130,7 @@ static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter,
     QNET__TRY(qnet_resnet_forward(net, s->loader.batch, n, 1, s->logits, NULL));
     status = qnet_cross_entropy(run->ctx, (size_t)n, QNET_CLASSES, s->logits, s->label, loss,
                                 s->logits);
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !isfinite(*loss)))
+    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
@@ -18693,7 +18765,7 @@ static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter,
     status = qnet_scan_model_loss(model, s->batch, s->batch_length, s->batch_label,
                                   (int)(end - first), &image_loss, &scan_loss, 1);
     *loss = image_loss + scan_loss;
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !isfinite(*loss)))
+    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
@@ -23503,5 +23575,11 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
 }
+
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#elif defined(_MSC_VER)
+#pragma warning(pop)
+#endif
 
 #endif /* QNET_IMPLEMENTATION */

@@ -299,6 +299,10 @@ static void test_cpu(void)
 #endif
     qnet_describe_build(NULL, text, sizeof text);
     CHECK_CONTAINS(text, QNET_VERSION);
+#ifdef __wasm_simd128__
+    CHECK_CONTAINS(text, "clang");
+    CHECK_CONTAINS(text, "-msimd128");
+#endif
 }
 
 /* A parallel hook without threads: backwards, worker ids in turn. */

@@ -642,7 +642,7 @@ static void edit(qnet_buffer *bytes, const char *from, const char *to)
             memcpy(bytes->bytes + i, to, n);
             return;
         }
-    CHECK(!"found in the header");
+    CHECK(0 && "found in the header");
 }
 
 /* Reading must fail when this line of the checkpoint has this value (NULL: is missing). The file is
@@ -865,7 +865,7 @@ static void test_embedding(void)
     CHECK(TEST_BLAS || memcmp(probability[0], probability[2], sizeof(probability[0])) == 0);
     CHECK(strcmp(h.task, "features") == 0 && h.step == 1 && h.steps == 1);
     for (i = row + 2 * QNET_FEATURES; i < 2 * row; i++) /* scan 0 has two slices */
-        if (features[2][i] != 0) CHECK(!"zero beyond the slices");
+        if (features[2][i] != 0) CHECK(0 && "zero beyond the slices");
     CHECK(probability[2][1][2] == 0 && probability[2][1][3] == 0);
 
     /* Slice 1 of scan 4, by hand. */
