@@ -174,6 +174,8 @@
        F1               mean of both classes' F1, weighted by support: what the paper's numbers are
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
                         slices of one scan are not independent
+       stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
+                        DeLong's test takes AUCs to be normally distributed (fixed)
 
    REFERENCES
 
@@ -1258,6 +1260,10 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
 /* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
    "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
+/* The same for a test on so many subjects of either class: NULL where one has fewer than
+   QNET_STARS_SUBJECTS, too few for DeLong's normal approximation. Slices are not subjects. */
+#define QNET_STARS_SUBJECTS 10
+QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
 
@@ -19824,6 +19830,12 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
+QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
+{
+    const int few = subjects_hh < QNET_STARS_SUBJECTS || subjects_hc < QNET_STARS_SUBJECTS;
+    return few ? NULL : qnet_stars(p);
+}
+
 /* ---- Bootstrap ----------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
@@ -20568,6 +20580,14 @@ static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3
     }
 }
 
+/* The stars of a test's p, or NULL where the subjects are too few: then p is not shown either. */
+static const char *qnet__stars(const qnet_experiment *e, double p)
+{
+    qnet__group group[3];
+    qnet__groups(e, -1, group);
+    return qnet_stars_of(p, group[1].subjects, group[0].subjects);
+}
+
 /* DeLong's interval of an AUC of 0 or 1 has no width: where two groups do not overlap, the method
    has nothing to say, which is not the same as being sure. */
 static int qnet__is_interval(qnet_interval r)
@@ -20630,6 +20650,10 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "That interval holds 0.5 or lies below it: this cohort does not show that the "
                      "model is better than a coin. ");
     }
+    if (!qnet__stars(e, d->p)) {
+        qnet__put(w, "There are too few subjects to test it against the other models.");
+        return;
+    }
     qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
                 !(d->p <= 0.05) ? "does not differ significantly from"
                 : d->z > 0      ? "is significantly higher than"
@@ -20680,8 +20704,15 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     }
     qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
                    "which the paper prints, are therefore too sure; those by subject are the ones "
-                   "to rely on.%s%sp-values are not corrected for the number of comparisons.%s",
-                item, end, item, end);
+                   "to rely on.%s", item, end);
+    if (least < QNET_STARS_SUBJECTS) {
+        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
+                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
+                       "the least. Many slices do not make up for few subjects.%s",
+                    item, least, QNET_STARS_SUBJECTS, end);
+    } else {
+        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
+    }
     if (e->config.repeats > 1) {
         qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
                        "repeat.%s", item, end);
@@ -20809,9 +20840,11 @@ static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level
         qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
                     qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
         for (int by_subject = first; by_subject <= last; by_subject++) {
+            const char *none = w->missing, *stars;
             d = by_subject ? &pair->by_subject : &pair->by_item;
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, d->z, qnet__p_text(p, d->p),
-                        qnet_stars(d->p));
+            stars = qnet__stars(e, d->p);
+            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
+                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
         }
         qnet__row_end(w);
     }
@@ -20914,8 +20947,12 @@ QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffe
     qnet__put_spread(w, e);
     qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
                  "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size. Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                 "**** p <= .0001.\n\n");
+                 "their size.");
+    if (qnet__stars(e, 0)) {
+        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+                     "**** p <= .0001.");
+    }
+    qnet__put(w, "\n\n");
     qnet__put_warnings(w, e, group);
     qnet__put(w, "\n");
     qnet__put_verdict(w, e);
@@ -21121,6 +21158,14 @@ static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
     }
 }
 
+/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
+static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, double p)
+{
+    const char *stars = qnet__stars(e, p);
+    if (stars) qnet__members(w, "p %g; stars %s; too_few_subjects 0", p, stars);
+    else qnet__members(w, "p %g; stars null; too_few_subjects 1", p);
+}
+
 static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__open(w, "delong", "[");
@@ -21130,13 +21175,14 @@ static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
         const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
         if (!qnet__has_input(e, input)) continue;
         qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g; "
-                         "p %g; stars %s",
+        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
                       qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
                       qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z, a->p, qnet_stars(a->p));
+                      a->auc[1], a->se, a->z);
+        qnet__put_stars(w, e, a->p);
         qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g; p %g; stars %s", b->se, b->z, b->p, qnet_stars(b->p));
+        qnet__members(w, "se %g; z %g", b->se, b->z);
+        qnet__put_stars(w, e, b->p);
         qnet__close(w, "}");
         qnet__close(w, "}");
     }
@@ -21552,7 +21598,8 @@ static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
 }
 
 /* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int by_subject)
+static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
+                            const qnet_level_result *level, int by_subject)
 {
     qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
     const double bottom = p.top + p.height;
@@ -21594,9 +21641,11 @@ static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int
         const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
         const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
         const double pvalue = by_subject ? pair->by_subject.p : pair->by_item.p;
+        const char *stars = qnet__stars(e, pvalue);
+        if (!stars) break;
         qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
         qnet__svg_text(w, "", "middle", (x1 + x2) / 2, pvalue <= 0.05 ? y - 1 : y - 4, "%s",
-                       qnet_stars(pvalue));
+                       stars);
     }
     qnet__put(w, "</svg>\n");
 }
@@ -21610,16 +21659,18 @@ static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
         const int by_subject = i % 2;
         qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
                     qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
+        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
         qnet__put(w, "</div>");
     }
     qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
                    "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. Above: significance of the difference by DeLong's test, <i>ns</i> "
-                   "p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001. "
-                   "Where images are resampled, as in the paper, the slices of a scan count as "
-                   "independent; where subjects are, they do not.</figcaption></figure>\n",
-                e->config.bootstrap);
+                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
+                   "count as independent; where subjects are, they do not.</figcaption></figure>\n",
+                e->config.bootstrap,
+                qnet__stars(e, 0)
+                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
+                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
+                    : "Without stars: there are too few subjects for a test.");
 }
 
 /* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
@@ -21917,8 +21968,10 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
     if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
     qnet__figure_models(w, e);
     qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\"><i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
-                 ".001, **** p &le; .0001.</p>\n");
+    qnet__print(w, "<p class=\"key\">%s</p>\n",
+                qnet__stars(e, 0) ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
+                                    ".001, **** p &le; .0001."
+                                  : "z, p and stars are left out: there are too few subjects.");
     qnet__figure_boxes(w, e);
     qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "<h2>Results by scan</h2>\n");

@@ -413,7 +413,7 @@ static void test_base64(void)
 
 static void test_tables(void)
 {
-    recipe *r = made_up(12, 3, 1, 1, 0);
+    recipe *r = made_up(22, 3, 1, 1, 0); /* 12 HH, 10 HC: as few as have stars */
     qnet_experiment *e = &r->e;
     qnet_level_result *l = &e->level[QNET_INPUT_FULL][QNET_LEVEL_IMAGE];
     qnet_buffer b;
@@ -431,8 +431,9 @@ static void test_tables(void)
     CHECK_CONTAINS(text, "Full size ResNet    68.19 +- 0.24");
     CHECK_CONTAINS(text, "          Q-Net       ResNet      0.851   0.747   0.0087     11.954   6.2e-33   ****");
     CHECK_CONTAINS(text, "\n          Q-Net     83.16   "); /* Table 3 has no deviations */
-    CHECK_CONTAINS(text, "over the 4 folds");
-    CHECK_CONTAINS(text, "Small cohort: 12 subjects");
+    CHECK_CONTAINS(text, "over the 10 folds");
+    CHECK_CONTAINS(text, "Small cohort: 22 subjects");
+    CHECK_CONTAINS(text, " (p = ");
     CHECK_CONTAINS(text, "Random initial weights");
     CHECK(strstr(text, "Short training") == NULL && strstr(text, "nan") == NULL);
     for (const char *line = text; *line;) { /* fits a page */
@@ -443,7 +444,7 @@ static void test_tables(void)
     qnet_buffer_free(ctx, &b);
     e->config.repeats = 3;
     CHECK_OK(ctx, qnet_experiment_tables(e, &b));
-    CHECK_CONTAINS((const char *)b.bytes, "over 3 repeats of the 4-fold");
+    CHECK_CONTAINS((const char *)b.bytes, "over 3 repeats of the 10-fold");
     CHECK_CONTAINS((const char *)b.bytes, "83.16 +- 30.00");
     CHECK_CONTAINS((const char *)b.bytes, "those of the first repeat");
     qnet_buffer_free(ctx, &b);
@@ -457,6 +458,53 @@ static void test_tables(void)
     CHECK(strstr((const char *)b.bytes, "Random initial weights") == NULL);
     qnet_buffer_free(ctx, &b);
     destroy(r);
+}
+
+/* Text, page and JSON of an experiment whose smaller class has so few subjects that no test counts. */
+static void check_no_stars(recipe *r, const char *why)
+{
+    const char *const stars[3] = { "\"stars\": null", "\"too_few_subjects\": 1", "\"p\": " };
+    const long tests = r->e.config.use_input[QNET_INPUT_FULL] ? 24 : 12;
+    qnet_buffer b;
+    const char *text;
+    memset(&b, 0, sizeof b);
+    for (int input = 0; input < 2; input++) {
+        for (int k = 0; k < 6; k++) {
+            r->e.level[input][k / 3].pair[k % 3].by_item.p = 1e-33;
+            r->e.level[input][k / 3].pair[k % 3].by_subject.p = 1e-33;
+        }
+    }
+    CHECK_OK(ctx, qnet_experiment_tables(&r->e, &b));
+    text = (const char *)b.bytes;
+    CHECK(strstr(text, "****\n") == NULL && strstr(text, "e-33") == NULL && strstr(text, "p = ") == NULL);
+    CHECK(strstr(text, "significant") == NULL);
+    for (size_t i = 0; i < b.size; i++) if (b.bytes[i] == '\n') b.bytes[i] = ' ';
+    CHECK_CONTAINS(text, why);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_html(&r->e, &b));
+    text = (const char *)b.bytes;
+    CHECK(strstr(text, ">****<") == NULL && strstr(text, "e-33") == NULL && strstr(text, "p&nbsp;=") == NULL);
+    CHECK(strstr(text, "significant") == NULL && strstr(text, "v-5H") == NULL); /* nor brackets */
+    CHECK_CONTAINS(text, why);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_json(&r->e, &b));
+    for (int k = 0; k < 3; k++) CHECK(occurrences((const char *)b.bytes, stars[k]) == tests);
+    CHECK(is_json(&b));
+    qnet_buffer_free(ctx, &b);
+}
+
+static void test_few_subjects(void)
+{
+    recipe *r = made_up(18, 3, 2, 1, 8);
+    check_no_stars(r, "with 8 subjects in the smaller group");
+    destroy(r);
+    r = made_up(24, 3, 2, 1, 8); /* two scans of each of twelve: subjects count, not scans or slices */
+    for (int s = 1; s < 24; s += 2) strcpy(r->e.participants[s].subject, r->e.participants[s - 1].subject);
+    for (int s = 0; s < 24; s++) r->e.participants[s].label = s < 14 ? QNET_HH : QNET_HC;
+    check_no_stars(r, "with 5 subjects in the smaller group");
+    destroy(r);
+    CHECK(strcmp(qnet_stars_of(0.001, 10, 52), "***") == 0 && qnet_stars_of(0.001, 52, 9) == NULL);
+    CHECK(qnet_stars_of((double)NAN, 9, 10) == NULL && strcmp(qnet_stars_of((double)NAN, 10, 10), "ns") == 0);
 }
 
 static void test_json(void)
@@ -697,6 +745,7 @@ int main(int argc, char **argv)
     RUN(test_numbers);
     RUN(test_base64);
     RUN(test_tables);
+    RUN(test_few_subjects);
     RUN(test_json);
     RUN(test_csv);
     RUN(test_html);
