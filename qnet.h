@@ -1380,6 +1380,10 @@ typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
+    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
+       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
+    char dataset[256], dataset_type[32];
+    int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
     qnet_level_result level[2][QNET_LEVELS]; /* by qnet_input, qnet_level */
@@ -20610,6 +20614,14 @@ static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TE
     return text;
 }
 
+/* The data set's name, or that it has none. */
+static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
+{
+    if (!e->dataset[0]) qnet__put(w, "data set not named");
+    else if (w->html) qnet__put_escaped(w, e->dataset);
+    else qnet__put(w, e->dataset);
+}
+
 /* The verdict in plain sentences, about the scan-level Q-Net. */
 static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
 {
@@ -20624,6 +20636,9 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "There is no result: neither input was run.");
         return;
     }
+    qnet__put(w, e->simulated ? "Simulated subjects (" : "Data set: ");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->simulated ? "): these numbers say nothing about patients. " : ". ");
     if (e->config.shuffle_labels) {
         qnet__put(w, "Control run with shuffled labels: there is nothing to learn here, and an AUC "
                      "far from 0.5 would mean a leak. ");
@@ -21086,6 +21101,13 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
     if (!w->html) qnet__close(w, "}");
 }
 
+static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
+{
+    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
+    else qnet__members(w, "dataset null");
+    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
+}
+
 static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
 {
     static const char names[3][4] = { "HC", "HH", "all" };
@@ -21093,6 +21115,7 @@ static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
     qnet__groups(e, -1, group);
     qnet__open(w, "cohort", "{");
     qnet__members(w, "data %s", e->data);
+    qnet__put_dataset_members(w, e);
     for (int k = 2; k >= 0; k--) {
         const qnet__group *g = &group[k];
         qnet__open(w, names[k], "{");
@@ -21217,6 +21240,7 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
                      "seconds %g",
                   QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
                   e->weights, e->seconds);
+    qnet__put_dataset_members(w, e);
     qnet__open(w, "hashes", "{");
     for (int input = 0; input < 2; input++) {
         const unsigned long long hash = e->cohort_hash[input];
@@ -21894,11 +21918,11 @@ static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet
     const int input = qnet__main_input(e);
     const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
     const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s</p>\n"
-                   "<h1>Hemochromatosis or healthy? Brain iron maps of %d subjects</h1>\n"
-                   "<p class=\"verdict\">",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "",
-                group[2].subjects);
+    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
+                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
+                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
     qnet__put_verdict(w, e);
     qnet__put(w, "</p>\n");
     if (qnet__has_input(e, input)) {
@@ -22025,6 +22049,11 @@ static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
         qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
         qnet__put(w, "</td></tr>\n");
     }
+    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
+    qnet__put_escaped(w, e->dataset_type);
+    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
     for (int input = 0; input < 2; input++) {
         if (!qnet__has_input(e, input)) continue;
         qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
@@ -22050,8 +22079,9 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer 
     qnet__groups(e, -1, group);
     qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
                  "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report</title>\n"
-                 "<style>\n");
+                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
     qnet__put_css(w);
     qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
     qnet__html_top(w, e, group);
@@ -23031,6 +23061,101 @@ done:
     return status;
 }
 
+/* ---- What the data set says of itself -------------------------------------------------------- */
+
+/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
+static int qnet__says_simulated(const char *text)
+{
+    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
+    for (; *text; text++) {
+        for (int k = 0; k < 3; k++) {
+            size_t n = 0;
+            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
+            if (!words[k][n]) return 1;
+        }
+    }
+    return 0;
+}
+
+/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
+   spaces: a terminal would obey them. */
+static void qnet__copy_text(char *to, size_t size, const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0, n;
+    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
+        if (control) to[at++] = ' ';
+        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    }
+    to[at] = '\0';
+}
+
+/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
+static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
+{
+    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
+    const int tells = name || strcmp(key, "Keywords") == 0;
+    int depth = 0;
+    do {
+        const int c = qnet__header_peek(h);
+        if (c == '"') {
+            char *text;
+            size_t size;
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
+            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
+            if (tells && qnet__says_simulated(text)) e->simulated = 1;
+        } else if (c == '{' || c == '[') {
+            depth++;
+            h->at++;
+        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
+            depth -= c == '}' || c == ']';
+            h->at++;
+        } else { /* a number, true, false or null */
+            const unsigned char *start = h->at;
+            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
+            if (h->at == start) return qnet__header_fail(h, "a value");
+        }
+    } while (depth > 0);
+    return QNET_OK;
+}
+
+/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
+   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
+static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
+{
+    qnet_context *ctx = e->ctx;
+    char path[700], *key;
+    qnet_buffer text;
+    qnet__header h;
+    qnet_status status;
+    size_t size;
+    int more = 1;
+    snprintf(path, sizeof path, "%s/dataset_description.json", data);
+    if (!qnet_file_exists(path)) return QNET_OK;
+    memset(&text, 0, sizeof text);
+    status = qnet_file_read(ctx, path, 1 << 20, &text);
+    h.ctx = ctx;
+    h.file = path;
+    h.begin = h.at = text.bytes;
+    h.end = text.bytes + text.size;
+    if (text.size >= 3 && memcmp(text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
+    if (status == QNET_OK) status = qnet__header_expect(&h, '{', "'{'");
+    while (status == QNET_OK && more) {
+        status = qnet__header_string(&h, &key, &size);
+        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
+        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
+        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
+    }
+    qnet_buffer_free(ctx, &text);
+    if (status == QNET_OK || status == QNET_ERROR_MEMORY) return status;
+    e->dataset[0] = e->dataset_type[0] = '\0';
+    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
+              qnet_last_error(ctx));
+    return QNET_OK;
+}
+
 /* ---- The whole experiment -------------------------------------------------------------------- */
 
 static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
@@ -23430,6 +23555,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     double pixels = 0;
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
+    QNET__TRY(qnet__dataset_describe(e, data));
     if (weights) {
         QNET__TRY(qnet__initial_weights(&job, ctx, &e->config, weights));
         e->weights_hash = qnet_hash(QNET_HASH_START, job.initial->weights,

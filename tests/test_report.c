@@ -238,6 +238,8 @@ static recipe *made_up(int subjects, int slices, double skill, int both, int siz
     e->config.seed = 18446744073709551615u;
     strcpy(e->data, "cohort <main> & \"others\"");
     strcpy(e->out, "out/\xff\xfe");
+    strcpy(e->dataset, "Iron <b>\"1\"</b> & \xc3\xa9t\xc3\xa9");
+    strcpy(e->dataset_type, "raw<i>");
     e->participants_count = subjects;
     e->participants = (qnet_participant *)zeroed((size_t)subjects, sizeof(qnet_participant));
     e->fold = (int *)zeroed((size_t)subjects, sizeof(int));
@@ -570,6 +572,47 @@ static void test_csv(void)
     destroy(r);
 }
 
+/* Everything that a reader may take away by itself says whose data it is. */
+static void test_dataset(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 8);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    for (int simulated = 0; simulated < 2; simulated++) {
+        const char *html[4] = { "<title>Q-Net report: Iron &#60;b&#62;&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t",
+                                "experiment &middot; Iron &#60;b", "<p class=\"verdict\">Data set: Iron &#60;b",
+                                "<td class=\"wrap\">Iron &#60;b&#62;&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t\xc3\xa9, "
+                                "DatasetType raw&#60;i&#62;" };
+        e->simulated = simulated;
+        if (simulated) html[2] = "<p class=\"verdict\">Simulated subjects (Iron &#60;b";
+        CHECK_OK(ctx, qnet_experiment_html(e, &b));
+        for (int k = 0; k < 4; k++) CHECK_CONTAINS((const char *)b.bytes, html[k]);
+        CHECK(occurrences((const char *)b.bytes, "imulated subjects") == (simulated ? 4 : 0));
+        qnet_buffer_free(ctx, &b);
+        CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+        CHECK_CONTAINS((const char *)b.bytes, simulated ? "\nSimulated subjects (Iron <b>\"1\"</b> & "
+                                                        : "\nData set: Iron <b>\"1\"</b> & ");
+        qnet_buffer_free(ctx, &b);
+        for (int k = 0; k < 2; k++) {
+            CHECK_OK(ctx, k ? qnet_experiment_manifest(e, &b) : qnet_experiment_json(e, &b));
+            CHECK(is_json(&b));
+            CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": \"Iron <b>\\\"1\\\"</b> & ");
+            CHECK_CONTAINS((const char *)b.bytes, "\"dataset_type\": \"raw<i>\"");
+            CHECK_CONTAINS((const char *)b.bytes, simulated ? "\"simulated\": 1" : "\"simulated\": 0");
+            qnet_buffer_free(ctx, &b);
+        }
+    }
+    e->dataset[0] = '\0';
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(occurrences((const char *)b.bytes, "data set not named") == 4);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": null");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
 static void check_html(const char *text)
 {
     static const char *const tags[16] = { "div", "table", "tr", "td", "th", "thead", "tbody", "p",
@@ -597,7 +640,7 @@ static void check_html(const char *text)
         sprintf(table, "<b>Table %d.", i);
         CHECK_CONTAINS(text, table);
     }
-    CHECK((strstr(text, "<p class=\"verdict\">Of 12 scans") != NULL) || strstr(text, "shuffled") != NULL);
+    CHECK((strstr(text, "<p class=\"verdict\">Data set: Iron") != NULL) || strstr(text, "shuffled") != NULL);
 }
 
 static void test_html(void)
@@ -748,6 +791,7 @@ int main(int argc, char **argv)
     RUN(test_few_subjects);
     RUN(test_json);
     RUN(test_csv);
+    RUN(test_dataset);
     RUN(test_html);
     RUN(test_sparse);
     RUN(test_bad_input);
