@@ -130,7 +130,10 @@
    Images and activations are NHWC: [batch][height][width][channels]. Convolution weights are
    [kernel][kernel][in][out] in memory and PyTorch's [out][in][kernel][kernel] in files. A weights
    file is safetensors with torchvision's names (conv1.weight ... fc.bias) or PyTorch's LSTM names
-   (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). A checkpoint is a safetensors file too.
+   (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). Those of an experiment say in their
+   metadata which run, input, repeat, fold and model they are, how images were prepared for them,
+   and a Q-Net which embedding it belongs to: qnet_weights_check_pair refuses any other. A
+   checkpoint is a safetensors file too.
    Volumes are NIfTI-1; world coordinates are RAS+ in mm. Susceptibility is in ppm, R2* in 1/s.
 
    THE PAPER'S NUMBERS, by section, and what holds them (tests/test_paper.c asks for each one)
@@ -857,6 +860,16 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
 
+/* Hash of a file's tensors in whatever order: names, types, shapes and numbers; no metadata, and no
+   num_batches_tracked. */
+QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
+/* Whether the scan model in `scan` was trained on the features of the ResNet in `resnet`. The files
+   of an experiment say in their metadata which run, input, repeat, fold and model they are, a scan
+   model's also the hash of that ResNet's tensors. QNET_ERROR_MISMATCH, with what both files are,
+   when it is another hash. *known = 0 where `scan` has no hash: only what they say was compared. */
+QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
+                                             const qnet_safetensors *scan, int *known);
+
 /* Copies a file's tensors into a block with this table: every name and shape must be there, float
    types convert. num_batches_tracked may be missing. With `replace_head`, an fc / head of another
    number of classes is left as it is in block and *head_replaced is set. Nothing is copied on
@@ -1392,6 +1405,7 @@ typedef struct qnet_experiment {
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
     uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
+    uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds;
 } qnet_experiment;
 
@@ -15048,6 +15062,75 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
+/* ---- which files belong together ------------------------------------------------------------- */
+
+/* A sum over the tensors, so that their order in the file does not matter. */
+QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
+{
+    uint64_t sum = QNET_HASH_START;
+    int i;
+    for (i = 0; i < file->count; i++) {
+        const qnet_safetensor *t = &file->tensors[i];
+        const char *type = qnet_dtype_name(t->dtype);
+        char shape[QNET__SHAPE_TEXT];
+        uint64_t h = qnet_hash(QNET_HASH_START, t->name, strlen(t->name) + 1);
+        if (qnet__is_tracked(t->name)) continue;
+        qnet__shape_text(shape, t->ndim, t->shape);
+        h = qnet_hash(h, type, strlen(type) + 1);
+        h = qnet_hash(h, shape, strlen(shape) + 1);
+        sum += qnet_hash(h, t->data, t->bytes);
+    }
+    return sum;
+}
+
+/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say. */
+#define QNET__IDENTITY 160
+static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
+{
+    static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
+    const char *value[5];
+    int i;
+    for (i = 0; i < 5; i++) {
+        value[i] = qnet_safetensors_metadata(file, keys[i]);
+        if (value[i] == NULL) value[i] = "?";
+    }
+    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
+             value[1], value[2], value[3], value[4]);
+}
+
+QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
+                                             const qnet_safetensors *scan, int *known)
+{
+    static const char *const same[7] = {"run",      "input", "repeat", "fold",
+                                        "subjects", "seed",  "size"};
+    const char *embedding, *model, *a, *b;
+    char is[2][QNET__IDENTITY], hash[24];
+    int i, differ = 0;
+    if (resnet == NULL || scan == NULL || known == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
+    embedding = qnet_safetensors_metadata(scan, "embedding_hash");
+    model = qnet_safetensors_metadata(scan, "embedding");
+    snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
+    for (i = 0; i < 7; i++) {
+        a = qnet_safetensors_metadata(resnet, same[i]);
+        b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
+    }
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
+        qnet__identity_text(resnet, is[0]);
+        qnet__identity_text(scan, is[1]);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
+                          "but %.250s is %s with hash %s",
+                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
+                          model ? model : "its own", embedding ? embedding : "unknown",
+                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+                          hash);
+    }
+    *known = embedding != NULL;
+    return QNET_OK;
+}
+
 /* A file with other numbers could not be read back. */
 static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
@@ -21243,10 +21326,12 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
     qnet__put_dataset_members(w, e);
     qnet__open(w, "hashes", "{");
     for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input];
+        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
         if (!qnet__has_input(e, input)) continue;
         if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
         else qnet__members(w, "cohort_full \"%016llx\"", hash);
+        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
+        else qnet__members(w, "run_full \"%016llx\"", run);
     }
     if (e->weights[0]) {
         qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
@@ -22437,7 +22522,8 @@ typedef struct qnet__job {
     int train_count, test_count;
     int *length, *label;     /* [train_count] for stage 2 */
     int opened;              /* 1: out/checkpoint is there and is this run's */
-    uint64_t fingerprint;    /* of configuration, cohort and initial weights */
+    uint64_t fingerprint;    /* of configuration, cohort and initial weights: the run's identity */
+    uint64_t embedding_hash; /* of this fold's resnetswa file, once it is written */
     const qnet_buffer *text; /* the configuration, as config.txt holds it */
     int resume;
     qnet_progress outer; /* the caller's progress hook */
@@ -22480,6 +22566,8 @@ static void qnet__remove_file(const char *path)
     (void)remove(path); /* a work file that is not there is as good as removed */
 }
 
+#define QNET__METADATA_PAIRS 64
+
 /* Metadata of a weights file: what it is, and how its images were prepared. pairs[] points into
    text, which holds "key=value" lines and is cut up in place; returns the number of pairs. */
 static int qnet__metadata_pairs(char *text, const char **pairs, int most)
@@ -22497,13 +22585,14 @@ static int qnet__metadata_pairs(char *text, const char **pairs, int most)
     return n;
 }
 
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
+/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
+   say what it is; Q-Net's also, on whose features it was trained (qnet_weights_check_pair). */
 static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
     qnet_context *ctx = job->e->ctx;
     const qnet_experiment_config *c = &job->e->config;
-    const char *pairs[2 * 48];
+    const char *pairs[2 * QNET__METADATA_PAIRS];
     char path[700], suffix[64];
     qnet_buffer text;
     qnet_status status;
@@ -22511,14 +22600,21 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
     snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
     qnet__job_path(job, suffix, path);
     status = qnet_buffer_printf(
-        ctx, &text, "model=%s\nversion=%s\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n", model,
-        QNET_VERSION, job->subjects, job->repeat + 1, job->fold + 1, (unsigned long long)c->seed);
+        ctx, &text,
+        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\n",
+        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
+        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
+    if (status == QNET_OK && strcmp(model, "qnet") == 0) {
+        status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
+                                    (unsigned long long)job->embedding_hash);
+    }
     if (status == QNET_OK) {
         status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
     }
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs, 48);
+        int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
         status = qnet_weights_save(ctx, path, table, block, pairs, n);
     }
     qnet_buffer_free(ctx, &text);
@@ -22739,6 +22835,18 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
     return status;
 }
 
+/* The hash that this fold's Q-Net keeps of its embedding: of the file that both will lie beside. */
+static qnet_status qnet__job_hash_embedding(qnet__job *job)
+{
+    char path[700];
+    qnet_safetensors *file;
+    qnet__job_path(job, "-resnetswa.safetensors", path);
+    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    job->embedding_hash = qnet_safetensors_hash(file);
+    qnet_safetensors_destroy(file);
+    return QNET_OK;
+}
+
 /* Stage 2 of a fold over the frozen embedding `net`: features, training, test probabilities. */
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fold_result *r)
 {
@@ -22826,6 +22934,7 @@ static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
         status = qnet__job_save_weights(job, swa ? "resnetswa" : "resnet", run->net->table,
                                         run->net->weights);
         if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
+        if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
         if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
         qnet_stage1_destroy(run);
         if (status != QNET_OK) return status;
@@ -23454,6 +23563,7 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->work_total = job->work_epoch * e->config.repeats * e->config.folds *
                       (2 * e->config.stage1.epochs - qnet_stage1_swa_start(&e->config.stage1));
     job->fingerprint ^= e->cohort_hash[job->input];
+    e->run[job->input] = job->fingerprint;
     bytes = (size_t)cohort->scans_count * 7 * sizeof(int);
     ints = (int *)qnet__alloc(ctx, bytes);
     status = ints ? qnet__input_run(job, ints) : qnet__no_memory(ctx, bytes, "the folds");

@@ -172,6 +172,47 @@ static void test_run(void)
     CHECK(allocated == 0);
 }
 
+/* Of the files of a run, only a fold's own ResNetSWA goes with its Q-Net. */
+static void test_identity(void)
+{
+    static const char *const names[4] = { "crop-repeat01-fold01-resnetswa", "crop-repeat01-fold01-resnet",
+                                          "crop-repeat01-fold02-resnetswa", "crop-repeat02-fold01-resnetswa" };
+    qnet_context *ctx;
+    qnet_safetensors *scan = NULL, *resnet = NULL;
+    qnet_buffer manifest;
+    char path[256], run[64];
+    memset(&manifest, 0, sizeof manifest);
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    sprintf(path, "%s/weights/crop-repeat01-fold01-qnet.safetensors", out_folder);
+    CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &scan));
+    for (int k = 0; k < 4 && scan; k++) {
+        int known = -1;
+        sprintf(path, "%s/weights/%s.safetensors", out_folder, names[k]);
+        CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &resnet));
+        if (k == 0) {
+            CHECK_OK(ctx, qnet_weights_check_pair(ctx, resnet, scan, &known));
+            CHECK(known == 1);
+        } else {
+            CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, resnet, scan, &known), QNET_ERROR_MISMATCH, names[k]);
+            CHECK_CONTAINS(qnet_last_error(ctx), "crop repeat 1 fold 1 qnet of run ");
+            CHECK_CONTAINS(qnet_last_error(ctx), "features of resnetswa weights");
+        }
+        qnet_safetensors_destroy(resnet);
+        resnet = NULL;
+    }
+    sprintf(path, "%s/manifest.json", out_folder);
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
+    if (scan) {
+        sprintf(run, "\"run_crop\": \"%.16s\"", qnet_safetensors_metadata(scan, "run"));
+        CHECK_CONTAINS((const char *)manifest.bytes, run);
+        CHECK(strcmp(qnet_safetensors_metadata(scan, "dataset"), "Eight discs, simulated") == 0);
+        CHECK(strcmp(qnet_safetensors_metadata(scan, "simulated"), "1") == 0);
+    }
+    qnet_buffer_free(ctx, &manifest);
+    qnet_safetensors_destroy(scan);
+    qnet_context_destroy(ctx);
+}
+
 static void count_warning(void *user, qnet_log_level level, const char *text)
 {
     *(int *)user += level == QNET_LOG_WARNING;
@@ -362,6 +403,7 @@ static void test_shuffled_labels(void)
 int main(void)
 {
     RUN(test_run);
+    RUN(test_identity);
     RUN(test_preparation);
     RUN(test_dataset);
     RUN(test_stop_and_resume);

@@ -32,7 +32,8 @@ static const char help[] =
     "list      name, type, shape, mean, standard deviation and hash of each tensor; metadata\n"
     "compare   largest absolute and relative difference of each tensor; metadata is left out\n"
     "hash      one number for all names, types, shapes and values, whatever the kind of file and\n"
-    "          the order in it; for ResNet18 also the one that a run's manifest.json prints\n"
+    "          the order in it: the embedding_hash in the metadata of the Q-Net trained on its\n"
+    "          features; for ResNet18 also the one that a run's manifest.json prints\n"
     "\n"
     "Exit status: 0 done, or all tensors equal (within T: 0); 1 tensors differ; 2 an error.\n";
 
@@ -138,12 +139,6 @@ static int list(const qnet_safetensors *file)
     return 0;
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp((*(const qnet_safetensor *const *)a)->name,
-                  (*(const qnet_safetensor *const *)b)->name);
-}
-
 /* A ResNet18 of so many classes without room for training, or NULL. */
 static qnet_resnet *make_resnet(qnet_context *ctx, int classes)
 {
@@ -159,17 +154,9 @@ static qnet_resnet *make_resnet(qnet_context *ctx, int classes)
 
 static int hash(qnet_context *ctx, const qnet_safetensors *file)
 {
-    const qnet_safetensor **sorted, *head = qnet_safetensors_find(file, "fc.weight");
-    uint64_t h = QNET_HASH_START;
+    const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
     qnet_resnet *net;
-    int i;
-    sorted = (const qnet_safetensor **)malloc(((size_t)file->count + 1) * sizeof *sorted);
-    if (sorted == NULL) return fail_text("hash", "no memory");
-    for (i = 0; i < file->count; i++) sorted[i] = &file->tensors[i];
-    qsort(sorted, (size_t)file->count, sizeof *sorted, by_name);
-    for (i = 0; i < file->count; i++) h = tensor_hash(h, sorted[i]);
-    free(sorted);
-    printf("%016llx  %d tensors\n", (unsigned long long)h, file->count);
+    printf("%016llx  %d tensors\n", (unsigned long long)qnet_safetensors_hash(file), file->count);
     if (head == NULL || head->ndim != 2 || head->shape[0] != QNET_CLASSES) return 0;
     net = make_resnet(ctx, QNET_CLASSES);
     if (net == NULL) return fail(ctx);
