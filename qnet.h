@@ -20719,9 +20719,11 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "There is no result: neither input was run.");
         return;
     }
-    qnet__put(w, e->simulated ? "Simulated subjects (" : "Data set: ");
+    qnet__put(w, "Data: ");
     qnet__put_dataset(w, e);
-    qnet__put(w, e->simulated ? "): these numbers say nothing about patients. " : ". ");
+    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
+                                "patients. "
+                              : ". ");
     if (e->config.shuffle_labels) {
         qnet__put(w, "Control run with shuffled labels: there is nothing to learn here, and an AUC "
                      "far from 0.5 would mean a leak. ");
@@ -20748,15 +20750,20 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "That interval holds 0.5 or lies below it: this cohort does not show that the "
                      "model is better than a coin. ");
     }
-    if (!qnet__stars(e, d->p)) {
+    if (qnet__stars(e, d->p)) {
+        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
+                    !(d->p <= 0.05) ? "does not differ significantly from"
+                    : d->z > 0      ? "is significantly higher than"
+                                    : "is significantly lower than",
+                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    } else {
         qnet__put(w, "There are too few subjects to test it against the other models.");
-        return;
     }
-    qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                !(d->p <= 0.05) ? "does not differ significantly from"
-                : d->z > 0      ? "is significantly higher than"
-                                : "is significantly lower than",
-                w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
+        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
+        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
+                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
+    }
 }
 
 /* What the number behind +- is. */
@@ -20795,6 +20802,10 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     if (!e->weights[0]) {
         qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
                        "reports to help considerably.%s", item, end);
+    } else {
+        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
+                       "their training, the test folds are not unseen; that is noticed only for "
+                       "weights that an experiment trained on exactly this cohort.%s", item, end);
     }
     if (epochs1 < 100 || epochs2 < 50) {
         qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
@@ -21917,7 +21928,9 @@ static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
 /* Fig. 9 (full size), Fig. 10 (cropped). */
 static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
 {
+    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
     if (e->cams_count[input] == 0) return;
+    cells = (e->cams[input][0].width + 31) / 32;
     qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
     for (int i = 0; i < e->cams_count[input]; i++) {
         const qnet_cam_picture *c = &e->cams[input][i];
@@ -21929,16 +21942,20 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
         qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
         qnet__put(w, "</div><figcaption><b>");
         qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f</figcaption></figure>\n",
+        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
                     !s ? "" : s->label == QNET_HH ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability);
+                    c->slice + 1, c->probability,
+                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
     }
     qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
                    "network (ResNetSWA) of the fold that never saw the subject, for the class that "
                    "it chose (HH where P(HH) is above .5): left the QSM slice, right the map over "
                    "it. Each map is scaled to its own range, so colours compare places within a "
-                   "slice, not subjects.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10);
+                   "slice, not subjects. A map is %d &times; %d values, interpolated: it cannot "
+                   "tell apart what is less than 32 pixels apart. Shown are the middle slices of "
+                   "each group's first scans that Q-Net classified correctly, of others only where "
+                   "these are too few.</figcaption></figure>\n",
+                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
 }
 
 /* The colour scale of the maps. */

@@ -48,7 +48,7 @@ for key in '"config"' '"cohort"' '"image_level"' '"scan_level"' '"delong"' '"boo
     ok "results.json has $key" grep -q -F "$key" "$dir/one/results.json"
 done
 ok "the page says that its subjects are simulated" grep -q '<h1>.* 8 simulated subjects</h1>' "$dir/one/report.html"
-ok "so does the console" grep -q 'Simulated subjects (qnet.h phantom cohort' "$dir/printed"
+ok "so does the console" grep -q '^Data: qnet.h phantom cohort (simulated). Its subjects are simulated' "$dir/printed"
 for file in results.json manifest.json; do ok "so does $file" grep -q '"simulated": 1' "$dir/one/$file"; done
 ok "the page loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$dir/one/report.html'"
 

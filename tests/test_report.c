@@ -458,6 +458,7 @@ static void test_tables(void)
     CHECK_CONTAINS((const char *)b.bytes, "Control run with shuffled labels");
     CHECK_CONTAINS((const char *)b.bytes, "Short training: 3 epochs");
     CHECK(strstr((const char *)b.bytes, "Random initial weights") == NULL);
+    CHECK_CONTAINS((const char *)b.bytes, "Initial weights from a file.");
     qnet_buffer_free(ctx, &b);
     destroy(r);
 }
@@ -581,18 +582,18 @@ static void test_dataset(void)
     memset(&b, 0, sizeof b);
     for (int simulated = 0; simulated < 2; simulated++) {
         const char *html[4] = { "<title>Q-Net report: Iron &#60;b&#62;&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t",
-                                "experiment &middot; Iron &#60;b", "<p class=\"verdict\">Data set: Iron &#60;b",
+                                "experiment &middot; Iron &#60;b", "<p class=\"verdict\">Data: Iron &#60;b",
                                 "<td class=\"wrap\">Iron &#60;b&#62;&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t\xc3\xa9, "
                                 "DatasetType raw&#60;i&#62;" };
         e->simulated = simulated;
-        if (simulated) html[2] = "<p class=\"verdict\">Simulated subjects (Iron &#60;b";
+        if (simulated) html[2] = "&#38; \xc3\xa9t\xc3\xa9. Its subjects are simulated: ";
         CHECK_OK(ctx, qnet_experiment_html(e, &b));
         for (int k = 0; k < 4; k++) CHECK_CONTAINS((const char *)b.bytes, html[k]);
-        CHECK(occurrences((const char *)b.bytes, "imulated subjects") == (simulated ? 4 : 0));
+        CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 4 : 0));
         qnet_buffer_free(ctx, &b);
         CHECK_OK(ctx, qnet_experiment_tables(e, &b));
-        CHECK_CONTAINS((const char *)b.bytes, simulated ? "\nSimulated subjects (Iron <b>\"1\"</b> & "
-                                                        : "\nData set: Iron <b>\"1\"</b> & ");
+        CHECK_CONTAINS((const char *)b.bytes, "\nData: Iron <b>\"1\"</b> & ");
+        CHECK(occurrences((const char *)b.bytes, "Its subjects are simulated: ") == simulated);
         qnet_buffer_free(ctx, &b);
         for (int k = 0; k < 2; k++) {
             CHECK_OK(ctx, k ? qnet_experiment_manifest(e, &b) : qnet_experiment_json(e, &b));
@@ -640,7 +641,7 @@ static void check_html(const char *text)
         sprintf(table, "<b>Table %d.", i);
         CHECK_CONTAINS(text, table);
     }
-    CHECK((strstr(text, "<p class=\"verdict\">Data set: Iron") != NULL) || strstr(text, "shuffled") != NULL);
+    CHECK((strstr(text, "<p class=\"verdict\">Data: Iron") != NULL) || strstr(text, "shuffled") != NULL);
 }
 
 static void test_html(void)
@@ -648,10 +649,20 @@ static void test_html(void)
     recipe *r = made_up(12, 3, 1, 1, 32);
     qnet_experiment *e = &r->e;
     qnet_buffer b, again;
+    long wrong = 0;
     memset(&b, 0, sizeof b);
     memset(&again, 0, sizeof again);
     CHECK_OK(ctx, qnet_experiment_html(e, &b));
     check_html((const char *)b.bytes);
+    CHECK_CONTAINS((const char *)b.bytes, "A map is 1 &times; 1 values"); /* of 32 x 32 pixels */
+    CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
+        for (int i = 0; i < 4; i++) {
+            const qnet_cam_picture *c = &e->cams[input][i];
+            wrong += (c->probability > 0.5) != (e->participants[c->scan].label == QNET_HH);
+        }
+    }
+    CHECK(wrong > 0 && occurrences((const char *)b.bytes, ", wrong</figcaption>") == wrong);
     CHECK_OK(ctx, qnet_experiment_html(e, &again));
     CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
     qnet_buffer_free(ctx, &b);
