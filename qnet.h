@@ -20812,8 +20812,9 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
                        "100 and 50.%s", item, epochs1, epochs2, end);
     }
     qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure; those by subject are the ones "
-                   "to rely on.%s", item, end);
+                   "which the paper prints, are therefore too sure%s.%s", item,
+                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
+                end);
     if (least < QNET_STARS_SUBJECTS) {
         qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
                        "DeLong's normal approximation does not hold, nor do its intervals; %d are "
