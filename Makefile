@@ -89,7 +89,7 @@ test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
 	@sh tests/run.sh $(BUILD)
 
-tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_phantom $(BUILD)/qnet_weights
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(addprefix $(BUILD)/,crossval make_phantom qnet_weights classify)
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 

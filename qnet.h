@@ -144,7 +144,10 @@
    Images and activations are NHWC: [batch][height][width][channels]. Convolution weights are
    [kernel][kernel][in][out] in memory and PyTorch's [out][in][kernel][kernel] in files. A weights
    file is safetensors with torchvision's names (conv1.weight ... fc.bias) or PyTorch's LSTM names
-   (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). A checkpoint is a safetensors file too.
+   (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). Those of an experiment say in their
+   metadata which run, input, repeat, fold and model they are, how images were prepared for them,
+   and a Q-Net which embedding it belongs to: qnet_weights_check_pair refuses any other. A
+   checkpoint is a safetensors file too.
    Volumes are NIfTI-1; world coordinates are RAS+ in mm. Susceptibility is in ppm, R2* in 1/s.
 
    THE PAPER'S NUMBERS, by section, and what holds them (tests/test_paper.c asks for each one)
@@ -188,6 +191,8 @@
        F1               mean of both classes' F1, weighted by support: what the paper's numbers are
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
                         slices of one scan are not independent
+       stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
+                        DeLong's test takes AUCs to be normally distributed (fixed)
 
    REFERENCES
 
@@ -895,6 +900,16 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
 
+/* Hash of a file's tensors in whatever order: names, types, shapes and numbers; no metadata, and no
+   num_batches_tracked. */
+QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
+/* Whether the scan model in `scan` was trained on the features of the ResNet in `resnet`. The files
+   of an experiment say in their metadata which run, input, repeat, fold and model they are, a scan
+   model's also the hash of that ResNet's tensors. QNET_ERROR_MISMATCH, with what both files are,
+   when it is another hash. *known = 0 where `scan` has no hash: only what they say was compared. */
+QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
+                                             const qnet_safetensors *scan, int *known);
+
 /* Copies a file's tensors into a block with this table: every name and shape must be there,
    numbers finite and running variances not below 0; float types convert. num_batches_tracked may
    be missing. With `replace_head`, an fc / head of another number of classes, or none at all, is
@@ -1307,6 +1322,10 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
 /* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
    "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
+/* The same for a test on so many subjects of either class: NULL where one has fewer than
+   QNET_STARS_SUBJECTS, too few for DeLong's normal approximation. Slices are not subjects. */
+#define QNET_STARS_SUBJECTS 10
+QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
 
@@ -1423,6 +1442,10 @@ typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
+    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
+       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
+    char dataset[256], dataset_type[32];
+    int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
     qnet_level_result level[2][QNET_LEVELS]; /* by qnet_input, qnet_level */
@@ -1431,6 +1454,7 @@ typedef struct qnet_experiment {
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
     uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
+    uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds;
 } qnet_experiment;
 
@@ -14999,6 +15023,88 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
+/* ---- which files belong together ------------------------------------------------------------- */
+
+/* Of the bytes as they are in a file, on every machine. */
+static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
+{
+    const unsigned char *p = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
+    size_t i, k;
+    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
+    for (i = 0; i < t->bytes; i += size) {
+        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
+    }
+    return h;
+}
+
+/* A sum over the tensors, so that their order in the file does not matter. */
+QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
+{
+    uint64_t sum = QNET_HASH_START;
+    int i;
+    for (i = 0; i < file->count; i++) {
+        const qnet_safetensor *t = &file->tensors[i];
+        const char *type = qnet_dtype_name(t->dtype);
+        char shape[QNET__SHAPE_TEXT];
+        uint64_t h = qnet_hash(QNET_HASH_START, t->name, strlen(t->name) + 1);
+        if (qnet__is_tracked(t->name)) continue;
+        qnet__shape_text(shape, t->ndim, t->shape);
+        h = qnet_hash(h, type, strlen(type) + 1);
+        h = qnet_hash(h, shape, strlen(shape) + 1);
+        sum += qnet__hash_numbers(h, t);
+    }
+    return sum;
+}
+
+/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say. */
+#define QNET__IDENTITY 160
+static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
+{
+    static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
+    const char *value[5];
+    int i;
+    for (i = 0; i < 5; i++) {
+        value[i] = qnet_safetensors_metadata(file, keys[i]);
+        if (value[i] == NULL) value[i] = "?";
+    }
+    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
+             value[1], value[2], value[3], value[4]);
+}
+
+QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
+                                             const qnet_safetensors *scan, int *known)
+{
+    static const char *const same[7] = {"run",      "input", "repeat", "fold",
+                                        "subjects", "seed",  "size"};
+    const char *embedding, *model, *a, *b;
+    char is[2][QNET__IDENTITY], hash[24];
+    int i, differ = 0;
+    if (resnet == NULL || scan == NULL || known == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
+    embedding = qnet_safetensors_metadata(scan, "embedding_hash");
+    model = qnet_safetensors_metadata(scan, "embedding");
+    snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
+    for (i = 0; i < 7; i++) {
+        a = qnet_safetensors_metadata(resnet, same[i]);
+        b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
+    }
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
+        qnet__identity_text(resnet, is[0]);
+        qnet__identity_text(scan, is[1]);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
+                          "but %.250s is %s with hash %s",
+                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
+                          model ? model : "its own", embedding ? embedding : "unknown",
+                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+                          hash);
+    }
+    *known = embedding != NULL;
+    return QNET_OK;
+}
+
 /* A file with other numbers could not be read back. */
 static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
@@ -19803,6 +19909,12 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
+QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
+{
+    const int few = subjects_hh < QNET_STARS_SUBJECTS || subjects_hc < QNET_STARS_SUBJECTS;
+    return few ? NULL : qnet_stars(p);
+}
+
 /* ---- Bootstrap ----------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
@@ -20547,6 +20659,14 @@ static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3
     }
 }
 
+/* The stars of a test's p, or NULL where the subjects are too few: then p is not shown either. */
+static const char *qnet__stars(const qnet_experiment *e, double p)
+{
+    qnet__group group[3];
+    qnet__groups(e, -1, group);
+    return qnet_stars_of(p, group[1].subjects, group[0].subjects);
+}
+
 /* DeLong's interval of an AUC of 0 or 1 has no width: where two groups do not overlap, the method
    has nothing to say, which is not the same as being sure. */
 static int qnet__is_interval(qnet_interval r)
@@ -20569,6 +20689,14 @@ static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TE
     return text;
 }
 
+/* The data set's name, or that it has none. */
+static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
+{
+    if (!e->dataset[0]) qnet__put(w, "data set not named");
+    else if (w->html) qnet__put_escaped(w, e->dataset);
+    else qnet__put(w, e->dataset);
+}
+
 /* The verdict in plain sentences, about the scan-level Q-Net. */
 static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
 {
@@ -20583,6 +20711,11 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "There is no result: neither input was run.");
         return;
     }
+    qnet__put(w, "Data: ");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
+                                "patients. "
+                              : ". ");
     if (e->config.shuffle_labels) {
         qnet__put(w, "Control run with shuffled labels: there is nothing to learn here, and an AUC "
                      "far from 0.5 would mean a leak. ");
@@ -20609,11 +20742,20 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "That interval holds 0.5 or lies below it: this cohort does not show that the "
                      "model is better than a coin. ");
     }
-    qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                !(d->p <= 0.05) ? "does not differ significantly from"
-                : d->z > 0      ? "is significantly higher than"
-                                : "is significantly lower than",
-                w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    if (qnet__stars(e, d->p)) {
+        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
+                    !(d->p <= 0.05) ? "does not differ significantly from"
+                    : d->z > 0      ? "is significantly higher than"
+                                    : "is significantly lower than",
+                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    } else {
+        qnet__put(w, "There are too few subjects to test it against the other models.");
+    }
+    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
+        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
+        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
+                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
+    }
 }
 
 /* What the number behind +- is. */
@@ -20652,15 +20794,27 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     if (!e->weights[0]) {
         qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
                        "reports to help considerably.%s", item, end);
+    } else {
+        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
+                       "their training, the test folds are not unseen; that is noticed only for "
+                       "weights that an experiment trained on exactly this cohort.%s", item, end);
     }
     if (epochs1 < 100 || epochs2 < 50) {
         qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
                        "100 and 50.%s", item, epochs1, epochs2, end);
     }
     qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure; those by subject are the ones "
-                   "to rely on.%s%sp-values are not corrected for the number of comparisons.%s",
-                item, end, item, end);
+                   "which the paper prints, are therefore too sure%s.%s", item,
+                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
+                end);
+    if (least < QNET_STARS_SUBJECTS) {
+        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
+                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
+                       "the least. Many slices do not make up for few subjects.%s",
+                    item, least, QNET_STARS_SUBJECTS, end);
+    } else {
+        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
+    }
     if (e->config.repeats > 1) {
         qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
                        "repeat.%s", item, end);
@@ -20788,9 +20942,11 @@ static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level
         qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
                     qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
         for (int by_subject = first; by_subject <= last; by_subject++) {
+            const char *none = w->missing, *stars;
             d = by_subject ? &pair->by_subject : &pair->by_item;
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, d->z, qnet__p_text(p, d->p),
-                        qnet_stars(d->p));
+            stars = qnet__stars(e, d->p);
+            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
+                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
         }
         qnet__row_end(w);
     }
@@ -20893,8 +21049,12 @@ QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffe
     qnet__put_spread(w, e);
     qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
                  "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size. Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                 "**** p <= .0001.\n\n");
+                 "their size.");
+    if (qnet__stars(e, 0)) {
+        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+                     "**** p <= .0001.");
+    }
+    qnet__put(w, "\n\n");
     qnet__put_warnings(w, e, group);
     qnet__put(w, "\n");
     qnet__put_verdict(w, e);
@@ -21028,6 +21188,13 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
     if (!w->html) qnet__close(w, "}");
 }
 
+static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
+{
+    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
+    else qnet__members(w, "dataset null");
+    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
+}
+
 static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
 {
     static const char names[3][4] = { "HC", "HH", "all" };
@@ -21035,6 +21202,7 @@ static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
     qnet__groups(e, -1, group);
     qnet__open(w, "cohort", "{");
     qnet__members(w, "data %s", e->data);
+    qnet__put_dataset_members(w, e);
     for (int k = 2; k >= 0; k--) {
         const qnet__group *g = &group[k];
         qnet__open(w, names[k], "{");
@@ -21100,6 +21268,14 @@ static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
     }
 }
 
+/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
+static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, double p)
+{
+    const char *stars = qnet__stars(e, p);
+    if (stars) qnet__members(w, "p %g; stars %s; too_few_subjects 0", p, stars);
+    else qnet__members(w, "p %g; stars null; too_few_subjects 1", p);
+}
+
 static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__open(w, "delong", "[");
@@ -21109,13 +21285,14 @@ static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
         const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
         if (!qnet__has_input(e, input)) continue;
         qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g; "
-                         "p %g; stars %s",
+        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
                       qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
                       qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z, a->p, qnet_stars(a->p));
+                      a->auc[1], a->se, a->z);
+        qnet__put_stars(w, e, a->p);
         qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g; p %g; stars %s", b->se, b->z, b->p, qnet_stars(b->p));
+        qnet__members(w, "se %g; z %g", b->se, b->z);
+        qnet__put_stars(w, e, b->p);
         qnet__close(w, "}");
         qnet__close(w, "}");
     }
@@ -21150,12 +21327,15 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
                      "seconds %g",
                   QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
                   e->weights, e->seconds);
+    qnet__put_dataset_members(w, e);
     qnet__open(w, "hashes", "{");
     for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input];
+        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
         if (!qnet__has_input(e, input)) continue;
         if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
         else qnet__members(w, "cohort_full \"%016llx\"", hash);
+        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
+        else qnet__members(w, "run_full \"%016llx\"", run);
     }
     if (e->weights[0]) {
         qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
@@ -21531,7 +21711,8 @@ static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
 }
 
 /* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int by_subject)
+static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
+                            const qnet_level_result *level, int by_subject)
 {
     qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
     const double bottom = p.top + p.height;
@@ -21573,9 +21754,11 @@ static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int
         const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
         const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
         const double pvalue = by_subject ? pair->by_subject.p : pair->by_item.p;
+        const char *stars = qnet__stars(e, pvalue);
+        if (!stars) break;
         qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
         qnet__svg_text(w, "", "middle", (x1 + x2) / 2, pvalue <= 0.05 ? y - 1 : y - 4, "%s",
-                       qnet_stars(pvalue));
+                       stars);
     }
     qnet__put(w, "</svg>\n");
 }
@@ -21589,16 +21772,18 @@ static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
         const int by_subject = i % 2;
         qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
                     qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
+        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
         qnet__put(w, "</div>");
     }
     qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
                    "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. Above: significance of the difference by DeLong's test, <i>ns</i> "
-                   "p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001. "
-                   "Where images are resampled, as in the paper, the slices of a scan count as "
-                   "independent; where subjects are, they do not.</figcaption></figure>\n",
-                e->config.bootstrap);
+                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
+                   "count as independent; where subjects are, they do not.</figcaption></figure>\n",
+                e->config.bootstrap,
+                qnet__stars(e, 0)
+                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
+                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
+                    : "Without stars: there are too few subjects for a test.");
 }
 
 /* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
@@ -21736,7 +21921,9 @@ static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
 /* Fig. 9 (full size), Fig. 10 (cropped). */
 static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
 {
+    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
     if (e->cams_count[input] == 0) return;
+    cells = (e->cams[input][0].width + 31) / 32;
     qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
     for (int i = 0; i < e->cams_count[input]; i++) {
         const qnet_cam_picture *c = &e->cams[input][i];
@@ -21748,16 +21935,20 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
         qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
         qnet__put(w, "</div><figcaption><b>");
         qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f</figcaption></figure>\n",
+        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
                     !s ? "" : s->label == QNET_HH ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability);
+                    c->slice + 1, c->probability,
+                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
     }
     qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
                    "network (ResNetSWA) of the fold that never saw the subject, for the class that "
                    "it chose (HH where P(HH) is above .5): left the QSM slice, right the map over "
                    "it. Each map is scaled to its own range, so colours compare places within a "
-                   "slice, not subjects.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10);
+                   "slice, not subjects. A map is %d &times; %d values, interpolated: it cannot "
+                   "tell apart what is less than 32 pixels apart. Shown are the middle slices of "
+                   "each group's first scans that Q-Net classified correctly, of others only where "
+                   "these are too few.</figcaption></figure>\n",
+                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
 }
 
 /* The colour scale of the maps. */
@@ -21822,11 +22013,11 @@ static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet
     const int input = qnet__main_input(e);
     const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
     const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s</p>\n"
-                   "<h1>Hemochromatosis or healthy? Brain iron maps of %d subjects</h1>\n"
-                   "<p class=\"verdict\">",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "",
-                group[2].subjects);
+    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
+                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
+                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
     qnet__put_verdict(w, e);
     qnet__put(w, "</p>\n");
     if (qnet__has_input(e, input)) {
@@ -21896,8 +22087,10 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
     if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
     qnet__figure_models(w, e);
     qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\"><i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
-                 ".001, **** p &le; .0001.</p>\n");
+    qnet__print(w, "<p class=\"key\">%s</p>\n",
+                qnet__stars(e, 0) ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
+                                    ".001, **** p &le; .0001."
+                                  : "z, p and stars are left out: there are too few subjects.");
     qnet__figure_boxes(w, e);
     qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "<h2>Results by scan</h2>\n");
@@ -21951,6 +22144,11 @@ static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
         qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
         qnet__put(w, "</td></tr>\n");
     }
+    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
+    qnet__put_escaped(w, e->dataset_type);
+    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
     for (int input = 0; input < 2; input++) {
         if (!qnet__has_input(e, input)) continue;
         qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
@@ -21976,8 +22174,9 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer 
     qnet__groups(e, -1, group);
     qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
                  "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report</title>\n"
-                 "<style>\n");
+                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
     qnet__put_css(w);
     qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
     qnet__html_top(w, e, group);
@@ -22333,7 +22532,8 @@ typedef struct qnet__job {
     int train_count, test_count;
     int *length, *label;     /* [train_count] for stage 2 */
     int opened;              /* 1: out/checkpoint is there and is this run's */
-    uint64_t fingerprint;    /* of configuration, cohort and initial weights */
+    uint64_t fingerprint;    /* of configuration, cohort and initial weights: the run's identity */
+    uint64_t embedding_hash; /* of this fold's resnetswa file, once it is written */
     const qnet_buffer *text; /* the configuration, as config.txt holds it */
     int resume;
     qnet_progress outer; /* the caller's progress hook */
@@ -22376,6 +22576,8 @@ static void qnet__remove_file(const char *path)
     (void)remove(path); /* a work file that is not there is as good as removed */
 }
 
+#define QNET__METADATA_PAIRS 64
+
 /* Metadata of a weights file: what it is, and how its images were prepared. pairs[] points into
    text, which holds "key=value" lines and is cut up in place; returns the number of pairs. */
 static int qnet__metadata_pairs(char *text, const char **pairs, int most)
@@ -22393,13 +22595,14 @@ static int qnet__metadata_pairs(char *text, const char **pairs, int most)
     return n;
 }
 
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
+/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
+   say what it is; Q-Net's also, on whose features it was trained (qnet_weights_check_pair). */
 static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
     qnet_context *ctx = job->e->ctx;
     const qnet_experiment_config *c = &job->e->config;
-    const char *pairs[2 * 48];
+    const char *pairs[2 * QNET__METADATA_PAIRS];
     char path[700], suffix[64];
     qnet_buffer text;
     qnet_status status;
@@ -22407,14 +22610,21 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
     snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
     qnet__job_path(job, suffix, path);
     status = qnet_buffer_printf(
-        ctx, &text, "model=%s\nversion=%s\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n", model,
-        QNET_VERSION, job->subjects, job->repeat + 1, job->fold + 1, (unsigned long long)c->seed);
+        ctx, &text,
+        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\n",
+        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
+        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
+    if (status == QNET_OK && strcmp(model, "qnet") == 0) {
+        status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
+                                    (unsigned long long)job->embedding_hash);
+    }
     if (status == QNET_OK) {
         status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
     }
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs, 48);
+        int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
         status = qnet_weights_save(ctx, path, table, block, pairs, n);
     }
     qnet_buffer_free(ctx, &text);
@@ -22635,6 +22845,18 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
     return status;
 }
 
+/* The hash that this fold's Q-Net keeps of its embedding: of the file that both will lie beside. */
+static qnet_status qnet__job_hash_embedding(qnet__job *job)
+{
+    char path[700];
+    qnet_safetensors *file;
+    qnet__job_path(job, "-resnetswa.safetensors", path);
+    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    job->embedding_hash = qnet_safetensors_hash(file);
+    qnet_safetensors_destroy(file);
+    return QNET_OK;
+}
+
 /* Stage 2 of a fold over the frozen embedding `net`: features, training, test probabilities. */
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fold_result *r)
 {
@@ -22722,6 +22944,7 @@ static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
         status = qnet__job_save_weights(job, swa ? "resnetswa" : "resnet", run->net->table,
                                         run->net->weights);
         if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
+        if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
         if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
         qnet_stage1_destroy(run);
         if (status != QNET_OK) return status;
@@ -22955,6 +23178,101 @@ static qnet_status qnet__cams(qnet__job *job)
 done:
     qnet_resnet_destroy(net);
     return status;
+}
+
+/* ---- What the data set says of itself -------------------------------------------------------- */
+
+/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
+static int qnet__says_simulated(const char *text)
+{
+    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
+    for (; *text; text++) {
+        for (int k = 0; k < 3; k++) {
+            size_t n = 0;
+            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
+            if (!words[k][n]) return 1;
+        }
+    }
+    return 0;
+}
+
+/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
+   spaces: a terminal would obey them. */
+static void qnet__copy_text(char *to, size_t size, const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0, n;
+    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
+        if (control) to[at++] = ' ';
+        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    }
+    to[at] = '\0';
+}
+
+/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
+static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
+{
+    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
+    const int tells = name || strcmp(key, "Keywords") == 0;
+    int depth = 0;
+    do {
+        const int c = qnet__header_peek(h);
+        if (c == '"') {
+            char *text;
+            size_t size;
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
+            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
+            if (tells && qnet__says_simulated(text)) e->simulated = 1;
+        } else if (c == '{' || c == '[') {
+            depth++;
+            h->at++;
+        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
+            depth -= c == '}' || c == ']';
+            h->at++;
+        } else { /* a number, true, false or null */
+            const unsigned char *start = h->at;
+            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
+            if (h->at == start) return qnet__header_fail(h, "a value");
+        }
+    } while (depth > 0);
+    return QNET_OK;
+}
+
+/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
+   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
+static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
+{
+    qnet_context *ctx = e->ctx;
+    char path[700], *key;
+    qnet_buffer text;
+    qnet__header h;
+    qnet_status status;
+    size_t size;
+    int more = 1;
+    snprintf(path, sizeof path, "%s/dataset_description.json", data);
+    if (!qnet_file_exists(path)) return QNET_OK;
+    memset(&text, 0, sizeof text);
+    status = qnet_file_read(ctx, path, 1 << 20, &text);
+    h.ctx = ctx;
+    h.file = path;
+    h.begin = h.at = text.bytes;
+    h.end = text.bytes + text.size;
+    if (text.size >= 3 && memcmp(text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
+    if (status == QNET_OK) status = qnet__header_expect(&h, '{', "'{'");
+    while (status == QNET_OK && more) {
+        status = qnet__header_string(&h, &key, &size);
+        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
+        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
+        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
+    }
+    qnet_buffer_free(ctx, &text);
+    if (status == QNET_OK || status == QNET_ERROR_MEMORY) return status;
+    e->dataset[0] = e->dataset_type[0] = '\0';
+    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
+              qnet_last_error(ctx));
+    return QNET_OK;
 }
 
 /* ---- The whole experiment -------------------------------------------------------------------- */
@@ -23255,6 +23573,7 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->work_total = job->work_epoch * e->config.repeats * e->config.folds *
                       (2 * e->config.stage1.epochs - qnet_stage1_swa_start(&e->config.stage1));
     job->fingerprint ^= e->cohort_hash[job->input];
+    e->run[job->input] = job->fingerprint;
     bytes = (size_t)cohort->scans_count * 7 * sizeof(int);
     ints = (int *)qnet__alloc(ctx, bytes);
     status = ints ? qnet__input_run(job, ints) : qnet__no_memory(ctx, bytes, "the folds");
@@ -23356,6 +23675,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     double pixels = 0;
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
+    QNET__TRY(qnet__dataset_describe(e, data));
     if (weights) {
         QNET__TRY(qnet__initial_weights(&job, ctx, &e->config, weights));
         e->weights_hash = qnet_hash(QNET_HASH_START, job.initial->weights,

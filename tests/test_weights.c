@@ -809,6 +809,91 @@ static void test_needed_but_left_out(void)
 }
 
 /* The 16-bit formats: values from numpy.float16 and torch.bfloat16, by .view(int16). */
+/* A file with two tensors and the metadata given, as JSON members. */
+static qnet_safetensors *identified(qnet_context *ctx, const char *metadata, int swapped, float last)
+{
+    static const char *const names[3] = {"a", "b", "bn1.num_batches_tracked"};
+    const float a[2] = {1, 2};
+    float b[1];
+    const int64_t tracked = swapped ? 7 : 5;
+    const void *const data[3] = {a, b, &tracked};
+    qnet_safetensor t[3];
+    qnet_safetensors *file = NULL;
+    const char *pairs[16];
+    char text[400];
+    qnet_memory_source state;
+    qnet_source source;
+    qnet_sink sink;
+    qnet_buffer out;
+    int i, n = 0;
+    b[0] = last;
+    memset(t, 0, sizeof t);
+    memset(&out, 0, sizeof out);
+    for (i = 0; i < 3; i++) {
+        const int k = swapped ? 2 - i : i;
+        strcpy(t[i].name, names[k]);
+        t[i].dtype = k == 2 ? QNET_I64 : QNET_F32;
+        t[i].ndim = k != 2;
+        t[i].shape[0] = k == 0 ? 2 : 1;
+        t[i].data = data[k];
+    }
+    strcpy(text, metadata);
+    for (char *p = strtok(text, "= "); p; p = strtok(NULL, "= ")) pairs[n++] = p;
+    sink = qnet_sink_buffer(ctx, &out, "made up");
+    CHECK_OK(ctx, qnet_safetensors_write(ctx, &sink, t, 3, pairs, n / 2));
+    source = qnet_source_memory(&state, out.bytes, out.size, swapped ? "swapped" : "straight");
+    CHECK_OK(ctx, qnet_safetensors_read(ctx, &source, &file));
+    qnet_buffer_free(ctx, &out);
+    return file;
+}
+
+static void test_pairs(void)
+{
+    static const char words[] = "run=0123456789abcdef input=crop repeat=1 fold=2 model=resnetswa";
+    counter c;
+    qnet_context *ctx = make_context(&c);
+    qnet_safetensors *a = identified(ctx, words, 0, 3), *b = identified(ctx, words, 1, 3);
+    qnet_safetensors *other = identified(ctx, words, 0, 4), *plain = identified(ctx, "", 0, 3), *scan;
+    char text[300];
+    int known = -1;
+    CHECK(qnet_safetensors_hash(a) == qnet_safetensors_hash(b)); /* order and counters do not count, */
+    CHECK(qnet_safetensors_hash(a) == qnet_safetensors_hash(plain)); /* nor do metadata; */
+    CHECK(qnet_safetensors_hash(a) != qnet_safetensors_hash(other)); /* numbers do */
+    sprintf(text, "run=0123456789abcdef input=crop repeat=1 fold=1 model=qnet embedding=resnetswa "
+                  "embedding_hash=%016llx", (unsigned long long)qnet_safetensors_hash(a));
+    scan = identified(ctx, text, 0, 9);
+    CHECK_OK(ctx, qnet_weights_check_pair(ctx, a, scan, &known)); /* what counts are the numbers */
+    CHECK(known == 1);
+    known = -1;
+    CHECK_OK(ctx, qnet_weights_check_pair(ctx, plain, scan, &known));
+    CHECK(known == 1);
+    known = -1;
+    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, other, scan, &known), QNET_ERROR_MISMATCH,
+                "straight is crop repeat 1 fold 1 qnet of run 0123456789abcdef, trained on the features of "
+                "resnetswa weights with hash ");
+    CHECK_CONTAINS(qnet_last_error(ctx), "but straight is crop repeat 1 fold 2 resnetswa of run 0123456789abcdef");
+    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, scan, a, &known), QNET_ERROR_MISMATCH, "fold 1 qnet");
+    qnet_safetensors_destroy(scan);
+    scan = identified(ctx, "input=crop repeat=1 fold=2 model=qnet", 0, 9); /* no hash: words are compared */
+    CHECK(known == -1);
+    CHECK_OK(ctx, qnet_weights_check_pair(ctx, a, scan, &known));
+    CHECK(known == 0);
+    qnet_safetensors_destroy(scan);
+    scan = identified(ctx, "input=full", 0, 9);
+    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, a, scan, &known), QNET_ERROR_MISMATCH,
+                "full repeat ? fold ? ? of run ?");
+    CHECK_OK(ctx, qnet_weights_check_pair(ctx, plain, scan, &known));
+    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, NULL, scan, &known), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, a, scan, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    qnet_safetensors_destroy(scan);
+    qnet_safetensors_destroy(a);
+    qnet_safetensors_destroy(b);
+    qnet_safetensors_destroy(other);
+    qnet_safetensors_destroy(plain);
+    qnet_context_destroy(ctx);
+    CHECK(c.live == 0);
+}
+
 static void test_half_floats(void)
 {
     static const struct { qnet_dtype dtype; uint16_t bits; double value; } golden[] = {
@@ -1041,6 +1126,7 @@ int main(void)
     RUN(test_headless);
     RUN(test_negative_variance);
     RUN(test_needed_but_left_out);
+    RUN(test_pairs);
     RUN(test_half_floats);
     RUN(test_copy_twin);
     RUN(test_files);
