@@ -88,7 +88,7 @@ test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
 	@sh tests/run.sh $(BUILD)
 
-tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_phantom $(BUILD)/qnet_weights
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights)
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
@@ -100,6 +100,7 @@ $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/go
 EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
+$(BUILD)/tests/test_delong: examples/delong.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
 $(BUILD)/tests/test_trace: examples/trace.c
 
