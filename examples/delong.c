@@ -52,11 +52,11 @@ typedef struct scores {
     table t;
     char **name, *numbers; /* [columns]; numbers holds the names where the table has none */
     size_t label, cluster, where[MAX_WHERE], column[MAX_SCORES], models;
-    size_t kind[3];         /* level, input and repeat of crossval's table, unless by --where */
-    const char *first[3];   /* what these were in the first row */
+    int of_crossval;        /* the table is predictions.csv, with these columns: */
+    size_t kind[3];         /* level, input, repeat */
+    const char *first[3];   /* what stood there in the first row */
     const char *negative;   /* with --positive: the other label */
     size_t rows, room, other, skipped; /* other: rows that --where leaves out */
-    int of_crossval;        /* the table is predictions.csv */
     int *positive, *unit;   /* [rows]: 1 for the positive class; number of the cluster */
     const char **member;    /* [rows]: name of the cluster */
     double *value;          /* [rows][models] */
@@ -195,13 +195,8 @@ static int choose_columns(scores *s, const options *o, int header)
         return table_fail(&s->t, "column 1 has no name: which holds the labels? (--label)");
     if (label && find(s, label, strlen(label), &s->label) < 0) return -1;
     if (o->cluster && find(s, o->cluster, strlen(o->cluster), &s->cluster) < 0) return -1;
-    for (int k = 0; k < o->wheres; k++) {
+    for (int k = 0; k < o->wheres; k++)
         if (find(s, o->where[k], strcspn(o->where[k], "="), &s->where[k]) < 0) return -1;
-        for (int j = 0; j < 3; j++)
-            if (s->kind[j] == s->where[k]) s->kind[j] = NONE;
-    }
-    for (int k = 0; k < 3; k++)
-        if (!s->of_crossval) s->kind[k] = NONE;
     return o->score ? named_scores(s, o->score) : other_scores(s, o);
 }
 
@@ -251,8 +246,8 @@ static int add_row(scores *s, const options *o)
             return 1;
         }
     }
-    for (int k = 0; k < 3; k++) { /* the same scans in another form are no new ones */
-        const char *text = s->kind[k] == NONE ? "" : field[s->kind[k]];
+    for (int k = 0; k < 3 && s->of_crossval; k++) { /* the same scans again are no new ones */
+        const char *text = field[s->kind[k]];
         if (!s->first[k]) s->first[k] = text;
         if (strcmp(text, s->first[k]))
             return table_fail(&s->t, "%s is \"%.40s\" here and \"%.40s\" above: choose, as with "
@@ -497,5 +492,9 @@ int main(int argc, char **argv)
     free_scores(&s);
     qnet_buffer_free(ctx, &file);
     qnet_context_destroy(ctx);
+    if (status == QNET_OK && fflush(stdout) != 0) {
+        perror("delong: standard output");
+        return 1;
+    }
     return status != QNET_OK;
 }

@@ -31,16 +31,19 @@ typedef struct table {
 } table;
 
 /* text as it can be shown on a terminal: control characters as '?', at most `most` bytes of it and
-   "..." behind (cut before a whole UTF-8 character). out has room for most + 4. */
+   "..." behind, cut before a whole UTF-8 character. out has room for most + 4. */
 static void table_show(const char *text, size_t length, size_t most, char *out)
 {
     size_t n = length > most ? most : length, i;
+    unsigned char before = 0;
     while (n < length && n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
     for (i = 0; i < n; i++) {
         const unsigned char c = (unsigned char)text[i];
-        const int c1 = c == 0xC2 && i + 1 < length && (unsigned char)text[i + 1] < 0xA0;
+        /* the controls U+0080 to U+009F, in UTF-8 or as single bytes */
+        const int c1 = c >= 0x80 && c < 0xA0 && (before < 0x80 || before == 0xC2);
+        if (c1 && before == 0xC2) out[i - 1] = '?';
         out[i] = (char)((c < 32 && c != '\t') || c == 127 || c1 ? '?' : c);
-        if (c1 && i + 1 < n) out[++i] = '?';
+        before = c1 ? 0 : c;
     }
     strcpy(out + n, n < length ? "..." : "");
 }

@@ -103,6 +103,7 @@ printf 'label,a\n1,.9\n1,.8\n' > "$dir/one.csv"
 says 1 'both classes' "$dir/one.csv"
 says 1 'nofile.csv: no such file' "$dir/nofile.csv"
 says 0 '^usage: delong' --help
+[ -c /dev/full ] && ok "a full disk is an error" sh -c "! '$bin/delong' > /dev/full"
 for wrong in --nonsense --label '--missing maybe' '--where level' 'one.csv two.csv' '--label a --label b'; do
     says 2 'see --help' $wrong
 done

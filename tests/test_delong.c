@@ -109,6 +109,7 @@ static void test_refusals(void)
     refuses("1,NA,.6\n1,.9,.6\n0,.2,.6\n", "line 1: column 2: no value");
     refuses("1,.9x,.6\n1,.9,.6\n0,.2,.6\n", "line 1: column 2: expected a number such as 0.25, found \".9x\"");
     CHECK_CONTAINS(s.t.error, "(if it holds names: --header)");
+    refuses("HH,.9x\nHH,.5\nHC,2\n", "line 1: column 2: expected a number");
     refuses("HH,nan\nHH,.5\nHC,2\n", "line 1: column 2: expected a number");
     refuses("HH,NA\nHH,.5\nHC,2\n", "line 1: column 2: no value");
     refuses("HH,\nHH,.5\nHC,2\n", "line 1: column 2 has no name");
@@ -116,6 +117,7 @@ static void test_refusals(void)
     refuses(",truth,a\n0,1,.5\n1,0,2\n", "column 1 has no name");
     refuses("label,a\n1,.5\n0,.5 2\n", "line 3: column a: expected a number such as 0.25, found \".5 2\"");
     refuses("label;a\n1;0,5\n", "found \"0,5\"");
+    refuses("label,a\r\n\r\n1,.5\r\n1,x\r\n", "line 4: column a");
     refuses("label,a\n1,nan\n", "found \"nan\"");
     refuses("label,a\n1,-inf\n", "found \"-inf\"");
     refuses("label,a\n1,1e999\n", "found \"1e999\"");
@@ -144,11 +146,12 @@ static void test_refusals(void)
     CHECK(reads("label,a\n1,.5\0", 13) == -1);
     CHECK_CONTAINS(s.t.error, "line 2: a zero byte");
     /* What is shown of a long line ends before a whole character, and has no control characters. */
-    strcpy(text, "label,a\n1,");
+    strcpy(text, "label,a\n1 ,"); /* the cut falls into a character */
     for (int i = 0; i < 100; i++) strcat(text, "\xC3\xA9");
-    refuses(text, "\xC3\xA9...\"");
-    strcpy(text, "label,a\n1,\x07\xC2\x9B");
-    refuses(text, "line 2: column a: expected a number such as 0.25, found \"???\"; the line is \"1,???\"");
+    refuses(text, "\xA9...\"");
+    CHECK(strstr(s.t.error, "\xC3...") == NULL);
+    strcpy(text, "label,a\n1,\x07\xC2\x9B\x9B\x9B\xE2\x80\x93\x7F");
+    refuses(text, "found \"?????\xE2\x80\x93?\"; the line is \"1,?????\xE2\x80\x93?\"");
 }
 
 static void test_crossval_table(void)
