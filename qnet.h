@@ -79,6 +79,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
+       QNET_API               what stands before every public function, such as
+                              __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
                               only malloc, snprintf, strtod and their like are asked; no clock
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
@@ -88,9 +90,9 @@
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
-   QNET_REAL, QNET_STATIC and QNET_NO_STDIO change declarations: define them wherever the header is
-   included; files of different QNET_REAL do not link. QNET_USE_CBLAS wants a BLAS at link time
-   (-lopenblas).
+   QNET_REAL, QNET_STATIC, QNET_API and QNET_NO_STDIO change declarations: define them wherever the
+   header is included; files of different QNET_REAL do not link. QNET_USE_CBLAS wants a BLAS at link
+   time (-lopenblas).
 
    SYSTEMS
 
@@ -209,6 +211,8 @@
 #define QNET_VERSION_MINOR 1
 #define QNET_VERSION_PATCH 0
 #define QNET_VERSION "0.1.0"
+#define QNET_VERSION_NUMBER \
+    (QNET_VERSION_MAJOR * 10000 + QNET_VERSION_MINOR * 100 + QNET_VERSION_PATCH) /* for #if */
 
 #if defined(__FAST_MATH__) || defined(_M_FP_FAST) || \
     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
@@ -253,7 +257,7 @@ typedef QNET_REAL qnet_real;
 #else
 #define QNET_API static
 #endif
-#else
+#elif !defined(QNET_API)
 #define QNET_API extern
 #endif
 
@@ -428,6 +432,10 @@ QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
+/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
+   those of the header that its user was compiled with. */
+QNET_API const char *qnet_version(void);
+QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -2255,6 +2263,16 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #endif
                  compiler, threads, workers);
     }
+}
+
+QNET_API const char *qnet_version(void)
+{
+    return QNET_VERSION;
+}
+
+QNET_API int qnet_version_number(void)
+{
+    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
