@@ -9,6 +9,8 @@
 #   make golden   makes the numbers in tests/golden anew, where Python and R are
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-faults     every allocation and every file operation failed in turn, under both sanitizers
+#   make fuzz     each reader under clang's libFuzzer for FUZZ_SECONDS; FUZZ="nifti gzip" picks targets
 #   make test-openblas   the tests of the networks with OpenBLAS plugged in
 #   make test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd   tests on other systems, by
 #                 cross-compilers and emulators: each says which packages it needs
@@ -42,8 +44,13 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
+FAULTS := $(patsubst tests/faults/%.c,$(BUILD)/tests/faults_%,$(wildcard tests/faults/*.c))
+# Fuzz targets, and the programs that run them on their corpora without a fuzzer.
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
 
-.PHONY: parity-python all examples demo paper test test-sanitize parity parity-build golden bench bench-peers clean tests-build shared install
+.PHONY: parity-python all examples demo paper test test-sanitize test-faults fuzz parity parity-build golden bench \
+    bench-peers clean tests-build shared install
 
 all: examples $(BUILD)/qnet_weights
 
@@ -91,7 +98,8 @@ test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
 	@sh tests/run.sh $(BUILD)
 
-tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
+    $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
@@ -116,6 +124,47 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
+
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+	@mkdir -p $(BUILD)/tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+
+# What it checks is no kernel: compiled as fast as can be.
+$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
+    $(wildcard examples/*.[ch])
+	@mkdir -p $(BUILD)/tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm
+
+# "all": every point, where `make test` tries a part of those that take long.
+test-faults:
+	@$(MAKE) --no-print-directory faults-run BUILD=build/sanitize OPENMP= \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+faults-run: $(FAULTS) $(BUILD)/crossval $(BUILD)/make_phantom
+	@failed=; for test in $(FAULTS); do $$test all || failed=1; done; test -z "$$failed"
+
+# The inputs that a fuzzer makes gather in build/fuzz/corpus; what fails is kept as build/fuzz/NAME-crash-...
+FUZZ_CC ?= clang
+FUZZ_SECONDS ?= 30
+fuzz:
+	@mkdir -p $(BUILD)/fuzz
+	@echo '#include <stddef.h>' > $(BUILD)/fuzz/empty.c
+	@echo 'int LLVMFuzzerTestOneInput(const unsigned char *p, size_t n) { (void)p; return n > 99; }' >> $(BUILD)/fuzz/empty.c
+	@$(FUZZ_CC) -fsanitize=fuzzer,address,undefined $(BUILD)/fuzz/empty.c -o $(BUILD)/fuzz/empty 2> /dev/null || \
+	    { echo "make fuzz: needs clang with libFuzzer (Debian: clang and libclang-rt-dev; FUZZ_CC=...)"; exit 1; }
+	@for name in $(FUZZ); do \
+	    $(FUZZ_CC) -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	        $(PRIVATE) -w -I. -Iexamples tests/fuzz/$$name.c -o $(BUILD)/fuzz/$$name -lm || exit 1; \
+	    mkdir -p $(BUILD)/fuzz/corpus/$$name; \
+	    dictionary=; if [ -f tests/fuzz/$$name.dict ]; then dictionary=-dict=tests/fuzz/$$name.dict; fi; \
+	    $(BUILD)/fuzz/$$name $$dictionary -max_len=4096 -rss_limit_mb=1024 -timeout=20 -print_final_stats=1 \
+	        -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(BUILD)/fuzz/$$name- \
+	        $(BUILD)/fuzz/corpus/$$name tests/fuzz/corpus/$$name > $(BUILD)/fuzz/$$name.txt 2>&1 || \
+	        { tail -n 40 $(BUILD)/fuzz/$$name.txt; exit 1; }; \
+	    echo "$$name: $$(sed -n 's/.*executed_units: *//p' $(BUILD)/fuzz/$$name.txt) inputs, none failed"; \
+	done
 
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \

@@ -13168,7 +13168,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
-#define QNET__NIFTI_TRUST      ((size_t)1 << 24) /* voxels allocated on the header's word alone */
+#define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
 /* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
    voxel, not supported. */
@@ -13535,15 +13535,14 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. A header that asks
-   for very many gets them step by step, as the file delivers: a short file cannot make a huge
-   allocation. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
+   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t bytes = (size_t)in->kind->bytes, done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 4 ? done * 4 : in->count;
+            size_t grown = done < in->count / 16 ? done * 16 : in->count;
             float *more;
             if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
             more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
@@ -14465,6 +14464,9 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
     header_bytes = qnet__load_le64(length);
+    if (header_bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
     if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
         char brace = 0;
         QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
