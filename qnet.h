@@ -53,7 +53,6 @@
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
-   - No fsync: a file is whole or absent after a crash of the program, not after a power cut.
    - It uses the CPU only, in single precision (double as a reference build).
 
    QUICK START
@@ -83,6 +82,8 @@
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
                               only malloc, snprintf, strtod and their like are asked; no clock
+       QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
+                              but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
@@ -151,6 +152,15 @@
    and a Q-Net which embedding it belongs to: qnet_weights_check_pair refuses any other. A
    checkpoint is a safetensors file too.
    Volumes are NIfTI-1; world coordinates are RAS+ in mm. Susceptibility is in ppm, R2* in 1/s.
+
+   FILES
+
+   Paths are the system's bytes on POSIX and UTF-8 on Windows, where \ separates folders as / does.
+   A file is written under a name of its own (path.<process>-<n>.tmp), forced to the disk and
+   renamed: whatever stops the program, or the power, path holds all of the old or all of the new.
+   What a killed program leaves of its .tmp goes when an experiment resumes, otherwise it stays.
+   Files have the mode 0666 and folders 0777, less the umask: at the usual 022 everybody on a shared
+   machine can read them. Where they tell of patients, say `umask 077` first.
 
    THE PAPER'S NUMBERS, by section, and what holds them (tests/test_paper.c asks for each one)
 
@@ -285,7 +295,8 @@ extern "C" {
     X(QNET_ERROR_MISMATCH,    "weights or checkpoint belong to another network or configuration") \
     X(QNET_ERROR_DATA,        "the data cannot be used")                                          \
     X(QNET_ERROR_LEAK,        "a subject is on both sides of a train/test split")                 \
-    X(QNET_ERROR_NUMERIC,     "NaN or infinity")
+    X(QNET_ERROR_NUMERIC,     "NaN or infinity")                                                  \
+    X(QNET_ERROR_BUSY,        "another run works in this folder")
 
 typedef enum qnet_status {
 #define QNET__STATUS_ENUM(name, text) name,
@@ -473,20 +484,21 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
-   writer a qnet_sink or a path. A path is written as "path.tmp" and renamed when complete; a
-   symbolic link or a device of that name is replaced by the file. There is no fsync behind it.
+   writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
+   symbolic link or a device of that name is replaced by the file. See FILES in the manual.
    ============================================================================================ */
 
 typedef struct qnet_source {
     void *user;
-    /* Reads up to size bytes into dst; *got < size only at the end. Non-zero: an I/O error. */
+    /* Reads up to size bytes into dst; *got < size only at the end. Non-zero: an I/O error, with
+       the system's reason in errno or 0. */
     int (*read)(void *user, void *dst, size_t size, size_t *got);
     const char *name; /* for error sentences; NULL: "(memory)" */
 } qnet_source;
 
 typedef struct qnet_sink {
     void *user;
-    int (*write)(void *user, const void *src, size_t size); /* non-zero: an I/O error */
+    int (*write)(void *user, const void *src, size_t size); /* non-zero: as above */
     const char *name;
 } qnet_sink;
 
@@ -516,12 +528,13 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer);
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name);
 
 #ifndef QNET_NO_STDIO
-/* Writes bytes to path by way of path.tmp and a rename: the old file stays on any failure. */
+/* Writes bytes to path, whole or not at all: the old file stays on any failure. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size);
 /* Reads a whole file of at most limit bytes (0: QNET_MAX_FILE_BYTES) into an empty buffer. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out);
+/* 1 also for what cannot be looked at (no permission, a disk error): opening it says why. */
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
@@ -1472,6 +1485,7 @@ typedef struct qnet_experiment {
    earlier result stays whole on any failure. resume: goes on from out/checkpoint with the same
    bits. weights: a torchvision ResNet18 safetensors file, or NULL for random initial weights;
    with such a file, inputs that are not normalised otherwise get ImageNet's mean and std.
+   QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained on these very subjects. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
@@ -1541,14 +1555,23 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #include <time.h>
 #if defined(_WIN32)
 #include <direct.h>
+#include <fcntl.h>
 #include <io.h>
+#include <process.h>
+#include <share.h>
 #include <sys/stat.h>
+#include <sys/timeb.h>
 #include <sys/types.h>
+#include <wchar.h>
 #define QNET__WINDOWS 1
 #elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__) || defined(__wasi__)
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 #define QNET__POSIX 1
 #endif
 #endif
@@ -1754,28 +1777,60 @@ QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
+#define QNET__SENTENCE 1024 /* bytes of a sentence, its end included */
 
 struct qnet_context {
     qnet_hooks hooks;
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
-    char error[1024]; /* the sentence of the last failure */
+    char error[QNET__SENTENCE]; /* of the last failure */
 };
+
+/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
+   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
+   surrogates). */
+static size_t qnet__printable(const unsigned char *p)
+{
+    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    size_t i;
+    for (i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
+    }
+    if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
+    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
+    if (n == 3)
+        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
+    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+}
+
+/* A sentence as printf makes it. File names and file contents come into it, and it goes to
+   terminals: what is not printable is written as \x1b. */
+static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list args)
+{
+    char raw[QNET__SENTENCE]; /* aside: an argument may be the last error itself */
+    const unsigned char *p = (const unsigned char *)raw;
+    size_t used = 0;
+    if (vsnprintf(raw, sizeof raw, fmt, args) < 0) raw[0] = '\0';
+    while (*p) {
+        const size_t n = qnet__printable(p);
+        if (used + (n > 0 ? n : 4) >= QNET__SENTENCE) break;
+        if (n > 0) memcpy(text + used, p, n);
+        else snprintf(text + used, 5, "\\x%02x", (unsigned)*p);
+        used += n > 0 ? n : 4;
+        p += n > 0 ? n : 1;
+    }
+    text[used] = '\0';
+}
 
 /* Records the sentence of a failure; ctx may be NULL. */
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
-    /* Formatted aside first: an argument may be the last error itself. */
-    char text[sizeof ((qnet_context *)0)->error];
     va_list args;
     if (ctx == NULL) {
         return;
     }
     va_start(args, fmt);
-    if (vsnprintf(text, sizeof text, fmt, args) < 0) {
-        text[0] = '\0';
-    }
+    qnet__sentence(ctx->error, fmt, args);
     va_end(args);
-    memcpy(ctx->error, text, sizeof text);
 }
 
 /* Records the sentence and gives the status, so that a failure is one
@@ -1947,6 +2002,12 @@ static double qnet__default_seconds(void *user)
         (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
         return (double)now[0] + 1e-9 * (double)now[1];
     }
+#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX)
+    {
+        struct timespec now = { 0, 0 };
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    }
 #elif defined(TIME_UTC)
     {
         struct timespec now;
@@ -1954,6 +2015,12 @@ static double qnet__default_seconds(void *user)
             return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
         }
         return (double)time(NULL);
+    }
+#elif defined(_WIN32)
+    {
+        struct __timeb64 now;
+        _ftime64(&now);
+        return (double)now.time + 1e-3 * now.millitm;
     }
 #else
     return (double)time(NULL);
@@ -2190,15 +2257,13 @@ QNET__HELPER int qnet__report(qnet_context *ctx, const qnet_progress_info *info)
 QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level level,
                                                const char *fmt, ...)
 {
-    char text[1024];
+    char text[QNET__SENTENCE];
     va_list args;
     if (ctx->hooks.log.message == NULL) {
         return;
     }
     va_start(args, fmt);
-    if (vsnprintf(text, sizeof text, fmt, args) < 0) {
-        text[0] = '\0';
-    }
+    qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
 }
@@ -2402,32 +2467,59 @@ QNET__HELPER const char *qnet__sink_name(const qnet_sink *sink)
     return sink->name != NULL ? sink->name : "(memory)";
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
+/* "path: doing what failed: the system's reason", from errno where that is not 0. */
+static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const char *what)
 {
-    size_t done = 0;
-    while (done < n) {
-        size_t got = 0;
-        if (src->read(src->user, (unsigned char *)dst + done, n - done, &got) != 0) {
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading %s failed", qnet__source_name(src),
-                              what);
-        }
-        if (got == 0 || got > n - done) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-        done += got;
+    const int code = errno;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: %s failed%s%s", name, what, code ? ": " : "",
+                      code ? strerror(code) : "");
+}
+
+/* Up to n bytes into dst; fewer, or none, only at the end. */
+QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
+                                         size_t *got)
+{
+    *got = 0;
+    errno = 0;
+    if (src->read(src->user, dst, n, got) != 0 || *got > n) {
+        *got = 0;
+        return qnet__io_error(ctx, qnet__source_name(src), "reading");
     }
     return QNET_OK;
 }
 
+/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
+                                          const char *what)
+{
+    size_t done = 0, got;
+    for (; done < n; done += got) {
+        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
+        if (got == 0) {
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
+                              qnet__source_name(src), (double)n, what, (double)done);
+        }
+    }
+    return QNET_OK;
+}
+
+static int qnet__buffer_write(void *user, const void *src, size_t size);
+
 QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    if (n > 0 && sink->write(sink->user, src, n) != 0) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: writing %.0f bytes failed",
-                          qnet__sink_name(sink), (double)n);
+    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        if (status != QNET_OK)
+            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                              qnet_last_error(buffer->ctx));
+    } else if (n > 0) {
+        char what[40];
+        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+        errno = 0;
+        if (sink->write(sink->user, src, n) != 0)
+            return qnet__io_error(ctx, qnet__sink_name(sink), what);
     }
     return QNET_OK;
 }
@@ -2557,14 +2649,12 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
     unsigned char chunk[4096];
     qnet_status status = QNET_OK;
     for (;;) {
-        size_t got = 0;
-        if (source->read(source->user, chunk, sizeof chunk, &got) != 0 || got > sizeof chunk) {
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed",
-                                qnet__source_name(source));
-        } else if (got > limit - out->size) {
+        size_t got;
+        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
+        if (status == QNET_OK && got > limit - out->size) {
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
                                 qnet__source_name(source), (double)limit);
-        } else {
+        } else if (status == QNET_OK) {
             status = qnet_buffer_append(ctx, out, chunk, got);
         }
         if (status != QNET_OK) {
@@ -2579,32 +2669,168 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* What a path leads to: 0 nothing, 1 a file, 2 a folder. */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+
+#if defined(QNET__POSIX)
+#define qnet__remove remove
+#define qnet__rename rename
+#define qnet__fopen fopen
+#define qnet__process() getpid()
+#define qnet__is_separator(c) ((c) == '/')
+/* For what comes into being here and nowhere else: not through a link, nor over a file. */
+#define qnet__fopen_new(path) fopen((path), "wbx")
+/* Strict C99 hides these, too. */
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+extern int qnet__fsync(int file) __asm__("fsync");
+#else
+#define qnet__fsync fsync
+#endif
+#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
+#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
+#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
+#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
+#else
+#define QNET__OPEN_FLAGS 0
+#endif
+
+#elif defined(QNET__WINDOWS)
+#define qnet__process() _getpid()
+#define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+/* windows.h is not wanted for four functions; these are its own declarations. */
+#ifdef __cplusplus
+extern "C" {
+#endif
+__declspec(dllimport) unsigned long __stdcall GetLastError(void);
+__declspec(dllimport) int __stdcall MoveFileExW(const wchar_t *from, const wchar_t *to,
+                                                unsigned long flags);
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned page, unsigned long flags,
+                                                        const char *text, int bytes, wchar_t *wide,
+                                                        int size);
+__declspec(dllimport) int __stdcall WideCharToMultiByte(unsigned page, unsigned long flags,
+                                                        const wchar_t *wide, int count, char *text,
+                                                        int size, const char *unknown, int *used);
+#ifdef __cplusplus
+}
+#endif
+#define QNET__UTF8 65001
+
+/* UTF-8 to the system's UTF-16, without separators at the end, which stat does not take. 0, and
+   errno says why: too long, or no UTF-8. */
+static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
+{
+    int n = MultiByteToWideChar(QNET__UTF8, 8 /* strictly */, path, -1, wide, QNET__UTF16_SIZE);
+    if (n == 0) {
+        errno = GetLastError() == 122 /* does not fit */ ? ENAMETOOLONG : EILSEQ;
+        return 0;
+    }
+    for (n -= 2; n > 0 && (wide[n] == L'/' || wide[n] == L'\\') && wide[n - 1] != L':'; n--)
+        wide[n] = 0;
+    return 1;
+}
+
+static int qnet__remove(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
+}
+
+static int qnet__rename(const char *from, const char *to)
+{
+    wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
+    unsigned long code;
+    if (!qnet__utf16(from, wide_from) || !qnet__utf16(to, wide_to)) return -1;
+    if (MoveFileExW(wide_from, wide_to, 1 | 8 /* replaces, writes through */)) return 0;
+    code = GetLastError();
+    errno = code == 2 || code == 3 ? ENOENT : code == 5 || code == 32 ? EACCES
+          : code == 112 ? ENOSPC : EIO;
+    return -1;
+}
+
+static FILE *qnet__fopen(const char *path, const char *mode)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    QNET__UNUSED(mode); /* "rb", the only one */
+    return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
+}
+
+static FILE *qnet__fopen_new(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    int file;
+    if (!qnet__utf16(path, wide)) return NULL;
+    file = _wopen(wide, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
+                  _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+}
+
+#else
+#define qnet__remove remove
+#define qnet__rename rename
+#define qnet__fopen fopen
+#define qnet__fopen_new(path) fopen((path), "wb")
+#define qnet__process() 0
+#define qnet__is_separator(c) ((c) == '/')
+#endif
+
+/* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
+   that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
 #if defined(QNET__POSIX)
     struct stat info;
-    if (stat(path, &info) != 0) {
-        return 0;
-    }
-    return S_ISDIR(info.st_mode) ? 2 : 1;
+    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
 #elif defined(QNET__WINDOWS)
-    struct _stat info;
-    if (_stat(path, &info) != 0) {
-        return 0;
-    }
-    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
+        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
 #else
     FILE *stream = fopen(path, "rb");
-    if (stream == NULL) {
-        return 0;
+    if (stream != NULL) {
+        fclose(stream);
+        return 1;
     }
-    fclose(stream);
-    return 1;
+#endif
+    return errno != ENOENT && errno != ENOTDIR;
+}
+
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+/* Forces a closed file, or the names in a folder, to the disk. */
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#endif
+
+/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
+   which is whole too: no failure. */
+static void qnet__sync_folder(char *path)
+{
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+    char *slash = strrchr(path, '/');
+    if (slash == NULL) {
+        (void)qnet__sync(".");
+    } else if (slash == path) {
+        (void)qnet__sync("/");
+    } else {
+        *slash = '\0';
+        (void)qnet__sync(path);
+        *slash = '/';
+    }
+#else
+    QNET__UNUSED(path);
 #endif
 }
 
-/* An open file, with copies of its names: `path`, and `temporary` = path.tmp when writing. */
+/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
@@ -2625,7 +2851,9 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* Fills f with the two names of a path and no stream. */
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Fills f with the path, room for the temporary name, and no stream. */
 static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
 {
     size_t length;
@@ -2635,15 +2863,13 @@ static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__f
     length = strlen(path);
     f->ctx = ctx;
     f->stream = NULL;
-    f->bytes = 2 * (length + 1) + 4;
+    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
     f->path = (char *)qnet__alloc(ctx, f->bytes);
     if (f->path == NULL) {
         return qnet__no_memory(ctx, f->bytes, "a file name");
     }
     f->temporary = f->path + length + 1;
     memcpy(f->path, path, length + 1);
-    memcpy(f->temporary, path, length);
-    memcpy(f->temporary + length, ".tmp", 5);
     return QNET_OK;
 }
 
@@ -2707,7 +2933,7 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (qnet__path_kind(path) == 2) {
         errno = 0; /* fopen opens folders on some systems */
     } else {
-        f->stream = fopen(path, "rb");
+        f->stream = qnet__fopen(path, "rb");
     }
     if (f->stream == NULL) {
         int code = errno; /* 0: not even tried, a folder */
@@ -2798,19 +3024,25 @@ QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *sourc
 }
 #endif
 
-/* Opens path.tmp for writing; *out writes to it until qnet__file_commit or qnet__file_abandon. On
-   failure there is nothing to close. */
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
+   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
+   there is nothing to close. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
     QNET__TRY(qnet__file_names(ctx, path, f));
-    errno = 0;
-    f->stream = fopen(f->temporary, "wb");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
+                 (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
     if (f->stream == NULL) {
-        int code = errno;
+        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
+                                        f->temporary, strerror(errno));
         qnet__file_close(f);
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s.tmp: cannot be opened for writing: %s", path,
-                          strerror(code));
+        return status;
     }
     out->user = f;
     out->write = qnet__file_write;
@@ -2818,39 +3050,42 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Closes and removes path.tmp; what was at path stays. */
+/* Closes and removes the temporary file; what was at path stays. */
 QNET__HELPER void qnet__file_abandon(qnet__file *f)
 {
     if (f->stream != NULL) {
         fclose(f->stream);
         f->stream = NULL;
     }
-    remove(f->temporary);
+    (void)qnet__remove(f->temporary);
     qnet__file_close(f);
 }
 
-/* Closes path.tmp and renames it to path. On failure path.tmp is removed and path stays. */
+/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
+   removed and path stays. */
 QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
 {
     int bad = ferror(f->stream), code;
     errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
     bad |= fclose(f->stream);
     f->stream = NULL;
-#ifdef QNET__WINDOWS
-    if (!bad) {
-        remove(f->path); /* rename does not replace there */
-    }
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+    bad = bad || qnet__sync(f->temporary) != 0;
 #endif
-    if (!bad) {
-        bad = rename(f->temporary, f->path);
-    }
+    bad = bad || qnet__rename(f->temporary, f->path) != 0;
     code = errno;
     if (bad) {
         qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        code != 0 ? strerror(code) : "a write failed");
+                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
+                                        : code != 0                   ? strerror(code)
+                                                                      : "a write failed");
         qnet__file_abandon(f);
         return status;
     }
+    qnet__sync_folder(f->path);
     qnet__file_close(f);
     return QNET_OK;
 }
@@ -2914,7 +3149,8 @@ static void qnet__make_one_folder(const char *path)
 #if defined(QNET__POSIX)
     (void)mkdir(path, 0777);
 #elif defined(QNET__WINDOWS)
-    (void)_mkdir(path);
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(path, wide)) (void)_wmkdir(wide);
 #else
     QNET__UNUSED(path);
 #endif
@@ -2929,7 +3165,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
     /* Parents that cannot be made may be there already: only the folder itself counts. */
     for (i = 1; names.path[i] != '\0'; i++) {
         char c = names.path[i];
-        if (c == '/' || c == '\\') {
+        if (qnet__is_separator(c)) {
             names.path[i] = '\0';
             qnet__make_one_folder(names.path);
             names.path[i] = c;
@@ -2982,30 +3218,38 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry;
+    struct dirent *entry = NULL;
     if (folder == NULL) {
-        return qnet__fail(ctx, errno == EACCES ? QNET_ERROR_IO : QNET_ERROR_NOT_FOUND,
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
     }
-    while (status == QNET_OK && (entry = readdir(folder)) != NULL) {
-        status = qnet__list_add(ctx, names, path, entry->d_name);
-    }
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0)
+        status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
 #else
-    char pattern[1024];
-    struct _finddata_t entry;
-    intptr_t handle;
-    if (strlen(path) + 3 > sizeof pattern) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.100s...: the path is too long", path);
-    }
-    snprintf(pattern, sizeof pattern, "%s/*", path);
-    handle = _findfirst(pattern, &entry);
+    wchar_t wide[QNET__UTF16_SIZE + 2];
+    char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
+    struct _wfinddata64_t entry;
+    intptr_t handle = -1;
+    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
     if (handle == -1) {
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such folder", path);
+        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+                          "%s: the folder cannot be opened: %s", path, strerror(errno));
     }
     do {
-        status = qnet__list_add(ctx, names, path, entry.name);
-    } while (status == QNET_OK && _findnext(handle, &entry) == 0);
+        if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
+            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
+        else
+            status = qnet__list_add(ctx, names, path, name);
+        errno = ENOENT;
+    } while (status == QNET_OK && _wfindnext64(handle, &entry) == 0);
+    if (status == QNET_OK && errno != ENOENT) /* ENOENT: no more */
+        status = qnet__io_error(ctx, path, "reading the folder");
     _findclose(handle);
 #endif
     return status;
@@ -3041,6 +3285,180 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     QNET__UNUSED(bytes);
     return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
 #endif
+}
+
+/* ---- The lock of a folder ---------------------------------------------------------------------
+   A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
+   process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
+   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
+   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+
+typedef struct qnet__lock {
+    char path[640]; /* of the file */
+    int file;
+    size_t there; /* bytes of the folder's path that were there before */
+} qnet__lock;
+
+/* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
+   days-to-civil, years from March on): gmtime's result is shared by threads. */
+static void qnet__holder_text(char text[320])
+{
+    const long long now = (long long)time(NULL), z = now / 86400 + 719468;
+    const int s = (int)(now % 86400), of_era = (int)(z % 146097);
+    const int years = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    const int days = of_era - (365 * years + years / 4 - years / 100), m = (5 * days + 2) / 153;
+    const int month = m < 10 ? m + 3 : m - 9;
+    const char *host = "this machine";
+#if defined(QNET__POSIX)
+    struct utsname names;
+    if (uname(&names) >= 0) host = names.nodename;
+#elif defined(QNET__WINDOWS)
+    if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
+#endif
+    snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
+             (unsigned long)qnet__process(), host, (int)(z / 146097) * 400 + years + (month < 3),
+             month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
+}
+
+#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+/* The refusal, from a file that the holder wrote. */
+static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
+{
+    char text[320];
+#ifdef QNET__POSIX
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
+#else
+    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
+#endif
+    text[n > 0 ? n : 0] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
+                      text[0] ? text : "it has not yet said which");
+}
+#endif
+
+#if defined(QNET__POSIX)
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    struct stat mine, named;
+    for (int tries = 0; tries < 100; tries++) {
+        int code;
+        lock->file = open(lock->path, O_RDWR | O_CREAT | QNET__OPEN_FLAGS, 0666);
+        if (lock->file < 0) return qnet__io_error(ctx, lock->path, "opening");
+        if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
+            const qnet_status status =
+                errno == EWOULDBLOCK ? qnet__lock_busy(ctx, lock, lock->file)
+                                     : qnet__io_error(ctx, lock->path, "locking");
+            code = errno;
+            close(lock->file);
+            if (status == QNET_ERROR_BUSY) return status;
+            if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
+            lock->file = -1;
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%s: this file system has no locks: nothing keeps a second run from this "
+                      "folder", lock->path);
+            return QNET_OK;
+        }
+        /* Ours, unless its last holder has removed it since it was opened; what a dead process has
+           left goes the same way. */
+        if (fstat(lock->file, &mine) == 0 && stat(lock->path, &named) == 0 &&
+            mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) {
+            if (mine.st_size == 0) return QNET_OK;
+            (void)qnet__remove(lock->path);
+        }
+        close(lock->file);
+    }
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
+}
+#elif defined(QNET__WINDOWS)
+/* There the open file itself is the lock: nobody else may open it to write. */
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(lock->path, wide)) {
+        lock->file = _wsopen(wide, _O_RDWR | _O_CREAT | _O_TRUNC | _O_BINARY | _O_NOINHERIT,
+                             _SH_DENYWR, _S_IREAD | _S_IWRITE);
+        if (lock->file >= 0) return QNET_OK;
+        if (errno == EACCES) {
+            const int file = _wsopen(wide, _O_RDONLY | _O_BINARY | _O_NOINHERIT, _SH_DENYNO, 0);
+            const qnet_status status = qnet__lock_busy(ctx, lock, file);
+            if (file >= 0) {
+                _close(file);
+                return status;
+            }
+            errno = EACCES;
+        }
+    }
+    return qnet__io_error(ctx, lock->path, "locking");
+}
+#else
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    QNET__UNUSED(ctx);
+    lock->file = -1;
+    return QNET_OK;
+}
+#endif
+
+/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+static void qnet__lock_tidy(const qnet__lock *lock)
+{
+    char path[sizeof lock->path];
+    strcpy(path, lock->path);
+    for (size_t n = strlen(path); n > lock->there; n--) {
+        if (!qnet__is_separator(path[n])) continue;
+        path[n] = '\0';
+        (void)qnet__remove(path); /* fails for a folder that holds anything */
+    }
+}
+
+/* Makes a folder and locks it until qnet__lock_release; QNET_ERROR_BUSY: another run has it. */
+static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
+{
+    char text[320];
+    qnet_status status;
+    size_t n = strlen(folder);
+    lock->file = -1;
+    if (n + sizeof "/run.lock" > sizeof lock->path)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
+    memcpy(lock->path, folder, n + 1);
+    while (n > 0 && qnet__path_kind(lock->path) == 0) { /* to the next folder above */
+        while (n > 0 && qnet__is_separator(lock->path[n - 1])) n--;
+        while (n > 0 && !qnet__is_separator(lock->path[n - 1])) n--;
+        lock->path[n] = '\0';
+    }
+    lock->there = n;
+    snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
+    status = qnet_make_folder(ctx, folder);
+    if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
+    if (status != QNET_OK) {
+        qnet__lock_tidy(lock);
+        return status;
+    }
+    qnet__holder_text(text);
+    /* The lock holds without its text, should that not be written. */
+#if defined(QNET__POSIX)
+    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
+#elif defined(QNET__WINDOWS)
+    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+#endif
+    return QNET_OK;
+}
+
+/* The file goes while the lock still holds; Windows removes no open files. */
+static void qnet__lock_release(qnet__lock *lock)
+{
+#if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
+    if (lock->file >= 0) {
+        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+        close(lock->file);
+    }
+#elif defined(QNET__WINDOWS)
+    _close(lock->file);
+    (void)qnet__remove(lock->path);
+#endif
+    qnet__lock_tidy(lock);
 }
 
 #endif /* QNET_NO_STDIO */
@@ -12075,16 +12493,14 @@ static void qnet__inflate_refill(qnet__inflate *s)
 {
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
-            size_t got = 0;
+            size_t got;
+            qnet_status status;
             if (s->source_ended) break;
-            if (s->source->read(s->source->user, s->input, sizeof s->input, &got) != 0) {
-                got = 0;
-                s->status = qnet__fail(s->ctx, QNET_ERROR_IO, "%s: reading failed",
-                                       qnet__source_name(s->source));
-            }
+            status = qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
+            if (status != QNET_OK) s->status = status;
             s->source_ended = got == 0;
             s->in.at = s->input;
-            s->in.end = s->input + qnet__min_size(got, sizeof s->input);
+            s->in.end = s->input + got;
             if (got == 0) break;
         }
         s->in.bits |= (uint64_t)*s->in.at++ << s->in.count;
@@ -13492,8 +13908,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
     if (in->packed) return qnet__inflate_read(&in->inflate, dst, size, got);
     for (*got = 0; *got < size; *got += n) {
         unsigned char *to = (unsigned char *)dst + *got;
-        if (in->source->read(in->source->user, to, size - *got, &n) != 0 || n > size - *got)
-            return qnet__fail(in->ctx, QNET_ERROR_IO, "%s: reading failed", in->name);
+        QNET__TRY(qnet__read_some(in->ctx, in->source, to, size - *got, &n));
         if (n == 0) break;
     }
     return QNET_OK;
@@ -14398,8 +14813,7 @@ static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, si
         if (out->capacity - out->size <= ask)
             QNET__TRY(qnet__buffer_reserve(
                 ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        if (source->read(source->user, out->bytes + out->size, ask, &got) != 0 || got > ask)
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
         out->size += got;
         out->bytes[out->size] = 0;
         if (got == 0)
@@ -14506,8 +14920,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
 #endif
     if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
-    if (source->read(source->user, &extra, 1, &got) != 0)
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", f->name);
+    QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
@@ -22593,7 +23006,7 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
 
 static void qnet__remove_file(const char *path)
 {
-    (void)remove(path); /* a work file that is not there is as good as removed */
+    (void)qnet__remove(path); /* a work file that is not there is as good as removed */
 }
 
 #define QNET__METADATA_PAIRS 64
@@ -23189,6 +23602,9 @@ static qnet_status qnet__cams(qnet__job *job)
                 job->repeat = 0;
                 job->fold = e->fold[s];
                 qnet__job_path(job, "-resnetswa.safetensors", path);
+                if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
+                    snprintf(path, sizeof path, "%s/weights%s", e->out,
+                             strrchr(path, '/'));
                 status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
                 if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
                 if (status != QNET_OK) goto done;
@@ -23435,10 +23851,70 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
                       was, (int)strcspn(now, "\n"), now);
 }
 
-/* 1 for the name of a fold's file in out/checkpoint. */
-static int qnet__is_fold_file(const char *name)
+/* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
+typedef enum qnet__work_kind {
+    QNET__WORK_OTHER,      /* none of a run's */
+    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
+    QNET__WORK_REPORT,     /* to be moved to out */
+    QNET__WORK_RESULT,     /* of a fold that is done */
+    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
+    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
+    QNET__WORK_KINDS
+} qnet__work_kind;
+
+static int qnet__ends_with(const char *name, const char *end)
 {
-    return strncmp(name, "crop-", 5) == 0 || strncmp(name, "full-", 5) == 0;
+    const size_t length = strlen(name), n = strlen(end);
+    return length >= n && strcmp(name + length - n, end) == 0;
+}
+
+/* What qnet_experiment_save writes. */
+static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
+                                                  "report.html", "results.json" };
+
+static qnet__work_kind qnet__work_kind_of(const char *name)
+{
+    if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
+    }
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
+    if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
+    return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
+}
+
+/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
+   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
+                                    int count[QNET__WORK_KINDS])
+{
+    qnet_context *ctx = e->ctx;
+    char from[960], target[960], (*names)[QNET__NAME_SIZE];
+    size_t names_count, bytes;
+    qnet_status status = QNET_OK;
+    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
+    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
+    for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
+        const qnet__work_kind found = qnet__work_kind_of(names[i]);
+        count[found]++;
+        if (found != kind) continue;
+        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+        if (to == NULL) {
+            qnet__remove_file(from);
+            continue;
+        }
+        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        if (qnet__rename(from, target) != 0)
+            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from, target,
+                                strerror(errno));
+    }
+    qnet__free(ctx, names, bytes);
+    if (status == QNET_OK && to != NULL) {
+        snprintf(target, sizeof target, "%s%s/", e->out, to);
+        qnet__sync_folder(target);
+    }
+    return status;
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
@@ -23446,17 +23922,22 @@ static int qnet__is_fold_file(const char *name)
 static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
-    char folder[600], path[700], (*names)[256];
-    size_t count, bytes, unfinished = 0;
+    char folder[600], path[700];
+    int count[QNET__WORK_KINDS], unfinished;
     qnet_buffer old;
     qnet_status status;
     memset(&old, 0, sizeof old);
     snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
     snprintf(path, sizeof path, "%s/config.txt", folder);
     QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) unfinished += (size_t)qnet__is_fold_file(names[i]);
-    qnet__free(ctx, names, bytes);
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
+    unfinished =
+        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
+        unfinished = 0;
+    }
     if (resume && unfinished > 0 && qnet_file_exists(path)) {
         QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
         status = qnet_buffer_append(ctx, &old, "", 1);
@@ -23470,9 +23951,9 @@ static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experimen
     if (unfinished > 0) {
         return qnet__fail(
             ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%lu files); resume it, or remove that folder "
+            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
             "to begin anew",
-            folder, (unsigned long)unfinished);
+            folder, unfinished);
     }
     return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
@@ -23643,41 +24124,29 @@ static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
     return status;
 }
 
-/* Moves the weight files of a run that is complete from checkpoint/ to weights/. */
-static qnet_status qnet__publish_weights(const qnet_experiment *e)
+/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
+   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
+   config.txt is removed, a resume finds all folds done and comes here again; from then on the run
+   counts as complete, and what is left of it as litter. */
+static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    qnet_context *ctx = e->ctx;
-    char folder[700], from[960], to[960], (*names)[256];
-    size_t count, bytes;
-    qnet_status status = QNET_OK;
-    snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count && status == QNET_OK; i++) {
-        const size_t length = strlen(names[i]);
-        if (!qnet__is_fold_file(names[i])) continue;
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (length > 19 && strcmp(names[i] + length - 19, "-result.safetensors") == 0) continue;
-        snprintf(to, sizeof to, "%s/weights/%s", e->out, names[i]);
-#ifdef _WIN32
-        qnet__remove_file(to); /* rename does not replace there */
-#endif
-        if (rename(from, to) != 0) {
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s", from, to);
-        }
-    }
-    for (size_t i = 0; i < count && status == QNET_OK; i++) { /* what is left are the results */
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (qnet__is_fold_file(names[i])) qnet__remove_file(from);
-    }
-    qnet__free(ctx, names, bytes);
-    if (status == QNET_OK) {
-        snprintf(from, sizeof from, "%s/checkpoint/config.txt", e->out);
-        qnet__remove_file(from);
-        (void)remove(folder); /* the empty folder goes where the system's remove takes folders */
-    }
-    return status;
+    char path[700];
+    int count[QNET__WORK_KINDS];
+    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    QNET__TRY(qnet_experiment_save(e, path));
+    snprintf(path, sizeof path, "%s/weights", e->out);
+    QNET__TRY(qnet_make_folder(e->ctx, path));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
+    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    if (qnet__remove(path) != 0)
+        return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
+                          strerror(errno));
+    (void)qnet__work_clear(e, QNET__WORK_RESULT, NULL, count);
+    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    (void)qnet__remove(path); /* if it is empty */
+    return QNET_OK;
 }
 
 /* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
@@ -23735,8 +24204,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     qnet_buffer_free(ctx, &text);
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__seconds(ctx) - begin;
-    if (status == QNET_OK) status = qnet_experiment_save(e, e->out);
-    if (status == QNET_OK) status = qnet__publish_weights(e);
+    if (status == QNET_OK) status = qnet__publish(e);
     return status;
 }
 
@@ -23745,8 +24213,6 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
     static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
                                       qnet_experiment_html, qnet_experiment_json };
-    static const char *const names[] = { "predictions.csv", "manifest.json", "report.html",
-                                         "results.json" };
     qnet_buffer text[4];
     char path[700];
     qnet_status status = QNET_OK;
@@ -23754,12 +24220,12 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     if (e == NULL || out == NULL)
         return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 512)
+    if (strlen(out) >= 600)
         return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
     for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
     if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
     for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%s/%s", out, names[i]);
+        snprintf(path, sizeof path, "%s/%s", out, qnet__report_names[i]);
         status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
     }
     for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
@@ -23857,6 +24323,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          int resume, qnet_experiment **result)
 {
     qnet_experiment *e;
+    qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result) {
@@ -23872,7 +24339,11 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
     if (status == QNET_OK && weights)
         status = qnet__copy_path(ctx, e->weights, weights, "weights file");
-    if (status == QNET_OK) status = qnet__experiment_run(e, data, weights, resume);
+    if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
+    if (status == QNET_OK) { /* nothing is read before */
+        status = qnet__experiment_run(e, data, weights, resume);
+        qnet__lock_release(&lock);
+    }
     if (status != QNET_OK) {
         qnet_experiment_destroy(e);
         return status;
