@@ -152,7 +152,10 @@
        input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
        slices           those with the mask, at most 24, the central ones; padded and masked
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
-       augmentation     ranges of Albumentations 0.5-1.0, which the paper cites
+       augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
+                        distortion pulls the pixels that a fifth of the prepared side leaves over
+                        (none at 260 and 256; 4 at 224 or 74) to the edge: in 6 draws of 10 at 224
+                        they jump by more than 3 pixels, once by 19 (500 draws)
        cropped input    the box and a margin of 8 % are cut out first; stretching and geometry act
                         on the cut-out: percentiles are its own, far corners are mirrored
        ResBlock         a second ReLU, after the sum, as in He et al. and the ImageNet weights; the
@@ -1002,6 +1005,13 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                         const qnet_augmentation *record, const float *pixels,
                                         int in_h, int in_w, qnet_real *out, int out_h, int out_w,
                                         void *scratch);
+/* The same within limits of the stretch that are known already (NULL: they are found): they depend
+   on image and configuration, not on the record, so training finds them once for all epochs. */
+QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
+                                               const qnet_augmentation *record, const float *pixels,
+                                               int in_h, int in_w, const float low[3],
+                                               const float high[3], qnet_real *out, int out_h,
+                                               int out_w, void *scratch);
 /* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
@@ -15300,16 +15310,11 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
 
-/* Pixels are counted by the leading bits of a key: sign, exponent and two bits of the fraction. */
-#define QNET__DIGIT_BITS 11
-#define QNET__DIGITS ((size_t)1 << QNET__DIGIT_BITS)
-
-/* Blocks that preparing one image of h x w needs, n = h * w. */
+/* Blocks that preparing one image of h x w needs. */
 typedef struct qnet__image_scratch {
-    float *image;           /* [n][3] after the value transforms, and one number that is not used */
-    uint32_t *kept;         /* [n] */
-    uint32_t *bins;         /* [4][QNET__DIGITS]: of each channel, and of a selection */
-    double *map_x, *map_y;  /* [w], [h]: the grid distortion */
+    float *image;            /* [h w][3] after the value transforms */
+    float *values;           /* [h w]: the non-zero pixels of a channel */
+    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
     double *from_x, *from_y; /* [w]: source of each pixel of an output row */
 } qnet__image_scratch;
 
@@ -15318,10 +15323,8 @@ static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h
     qnet__image_scratch s;
     size_t n = 0;
     if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.kept = (uint32_t *)qnet__take(arena, n, sizeof *s.kept);
-    s.bins = (uint32_t *)qnet__take(arena, QNET__DIGITS, 4 * sizeof *s.bins);
-    /* Pixels are read four numbers at a time: the last one reads a number past its end. */
-    s.image = (float *)qnet__take(arena, n < (size_t)-1 ? n + 1 : n, 3 * sizeof *s.image);
+    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
+    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
     s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
     s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
     s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
@@ -15338,114 +15341,43 @@ QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
     return arena.at;
 }
 
-/* An unsigned key that sorts as the float does: negative numbers count downwards. */
-static uint32_t qnet__float_key(float value)
+/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what stands
+   before it is no larger and what stands behind it no smaller (Hoare's selection). */
+static float qnet__select(float *v, size_t n, size_t rank)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-/* The reverse of qnet__float_key. */
-static float qnet__key_value(uint32_t key)
-{
-    uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* The keys of rank `rank` and rank + 1 (from 0, in rising order) of key[n], into pair; the last one
-   twice when rank = n - 1. Radix selection: count in 256 equal parts of the keys' range, keep the
-   part that holds the rank, go on with its range; four times at most, so time is linear whatever
-   the keys are. What is few enough is sorted by insertion. key is spent. `above` is the smallest
-   key left behind on the upper side: rank + 1, if no kept key follows. */
-static void qnet__select_pair(uint32_t *key, size_t n, size_t rank, uint32_t *bins,
-                              uint32_t pair[2])
-{
-    uint32_t above = 0xffffffffu;
-    size_t i, k;
-    while (n > 24) {
-        uint32_t smallest = key[0], largest = key[0], wanted = 0;
-        size_t m = 0;
-        int down = 0;
-        for (i = 1; i < n; i++) {
-            smallest = key[i] < smallest ? key[i] : smallest;
-            largest = key[i] > largest ? key[i] : largest;
+    size_t low = 0, high = n - 1;
+    while (low < high) {
+        const float pivot = v[low + (high - low) / 2];
+        size_t i = low, j = high;
+        for (;; i++, j--) {
+            float swap;
+            while (v[i] < pivot) i++;
+            while (v[j] > pivot) j--;
+            if (i >= j) break;
+            swap = v[i];
+            v[i] = v[j];
+            v[j] = swap;
         }
-        if (smallest == largest) break;
-        while ((largest - smallest) >> down > 255) down++;
-        memset(bins, 0, 256 * sizeof *bins);
-        for (i = 0; i < n; i++) bins[(key[i] - smallest) >> down]++;
-        while (rank >= bins[wanted]) rank -= bins[wanted++];
-        for (i = 0; i < n; i++) {
-            const uint32_t digit = (key[i] - smallest) >> down;
-            above = digit > wanted && key[i] < above ? key[i] : above;
-            key[m] = key[i]; /* m <= i */
-            m += digit == wanted;
-        }
-        n = m;
+        /* v[low..j] <= pivot <= v[j+1..high], j < high. */
+        if (rank <= j) high = j;
+        else low = j + 1;
     }
-    for (i = 1; i < n; i++) { /* one step each where all are equal */
-        const uint32_t moved = key[i];
-        for (k = i; k > 0 && key[k - 1] > moved; k--) key[k] = key[k - 1];
-        key[k] = moved;
-    }
-    pair[0] = key[rank];
-    pair[1] = rank + 1 < n ? key[rank + 1] : above < 0xffffffffu ? above : key[rank];
+    return v[rank];
 }
 
-/* bins[3][QNET__DIGITS]: how many values of each channel of pixels[n][3] have each first digit
-   (sign, exponent and two bits more). Zero, which lies outside the head, and what no brain can be
-   are left out: 0 and |v| < 2^-128 share the two middle bins; infinity and NaN, the four outer
-   ones on each side. */
-static void qnet__count_digits(const float *pixels, size_t n, uint32_t *bins)
+/* Percentile q (0..100) of v[n], which is reordered; linear between order statistics as
+   numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. 0 if n = 0. */
+static float qnet__percentile(float *v, size_t n, double q)
 {
-    uint32_t *bins1 = bins + QNET__DIGITS, *bins2 = bins1 + QNET__DIGITS;
+    const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
+    const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
+    float a, b = FLT_MAX;
     size_t i;
-    int c, k;
-    memset(bins, 0, 3 * QNET__DIGITS * sizeof *bins);
-    for (i = 0; i < n; i++) {
-        bins[qnet__float_key(pixels[3 * i]) >> (32 - QNET__DIGIT_BITS)]++;
-        bins1[qnet__float_key(pixels[3 * i + 1]) >> (32 - QNET__DIGIT_BITS)]++;
-        bins2[qnet__float_key(pixels[3 * i + 2]) >> (32 - QNET__DIGIT_BITS)]++;
-    }
-    for (c = 0; c < 3; c++, bins += QNET__DIGITS) {
-        bins[QNET__DIGITS / 2 - 1] = bins[QNET__DIGITS / 2] = 0;
-        for (k = 0; k < 4; k++) bins[k] = bins[QNET__DIGITS - 1 - (size_t)k] = 0;
-    }
-}
-
-/* Percentile q (0..100) of a channel, linear between order statistics as numpy.percentile has it:
-   a + f (b - a), a of rank floor(q/100 (m-1)), b of the next. values: &pixels[0][channel] of
-   [n][3]; bins: its counted first digits, which tell where to look. 0 if all are 0. */
-static double qnet__percentile(const float *values, size_t n, double q, const uint32_t *bins,
-                               uint32_t *kept, uint32_t *work)
-{
-    size_t count = 0, below = 0, rank, m = 0, i;
-    uint32_t first = 0, last, pair[2];
-    float low, high;
-    double at;
-    for (i = 0; i < QNET__DIGITS; i++) count += bins[i];
-    if (count == 0) return 0;
-    at = q / 100 * (double)(count - 1);
-    rank = qnet__min_size((size_t)at, count - 1);
-    /* The first digits of the keys of this rank and of the next: nearly always the same one. */
-    while (rank >= below + bins[first]) below += bins[first++];
-    for (last = first, i = below + bins[first]; i < count && i <= rank + 1;) i += bins[++last];
-    low = qnet__key_value(first << (32 - QNET__DIGIT_BITS));
-    high = qnet__key_value(((last + 1) << (32 - QNET__DIGIT_BITS)) - 1);
-    for (i = 0; i < n; i++) {
-        const float value = values[3 * i];
-        if (value >= low && value <= high) {
-            const uint32_t key = qnet__float_key(value);
-            if (bins[key >> (32 - QNET__DIGIT_BITS)]) kept[m++] = key; /* no zero in between */
-        }
-    }
-    qnet__select_pair(kept, m, rank - below, work, pair);
-    low = qnet__key_value(pair[0]);
-    high = qnet__key_value(pair[1]);
-    return low + (at - (double)rank) * ((double)high - low);
+    if (n == 0) return 0;
+    a = qnet__select(v, n, rank);
+    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    if (rank + 1 == n) b = a;
+    return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
 /* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
@@ -15472,237 +15404,24 @@ static int qnet__by_percentile(const qnet_augment_config *config, int c)
            !(config->window_low[c] < config->window_high[c]);
 }
 
-/* limit[channel][end]: the percentiles of the non-zero pixels, by counted first digits. */
-static void qnet__percentiles_ref(const qnet_augment_config *config, const float *pixels,
-                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
+/* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
+   outside the head, nor infinite or NaN; both 0 for a channel without any. */
+static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
+                                    size_t count, float *values, float low[3], float high[3])
 {
-    uint32_t *work = s->bins + 3 * QNET__DIGITS;
+    size_t i, n;
     int c;
-    qnet__count_digits(pixels, count, s->bins);
     for (c = 0; c < 3; c++) {
-        const uint32_t *bins = s->bins + (size_t)c * QNET__DIGITS;
+        low[c] = (float)config->window_low[c];
+        high[c] = (float)config->window_high[c];
         if (!qnet__by_percentile(config, c)) continue;
-        limit[c][0] = (float)qnet__percentile(pixels + c, count, config->percentile_low, bins,
-                                              s->kept, work);
-        limit[c][1] = (float)qnet__percentile(pixels + c, count, config->percentile_high, bins,
-                                              s->kept, work);
-    }
-}
-
-/* The fast form guesses from a sample between which two values a percentile lies, then counts in
-   one sweep what is below and keeps what is between. A guess that turns out wrong costs time only:
-   the twin does it again. */
-#define QNET__SAMPLE 1024
-
-typedef struct qnet__bracket {
-    float from, to;  /* the wanted ranks are expected at from <= value <= to */
-    size_t below;    /* valid pixels under from */
-    size_t kept, room;
-    uint32_t *key;   /* [room]: keys of what lies between */
-} qnet__bracket;
-
-#if QNET__X86
-/* What counts for a percentile: 2^-128 <= |value| < infinity, see qnet__count_digits. */
-static int qnet__is_counted(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits &= 0x7fffffffu;
-    return bits >= 0x00200000u && bits < 0x7f800000u;
-}
-
-/* Guesses the brackets b[2] of two percentiles of a channel, values = &pixels[0][channel], from
-   every step-th pixel: three and a half standard deviations of the sample's rank, and two ranks
-   more, to both sides. 0 where the sample is too small. sample[2 * QNET__SAMPLE] is scratch. */
-static int qnet__bracket_guess(const float *values, size_t count, const double percentile[2],
-                               uint32_t *sample, uint32_t *work, qnet__bracket b[2])
-{
-    const size_t step = (count / QNET__SAMPLE) | 1; /* odd, so that no row or column is favoured */
-    uint32_t *again = sample + QNET__SAMPLE, pair[2];
-    size_t i, n = 0;
-    int e;
-    for (i = 0; i < count && n < QNET__SAMPLE; i += step) {
-        sample[n] = qnet__float_key(values[3 * i]);
-        n += (size_t)qnet__is_counted(values[3 * i]);
-    }
-    if (n < 64) return 0;
-    for (e = 0; e < 2; e++) {
-        const double q = percentile[e] / 100, at = q * (double)(n - 1);
-        const double spread = 3.5 * sqrt((double)n * q * (1 - q)) + 2;
-        b[e].from = -FLT_MAX;
-        b[e].to = FLT_MAX;
-        if (at - spread >= 0) {
-            memcpy(again, sample, n * sizeof *again);
-            qnet__select_pair(again, n, (size_t)(at - spread), work, pair);
-            b[e].from = qnet__key_value(pair[0]);
+        for (i = n = 0; i < count; i++) {
+            const float value = pixels[3 * i + (size_t)c];
+            values[n] = value; /* n <= i */
+            n += value != 0 && fabsf(value) <= FLT_MAX;
         }
-        if (at + spread < (double)(n - 1)) {
-            memcpy(again, sample, n * sizeof *again);
-            qnet__select_pair(again, n, (size_t)(at + spread), work, pair);
-            b[e].to = qnet__key_value(pair[1]);
-        }
-    }
-    return 1;
-}
-
-/* Sweeps pixels[count][3], of which the first multiple of 8 pixels as 3 vectors of 8 numbers: lane
-   l of vector v is of channel (8 v + l) % 3. valid[c]: how many of the channel count. Returns 0
-   when a bracket holds more than there is room for. */
-#define QNET__AVX2_UNFUSED __attribute__((target("avx2"))) /* no fused multiply-add by chance */
-QNET__AVX2_UNFUSED static int qnet__bracket_sweep(const float *pixels, size_t count,
-                                                  qnet__bracket bracket[3][2], size_t valid[3])
-{
-    __m256 from[3][2], to[3][2];
-    __m256i below[3][2], counted[3];
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256i smallest = _mm256_set1_epi32(0x001fffff);
-    const __m256i infinite = _mm256_set1_epi32(0x7f800000);
-    const size_t whole = count / 8 * 8;
-    size_t i;
-    int v, l, e, full = 0;
-    for (v = 0; v < 3; v++) {
-        counted[v] = below[v][0] = below[v][1] = _mm256_setzero_si256();
-        for (e = 0; e < 2; e++) {
-            float f[8], t[8];
-            for (l = 0; l < 8; l++) {
-                f[l] = bracket[(8 * v + l) % 3][e].from;
-                t[l] = bracket[(8 * v + l) % 3][e].to;
-            }
-            from[v][e] = _mm256_loadu_ps(f);
-            to[v][e] = _mm256_loadu_ps(t);
-        }
-    }
-    for (i = 0; i < whole && !full; i += 8) { /* 8 keys at most for a bracket */
-        for (v = 0; v < 3; v++) {
-            const float *at = pixels + 3 * i + 8 * (size_t)v;
-            const __m256 x = _mm256_loadu_ps(at);
-            const __m256i m = _mm256_and_si256(_mm256_castps_si256(x), magnitude);
-            const __m256i ok = _mm256_and_si256(_mm256_cmpgt_epi32(m, smallest),
-                                                _mm256_cmpgt_epi32(infinite, m));
-            unsigned inside;
-            counted[v] = _mm256_sub_epi32(counted[v], ok); /* a true lane is -1 */
-            for (e = 0; e < 2; e++) {
-                const __m256 low = _mm256_cmp_ps(x, from[v][e], _CMP_LT_OQ);
-                const __m256 high = _mm256_cmp_ps(x, to[v][e], _CMP_GT_OQ);
-                below[v][e] = _mm256_sub_epi32(
-                    below[v][e], _mm256_and_si256(ok, _mm256_castps_si256(low)));
-                inside = (unsigned)_mm256_movemask_ps(
-                    _mm256_andnot_ps(_mm256_or_ps(low, high), _mm256_castsi256_ps(ok)));
-                for (; inside != 0; inside &= inside - 1) { /* from the lowest bit on */
-                    const int lane = __builtin_ctz(inside);
-                    qnet__bracket *b = &bracket[(8 * v + lane) % 3][e];
-                    b->key[b->kept++] = qnet__float_key(at[lane]);
-                    full |= b->kept + 8 > b->room;
-                }
-            }
-        }
-    }
-    memset(valid, 0, 3 * sizeof *valid);
-    for (v = 0; v < 3; v++) {
-        int32_t n[8], u[2][8];
-        _mm256_storeu_si256((__m256i *)(void *)n, counted[v]);
-        _mm256_storeu_si256((__m256i *)(void *)u[0], below[v][0]);
-        _mm256_storeu_si256((__m256i *)(void *)u[1], below[v][1]);
-        for (l = 0; l < 8; l++) {
-            const int c = (8 * v + l) % 3;
-            valid[c] += (size_t)n[l];
-            for (e = 0; e < 2; e++) bracket[c][e].below += (size_t)u[e][l];
-        }
-    }
-    for (i = 3 * whole; i < 3 * count && !full; i++) {
-        if (!qnet__is_counted(pixels[i])) continue;
-        valid[i % 3]++;
-        for (e = 0; e < 2; e++) {
-            qnet__bracket *b = &bracket[i % 3][e];
-            if (pixels[i] < b->from) b->below++;
-            else if (pixels[i] <= b->to) b->key[b->kept++] = qnet__float_key(pixels[i]);
-            full |= b->kept + 8 > b->room;
-        }
-    }
-    return !full;
-}
-
-/* 1: limit is filled in, with the numbers of the twin; 0: a guess was wrong, nothing has been. */
-static int qnet__percentiles_fast(const qnet_augment_config *config, const float *pixels,
-                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
-{
-    const double percentile[2] = {config->percentile_low, config->percentile_high};
-    uint32_t *work = s->bins + 3 * QNET__DIGITS, pair[2];
-    const size_t room = count / 6;
-    qnet__bracket bracket[3][2];
-    float found[3][2];
-    size_t valid[3];
-    int c, e;
-    if (count < 4 * QNET__SAMPLE) return 0;
-    for (c = 0; c < 3; c++) {
-        for (e = 0; e < 2; e++) {
-            qnet__bracket *b = &bracket[c][e];
-            memset(b, 0, sizeof *b);
-            b->from = FLT_MAX; /* nothing lies between */
-            b->to = -FLT_MAX;
-            b->room = room;
-            b->key = s->kept + (size_t)(2 * c + e) * room;
-        }
-        if (qnet__by_percentile(config, c) &&
-            !qnet__bracket_guess(pixels + c, count, percentile, s->bins, work, bracket[c])) {
-            return 0;
-        }
-    }
-    if (!qnet__bracket_sweep(pixels, count, bracket, valid)) return 0;
-    for (c = 0; c < 3; c++) {
-        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) {
-            const qnet__bracket *b = &bracket[c][e];
-            const double at = percentile[e] / 100 * (double)(valid[c] - 1);
-            const size_t rank = qnet__min_size((size_t)at, valid[c] - 1);
-            const size_t next = qnet__min_size(rank + 1, valid[c] - 1);
-            float low, high;
-            if (rank < b->below || next >= b->below + b->kept) return 0;
-            qnet__select_pair(b->key, b->kept, rank - b->below, work, pair);
-            low = qnet__key_value(pair[0]);
-            high = qnet__key_value(pair[1]);
-            found[c][e] = (float)(low + (at - (double)rank) * ((double)high - low));
-        }
-    }
-    for (c = 0; c < 3; c++) {
-        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) limit[c][e] = found[c][e];
-    }
-    return 1;
-}
-#endif
-
-/* 1: the vector forms of this room may run. */
-static int qnet__image_fast(const qnet_context *ctx)
-{
-#if defined(QNET_REFERENCE) || !QNET__X86
-    QNET__UNUSED(ctx);
-    return 0;
-#else
-    return ctx != NULL && qnet_context_cpu(ctx) >= QNET_CPU_AVX2;
-#endif
-}
-
-/* low[c] and high[c] by window or by percentiles; both 0 for a channel of nothing but zeros. */
-static void qnet__stretch_limits_in(qnet_context *ctx, const qnet_augment_config *config,
-                                    const float *pixels, size_t count,
-                                    const qnet__image_scratch *s, float low[3], float high[3])
-{
-    float limit[3][2];
-    int c, done = 1;
-    for (c = 0; c < 3; c++) {
-        limit[c][0] = (float)config->window_low[c];
-        limit[c][1] = (float)config->window_high[c];
-        if (qnet__by_percentile(config, c)) done = 0;
-    }
-    QNET__UNUSED(ctx);
-#if QNET__X86
-    if (!done && qnet__image_fast(ctx)) {
-        done = qnet__percentiles_fast(config, pixels, count, s, limit);
-    }
-#endif
-    if (!done) qnet__percentiles_ref(config, pixels, count, s, limit);
-    for (c = 0; c < 3; c++) {
-        low[c] = limit[c][0];
-        high[c] = limit[c][1];
+        low[c] = qnet__percentile(values, n, config->percentile_low);
+        high[c] = qnet__percentile(values, n, config->percentile_high);
     }
 }
 
@@ -15711,23 +15430,18 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    size_t bytes;
+    const size_t bytes = (count ? count : 1) * sizeof(float);
+    float *values;
     if (config == NULL || pixels == NULL || low == NULL || high == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "stretch: config, pixels or limits are missing");
     if (count > (size_t)INT_MAX)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
     QNET__TRY(qnet__stretch_check(ctx, config));
-    s = qnet__image_scratch_plan(&arena, 1, count);
-    bytes = arena.at;
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    arena.at = 0;
-    s = qnet__image_scratch_plan(&arena, 1, count);
-    qnet__stretch_limits_in(ctx, config, pixels, count, &s, low, high);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
+    qnet__stretch_limits_in(config, pixels, count, values, low, high);
+    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
@@ -15763,14 +15477,17 @@ QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect(double x, int size)
+static double qnet__reflect_far(double x, double last)
 {
-    const double last = size - 1;
-    if (x >= 0 && x <= last) return x;
-    if (size < 2) return 0;
+    if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
+}
+QNET__INLINE double qnet__reflect(double x, int size)
+{
+    const double last = size - 1;
+    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -15826,7 +15543,7 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
 }
 
 /* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-static double qnet__grid_at(const double *map, const double *factor, int size, double x)
+QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
     const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
@@ -15837,7 +15554,7 @@ static double qnet__grid_at(const double *map, const double *factor, int size, d
 /* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
    crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
    border of an intermediate image, the coordinate is reflected there too. */
-static void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x, double *y)
+QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x, double *y)
 {
     const qnet_augmentation *r = warp->record;
     const double X = (double)out_x + r->crop_x, Y = (double)out_y + r->crop_y;
@@ -15970,136 +15687,37 @@ static float qnet__power(const qnet__power_table *table, float v)
 }
 
 /* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. */
-static void qnet__augment_values_ref(const qnet_augmentation *record, const float *pixels,
-                                     size_t count, const float low[3], const float high[3],
-                                     float *image)
+   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
+   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
+    float from[12], scale[12], v[12] = {0};
     size_t i;
-    qnet_stretch_apply(pixels, count, low, high, image);
-    if (record->brightness_contrast)
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__clip01(image[i] * alpha + beta);
+    int k;
+    for (k = 0; k < 12; k++) {
+        from[k] = low[k % 3];
+        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
+    }
+    for (i = 0; i < 3 * count; i += 12) {
+        const int whole = 3 * count - i >= 12;
+        if (whole) memcpy(v, pixels + i, sizeof v);
+        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
+        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
+        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
+        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        if (whole) memcpy(image + i, v, sizeof v);
+        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
+    }
     if (record->gamma_on) {
         qnet__power_table table;
         qnet__power_plan(&table, record->gamma);
         for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-#if QNET__X86
-/* v ^ gamma for vectors, 0 < gamma <= QNET__POWER_GAMMA. With v = 2^e m, 1 <= m < 2, as above, but
-     m^gamma = (3/2)^gamma sum over k of binomial(gamma, k) u^k,   u = m / (3/2) - 1, |u| <= 1/3,
-   whose rest after k = 10 is below 2e-8 of it, and 2^(e gamma) from 16 numbers in two registers. */
-#define QNET__POWER_GAMMA 3
-#define QNET__POWER_TERMS 11
-typedef struct qnet__power_series {
-    qnet__power_table table; /* for numbers below 2^-15, which are rare */
-    float term[QNET__POWER_TERMS], exponent[16];
-} qnet__power_series;
-
-static void qnet__power_series_plan(qnet__power_series *s, double gamma)
-{
-    double term = pow(1.5, gamma);
-    int k;
-    qnet__power_plan(&s->table, gamma);
-    for (k = 0; k < QNET__POWER_TERMS; k++) {
-        s->term[k] = (float)term;
-        term *= (gamma - k) / (k + 1);
-    }
-    for (k = 0; k < 16; k++) s->exponent[k] = (float)pow(2, (k - 15) * gamma);
-}
-
-/* x in 0..1; 0 and 1 come out exactly. */
-QNET__AVX2 QNET__INLINE __m256 qnet__power_avx2(const qnet__power_series *s, __m256 x)
-{
-    const __m256 one = _mm256_set1_ps(1), zero = _mm256_setzero_ps();
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(127 - 15));
-    const __m256 m = _mm256_or_ps(_mm256_castsi256_ps(_mm256_and_si256(bits,
-                                      _mm256_set1_epi32(0x007fffff))), one);
-    const __m256 u = _mm256_fmadd_ps(m, _mm256_set1_ps(2.f / 3), _mm256_set1_ps(-1));
-    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent), e);
-    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent + 8), e);
-    const __m256 scale = _mm256_blendv_ps( /* bit 3 of e, moved to the sign, chooses */
-        low, high, _mm256_castsi256_ps(_mm256_slli_epi32(e, 28)));
-    const __m256 is_zero = _mm256_cmp_ps(x, zero, _CMP_EQ_OQ);
-    const __m256 is_one = _mm256_cmp_ps(x, one, _CMP_EQ_OQ);
-    __m256 sum = _mm256_set1_ps(s->term[QNET__POWER_TERMS - 1]);
-    int k;
-    QNET__UNROLL
-    for (k = QNET__POWER_TERMS - 2; k >= 0; k--) {
-        sum = _mm256_fmadd_ps(sum, u, _mm256_set1_ps(s->term[k]));
-    }
-    sum = _mm256_min_ps(_mm256_mul_ps(scale, sum), one);
-    sum = _mm256_blendv_ps(_mm256_andnot_ps(is_zero, sum), one, is_one);
-    if (_mm256_movemask_ps(_mm256_andnot_ps(is_zero, _mm256_castsi256_ps(e))) != 0) { /* e < 0 */
-        float value[8];
-        _mm256_storeu_ps(value, x);
-        for (k = 0; k < 8; k++) value[k] = qnet__power(&s->table, value[k]);
-        sum = _mm256_loadu_ps(value);
-    }
-    return sum;
-}
-
-/* The value transforms of 8 pixels at a time; channels lie in the lanes as in
-   qnet__bracket_sweep. Returns how many pixels have been done. */
-QNET__AVX2 static size_t qnet__augment_values_avx2(const qnet_augmentation *record,
-                                                   const float *pixels, size_t count,
-                                                   const float low[3], const float high[3],
-                                                   float *image)
-{
-    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
-    const __m256 alpha = _mm256_set1_ps((float)record->alpha);
-    const __m256 beta = _mm256_set1_ps((float)record->beta);
-    __m256 from[3], scale[3];
-    qnet__power_series power;
-    size_t i;
-    int v, l;
-    for (v = 0; v < 3; v++) {
-        float f[8], r[8];
-        for (l = 0; l < 8; l++) {
-            const int c = (8 * v + l) % 3;
-            f[l] = low[c];
-            r[l] = qnet__stretch_scale(low[c], high[c]);
-        }
-        from[v] = _mm256_loadu_ps(f);
-        scale[v] = _mm256_loadu_ps(r);
-    }
-    if (record->gamma_on) qnet__power_series_plan(&power, record->gamma);
-    else memset(&power, 0, sizeof power);
-    for (i = 0; i + 8 <= count; i += 8) {
-        for (v = 0; v < 3; v++) {
-            const size_t at = 3 * i + 8 * (size_t)v;
-            __m256 x = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(pixels + at), from[v]),
-                                     scale[v]);
-            x = _mm256_min_ps(_mm256_max_ps(x, zero), one); /* NaN becomes 0 */
-            if (record->brightness_contrast) {
-                x = _mm256_add_ps(_mm256_mul_ps(x, alpha), beta);
-                x = _mm256_min_ps(_mm256_max_ps(x, zero), one);
-            }
-            if (record->gamma_on) x = qnet__power_avx2(&power, x);
-            _mm256_storeu_ps(image + at, x);
-        }
-    }
-    return i;
-}
-#endif
-
-static void qnet__augment_values(int fast, const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    size_t done = 0;
-#if QNET__X86
-    if (fast && count >= 8 && !(record->gamma_on && record->gamma > QNET__POWER_GAMMA)) {
-        done = qnet__augment_values_avx2(record, pixels, count, low, high, image);
-    }
-#endif
-    QNET__UNUSED(fast);
-    if (done < count) {
-        qnet__augment_values_ref(record, pixels + 3 * done, count - done, low, high,
-                                 image + 3 * done);
     }
 }
 
@@ -16124,236 +15742,48 @@ static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, fl
     return (qnet_real)(top + fy * (bottom - top));
 }
 
-/* Sources of the pixels `first`..out_w-1 of an output row, into x[out_w] and y[out_w]. */
-static void qnet__warp_points_ref(const qnet__warp *warp, int out_y, int first, int out_w,
-                                  double *x, double *y)
+/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
+   [out_w]: where the row's pixels come from. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
+                           const double *from_x, const double *from_y, const qnet_real mean[3],
+                           const qnet_real rstd[3], qnet_real *out)
 {
-    int X;
-    for (X = first; X < out_w; X++) qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
-}
-
-#if QNET__X86
-/* qnet__reflect of four coordinates no further than 2 last = 2 (size - 1) from 0; *far: bits of the
-   lanes where that does not hold. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, int *far)
-{
-    const __m256d twice = _mm256_set1_pd(2.0 * (size - 1));
-    const __m256d a = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
-    *far |= _mm256_movemask_pd(_mm256_cmp_pd(a, twice, _CMP_NLE_UQ)); /* also NaN */
-    return _mm256_min_pd(a, _mm256_sub_pd(twice, a));
-}
-
-/* map[i] of four indices. The plain gather starts from a register that is never set, of which gcc
-   warns. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__gather_avx2(const double *map, __m128i i)
-{
-    const __m256d zero = _mm256_setzero_pd();
-    return _mm256_mask_i32gather_pd(zero, map, i, _mm256_cmp_pd(zero, zero, _CMP_EQ_OQ), 8);
-}
-
-/* qnet__grid_at of four coordinates; lanes that are too far out read entry 0. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__grid_at_avx2(const double *map, int size, __m256d x)
-{
-    const __m128i last = _mm_set1_epi32(size - 1), zero = _mm_setzero_si128();
-    const __m128i i = _mm_max_epi32(_mm_min_epi32(_mm256_cvttpd_epi32(x), last), zero);
-    const __m128i next = _mm_min_epi32(_mm_add_epi32(i, _mm_set1_epi32(1)), last);
-    const __m256d a = qnet__gather_avx2(map, i), b = qnet__gather_avx2(map, next);
-    const __m256d rest = _mm256_sub_pd(x, _mm256_cvtepi32_pd(i));
-    return _mm256_add_pd(a, _mm256_mul_pd(rest, _mm256_sub_pd(b, a)));
-}
-
-/* Four pixels at a time, by the operations of qnet__warp_point in their order: the same bits. */
-QNET__AVX2_UNFUSED static void qnet__warp_points_avx2(const qnet__warp *warp, int out_y, int out_w,
-                                                      double *x, double *y)
-{
-    const qnet_augmentation *r = warp->record;
-    const double Y = (double)out_y + r->crop_y;
-    const __m256d xx = _mm256_set1_pd(warp->xx), xy = _mm256_set1_pd(warp->xy * Y);
-    const __m256d yx = _mm256_set1_pd(warp->yx), yy = _mm256_set1_pd(warp->yy * Y);
-    const __m256d x0 = _mm256_set1_pd(warp->x0), y0 = _mm256_set1_pd(warp->y0);
-    const __m256d steps = _mm256_set_pd(3, 2, 1, 0);
-    int X;
-    for (X = 0; X + 4 <= out_w; X += 4) {
-        const __m256d at = _mm256_add_pd(_mm256_set1_pd((double)X + r->crop_x), steps);
-        __m256d sx = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(xx, at), xy), x0);
-        __m256d sy = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(yx, at), yy), y0);
-        int far = 0;
-        sx = qnet__reflect_avx2(sx, warp->in_w, &far);
-        sy = qnet__reflect_avx2(sy, warp->in_h, &far);
-        if (r->grid) {
-            sx = qnet__grid_at_avx2(warp->map_x, warp->in_w, sx);
-            sy = qnet__grid_at_avx2(warp->map_y, warp->in_h, sy);
-            sx = qnet__reflect_avx2(sx, warp->in_w, &far);
-            sy = qnet__reflect_avx2(sy, warp->in_h, &far);
-        }
-        if (r->hflip) sx = _mm256_sub_pd(_mm256_set1_pd(warp->in_w - 1), sx);
-        if (r->vflip) sy = _mm256_sub_pd(_mm256_set1_pd(warp->in_h - 1), sy);
-        _mm256_storeu_pd(x + X, sx);
-        _mm256_storeu_pd(y + X, sy);
-        if (far) qnet__warp_points_ref(warp, out_y, X, X + 4, x, y);
-    }
-    qnet__warp_points_ref(warp, out_y, X, out_w, x, y);
-}
-#endif
-
-static void qnet__warp_points(int fast, const qnet__warp *warp, int out_y, int out_w, double *x,
-                              double *y)
-{
-#if QNET__X86
-    if (fast) {
-        qnet__warp_points_avx2(warp, out_y, out_w, x, y);
-        return;
-    }
-#endif
-    QNET__UNUSED(fast);
-    qnet__warp_points_ref(warp, out_y, 0, out_w, x, y);
-}
-
-/* One output row, bilinear, from pixel `first` on: pixel (x, y) of the source is
-   image[(y w + x) 3 ..]. from_x, from_y [out_w]: where the row's pixels come from. */
-static void qnet__warp_row_ref(const qnet__warp *warp, const float *image, int first, int out_w,
-                               const double *from_x, const double *from_y, const qnet_real mean[3],
-                               const qnet_real rstd[3], qnet_real *out)
-{
+    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
+    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
     int X;
-    for (X = first; X < out_w; X++) {
+    for (X = 0; X < out_w; X++, out += 3) {
         const double x = from_x[X], y = from_y[X];
         const int x0 = (int)x, y0 = (int)y;
         const float fx = (float)(x - x0), fy = (float)(y - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
-        out[X * 3] = (qnet__bilinear(p, q, right, fx, fy) - mean[0]) * rstd[0];
-        out[X * 3 + 1] = (qnet__bilinear(p + 1, q + 1, right, fx, fy) - mean[1]) * rstd[1];
-        out[X * 3 + 2] = (qnet__bilinear(p + 2, q + 2, right, fx, fy) - mean[2]) * rstd[2];
+        const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
+        const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
+        const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
+        out[0] = (v0 - m0) * s0;
+        out[1] = (v1 - m1) * s1;
+        out[2] = (v2 - m2) * s2;
     }
 }
 
-/* The same with the three channels side by side in a vector, whose fourth lane is the next pixel's
-   first number: it is overwritten by that pixel, and the row's last pixel goes by the twin. */
-#if (defined(__GNUC__) || defined(__clang__)) && !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
-static int qnet__warp_row_portable(const qnet__warp *warp, const float *image, int first,
-                                   int out_w, const double *from_x, const double *from_y,
-                                   const float mean[4], const float rstd[4], float *out)
-{
-    const qnet__vector m = qnet__vector_load(mean), s = qnet__vector_load(rstd);
-    const int stride = warp->in_w * 3, last_x = warp->in_w - 1, last_y = warp->in_h - 1;
-    int X;
-    for (X = first; X + 1 < out_w; X++) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0); /* in every lane below */
-        const ptrdiff_t right = x0 < last_x ? 3 : 0, down = y0 < last_y ? stride : 0;
-        const float *p = image + (y0 * stride + x0 * 3);
-        const qnet__vector p0 = qnet__vector_load(p), p1 = qnet__vector_load(p + right);
-        const qnet__vector q0 = qnet__vector_load(p + down);
-        const qnet__vector q1 = qnet__vector_load(p + down + right);
-        const qnet__vector top = p0 + fx * (p1 - p0), bottom = q0 + fx * (q1 - q0);
-        qnet__vector_store(out + X * 3, (top + fy * (bottom - top) - m) * s);
-    }
-    return X;
-}
-
-#if QNET__X86
-/* Two pixels' vectors side by side: four numbers each at p + at[0] and p + at[1]. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256 qnet__two_pixels_avx2(const float *p, const int at[2])
-{
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + at[0])),
-                                _mm_loadu_ps(p + at[1]), 1);
-}
-
-/* Two pixels in a vector, the places of four found at a time. */
-QNET__AVX2_UNFUSED static int qnet__warp_row_avx2(const qnet__warp *warp, const float *image,
-                                                  int out_w, const double *from_x,
-                                                  const double *from_y, const float mean[4],
-                                                  const float rstd[4], float *out)
-{
-    const __m256 m = _mm256_broadcast_ps((const __m128 *)(const void *)mean);
-    const __m256 s = _mm256_broadcast_ps((const __m128 *)(const void *)rstd);
-    const __m128i stride = _mm_set1_epi32(warp->in_w * 3), three = _mm_set1_epi32(3);
-    const __m128i last_x = _mm_set1_epi32(warp->in_w - 1), last_y = _mm_set1_epi32(warp->in_h - 1);
-    int X, k;
-    for (X = 0; X + 4 < out_w; X += 4) {
-        const __m256d x = _mm256_loadu_pd(from_x + X), y = _mm256_loadu_pd(from_y + X);
-        const __m128i x0 = _mm256_cvttpd_epi32(x), y0 = _mm256_cvttpd_epi32(y);
-        const __m128 fx = _mm256_cvtpd_ps(_mm256_sub_pd(x, _mm256_cvtepi32_pd(x0)));
-        const __m128 fy = _mm256_cvtpd_ps(_mm256_sub_pd(y, _mm256_cvtepi32_pd(y0)));
-        const __m128i p = _mm_add_epi32(_mm_mullo_epi32(y0, stride), _mm_mullo_epi32(x0, three));
-        const __m128i right = _mm_and_si128(_mm_cmplt_epi32(x0, last_x), three);
-        const __m128i q = _mm_add_epi32(p, _mm_and_si128(_mm_cmplt_epi32(y0, last_y), stride));
-        int at[4][4]; /* [corner][pixel] */
-        _mm_storeu_si128((__m128i *)(void *)at[0], p);
-        _mm_storeu_si128((__m128i *)(void *)at[1], _mm_add_epi32(p, right));
-        _mm_storeu_si128((__m128i *)(void *)at[2], q);
-        _mm_storeu_si128((__m128i *)(void *)at[3], _mm_add_epi32(q, right));
-        for (k = 0; k < 4; k += 2) {
-            const __m256i lanes = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
-            const __m256 wx = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fx), lanes);
-            const __m256 wy = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fy), lanes);
-            const __m256 p0 = qnet__two_pixels_avx2(image, at[0] + k);
-            const __m256 p1 = qnet__two_pixels_avx2(image, at[1] + k);
-            const __m256 q0 = qnet__two_pixels_avx2(image, at[2] + k);
-            const __m256 q1 = qnet__two_pixels_avx2(image, at[3] + k);
-            const __m256 top = _mm256_add_ps(p0, _mm256_mul_ps(wx, _mm256_sub_ps(p1, p0)));
-            const __m256 bottom = _mm256_add_ps(q0, _mm256_mul_ps(wx, _mm256_sub_ps(q1, q0)));
-            __m256 v = _mm256_add_ps(top, _mm256_mul_ps(wy, _mm256_sub_ps(bottom, top)));
-            v = _mm256_mul_ps(_mm256_sub_ps(v, m), s);
-            _mm_storeu_ps(out + (X + k) * 3, _mm256_castps256_ps128(v));
-            _mm_storeu_ps(out + (X + k + 1) * 3, _mm256_extractf128_ps(v, 1));
-        }
-    }
-    return X;
-}
-#endif
-
-static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
-{
-    const float mean4[4] = {mean[0], mean[1], mean[2], 0};
-    const float rstd4[4] = {rstd[0], rstd[1], rstd[2], 0};
-    int done = 0;
-#if QNET__X86
-    if (fast) done = qnet__warp_row_avx2(warp, image, out_w, from_x, from_y, mean4, rstd4, out);
-#endif
-    QNET__UNUSED(fast);
-    done = qnet__warp_row_portable(warp, image, done, out_w, from_x, from_y, mean4, rstd4, out);
-    qnet__warp_row_ref(warp, image, done, out_w, from_x, from_y, mean, rstd, out);
-}
-#else
-static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
-{
-    QNET__UNUSED(fast);
-    qnet__warp_row_ref(warp, image, 0, out_w, from_x, from_y, mean, rstd, out);
-}
-#endif
-
-/* All but the limits of the stretch, which depend on the image alone and may be kept for the next
-   record. Arguments have been checked. fast: see qnet__image_fast. */
-static void qnet__augment_run(int fast, const qnet_augment_config *config,
-                              const qnet_augmentation *record,
+/* out[out_h][out_w][3] by the record; arguments have been checked. */
+static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
                               const float *pixels, int in_h, int in_w, const float low[3],
                               const float high[3], const qnet__image_scratch *s, qnet_real *out,
                               int out_h, int out_w)
 {
-    const size_t count = (size_t)in_h * (size_t)in_w;
     qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
     qnet_real mean[3], rstd[3];
-    int i;
-    qnet__augment_values(fast, record, pixels, count, low, high, s->image);
-    memset(s->image + 3 * count, 0, sizeof *s->image); /* read with the last pixel, never used */
-
+    double y, unused;
+    int i, X;
+    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
     if (record->grid) {
         for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
         for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
         warp.map_x = s->map_x;
         warp.map_y = s->map_y;
-    }
-    if (record->grid && !record->affine) { /* x is a function of the column alone: looked up once */
-        qnet__warp_points(fast, &warp, 0, out_w, s->from_x, s->from_y);
     }
     for (i = 0; i < 3; i++) {
         mean[i] = (qnet_real)config->mean[i];
@@ -16361,29 +15791,30 @@ static void qnet__augment_run(int fast, const qnet_augment_config *config,
     }
     for (i = 0; i < out_h; i++) {
         qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (record->affine) {
-            qnet__warp_points(fast, &warp, i, out_w, s->from_x, s->from_y);
-            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
-        } else if (record->grid) { /* and y one of the row */
-            double x, y;
-            int X;
-            qnet__warp_point(&warp, 0, i, &x, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
-        } else {
+        if (!record->affine && !record->grid) {
             qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
+            continue;
         }
+        /* Without rotation x is a function of the column alone, y one of the row. */
+        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
+            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
+        if (!record->affine) {
+            qnet__warp_point(&warp, 0, i, &unused, &y);
+            for (X = 0; X < out_w; X++) s->from_y[X] = y;
+        }
+        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
     }
 }
 
-QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_config *config,
-                                        const qnet_augmentation *record, const float *pixels,
-                                        int in_h, int in_w, qnet_real *out, int out_h, int out_w,
-                                        void *scratch)
+QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
+                                               const qnet_augmentation *record, const float *pixels,
+                                               int in_h, int in_w, const float low[3],
+                                               const float high[3], qnet_real *out, int out_h,
+                                               int out_w, void *scratch)
 {
     qnet__arena arena = {NULL, 0};
     qnet__image_scratch s;
-    float low[3], high[3];
+    float limit[2][3];
     size_t bytes;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -16397,11 +15828,24 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
     arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
     s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    qnet__stretch_limits_in(ctx, config, pixels, (size_t)in_h * (size_t)in_w, &s, low, high);
-    qnet__augment_run(qnet__image_fast(ctx), config, record, pixels, in_h, in_w, low, high, &s, out,
-                      out_h, out_w);
+    if (low == NULL || high == NULL) {
+        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
+                                limit[1]);
+        low = limit[0];
+        high = limit[1];
+    }
+    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
     if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_config *config,
+                                        const qnet_augmentation *record, const float *pixels,
+                                        int in_h, int in_w, qnet_real *out, int out_h, int out_w,
+                                        void *scratch)
+{
+    return qnet_augment_apply_within(ctx, config, record, pixels, in_h, in_w, NULL, NULL, out,
+                                     out_h, out_w, scratch);
 }
 
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
@@ -17815,6 +17259,8 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
 typedef struct qnet__image {
     int scan, slice, label;
     size_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
+    float low[3], high[3]; /* which no record changes */
 } qnet__image;
 
 /* A list of images and what is needed to turn some of them into a batch. */
@@ -17886,39 +17332,48 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, cons
             image->scan = scan;
             image->slice = slice;
             image->index = index++;
+            image->ready = 0;
             image->label = label_of ? label_of[scan] : (int)l->cohort->scans[scan].label;
         }
     }
 }
 
 /* Image i of the batch at hand. */
-static const qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
+static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
 }
 
-/* Image i of the batch into its place: the record is drawn from the image's own stream. */
+/* Image i of the batch into its place: the record is drawn from the image's own stream. An image is
+   once in an epoch, so that no two workers write to it. */
 static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, size_t i,
                                       size_t worker)
 {
-    const qnet__image *image = qnet__loader_image(l, i);
+    qnet__image *image = qnet__loader_image(l, i);
     const float *pixels = qnet_scan_slice(l->cohort, image->scan, image->slice);
     const int in_h = l->cohort->height, in_w = l->cohort->width;
-    size_t k, numbers = (size_t)in_h * (size_t)in_w * 3;
+    const size_t count = (size_t)in_h * (size_t)in_w;
+    void *scratch = l->scratch + worker * l->scratch_bytes;
     qnet_augmentation record;
-    /* Stretching would clip NaN to 0 and hide it. */
-    for (k = 0; k < numbers; k++)
-        if (!isfinite(pixels[k]))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+    size_t k;
+    if (!image->ready) {
+        for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
+            if (!isfinite(pixels[k]))
+                return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+        QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
+                                      scratch));
+        image->ready = 1;
+    }
     if (l->epoch < 0) {
         record = qnet_augment_test(in_h, in_w, l->height, l->width);
     } else {
         qnet_rng rng = qnet_rng_at(l->seed, QNET_RANDOM_AUGMENT, (uint32_t)l->epoch, image->index);
         record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     }
-    return qnet_augment_apply(ctx, l->augment, &record, pixels, in_h, in_w,
-                              l->batch + i * (size_t)l->height * (size_t)l->width * 3, l->height,
-                              l->width, l->scratch + worker * l->scratch_bytes);
+    return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
+                                     image->high,
+                                     l->batch + i * (size_t)l->height * (size_t)l->width * 3,
+                                     l->height, l->width, scratch);
 }
 
 /* Runs beside its like: it may not write to the context, so it keeps the status only. */
