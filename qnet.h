@@ -1044,8 +1044,24 @@ typedef struct qnet_input_config {
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
     const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
+    int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
+    int any_orientation; /* 1: and so are slices far from axial */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
+
+/* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
+#define QNET_CUT_SIDE 64
+typedef struct qnet_cut {
+    double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
+    double center_mm[3]; /* the same in the world, in the middle of the slices */
+    double side_mm;      /* of the prepared images */
+    double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
+                            and y; NaN without a mask */
+    int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
+    int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
+    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
+                            and box, and a coronal plane with mask and slices; NULL: none */
+} qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
    right (radiological convention). Pixels are physical values, before stretching; 0 outside. */
@@ -1058,6 +1074,7 @@ typedef struct qnet_scan {
     const int *slice_z; /* [slices]: index along z after orientation to RAS */
     const float *pixels; /* [slices][height][width][3] */
     uint64_t hash;      /* of the pixels */
+    qnet_cut cut;
 } qnet_scan;
 
 typedef struct qnet_cohort {
@@ -1076,9 +1093,25 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
-    qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS in place */
+    qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3]. */
+/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+   Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
+   of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's. Components
+   of less than a tenth of the largest one are left out; slices are those that hold the rest, the box
+   is about its centre of mass.
+   NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
+   slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is an error.
+   Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
+   any_values) are maps that are constant or 0 in 95 % of the voxels; |QSM| with a 99th percentile
+   outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a median outside 5..80 or a
+   99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25 to 300), or with a median
+   above 25 and less than .9 of it where QSM is highest, as T2* in ms has. A sidecar's "Units" that
+   are others than ppm and 1/s are refused likewise.
+   Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
+   above 45, and one above 30 of slices that were acquired sagittal or coronal.
+   Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned of. */
 QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                        const qnet_scan_maps *maps, int *slices, int *slice_z,
                                        float *pixels);
@@ -1092,8 +1125,10 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
 /* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
    *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat. A NaN voxel, an all-zero slice, a missing map or a
-   grid that differs is an error that names file and subject. */
+   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
+   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
+   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
+   maps of subjects that are not in the table; scans whose mask lies or counts far from the others'. */
 QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
                                       const qnet_input_config *config, qnet_cohort **out);
 #endif
@@ -2099,7 +2134,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[1024];
     va_list args;
-    if (ctx->hooks.log.message == NULL) {
+    if (ctx == NULL || ctx->hooks.log.message == NULL) {
         return;
     }
     va_start(args, fmt);
@@ -15961,39 +15996,260 @@ static const float *qnet__slice_of(const qnet_volume *volume, int z)
     return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
 }
 
-/* NaN or infinity anywhere is an error: it would spread over an image by interpolation. The voxel
-   is named as it lies in the file, so this comes before any reorientation. */
-static qnet_status qnet__check_finite(qnet_context *ctx, const qnet_volume *volume,
-                                      const char *name)
+static int qnet__is_bad_voxel(float v)
 {
-    const size_t nx = (size_t)volume->nx, ny = (size_t)volume->ny;
-    const size_t count = nx * ny * (size_t)volume->nz;
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!(fabsf(volume->voxels[i]) <= FLT_MAX))
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel (%d, %d, %d) is %s", name,
-                              (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny),
-                              volume->voxels[i] != volume->voxels[i] ? "NaN" : "infinite");
-    return QNET_OK;
+    return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Same shape, and the same affine to 1e-3 mm. */
+/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
+   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
+   nothing changes. Returns how many; what is left lies within the head. */
+static size_t qnet__clear_outside(qnet_volume *v)
+{
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    int z, i, from;
+    for (z = 0; z < v->nz; z++) {
+        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
+        do {
+            before = cleared;
+            for (from = 0; from < 2; from++)
+                for (i = 0; i < nx * ny; i++) {
+                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
+                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
+                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
+                        p[at] = 0;
+                        cleared++;
+                    }
+                }
+        } while (cleared > before);
+    }
+    return cleared;
+}
+
+/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+#define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
+#define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c;
+    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (r = 0; r < 3; r++)
-        for (c = 0; c < 4; c++) worst = fmax(worst, fabs(a->affine[r][c] - b->affine[r][c]));
-    if (!(worst <= 1e-3))
+    for (corner = 0; corner < 8; corner++) {
+        const double at[4] = {corner & 1 ? a->nx - 1 : 0, corner & 2 ? a->ny - 1 : 0,
+                              corner & 4 ? a->nz - 1 : 0, 1};
+        double off[3] = {0, 0, 0}; /* mm */
+        for (r = 0; r < 3; r++)
+            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (c = 0; c < 3; c++) { /* along the axes of a, which are orthogonal */
+            double along = 0;
+            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
+        }
+    }
+    if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
-                          "%s: same %dx%dx%d shape as %s, but its affine differs by %g mm",
-                          name_b, b->nx, b->ny, b->nz, name_a, worst);
+                          "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
+                          "expected %g at most: bring it onto that grid (flirt -applyxfm "
+                          "-usesqform, antsApplyTransforms, 3dresample)",
+                          name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
+    if (worst > QNET__GRID_WARNED)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
+                  worst, name_a);
     return QNET_OK;
 }
+
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+{
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
+}
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis that is nearest
+   to upwards, which for slices acquired by 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    int c;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the head, "
+             "its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+#define QNET__MASK_ML 200 /* the nuclei have 20 to 60, a generous outline twice that, a brain 1300 */
+#define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other image thousands */
+
+/* Makes the mask 0 and 1, or says why it is none. */
+static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
+{
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    int n = 0, k, whole = 1;
+    size_t i, bad = 0;
+    for (i = 0; i < count; i++) {
+        const float v = mask->voxels[i];
+        if (qnet__is_bad_voxel(v)) {
+            mask->voxels[i] = 0;
+            bad++;
+            continue;
+        }
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+        if (v == 0) continue;
+        whole &= v == floorf(v);
+        for (k = 0; k < n && value[k] != v;) k++;
+        if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
+    }
+    if (bad) qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
+                       name, (double)bad);
+    /* A little beyond 0..1, as interpolation by splines leaves it. */
+    if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: is no mask: expected 0 and 1, up to %d labels, or a probability in "
+                          "0..1, found %s%d values in %g..%g", name, QNET__MASK_LABELS,
+                          n > QNET__MASK_LABELS ? "more than " : "", qnet__min_int(n, QNET__MASK_LABELS)
+                          + 1, (double)low, (double)high);
+    if (n > 1 || (n == 1 && value[0] < 1))
+        qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
+                  : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
+    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    return QNET_OK;
+}
+
+/* Voxels first..last of a row that are mask, one after the other along x. */
+typedef struct qnet__run {
+    int first, last, y, z;
+    size_t parent, voxels; /* index of a run of the same component; of a root: the component's size */
+} qnet__run;
+
+static size_t qnet__run_root(qnet__run *run, size_t i)
+{
+    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
+    return i;
+}
+
+/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
+   included (26 neighbours). */
+static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
+{
+    while (a < a_end && b < b_end) {
+        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
+            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
+            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
+        }
+        if (run[a].last < run[b].last) a++;
+        else b++;
+    }
+}
+
+/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
+static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
+{
+    size_t n = 0;
+    int x, y, z;
+    for (z = 0; z < mask->nz; z++)
+        for (y = 0; y < mask->ny; y++) {
+            const float *p = mask->voxels +
+                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
+            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
+            for (x = 0; x < mask->nx; x++) {
+                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
+                if (run) {
+                    run[n].first = run[n].last = x;
+                    run[n].y = y;
+                    run[n].z = z;
+                    run[n].parent = n;
+                    run[n].voxels = 0;
+                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+                }
+                n++;
+            }
+        }
+    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
+    return n;
+}
+
+/* Clears all components of a binary mask that are smaller than a tenth of the largest: left and
+   right nuclei stay, strays go, which would move the box or add slices. */
+static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
+                                    qnet_cut *cut)
+{
+    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
+    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
+    qnet__arena arena = {NULL, 0};
+    qnet__run *run = NULL;
+    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
+    int pass, y;
+    for (pass = 0; pass < 2; pass++) { /* measure, carve */
+        arena.at = 0;
+        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
+        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
+        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    }
+    (void)qnet__mask_runs(mask, run, row);
+    for (i = 0; i < rows; i++) {
+        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
+        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
+            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
+                const size_t below = i - ny + (size_t)(y + 1) - 1;
+                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
+            }
+    }
+    for (i = 0; i < runs; i++) {
+        qnet__run *root = &run[qnet__run_root(run, i)];
+        root->voxels += (size_t)(run[i].last - run[i].first + 1);
+        largest = qnet__max_size(largest, root->voxels);
+    }
+    for (i = 0; i < runs; i++) {
+        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
+        const size_t length = (size_t)(r->last - r->first + 1);
+        if (10 * root->voxels >= largest) {
+            kept += length;
+            continue;
+        }
+        lost += length;
+        pieces += root == r;
+        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
+               length * sizeof(float));
+    }
+    qnet__free(ctx, arena.base, bytes);
+    if (lost)
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%s: %.0f voxels in %.0f pieces of less than a tenth of the largest are left out",
+                  name, (double)lost, (double)pieces);
+    cut->mask_voxels = (int)kept;
+    cut->mask_left_out = (int)lost;
+    return QNET_OK;
+}
+
+/* ---- which slices, which part of them -------------------------------------------------------- */
 
 /* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
 typedef struct qnet__slice_choice {
@@ -16018,7 +16274,7 @@ static int qnet__slice_next(const qnet__slice_choice *choice, int z)
 
 static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is above 0, the mask is empty",
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                       files->name[QNET__MASK]);
 }
 
@@ -16061,22 +16317,25 @@ typedef struct qnet__frame {
     double step_x, step_y;     /* voxels per pixel */
 } qnet__frame;
 
-/* Centre of the mask's bounding box over all its slices; 0 when it is empty. */
-static int qnet__mask_center(const qnet_volume *mask, double *x, double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
+   0 when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
+                                double *y)
 {
-    int low_x = mask->nx, low_y = mask->ny, high_x = 0, high_y = 0, i, j, k;
-    for (k = 0; k < mask->nz; k++)
-        for (j = 0; j < mask->ny; j++)
-            for (i = 0; i < mask->nx; i++)
-                if (qnet__slice_of(mask, k)[(size_t)j * (size_t)mask->nx + (size_t)i] > 0) {
-                    low_x = qnet__min_int(low_x, i);
-                    high_x = qnet__max_int(high_x, i);
-                    low_y = qnet__min_int(low_y, j);
-                    high_y = qnet__max_int(high_y, j);
+    double n = 0, sum_x = 0, sum_y = 0;
+    int i, j, t, z = slices->first;
+    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
+        for (j = 0; j < v->ny; j++)
+            for (i = 0; i < v->nx; i++)
+                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+                    n++;
+                    sum_x += i;
+                    sum_y += j;
                 }
-    *x = (low_x + high_x) / 2.0;
-    *y = (low_y + high_y) / 2.0;
-    return low_x <= high_x;
+    if (n == 0) return 0;
+    *x = sum_x / n;
+    *y = sum_y / n;
+    return 1;
 }
 
 /* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
@@ -16106,9 +16365,12 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
             const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
             frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
             frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else if (!qnet__mask_center(files->volume[QNET__MASK], &frame.center_x,
-                                      &frame.center_y)) {
-            return qnet__empty_mask(ctx, files);
+        } else {
+            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
+            all.count = files->volume[QNET__MASK]->nz;
+            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
+                                      &frame.center_y))
+                return qnet__empty_mask(ctx, files);
         }
     }
     frame.step_x = pixel_mm / v->spacing[0];
@@ -16126,31 +16388,148 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
     return QNET_OK;
 }
 
-/* No chosen slice of a map may be zero all over the voxels that the image shows. */
+/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
+static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+                         int low[2], int high[2])
+{
+    low[0] = (int)fmax(floor(center[0] - half_x), 0);
+    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
+    low[1] = (int)fmax(floor(center[1] - half_y), 0);
+    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+}
+
+/* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
+   infinity there, which would spread by interpolation; elsewhere they become 0. */
 static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
                                       const qnet__slice_choice *choice, const qnet__frame *frame)
 {
     const qnet_volume *grid = files->volume[QNET__QSM];
-    const double half_x = frame->side / 2.0 * frame->step_x;
-    const double half_y = frame->side / 2.0 * frame->step_y;
-    const int x0 = (int)fmax(floor(frame->center_x - half_x), 0);
-    const int x1 = (int)fmin(ceil(frame->center_x + half_x), grid->nx - 1);
-    const int y0 = (int)fmax(floor(frame->center_y - half_y), 0);
-    const int y1 = (int)fmin(ceil(frame->center_y + half_y), grid->ny - 1);
-    int m, t, x, y, z = choice->first;
+    const double center[2] = {frame->center_x, frame->center_y};
+    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
+    int low[2], high[2], m, t, x, y, z = choice->first;
+    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
+                 low, high);
     for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
         for (m = QNET__QSM; m <= QNET__T1W; m++) {
             const float *voxels = qnet__slice_of(files->volume[m], z);
             int some = 0;
-            for (y = y0; y <= y1 && !some; y++)
-                for (x = x0; x <= x1 && !some; x++)
-                    some = voxels[(size_t)y * (size_t)grid->nx + (size_t)x] != 0;
+            for (y = low[1]; y <= high[1]; y++)
+                for (x = low[0]; x <= high[0]; x++) {
+                    const float v = voxels[(size_t)y * nx + (size_t)x];
+                    if (qnet__is_bad_voxel(v))
+                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                                          "%s: voxel (%d, %d, %d) of the volume turned to RAS is %s, "
+                                          "inside of the head", files->name[m], x, y, z,
+                                          v != v ? "NaN" : "infinite");
+                    some |= v != 0;
+                }
             if (!some)
                 return qnet__fail(ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   files->name[m], z);
         }
+    for (m = QNET__QSM; m <= QNET__T1W; m++) {
+        float *voxels = files->volume[m]->voxels;
+        size_t i, bad = 0;
+        for (i = 0; i < count; i++)
+            if (qnet__is_bad_voxel(voxels[i])) {
+                voxels[i] = 0;
+                bad++;
+            }
+        if (bad)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks, "
+                      "become 0", files->name[m], (double)bad);
+    }
     return QNET_OK;
+}
+
+/* What a map holds in the chosen slices, near their centre. */
+typedef struct qnet__range {
+    double zero;              /* share of the voxels */
+    double low, median, high; /* 1st, 50th and 99th percentile of the others */
+    double negative;          /* their share */
+} qnet__range;
+
+/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
+   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
+static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+{
+    if (r->zero > 0.95) return "is 0 nearly everywhere";
+    if (r->low == r->high) return "is constant";
+    if (map == QNET__QSM && size > 3) {
+        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
+            return "looks like R2*: are QSM and R2* swapped?";
+        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
+                                  : "looks like ppb: divide by 1000";
+    }
+    if (map == QNET__QSM && size < 0.005)
+        return "is too small for ppm: a field, a phase, or not in ppm?";
+    if (map == QNET__R2STAR) {
+        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (r->median > 25 && iron < 0.9 * r->median)
+            return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
+        if (r->median < 5 || r->median > 80 || r->high > 1000) return "does not look like R2* in 1/s";
+    }
+    return NULL;
+}
+
+/* Values that no brain has. */
+#define QNET__VALUES_MM 96 /* a box of this side lies within any head */
+static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet__scan_files *files,
+                                      const qnet__slice_choice *choice, const double center[2])
+{
+    const qnet_volume *grid = files->volume[QNET__QSM];
+    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
+    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
+    int low[2], high[2], m, t, x, y, z;
+    qnet_status status = QNET_OK;
+    size_t room, bytes, n, k, all, i;
+    float *value, iron_limit = FLT_MAX;
+    qnet__window(grid, center, half_x, half_y, low, high);
+    if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside the slices */
+    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
+    bytes = 2 * room * sizeof *value;
+    value = (float *)qnet__alloc(ctx, bytes);
+    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
+    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
+        const char *why;
+        char text[600];
+        qnet__range r;
+        double size = 0, of_iron;
+        n = k = all = 0;
+        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
+            for (y = low[1]; y <= high[1]; y++)
+                for (x = low[0]; x <= high[0]; x++, all++) {
+                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
+                    const float v = qnet__slice_of(files->volume[m], z)[at];
+                    if (v == 0) continue;
+                    value[n++] = v;
+                    if (m == QNET__QSM) iron[k++] = fabsf(v);
+                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
+                }
+        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
+        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
+        r.negative = n > 0 ? r.negative / (double)n : 0;
+        r.low = qnet__percentile(value, n, 1);
+        r.median = qnet__percentile(value, n, 50);
+        r.high = qnet__percentile(value, n, 99);
+        if (m == QNET__QSM) {
+            size = qnet__percentile(iron, k, 99);
+            iron_limit = qnet__percentile(value, n, 98);
+        }
+        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
+        why = qnet__unlikely(m, &r, size, of_iron);
+        if (why == NULL) continue;
+        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below %.3g, "
+                 "%.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
+        status = qnet__unless(ctx, config->any_values, "any_values", text);
+    }
+    qnet__free(ctx, value, bytes);
+    return status;
 }
 
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
@@ -16209,34 +16588,128 @@ static void qnet__resample_slice(const qnet__scan_files *files, const qnet__fram
         }
 }
 
+/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right a
+   coronal one through the centre, with mask and the first and last slice. 16 greys keep it small. */
+static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
+                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
+{
+    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
+    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
+    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
+    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
+    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
+    const int z = slice_z[choice->count / 2];
+    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
+    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
+    double sum = 0, white = 0;
+    size_t i, n = 0;
+    int panel, row, column, c;
+    for (i = 0; i < count; i++)
+        if (qnet__slice_of(t1w, z)[i] > 0) {
+            sum += (double)qnet__slice_of(t1w, z)[i];
+            n++;
+        }
+    white = n > 0 ? 2 * sum / (double)n : 1;
+    for (panel = 0; panel < 2; panel++)
+        for (row = 0; row < QNET_CUT_SIDE; row++)
+            for (column = 0; column < QNET_CUT_SIDE; column++) {
+                /* the voxel under the pixel: from the patient's right, front or top on */
+                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
+                const int n2 = panel ? t1w->nz : t1w->ny;
+                const double stride = step / mm[panel ? 2 : 1];
+                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
+                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
+                const int vy = panel ? y : v, vz = panel ? v : z;
+                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
+                                  (size_t)qnet__max_int(x, 0);
+                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
+                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
+                const uint8_t *colour = NULL;
+                int grey = 0;
+                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
+                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
+                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
+                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
+                        colour = mask_colour;
+                }
+                if (panel == 0) { /* the box's rim, one pixel wide */
+                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
+                    if (dx <= half[0] && dy <= half[1] &&
+                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
+                        colour = box_colour;
+                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
+                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
+                    colour = box_colour;
+                }
+                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
+            }
+}
+
 /* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. */
+   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
+   filled in on the way, its picture where it has room for one. */
 static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels)
+                                      float *pixels, qnet_cut *cut)
 {
     const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
     const size_t side = (size_t)qnet_input_prepared(config);
+    const qnet_volume *qsm = files->volume[QNET__QSM];
     qnet__slice_choice choice;
     qnet__frame frame;
+    double head[2], middle, ml;
+    char text[512];
     int m, t, z;
     for (m = 0; m < needed; m++) {
+        size_t cleared;
         if (files->volume[m] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__check_finite(ctx, files->volume[m], files->name[m]));
-        QNET__TRY(qnet_volume_reorient(files->volume[m], "RAS"));
-        QNET__TRY(qnet__check_grid(ctx, files->volume[0], files->name[0], files->volume[m],
-                                   files->name[m]));
+        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
+        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
+        if (m == QNET__MASK) continue;
+        cleared = qnet__clear_outside(files->volume[m]);
+        if (cleared)
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", files->name[m], (double)cleared);
+    }
+    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
+    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
+    if (needed == QNET__MAPS) {
+        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
+        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and thalami: "
+                 "a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+        if (ml > QNET__MASK_ML)
+            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
     }
     QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
     QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
     QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
+    cut->center[0] = frame.center_x;
+    cut->center[1] = frame.center_y;
+    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
+    {
+        qnet__slice_choice all = {NULL, 0, 0};
+        double mass[2] = {frame.center_x, frame.center_y};
+        all.count = qsm->nz;
+        if (needed == QNET__MAPS &&
+            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
+            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
+            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
+        QNET__TRY(qnet__check_values(ctx, config, files, &choice, mass));
+    }
     *slices = choice.count;
     for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
         slice_z[t] = z;
         qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
     }
+    middle = (slice_z[0] + slice_z[choice.count - 1]) / 2.0;
+    for (m = 0; m < 3; m++)
+        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x + qsm->affine[m][1] * frame.center_y +
+                            qsm->affine[m][2] * middle + qsm->affine[m][3];
+    if (cut->picture) qnet__cut_picture(files, &choice, &frame, slice_z, cut->picture);
     return QNET_OK;
 }
 
@@ -16260,16 +16733,20 @@ QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_confi
                                        float *pixels)
 {
     qnet__scan_files files;
+    qnet_cut cut;
+    memset(&cut, 0, sizeof cut);
     QNET__TRY(qnet__input_check(ctx, config));
     if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
     files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels);
+    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
 }
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
+
+#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
 /* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
 typedef struct qnet__cohort {
@@ -16277,6 +16754,7 @@ typedef struct qnet__cohort {
     int capacity;     /* scans there is room for */
     int *slice_z;     /* [capacity][max_slices] */
     float *pixels;    /* [capacity][max_slices][height][width][3] */
+    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
     char derivatives[256];
 } qnet__cohort;
 
@@ -16291,11 +16769,13 @@ static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_conf
     void *list = qnet__take(arena, scans, sizeof(qnet_scan));
     void *z = qnet__take(arena, slices, sizeof(int));
     void *pixels = qnet__take(arena, slices, image);
+    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
     if (cohort != NULL) {
         memset(cohort, 0, sizeof *cohort);
         cohort->base.scans = (qnet_scan *)list;
         cohort->slice_z = (int *)z;
         cohort->pixels = (float *)pixels;
+        cohort->pictures = (uint8_t *)pictures;
     }
     return cohort;
 }
@@ -16368,8 +16848,9 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who
     /* Prepared in its final place; it counts only once scans_count has gone up. */
     slice_z = room->slice_z + at * slices;
     place = room->pixels + at * slices * pixels;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z,
-                                 place));
+    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
+    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
+                                 &scan.cut));
     scan.slice_z = slice_z;
     scan.pixels = place;
     scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
@@ -16601,8 +17082,14 @@ static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
     for (c = 0; c <= QNET__COLUMN_GROUP; c++)
         if (table->column[c] < 0)
             return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"",
-                              table->path, table->line, names[c], shown, line.at);
+                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
+                              table->path, table->line, names[c], shown, line.at,
+                              table->fields > 1                         ? ""
+                              : memchr(line.at, ',', line.size) != NULL
+                                  ? ": this is comma-separated, BIDS wants tabs"
+                              : memchr(line.at, ';', line.size) != NULL
+                                  ? ": this is semicolon-separated, BIDS wants tabs"
+                                  : "");
     return QNET_OK;
 }
 
@@ -16629,33 +17116,53 @@ static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, c
     return QNET_OK;
 }
 
-/* Years as a plain decimal number; NaN for "n/a" or nothing. */
-static qnet_status qnet__read_age(const qnet__table *table, qnet__span field, double *age)
+/* "n/a", "NA", "NaN", "N/A" or nothing. */
+static int qnet__is_absent(qnet__span field)
 {
-    char text[16];
-    size_t i;
-    *age = NAN;
-    if (field.size == 0 || qnet__span_is(field, "n/a")) return QNET_OK;
-    for (i = 0; i < field.size && i < sizeof text - 1; i++) {
-        if (field.at[i] != '.' && (field.at[i] < '0' || field.at[i] > '9')) break;
-        text[i] = field.at[i];
-    }
-    text[i] = '\0';
-    if (i < field.size || !qnet__parse_number(text, age) || !(*age <= 150))
-        return qnet__bad_field(table, "age", "years (0..150) or n/a", field);
-    return QNET_OK;
+    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
+           qnet__span_is(field, "nan");
 }
 
-/* M or F; "O" and "n/a" are unknown here: the paper's table knows two. */
-static qnet_status qnet__read_sex(const qnet__table *table, qnet__span field, qnet_sex *sex)
+/* A field that only describes never ends a run: a warning, and it is unknown. */
+static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
+                            qnet__span found)
 {
-    *sex = QNET_SEX_UNKNOWN;
-    if (qnet__span_is(field, "m") || qnet__span_is(field, "male")) *sex = QNET_MALE;
-    else if (qnet__span_is(field, "f") || qnet__span_is(field, "female")) *sex = QNET_FEMALE;
-    else if (field.size > 0 && !qnet__span_is(field, "n/a") && !qnet__span_is(field, "o") &&
-             !qnet__span_is(field, "other"))
-        return qnet__bad_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_OK;
+    qnet__log(table->ctx, QNET_LOG_WARNING,
+              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
+              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
+}
+
+/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
+   may stand (BIDS asks for that from 89 on). NaN where there is none. */
+static double qnet__read_age(const qnet__table *table, qnet__span field)
+{
+    char text[16];
+    double age;
+    size_t i = 0, n = field.size;
+    if (qnet__is_absent(field)) return NAN;
+    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
+    for (; i < n && i < sizeof text - 1; i++) {
+        text[i] = field.at[i] == ',' ? '.' : field.at[i];
+        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
+    }
+    text[i] = '\0';
+    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
+    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
+    return NAN;
+}
+
+/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
+static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
+{
+    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
+                                        "o", "other", "u", "unknown"};
+    int k;
+    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
+    for (k = 0; k < 11; k++)
+        if (qnet__span_is(field, words[k]))
+            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
+    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
+    return QNET_SEX_UNKNOWN;
 }
 
 /* One line into subject, label, age and sex of *out. */
@@ -16678,8 +17185,9 @@ static qnet_status qnet__read_participant(const qnet__table *table, qnet__span l
     if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
     else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
     else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    QNET__TRY(qnet__read_age(table, field[QNET__COLUMN_AGE], &out->age));
-    return qnet__read_sex(table, field[QNET__COLUMN_SEX], &out->sex);
+    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
+    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
+    return QNET_OK;
 }
 
 /* Parses text into a list of participants in the order of the file: *list[*count], to be given back
@@ -16691,6 +17199,11 @@ static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text,
     qnet_status status = QNET_OK;
     qnet_scan *scans;
     size_t lines = 0, n = 0, i, size;
+    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
+                           memcmp(text.at, "\xfe\xff", 2) == 0))
+        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
+                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
+                          table->path);
     if (memchr(text.at, '\0', text.size) != NULL)
         return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
                           "%s: holds zero bytes, expected plain text", table->path);
@@ -16817,9 +17330,38 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     else if (match) {
         *found = 1;
         status = qnet__path(ctx, path, folder, "/", match, "");
+        if (status == QNET_OK && !qnet_file_exists(path))
+            status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
+                                "%s: is a link to a file that is not there: not downloaded yet? (git "
+                                "annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
+}
+
+/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
+static int qnet__same_but_zeros(const char *a, const char *b)
+{
+    size_t i = strlen("sub-"), k = i;
+    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
+    while (a[i] == '0') i++;
+    while (b[k] == '0') k++;
+    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
+}
+
+/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
+static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
+                                  char hint[96])
+{
+    char (*names)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0, i;
+    if (qnet__path_kind(folder) != 2 ||
+        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
+        return;
+    for (i = 0; i < count && hint[0] == '\0'; i++)
+        if (qnet__same_but_zeros(subject, names[i]))
+            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
+    qnet__free(ctx, names, bytes);
 }
 
 /* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
@@ -16865,25 +17407,63 @@ static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const 
     /* BIDS, with the suffixes of its qMRI extension. */
     static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
                                                    "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], tail[96];
+    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
+    char hint[96] = "";
     int m, found;
     snprintf(tail, sizeof tail, "/%s/anat", subject);
     QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
     QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
+    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
     for (m = 0; m < needed; m++) {
         found = 0;
         if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
         if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (!found)
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s",
-                              subject, subject, suffix[m], tool[0] ? derived : "",
-                              tool[0] ? " or " : "", raw,
-                              m == QNET__MASK ? " (needed unless slices and box are given)" : "");
+        if (found) continue;
+        qnet__similar_subject(ctx, folder, subject, hint);
+        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
+                          subject, subject, suffix[m], tool[0] ? derived : "",
+                          tool[0] ? " or " : "", raw,
+                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
     }
     return QNET_OK;
 }
 
 /* ---- reading a cohort ------------------------------------------------------------------------ */
+
+/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
+   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
+static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
+                                     const char *path)
+{
+    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
+    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
+    const char *at, *stop;
+    qnet_buffer file;
+    size_t n = strlen(path);
+    int k;
+    if (map > QNET__R2STAR) return QNET_OK;
+    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
+    if (n < 4) return QNET_OK;
+    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
+    memset(&file, 0, sizeof file);
+    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
+        return QNET_OK;
+    unit[0] = '\0';
+    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
+        at = strstr((const char *)file.bytes, "\"Units\"");
+        at = at ? at + strlen("\"Units\"") : NULL;
+        while (at && *at && strchr(" \t\r\n:", *at)) at++;
+        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
+        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
+    }
+    qnet_buffer_free(ctx, &file);
+    for (k = 0; k < 3; k++)
+        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
+    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
+             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
+    return qnet__unless(ctx, config->any_values, "any_values", text);
+}
 
 /* Loads one participant's volumes and appends the scan. */
 static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
@@ -16898,11 +17478,94 @@ static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder
     status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
     for (m = 0; m < needed && status == QNET_OK; m++) {
         files.name[m] = path[m];
-        status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
+        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
+        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
     }
     if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
     for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
     return status;
+}
+
+/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
+   that was forgotten would make the cohort smaller without a word. */
+static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
+                                        const qnet_scan *list, int count)
+{
+    char (*names)[QNET__NAME_SIZE] = NULL;
+    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
+    size_t n = 0, bytes = 0, i;
+    int left = 0, found, s;
+    qnet_status status = QNET_OK;
+    if (qnet__path_kind(folder) != 2) return QNET_OK;
+    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
+    for (i = 0; i < n && status == QNET_OK; i++) {
+        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
+        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
+        if (s < count) continue;
+        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
+        found = 0;
+        if (status == QNET_OK && qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
+            found = 1; /* several, or one that is not downloaded */
+        if (!found) continue;
+        if (left++ < 5)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
+                     names[i]);
+    }
+    qnet__free(ctx, names, bytes);
+    if (left)
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
+                  folder, left, text, left > 5 ? ", ..." : "");
+    return status;
+}
+
+/* Median of v[n], which is reordered. */
+static double qnet__median(float *v, size_t n)
+{
+    return (double)qnet__percentile(v, n, 50);
+}
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated by
+   1.48 times the median of the distances, and than what persons and outlines differ by. */
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
+    float *value, *work;
+    size_t s, known;
+    int k;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    value = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    work = value + n;
+    for (k = 0; k < 3; k++) {
+        double median, limit;
+        for (s = known = 0; s < n; s++) {
+            const qnet_scan *scan = &cohort->scans[s];
+            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
+            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        }
+        if (known < QNET__OUTLIER_SCANS) continue;
+        median = qnet__median(work, known);
+        for (s = known = 0; s < n; s++)
+            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
+        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
+        for (s = 0; s < n; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            if (!(fabs(value[s] - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      (double)value[s], what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, value, bytes);
+    return QNET_OK;
 }
 
 /* All participants into an empty cohort, with progress. */
@@ -16911,9 +17574,11 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
 {
     qnet_context *ctx = cohort->ctx;
     const double start = qnet__seconds(ctx);
-    char tool[256];
+    char tool[256], path[QNET__PATH_SIZE];
     int i;
     QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
+    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
+    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
     for (i = 0; i < count; i++) {
         qnet_progress_info info;
         double seconds;
@@ -16932,7 +17597,7 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
             return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
                               list[i].subject);
     }
-    return QNET_OK;
+    return qnet__cohort_outliers(cohort);
 }
 
 /* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
