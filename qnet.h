@@ -1055,6 +1055,7 @@ typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
     double side_mm;      /* of the prepared images */
+    int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
     double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
                             and y; NaN without a mask */
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
@@ -1098,20 +1099,22 @@ typedef struct qnet_scan_maps {
 /* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
 
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
-   of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's. Components
-   of less than a tenth of the largest one are left out; slices are those that hold the rest, the box
-   is about its centre of mass.
+   of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
+   Components of less than a fiftieth of the largest one are left out; slices are those that hold
+   the rest, the box is about its centre of mass.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
-   slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is an error.
+   slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
+   refused.
    Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
-   any_values) are maps that are constant or 0 in 95 % of the voxels; |QSM| with a 99th percentile
-   outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a median outside 5..80 or a
-   99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25 to 300), or with a median
-   above 25 and less than .9 of it where QSM is highest, as T2* in ms has. A sidecar's "Units" that
-   are others than ppm and 1/s are refused likewise.
+   any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
+   with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
+   median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
+   to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
+   A sidecar's "Units" that are others than ppm and 1/s are refused likewise.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
-   Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned of. */
+   Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
+   of. */
 QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                        const qnet_scan_maps *maps, int *slices, int *slice_z,
                                        float *pixels);
@@ -1128,7 +1131,8 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
    derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
    all-zero slice, a missing map or a grid that differs is an error that names file and subject.
    Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
-   maps of subjects that are not in the table; scans whose mask lies or counts far from the others'. */
+   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
+   other numbers of slices, than in most of ten or more. */
 QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
                                       const qnet_input_config *config, qnet_cohort **out);
 #endif
@@ -1413,6 +1417,7 @@ typedef struct qnet_participant {
     double age;
     qnet_sex sex;
     int slices;
+    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
 } qnet_participant;
 
 typedef struct qnet_experiment {
@@ -1426,6 +1431,7 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
+    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
     double seconds;
 } qnet_experiment;
@@ -15376,8 +15382,8 @@ QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
     return arena.at;
 }
 
-/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what stands
-   before it is no larger and what stands behind it no smaller (Hoare's selection). */
+/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
+   stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
 static float qnet__select(float *v, size_t n, size_t rank)
 {
     size_t low = 0, high = n - 1;
@@ -15401,7 +15407,7 @@ static float qnet__select(float *v, size_t n, size_t rank)
 }
 
 /* Percentile q (0..100) of v[n], which is reordered; linear between order statistics as
-   numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. 0 if n = 0. */
+   numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
 static float qnet__percentile(float *v, size_t n, double q)
 {
     const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
@@ -15589,7 +15595,8 @@ QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int s
 /* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
    crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
    border of an intermediate image, the coordinate is reflected there too. */
-QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x, double *y)
+QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
+                                   double *y)
 {
     const qnet_augmentation *r = warp->record;
     const double X = (double)out_x + r->crop_x, Y = (double)out_y + r->crop_y;
@@ -16040,8 +16047,8 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
         return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
     for (corner = 0; corner < 8; corner++) {
-        const double at[4] = {corner & 1 ? a->nx - 1 : 0, corner & 2 ? a->ny - 1 : 0,
-                              corner & 4 ? a->nz - 1 : 0, 1};
+        const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
+                              corner & 4 ? a->nz - 1.0 : 0, 1};
         double off[3] = {0, 0, 0}; /* mm */
         for (r = 0; r < 3; r++)
             for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
@@ -16072,8 +16079,8 @@ static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field
     return QNET_OK;
 }
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis that is nearest
-   to upwards, which for slices acquired by 50 degrees from axial is not the one across them. */
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
 static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
                                   qnet_volume *v, const char *name)
 {
@@ -16087,8 +16094,8 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
     for (c = 0; c < 3; c++)
         tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
     tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the head, "
-             "its slices were acquired %s", name, tilt, acquired);
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
     if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
         return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
     if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
@@ -16100,8 +16107,8 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 
 /* ---- the mask -------------------------------------------------------------------------------- */
 
-#define QNET__MASK_ML 200 /* the nuclei have 20 to 60, a generous outline twice that, a brain 1300 */
-#define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other image thousands */
+#define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
+#define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
 
 /* Makes the mask 0 and 1, or says why it is none. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
@@ -16124,15 +16131,16 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
         for (k = 0; k < n && value[k] != v;) k++;
         if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
     }
-    if (bad) qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
-                       name, (double)bad);
+    if (bad)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
+                  name, (double)bad);
     /* A little beyond 0..1, as interpolation by splines leaves it. */
     if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "%s: is no mask: expected 0 and 1, up to %d labels, or a probability in "
                           "0..1, found %s%d values in %g..%g", name, QNET__MASK_LABELS,
-                          n > QNET__MASK_LABELS ? "more than " : "", qnet__min_int(n, QNET__MASK_LABELS)
-                          + 1, (double)low, (double)high);
+                          n > QNET__MASK_LABELS ? "more than " : "",
+                          qnet__min_int(n, QNET__MASK_LABELS) + 1, (double)low, (double)high);
     if (n > 1 || (n == 1 && value[0] < 1))
         qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
                   : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
@@ -16143,7 +16151,7 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
 /* Voxels first..last of a row that are mask, one after the other along x. */
 typedef struct qnet__run {
     int first, last, y, z;
-    size_t parent, voxels; /* index of a run of the same component; of a root: the component's size */
+    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
 } qnet__run;
 
 static size_t qnet__run_root(qnet__run *run, size_t i)
@@ -16193,8 +16201,9 @@ static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *r
     return n;
 }
 
-/* Clears all components of a binary mask that are smaller than a tenth of the largest: left and
-   right nuclei stay, strays go, which would move the box or add slices. */
+/* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
+   stay, strays go, which would add slices. A piece that is just not cleared moves the centre by
+   2 mm at 10 cm. */
 static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
                                     qnet_cut *cut)
 {
@@ -16230,7 +16239,7 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
     for (i = 0; i < runs; i++) {
         const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
         const size_t length = (size_t)(r->last - r->first + 1);
-        if (10 * root->voxels >= largest) {
+        if (50 * root->voxels >= largest) {
             kept += length;
             continue;
         }
@@ -16242,8 +16251,8 @@ static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const 
     qnet__free(ctx, arena.base, bytes);
     if (lost)
         qnet__log(ctx, QNET_LOG_WARNING,
-                  "%s: %.0f voxels in %.0f pieces of less than a tenth of the largest are left out",
-                  name, (double)lost, (double)pieces);
+                  "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
+                  "out", name, (double)lost, (double)pieces);
     cut->mask_voxels = (int)kept;
     cut->mask_left_out = (int)lost;
     return QNET_OK;
@@ -16418,8 +16427,8 @@ static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files 
                     const float v = voxels[(size_t)y * nx + (size_t)x];
                     if (qnet__is_bad_voxel(v))
                         return qnet__fail(ctx, QNET_ERROR_DATA,
-                                          "%s: voxel (%d, %d, %d) of the volume turned to RAS is %s, "
-                                          "inside of the head", files->name[m], x, y, z,
+                                          "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
+                                          "%s, inside of the head", files->name[m], x, y, z,
                                           v != v ? "NaN" : "infinite");
                     some |= v != 0;
                 }
@@ -16438,15 +16447,15 @@ static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files 
             }
         if (bad)
             qnet__log(ctx, QNET_LOG_WARNING,
-                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks, "
-                      "become 0", files->name[m], (double)bad);
+                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
+                      " become 0", files->name[m], (double)bad);
     }
     return QNET_OK;
 }
 
 /* What a map holds in the chosen slices, near their centre. */
 typedef struct qnet__range {
-    double zero;              /* share of the voxels */
+    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
     double low, median, high; /* 1st, 50th and 99th percentile of the others */
     double negative;          /* their share */
 } qnet__range;
@@ -16456,6 +16465,7 @@ typedef struct qnet__range {
 static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
 {
     if (r->zero > 0.95) return "is 0 nearly everywhere";
+    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
     if (r->low == r->high) return "is constant";
     if (map == QNET__QSM && size > 3) {
         if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
@@ -16470,7 +16480,8 @@ static const char *qnet__unlikely(int map, const qnet__range *r, double size, do
         if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
         if (r->median > 25 && iron < 0.9 * r->median)
             return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (r->median < 5 || r->median > 80 || r->high > 1000) return "does not look like R2* in 1/s";
+        if (r->median < 5 || r->median > 80 || r->high > 1000)
+            return "does not look like R2* in 1/s";
     }
     return NULL;
 }
@@ -16481,15 +16492,15 @@ static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config
                                       const qnet__scan_files *files,
                                       const qnet__slice_choice *choice, const double center[2])
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
+    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
     const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
     const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
     int low[2], high[2], m, t, x, y, z;
     qnet_status status = QNET_OK;
-    size_t room, bytes, n, k, all, i;
+    size_t room, bytes, n, k, all, in_mask, empty, i;
     float *value, iron_limit = FLT_MAX;
     qnet__window(grid, center, half_x, half_y, low, high);
-    if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside the slices */
+    if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
     room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
     bytes = 2 * room * sizeof *value;
     value = (float *)qnet__alloc(ctx, bytes);
@@ -16500,18 +16511,23 @@ static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config
         char text[600];
         qnet__range r;
         double size = 0, of_iron;
-        n = k = all = 0;
+        n = k = all = in_mask = empty = 0;
         for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
             for (y = low[1]; y <= high[1]; y++)
                 for (x = low[0]; x <= high[0]; x++, all++) {
                     const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
                     const float v = qnet__slice_of(files->volume[m], z)[at];
+                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
+                        in_mask++;
+                        empty += v == 0;
+                    }
                     if (v == 0) continue;
                     value[n++] = v;
                     if (m == QNET__QSM) iron[k++] = fabsf(v);
                     else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
                 }
         r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
+        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
         for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
         r.negative = n > 0 ? r.negative / (double)n : 0;
         r.low = qnet__percentile(value, n, 1);
@@ -16524,8 +16540,8 @@ static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config
         of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
         why = qnet__unlikely(m, &r, size, of_iron);
         if (why == NULL) continue;
-        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below %.3g, "
-                 "%.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
+        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
+                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
         status = qnet__unless(ctx, config->any_values, "any_values", text);
     }
     qnet__free(ctx, value, bytes);
@@ -16588,8 +16604,8 @@ static void qnet__resample_slice(const qnet__scan_files *files, const qnet__fram
         }
 }
 
-/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right a
-   coronal one through the centre, with mask and the first and last slice. 16 greys keep it small. */
+/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
+   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
 static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
                               const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
 {
@@ -16655,6 +16671,7 @@ static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config
     const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
     const size_t side = (size_t)qnet_input_prepared(config);
     const qnet_volume *qsm = files->volume[QNET__QSM];
+    qnet__scan_files looked; /* the volumes that are needed */
     qnet__slice_choice choice;
     qnet__frame frame;
     double head[2], middle, ml;
@@ -16679,8 +16696,8 @@ static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config
         QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
         QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
         ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
-        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and thalami: "
-                 "a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
         if (ml > QNET__MASK_ML)
             QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
     }
@@ -16698,18 +16715,23 @@ static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config
             qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
             qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
             for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
-        QNET__TRY(qnet__check_values(ctx, config, files, &choice, mass));
+        looked = *files;
+        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
+        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
     }
     *slices = choice.count;
     for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
         slice_z[t] = z;
         qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
     }
-    middle = (slice_z[0] + slice_z[choice.count - 1]) / 2.0;
+    cut->slice[0] = slice_z[0];
+    cut->slice[1] = slice_z[choice.count - 1];
+    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
     for (m = 0; m < 3; m++)
-        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x + qsm->affine[m][1] * frame.center_y +
-                            qsm->affine[m][2] * middle + qsm->affine[m][3];
-    if (cut->picture) qnet__cut_picture(files, &choice, &frame, slice_z, cut->picture);
+        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
+                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
+                            qsm->affine[m][3];
+    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
     return QNET_OK;
 }
 
@@ -17332,8 +17354,8 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
         status = qnet__path(ctx, path, folder, "/", match, "");
         if (status == QNET_OK && !qnet_file_exists(path))
             status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
-                                "%s: is a link to a file that is not there: not downloaded yet? (git "
-                                "annex get, datalad get)", path);
+                                "%s: is a link to a file that is not there: not downloaded yet? "
+                                "(git annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
@@ -17504,7 +17526,8 @@ static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
         if (s < count) continue;
         status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
         found = 0;
-        if (status == QNET_OK && qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
+        if (status == QNET_OK &&
+            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
             found = 1; /* several, or one that is not downloaded */
         if (!found) continue;
         if (left++ < 5)
@@ -17526,8 +17549,8 @@ static double qnet__median(float *v, size_t n)
 }
 
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated by
-   1.48 times the median of the distances, and than what persons and outlines differ by. */
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
 {
@@ -21150,10 +21173,12 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
         if (!c->use_input[qnet__table_input[i]]) continue;
         qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
         qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s",
+                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
+                         "any_values %d; any_orientation %d",
                       in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                       in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], in->derivatives ? in->derivatives : "");
+                      in->box_center_mm[1], in->derivatives ? in->derivatives : "",
+                      in->any_values, in->any_orientation);
         qnet__close(w, "}");
     }
     qnet__open(w, "stage1", "{");
@@ -21280,6 +21305,14 @@ QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer 
     return qnet__writer_end(w);
 }
 
+/* What is unlike the cohort in a cut. */
+static const char *qnet__outlier_name(int outlier)
+{
+    static const char *const names[4] = {"", "place of the mask", "number of slices",
+                                         "place of the mask, number of slices"};
+    return names[outlier & 3];
+}
+
 QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
 {
     qnet__writer writer, *w = &writer;
@@ -21313,6 +21346,21 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
                       p->slices, e->fold[i] + 1);
     }
     qnet__close(w, "]");
+    for (int input = 0; input < 2; input++) {
+        if (!qnet__has_input(e, input)) continue;
+        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
+        for (int i = 0; i < e->participants_count; i++) {
+            const qnet_cut *c = &e->participants[i].cut[input];
+            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
+                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
+                             "\"mask_left_out\": %d, \"outlier\": %s}",
+                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
+                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
+                          c->side_mm, c->mask_voxels, c->mask_left_out,
+                          qnet__outlier_name(c->outlier));
+        }
+        qnet__close(w, "]");
+    }
     qnet__close(w, "}");
     return qnet__writer_end(w);
 }
@@ -21429,6 +21477,9 @@ static void qnet__put_css(qnet__writer *w)
         ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
         "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
         "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
+        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
+        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
+        ".cuts .odd img{outline:3px solid var(--hh)}\n"
         ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
         "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
         "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
@@ -21941,6 +21992,39 @@ static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
                  "</figure>\n");
 }
 
+/* Mask, box and slices of each scan, for the eye. */
+static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
+{
+    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+    int shown = 0, odd = 0;
+    for (int i = 0; i < e->participants_count; i++) {
+        shown += e->participants[i].cut[input].picture != NULL;
+        odd += e->participants[i].cut[input].outlier != 0;
+    }
+    if (!shown) return;
+    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
+                   "scan", odd ? " open" : "");
+    if (odd) qnet__print(w, "; %d unlike the others", odd);
+    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *p = &e->participants[i];
+        const qnet_cut *c = &p->cut[input];
+        if (c->picture == NULL) continue;
+        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
+        qnet__put(w, "<figcaption>");
+        qnet__put_escaped(w, p->subject);
+        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
+        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
+        qnet__put(w, "</figcaption></figure>\n");
+    }
+    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
+                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
+                   "coronal plane through its centre, the slices between the lines, counted from 0 "
+                   "at the bottom.</figcaption></figure></details>\n",
+                qnet_input_name((qnet_input)input));
+}
+
 /* ---- report.html: the page ------------------------------------------------------------------- */
 
 /* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
@@ -22054,6 +22138,7 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
 static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__put(w, "<h2>How it was trained</h2>\n");
+    qnet__figure_cuts(w, e);
     qnet__figure_augmented(w, e);
     if (e->curves_count > 0) qnet__figure_learning(w, e);
     qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
@@ -23157,11 +23242,28 @@ static void qnet__shuffle_labels(qnet_cohort *cohort, uint64_t seed, const int *
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
+/* Where each scan was cut, with copies of the pictures. */
+static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
+{
+    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
+        qnet_cut *cut = &e->participants[s].cut[input];
+        *cut = cohort->scans[s].cut;
+        if (cut->picture == NULL) continue;
+        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
+        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
+    }
+    return QNET_OK;
+}
+
 /* The cohort's participants into the experiment, from the first input that is read. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort)
+static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
+                                      int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    if (e->participants) return QNET_OK;
+    uint8_t *pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
+    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
+    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
+    if (e->participants) return qnet__cuts_keep(e, cohort, input);
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -23176,7 +23278,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
     }
-    return QNET_OK;
+    return qnet__cuts_keep(e, cohort, input);
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -23318,7 +23420,7 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
         QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
         job->opened = 1;
     }
-    QNET__TRY(qnet__participants(e, cohort));
+    QNET__TRY(qnet__participants(e, cohort, job->input));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
     QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
@@ -23712,6 +23814,8 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
+    for (int i = 0; i < 2; i++)
+        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);

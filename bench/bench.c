@@ -604,8 +604,8 @@ static void bench_data(bench *b)
     a.out = numbers(b, outs);
     a.scratch_bytes = (qnet_augment_scratch(PREPARED, PREPARED) + 63) / 64 * 64;
     a.scratch = (unsigned char *)block(b->ctx, a.scratch_bytes * (size_t)workers(b));
-    head(b, "Augmentation, 16 images of 260 x 260 to 224 x 224: stretch and each transform alone, and "
-            "all;\nbefore it the limits of the stretch, found once for an image");
+    head(b, "Augmentation, 16 images of 260 x 260 to 224 x 224: stretch and each transform alone, "
+            "and all;\nfirst the limits of one image's stretch, which training finds once");
     qnet_augment_config_init(&a.config);
     row(b, "stretch_limits_1", 0, image, best_of(b, limits_work, &a));
     for (k = 0; k < sizeof kind / sizeof *kind; k++) {

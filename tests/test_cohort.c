@@ -456,6 +456,16 @@ static void test_values(void)
         }
         free_maps(&maps);
     }
+    { /* the nuclei missing from a map, by zeros or by NaN that reaches them from outside */
+        qnet_scan_maps maps = make_brain(ras, ras_n);
+        qnet_input_config config = small_config(QNET_INPUT_CROP);
+        config.any_values = 0;
+        for (i = 0; i < NX * NY * NZ; i++)
+            if (i / (NX * NY) == 2 && i / NX % NY < 20 && i % NX > 16) maps.t1w->voxels[i] = (float)NAN;
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                    QNET_ERROR_DATA, "T1W image: is 0, or was NaN, in more than a tenth of the mask");
+        free_maps(&maps);
+    }
     { /* without a mask T2* in ms is told as well, where QSM is highest */
         qnet_scan_maps maps = make_brain(ras, ras_n);
         qnet_input_config config = small_config(QNET_INPUT_FULL);
@@ -533,7 +543,7 @@ static void test_mask(void)
         check_crop(1.3e-4);
         if (kind == 0 || kind == 4) CHECK(strstr(logged, "mask of the basal ganglia") == NULL);
         if (kind == 1)
-            CHECK_LOGGED("! mask of the basal ganglia: 1 voxels in 1 pieces of less than a tenth");
+            CHECK_LOGGED("! mask of the basal ganglia: 1 voxels in 1 pieces of less than a fiftieth");
         if (kind == 2) CHECK_LOGGED("! mask of the basal ganglia: not of 0 and 1: what is .5 or more");
         if (kind == 3) CHECK_LOGGED("! mask of the basal ganglia: a label image");
         if (kind == 5) CHECK_LOGGED("voxels of NaN or infinity do not count as mask");
