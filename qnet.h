@@ -181,7 +181,10 @@
        input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
        slices           those with the mask, at most 24, the central ones; padded and masked
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
-       augmentation     ranges of Albumentations 0.5-1.0, which the paper cites
+       augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
+                        distortion pulls the pixels that a fifth of the prepared side leaves over
+                        (none at 260 and 256; 4 at 224 or 74) to the edge: in 6 draws of 10 at 224
+                        they jump by more than 3 pixels, once by 19 (500 draws)
        cropped input    the box and a margin of 8 % are cut out first; stretching and geometry act
                         on the cut-out: percentiles are its own, far corners are mirrored
        ResBlock         a second ReLU, after the sum, as in He et al. and the ImageNet weights; the
@@ -1087,6 +1090,13 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                         const qnet_augmentation *record, const float *pixels,
                                         int in_h, int in_w, qnet_real *out, int out_h, int out_w,
                                         void *scratch);
+/* The same within limits of the stretch that are known already (NULL: they are found): they depend
+   on image and configuration, not on the record, so training finds them once for all epochs. */
+QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
+                                               const qnet_augmentation *record, const float *pixels,
+                                               int in_h, int in_w, const float low[3],
+                                               const float high[3], qnet_real *out, int out_h,
+                                               int out_w, void *scratch);
 /* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
@@ -1119,8 +1129,25 @@ typedef struct qnet_input_config {
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
     const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
+    int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
+    int any_orientation; /* 1: and so are slices far from axial */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
+
+/* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
+#define QNET_CUT_SIDE 64
+typedef struct qnet_cut {
+    double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
+    double center_mm[3]; /* the same in the world, in the middle of the slices */
+    double side_mm;      /* of the prepared images */
+    int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
+    double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
+                            and y; NaN without a mask */
+    int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
+    int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
+    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
+                            and box, and a coronal plane with mask and slices; NULL: none */
+} qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
    right (radiological convention). Pixels are physical values, before stretching; 0 outside. */
@@ -1133,6 +1160,7 @@ typedef struct qnet_scan {
     const int *slice_z; /* [slices]: index along z after orientation to RAS */
     const float *pixels; /* [slices][height][width][3] */
     uint64_t hash;      /* of the pixels */
+    qnet_cut cut;
 } qnet_scan;
 
 typedef struct qnet_cohort {
@@ -1151,9 +1179,27 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
-    qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS in place */
+    qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3]. */
+/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+   Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
+   of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
+   Components of less than a fiftieth of the largest one are left out; slices are those that hold
+   the rest, the box is about its centre of mass.
+   NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
+   slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
+   refused.
+   Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
+   any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
+   with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
+   median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
+   to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
+   A sidecar's "Units" that are others than ppm and 1/s are refused likewise.
+   Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
+   above 45, and one above 30 of slices that were acquired sagittal or coronal.
+   Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
+   of. */
 QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                        const qnet_scan_maps *maps, int *slices, int *slice_z,
                                        float *pixels);
@@ -1167,8 +1213,11 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
 /* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
    *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat. A NaN voxel, an all-zero slice, a missing map or a
-   grid that differs is an error that names file and subject. */
+   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
+   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
+   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
+   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
+   other numbers of slices, than in most of ten or more. */
 QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
                                       const qnet_input_config *config, qnet_cohort **out);
 #endif
@@ -1457,6 +1506,7 @@ typedef struct qnet_participant {
     double age;
     qnet_sex sex;
     int slices;
+    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
 } qnet_participant;
 
 typedef struct qnet_experiment {
@@ -1474,6 +1524,7 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
+    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds;
@@ -2259,7 +2310,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[QNET__SENTENCE];
     va_list args;
-    if (ctx->hooks.log.message == NULL) {
+    if (ctx == NULL || ctx->hooks.log.message == NULL) {
         return;
     }
     va_start(args, fmt);
@@ -15806,16 +15857,11 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
 
-/* Pixels are counted by the leading bits of a key: sign, exponent and two bits of the fraction. */
-#define QNET__DIGIT_BITS 11
-#define QNET__DIGITS ((size_t)1 << QNET__DIGIT_BITS)
-
-/* Blocks that preparing one image of h x w needs, n = h * w. */
+/* Blocks that preparing one image of h x w needs. */
 typedef struct qnet__image_scratch {
-    float *image;           /* [n][3] after the value transforms, and one number that is not used */
-    uint32_t *kept;         /* [n] */
-    uint32_t *bins;         /* [4][QNET__DIGITS]: of each channel, and of a selection */
-    double *map_x, *map_y;  /* [w], [h]: the grid distortion */
+    float *image;            /* [h w][3] after the value transforms */
+    float *values;           /* [h w]: the non-zero pixels of a channel */
+    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
     double *from_x, *from_y; /* [w]: source of each pixel of an output row */
 } qnet__image_scratch;
 
@@ -15824,10 +15870,8 @@ static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h
     qnet__image_scratch s;
     size_t n = 0;
     if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.kept = (uint32_t *)qnet__take(arena, n, sizeof *s.kept);
-    s.bins = (uint32_t *)qnet__take(arena, QNET__DIGITS, 4 * sizeof *s.bins);
-    /* Pixels are read four numbers at a time: the last one reads a number past its end. */
-    s.image = (float *)qnet__take(arena, n < (size_t)-1 ? n + 1 : n, 3 * sizeof *s.image);
+    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
+    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
     s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
     s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
     s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
@@ -15844,114 +15888,43 @@ QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
     return arena.at;
 }
 
-/* An unsigned key that sorts as the float does: negative numbers count downwards. */
-static uint32_t qnet__float_key(float value)
+/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
+   stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
+static float qnet__select(float *v, size_t n, size_t rank)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-/* The reverse of qnet__float_key. */
-static float qnet__key_value(uint32_t key)
-{
-    uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* The keys of rank `rank` and rank + 1 (from 0, in rising order) of key[n], into pair; the last one
-   twice when rank = n - 1. Radix selection: count in 256 equal parts of the keys' range, keep the
-   part that holds the rank, go on with its range; four times at most, so time is linear whatever
-   the keys are. What is few enough is sorted by insertion. key is spent. `above` is the smallest
-   key left behind on the upper side: rank + 1, if no kept key follows. */
-static void qnet__select_pair(uint32_t *key, size_t n, size_t rank, uint32_t *bins,
-                              uint32_t pair[2])
-{
-    uint32_t above = 0xffffffffu;
-    size_t i, k;
-    while (n > 24) {
-        uint32_t smallest = key[0], largest = key[0], wanted = 0;
-        size_t m = 0;
-        int down = 0;
-        for (i = 1; i < n; i++) {
-            smallest = key[i] < smallest ? key[i] : smallest;
-            largest = key[i] > largest ? key[i] : largest;
+    size_t low = 0, high = n - 1;
+    while (low < high) {
+        const float pivot = v[low + (high - low) / 2];
+        size_t i = low, j = high;
+        for (;; i++, j--) {
+            float swap;
+            while (v[i] < pivot) i++;
+            while (v[j] > pivot) j--;
+            if (i >= j) break;
+            swap = v[i];
+            v[i] = v[j];
+            v[j] = swap;
         }
-        if (smallest == largest) break;
-        while ((largest - smallest) >> down > 255) down++;
-        memset(bins, 0, 256 * sizeof *bins);
-        for (i = 0; i < n; i++) bins[(key[i] - smallest) >> down]++;
-        while (rank >= bins[wanted]) rank -= bins[wanted++];
-        for (i = 0; i < n; i++) {
-            const uint32_t digit = (key[i] - smallest) >> down;
-            above = digit > wanted && key[i] < above ? key[i] : above;
-            key[m] = key[i]; /* m <= i */
-            m += digit == wanted;
-        }
-        n = m;
+        /* v[low..j] <= pivot <= v[j+1..high], j < high. */
+        if (rank <= j) high = j;
+        else low = j + 1;
     }
-    for (i = 1; i < n; i++) { /* one step each where all are equal */
-        const uint32_t moved = key[i];
-        for (k = i; k > 0 && key[k - 1] > moved; k--) key[k] = key[k - 1];
-        key[k] = moved;
-    }
-    pair[0] = key[rank];
-    pair[1] = rank + 1 < n ? key[rank + 1] : above < 0xffffffffu ? above : key[rank];
+    return v[rank];
 }
 
-/* bins[3][QNET__DIGITS]: how many values of each channel of pixels[n][3] have each first digit
-   (sign, exponent and two bits more). Zero, which lies outside the head, and what no brain can be
-   are left out: 0 and |v| < 2^-128 share the two middle bins; infinity and NaN, the four outer
-   ones on each side. */
-static void qnet__count_digits(const float *pixels, size_t n, uint32_t *bins)
+/* Percentile q (0..100) of v[n], which is reordered; linear between order statistics as
+   numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
+static float qnet__percentile(float *v, size_t n, double q)
 {
-    uint32_t *bins1 = bins + QNET__DIGITS, *bins2 = bins1 + QNET__DIGITS;
+    const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
+    const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
+    float a, b = FLT_MAX;
     size_t i;
-    int c, k;
-    memset(bins, 0, 3 * QNET__DIGITS * sizeof *bins);
-    for (i = 0; i < n; i++) {
-        bins[qnet__float_key(pixels[3 * i]) >> (32 - QNET__DIGIT_BITS)]++;
-        bins1[qnet__float_key(pixels[3 * i + 1]) >> (32 - QNET__DIGIT_BITS)]++;
-        bins2[qnet__float_key(pixels[3 * i + 2]) >> (32 - QNET__DIGIT_BITS)]++;
-    }
-    for (c = 0; c < 3; c++, bins += QNET__DIGITS) {
-        bins[QNET__DIGITS / 2 - 1] = bins[QNET__DIGITS / 2] = 0;
-        for (k = 0; k < 4; k++) bins[k] = bins[QNET__DIGITS - 1 - (size_t)k] = 0;
-    }
-}
-
-/* Percentile q (0..100) of a channel, linear between order statistics as numpy.percentile has it:
-   a + f (b - a), a of rank floor(q/100 (m-1)), b of the next. values: &pixels[0][channel] of
-   [n][3]; bins: its counted first digits, which tell where to look. 0 if all are 0. */
-static double qnet__percentile(const float *values, size_t n, double q, const uint32_t *bins,
-                               uint32_t *kept, uint32_t *work)
-{
-    size_t count = 0, below = 0, rank, m = 0, i;
-    uint32_t first = 0, last, pair[2];
-    float low, high;
-    double at;
-    for (i = 0; i < QNET__DIGITS; i++) count += bins[i];
-    if (count == 0) return 0;
-    at = q / 100 * (double)(count - 1);
-    rank = qnet__min_size((size_t)at, count - 1);
-    /* The first digits of the keys of this rank and of the next: nearly always the same one. */
-    while (rank >= below + bins[first]) below += bins[first++];
-    for (last = first, i = below + bins[first]; i < count && i <= rank + 1;) i += bins[++last];
-    low = qnet__key_value(first << (32 - QNET__DIGIT_BITS));
-    high = qnet__key_value(((last + 1) << (32 - QNET__DIGIT_BITS)) - 1);
-    for (i = 0; i < n; i++) {
-        const float value = values[3 * i];
-        if (value >= low && value <= high) {
-            const uint32_t key = qnet__float_key(value);
-            if (bins[key >> (32 - QNET__DIGIT_BITS)]) kept[m++] = key; /* no zero in between */
-        }
-    }
-    qnet__select_pair(kept, m, rank - below, work, pair);
-    low = qnet__key_value(pair[0]);
-    high = qnet__key_value(pair[1]);
-    return low + (at - (double)rank) * ((double)high - low);
+    if (n == 0) return 0;
+    a = qnet__select(v, n, rank);
+    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    if (rank + 1 == n) b = a;
+    return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
 /* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
@@ -15978,237 +15951,24 @@ static int qnet__by_percentile(const qnet_augment_config *config, int c)
            !(config->window_low[c] < config->window_high[c]);
 }
 
-/* limit[channel][end]: the percentiles of the non-zero pixels, by counted first digits. */
-static void qnet__percentiles_ref(const qnet_augment_config *config, const float *pixels,
-                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
+/* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
+   outside the head, nor infinite or NaN; both 0 for a channel without any. */
+static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
+                                    size_t count, float *values, float low[3], float high[3])
 {
-    uint32_t *work = s->bins + 3 * QNET__DIGITS;
+    size_t i, n;
     int c;
-    qnet__count_digits(pixels, count, s->bins);
     for (c = 0; c < 3; c++) {
-        const uint32_t *bins = s->bins + (size_t)c * QNET__DIGITS;
+        low[c] = (float)config->window_low[c];
+        high[c] = (float)config->window_high[c];
         if (!qnet__by_percentile(config, c)) continue;
-        limit[c][0] = (float)qnet__percentile(pixels + c, count, config->percentile_low, bins,
-                                              s->kept, work);
-        limit[c][1] = (float)qnet__percentile(pixels + c, count, config->percentile_high, bins,
-                                              s->kept, work);
-    }
-}
-
-/* The fast form guesses from a sample between which two values a percentile lies, then counts in
-   one sweep what is below and keeps what is between. A guess that turns out wrong costs time only:
-   the twin does it again. */
-#define QNET__SAMPLE 1024
-
-typedef struct qnet__bracket {
-    float from, to;  /* the wanted ranks are expected at from <= value <= to */
-    size_t below;    /* valid pixels under from */
-    size_t kept, room;
-    uint32_t *key;   /* [room]: keys of what lies between */
-} qnet__bracket;
-
-#if QNET__X86
-/* What counts for a percentile: 2^-128 <= |value| < infinity, see qnet__count_digits. */
-static int qnet__is_counted(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits &= 0x7fffffffu;
-    return bits >= 0x00200000u && bits < 0x7f800000u;
-}
-
-/* Guesses the brackets b[2] of two percentiles of a channel, values = &pixels[0][channel], from
-   every step-th pixel: three and a half standard deviations of the sample's rank, and two ranks
-   more, to both sides. 0 where the sample is too small. sample[2 * QNET__SAMPLE] is scratch. */
-static int qnet__bracket_guess(const float *values, size_t count, const double percentile[2],
-                               uint32_t *sample, uint32_t *work, qnet__bracket b[2])
-{
-    const size_t step = (count / QNET__SAMPLE) | 1; /* odd, so that no row or column is favoured */
-    uint32_t *again = sample + QNET__SAMPLE, pair[2];
-    size_t i, n = 0;
-    int e;
-    for (i = 0; i < count && n < QNET__SAMPLE; i += step) {
-        sample[n] = qnet__float_key(values[3 * i]);
-        n += (size_t)qnet__is_counted(values[3 * i]);
-    }
-    if (n < 64) return 0;
-    for (e = 0; e < 2; e++) {
-        const double q = percentile[e] / 100, at = q * (double)(n - 1);
-        const double spread = 3.5 * sqrt((double)n * q * (1 - q)) + 2;
-        b[e].from = -FLT_MAX;
-        b[e].to = FLT_MAX;
-        if (at - spread >= 0) {
-            memcpy(again, sample, n * sizeof *again);
-            qnet__select_pair(again, n, (size_t)(at - spread), work, pair);
-            b[e].from = qnet__key_value(pair[0]);
+        for (i = n = 0; i < count; i++) {
+            const float value = pixels[3 * i + (size_t)c];
+            values[n] = value; /* n <= i */
+            n += value != 0 && fabsf(value) <= FLT_MAX;
         }
-        if (at + spread < (double)(n - 1)) {
-            memcpy(again, sample, n * sizeof *again);
-            qnet__select_pair(again, n, (size_t)(at + spread), work, pair);
-            b[e].to = qnet__key_value(pair[1]);
-        }
-    }
-    return 1;
-}
-
-/* Sweeps pixels[count][3], of which the first multiple of 8 pixels as 3 vectors of 8 numbers: lane
-   l of vector v is of channel (8 v + l) % 3. valid[c]: how many of the channel count. Returns 0
-   when a bracket holds more than there is room for. */
-#define QNET__AVX2_UNFUSED __attribute__((target("avx2"))) /* no fused multiply-add by chance */
-QNET__AVX2_UNFUSED static int qnet__bracket_sweep(const float *pixels, size_t count,
-                                                  qnet__bracket bracket[3][2], size_t valid[3])
-{
-    __m256 from[3][2], to[3][2];
-    __m256i below[3][2], counted[3];
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256i smallest = _mm256_set1_epi32(0x001fffff);
-    const __m256i infinite = _mm256_set1_epi32(0x7f800000);
-    const size_t whole = count / 8 * 8;
-    size_t i;
-    int v, l, e, full = 0;
-    for (v = 0; v < 3; v++) {
-        counted[v] = below[v][0] = below[v][1] = _mm256_setzero_si256();
-        for (e = 0; e < 2; e++) {
-            float f[8], t[8];
-            for (l = 0; l < 8; l++) {
-                f[l] = bracket[(8 * v + l) % 3][e].from;
-                t[l] = bracket[(8 * v + l) % 3][e].to;
-            }
-            from[v][e] = _mm256_loadu_ps(f);
-            to[v][e] = _mm256_loadu_ps(t);
-        }
-    }
-    for (i = 0; i < whole && !full; i += 8) { /* 8 keys at most for a bracket */
-        for (v = 0; v < 3; v++) {
-            const float *at = pixels + 3 * i + 8 * (size_t)v;
-            const __m256 x = _mm256_loadu_ps(at);
-            const __m256i m = _mm256_and_si256(_mm256_castps_si256(x), magnitude);
-            const __m256i ok = _mm256_and_si256(_mm256_cmpgt_epi32(m, smallest),
-                                                _mm256_cmpgt_epi32(infinite, m));
-            unsigned inside;
-            counted[v] = _mm256_sub_epi32(counted[v], ok); /* a true lane is -1 */
-            for (e = 0; e < 2; e++) {
-                const __m256 low = _mm256_cmp_ps(x, from[v][e], _CMP_LT_OQ);
-                const __m256 high = _mm256_cmp_ps(x, to[v][e], _CMP_GT_OQ);
-                below[v][e] = _mm256_sub_epi32(
-                    below[v][e], _mm256_and_si256(ok, _mm256_castps_si256(low)));
-                inside = (unsigned)_mm256_movemask_ps(
-                    _mm256_andnot_ps(_mm256_or_ps(low, high), _mm256_castsi256_ps(ok)));
-                for (; inside != 0; inside &= inside - 1) { /* from the lowest bit on */
-                    const int lane = __builtin_ctz(inside);
-                    qnet__bracket *b = &bracket[(8 * v + lane) % 3][e];
-                    b->key[b->kept++] = qnet__float_key(at[lane]);
-                    full |= b->kept + 8 > b->room;
-                }
-            }
-        }
-    }
-    memset(valid, 0, 3 * sizeof *valid);
-    for (v = 0; v < 3; v++) {
-        int32_t n[8], u[2][8];
-        _mm256_storeu_si256((__m256i *)(void *)n, counted[v]);
-        _mm256_storeu_si256((__m256i *)(void *)u[0], below[v][0]);
-        _mm256_storeu_si256((__m256i *)(void *)u[1], below[v][1]);
-        for (l = 0; l < 8; l++) {
-            const int c = (8 * v + l) % 3;
-            valid[c] += (size_t)n[l];
-            for (e = 0; e < 2; e++) bracket[c][e].below += (size_t)u[e][l];
-        }
-    }
-    for (i = 3 * whole; i < 3 * count && !full; i++) {
-        if (!qnet__is_counted(pixels[i])) continue;
-        valid[i % 3]++;
-        for (e = 0; e < 2; e++) {
-            qnet__bracket *b = &bracket[i % 3][e];
-            if (pixels[i] < b->from) b->below++;
-            else if (pixels[i] <= b->to) b->key[b->kept++] = qnet__float_key(pixels[i]);
-            full |= b->kept + 8 > b->room;
-        }
-    }
-    return !full;
-}
-
-/* 1: limit is filled in, with the numbers of the twin; 0: a guess was wrong, nothing has been. */
-static int qnet__percentiles_fast(const qnet_augment_config *config, const float *pixels,
-                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
-{
-    const double percentile[2] = {config->percentile_low, config->percentile_high};
-    uint32_t *work = s->bins + 3 * QNET__DIGITS, pair[2];
-    const size_t room = count / 6;
-    qnet__bracket bracket[3][2];
-    float found[3][2];
-    size_t valid[3];
-    int c, e;
-    if (count < 4 * QNET__SAMPLE) return 0;
-    for (c = 0; c < 3; c++) {
-        for (e = 0; e < 2; e++) {
-            qnet__bracket *b = &bracket[c][e];
-            memset(b, 0, sizeof *b);
-            b->from = FLT_MAX; /* nothing lies between */
-            b->to = -FLT_MAX;
-            b->room = room;
-            b->key = s->kept + (size_t)(2 * c + e) * room;
-        }
-        if (qnet__by_percentile(config, c) &&
-            !qnet__bracket_guess(pixels + c, count, percentile, s->bins, work, bracket[c])) {
-            return 0;
-        }
-    }
-    if (!qnet__bracket_sweep(pixels, count, bracket, valid)) return 0;
-    for (c = 0; c < 3; c++) {
-        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) {
-            const qnet__bracket *b = &bracket[c][e];
-            const double at = percentile[e] / 100 * (double)(valid[c] - 1);
-            const size_t rank = qnet__min_size((size_t)at, valid[c] - 1);
-            const size_t next = qnet__min_size(rank + 1, valid[c] - 1);
-            float low, high;
-            if (rank < b->below || next >= b->below + b->kept) return 0;
-            qnet__select_pair(b->key, b->kept, rank - b->below, work, pair);
-            low = qnet__key_value(pair[0]);
-            high = qnet__key_value(pair[1]);
-            found[c][e] = (float)(low + (at - (double)rank) * ((double)high - low));
-        }
-    }
-    for (c = 0; c < 3; c++) {
-        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) limit[c][e] = found[c][e];
-    }
-    return 1;
-}
-#endif
-
-/* 1: the vector forms of this room may run. */
-static int qnet__image_fast(const qnet_context *ctx)
-{
-#if defined(QNET_REFERENCE) || !QNET__X86
-    QNET__UNUSED(ctx);
-    return 0;
-#else
-    return ctx != NULL && qnet_context_cpu(ctx) >= QNET_CPU_AVX2;
-#endif
-}
-
-/* low[c] and high[c] by window or by percentiles; both 0 for a channel of nothing but zeros. */
-static void qnet__stretch_limits_in(qnet_context *ctx, const qnet_augment_config *config,
-                                    const float *pixels, size_t count,
-                                    const qnet__image_scratch *s, float low[3], float high[3])
-{
-    float limit[3][2];
-    int c, done = 1;
-    for (c = 0; c < 3; c++) {
-        limit[c][0] = (float)config->window_low[c];
-        limit[c][1] = (float)config->window_high[c];
-        if (qnet__by_percentile(config, c)) done = 0;
-    }
-    QNET__UNUSED(ctx);
-#if QNET__X86
-    if (!done && qnet__image_fast(ctx)) {
-        done = qnet__percentiles_fast(config, pixels, count, s, limit);
-    }
-#endif
-    if (!done) qnet__percentiles_ref(config, pixels, count, s, limit);
-    for (c = 0; c < 3; c++) {
-        low[c] = limit[c][0];
-        high[c] = limit[c][1];
+        low[c] = qnet__percentile(values, n, config->percentile_low);
+        high[c] = qnet__percentile(values, n, config->percentile_high);
     }
 }
 
@@ -16217,23 +15977,18 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    size_t bytes;
+    const size_t bytes = (count ? count : 1) * sizeof(float);
+    float *values;
     if (config == NULL || pixels == NULL || low == NULL || high == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "stretch: config, pixels or limits are missing");
     if (count > (size_t)INT_MAX)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
     QNET__TRY(qnet__stretch_check(ctx, config));
-    s = qnet__image_scratch_plan(&arena, 1, count);
-    bytes = arena.at;
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    arena.at = 0;
-    s = qnet__image_scratch_plan(&arena, 1, count);
-    qnet__stretch_limits_in(ctx, config, pixels, count, &s, low, high);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
+    qnet__stretch_limits_in(config, pixels, count, values, low, high);
+    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
@@ -16269,14 +16024,17 @@ QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect(double x, int size)
+static double qnet__reflect_far(double x, double last)
 {
-    const double last = size - 1;
-    if (x >= 0 && x <= last) return x;
-    if (size < 2) return 0;
+    if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
+}
+QNET__INLINE double qnet__reflect(double x, int size)
+{
+    const double last = size - 1;
+    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -16332,7 +16090,7 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
 }
 
 /* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-static double qnet__grid_at(const double *map, const double *factor, int size, double x)
+QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
     const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
@@ -16343,7 +16101,8 @@ static double qnet__grid_at(const double *map, const double *factor, int size, d
 /* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
    crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
    border of an intermediate image, the coordinate is reflected there too. */
-static void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x, double *y)
+QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
+                                   double *y)
 {
     const qnet_augmentation *r = warp->record;
     const double X = (double)out_x + r->crop_x, Y = (double)out_y + r->crop_y;
@@ -16476,136 +16235,37 @@ static float qnet__power(const qnet__power_table *table, float v)
 }
 
 /* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. */
-static void qnet__augment_values_ref(const qnet_augmentation *record, const float *pixels,
-                                     size_t count, const float low[3], const float high[3],
-                                     float *image)
+   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
+   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
+    float from[12], scale[12], v[12] = {0};
     size_t i;
-    qnet_stretch_apply(pixels, count, low, high, image);
-    if (record->brightness_contrast)
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__clip01(image[i] * alpha + beta);
+    int k;
+    for (k = 0; k < 12; k++) {
+        from[k] = low[k % 3];
+        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
+    }
+    for (i = 0; i < 3 * count; i += 12) {
+        const int whole = 3 * count - i >= 12;
+        if (whole) memcpy(v, pixels + i, sizeof v);
+        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
+        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
+        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
+        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        if (whole) memcpy(image + i, v, sizeof v);
+        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
+    }
     if (record->gamma_on) {
         qnet__power_table table;
         qnet__power_plan(&table, record->gamma);
         for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-#if QNET__X86
-/* v ^ gamma for vectors, 0 < gamma <= QNET__POWER_GAMMA. With v = 2^e m, 1 <= m < 2, as above, but
-     m^gamma = (3/2)^gamma sum over k of binomial(gamma, k) u^k,   u = m / (3/2) - 1, |u| <= 1/3,
-   whose rest after k = 10 is below 2e-8 of it, and 2^(e gamma) from 16 numbers in two registers. */
-#define QNET__POWER_GAMMA 3
-#define QNET__POWER_TERMS 11
-typedef struct qnet__power_series {
-    qnet__power_table table; /* for numbers below 2^-15, which are rare */
-    float term[QNET__POWER_TERMS], exponent[16];
-} qnet__power_series;
-
-static void qnet__power_series_plan(qnet__power_series *s, double gamma)
-{
-    double term = pow(1.5, gamma);
-    int k;
-    qnet__power_plan(&s->table, gamma);
-    for (k = 0; k < QNET__POWER_TERMS; k++) {
-        s->term[k] = (float)term;
-        term *= (gamma - k) / (k + 1);
-    }
-    for (k = 0; k < 16; k++) s->exponent[k] = (float)pow(2, (k - 15) * gamma);
-}
-
-/* x in 0..1; 0 and 1 come out exactly. */
-QNET__AVX2 QNET__INLINE __m256 qnet__power_avx2(const qnet__power_series *s, __m256 x)
-{
-    const __m256 one = _mm256_set1_ps(1), zero = _mm256_setzero_ps();
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(127 - 15));
-    const __m256 m = _mm256_or_ps(_mm256_castsi256_ps(_mm256_and_si256(bits,
-                                      _mm256_set1_epi32(0x007fffff))), one);
-    const __m256 u = _mm256_fmadd_ps(m, _mm256_set1_ps(2.f / 3), _mm256_set1_ps(-1));
-    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent), e);
-    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent + 8), e);
-    const __m256 scale = _mm256_blendv_ps( /* bit 3 of e, moved to the sign, chooses */
-        low, high, _mm256_castsi256_ps(_mm256_slli_epi32(e, 28)));
-    const __m256 is_zero = _mm256_cmp_ps(x, zero, _CMP_EQ_OQ);
-    const __m256 is_one = _mm256_cmp_ps(x, one, _CMP_EQ_OQ);
-    __m256 sum = _mm256_set1_ps(s->term[QNET__POWER_TERMS - 1]);
-    int k;
-    QNET__UNROLL
-    for (k = QNET__POWER_TERMS - 2; k >= 0; k--) {
-        sum = _mm256_fmadd_ps(sum, u, _mm256_set1_ps(s->term[k]));
-    }
-    sum = _mm256_min_ps(_mm256_mul_ps(scale, sum), one);
-    sum = _mm256_blendv_ps(_mm256_andnot_ps(is_zero, sum), one, is_one);
-    if (_mm256_movemask_ps(_mm256_andnot_ps(is_zero, _mm256_castsi256_ps(e))) != 0) { /* e < 0 */
-        float value[8];
-        _mm256_storeu_ps(value, x);
-        for (k = 0; k < 8; k++) value[k] = qnet__power(&s->table, value[k]);
-        sum = _mm256_loadu_ps(value);
-    }
-    return sum;
-}
-
-/* The value transforms of 8 pixels at a time; channels lie in the lanes as in
-   qnet__bracket_sweep. Returns how many pixels have been done. */
-QNET__AVX2 static size_t qnet__augment_values_avx2(const qnet_augmentation *record,
-                                                   const float *pixels, size_t count,
-                                                   const float low[3], const float high[3],
-                                                   float *image)
-{
-    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
-    const __m256 alpha = _mm256_set1_ps((float)record->alpha);
-    const __m256 beta = _mm256_set1_ps((float)record->beta);
-    __m256 from[3], scale[3];
-    qnet__power_series power;
-    size_t i;
-    int v, l;
-    for (v = 0; v < 3; v++) {
-        float f[8], r[8];
-        for (l = 0; l < 8; l++) {
-            const int c = (8 * v + l) % 3;
-            f[l] = low[c];
-            r[l] = qnet__stretch_scale(low[c], high[c]);
-        }
-        from[v] = _mm256_loadu_ps(f);
-        scale[v] = _mm256_loadu_ps(r);
-    }
-    if (record->gamma_on) qnet__power_series_plan(&power, record->gamma);
-    else memset(&power, 0, sizeof power);
-    for (i = 0; i + 8 <= count; i += 8) {
-        for (v = 0; v < 3; v++) {
-            const size_t at = 3 * i + 8 * (size_t)v;
-            __m256 x = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(pixels + at), from[v]),
-                                     scale[v]);
-            x = _mm256_min_ps(_mm256_max_ps(x, zero), one); /* NaN becomes 0 */
-            if (record->brightness_contrast) {
-                x = _mm256_add_ps(_mm256_mul_ps(x, alpha), beta);
-                x = _mm256_min_ps(_mm256_max_ps(x, zero), one);
-            }
-            if (record->gamma_on) x = qnet__power_avx2(&power, x);
-            _mm256_storeu_ps(image + at, x);
-        }
-    }
-    return i;
-}
-#endif
-
-static void qnet__augment_values(int fast, const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    size_t done = 0;
-#if QNET__X86
-    if (fast && count >= 8 && !(record->gamma_on && record->gamma > QNET__POWER_GAMMA)) {
-        done = qnet__augment_values_avx2(record, pixels, count, low, high, image);
-    }
-#endif
-    QNET__UNUSED(fast);
-    if (done < count) {
-        qnet__augment_values_ref(record, pixels + 3 * done, count - done, low, high,
-                                 image + 3 * done);
     }
 }
 
@@ -16630,236 +16290,48 @@ static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, fl
     return (qnet_real)(top + fy * (bottom - top));
 }
 
-/* Sources of the pixels `first`..out_w-1 of an output row, into x[out_w] and y[out_w]. */
-static void qnet__warp_points_ref(const qnet__warp *warp, int out_y, int first, int out_w,
-                                  double *x, double *y)
+/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
+   [out_w]: where the row's pixels come from. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
+                           const double *from_x, const double *from_y, const qnet_real mean[3],
+                           const qnet_real rstd[3], qnet_real *out)
 {
-    int X;
-    for (X = first; X < out_w; X++) qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
-}
-
-#if QNET__X86
-/* qnet__reflect of four coordinates no further than 2 last = 2 (size - 1) from 0; *beyond: bits of
-   the lanes where that does not hold. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, int *beyond)
-{
-    const __m256d twice = _mm256_set1_pd(2.0 * (size - 1));
-    const __m256d a = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
-    *beyond |= _mm256_movemask_pd(_mm256_cmp_pd(a, twice, _CMP_NLE_UQ)); /* also NaN */
-    return _mm256_min_pd(a, _mm256_sub_pd(twice, a));
-}
-
-/* map[i] of four indices. The plain gather starts from a register that is never set, of which gcc
-   warns. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__gather_avx2(const double *map, __m128i i)
-{
-    const __m256d zero = _mm256_setzero_pd();
-    return _mm256_mask_i32gather_pd(zero, map, i, _mm256_cmp_pd(zero, zero, _CMP_EQ_OQ), 8);
-}
-
-/* qnet__grid_at of four coordinates; lanes that are too far out read entry 0. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__grid_at_avx2(const double *map, int size, __m256d x)
-{
-    const __m128i last = _mm_set1_epi32(size - 1), zero = _mm_setzero_si128();
-    const __m128i i = _mm_max_epi32(_mm_min_epi32(_mm256_cvttpd_epi32(x), last), zero);
-    const __m128i next = _mm_min_epi32(_mm_add_epi32(i, _mm_set1_epi32(1)), last);
-    const __m256d a = qnet__gather_avx2(map, i), b = qnet__gather_avx2(map, next);
-    const __m256d rest = _mm256_sub_pd(x, _mm256_cvtepi32_pd(i));
-    return _mm256_add_pd(a, _mm256_mul_pd(rest, _mm256_sub_pd(b, a)));
-}
-
-/* Four pixels at a time, by the operations of qnet__warp_point in their order: the same bits. */
-QNET__AVX2_UNFUSED static void qnet__warp_points_avx2(const qnet__warp *warp, int out_y, int out_w,
-                                                      double *x, double *y)
-{
-    const qnet_augmentation *r = warp->record;
-    const double Y = (double)out_y + r->crop_y;
-    const __m256d xx = _mm256_set1_pd(warp->xx), xy = _mm256_set1_pd(warp->xy * Y);
-    const __m256d yx = _mm256_set1_pd(warp->yx), yy = _mm256_set1_pd(warp->yy * Y);
-    const __m256d x0 = _mm256_set1_pd(warp->x0), y0 = _mm256_set1_pd(warp->y0);
-    const __m256d steps = _mm256_set_pd(3, 2, 1, 0);
-    int X;
-    for (X = 0; X + 4 <= out_w; X += 4) {
-        const __m256d at = _mm256_add_pd(_mm256_set1_pd((double)X + r->crop_x), steps);
-        __m256d sx = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(xx, at), xy), x0);
-        __m256d sy = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(yx, at), yy), y0);
-        int beyond = 0;
-        sx = qnet__reflect_avx2(sx, warp->in_w, &beyond);
-        sy = qnet__reflect_avx2(sy, warp->in_h, &beyond);
-        if (r->grid) {
-            sx = qnet__grid_at_avx2(warp->map_x, warp->in_w, sx);
-            sy = qnet__grid_at_avx2(warp->map_y, warp->in_h, sy);
-            sx = qnet__reflect_avx2(sx, warp->in_w, &beyond);
-            sy = qnet__reflect_avx2(sy, warp->in_h, &beyond);
-        }
-        if (r->hflip) sx = _mm256_sub_pd(_mm256_set1_pd(warp->in_w - 1), sx);
-        if (r->vflip) sy = _mm256_sub_pd(_mm256_set1_pd(warp->in_h - 1), sy);
-        _mm256_storeu_pd(x + X, sx);
-        _mm256_storeu_pd(y + X, sy);
-        if (beyond) qnet__warp_points_ref(warp, out_y, X, X + 4, x, y);
-    }
-    qnet__warp_points_ref(warp, out_y, X, out_w, x, y);
-}
-#endif
-
-static void qnet__warp_points(int fast, const qnet__warp *warp, int out_y, int out_w, double *x,
-                              double *y)
-{
-#if QNET__X86
-    if (fast) {
-        qnet__warp_points_avx2(warp, out_y, out_w, x, y);
-        return;
-    }
-#endif
-    QNET__UNUSED(fast);
-    qnet__warp_points_ref(warp, out_y, 0, out_w, x, y);
-}
-
-/* One output row, bilinear, from pixel `first` on: pixel (x, y) of the source is
-   image[(y w + x) 3 ..]. from_x, from_y [out_w]: where the row's pixels come from. */
-static void qnet__warp_row_ref(const qnet__warp *warp, const float *image, int first, int out_w,
-                               const double *from_x, const double *from_y, const qnet_real mean[3],
-                               const qnet_real rstd[3], qnet_real *out)
-{
+    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
+    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
     int X;
-    for (X = first; X < out_w; X++) {
+    for (X = 0; X < out_w; X++, out += 3) {
         const double x = from_x[X], y = from_y[X];
         const int x0 = (int)x, y0 = (int)y;
         const float fx = (float)(x - x0), fy = (float)(y - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
-        out[X * 3] = (qnet__bilinear(p, q, right, fx, fy) - mean[0]) * rstd[0];
-        out[X * 3 + 1] = (qnet__bilinear(p + 1, q + 1, right, fx, fy) - mean[1]) * rstd[1];
-        out[X * 3 + 2] = (qnet__bilinear(p + 2, q + 2, right, fx, fy) - mean[2]) * rstd[2];
+        const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
+        const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
+        const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
+        out[0] = (v0 - m0) * s0;
+        out[1] = (v1 - m1) * s1;
+        out[2] = (v2 - m2) * s2;
     }
 }
 
-/* The same with the three channels side by side in a vector, whose fourth lane is the next pixel's
-   first number: it is overwritten by that pixel, and the row's last pixel goes by the twin. */
-#if (defined(__GNUC__) || defined(__clang__)) && !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
-static int qnet__warp_row_portable(const qnet__warp *warp, const float *image, int first,
-                                   int out_w, const double *from_x, const double *from_y,
-                                   const float mean[4], const float rstd[4], float *out)
-{
-    const qnet__vector m = qnet__vector_load(mean), s = qnet__vector_load(rstd);
-    const int stride = warp->in_w * 3, last_x = warp->in_w - 1, last_y = warp->in_h - 1;
-    int X;
-    for (X = first; X + 1 < out_w; X++) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0); /* in every lane below */
-        const ptrdiff_t right = x0 < last_x ? 3 : 0, down = y0 < last_y ? stride : 0;
-        const float *p = image + (y0 * stride + x0 * 3);
-        const qnet__vector p0 = qnet__vector_load(p), p1 = qnet__vector_load(p + right);
-        const qnet__vector q0 = qnet__vector_load(p + down);
-        const qnet__vector q1 = qnet__vector_load(p + down + right);
-        const qnet__vector top = p0 + fx * (p1 - p0), bottom = q0 + fx * (q1 - q0);
-        qnet__vector_store(out + X * 3, (top + fy * (bottom - top) - m) * s);
-    }
-    return X;
-}
-
-#if QNET__X86
-/* Two pixels' vectors side by side: four numbers each at p + at[0] and p + at[1]. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256 qnet__two_pixels_avx2(const float *p, const int at[2])
-{
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + at[0])),
-                                _mm_loadu_ps(p + at[1]), 1);
-}
-
-/* Two pixels in a vector, the places of four found at a time. */
-QNET__AVX2_UNFUSED static int qnet__warp_row_avx2(const qnet__warp *warp, const float *image,
-                                                  int out_w, const double *from_x,
-                                                  const double *from_y, const float mean[4],
-                                                  const float rstd[4], float *out)
-{
-    const __m256 m = _mm256_broadcast_ps((const __m128 *)(const void *)mean);
-    const __m256 s = _mm256_broadcast_ps((const __m128 *)(const void *)rstd);
-    const __m128i stride = _mm_set1_epi32(warp->in_w * 3), three = _mm_set1_epi32(3);
-    const __m128i last_x = _mm_set1_epi32(warp->in_w - 1), last_y = _mm_set1_epi32(warp->in_h - 1);
-    int X, k;
-    for (X = 0; X + 4 < out_w; X += 4) {
-        const __m256d x = _mm256_loadu_pd(from_x + X), y = _mm256_loadu_pd(from_y + X);
-        const __m128i x0 = _mm256_cvttpd_epi32(x), y0 = _mm256_cvttpd_epi32(y);
-        const __m128 fx = _mm256_cvtpd_ps(_mm256_sub_pd(x, _mm256_cvtepi32_pd(x0)));
-        const __m128 fy = _mm256_cvtpd_ps(_mm256_sub_pd(y, _mm256_cvtepi32_pd(y0)));
-        const __m128i p = _mm_add_epi32(_mm_mullo_epi32(y0, stride), _mm_mullo_epi32(x0, three));
-        const __m128i right = _mm_and_si128(_mm_cmplt_epi32(x0, last_x), three);
-        const __m128i q = _mm_add_epi32(p, _mm_and_si128(_mm_cmplt_epi32(y0, last_y), stride));
-        int at[4][4]; /* [corner][pixel] */
-        _mm_storeu_si128((__m128i *)(void *)at[0], p);
-        _mm_storeu_si128((__m128i *)(void *)at[1], _mm_add_epi32(p, right));
-        _mm_storeu_si128((__m128i *)(void *)at[2], q);
-        _mm_storeu_si128((__m128i *)(void *)at[3], _mm_add_epi32(q, right));
-        for (k = 0; k < 4; k += 2) {
-            const __m256i lanes = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
-            const __m256 wx = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fx), lanes);
-            const __m256 wy = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fy), lanes);
-            const __m256 p0 = qnet__two_pixels_avx2(image, at[0] + k);
-            const __m256 p1 = qnet__two_pixels_avx2(image, at[1] + k);
-            const __m256 q0 = qnet__two_pixels_avx2(image, at[2] + k);
-            const __m256 q1 = qnet__two_pixels_avx2(image, at[3] + k);
-            const __m256 top = _mm256_add_ps(p0, _mm256_mul_ps(wx, _mm256_sub_ps(p1, p0)));
-            const __m256 bottom = _mm256_add_ps(q0, _mm256_mul_ps(wx, _mm256_sub_ps(q1, q0)));
-            __m256 v = _mm256_add_ps(top, _mm256_mul_ps(wy, _mm256_sub_ps(bottom, top)));
-            v = _mm256_mul_ps(_mm256_sub_ps(v, m), s);
-            _mm_storeu_ps(out + (X + k) * 3, _mm256_castps256_ps128(v));
-            _mm_storeu_ps(out + (X + k + 1) * 3, _mm256_extractf128_ps(v, 1));
-        }
-    }
-    return X;
-}
-#endif
-
-static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
-{
-    const float mean4[4] = {mean[0], mean[1], mean[2], 0};
-    const float rstd4[4] = {rstd[0], rstd[1], rstd[2], 0};
-    int done = 0;
-#if QNET__X86
-    if (fast) done = qnet__warp_row_avx2(warp, image, out_w, from_x, from_y, mean4, rstd4, out);
-#endif
-    QNET__UNUSED(fast);
-    done = qnet__warp_row_portable(warp, image, done, out_w, from_x, from_y, mean4, rstd4, out);
-    qnet__warp_row_ref(warp, image, done, out_w, from_x, from_y, mean, rstd, out);
-}
-#else
-static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
-{
-    QNET__UNUSED(fast);
-    qnet__warp_row_ref(warp, image, 0, out_w, from_x, from_y, mean, rstd, out);
-}
-#endif
-
-/* All but the limits of the stretch, which depend on the image alone and may be kept for the next
-   record. Arguments have been checked. fast: see qnet__image_fast. */
-static void qnet__augment_run(int fast, const qnet_augment_config *config,
-                              const qnet_augmentation *record,
+/* out[out_h][out_w][3] by the record; arguments have been checked. */
+static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
                               const float *pixels, int in_h, int in_w, const float low[3],
                               const float high[3], const qnet__image_scratch *s, qnet_real *out,
                               int out_h, int out_w)
 {
-    const size_t count = (size_t)in_h * (size_t)in_w;
     qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
     qnet_real mean[3], rstd[3];
-    int i;
-    qnet__augment_values(fast, record, pixels, count, low, high, s->image);
-    memset(s->image + 3 * count, 0, sizeof *s->image); /* read with the last pixel, never used */
-
+    double y, unused;
+    int i, X;
+    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
     if (record->grid) {
         for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
         for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
         warp.map_x = s->map_x;
         warp.map_y = s->map_y;
-    }
-    if (record->grid && !record->affine) { /* x is a function of the column alone: looked up once */
-        qnet__warp_points(fast, &warp, 0, out_w, s->from_x, s->from_y);
     }
     for (i = 0; i < 3; i++) {
         mean[i] = (qnet_real)config->mean[i];
@@ -16867,29 +16339,30 @@ static void qnet__augment_run(int fast, const qnet_augment_config *config,
     }
     for (i = 0; i < out_h; i++) {
         qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (record->affine) {
-            qnet__warp_points(fast, &warp, i, out_w, s->from_x, s->from_y);
-            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
-        } else if (record->grid) { /* and y one of the row */
-            double x, y;
-            int X;
-            qnet__warp_point(&warp, 0, i, &x, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
-        } else {
+        if (!record->affine && !record->grid) {
             qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
+            continue;
         }
+        /* Without rotation x is a function of the column alone, y one of the row. */
+        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
+            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
+        if (!record->affine) {
+            qnet__warp_point(&warp, 0, i, &unused, &y);
+            for (X = 0; X < out_w; X++) s->from_y[X] = y;
+        }
+        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
     }
 }
 
-QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_config *config,
-                                        const qnet_augmentation *record, const float *pixels,
-                                        int in_h, int in_w, qnet_real *out, int out_h, int out_w,
-                                        void *scratch)
+QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
+                                               const qnet_augmentation *record, const float *pixels,
+                                               int in_h, int in_w, const float low[3],
+                                               const float high[3], qnet_real *out, int out_h,
+                                               int out_w, void *scratch)
 {
     qnet__arena arena = {NULL, 0};
     qnet__image_scratch s;
-    float low[3], high[3];
+    float limit[2][3];
     size_t bytes;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -16903,11 +16376,24 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
     arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
     s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    qnet__stretch_limits_in(ctx, config, pixels, (size_t)in_h * (size_t)in_w, &s, low, high);
-    qnet__augment_run(qnet__image_fast(ctx), config, record, pixels, in_h, in_w, low, high, &s, out,
-                      out_h, out_w);
+    if (low == NULL || high == NULL) {
+        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
+                                limit[1]);
+        low = limit[0];
+        high = limit[1];
+    }
+    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
     if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_config *config,
+                                        const qnet_augmentation *record, const float *pixels,
+                                        int in_h, int in_w, qnet_real *out, int out_h, int out_w,
+                                        void *scratch)
+{
+    return qnet_augment_apply_within(ctx, config, record, pixels, in_h, in_w, NULL, NULL, out,
+                                     out_h, out_w, scratch);
 }
 
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
@@ -17023,39 +16509,262 @@ static const float *qnet__slice_of(const qnet_volume *volume, int z)
     return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
 }
 
-/* NaN or infinity anywhere is an error: it would spread over an image by interpolation. The voxel
-   is named as it lies in the file, so this comes before any reorientation. */
-static qnet_status qnet__check_finite(qnet_context *ctx, const qnet_volume *volume,
-                                      const char *name)
+static int qnet__is_bad_voxel(float v)
 {
-    const size_t nx = (size_t)volume->nx, ny = (size_t)volume->ny;
-    const size_t count = nx * ny * (size_t)volume->nz;
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!(fabsf(volume->voxels[i]) <= FLT_MAX))
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel (%d, %d, %d) is %s", name,
-                              (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny),
-                              volume->voxels[i] != volume->voxels[i] ? "NaN" : "infinite");
-    return QNET_OK;
+    return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Same shape, and the same affine to 1e-3 mm. */
+/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
+   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
+   nothing changes. Returns how many; what is left lies within the head. */
+static size_t qnet__clear_outside(qnet_volume *v)
+{
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    int z, i, from;
+    for (z = 0; z < v->nz; z++) {
+        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
+        do {
+            before = cleared;
+            for (from = 0; from < 2; from++)
+                for (i = 0; i < nx * ny; i++) {
+                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
+                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
+                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
+                        p[at] = 0;
+                        cleared++;
+                    }
+                }
+        } while (cleared > before);
+    }
+    return cleared;
+}
+
+/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+#define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
+#define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c;
+    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (r = 0; r < 3; r++)
-        for (c = 0; c < 4; c++) worst = fmax(worst, fabs(a->affine[r][c] - b->affine[r][c]));
-    if (!(worst <= 1e-3))
+    for (corner = 0; corner < 8; corner++) {
+        const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
+                              corner & 4 ? a->nz - 1.0 : 0, 1};
+        double off[3] = {0, 0, 0}; /* mm */
+        for (r = 0; r < 3; r++)
+            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (c = 0; c < 3; c++) { /* along the axes of a, which are orthogonal */
+            double along = 0;
+            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
+        }
+    }
+    if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
-                          "%s: same %dx%dx%d shape as %s, but its affine differs by %g mm",
-                          name_b, b->nx, b->ny, b->nz, name_a, worst);
+                          "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
+                          "expected %g at most: bring it onto that grid (flirt -applyxfm "
+                          "-usesqform, antsApplyTransforms, 3dresample)",
+                          name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
+    if (worst > QNET__GRID_WARNED)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
+                  worst, name_a);
     return QNET_OK;
 }
+
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+{
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
+}
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    int c;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+#define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
+#define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
+
+/* Makes the mask 0 and 1, or says why it is none. */
+static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
+{
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    int n = 0, k, whole = 1;
+    size_t i, bad = 0;
+    for (i = 0; i < count; i++) {
+        const float v = mask->voxels[i];
+        if (qnet__is_bad_voxel(v)) {
+            mask->voxels[i] = 0;
+            bad++;
+            continue;
+        }
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+        if (v == 0) continue;
+        whole &= v == floorf(v);
+        for (k = 0; k < n && value[k] != v;) k++;
+        if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
+    }
+    if (bad)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
+                  name, (double)bad);
+    /* A little beyond 0..1, as interpolation by splines leaves it. */
+    if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: is no mask: expected 0 and 1, up to %d labels, or a probability in "
+                          "0..1, found %s%d values in %g..%g", name, QNET__MASK_LABELS,
+                          n > QNET__MASK_LABELS ? "more than " : "",
+                          qnet__min_int(n, QNET__MASK_LABELS) + 1, (double)low, (double)high);
+    if (n > 1 || (n == 1 && value[0] < 1))
+        qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
+                  : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
+    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    return QNET_OK;
+}
+
+/* Voxels first..last of a row that are mask, one after the other along x. */
+typedef struct qnet__run {
+    int first, last, y, z;
+    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
+} qnet__run;
+
+static size_t qnet__run_root(qnet__run *run, size_t i)
+{
+    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
+    return i;
+}
+
+/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
+   included (26 neighbours). */
+static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
+{
+    while (a < a_end && b < b_end) {
+        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
+            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
+            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
+        }
+        if (run[a].last < run[b].last) a++;
+        else b++;
+    }
+}
+
+/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
+static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
+{
+    size_t n = 0;
+    int x, y, z;
+    for (z = 0; z < mask->nz; z++)
+        for (y = 0; y < mask->ny; y++) {
+            const float *p = mask->voxels +
+                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
+            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
+            for (x = 0; x < mask->nx; x++) {
+                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
+                if (run) {
+                    run[n].first = run[n].last = x;
+                    run[n].y = y;
+                    run[n].z = z;
+                    run[n].parent = n;
+                    run[n].voxels = 0;
+                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+                }
+                n++;
+            }
+        }
+    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
+    return n;
+}
+
+/* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
+   stay, strays go, which would add slices. A piece that is just not cleared moves the centre by
+   2 mm at 10 cm. */
+static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
+                                    qnet_cut *cut)
+{
+    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
+    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
+    qnet__arena arena = {NULL, 0};
+    qnet__run *run = NULL;
+    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
+    int pass, y;
+    for (pass = 0; pass < 2; pass++) { /* measure, carve */
+        arena.at = 0;
+        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
+        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
+        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    }
+    (void)qnet__mask_runs(mask, run, row);
+    for (i = 0; i < rows; i++) {
+        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
+        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
+            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
+                const size_t below = i - ny + (size_t)(y + 1) - 1;
+                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
+            }
+    }
+    for (i = 0; i < runs; i++) {
+        qnet__run *root = &run[qnet__run_root(run, i)];
+        root->voxels += (size_t)(run[i].last - run[i].first + 1);
+        largest = qnet__max_size(largest, root->voxels);
+    }
+    for (i = 0; i < runs; i++) {
+        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
+        const size_t length = (size_t)(r->last - r->first + 1);
+        if (50 * root->voxels >= largest) {
+            kept += length;
+            continue;
+        }
+        lost += length;
+        pieces += root == r;
+        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
+               length * sizeof(float));
+    }
+    qnet__free(ctx, arena.base, bytes);
+    if (lost)
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
+                  "out", name, (double)lost, (double)pieces);
+    cut->mask_voxels = (int)kept;
+    cut->mask_left_out = (int)lost;
+    return QNET_OK;
+}
+
+/* ---- which slices, which part of them -------------------------------------------------------- */
 
 /* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
 typedef struct qnet__slice_choice {
@@ -17080,7 +16789,7 @@ static int qnet__slice_next(const qnet__slice_choice *choice, int z)
 
 static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is above 0, the mask is empty",
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                       files->name[QNET__MASK]);
 }
 
@@ -17123,22 +16832,25 @@ typedef struct qnet__frame {
     double step_x, step_y;     /* voxels per pixel */
 } qnet__frame;
 
-/* Centre of the mask's bounding box over all its slices; 0 when it is empty. */
-static int qnet__mask_center(const qnet_volume *mask, double *x, double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
+   0 when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
+                                double *y)
 {
-    int low_x = mask->nx, low_y = mask->ny, high_x = 0, high_y = 0, i, j, k;
-    for (k = 0; k < mask->nz; k++)
-        for (j = 0; j < mask->ny; j++)
-            for (i = 0; i < mask->nx; i++)
-                if (qnet__slice_of(mask, k)[(size_t)j * (size_t)mask->nx + (size_t)i] > 0) {
-                    low_x = qnet__min_int(low_x, i);
-                    high_x = qnet__max_int(high_x, i);
-                    low_y = qnet__min_int(low_y, j);
-                    high_y = qnet__max_int(high_y, j);
+    double n = 0, sum_x = 0, sum_y = 0;
+    int i, j, t, z = slices->first;
+    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
+        for (j = 0; j < v->ny; j++)
+            for (i = 0; i < v->nx; i++)
+                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+                    n++;
+                    sum_x += i;
+                    sum_y += j;
                 }
-    *x = (low_x + high_x) / 2.0;
-    *y = (low_y + high_y) / 2.0;
-    return low_x <= high_x;
+    if (n == 0) return 0;
+    *x = sum_x / n;
+    *y = sum_y / n;
+    return 1;
 }
 
 /* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
@@ -17168,9 +16880,12 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
             const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
             frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
             frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else if (!qnet__mask_center(files->volume[QNET__MASK], &frame.center_x,
-                                      &frame.center_y)) {
-            return qnet__empty_mask(ctx, files);
+        } else {
+            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
+            all.count = files->volume[QNET__MASK]->nz;
+            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
+                                      &frame.center_y))
+                return qnet__empty_mask(ctx, files);
         }
     }
     frame.step_x = pixel_mm / v->spacing[0];
@@ -17188,31 +16903,155 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
     return QNET_OK;
 }
 
-/* No chosen slice of a map may be zero all over the voxels that the image shows. */
+/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
+static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+                         int low[2], int high[2])
+{
+    low[0] = (int)fmax(floor(center[0] - half_x), 0);
+    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
+    low[1] = (int)fmax(floor(center[1] - half_y), 0);
+    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+}
+
+/* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
+   infinity there, which would spread by interpolation; elsewhere they become 0. */
 static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
                                       const qnet__slice_choice *choice, const qnet__frame *frame)
 {
     const qnet_volume *grid = files->volume[QNET__QSM];
-    const double half_x = frame->side / 2.0 * frame->step_x;
-    const double half_y = frame->side / 2.0 * frame->step_y;
-    const int x0 = (int)fmax(floor(frame->center_x - half_x), 0);
-    const int x1 = (int)fmin(ceil(frame->center_x + half_x), grid->nx - 1);
-    const int y0 = (int)fmax(floor(frame->center_y - half_y), 0);
-    const int y1 = (int)fmin(ceil(frame->center_y + half_y), grid->ny - 1);
-    int m, t, x, y, z = choice->first;
+    const double center[2] = {frame->center_x, frame->center_y};
+    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
+    int low[2], high[2], m, t, x, y, z = choice->first;
+    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
+                 low, high);
     for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
         for (m = QNET__QSM; m <= QNET__T1W; m++) {
             const float *voxels = qnet__slice_of(files->volume[m], z);
             int some = 0;
-            for (y = y0; y <= y1 && !some; y++)
-                for (x = x0; x <= x1 && !some; x++)
-                    some = voxels[(size_t)y * (size_t)grid->nx + (size_t)x] != 0;
+            for (y = low[1]; y <= high[1]; y++)
+                for (x = low[0]; x <= high[0]; x++) {
+                    const float v = voxels[(size_t)y * nx + (size_t)x];
+                    if (qnet__is_bad_voxel(v))
+                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                                          "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
+                                          "%s, inside of the head", files->name[m], x, y, z,
+                                          v != v ? "NaN" : "infinite");
+                    some |= v != 0;
+                }
             if (!some)
                 return qnet__fail(ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   files->name[m], z);
         }
+    for (m = QNET__QSM; m <= QNET__T1W; m++) {
+        float *voxels = files->volume[m]->voxels;
+        size_t i, bad = 0;
+        for (i = 0; i < count; i++)
+            if (qnet__is_bad_voxel(voxels[i])) {
+                voxels[i] = 0;
+                bad++;
+            }
+        if (bad)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
+                      " become 0", files->name[m], (double)bad);
+    }
     return QNET_OK;
+}
+
+/* What a map holds in the chosen slices, near their centre. */
+typedef struct qnet__range {
+    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
+    double low, median, high; /* 1st, 50th and 99th percentile of the others */
+    double negative;          /* their share */
+} qnet__range;
+
+/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
+   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
+static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+{
+    if (r->zero > 0.95) return "is 0 nearly everywhere";
+    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
+    if (r->low == r->high) return "is constant";
+    if (map == QNET__QSM && size > 3) {
+        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
+            return "looks like R2*: are QSM and R2* swapped?";
+        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
+                                  : "looks like ppb: divide by 1000";
+    }
+    if (map == QNET__QSM && size < 0.005)
+        return "is too small for ppm: a field, a phase, or not in ppm?";
+    if (map == QNET__R2STAR) {
+        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (r->median > 25 && iron < 0.9 * r->median)
+            return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
+        if (r->median < 5 || r->median > 80 || r->high > 1000)
+            return "does not look like R2* in 1/s";
+    }
+    return NULL;
+}
+
+/* Values that no brain has. */
+#define QNET__VALUES_MM 96 /* a box of this side lies within any head */
+static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet__scan_files *files,
+                                      const qnet__slice_choice *choice, const double center[2])
+{
+    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
+    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
+    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
+    int low[2], high[2], m, t, x, y, z;
+    qnet_status status = QNET_OK;
+    size_t room, bytes, n, k, all, in_mask, empty, i;
+    float *value, iron_limit = FLT_MAX;
+    qnet__window(grid, center, half_x, half_y, low, high);
+    if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
+    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
+    bytes = 2 * room * sizeof *value;
+    value = (float *)qnet__alloc(ctx, bytes);
+    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
+    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
+        const char *why;
+        char text[600];
+        qnet__range r;
+        double size = 0, of_iron;
+        n = k = all = in_mask = empty = 0;
+        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
+            for (y = low[1]; y <= high[1]; y++)
+                for (x = low[0]; x <= high[0]; x++, all++) {
+                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
+                    const float v = qnet__slice_of(files->volume[m], z)[at];
+                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
+                        in_mask++;
+                        empty += v == 0;
+                    }
+                    if (v == 0) continue;
+                    value[n++] = v;
+                    if (m == QNET__QSM) iron[k++] = fabsf(v);
+                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
+                }
+        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
+        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
+        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
+        r.negative = n > 0 ? r.negative / (double)n : 0;
+        r.low = qnet__percentile(value, n, 1);
+        r.median = qnet__percentile(value, n, 50);
+        r.high = qnet__percentile(value, n, 99);
+        if (m == QNET__QSM) {
+            size = qnet__percentile(iron, k, 99);
+            iron_limit = qnet__percentile(value, n, 98);
+        }
+        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
+        why = qnet__unlikely(m, &r, size, of_iron);
+        if (why == NULL) continue;
+        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
+                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
+        status = qnet__unless(ctx, config->any_values, "any_values", text);
+    }
+    qnet__free(ctx, value, bytes);
+    return status;
 }
 
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
@@ -17271,34 +17110,134 @@ static void qnet__resample_slice(const qnet__scan_files *files, const qnet__fram
         }
 }
 
+/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
+   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
+static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
+                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
+{
+    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
+    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
+    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
+    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
+    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
+    const int z = slice_z[choice->count / 2];
+    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
+    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
+    double sum = 0, white = 0;
+    size_t i, n = 0;
+    int panel, row, column, c;
+    for (i = 0; i < count; i++)
+        if (qnet__slice_of(t1w, z)[i] > 0) {
+            sum += (double)qnet__slice_of(t1w, z)[i];
+            n++;
+        }
+    white = n > 0 ? 2 * sum / (double)n : 1;
+    for (panel = 0; panel < 2; panel++)
+        for (row = 0; row < QNET_CUT_SIDE; row++)
+            for (column = 0; column < QNET_CUT_SIDE; column++) {
+                /* the voxel under the pixel: from the patient's right, front or top on */
+                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
+                const int n2 = panel ? t1w->nz : t1w->ny;
+                const double stride = step / mm[panel ? 2 : 1];
+                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
+                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
+                const int vy = panel ? y : v, vz = panel ? v : z;
+                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
+                                  (size_t)qnet__max_int(x, 0);
+                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
+                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
+                const uint8_t *colour = NULL;
+                int grey = 0;
+                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
+                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
+                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
+                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
+                        colour = mask_colour;
+                }
+                if (panel == 0) { /* the box's rim, one pixel wide */
+                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
+                    if (dx <= half[0] && dy <= half[1] &&
+                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
+                        colour = box_colour;
+                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
+                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
+                    colour = box_colour;
+                }
+                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
+            }
+}
+
 /* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. */
+   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
+   filled in on the way, its picture where it has room for one. */
 static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels)
+                                      float *pixels, qnet_cut *cut)
 {
     const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
     const size_t side = (size_t)qnet_input_prepared(config);
+    const qnet_volume *qsm = files->volume[QNET__QSM];
+    qnet__scan_files looked; /* the volumes that are needed */
     qnet__slice_choice choice;
     qnet__frame frame;
+    double head[2], middle, ml;
+    char text[512];
     int m, t, z;
     for (m = 0; m < needed; m++) {
+        size_t cleared;
         if (files->volume[m] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__check_finite(ctx, files->volume[m], files->name[m]));
-        QNET__TRY(qnet_volume_reorient(files->volume[m], "RAS"));
-        QNET__TRY(qnet__check_grid(ctx, files->volume[0], files->name[0], files->volume[m],
-                                   files->name[m]));
+        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
+        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
+        if (m == QNET__MASK) continue;
+        cleared = qnet__clear_outside(files->volume[m]);
+        if (cleared)
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", files->name[m], (double)cleared);
+    }
+    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
+    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
+    if (needed == QNET__MAPS) {
+        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
+        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+        if (ml > QNET__MASK_ML)
+            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
     }
     QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
     QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
     QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
+    cut->center[0] = frame.center_x;
+    cut->center[1] = frame.center_y;
+    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
+    {
+        qnet__slice_choice all = {NULL, 0, 0};
+        double mass[2] = {frame.center_x, frame.center_y};
+        all.count = qsm->nz;
+        if (needed == QNET__MAPS &&
+            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
+            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
+            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
+        looked = *files;
+        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
+        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
+    }
     *slices = choice.count;
     for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
         slice_z[t] = z;
         qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
     }
+    cut->slice[0] = slice_z[0];
+    cut->slice[1] = slice_z[choice.count - 1];
+    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
+    for (m = 0; m < 3; m++)
+        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
+                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
+                            qsm->affine[m][3];
+    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
     return QNET_OK;
 }
 
@@ -17322,16 +17261,20 @@ QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_confi
                                        float *pixels)
 {
     qnet__scan_files files;
+    qnet_cut cut;
+    memset(&cut, 0, sizeof cut);
     QNET__TRY(qnet__input_check(ctx, config));
     if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
     files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels);
+    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
 }
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
+
+#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
 /* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
 typedef struct qnet__cohort {
@@ -17339,6 +17282,7 @@ typedef struct qnet__cohort {
     int capacity;     /* scans there is room for */
     int *slice_z;     /* [capacity][max_slices] */
     float *pixels;    /* [capacity][max_slices][height][width][3] */
+    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
     char derivatives[256];
 } qnet__cohort;
 
@@ -17353,11 +17297,13 @@ static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_conf
     void *list = qnet__take(arena, scans, sizeof(qnet_scan));
     void *z = qnet__take(arena, slices, sizeof(int));
     void *pixels = qnet__take(arena, slices, image);
+    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
     if (cohort != NULL) {
         memset(cohort, 0, sizeof *cohort);
         cohort->base.scans = (qnet_scan *)list;
         cohort->slice_z = (int *)z;
         cohort->pixels = (float *)pixels;
+        cohort->pictures = (uint8_t *)pictures;
     }
     return cohort;
 }
@@ -17430,8 +17376,9 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who
     /* Prepared in its final place; it counts only once scans_count has gone up. */
     slice_z = room->slice_z + at * slices;
     place = room->pixels + at * slices * pixels;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z,
-                                 place));
+    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
+    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
+                                 &scan.cut));
     scan.slice_z = slice_z;
     scan.pixels = place;
     scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
@@ -17663,8 +17610,14 @@ static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
     for (c = 0; c <= QNET__COLUMN_GROUP; c++)
         if (table->column[c] < 0)
             return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"",
-                              table->path, table->line, names[c], shown, line.at);
+                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
+                              table->path, table->line, names[c], shown, line.at,
+                              table->fields > 1                         ? ""
+                              : memchr(line.at, ',', line.size) != NULL
+                                  ? ": this is comma-separated, BIDS wants tabs"
+                              : memchr(line.at, ';', line.size) != NULL
+                                  ? ": this is semicolon-separated, BIDS wants tabs"
+                                  : "");
     return QNET_OK;
 }
 
@@ -17691,33 +17644,53 @@ static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, c
     return QNET_OK;
 }
 
-/* Years as a plain decimal number; NaN for "n/a" or nothing. */
-static qnet_status qnet__read_age(const qnet__table *table, qnet__span field, double *age)
+/* "n/a", "NA", "NaN", "N/A" or nothing. */
+static int qnet__is_absent(qnet__span field)
 {
-    char text[16];
-    size_t i;
-    *age = NAN;
-    if (field.size == 0 || qnet__span_is(field, "n/a")) return QNET_OK;
-    for (i = 0; i < field.size && i < sizeof text - 1; i++) {
-        if (field.at[i] != '.' && (field.at[i] < '0' || field.at[i] > '9')) break;
-        text[i] = field.at[i];
-    }
-    text[i] = '\0';
-    if (i < field.size || !qnet__parse_number(text, age) || !(*age <= 150))
-        return qnet__bad_field(table, "age", "years (0..150) or n/a", field);
-    return QNET_OK;
+    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
+           qnet__span_is(field, "nan");
 }
 
-/* M or F; "O" and "n/a" are unknown here: the paper's table knows two. */
-static qnet_status qnet__read_sex(const qnet__table *table, qnet__span field, qnet_sex *sex)
+/* A field that only describes never ends a run: a warning, and it is unknown. */
+static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
+                            qnet__span found)
 {
-    *sex = QNET_SEX_UNKNOWN;
-    if (qnet__span_is(field, "m") || qnet__span_is(field, "male")) *sex = QNET_MALE;
-    else if (qnet__span_is(field, "f") || qnet__span_is(field, "female")) *sex = QNET_FEMALE;
-    else if (field.size > 0 && !qnet__span_is(field, "n/a") && !qnet__span_is(field, "o") &&
-             !qnet__span_is(field, "other"))
-        return qnet__bad_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_OK;
+    qnet__log(table->ctx, QNET_LOG_WARNING,
+              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
+              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
+}
+
+/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
+   may stand (BIDS asks for that from 89 on). NaN where there is none. */
+static double qnet__read_age(const qnet__table *table, qnet__span field)
+{
+    char text[16];
+    double age;
+    size_t i = 0, n = field.size;
+    if (qnet__is_absent(field)) return NAN;
+    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
+    for (; i < n && i < sizeof text - 1; i++) {
+        text[i] = field.at[i] == ',' ? '.' : field.at[i];
+        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
+    }
+    text[i] = '\0';
+    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
+    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
+    return NAN;
+}
+
+/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
+static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
+{
+    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
+                                        "o", "other", "u", "unknown"};
+    int k;
+    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
+    for (k = 0; k < 11; k++)
+        if (qnet__span_is(field, words[k]))
+            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
+    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
+    return QNET_SEX_UNKNOWN;
 }
 
 /* One line into subject, label, age and sex of *out. */
@@ -17740,8 +17713,9 @@ static qnet_status qnet__read_participant(const qnet__table *table, qnet__span l
     if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
     else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
     else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    QNET__TRY(qnet__read_age(table, field[QNET__COLUMN_AGE], &out->age));
-    return qnet__read_sex(table, field[QNET__COLUMN_SEX], &out->sex);
+    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
+    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
+    return QNET_OK;
 }
 
 /* Parses text into a list of participants in the order of the file: *list[*count], to be given back
@@ -17753,6 +17727,11 @@ static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text,
     qnet_status status = QNET_OK;
     qnet_scan *scans;
     size_t lines = 0, n = 0, i, size;
+    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
+                           memcmp(text.at, "\xfe\xff", 2) == 0))
+        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
+                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
+                          table->path);
     if (memchr(text.at, '\0', text.size) != NULL)
         return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
                           "%s: holds zero bytes, expected plain text", table->path);
@@ -17879,9 +17858,38 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     else if (match) {
         *found = 1;
         status = qnet__path(ctx, path, folder, "/", match, "");
+        if (status == QNET_OK && !qnet_file_exists(path))
+            status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
+                                "%s: is a link to a file that is not there: not downloaded yet? "
+                                "(git annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
+}
+
+/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
+static int qnet__same_but_zeros(const char *a, const char *b)
+{
+    size_t i = strlen("sub-"), k = i;
+    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
+    while (a[i] == '0') i++;
+    while (b[k] == '0') k++;
+    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
+}
+
+/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
+static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
+                                  char hint[96])
+{
+    char (*names)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0, i;
+    if (qnet__path_kind(folder) != 2 ||
+        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
+        return;
+    for (i = 0; i < count && hint[0] == '\0'; i++)
+        if (qnet__same_but_zeros(subject, names[i]))
+            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
+    qnet__free(ctx, names, bytes);
 }
 
 /* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
@@ -17927,25 +17935,63 @@ static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const 
     /* BIDS, with the suffixes of its qMRI extension. */
     static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
                                                    "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], tail[96];
+    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
+    char hint[96] = "";
     int m, found;
     snprintf(tail, sizeof tail, "/%s/anat", subject);
     QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
     QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
+    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
     for (m = 0; m < needed; m++) {
         found = 0;
         if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
         if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (!found)
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s",
-                              subject, subject, suffix[m], tool[0] ? derived : "",
-                              tool[0] ? " or " : "", raw,
-                              m == QNET__MASK ? " (needed unless slices and box are given)" : "");
+        if (found) continue;
+        qnet__similar_subject(ctx, folder, subject, hint);
+        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
+                          subject, subject, suffix[m], tool[0] ? derived : "",
+                          tool[0] ? " or " : "", raw,
+                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
     }
     return QNET_OK;
 }
 
 /* ---- reading a cohort ------------------------------------------------------------------------ */
+
+/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
+   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
+static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
+                                     const char *path)
+{
+    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
+    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
+    const char *at, *stop;
+    qnet_buffer file;
+    size_t n = strlen(path);
+    int k;
+    if (map > QNET__R2STAR) return QNET_OK;
+    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
+    if (n < 4) return QNET_OK;
+    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
+    memset(&file, 0, sizeof file);
+    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
+        return QNET_OK;
+    unit[0] = '\0';
+    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
+        at = strstr((const char *)file.bytes, "\"Units\"");
+        at = at ? at + strlen("\"Units\"") : NULL;
+        while (at && *at && strchr(" \t\r\n:", *at)) at++;
+        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
+        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
+    }
+    qnet_buffer_free(ctx, &file);
+    for (k = 0; k < 3; k++)
+        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
+    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
+             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
+    return qnet__unless(ctx, config->any_values, "any_values", text);
+}
 
 /* Loads one participant's volumes and appends the scan. */
 static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
@@ -17960,11 +18006,95 @@ static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder
     status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
     for (m = 0; m < needed && status == QNET_OK; m++) {
         files.name[m] = path[m];
-        status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
+        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
+        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
     }
     if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
     for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
     return status;
+}
+
+/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
+   that was forgotten would make the cohort smaller without a word. */
+static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
+                                        const qnet_scan *list, int count)
+{
+    char (*names)[QNET__NAME_SIZE] = NULL;
+    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
+    size_t n = 0, bytes = 0, i;
+    int left = 0, found, s;
+    qnet_status status = QNET_OK;
+    if (qnet__path_kind(folder) != 2) return QNET_OK;
+    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
+    for (i = 0; i < n && status == QNET_OK; i++) {
+        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
+        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
+        if (s < count) continue;
+        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
+        found = 0;
+        if (status == QNET_OK &&
+            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
+            found = 1; /* several, or one that is not downloaded */
+        if (!found) continue;
+        if (left++ < 5)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
+                     names[i]);
+    }
+    qnet__free(ctx, names, bytes);
+    if (left)
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
+                  folder, left, text, left > 5 ? ", ..." : "");
+    return status;
+}
+
+/* Median of v[n], which is reordered. */
+static double qnet__median(float *v, size_t n)
+{
+    return (double)qnet__percentile(v, n, 50);
+}
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
+    float *value, *work;
+    size_t s, known;
+    int k;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    value = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    work = value + n;
+    for (k = 0; k < 3; k++) {
+        double median, limit;
+        for (s = known = 0; s < n; s++) {
+            const qnet_scan *scan = &cohort->scans[s];
+            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
+            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        }
+        if (known < QNET__OUTLIER_SCANS) continue;
+        median = qnet__median(work, known);
+        for (s = known = 0; s < n; s++)
+            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
+        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
+        for (s = 0; s < n; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            if (!(fabs(value[s] - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      (double)value[s], what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, value, bytes);
+    return QNET_OK;
 }
 
 /* All participants into an empty cohort, with progress. */
@@ -17973,9 +18103,11 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
 {
     qnet_context *ctx = cohort->ctx;
     const double start = qnet__seconds(ctx);
-    char tool[256];
+    char tool[256], path[QNET__PATH_SIZE];
     int i;
     QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
+    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
+    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
     for (i = 0; i < count; i++) {
         qnet_progress_info info;
         double seconds;
@@ -17994,7 +18126,7 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
             return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
                               list[i].subject);
     }
-    return QNET_OK;
+    return qnet__cohort_outliers(cohort);
 }
 
 /* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
@@ -18313,6 +18445,8 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
 typedef struct qnet__image {
     int scan, slice, label;
     size_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
+    float low[3], high[3]; /* which no record changes */
 } qnet__image;
 
 /* A list of images and what is needed to turn some of them into a batch. */
@@ -18384,39 +18518,48 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, cons
             image->scan = scan;
             image->slice = slice;
             image->index = index++;
+            image->ready = 0;
             image->label = label_of ? label_of[scan] : (int)l->cohort->scans[scan].label;
         }
     }
 }
 
 /* Image i of the batch at hand. */
-static const qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
+static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
 }
 
-/* Image i of the batch into its place: the record is drawn from the image's own stream. */
+/* Image i of the batch into its place: the record is drawn from the image's own stream. An image is
+   once in an epoch, so that no two workers write to it. */
 static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, size_t i,
                                       size_t worker)
 {
-    const qnet__image *image = qnet__loader_image(l, i);
+    qnet__image *image = qnet__loader_image(l, i);
     const float *pixels = qnet_scan_slice(l->cohort, image->scan, image->slice);
     const int in_h = l->cohort->height, in_w = l->cohort->width;
-    size_t k, numbers = (size_t)in_h * (size_t)in_w * 3;
+    const size_t count = (size_t)in_h * (size_t)in_w;
+    void *scratch = l->scratch + worker * l->scratch_bytes;
     qnet_augmentation record;
-    /* Stretching would clip NaN to 0 and hide it. */
-    for (k = 0; k < numbers; k++)
-        if (!qnet__is_finite((double)pixels[k]))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+    size_t k;
+    if (!image->ready) {
+        for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
+            if (!qnet__is_finite((double)pixels[k]))
+                return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+        QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
+                                      scratch));
+        image->ready = 1;
+    }
     if (l->epoch < 0) {
         record = qnet_augment_test(in_h, in_w, l->height, l->width);
     } else {
         qnet_rng rng = qnet_rng_at(l->seed, QNET_RANDOM_AUGMENT, (uint32_t)l->epoch, image->index);
         record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     }
-    return qnet_augment_apply(ctx, l->augment, &record, pixels, in_h, in_w,
-                              l->batch + i * (size_t)l->height * (size_t)l->width * 3, l->height,
-                              l->width, l->scratch + worker * l->scratch_bytes);
+    return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
+                                     image->high,
+                                     l->batch + i * (size_t)l->height * (size_t)l->width * 3,
+                                     l->height, l->width, scratch);
 }
 
 /* Runs beside its like: it may not write to the context, so it keeps the status only. */
@@ -21602,10 +21745,12 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
         if (!c->use_input[qnet__table_input[i]]) continue;
         qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
         qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s",
+                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
+                         "any_values %d; any_orientation %d",
                       in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                       in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], in->derivatives ? in->derivatives : "");
+                      in->box_center_mm[1], in->derivatives ? in->derivatives : "",
+                      in->any_values, in->any_orientation);
         qnet__close(w, "}");
     }
     qnet__open(w, "stage1", "{");
@@ -21749,6 +21894,14 @@ QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer 
     return qnet__writer_end(w);
 }
 
+/* What is unlike the cohort in a cut. */
+static const char *qnet__outlier_name(int outlier)
+{
+    static const char *const names[4] = {"", "place of the mask", "number of slices",
+                                         "place of the mask, number of slices"};
+    return names[outlier & 3];
+}
+
 QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
 {
     qnet__writer writer, *w = &writer;
@@ -21785,6 +21938,21 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
                       p->slices, e->fold[i] + 1);
     }
     qnet__close(w, "]");
+    for (int input = 0; input < 2; input++) {
+        if (!qnet__has_input(e, input)) continue;
+        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
+        for (int i = 0; i < e->participants_count; i++) {
+            const qnet_cut *c = &e->participants[i].cut[input];
+            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
+                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
+                             "\"mask_left_out\": %d, \"outlier\": %s}",
+                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
+                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
+                          c->side_mm, c->mask_voxels, c->mask_left_out,
+                          qnet__outlier_name(c->outlier));
+        }
+        qnet__close(w, "]");
+    }
     qnet__close(w, "}");
     return qnet__writer_end(w);
 }
@@ -21901,6 +22069,9 @@ static void qnet__put_css(qnet__writer *w)
         ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
         "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
         "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
+        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
+        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
+        ".cuts .odd img{outline:3px solid var(--hh)}\n"
         ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
         "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
         "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
@@ -22424,6 +22595,39 @@ static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
                  "</figure>\n");
 }
 
+/* Mask, box and slices of each scan, for the eye. */
+static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
+{
+    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+    int shown = 0, odd = 0;
+    for (int i = 0; i < e->participants_count; i++) {
+        shown += e->participants[i].cut[input].picture != NULL;
+        odd += e->participants[i].cut[input].outlier != 0;
+    }
+    if (!shown) return;
+    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
+                   "scan", odd ? " open" : "");
+    if (odd) qnet__print(w, "; %d unlike the others", odd);
+    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *p = &e->participants[i];
+        const qnet_cut *c = &p->cut[input];
+        if (c->picture == NULL) continue;
+        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
+        qnet__put(w, "<figcaption>");
+        qnet__put_escaped(w, p->subject);
+        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
+        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
+        qnet__put(w, "</figcaption></figure>\n");
+    }
+    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
+                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
+                   "coronal plane through its centre, the slices between the lines, counted from 0 "
+                   "at the bottom.</figcaption></figure></details>\n",
+                qnet_input_name((qnet_input)input));
+}
+
 /* ---- report.html: the page ------------------------------------------------------------------- */
 
 /* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
@@ -22539,6 +22743,7 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
 static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__put(w, "<h2>How it was trained</h2>\n");
+    qnet__figure_cuts(w, e);
     qnet__figure_augmented(w, e);
     if (e->curves_count > 0) qnet__figure_learning(w, e);
     qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
@@ -23770,11 +23975,28 @@ static void qnet__shuffle_labels(qnet_cohort *cohort, uint64_t seed, const int *
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
+/* Where each scan was cut, with copies of the pictures. */
+static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
+{
+    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
+        qnet_cut *cut = &e->participants[s].cut[input];
+        *cut = cohort->scans[s].cut;
+        if (cut->picture == NULL) continue;
+        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
+        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
+    }
+    return QNET_OK;
+}
+
 /* The cohort's participants into the experiment, from the first input that is read. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort)
+static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
+                                      int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    if (e->participants) return QNET_OK;
+    uint8_t *pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
+    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
+    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
+    if (e->participants) return qnet__cuts_keep(e, cohort, input);
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -23789,7 +24011,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
     }
-    return QNET_OK;
+    return qnet__cuts_keep(e, cohort, input);
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -23996,7 +24218,7 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
         QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
         job->opened = 1;
     }
-    QNET__TRY(qnet__participants(e, cohort));
+    QNET__TRY(qnet__participants(e, cohort, job->input));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
     QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
@@ -24382,6 +24604,8 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
+    for (int i = 0; i < 2; i++)
+        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
