@@ -9,6 +9,7 @@
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
 
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,8 +59,7 @@ static const char help[] =
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
     "                                             neon (auto)\n"
-    "  --shuffle-labels    control: labels permuted over subjects, every AUC must fall to about "
-    ".5\n"
+    "  --shuffle-labels    control: labels permuted over subjects, no AUC may stay far above .5\n"
     "  --resume            go on where a stopped run of the same configuration ended\n"
     "  --quiet             no progress, no tables; errors only\n"
     "\n"
@@ -126,9 +126,10 @@ static int option_with_value(options *o, const char *name, const char *value)
         full->max_slices = crop->max_slices;
     } else if (strcmp(name, "--seed") == 0) {
         char *end;
+        errno = 0;
         c->seed = (uint64_t)strtoull(value, &end, 10);
-        if (end == value || *end || strchr(value, '-')) {
-            return fail(name, value, "a whole number from 0");
+        if (end == value || *end || strchr(value, '-') || errno == ERANGE) {
+            return fail(name, value, "a whole number from 0 to 18446744073709551615");
         }
     } else if (strcmp(name, "--input") == 0) {
         c->use_input[QNET_INPUT_CROP] = strcmp(value, "full") != 0;
@@ -144,10 +145,14 @@ static int option_with_value(options *o, const char *name, const char *value)
         else
             return fail(name, value, "percentile or window");
     } else if (strcmp(name, "--slices") == 0) {
-        if (sscanf(value, "%d:%d%c", &crop->slice_first, &crop->slice_count, &rest) != 2 ||
-            crop->slice_first < 0 || crop->slice_count < 1) {
+        char *end;
+        const long first = strtol(value, &end, 10);
+        const long count = *end == ':' ? strtol(end + 1, &end, 10) : 0;
+        if (*value < '0' || *value > '9' || *end || first > 32767 ||
+            count < 1 || count > 32767)
             return fail(name, value, "FIRST:N, such as 8:16");
-        }
+        crop->slice_first = (int)first;
+        crop->slice_count = (int)count;
         full->slice_first = crop->slice_first;
         full->slice_count = crop->slice_count;
     } else if (strcmp(name, "--center") == 0) {
@@ -226,9 +231,12 @@ static int show(void *user, const qnet_progress_info *p)
     int at;
     if (interrupted) return 1;
     if (d->quiet) return 0;
-    if (d->first_fraction < 0) d->first_fraction = p->fraction;
+    if (d->first_fraction < 0 && p->epoch > 0) { /* folds that are done come at once */
+        d->first_fraction = p->fraction;
+        d->begin = now;
+    }
     if (!news && difftime(now, d->last) < (d->terminal ? 1 : 20)) return 0;
-    gained = p->fraction - d->first_fraction;
+    gained = d->first_fraction < 0 ? 0 : p->fraction - d->first_fraction;
     duration(left, gained > 0.002 ? difftime(now, d->begin) * (1 - p->fraction) / gained : -1);
     at = (int)(p->fraction * 20);
     for (int i = 0; i < 20; i++) bar[i] = i < at ? '#' : '.';

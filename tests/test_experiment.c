@@ -184,12 +184,50 @@ static void test_run(void)
         CHECK_NEAR(scans->model[QNET_MODEL_QNET].accuracy.std,
                    fabs(accuracy[0] - accuracy[1]) / sqrt(2.0), 1e-12);
     }
+    for (int m = 0; m < QNET_MODELS; m++) { /* AUCs within the two folds of the first repeat */
+        double sum = 0;
+        int folds = 0;
+        for (int fold = 0; fold < 2; fold++) {
+            int pairs = 0;
+            double won = 0;
+            for (size_t i = 0; i < 64; i++) {
+                const qnet_item *a = &scans->items[i / 8], *b = &scans->items[i % 8];
+                if (a->fold != fold || b->fold != fold || a->label != 1 || b->label != 0) continue;
+                pairs++;
+                won += a->probability[m] > b->probability[m] ? 1
+                       : a->probability[m] == b->probability[m] ? 0.5 : 0;
+            }
+            if (pairs == 0) continue;
+            sum += won / pairs;
+            folds++;
+        }
+        CHECK_NEAR(scans->model[m].auc_within_folds, sum / folds, 1e-12);
+    }
+    { /* the second repeat's folds are not the first's of another seed */
+        CHECK(qnet__folds_seed(1, 0) == 1 && qnet__folds_seed(1, 1) != 2 && qnet__folds_seed(1, 1) != 1);
+        CHECK(qnet__folds_seed(1, 1) != qnet__folds_seed(1, 2) && qnet__folds_seed(1, 1) != qnet__folds_seed(2, 1));
+    }
+    { /* of one value there is no deviation */
+        const double one[3] = { 0.5, (double)NAN, (double)NAN };
+        CHECK(qnet__mean_std(one, 3).mean == 0.5);
+        CHECK(qnet__mean_std(one, 3).std != qnet__mean_std(one, 3).std);
+    }
+    { /* logit(.8) +- 1.96 * .05 / .16, by hand */
+        const qnet_interval r = qnet__logit_interval(0.8, 0.0025);
+        CHECK_NEAR(r.low, 0.6843435, 1e-7);
+        CHECK_NEAR(r.high, 0.8806693, 1e-7);
+        CHECK(qnet__logit_interval(1, 0).low == 1 && qnet__logit_interval(0.5, 0).high == 0.5);
+    }
     CHECK(scans->pair[0].model1 == QNET_MODEL_RESNET_SWA &&
           scans->pair[0].model2 == QNET_MODEL_RESNET);
     CHECK_NEAR(scans->pair[1].by_item.auc[0], scans->model[QNET_MODEL_QNET].auc_first, 1e-12);
     CHECK_OK(ctx, qnet_experiment_tables(e, &text));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "", 1));
     CHECK_CONTAINS((const char *)text.bytes, "Q-Net");
+    text.size = 0;
+    CHECK_OK(ctx, qnet_experiment_manifest(e, &text));
+    CHECK_CONTAINS((const char *)text.bytes, "\"derivatives\": \"maps\""); /* found */
+    CHECK(e->seconds > 0);
     qnet_buffer_free(ctx, &text);
     CHECK_OK(ctx, qnet_experiment_save(e, "build/test-experiment/again"));
     CHECK(qnet_file_exists("build/test-experiment/again/report.html"));
@@ -403,6 +441,20 @@ static void test_bad_arguments(void)
     qnet_context_destroy(ctx);
 }
 
+/* Removes what an earlier run of this program left unfinished. */
+static void forget(qnet_context *ctx, const char *out)
+{
+    qnet_experiment e;
+    int count[QNET__WORK_KINDS];
+    memset(&e, 0, sizeof e);
+    e.ctx = ctx;
+    sprintf(e.out, "%s/checkpoint", out);
+    CHECK_OK(ctx, qnet_make_folder(ctx, e.out));
+    strcpy(e.out, out);
+    for (int kind = QNET__WORK_WEIGHTS; kind < QNET__WORK_KINDS; kind++)
+        CHECK_OK(ctx, qnet__work_clear(&e, (qnet__work_kind)kind, NULL, count));
+}
+
 /* participants.tsv is written anew, upside down, while the first input is trained. */
 static int turn_table(void *user, const qnet_progress_info *info)
 {
@@ -422,11 +474,33 @@ static void test_changed_table(void)
     hooks.progress.report = turn_table;
     hooks.progress.user = writer;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    forget(writer, "build/test-experiment/changed");
     tiny_config(&c);
     c.use_input[QNET_INPUT_FULL] = 1;
     CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
                 QNET_ERROR_MISMATCH, "line 1 of the table is sub-08 (HC), and was sub-01 (HH)");
     write_table(writer, data_folder, 0, 1);
+    for (int now = 0; now <= 4; now++) { /* 3 subjects, and then so many */
+        qnet_participant was[3];
+        qnet_scan is[4];
+        qnet_cohort cohort;
+        qnet_experiment first;
+        memset(was, 0, sizeof was);
+        memset(is, 0, sizeof is);
+        memset(&cohort, 0, sizeof cohort);
+        memset(&first, 0, sizeof first);
+        first.ctx = ctx;
+        first.participants = was;
+        first.participants_count = 3;
+        was[1].true_label = is[1].label = QNET_HH;
+        was[2].label = QNET_HH; /* shuffled: it does not count */
+        cohort.scans = is;
+        cohort.scans_count = now;
+        if (now == 3) CHECK_OK(ctx, qnet__same_participants(&first, &cohort));
+        else CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, "and had 3");
+        is[0].label = QNET_HH;
+        if (now > 0) CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, " (HH), and was ");
+    }
     qnet_experiment_destroy(e);
     qnet_context_destroy(ctx);
     qnet_context_destroy(writer);

@@ -496,6 +496,42 @@ static void check_no_stars(recipe *r, const char *why)
     qnet_buffer_free(ctx, &b);
 }
 
+/* A model that says the same of everybody is neither perfect nor a leak, and where the test has no
+   variance there is no star, however far apart the AUCs are. */
+static void test_equal_scores(void)
+{
+    recipe *r = made_up(24, 3, 2, 1, 8);
+    qnet_level_result *l = &r->e.level[QNET_INPUT_CROP][QNET_LEVEL_SCAN];
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    for (size_t i = 0; i < l->count; i++) {
+        l->items[i].probability[QNET_MODEL_QNET] = 0.5;
+        l->items[i].probability[QNET_MODEL_RESNET_SWA] = 1 - l->items[i].label;
+    }
+    evaluate(r, QNET_INPUT_CROP, QNET_LEVEL_SCAN);
+    CHECK(l->pair[2].by_subject.se == 0 && l->pair[2].by_subject.p == 0);
+    for (int shuffled = 0; shuffled < 2; shuffled++) {
+        r->e.config.shuffle_labels = shuffled;
+        CHECK_OK(ctx, qnet_experiment_tables(&r->e, &b));
+        for (size_t i = 0; i < b.size; i++) if (b.bytes[i] == '\n') b.bytes[i] = ' ';
+        CHECK_CONTAINS((const char *)b.bytes, "its AUC is 0.500 (no interval: all scores are equal)");
+        CHECK_CONTAINS((const char *)b.bytes, shuffled ? "shows neither a leak nor" : "no variance to test with");
+        CHECK(strstr((const char *)b.bytes, "significantly") == NULL && strstr((const char *)b.bytes, "inf") == NULL);
+        CHECK_CONTAINS((const char *)b.bytes, "half of all cohorts have a star");
+        qnet_buffer_free(ctx, &b);
+    }
+    CHECK_OK(ctx, qnet_experiment_json(&r->e, &b));
+    CHECK(is_json(&b));
+    CHECK(occurrences((const char *)b.bytes, "\"no_variance\": 1") == 2);
+    CHECK(occurrences((const char *)b.bytes, "\"stars\": null") == 2);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_html(&r->e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "shuffled label H");
+    CHECK_CONTAINS((const char *)b.bytes, "the patient's right is at the left");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
 static void test_few_subjects(void)
 {
     recipe *r = made_up(18, 3, 2, 1, 8);
@@ -839,6 +875,7 @@ int main(int argc, char **argv)
     RUN(test_numbers);
     RUN(test_base64);
     RUN(test_tables);
+    RUN(test_equal_scores);
     RUN(test_few_subjects);
     RUN(test_json);
     RUN(test_cuts);
