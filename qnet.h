@@ -205,9 +205,19 @@
        vote             a tie is HC: the paper asks for "more than"; ROC by the mean probability
        F1               mean of both classes' F1, weighted by support: what the paper's numbers are
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
-                        slices of one scan are not independent
+                        slices of one scan are not independent: of two equally good models, half of
+                        all cohorts have a star by slice. AUCs by subject: on the logit scale
        stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
-                        DeLong's test takes AUCs to be normally distributed (fixed)
+                        DeLong's test takes AUCs to be normally distributed (fixed); nor where a
+                        difference has no variance
+       shuffled labels  no AUC may stay far above .5. Over all folds it is expected below: a fold
+                        with more HH than others leaves fewer to the training that judges it, and
+                        scores of different folds are compared. A model that knows only the share
+                        of HH in its training gets .46 with 47 + 52 subjects in 10 folds, .40 with
+                        24 + 24, .33 with 15 + 15. The mean of the AUCs within folds has no such
+                        bias (auc_within_folds)
+       initial weights  those of an experiment say on whom they were trained, by hashes of names and
+                        QSM maps; any subject in common is refused
 
    REFERENCES
 
@@ -21328,8 +21338,8 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
     if (e->config.shuffle_labels) {
         qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
                        "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
-                       "folds is %.3f; that over all of them, below, is expected under 0.5, as a "
-                       "fold with more HH leaves fewer to the training that judges it. ",
+                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
+                       "more HH leaves fewer to the training that judges it. ",
                     q->auc_within_folds);
     }
     qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
@@ -21402,7 +21412,17 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     const int least = qnet__min_int(group[0].subjects, group[1].subjects);
     if (e->config.shuffle_labels) {
         qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels.%s", item, end);
+                       "else. HH and HC below are the shuffled labels. AUCs by scan as means within "
+                       "the folds, and over all folds, where they are expected below 0.5:", item);
+        for (int i = 0; i < 2 * QNET_MODELS; i++) {
+            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
+            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
+            if (!qnet__has_input(e, input)) continue;
+            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
+                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
+        }
+        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
+        qnet__put(w, end);
     }
     if (group[2].subjects < 50 || least < 20) {
         qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
@@ -21653,8 +21673,8 @@ QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffe
                    "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
     qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-                 "slices count as independent: half of all cohorts have a star between two\nequally good "
-                 "models. The test to read is the next, by subject.\n\n");
+                 "slices count as independent: half of all cohorts have a star between two\n"
+                 "equally good models. The test to read is the next, by subject.\n\n");
     qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
     qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
     qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
@@ -21863,8 +21883,8 @@ static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
                      "auc_delong95_by_subject [%g, %g]",
                   m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
                   m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
-                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high, r->auc_ci_clustered.low,
-                  r->auc_ci_clustered.high);
+                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
+                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
     qnet__close(w, "}");
 }
 
@@ -22612,9 +22632,9 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
                    "network (ResNetSWA) of the fold that never saw the subject, for the class that "
                    "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
                    "right the map over it; the patient's right is at the left, slices count from "
-                   "1 at the bottom of those used. Each map is scaled to its own range, so colours compare places within a "
-                   "slice, not subjects. A map is %d &times; %d values, interpolated: it cannot "
-                   "tell apart what is less than 32 pixels apart. Shown are the middle slices of "
+                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
+                   "compare places within a slice, not subjects. A map is %d &times; %d values, interpolated: it "
+                   "cannot tell apart what is less than 32 pixels apart. Shown are the middle slices of "
                    "each group's first scans that Q-Net classified correctly, of others only where "
                    "these are too few.</figcaption></figure>\n",
                 input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
@@ -22790,9 +22810,10 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
     qnet__figure_models(w, e);
     qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
     qnet__print(w, "<p class=\"key\">%s</p>\n",
-                qnet__is_testable(e) ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
-                                    ".001, **** p &le; .0001."
-                                  : "z, p and stars are left out: there are too few subjects.");
+                qnet__is_testable(e)
+                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
+                      "**** p &le; .0001."
+                    : "z, p and stars are left out: there are too few subjects.");
     qnet__figure_boxes(w, e);
     qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "<h2>Results by scan</h2>\n");

@@ -509,6 +509,7 @@ static void test_equal_scores(void)
         l->items[i].probability[QNET_MODEL_RESNET_SWA] = 1 - l->items[i].label;
     }
     evaluate(r, QNET_INPUT_CROP, QNET_LEVEL_SCAN);
+    l->model[QNET_MODEL_QNET].auc_within_folds = 0.4375;
     CHECK(l->pair[2].by_subject.se == 0 && l->pair[2].by_subject.p == 0);
     for (int shuffled = 0; shuffled < 2; shuffled++) {
         r->e.config.shuffle_labels = shuffled;
@@ -517,6 +518,8 @@ static void test_equal_scores(void)
         CHECK_CONTAINS((const char *)b.bytes, "its AUC is 0.500 (no interval: all scores are equal)");
         CHECK_CONTAINS((const char *)b.bytes, shuffled ? "shows neither a leak nor" : "no variance to test with");
         CHECK(strstr((const char *)b.bytes, "significantly") == NULL && strstr((const char *)b.bytes, "inf") == NULL);
+        if (shuffled) CHECK_CONTAINS((const char *)b.bytes, "AUCs within the folds is 0.438");
+        if (shuffled) CHECK_CONTAINS((const char *)b.bytes, "crop Q-Net 0.438, 0.500;");
         CHECK_CONTAINS((const char *)b.bytes, "half of all cohorts have a star");
         qnet_buffer_free(ctx, &b);
     }
