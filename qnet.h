@@ -21412,8 +21412,8 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     const int least = qnet__min_int(group[0].subjects, group[1].subjects);
     if (e->config.shuffle_labels) {
         qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels. AUCs by scan as means within "
-                       "the folds, and over all folds, where they are expected below 0.5:", item);
+                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
+                       "within the folds, and over all folds, where they are expected below 0.5:", item);
         for (int i = 0; i < 2 * QNET_MODELS; i++) {
             const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
             const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
@@ -22633,8 +22633,8 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
                    "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
                    "right the map over it; the patient's right is at the left, slices count from "
                    "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-                   "compare places within a slice, not subjects. A map is %d &times; %d values, interpolated: it "
-                   "cannot tell apart what is less than 32 pixels apart. Shown are the middle slices of "
+                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
+                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown are the middle slices of "
                    "each group's first scans that Q-Net classified correctly, of others only where "
                    "these are too few.</figcaption></figure>\n",
                 input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
