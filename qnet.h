@@ -3587,11 +3587,26 @@ static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
            qnet__mul(bytes, sizeof(qnet_real), &bytes);
 }
 
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
 QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
                                size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
                                size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
 {
-    void *own = NULL;
+    void *own;
     size_t bytes;
     int done = 0;
     if (ctx == NULL || a == NULL || b == NULL || c == NULL) {
@@ -3622,12 +3637,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
         return QNET_OK;
     }
     bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    if (scratch == NULL && bytes != 0) {
-        own = scratch = qnet__alloc(ctx, bytes);
-        if (own == NULL) {
-            return qnet__no_memory(ctx, bytes, "the packed matrix of a product");
-        }
-    }
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
     qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
     qnet__free(ctx, own, bytes);
     return QNET_OK;
@@ -5923,16 +5933,16 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
 static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
     const int64_t h = (s->height - 1) / s->stride + 1, w = (s->width - 1) / s->stride + 1;
-    const int64_t direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES
-                               ? (3 * h - 2) * (3 * w - 2)
-                               : 9 * h * w;
     const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
     const int64_t in_image = s->stride == 1 ? 1 : QNET__WINOGRAD_TILES_2 / 16;
+    int64_t direct;
     int side;
     if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
+    /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
+    direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
     for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
@@ -6073,77 +6083,35 @@ static ptrdiff_t qnet__conv_in_count(const qnet_conv2d *s)
     return (ptrdiff_t)s->batch * s->height * s->width * s->in_channels;
 }
 
-static ptrdiff_t qnet__conv_weight_count(const qnet_conv2d *s)
+/* Each of y, dx and dw that is not NULL; with `add`, dx is added to what it holds.
+     y[p][co]            += x[at + ci] * w[ky][kx][ci][co], so
+     dx[at + ci]         += dy[p][co]  * w[ky][kx][ci][co] and
+     dw[ky][kx][ci][co]  += dy[p][co]  * x[at + ci]. */
+static void qnet__conv2d_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
+                             const qnet_real *dy, qnet_real *y, qnet_real *dx, int add,
+                             qnet_real *dw)
 {
-    return (ptrdiff_t)s->kernel * s->kernel * s->in_channels * s->out_channels;
-}
-
-static void qnet__conv2d_forward_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
-                                     qnet_real *y)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(y, 0, (size_t)(pixels * co_count) * sizeof *y);
+    const ptrdiff_t pixels = qnet__conv_out_pixels(s), taps = (ptrdiff_t)s->kernel * s->kernel;
+    const ptrdiff_t in = s->in_channels, out = s->out_channels;
+    ptrdiff_t p, tap, ci, co;
+    if (y != NULL)
+        memset(y, 0, (size_t)(pixels * out) * sizeof *y);
+    if (dx != NULL && !add)
+        memset(dx, 0, (size_t)qnet__conv_in_count(s) * sizeof *dx);
+    if (dw != NULL)
+        memset(dw, 0, (size_t)(taps * in * out) * sizeof *dw);
     for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                const qnet_real *wk = w + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        y[p * co_count + co] += x[at + ci] * wk[ci * co_count + co];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dx[at + ci] += dy[p][co] * w[ky][kx][ci][co]. */
-static void qnet__conv2d_backward_data_ref(const qnet_conv2d *s, int add, const qnet_real *w,
-                                           const qnet_real *dy, qnet_real *dx)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(dx, 0, add ? 0 : (size_t)qnet__conv_in_count(s) * sizeof *dx);
-    for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                const qnet_real *wk = w + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        dx[at + ci] += dy[p * co_count + co] * wk[ci * co_count + co];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dw[ky][kx][ci][co] += x[at + ci] * dy[p][co]. */
-static void qnet__conv2d_backward_weights_ref(const qnet_conv2d *s, const qnet_real *x,
-                                              const qnet_real *dy, qnet_real *dw)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(dw, 0, (size_t)qnet__conv_weight_count(s) * sizeof *dw);
-    for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                qnet_real *dwk = dw + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        dwk[ci * co_count + co] += x[at + ci] * dy[p * co_count + co];
-                    }
-                }
+        for (tap = 0; tap < taps; tap++) {
+            const ptrdiff_t at =
+                qnet__conv_pixel(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
+            for (ci = 0; at >= 0 && ci < in; ci++) {
+                const ptrdiff_t k = (tap * in + ci) * out;
+                for (co = 0; y != NULL && co < out; co++)
+                    y[p * out + co] += x[at + ci] * w[k + co];
+                for (co = 0; dx != NULL && co < out; co++)
+                    dx[at + ci] += dy[p * out + co] * w[k + co];
+                for (co = 0; dw != NULL && co < out; co++)
+                    dw[k + co] += dy[p * out + co] * x[at + ci];
             }
         }
     }
@@ -7029,7 +6997,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
     if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_forward_ref(s, x, w, sink->y);
+        qnet__conv2d_ref(s, x, w, NULL, sink->y, NULL, 0, NULL);
     } else if (way == QNET__CONV_BLAS) {
         QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
                                   (qnet_real *)scratch));
@@ -7084,12 +7052,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     }
     from_dy = qnet__source_map(ctx, dy, out_rows, s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
-        if (dw != NULL) {
-            qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
-        }
-        if (dx != NULL) {
-            qnet__conv2d_backward_data_ref(s, add, w, from_dy, dx);
-        }
+        qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
     } else if (way == QNET__CONV_BLAS) {
         QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
                                   (qnet_real *)scratch));
@@ -7107,26 +7070,12 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     return QNET_OK;
 }
 
-/* 0 for a shape that is not valid, (size_t)-1 when the bytes do not fit a size_t. */
+/* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
 {
-    return qnet__conv_valid(shape) ? qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape)
-                                   : 0;
-}
-
-/* *scratch as given, or allocated and noted in *own and *bytes for qnet__free. */
-static qnet_status qnet__conv_borrow(qnet_context *ctx, const qnet_conv2d *shape, void **scratch,
-                                     void **own, size_t *bytes)
-{
-    *own = NULL;
-    *bytes = qnet_conv2d_scratch(ctx, shape);
-    if (*scratch == NULL && *bytes > 0) {
-        *own = *scratch = qnet__alloc(ctx, *bytes);
-        if (*own == NULL) {
-            return qnet__no_memory(ctx, *bytes, "the scratch of a convolution");
-        }
-    }
-    return QNET_OK;
+    if (shape == NULL || !qnet__conv_valid(shape))
+        return 0;
+    return qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape);
 }
 
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -7136,13 +7085,14 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     const qnet__source source = qnet__source_plain(x);
     qnet__sink sink = qnet__sink_plain(y);
     qnet_status status;
-    void *own;
     size_t bytes;
+    void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d forward"));
     if (x == NULL || w == NULL || y == NULL) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     }
-    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    bytes = qnet_conv2d_scratch(ctx, shape);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
                                 NULL, scratch);
     qnet__free(ctx, own, bytes);
@@ -7157,14 +7107,15 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     const qnet__source source = qnet__source_plain(x), gradient = qnet__source_plain(dy);
     qnet__sink sink = qnet__sink_plain(dx);
     qnet_status status;
-    void *own;
     size_t bytes;
+    void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d backward"));
     if (w == NULL || dy == NULL || (x == NULL && dw != NULL)) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "conv2d backward: w, dy or (with dw) x is NULL");
     }
-    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    bytes = qnet_conv2d_scratch(ctx, shape);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, &gradient,
                                  dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
@@ -7196,19 +7147,6 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
     if (!qnet__mul(rows, (size_t)channels, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d %s overflow", name,
                           (unsigned long)rows, channels, word);
-    return QNET_OK;
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL; then *owned says so. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL) return qnet__no_memory(ctx, bytes, what);
-    }
     return QNET_OK;
 }
 
