@@ -3,6 +3,8 @@
 #   make demo     phantom cohort, cross-validation, report: the whole paper in miniature
 #   make test     every test; the last line is "N passed, N failed"
 #   make examples the example programs, into build/
+#   make shared   the header as a shared library, build/shared/libqnet.so
+#   make install  header, library, and the files of pkg-config and CMake, under PREFIX (/usr/local), DESTDIR before it
 #   make paper    the full-size experiment: 52 + 47 subjects, 10 folds, the paper's epochs (days on two cores)
 #   make bench    our own figures, per kernel and whole
 #   make parity   our numbers beside PyTorch's and others', live, where Python is; the last line is "N agree, M differ"
@@ -11,8 +13,6 @@
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-openblas   the tests of the networks with OpenBLAS plugged in
 #   make test-arm the kernels for 64-bit ARM, cross-compiled and run by qemu
-#   make shared   the header as a shared library, build/shared/libqnet.so
-#   make install  header, library, and the files of pkg-config and CMake, under PREFIX (/usr/local), DESTDIR before it
 #   make clean
 
 CC ?= cc
@@ -42,7 +42,7 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-arm parity parity-build golden bench bench-peers clean tests-build shared install
+.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-arm parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -90,7 +90,7 @@ test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
 	@sh tests/run.sh $(BUILD)
 
-tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights)
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(BUILD)/crossval $(BUILD)/make_phantom $(BUILD)/qnet_weights
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
@@ -103,6 +103,7 @@ EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_delong: examples/delong.c
+tests-build: $(BUILD)/delong
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
 $(BUILD)/tests/test_trace: examples/trace.c
 
@@ -237,6 +238,7 @@ LINKNAME = libqnet.so
 SHARED = -shared -Wl,-soname,$(SONAME)
 endif
 
+.PHONY: shared install
 shared: $(BUILD)/shared/$(LIBRARY)
 
 # Nothing but the public functions is seen from outside.

@@ -79,18 +79,18 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_API               what stands before every public function, such as
-                              __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
                               kernels that AUTO picks, unless NULL; for tests and measurements
+       QNET_API               what stands before every public function: __declspec(dllexport) where
+                              a DLL is made, and __declspec(dllimport) where its header is included
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
-   QNET_REAL, QNET_STATIC, QNET_API and QNET_NO_STDIO change declarations: define them wherever the
-   header is included. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
+   QNET_REAL, QNET_STATIC and QNET_NO_STDIO change declarations: define them wherever the header is
+   included. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
 
    MEMORY
 
@@ -208,13 +208,23 @@
 #endif
 typedef QNET_REAL qnet_real;
 
-/* Another QNET_REAL than the implementation's is an error of the linker: nothing works without a
-   context. */
-#define QNET__CREATE_float qnet_context_create
-#define QNET__CREATE_double qnet_context_create_double
-#define QNET__CREATE_PASTE(real) QNET__CREATE_##real
-#define QNET__CREATE(real) QNET__CREATE_PASTE(real)
-#define qnet_context_create QNET__CREATE(QNET_REAL)
+/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
+#define QNET__KIND_float 1
+#define QNET__KIND_double 2
+#define QNET__KIND_PASTE(type) QNET__KIND_##type
+#define QNET__KIND(type) QNET__KIND_PASTE(type)
+#if QNET__KIND(QNET_REAL) == 1
+#define QNET__REAL_IS_DOUBLE 0
+#elif QNET__KIND(QNET_REAL) == 2
+#define QNET__REAL_IS_DOUBLE 1
+/* In libraries these bear the type in their names, so that files of different QNET_REAL do not
+   link, as they would read each other's numbers wrongly. */
+#define qnet_context_create qnet_context_create_double
+#define qnet_resnet_create qnet_resnet_create_double
+#define qnet_scan_model_create qnet_scan_model_create_double
+#else
+#error "qnet.h: QNET_REAL must be float or double"
+#endif
 
 #ifdef QNET_STATIC
 #if defined(__GNUC__) || defined(__clang__)
@@ -1469,19 +1479,6 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #include <sys/types.h>
 #define QNET__POSIX 1
 #endif
-#endif
-
-/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
-#define QNET__KIND_float 1
-#define QNET__KIND_double 2
-#define QNET__KIND_PASTE(type) QNET__KIND_##type
-#define QNET__KIND(type) QNET__KIND_PASTE(type)
-#if QNET__KIND(QNET_REAL) == 1
-#define QNET__REAL_IS_DOUBLE 0
-#elif QNET__KIND(QNET_REAL) == 2
-#define QNET__REAL_IS_DOUBLE 1
-#else
-#error "qnet.h: QNET_REAL must be float or double"
 #endif
 
 /* QNET__X86: kernels with AVX2 or AVX-512 target attributes can be compiled and may be picked. */
