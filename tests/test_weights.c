@@ -850,7 +850,6 @@ static void test_files_bad_at_the_end(void)
     qnet_safetensors *file = NULL;
     qnet_buffer bytes;
     size_t size, header, n;
-    const qnet_real bad = (qnet_real)INFINITY;
     memset(&bytes, 0, sizeof(bytes));
     fill_small(block);
     memset(before, 7, sizeof(before));
@@ -874,10 +873,11 @@ static void test_files_bad_at_the_end(void)
 
     CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size));
     CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &file));
-    CHECK(file->block_bytes == size && memcmp(file->block, bytes.bytes + header, size) == 0);
+    CHECK(file->block_bytes == size);
+    if (qnet__is_little_endian()) CHECK(memcmp(file->block, bytes.bytes + header, size) == 0);
     qnet_safetensors_destroy(file);
 
-    memcpy(bytes.bytes + bytes.size - sizeof(bad), &bad, sizeof(bad));
+    memset(bytes.bytes + bytes.size - sizeof(qnet_real), 0xff, sizeof(qnet_real)); /* a NaN */
     CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size));
     CHECK_FAILS(ctx, qnet_weights_load(ctx, path, &small, back, 0, NULL), QNET_ERROR_DATA,
                 "'bn.running_var': number 2 is not finite");
