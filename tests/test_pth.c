@@ -330,6 +330,8 @@ static image archive(const part *parts, int count)
 
 #define BYTES(text) (text), sizeof(text) - 1
 static const float four[4] = {1, 2, 3, 4};
+static const unsigned char four_bytes[16] = {0, 0, 0x80, 0x3f, 0, 0, 0,    0x40,
+                                             0, 0, 0x40, 0x40, 0, 0, 0x80, 0x40};
 
 /* pickle[size] with version, byteorder and one storage of four floats. */
 static image pickled(const void *pickle, size_t size)
@@ -338,7 +340,7 @@ static image pickled(const void *pickle, size_t size)
                  {"version", BYTES("3\n")}};
     p[0].data = pickle;
     p[0].size = size;
-    p[2].data = four;
+    p[2].data = four_bytes;
     return archive(p, 4);
 }
 
