@@ -1069,7 +1069,7 @@ static void test_files(void)
     o.type = QNET_NIFTI_INT16;
     CHECK_FAILS(ctx, qnet_nifti_save(ctx, FOLDER "/a.nii", v, &o), QNET_ERROR_DATA,
                 FOLDER "/a.nii: voxel");
-    CHECK(!qnet_file_exists(FOLDER "/a.nii.tmp"));
+    CHECK(!TEMPORARY_LEFT(FOLDER "/a.nii"));
     CHECK_OK(ctx, qnet_nifti_load(ctx, FOLDER "/a.nii", &back));
     qnet_volume_destroy(back);
     back = NULL;

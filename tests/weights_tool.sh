@@ -110,6 +110,8 @@ ok "same predictions" cmp "$dir/st/predictions.csv" "$dir/pth/predictions.csv"
 ok "same weights" cmp "$dir/st/weights/crop-repeat01-fold02-qnet.safetensors" "$dir/pth/weights/crop-repeat01-fold02-qnet.safetensors"
 there_and_back qnet "$qnet"
 says 0 'metadata model = qnet' "$tool" list "$dir/qnet.pth"
+ok "Q-Net names its embedding" sh -c "'$tool' list '$dir/qnet.pth' | grep -q \"embedding_hash = \$('$tool' hash \
+    '$dir/st/weights/crop-repeat01-fold01-resnetswa.safetensors' | head -n 1 | cut -c 1-16)\""
 says 0 'scan_head.weight                     F32  [2,12288]' "$tool" list "$dir/qnet.pth"
 says 0 'weights of its last epoch' "$tool" convert "$dir/resnet.checkpoint" "$dir/c.pth"
 says 0 'layer4.1.conv2.weight                F32  [512,512,3,3]' "$tool" list "$dir/c.pth"

@@ -33,7 +33,8 @@ static const char help[] =
     "list      name, type, shape, mean, standard deviation and hash of each tensor; metadata\n"
     "compare   largest absolute and relative difference of each tensor; metadata is left out\n"
     "hash      one number for all names, types, shapes and values, whatever the kind of file and\n"
-    "          the order in it; for ResNet18 also the one that a run's manifest.json prints\n"
+    "          the order in it: the embedding_hash in the metadata of the Q-Net trained on its\n"
+    "          features; for ResNet18 also the one that a run's manifest.json prints\n"
     "\n"
     "Exit status: 0 done, or all tensors equal (within T: 0); 1 tensors differ; 2 an error.\n";
 
@@ -121,25 +122,6 @@ static int same_shape(const qnet_safetensor *a, const qnet_safetensor *b)
            memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof a->shape[0]) == 0;
 }
 
-static uint64_t tensor_hash(uint64_t h, const qnet_safetensor *t)
-{
-    char text[200];
-    size_t i, k;
-    h = qnet_hash(h, t->name, strlen(t->name) + 1);
-    h = qnet_hash(h, qnet_dtype_name(t->dtype), strlen(qnet_dtype_name(t->dtype)) + 1);
-    shape_text(t, text);
-    h = qnet_hash(h, text, strlen(text) + 1);
-    if (little_endian()) return qnet_hash(h, t->data, t->bytes);
-    for (i = 0; i < t->count; i++) { /* the same on every machine */
-        uint64_t bits = bits_of(t, i);
-        for (k = 0; k < qnet_dtype_size(t->dtype); k++, bits >>= 8) {
-            const unsigned char byte = (unsigned char)(bits & 255);
-            h = qnet_hash(h, &byte, 1);
-        }
-    }
-    return h;
-}
-
 /* ---- list, hash, compare --------------------------------------------------------------------- */
 
 static int list(const qnet_safetensors *file)
@@ -148,6 +130,7 @@ static int list(const qnet_safetensors *file)
     int i;
     for (i = 0; i < file->count; i++) {
         const qnet_safetensor *t = &file->tensors[i];
+        qnet_safetensors alone = *file; /* a file of this tensor, to hash it */
         double sum = 0, square = 0, mean;
         char shape[200];
         size_t k;
@@ -158,22 +141,18 @@ static int list(const qnet_safetensors *file)
             square += d * d;
         }
         shape_text(t, shape);
+        alone.tensors = &file->tensors[i];
+        alone.count = 1;
         printf("%-36s %-4s %-16s mean %12.5g  sd %11.5g  %016llx\n", t->name,
                qnet_dtype_name(t->dtype), shape, mean,
                t->count ? sqrt(square / (double)t->count) : 0.0,
-               (unsigned long long)tensor_hash(QNET_HASH_START, t));
+               (unsigned long long)qnet_safetensors_hash(&alone));
         total += (double)t->count;
     }
     for (i = 0; i < file->metadata_count; i++)
         printf("metadata %s = %s\n", file->metadata[i].key, file->metadata[i].value);
     printf("%d tensors, %.0f numbers\n", file->count, total);
     return 0;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp((*(const qnet_safetensor *const *)a)->name,
-                  (*(const qnet_safetensor *const *)b)->name);
 }
 
 /* A ResNet18 of so many classes without room for training, or NULL. */
@@ -191,17 +170,9 @@ static qnet_resnet *make_resnet(qnet_context *ctx, int classes)
 
 static int hash(qnet_context *ctx, const qnet_safetensors *file)
 {
-    const qnet_safetensor **sorted, *head = qnet_safetensors_find(file, "fc.weight");
-    uint64_t h = QNET_HASH_START;
+    const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
     qnet_resnet *net;
-    int i;
-    sorted = (const qnet_safetensor **)malloc(((size_t)file->count + 1) * sizeof *sorted);
-    if (sorted == NULL) return fail_text("hash", "no memory");
-    for (i = 0; i < file->count; i++) sorted[i] = &file->tensors[i];
-    qsort(sorted, (size_t)file->count, sizeof *sorted, by_name);
-    for (i = 0; i < file->count; i++) h = tensor_hash(h, sorted[i]);
-    free(sorted);
-    printf("%016llx  %d tensors\n", (unsigned long long)h, file->count);
+    printf("%016llx  %d tensors\n", (unsigned long long)qnet_safetensors_hash(file), file->count);
     if (head == NULL || head->ndim != 2 || head->shape[0] != QNET_CLASSES) return 0;
     net = make_resnet(ctx, QNET_CLASSES);
     if (net == NULL) return fail(ctx);
