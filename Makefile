@@ -171,7 +171,7 @@ test-sanitize:
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 # Other systems by cross-compilers and emulators, and OpenBLAS as the hook that is used when none is given. These
-# take long and need packages, which each names: they are no part of `make test`.
+# take long and need packages, which each names: they are no part of `make test`. ONLY="gemm conv" picks tests.
 FOREIGN = test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd test-openblas
 .PHONY: $(FOREIGN)
 $(FOREIGN): test-%:

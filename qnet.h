@@ -2053,7 +2053,7 @@ static double qnet__default_seconds(void *user)
         (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
         return (double)now[0] + 1e-9 * (double)now[1];
     }
-#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX)
+#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
     {
         struct timespec now = { 0, 0 };
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
@@ -2726,7 +2726,11 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen fopen
+#ifdef __wasi__ /* has none */
+#define qnet__process() 0
+#else
 #define qnet__process() getpid()
+#endif
 #define qnet__is_separator(c) ((c) == '/')
 /* For what comes into being here and nowhere else: not through a link, nor over a file. */
 #define qnet__fopen_new(path) fopen((path), "wbx")
