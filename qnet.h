@@ -149,8 +149,10 @@
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
 
-       input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
-       slices           those with the mask, at most 24, the central ones; padded and masked
+       input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia, that
+                        is around their mask's centre of mass
+       slices           those with the mask, at most 24, the central ones; padded and masked; of the
+                        mask count the components from a fiftieth of the largest one on
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
        augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
                         distortion pulls the pixels that a fifth of the prepared side leaves over
