@@ -586,6 +586,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             int relu, double momentum, qnet_real *running_mean,
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch);
+/* With the running statistics; asks for channels numbers during the call. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -3613,11 +3614,26 @@ static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
            qnet__mul(bytes, sizeof(qnet_real), &bytes);
 }
 
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
 QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
                                size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
                                size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
 {
-    void *own = NULL;
+    void *own;
     size_t bytes;
     int done = 0;
     if (ctx == NULL || a == NULL || b == NULL || c == NULL) {
@@ -3648,12 +3664,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
         return QNET_OK;
     }
     bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    if (scratch == NULL && bytes != 0) {
-        own = scratch = qnet__alloc(ctx, bytes);
-        if (own == NULL) {
-            return qnet__no_memory(ctx, bytes, "the packed matrix of a product");
-        }
-    }
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
     qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
     qnet__free(ctx, own, bytes);
     return QNET_OK;
@@ -4108,33 +4119,40 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+/* The channels from `begin` on. */
+static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk,
+                                size_t begin)
 {
     const size_t n = job->channels;
     size_t r, c;
-    for (c = 0; c < n && job->sink->sum1 != NULL; c++) {
+    for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
         job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
         if (job->sink->kind == QNET__SINK_MOMENTS) {
             job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first * n + c, c);
         }
     }
     for (r = 0; r < rows; r++) {
-        for (c = 0; c < n; c++) {
+        for (c = begin; c < n; c++) {
             const size_t at = (first + r) * n + c;
             qnet__sink_ref(job->sink, at, chunk * n + c, c, qnet__source_ref(job->source, at, c));
         }
     }
 }
 
+static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+{
+    qnet__pass_channels(job, first, rows, chunk, 0);
+}
+
 /* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
-   and the sums stay in registers. */
+   and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__source_kind from,
                                      const qnet__sink_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
-    for (c = 0; c < n; c += 2 * QNET__LANE_COUNT) {
+    for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
         const ptrdiff_t d = c + QNET__LANE_COUNT;
         qnet__source_lanes from_left, from_right;
         qnet__sink_lanes to_left, to_right;
@@ -4163,6 +4181,7 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__sour
         qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
         qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
     }
+    qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
 
 #define QNET__DEFINE_PASS(name, target)                                                           \
@@ -4220,8 +4239,8 @@ static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
     return qnet__pass_portable;
 }
 
-/* sink <- source over x[rows][channels], channels a multiple of 32. One of the two is plain. The
-   sink's y, residual and the source's x may be the same map. */
+/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
+   source's x may be the same map. */
 static void qnet__pass(qnet_context *ctx, const qnet__source *source, qnet__sink *sink, size_t rows,
                        size_t channels)
 {
@@ -5941,16 +5960,16 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
 static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
     const int64_t h = (s->height - 1) / s->stride + 1, w = (s->width - 1) / s->stride + 1;
-    const int64_t direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES
-                               ? (3 * h - 2) * (3 * w - 2)
-                               : 9 * h * w;
     const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
     const int64_t in_image = s->stride == 1 ? 1 : QNET__WINOGRAD_TILES_2 / 16;
+    int64_t direct;
     int side;
     if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
+    /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
+    direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
     for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
@@ -6091,77 +6110,35 @@ static ptrdiff_t qnet__conv_in_count(const qnet_conv2d *s)
     return (ptrdiff_t)s->batch * s->height * s->width * s->in_channels;
 }
 
-static ptrdiff_t qnet__conv_weight_count(const qnet_conv2d *s)
+/* Each of y, dx and dw that is not NULL; with `add`, dx is added to what it holds.
+     y[p][co]            += x[at + ci] * w[ky][kx][ci][co], so
+     dx[at + ci]         += dy[p][co]  * w[ky][kx][ci][co] and
+     dw[ky][kx][ci][co]  += dy[p][co]  * x[at + ci]. */
+static void qnet__conv2d_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
+                             const qnet_real *dy, qnet_real *y, qnet_real *dx, int add,
+                             qnet_real *dw)
 {
-    return (ptrdiff_t)s->kernel * s->kernel * s->in_channels * s->out_channels;
-}
-
-static void qnet__conv2d_forward_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
-                                     qnet_real *y)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(y, 0, (size_t)(pixels * co_count) * sizeof *y);
+    const ptrdiff_t pixels = qnet__conv_out_pixels(s), taps = (ptrdiff_t)s->kernel * s->kernel;
+    const ptrdiff_t in = s->in_channels, out = s->out_channels;
+    ptrdiff_t p, tap, ci, co;
+    if (y != NULL)
+        memset(y, 0, (size_t)(pixels * out) * sizeof *y);
+    if (dx != NULL && !add)
+        memset(dx, 0, (size_t)qnet__conv_in_count(s) * sizeof *dx);
+    if (dw != NULL)
+        memset(dw, 0, (size_t)(taps * in * out) * sizeof *dw);
     for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                const qnet_real *wk = w + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        y[p * co_count + co] += x[at + ci] * wk[ci * co_count + co];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dx[at + ci] += dy[p][co] * w[ky][kx][ci][co]. */
-static void qnet__conv2d_backward_data_ref(const qnet_conv2d *s, int add, const qnet_real *w,
-                                           const qnet_real *dy, qnet_real *dx)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(dx, 0, add ? 0 : (size_t)qnet__conv_in_count(s) * sizeof *dx);
-    for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                const qnet_real *wk = w + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        dx[at + ci] += dy[p * co_count + co] * wk[ci * co_count + co];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dw[ky][kx][ci][co] += x[at + ci] * dy[p][co]. */
-static void qnet__conv2d_backward_weights_ref(const qnet_conv2d *s, const qnet_real *x,
-                                              const qnet_real *dy, qnet_real *dw)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(dw, 0, (size_t)qnet__conv_weight_count(s) * sizeof *dw);
-    for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                qnet_real *dwk = dw + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        dwk[ci * co_count + co] += x[at + ci] * dy[p * co_count + co];
-                    }
-                }
+        for (tap = 0; tap < taps; tap++) {
+            const ptrdiff_t at =
+                qnet__conv_pixel(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
+            for (ci = 0; at >= 0 && ci < in; ci++) {
+                const ptrdiff_t k = (tap * in + ci) * out;
+                for (co = 0; y != NULL && co < out; co++)
+                    y[p * out + co] += x[at + ci] * w[k + co];
+                for (co = 0; dx != NULL && co < out; co++)
+                    dx[at + ci] += dy[p * out + co] * w[k + co];
+                for (co = 0; dw != NULL && co < out; co++)
+                    dw[k + co] += dy[p * out + co] * x[at + ci];
             }
         }
     }
@@ -7047,7 +7024,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
     if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_forward_ref(s, x, w, sink->y);
+        qnet__conv2d_ref(s, x, w, NULL, sink->y, NULL, 0, NULL);
     } else if (way == QNET__CONV_BLAS) {
         QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
                                   (qnet_real *)scratch));
@@ -7102,12 +7079,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     }
     from_dy = qnet__source_map(ctx, dy, out_rows, s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
-        if (dw != NULL) {
-            qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
-        }
-        if (dx != NULL) {
-            qnet__conv2d_backward_data_ref(s, add, w, from_dy, dx);
-        }
+        qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
     } else if (way == QNET__CONV_BLAS) {
         QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
                                   (qnet_real *)scratch));
@@ -7125,26 +7097,12 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     return QNET_OK;
 }
 
-/* 0 for a shape that is not valid, (size_t)-1 when the bytes do not fit a size_t. */
+/* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
 {
-    return qnet__conv_valid(shape) ? qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape)
-                                   : 0;
-}
-
-/* *scratch as given, or allocated and noted in *own and *bytes for qnet__free. */
-static qnet_status qnet__conv_borrow(qnet_context *ctx, const qnet_conv2d *shape, void **scratch,
-                                     void **own, size_t *bytes)
-{
-    *own = NULL;
-    *bytes = qnet_conv2d_scratch(ctx, shape);
-    if (*scratch == NULL && *bytes > 0) {
-        *own = *scratch = qnet__alloc(ctx, *bytes);
-        if (*own == NULL) {
-            return qnet__no_memory(ctx, *bytes, "the scratch of a convolution");
-        }
-    }
-    return QNET_OK;
+    if (shape == NULL || !qnet__conv_valid(shape))
+        return 0;
+    return qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape);
 }
 
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -7154,13 +7112,14 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     const qnet__source source = qnet__source_plain(x);
     qnet__sink sink = qnet__sink_plain(y);
     qnet_status status;
-    void *own;
     size_t bytes;
+    void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d forward"));
     if (x == NULL || w == NULL || y == NULL) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     }
-    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    bytes = qnet_conv2d_scratch(ctx, shape);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
                                 NULL, scratch);
     qnet__free(ctx, own, bytes);
@@ -7175,14 +7134,15 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     const qnet__source source = qnet__source_plain(x), gradient = qnet__source_plain(dy);
     qnet__sink sink = qnet__sink_plain(dx);
     qnet_status status;
-    void *own;
     size_t bytes;
+    void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d backward"));
     if (w == NULL || dy == NULL || (x == NULL && dw != NULL)) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "conv2d backward: w, dy or (with dw) x is NULL");
     }
-    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    bytes = qnet_conv2d_scratch(ctx, shape);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, &gradient,
                                  dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
@@ -7193,16 +7153,213 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
-   A layer for callers. ResNet18 computes the same in pieces, where its maps are read and written
-   (>>fuse, >>resnet).
+   A layer for callers, in passes of >>fuse, whose sources and sinks hold the arithmetic: forward
+   one over x for the moments and one that reads x and writes y; backward one for the two sums,
+   which leaves the gradient behind the ReLU's mask where it is wanted, and one for dx. ResNet18
+   does the same where its maps are read and written (>>resnet).
+   ============================================================================================ */
 
-   All of it is bound by memory, so passes are few. Forward: one over x for the moments, one that
-   reads x and writes y. Backward: one over x, dy (and y, for the ReLU's mask) for the two sums,
-   one that reads them again and writes dx. Whatever is computed beside that traffic is free.
+/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
+   that are there. */
+static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
+                                     const char *word, int channels, int pointers_are_there)
+{
+    size_t bytes;
+    if (ctx == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    if (rows < 1 || channels < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected rows and %s of at least 1, found %lu and %d", name, word,
+                          (unsigned long)rows, channels);
+    if (!qnet__mul(rows, (size_t)channels, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d %s overflow", name,
+                          (unsigned long)rows, channels, word);
+    return QNET_OK;
+}
 
-   Rows are cut into chunks by the shape alone. A chunk sums its rows in qnet_real, around its own
-   mean, so that nothing cancels; the chunks are joined in double, in order. No result depends on
-   who computed which chunk.
+/* Scratch of a batch norm: what the passes want to know of each channel, and their sums. */
+typedef struct qnet__norm {
+    double *total1, *total2;          /* [channels]: sums over all chunks */
+    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__source_kind */
+    qnet__sink sums;                  /* center, sum1, sum2 and rows of each chunk */
+} qnet__norm;
+
+/* Where the arena has a base, the arrays are its. */
+static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
+{
+    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
+    memset(norm, 0, sizeof *norm);
+    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
+    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
+    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->sums.center = (qnet_real *)qnet__take(arena, chunks * n, sizeof(qnet_real));
+    norm->sums.sum1 = (double *)qnet__take(arena, chunks * n, sizeof(double));
+    norm->sums.sum2 = (double *)qnet__take(arena, chunks * n, sizeof(double));
+    norm->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+}
+
+/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
+   sizes out of range. */
+QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
+{
+    qnet__norm norm;
+    qnet__arena arena = { NULL, 0 };
+    size_t numbers;
+    QNET__UNUSED(ctx);
+    if (rows < 1 || channels < 1) return 0;
+    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+    return arena.at;
+}
+
+/* y = act((x - mean) scale + beta + residual). */
+static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
+                             const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
+                             const qnet_real *residual, int relu, qnet_real *y)
+{
+    const qnet__source source = qnet__source_plain(x);
+    qnet__sink sink = qnet__sink_plain(y);
+    sink.kind = QNET__SINK_NORMALISE;
+    sink.mean = mean;
+    sink.scale = scale;
+    sink.beta = beta;
+    sink.residual = residual;
+    sink.relu = relu;
+    qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
+}
+
+/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
+   y = act(gamma (x - mean) rstd + beta + residual).
+   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
+   the unbiased variance does not exist, and the biased one (0) is taken. */
+QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
+                                            const qnet_real *x, const qnet_real *gamma,
+                                            const qnet_real *beta, const qnet_real *residual,
+                                            int relu, double momentum, qnet_real *running_mean,
+                                            qnet_real *running_var, qnet_real *mean,
+                                            qnet_real *rstd, qnet_real *y, void *scratch)
+{
+    const qnet__source source = qnet__source_plain(x);
+    qnet__norm norm;
+    qnet__arena arena = { NULL, 0 };
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    void *block, *owned;
+    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
+                                x && gamma && beta && mean && rstd && y));
+    if (!(momentum >= 0 && momentum <= 1))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_batchnorm_forward: expected a momentum of 0 to 1, found %g",
+                          momentum);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
+    arena.base = (unsigned char *)block;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+
+    norm.sums.kind = QNET__SINK_MOMENTS;
+    qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
+    qnet__sink_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
+    for (c = 0; c < (size_t)channels; c++) {
+        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
+        mean[c] = (qnet_real)m;
+        rstd[c] = (qnet_real)r;
+        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
+        if (running_mean != NULL)
+            running_mean[c] = (qnet_real)((1 - momentum) * (double)running_mean[c] + momentum * m);
+        if (running_var != NULL)
+            running_var[c] =
+                (qnet_real)((1 - momentum) * (double)running_var[c] + momentum * v * unbias);
+    }
+    qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
+    qnet__free(ctx, owned, bytes);
+    return QNET_OK;
+}
+
+/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
+   constants here, so rows do not depend on each other. */
+QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
+                                              const qnet_real *x, const qnet_real *gamma,
+                                              const qnet_real *beta, const qnet_real *running_mean,
+                                              const qnet_real *running_var,
+                                              const qnet_real *residual, int relu, qnet_real *y)
+{
+    const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
+    qnet_real *scale;
+    int c;
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
+                                x && gamma && beta && running_mean && running_var && y));
+    scale = (qnet_real *)qnet__alloc(ctx, bytes);
+    if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
+    for (c = 0; c < channels; c++)
+        scale[c] =
+            (qnet_real)((double)gamma[c] / sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
+    qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
+    qnet__free(ctx, scale, bytes);
+    return QNET_OK;
+}
+
+/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
+   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
+   dgamma = sum g xhat = rstd sum g (x - mean);
+   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3.
+   Between the passes g lies in dresidual or, with a ReLU, in dx. */
+QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
+                                             const qnet_real *x, const qnet_real *gamma,
+                                             const qnet_real *mean, const qnet_real *rstd,
+                                             const qnet_real *y, const qnet_real *dy, qnet_real *dx,
+                                             qnet_real *dresidual, qnet_real *dgamma,
+                                             qnet_real *dbeta, void *scratch)
+{
+    qnet__norm norm;
+    qnet__arena arena = { NULL, 0 };
+    qnet__source source = qnet__source_plain(dy);
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    void *block, *owned;
+
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
+                                x && gamma && mean && rstd && dy));
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
+    arena.base = (unsigned char *)block;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+
+    norm.sums.kind = QNET__SINK_GRADIENT;
+    norm.sums.y = dresidual != NULL ? dresidual : y != NULL ? dx : NULL;
+    norm.sums.mask = y;
+    norm.sums.pre = x;
+    norm.sums.mean = mean;
+    qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
+    qnet__sink_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
+    for (c = 0; c < (size_t)channels; c++) {
+        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
+        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
+        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
+        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
+        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
+        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
+    }
+    if (dx != NULL) {
+        qnet__sink sink = qnet__sink_plain(dx);
+        source.kind = QNET__SOURCE_GRADIENT;
+        source.x = norm.sums.y != NULL ? norm.sums.y : dy;
+        source.pre = x;
+        source.mean = mean;
+        source.scale = norm.scale;
+        source.shift = norm.shift;
+        source.slope = norm.slope;
+        qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
+    }
+    qnet__free(ctx, owned, bytes);
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
+   applied while maps are read and written (>>fuse); the stem's in pooling.
+
+   Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
+   round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
 /* Loops over channels go in blocks of this constant length, which compilers turn into vector
@@ -7223,535 +7380,6 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
             call;                                                         \
         }                                                                 \
     } while (0)
-
-#define QNET__NORM_CHUNK 32768 /* numbers in a chunk: 128 KB, read a second time from L2 */
-#define QNET__NORM_ROWS 512    /* and at most so many rows: bounds the rounding of a chunk's sum */
-
-/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
-   that are there. */
-static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
-                                     const char *word, int channels, int pointers_are_there)
-{
-    size_t bytes;
-    if (ctx == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
-    if (rows < 1 || channels < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected rows and %s of at least 1, found %lu and %d", name, word,
-                          (unsigned long)rows, channels);
-    if (!qnet__mul(rows, (size_t)channels, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d %s overflow", name,
-                          (unsigned long)rows, channels, word);
-    return QNET_OK;
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL; then *owned says so. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL) return qnet__no_memory(ctx, bytes, what);
-    }
-    return QNET_OK;
-}
-
-/* All that the tasks of one batch norm read and write. */
-typedef struct qnet__norm {
-    size_t rows, channels, chunk_rows, chunks;
-    const qnet_real *x, *residual, *mask; /* [rows][channels]; mask: y of the forward pass */
-    const qnet_real *dy;
-    qnet_real *y, *dx, *dresidual;
-    qnet_real least;                      /* 0 with ReLU, -infinity without: y = max(v, least) */
-    const qnet_real *mean, *beta;         /* [channels] */
-    qnet_real *scale;                     /* [channels]: gamma * rstd */
-    qnet_real *shift, *slope;             /* [channels]: mean(g) and mean(g (x - mean)) rstd^2 */
-    qnet_real *center, *sum1, *sum2;      /* [chunks][channels]: what each chunk found */
-    double *total1, *total2;              /* [channels] */
-} qnet__norm;
-
-/* Sets the sizes and, where the arena has a base, the scratch arrays. */
-static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
-{
-    size_t n = (size_t)channels, partial;
-    memset(norm, 0, sizeof *norm);
-    norm->rows = rows;
-    norm->channels = n;
-    norm->chunk_rows = qnet__min_size(QNET__NORM_ROWS, qnet__max_size(1, QNET__NORM_CHUNK / n));
-    norm->chunks = (rows - 1) / norm->chunk_rows + 1;
-    partial = norm->chunks * n; /* at most rows * channels */
-    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->center = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
-    norm->sum1 = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
-    norm->sum2 = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
-}
-
-/* Rows of a chunk: chunk_rows, fewer in the last. */
-static size_t qnet__norm_chunk_length(const qnet__norm *norm, size_t chunk)
-{
-    return qnet__min_size(norm->chunk_rows, norm->rows - chunk * norm->chunk_rows);
-}
-
-/* sum[n] += x[n], n <= QNET__WIDTH. */
-QNET__INLINE void qnet__norm_add(int n, const qnet_real *x, qnet_real *sum)
-{
-    qnet_real v[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) v[i] = x[i];
-    for (i = 0; i < n; i++) sum[i] += v[i];
-}
-
-/* sum1[n] += x - center, sum2[n] += (x - center)^2. The local arrays stay in registers and tell
-   the compiler that nothing overlaps. */
-QNET__INLINE void qnet__norm_moments(int n, const qnet_real *x, const qnet_real *center,
-                                     qnet_real *sum1, qnet_real *sum2)
-{
-    qnet_real d[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) d[i] = x[i] - center[i];
-    for (i = 0; i < n; i++) sum1[i] += d[i];
-    for (i = 0; i < n; i++) sum2[i] += d[i] * d[i];
-}
-
-/* y[n] = max((x - mean) * scale + beta + residual, least). A NaN stays one. */
-QNET__INLINE void qnet__norm_apply(int n, const qnet_real *x, const qnet_real *mean,
-                                   const qnet_real *scale, const qnet_real *beta,
-                                   const qnet_real *residual, qnet_real least, qnet_real *y)
-{
-    qnet_real v[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) v[i] = (x[i] - mean[i]) * scale[i] + beta[i];
-    if (residual != NULL)
-        for (i = 0; i < n; i++) v[i] += residual[i];
-    for (i = 0; i < n; i++) y[i] = v[i] < least ? least : v[i];
-}
-
-/* g[n] = dy where the ReLU let the value through (mask > 0), else 0; dy where mask is NULL. */
-QNET__INLINE void qnet__norm_mask(int n, const qnet_real *dy, const qnet_real *mask, qnet_real *g)
-{
-    int i;
-    for (i = 0; i < n; i++) g[i] = dy[i];
-    if (mask != NULL)
-        for (i = 0; i < n; i++) g[i] = mask[i] <= 0 ? 0 : g[i];
-}
-
-/* sum1[n] += g, sum2[n] += g * (x - mean). */
-QNET__INLINE void qnet__norm_gradient_sums(int n, const qnet_real *x, const qnet_real *mean,
-                                           const qnet_real *dy, const qnet_real *mask,
-                                           qnet_real *sum1, qnet_real *sum2)
-{
-    qnet_real g[QNET__WIDTH], d[QNET__WIDTH];
-    int i;
-    qnet__norm_mask(n, dy, mask, g);
-    for (i = 0; i < n; i++) d[i] = g[i] * (x[i] - mean[i]);
-    for (i = 0; i < n; i++) sum1[i] += g[i];
-    for (i = 0; i < n; i++) sum2[i] += d[i];
-}
-
-/* dx[n] = scale * (g - shift - (x - mean) * slope); dresidual[n] = g. */
-QNET__INLINE void qnet__norm_gradient(int n, const qnet__norm *norm, size_t c, const qnet_real *x,
-                                      const qnet_real *dy, const qnet_real *mask, qnet_real *dx,
-                                      qnet_real *dresidual)
-{
-    const qnet_real *mean = norm->mean + c, *scale = norm->scale + c;
-    const qnet_real *shift = norm->shift + c, *slope = norm->slope + c;
-    qnet_real g[QNET__WIDTH], v[QNET__WIDTH];
-    int i;
-    qnet__norm_mask(n, dy, mask, g);
-    for (i = 0; i < n; i++) v[i] = scale[i] * (g[i] - shift[i] - (x[i] - mean[i]) * slope[i]);
-    if (dresidual != NULL)
-        for (i = 0; i < n; i++) dresidual[i] = g[i];
-    if (dx != NULL)
-        for (i = 0; i < n; i++) dx[i] = v[i];
-}
-
-/* The tasks: one chunk of rows each. They go along whole rows, the order of memory, with the
-   partial sums of a row's channels (at most 32 KB) beside them in the first cache. */
-
-/* center[chunk][channels] = mean of the chunk in qnet_real; sum1, sum2 = sums of (x - center) and
-   (x - center)^2. sum1 is what rounding left in center: see qnet__norm_join. */
-static void qnet__norm_moments_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    const qnet_real *x = norm->x + chunk * norm->chunk_rows * n, *p;
-    qnet_real *center = norm->center + chunk * n;
-    qnet_real *sum1 = norm->sum1 + chunk * n, *sum2 = norm->sum2 + chunk * n;
-    QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) center[c] = sum1[c] = sum2[c] = 0;
-    for (p = x, r = 0; r < rows; r++, p += n) {
-        QNET__BLOCKS(c, n, width, qnet__norm_add(width, p + c, center + c));
-    }
-    for (c = 0; c < n; c++) center[c] /= (qnet_real)rows;
-    for (p = x, r = 0; r < rows; r++, p += n) {
-        QNET__BLOCKS(c, n, width, qnet__norm_moments(width, p + c, center + c, sum1 + c, sum2 + c));
-    }
-}
-
-/* y of the chunk's rows. x - mean comes first: scale * x + (beta - scale * mean) would save a
-   subtraction that is free beside the memory traffic, and cancels where |mean| is large. */
-static void qnet__norm_apply_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    size_t at = chunk * norm->chunk_rows * n;
-    QNET__UNUSED(worker);
-    for (r = 0; r < rows; r++, at += n) {
-        const qnet_real *x = norm->x + at, *e = norm->residual != NULL ? norm->residual + at : NULL;
-        qnet_real *y = norm->y + at;
-        QNET__BLOCKS(c, n, width,
-                     qnet__norm_apply(width, x + c, norm->mean + c, norm->scale + c, norm->beta + c,
-                                      e != NULL ? e + c : NULL, norm->least, y + c));
-    }
-}
-
-/* sum1[chunk][channels] = sum of g, sum2 = sum of g (x - mean). */
-static void qnet__norm_gradient_sums_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    size_t at = chunk * norm->chunk_rows * n;
-    qnet_real *sum1 = norm->sum1 + chunk * n, *sum2 = norm->sum2 + chunk * n;
-    QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) sum1[c] = sum2[c] = 0;
-    for (r = 0; r < rows; r++, at += n) {
-        const qnet_real *x = norm->x + at, *dy = norm->dy + at;
-        const qnet_real *m = norm->mask != NULL ? norm->mask + at : NULL;
-        QNET__BLOCKS(c, n, width,
-                     qnet__norm_gradient_sums(width, x + c, norm->mean + c, dy + c,
-                                              m != NULL ? m + c : NULL, sum1 + c, sum2 + c));
-    }
-}
-
-/* dx and dresidual of the chunk's rows. */
-static void qnet__norm_gradient_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    size_t at = chunk * norm->chunk_rows * n;
-    QNET__UNUSED(worker);
-    for (r = 0; r < rows; r++, at += n) {
-        const qnet_real *x = norm->x + at, *dy = norm->dy + at;
-        const qnet_real *m = norm->mask != NULL ? norm->mask + at : NULL;
-        qnet_real *dx = norm->dx != NULL ? norm->dx + at : NULL;
-        qnet_real *e = norm->dresidual != NULL ? norm->dresidual + at : NULL;
-        QNET__BLOCKS(c, n, width,
-                     qnet__norm_gradient(width, norm, c, x + c, dy + c, m != NULL ? m + c : NULL,
-                                         dx != NULL ? dx + c : NULL, e != NULL ? e + c : NULL));
-    }
-}
-
-/* Joins the chunks' moments: total1[channels] = mean, total2[channels] = biased variance.
-   With n rows of sum1 and sum2 around center: mean_k = center + sum1/n,
-   M_k = sum2 - sum1^2/n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k - mean)^2. */
-static void qnet__norm_join(const qnet__norm *norm)
-{
-    size_t n = norm->channels, k, c;
-    for (c = 0; c < n; c++) norm->total1[c] = norm->total2[c] = 0;
-    for (k = 0; k < norm->chunks; k++) {
-        double rows = (double)qnet__norm_chunk_length(norm, k);
-        for (c = 0; c < n; c++)
-            norm->total1[c] += rows * (double)norm->center[k * n + c] +
-                               (double)norm->sum1[k * n + c];
-    }
-    for (c = 0; c < n; c++) norm->total1[c] /= (double)norm->rows;
-    for (k = 0; k < norm->chunks; k++) {
-        double rows = (double)qnet__norm_chunk_length(norm, k);
-        for (c = 0; c < n; c++) {
-            double s = (double)norm->sum1[k * n + c];
-            double d = (double)norm->center[k * n + c] + s / rows - norm->total1[c];
-            norm->total2[c] += (double)norm->sum2[k * n + c] - s * s / rows + rows * d * d;
-        }
-    }
-    for (c = 0; c < n; c++) norm->total2[c] /= (double)norm->rows;
-}
-
-/* The twin of the above: total1[channels] = mean, total2[channels] = biased variance of x. */
-static void qnet__norm_moments_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (c = 0; c < n; c++) {
-        double mean = 0, square = 0;
-        for (r = 0; r < norm->rows; r++) mean += (double)norm->x[r * n + c];
-        mean /= (double)norm->rows;
-        for (r = 0; r < norm->rows; r++) {
-            double d = (double)norm->x[r * n + c] - mean;
-            square += d * d;
-        }
-        norm->total1[c] = mean;
-        norm->total2[c] = square / (double)norm->rows;
-    }
-}
-
-/* y = max(gamma * rstd * (x - mean) + beta + residual, least). */
-static void qnet__norm_apply_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (r = 0; r < norm->rows; r++) {
-        for (c = 0; c < n; c++) {
-            size_t i = r * n + c;
-            qnet_real v = (norm->x[i] - norm->mean[c]) * norm->scale[c] + norm->beta[c];
-            if (norm->residual != NULL) v += norm->residual[i];
-            norm->y[i] = v < norm->least ? norm->least : v;
-        }
-    }
-}
-
-/* total1[channels] = sum of g, total2[channels] = sum of g (x - mean), g = dy behind the ReLU. */
-static void qnet__norm_gradient_sums_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (c = 0; c < n; c++) {
-        norm->total1[c] = norm->total2[c] = 0;
-        for (r = 0; r < norm->rows; r++) {
-            size_t i = r * n + c;
-            if (norm->mask != NULL && norm->mask[i] <= 0) continue;
-            norm->total1[c] += (double)norm->dy[i];
-            norm->total2[c] += (double)norm->dy[i] * (double)(norm->x[i] - norm->mean[c]);
-        }
-    }
-}
-
-/* dx = scale * (g - shift - (x - mean) * slope), dresidual = g. */
-static void qnet__norm_gradient_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (r = 0; r < norm->rows; r++) {
-        for (c = 0; c < n; c++) {
-            size_t i = r * n + c;
-            qnet_real g = norm->mask != NULL && norm->mask[i] <= 0 ? 0 : norm->dy[i];
-            qnet_real d = norm->x[i] - norm->mean[c];
-            if (norm->dresidual != NULL) norm->dresidual[i] = g;
-            if (norm->dx != NULL)
-                norm->dx[i] = norm->scale[c] * (g - norm->shift[c] - d * norm->slope[c]);
-        }
-    }
-}
-
-/* The pickers: twins under QNET_REFERENCE, tasks otherwise. */
-
-/* total1 = mean, total2 = biased variance. */
-static void qnet__norm_run_moments(qnet_context *ctx, qnet__norm *norm)
-{
-    if (QNET__TWINS_ONLY) {
-        qnet__norm_moments_ref(norm);
-    } else {
-        qnet__parallel(ctx, norm->chunks, qnet__norm_moments_task, norm);
-        qnet__norm_join(norm);
-    }
-}
-
-static void qnet__norm_run_apply(qnet_context *ctx, qnet__norm *norm)
-{
-    if (QNET__TWINS_ONLY) qnet__norm_apply_ref(norm);
-    else qnet__parallel(ctx, norm->chunks, qnet__norm_apply_task, norm);
-}
-
-/* total1 = sum g, total2 = sum g (x - mean); chunks join in order, in double. */
-static void qnet__norm_run_gradient_sums(qnet_context *ctx, qnet__norm *norm)
-{
-    size_t n = norm->channels, k, c;
-    if (QNET__TWINS_ONLY) {
-        qnet__norm_gradient_sums_ref(norm);
-        return;
-    }
-    qnet__parallel(ctx, norm->chunks, qnet__norm_gradient_sums_task, norm);
-    for (c = 0; c < n; c++) norm->total1[c] = norm->total2[c] = 0;
-    for (k = 0; k < norm->chunks; k++) {
-        for (c = 0; c < n; c++) {
-            norm->total1[c] += (double)norm->sum1[k * n + c];
-            norm->total2[c] += (double)norm->sum2[k * n + c];
-        }
-    }
-}
-
-static void qnet__norm_run_gradient(qnet_context *ctx, qnet__norm *norm)
-{
-    if (norm->dx == NULL && norm->dresidual == NULL) return;
-    if (QNET__TWINS_ONLY) qnet__norm_gradient_ref(norm);
-    else qnet__parallel(ctx, norm->chunks, qnet__norm_gradient_task, norm);
-}
-
-/* Three partial sums per chunk and channel: rows / chunk_rows * channels * 12 bytes, under 5 % of
-   x at the sizes of ResNet18. 0 for sizes out of range. */
-QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t numbers;
-    QNET__UNUSED(ctx);
-    if (rows < 1 || channels < 1) return 0;
-    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    return arena.at;
-}
-
-/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
-   y = act(gamma (x - mean) rstd + beta + residual).
-   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
-   the unbiased variance does not exist, and the biased one (0) is taken. */
-QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
-                                            const qnet_real *x, const qnet_real *gamma,
-                                            const qnet_real *beta, const qnet_real *residual,
-                                            int relu, double momentum, qnet_real *running_mean,
-                                            qnet_real *running_var, qnet_real *mean,
-                                            qnet_real *rstd, qnet_real *y, void *scratch)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
-    void *block, *owned;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
-                                x && gamma && beta && mean && rstd && y));
-    if (!(momentum >= 0 && momentum <= 1))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_batchnorm_forward: expected a momentum of 0 to 1, found %g",
-                          momentum);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    norm.x = x;
-    norm.residual = residual;
-    norm.y = y;
-    norm.least = relu ? 0 : (qnet_real)-INFINITY;
-    norm.mean = mean;
-    norm.beta = beta;
-
-    qnet__norm_run_moments(ctx, &norm);
-    for (c = 0; c < norm.channels; c++) {
-        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
-        mean[c] = (qnet_real)m;
-        rstd[c] = (qnet_real)r;
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        if (running_mean != NULL)
-            running_mean[c] = (qnet_real)((1 - momentum) * (double)running_mean[c] + momentum * m);
-        if (running_var != NULL)
-            running_var[c] =
-                (qnet_real)((1 - momentum) * (double)running_var[c] + momentum * v * unbias);
-    }
-    qnet__norm_run_apply(ctx, &norm);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-#define QNET__NORM_GROUP 512 /* channels whose scale a task keeps on its stack */
-
-/* What the inference form reads: norm.mean is the running mean. */
-typedef struct qnet__norm_eval {
-    qnet__norm norm;
-    const qnet_real *gamma, *running_var; /* [channels] */
-} qnet__norm_eval;
-
-/* y of a chunk's rows, channels in groups. Each task works out scale = gamma / sqrt(running_var +
-   eps) again: this form has no scratch to keep it in, and a chunk is long enough to hide it. */
-
-static void qnet__norm_eval_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm_eval *eval = (const qnet__norm_eval *)arg;
-    const qnet__norm *norm = &eval->norm;
-    qnet_real scale[QNET__NORM_GROUP];
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), first, r, c;
-    QNET__UNUSED(worker);
-    for (first = 0; first < n; first += QNET__NORM_GROUP) {
-        size_t group = qnet__min_size(QNET__NORM_GROUP, n - first);
-        const qnet_real *mean = norm->mean + first, *beta = norm->beta + first;
-        for (c = 0; c < group; c++)
-            scale[c] = (qnet_real)((double)eval->gamma[first + c] /
-                                   sqrt((double)eval->running_var[first + c] + QNET_BATCHNORM_EPS));
-        for (r = 0; r < rows; r++) {
-            size_t at = (chunk * norm->chunk_rows + r) * n + first;
-            const qnet_real *x = norm->x + at;
-            const qnet_real *e = norm->residual != NULL ? norm->residual + at : NULL;
-            qnet_real *y = norm->y + at;
-            QNET__BLOCKS(c, group, width,
-                         qnet__norm_apply(width, x + c, mean + c, scale + c, beta + c,
-                                          e != NULL ? e + c : NULL, norm->least, y + c));
-        }
-    }
-}
-
-/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
-   constants here, so rows do not depend on each other. */
-QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
-                                              const qnet_real *x, const qnet_real *gamma,
-                                              const qnet_real *beta, const qnet_real *running_mean,
-                                              const qnet_real *running_var,
-                                              const qnet_real *residual, int relu, qnet_real *y)
-{
-    qnet__norm_eval eval;
-    qnet__arena arena = { NULL, 0 };
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
-                                x && gamma && beta && running_mean && running_var && y));
-    qnet__norm_plan(&eval.norm, rows, channels, &arena);
-    eval.norm.x = x;
-    eval.norm.residual = residual;
-    eval.norm.y = y;
-    eval.norm.least = relu ? 0 : (qnet_real)-INFINITY;
-    eval.norm.mean = running_mean;
-    eval.norm.beta = beta;
-    eval.gamma = gamma;
-    eval.running_var = running_var;
-    qnet__parallel(ctx, eval.norm.chunks, qnet__norm_eval_task, &eval);
-    return QNET_OK;
-}
-
-/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
-   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
-   dgamma = sum g xhat = rstd sum g (x - mean);
-   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3. */
-QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
-                                             const qnet_real *x, const qnet_real *gamma,
-                                             const qnet_real *mean, const qnet_real *rstd,
-                                             const qnet_real *y, const qnet_real *dy, qnet_real *dx,
-                                             qnet_real *dresidual, qnet_real *dgamma,
-                                             qnet_real *dbeta, void *scratch)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
-    void *block, *owned;
-
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
-                                x && gamma && mean && rstd && dy));
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    norm.x = x;
-    norm.mask = y;
-    norm.dy = dy;
-    norm.dx = dx;
-    norm.dresidual = dresidual;
-    norm.mean = mean;
-
-    qnet__norm_run_gradient_sums(ctx, &norm);
-    for (c = 0; c < norm.channels; c++) {
-        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
-        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
-        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
-        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
-    }
-    qnet__norm_run_gradient(ctx, &norm);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-/* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); the stem's in pooling.
-
-   Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
-   round: a comparison with NaN is false, and a NaN must come out as one.
-   ============================================================================================ */
 
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
