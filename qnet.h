@@ -15668,13 +15668,16 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* The same grid but for rounding: where the corners of b land among the voxels of a. */
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
+#define QNET__REGRID \
+    ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
     int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
-        return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
+        return qnet__fail(ctx, QNET_ERROR_SHAPE,
+                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
     for (corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
@@ -15691,8 +15694,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
-                          "expected %g at most: bring it onto that grid (flirt -applyxfm "
-                          "-usesqform, antsApplyTransforms, 3dresample)",
+                          "expected %g at most" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
     if (worst > QNET__GRID_WARNED)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,

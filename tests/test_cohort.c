@@ -327,7 +327,8 @@ static void test_bad_maps(void)
 
     keep = maps.t1w;
     maps.t1w = make_volume(ras, fewer, WORLD_Z);
-    FAILS(&config, QNET_ERROR_SHAPE, "T1W image: grid of 40x36x5, expected 40x36x6 as in QSM map");
+    FAILS(&config, QNET_ERROR_SHAPE, "T1W image: grid of 40x36x5, expected 40x36x6 as in QSM map: "
+          "bring it onto that grid (flirt");
     qnet_volume_destroy(maps.t1w);
     memcpy(moved, ras, sizeof moved);
     moved[1][3] += 0.5;
