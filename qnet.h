@@ -10,8 +10,8 @@
 
    CONTENTS (search for the tag; every ">>" opens a room, and a room calls only rooms above it)
 
-       manual         what it does and does NOT do, quick start, options, memory, threads,
-                      determinism, errors, formats, choices, references
+       manual         what it does and does NOT do, quick start, options, systems, memory,
+                      threads, determinism, errors, formats, choices, references
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
@@ -53,7 +53,6 @@
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
-   - No fsync: a file is whole or absent after a crash of the program, not after a power cut.
    - It uses the CPU only, in single precision (double as a reference build).
 
    QUICK START
@@ -79,7 +78,12 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_NO_STDIO          no file access by path; memory and callbacks stay
+       QNET_API               what stands before every public function, such as
+                              __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
+       QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
+                              only malloc, snprintf, strtod and their like are asked; no clock
+       QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
+                              but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
@@ -87,8 +91,21 @@
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
-   QNET_REAL, QNET_STATIC and QNET_NO_STDIO change declarations: define them wherever the header is
-   included. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
+   QNET_REAL, QNET_STATIC, QNET_API and QNET_NO_STDIO change declarations: define them wherever the
+   header is included; files of different QNET_REAL do not link. QNET_USE_CBLAS wants a BLAS at link
+   time (-lopenblas).
+
+   SYSTEMS
+
+   Any with IEEE 754 numbers and bytes of 8 bits, of either byte order: files are the same on all.
+   Float must be computed as float: on 32-bit x86 that takes -msse2 -mfpmath=sse, on s390x
+   -fexcess-precision=fast in the strict modes; without, the implementation does not compile.
+   Microsoft's cl.exe has no vectors that this file could use, so it makes networks some ten times
+   slower than clang-cl, which takes all kernels. mingw: gcc may lay AVX's registers on a stack that
+   is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
+   repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
+   WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
+   No system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -130,8 +147,20 @@
    Images and activations are NHWC: [batch][height][width][channels]. Convolution weights are
    [kernel][kernel][in][out] in memory and PyTorch's [out][in][kernel][kernel] in files. A weights
    file is safetensors with torchvision's names (conv1.weight ... fc.bias) or PyTorch's LSTM names
-   (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). A checkpoint is a safetensors file too.
+   (lstm.weight_ih_l0 ...; gates i, f, g, o; two biases). Those of an experiment say in their
+   metadata which run, input, repeat, fold and model they are, how images were prepared for them,
+   and a Q-Net which embedding it belongs to: qnet_weights_check_pair refuses any other. A
+   checkpoint is a safetensors file too.
    Volumes are NIfTI-1; world coordinates are RAS+ in mm. Susceptibility is in ppm, R2* in 1/s.
+
+   FILES
+
+   Paths are the system's bytes on POSIX and UTF-8 on Windows, where \ separates folders as / does.
+   A file is written under a name of its own (path.<process>-<n>.tmp), forced to the disk and
+   renamed: whatever stops the program, or the power, path holds all of the old or all of the new.
+   What a killed program leaves of its .tmp goes when an experiment resumes, otherwise it stays.
+   Files have the mode 0666 and folders 0777, less the umask: at the usual 022 everybody on a shared
+   machine can read them. Where they tell of patients, say `umask 077` first.
 
    THE PAPER'S NUMBERS, by section, and what holds them (tests/test_paper.c asks for each one)
 
@@ -179,6 +208,8 @@
        F1               mean of both classes' F1, weighted by support: what the paper's numbers are
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
                         slices of one scan are not independent
+       stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
+                        DeLong's test takes AUCs to be normally distributed (fixed)
 
    REFERENCES
 
@@ -195,8 +226,11 @@
 #define QNET_VERSION_MINOR 1
 #define QNET_VERSION_PATCH 0
 #define QNET_VERSION "0.1.0"
+#define QNET_VERSION_NUMBER \
+    (QNET_VERSION_MAJOR * 10000 + QNET_VERSION_MINOR * 100 + QNET_VERSION_PATCH) /* for #if */
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "qnet.h: -ffast-math and its parts break determinism and NaN checks; build without them"
 #endif
 
@@ -209,13 +243,36 @@
 #endif
 typedef QNET_REAL qnet_real;
 
+/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
+#define QNET__KIND_float 1
+#define QNET__KIND_double 2
+#define QNET__KIND_PASTE(type) QNET__KIND_##type
+#define QNET__KIND(type) QNET__KIND_PASTE(type)
+#if QNET__KIND(QNET_REAL) == 1
+#define QNET__REAL_IS_DOUBLE 0
+#elif QNET__KIND(QNET_REAL) == 2
+#define QNET__REAL_IS_DOUBLE 1
+/* In libraries these bear the type in their names, so that files of different QNET_REAL do not
+   link, as they would read each other's numbers wrongly. */
+#define qnet_context_create qnet_context_create_double
+#define qnet_resnet_create qnet_resnet_create_double
+#define qnet_scan_model_create qnet_scan_model_create_double
+#else
+#error "qnet.h: QNET_REAL must be float or double"
+#endif
+
 #ifdef QNET_STATIC
 #if defined(__GNUC__) || defined(__clang__)
+#ifndef QNET_IMPLEMENTATION
+/* A file may want the types alone. gcc warns of functions that have no body at the end of the file,
+   so there is no place to end this; of those that are called it warns all the same. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define QNET_API static __attribute__((unused))
 #else
 #define QNET_API static
 #endif
-#else
+#elif !defined(QNET_API)
 #define QNET_API extern
 #endif
 
@@ -243,7 +300,8 @@ extern "C" {
     X(QNET_ERROR_MISMATCH,    "weights or checkpoint belong to another network or configuration") \
     X(QNET_ERROR_DATA,        "the data cannot be used")                                          \
     X(QNET_ERROR_LEAK,        "a subject is on both sides of a train/test split")                 \
-    X(QNET_ERROR_NUMERIC,     "NaN or infinity")
+    X(QNET_ERROR_NUMERIC,     "NaN or infinity")                                                  \
+    X(QNET_ERROR_BUSY,        "another run works in this folder")
 
 typedef enum qnet_status {
 #define QNET__STATUS_ENUM(name, text) name,
@@ -390,6 +448,10 @@ QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
+/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
+   those of the header that its user was compiled with. */
+QNET_API const char *qnet_version(void);
+QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -427,20 +489,21 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
-   writer a qnet_sink or a path. A path is written as "path.tmp" and renamed when complete; a
-   symbolic link or a device of that name is replaced by the file. There is no fsync behind it.
+   writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
+   symbolic link or a device of that name is replaced by the file. See FILES in the manual.
    ============================================================================================ */
 
 typedef struct qnet_source {
     void *user;
-    /* Reads up to size bytes into dst; *got < size only at the end. Non-zero: an I/O error. */
+    /* Reads up to size bytes into dst; *got < size only at the end. Non-zero: an I/O error, with
+       the system's reason in errno or 0. */
     int (*read)(void *user, void *dst, size_t size, size_t *got);
     const char *name; /* for error sentences; NULL: "(memory)" */
 } qnet_source;
 
 typedef struct qnet_sink {
     void *user;
-    int (*write)(void *user, const void *src, size_t size); /* non-zero: an I/O error */
+    int (*write)(void *user, const void *src, size_t size); /* non-zero: as above */
     const char *name;
 } qnet_sink;
 
@@ -470,12 +533,13 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer);
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name);
 
 #ifndef QNET_NO_STDIO
-/* Writes bytes to path by way of path.tmp and a rename: the old file stays on any failure. */
+/* Writes bytes to path, whole or not at all: the old file stays on any failure. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size);
 /* Reads a whole file of at most limit bytes (0: QNET_MAX_FILE_BYTES) into an empty buffer. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out);
+/* 1 also for what cannot be looked at (no permission, a disk error): opening it says why. */
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
@@ -838,11 +902,12 @@ typedef struct qnet_safetensor {
     int ndim;
     size_t shape[8];
     size_t count, bytes;
-    const void *data; /* little-endian, as in the file */
+    const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
 typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. */
+/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
+   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -861,15 +926,29 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const qnet_safetensor *tensors, int count,
                                             const char *const *metadata_pairs, int pairs);
 
-/* Copies a file's tensors into a block with this table: every name and shape must be there, float
-   types convert. num_batches_tracked may be missing. With `replace_head`, an fc / head of another
-   number of classes is left as it is in block and *head_replaced is set. Nothing is copied on
-   error. */
+/* Hash of a file's tensors in whatever order: names, types, shapes and numbers; no metadata, and no
+   num_batches_tracked. */
+QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
+/* Whether the scan model in `scan` was trained on the features of the ResNet in `resnet`. The files
+   of an experiment say in their metadata which run, input, repeat, fold and model they are, a scan
+   model's also the hash of that ResNet's tensors. QNET_ERROR_MISMATCH, with what both files are,
+   when it is another hash. *known = 0 where `scan` has no hash: only what they say was compared. */
+QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
+                                             const qnet_safetensors *scan, int *known);
+
+/* Copies a file's tensors into a block with this table: every name and shape must be there,
+   numbers finite and running variances not below 0; float types convert. num_batches_tracked may
+   be missing. With `replace_head`, an fc / head of another number of classes, or none at all, is
+   left as it is in block and *head_replaced is set. A prefix before all names is passed over, with
+   a warning. Nothing is copied on error. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced);
-/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that is not finite is
-   QNET_ERROR_DATA, before anything is written: it could not be read back. */
+/* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
+   "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
+   back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
@@ -895,7 +974,8 @@ typedef struct qnet_volume {
     double spacing[3];   /* mm */
     double affine[3][4]; /* voxel index to mm, RAS+: x to the right, y to the front, z up */
     char orientation[4]; /* what each axis points to, "RAS", "LAS", ...; from the affine */
-    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only */
+    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only: which side is
+                            left is unknown. If you know it, set affine, and this to 2. */
     float *voxels;
 } qnet_volume;
 
@@ -921,9 +1001,13 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
 /* Reads a single-file NIfTI-1 with one 3-D volume, compressed or not (told by its first bytes), of
    any scalar type and either byte order, scl_slope and scl_inter applied. 4-D files with more than
-   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. */
+   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. What
+   some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
+   slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. */
+/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
+   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
+   how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       const qnet_nifti_options *options);
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
@@ -1310,6 +1394,10 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
 /* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
    "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
+/* The same for a test on so many subjects of either class: NULL where one has fewer than
+   QNET_STARS_SUBJECTS, too few for DeLong's normal approximation. Slices are not subjects. */
+#define QNET_STARS_SUBJECTS 10
+QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
 
@@ -1427,6 +1515,10 @@ typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
+    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
+       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
+    char dataset[256], dataset_type[32];
+    int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
     qnet_level_result level[2][QNET_LEVELS]; /* by qnet_input, qnet_level */
@@ -1436,6 +1528,7 @@ typedef struct qnet_experiment {
     int augmented_width[2], augmented_height[2];
     uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
+    uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds;
 } qnet_experiment;
 
@@ -1445,6 +1538,7 @@ typedef struct qnet_experiment {
    earlier result stays whole on any failure. resume: goes on from out/checkpoint with the same
    bits. weights: a torchvision ResNet18 safetensors file, or NULL for random initial weights;
    with such a file, inputs that are not normalised otherwise get ImageNet's mean and std.
+   QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained on these very subjects. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
@@ -1475,6 +1569,24 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
 
+/* What some warn of: casts in C's form, where this is compiled as C++; in Microsoft's compilers
+   fopen and the like, and helpers that a configuration does not call. */
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#ifdef __cplusplus
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuseless-cast"
+#endif
+#endif
+#ifdef _MSC_VER
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+#elif defined(_MSC_VER)
+#pragma warning(push)
+#pragma warning(disable : 4505 4996)
+#endif
+
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    checked sizes, byte order, minimum and maximum.
@@ -1488,37 +1600,42 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #if defined(_OPENMP) && !defined(QNET_NO_OPENMP)
 #define QNET__OPENMP 1
 #include <omp.h>
 #endif
 #ifndef QNET_NO_STDIO
+#include <time.h>
 #if defined(_WIN32)
 #include <direct.h>
+#include <fcntl.h>
 #include <io.h>
+#include <process.h>
+#include <share.h>
 #include <sys/stat.h>
+#include <sys/timeb.h>
 #include <sys/types.h>
+#include <wchar.h>
 #define QNET__WINDOWS 1
-#elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__)
+#elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__) || defined(__wasi__)
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 #define QNET__POSIX 1
 #endif
 #endif
 
-/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
-#define QNET__KIND_float 1
-#define QNET__KIND_double 2
-#define QNET__KIND_PASTE(type) QNET__KIND_##type
-#define QNET__KIND(type) QNET__KIND_PASTE(type)
-#if QNET__KIND(QNET_REAL) == 1
-#define QNET__REAL_IS_DOUBLE 0
-#elif QNET__KIND(QNET_REAL) == 2
-#define QNET__REAL_IS_DOUBLE 1
-#else
-#error "qnet.h: QNET_REAL must be float or double"
+/* Float must be computed as float. An x87 unit computes in 64 binary digits and rounds when a
+   number happens to be stored: the same formula then differs from one line to the next, which
+   sigma, AUC and percentiles do not bear. */
+#if defined(_M_IX86_FP) && _M_IX86_FP < 2
+#error "qnet.h: x87 arithmetic breaks determinism; build with /arch:SSE2"
+#elif !defined(_MSC_VER) && (FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2)
+#error "qnet.h: excess precision: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast (s390x)"
 #endif
 
 /* QNET__X86: kernels with AVX2 or AVX-512 target attributes can be compiled and may be picked. */
@@ -1541,7 +1658,11 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
+#ifdef __MINGW32__ /* whose own printf, as the compiler knows it, has no %zu: ours and C99's do */
+#define QNET__PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#else
 #define QNET__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#endif
 /* A helper that some configurations, such as QNET_NO_STDIO, do not call. */
 #define QNET__HELPER static __attribute__((unused))
 #elif defined(_MSC_VER)
@@ -1627,7 +1748,8 @@ QNET__HELPER int qnet__max_int(int a, int b)
     return a > b ? a : b;
 }
 
-/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, a function in C++. */
+/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
+   and a function in C++. */
 QNET__HELPER int qnet__is_finite(double x)
 {
     return x - x == 0.0;
@@ -1708,28 +1830,60 @@ QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
+#define QNET__SENTENCE 1024 /* bytes of a sentence, its end included */
 
 struct qnet_context {
     qnet_hooks hooks;
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
-    char error[1024]; /* the sentence of the last failure */
+    char error[QNET__SENTENCE]; /* of the last failure */
 };
+
+/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
+   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
+   surrogates). */
+static size_t qnet__printable(const unsigned char *p)
+{
+    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    size_t i;
+    for (i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
+    }
+    if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
+    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
+    if (n == 3)
+        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
+    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+}
+
+/* A sentence as printf makes it. File names and file contents come into it, and it goes to
+   terminals: what is not printable is written as \x1b. */
+static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list args)
+{
+    char raw[QNET__SENTENCE]; /* aside: an argument may be the last error itself */
+    const unsigned char *p = (const unsigned char *)raw;
+    size_t used = 0;
+    if (vsnprintf(raw, sizeof raw, fmt, args) < 0) raw[0] = '\0';
+    while (*p) {
+        const size_t n = qnet__printable(p);
+        if (used + (n > 0 ? n : 4) >= QNET__SENTENCE) break;
+        if (n > 0) memcpy(text + used, p, n);
+        else snprintf(text + used, 5, "\\x%02x", (unsigned)*p);
+        used += n > 0 ? n : 4;
+        p += n > 0 ? n : 1;
+    }
+    text[used] = '\0';
+}
 
 /* Records the sentence of a failure; ctx may be NULL. */
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
-    /* Formatted aside first: an argument may be the last error itself. */
-    char text[sizeof ((qnet_context *)0)->error];
     va_list args;
     if (ctx == NULL) {
         return;
     }
     va_start(args, fmt);
-    if (vsnprintf(text, sizeof text, fmt, args) < 0) {
-        text[0] = '\0';
-    }
+    qnet__sentence(ctx->error, fmt, args);
     va_end(args);
-    memcpy(ctx->error, text, sizeof text);
 }
 
 /* Records the sentence and gives the status, so that a failure is one
@@ -1786,7 +1940,7 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
 /* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
    first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
    as strict C99 hides the prototype. */
-#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
 #define QNET__MADV_HUGEPAGE 14
@@ -1881,7 +2035,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 
 /* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
    Only where long has 64 bits, as then so have off_t and the parts of a time. */
-#if defined(__linux__) && defined(__LP64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
+    (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
 #define QNET__CLOCK_MONOTONIC 1
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
@@ -1892,11 +2047,19 @@ static double qnet__default_seconds(void *user)
     QNET__UNUSED(user);
 #if defined(QNET__OPENMP)
     return omp_get_wtime();
+#elif defined(QNET_NO_STDIO)
+    return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
     {
         long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
         (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
         return (double)now[0] + 1e-9 * (double)now[1];
+    }
+#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX)
+    {
+        struct timespec now = { 0, 0 };
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
 #elif defined(TIME_UTC)
     {
@@ -1905,6 +2068,12 @@ static double qnet__default_seconds(void *user)
             return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
         }
         return (double)time(NULL);
+    }
+#elif defined(_WIN32)
+    {
+        struct __timeb64 now;
+        _ftime64(&now);
+        return (double)now.time + 1e-3 * now.millitm;
     }
 #else
     return (double)time(NULL);
@@ -2141,15 +2310,13 @@ QNET__HELPER int qnet__report(qnet_context *ctx, const qnet_progress_info *info)
 QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level level,
                                                const char *fmt, ...)
 {
-    char text[1024];
+    char text[QNET__SENTENCE];
     va_list args;
     if (ctx == NULL || ctx->hooks.log.message == NULL) {
         return;
     }
     va_start(args, fmt);
-    if (vsnprintf(text, sizeof text, fmt, args) < 0) {
-        text[0] = '\0';
-    }
+    qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
 }
@@ -2176,8 +2343,11 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #if defined(__TINYC__)
     snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
 #elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d", __clang_major__, __clang_minor__,
-             __clang_patchlevel__);
+    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+             " -msimd128"
+#endif
+             , __clang_major__, __clang_minor__, __clang_patchlevel__);
 #elif defined(__GNUC__)
     snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
              __GNUC_PATCHLEVEL__);
@@ -2211,6 +2381,16 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #endif
                  compiler, threads, workers);
     }
+}
+
+QNET_API const char *qnet_version(void)
+{
+    return QNET_VERSION;
+}
+
+QNET_API int qnet_version_number(void)
+{
+    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
@@ -2340,32 +2520,59 @@ QNET__HELPER const char *qnet__sink_name(const qnet_sink *sink)
     return sink->name != NULL ? sink->name : "(memory)";
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
+/* "path: doing what failed: the system's reason", from errno where that is not 0. */
+static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const char *what)
 {
-    size_t done = 0;
-    while (done < n) {
-        size_t got = 0;
-        if (src->read(src->user, (unsigned char *)dst + done, n - done, &got) != 0) {
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading %s failed", qnet__source_name(src),
-                              what);
-        }
-        if (got == 0 || got > n - done) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-        done += got;
+    const int code = errno;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: %s failed%s%s", name, what, code ? ": " : "",
+                      code ? strerror(code) : "");
+}
+
+/* Up to n bytes into dst; fewer, or none, only at the end. */
+QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
+                                         size_t *got)
+{
+    *got = 0;
+    errno = 0;
+    if (src->read(src->user, dst, n, got) != 0 || *got > n) {
+        *got = 0;
+        return qnet__io_error(ctx, qnet__source_name(src), "reading");
     }
     return QNET_OK;
 }
 
+/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
+                                          const char *what)
+{
+    size_t done = 0, got;
+    for (; done < n; done += got) {
+        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
+        if (got == 0) {
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
+                              qnet__source_name(src), (double)n, what, (double)done);
+        }
+    }
+    return QNET_OK;
+}
+
+static int qnet__buffer_write(void *user, const void *src, size_t size);
+
 QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    if (n > 0 && sink->write(sink->user, src, n) != 0) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: writing %.0f bytes failed",
-                          qnet__sink_name(sink), (double)n);
+    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        if (status != QNET_OK)
+            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                              qnet_last_error(buffer->ctx));
+    } else if (n > 0) {
+        char what[40];
+        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+        errno = 0;
+        if (sink->write(sink->user, src, n) != 0)
+            return qnet__io_error(ctx, qnet__sink_name(sink), what);
     }
     return QNET_OK;
 }
@@ -2495,14 +2702,12 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
     unsigned char chunk[4096];
     qnet_status status = QNET_OK;
     for (;;) {
-        size_t got = 0;
-        if (source->read(source->user, chunk, sizeof chunk, &got) != 0 || got > sizeof chunk) {
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed",
-                                qnet__source_name(source));
-        } else if (got > limit - out->size) {
+        size_t got;
+        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
+        if (status == QNET_OK && got > limit - out->size) {
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
                                 qnet__source_name(source), (double)limit);
-        } else {
+        } else if (status == QNET_OK) {
             status = qnet_buffer_append(ctx, out, chunk, got);
         }
         if (status != QNET_OK) {
@@ -2517,32 +2722,168 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* What a path leads to: 0 nothing, 1 a file, 2 a folder. */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+
+#if defined(QNET__POSIX)
+#define qnet__remove remove
+#define qnet__rename rename
+#define qnet__fopen fopen
+#define qnet__process() getpid()
+#define qnet__is_separator(c) ((c) == '/')
+/* For what comes into being here and nowhere else: not through a link, nor over a file. */
+#define qnet__fopen_new(path) fopen((path), "wbx")
+/* Strict C99 hides these, too. */
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+extern int qnet__fsync(int file) __asm__("fsync");
+#else
+#define qnet__fsync fsync
+#endif
+#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
+#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
+#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
+#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
+#else
+#define QNET__OPEN_FLAGS 0
+#endif
+
+#elif defined(QNET__WINDOWS)
+#define qnet__process() _getpid()
+#define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+/* windows.h is not wanted for four functions; these are its own declarations. */
+#ifdef __cplusplus
+extern "C" {
+#endif
+__declspec(dllimport) unsigned long __stdcall GetLastError(void);
+__declspec(dllimport) int __stdcall MoveFileExW(const wchar_t *from, const wchar_t *to,
+                                                unsigned long flags);
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned page, unsigned long flags,
+                                                        const char *text, int bytes, wchar_t *wide,
+                                                        int size);
+__declspec(dllimport) int __stdcall WideCharToMultiByte(unsigned page, unsigned long flags,
+                                                        const wchar_t *wide, int count, char *text,
+                                                        int size, const char *unknown, int *used);
+#ifdef __cplusplus
+}
+#endif
+#define QNET__UTF8 65001
+
+/* UTF-8 to the system's UTF-16, without separators at the end, which stat does not take. 0, and
+   errno says why: too long, or no UTF-8. */
+static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
+{
+    int n = MultiByteToWideChar(QNET__UTF8, 8 /* strictly */, path, -1, wide, QNET__UTF16_SIZE);
+    if (n == 0) {
+        errno = GetLastError() == 122 /* does not fit */ ? ENAMETOOLONG : EILSEQ;
+        return 0;
+    }
+    for (n -= 2; n > 0 && (wide[n] == L'/' || wide[n] == L'\\') && wide[n - 1] != L':'; n--)
+        wide[n] = 0;
+    return 1;
+}
+
+static int qnet__remove(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
+}
+
+static int qnet__rename(const char *from, const char *to)
+{
+    wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
+    unsigned long code;
+    if (!qnet__utf16(from, wide_from) || !qnet__utf16(to, wide_to)) return -1;
+    if (MoveFileExW(wide_from, wide_to, 1 | 8 /* replaces, writes through */)) return 0;
+    code = GetLastError();
+    errno = code == 2 || code == 3 ? ENOENT : code == 5 || code == 32 ? EACCES
+          : code == 112 ? ENOSPC : EIO;
+    return -1;
+}
+
+static FILE *qnet__fopen(const char *path, const char *mode)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    QNET__UNUSED(mode); /* "rb", the only one */
+    return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
+}
+
+static FILE *qnet__fopen_new(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    int file;
+    if (!qnet__utf16(path, wide)) return NULL;
+    file = _wopen(wide, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
+                  _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+}
+
+#else
+#define qnet__remove remove
+#define qnet__rename rename
+#define qnet__fopen fopen
+#define qnet__fopen_new(path) fopen((path), "wb")
+#define qnet__process() 0
+#define qnet__is_separator(c) ((c) == '/')
+#endif
+
+/* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
+   that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
 #if defined(QNET__POSIX)
     struct stat info;
-    if (stat(path, &info) != 0) {
-        return 0;
-    }
-    return S_ISDIR(info.st_mode) ? 2 : 1;
+    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
 #elif defined(QNET__WINDOWS)
-    struct _stat info;
-    if (_stat(path, &info) != 0) {
-        return 0;
-    }
-    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
+        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
 #else
     FILE *stream = fopen(path, "rb");
-    if (stream == NULL) {
-        return 0;
+    if (stream != NULL) {
+        fclose(stream);
+        return 1;
     }
-    fclose(stream);
-    return 1;
+#endif
+    return errno != ENOENT && errno != ENOTDIR;
+}
+
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+/* Forces a closed file, or the names in a folder, to the disk. */
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#endif
+
+/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
+   which is whole too: no failure. */
+static void qnet__sync_folder(char *path)
+{
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+    char *slash = strrchr(path, '/');
+    if (slash == NULL) {
+        (void)qnet__sync(".");
+    } else if (slash == path) {
+        (void)qnet__sync("/");
+    } else {
+        *slash = '\0';
+        (void)qnet__sync(path);
+        *slash = '/';
+    }
+#else
+    QNET__UNUSED(path);
 #endif
 }
 
-/* An open file, with copies of its names: `path`, and `temporary` = path.tmp when writing. */
+/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
@@ -2563,7 +2904,9 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* Fills f with the two names of a path and no stream. */
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Fills f with the path, room for the temporary name, and no stream. */
 static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
 {
     size_t length;
@@ -2573,15 +2916,13 @@ static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__f
     length = strlen(path);
     f->ctx = ctx;
     f->stream = NULL;
-    f->bytes = 2 * (length + 1) + 4;
+    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
     f->path = (char *)qnet__alloc(ctx, f->bytes);
     if (f->path == NULL) {
         return qnet__no_memory(ctx, f->bytes, "a file name");
     }
     f->temporary = f->path + length + 1;
     memcpy(f->path, path, length + 1);
-    memcpy(f->temporary, path, length);
-    memcpy(f->temporary + length, ".tmp", 5);
     return QNET_OK;
 }
 
@@ -2596,6 +2937,46 @@ QNET__HELPER void qnet__file_close(qnet__file *f)
     f->path = NULL;
 }
 
+/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
+   without links has that of the link. What is read is put back; pipes are let alone. */
+static int qnet__is_pointer_file(FILE *stream)
+{
+    char text[1024];
+    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
+    size_t n = 0;
+    rewind(stream);
+    if (size > 0 && size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)size, stream);
+        rewind(stream);
+    }
+    text[n] = '\0';
+    return strncmp(text, "/annex/objects/", 15) == 0 ||
+           strncmp(text, "version https://git-lfs", 23) == 0 ||
+           (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
+}
+
+/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
+   nowhere. path is cut up and put together again. */
+static int qnet__is_broken_link(char *path)
+{
+    int listed = 0;
+#ifdef QNET__POSIX /* lstat is not declared everywhere */
+    char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    struct dirent *entry;
+    DIR *folder;
+    if (slash != NULL) *slash = '\0';
+    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
+    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
+        listed = strcmp(entry->d_name, name) == 0;
+    if (folder != NULL) closedir(folder);
+    if (slash != NULL) *slash = '/';
+#else
+    QNET__UNUSED(path);
+#endif
+    return listed;
+}
+
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
@@ -2605,16 +2986,25 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (qnet__path_kind(path) == 2) {
         errno = 0; /* fopen opens folders on some systems */
     } else {
-        f->stream = fopen(path, "rb");
+        f->stream = qnet__fopen(path, "rb");
     }
     if (f->stream == NULL) {
         int code = errno; /* 0: not even tried, a folder */
+        int none = code == ENOENT || code == ENOTDIR;
+        int link = none && qnet__is_broken_link(f->path);
         qnet__file_close(f);
-        if (code == ENOENT || code == ENOTDIR) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such file", path);
+        if (none) {
+            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
+                              "a link that leads nowhere, as git-annex leaves them: not "
+                              "downloaded: git annex get / datalad get");
         }
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           code != 0 ? strerror(code) : "it is a folder");
+    }
+    if (qnet__is_pointer_file(f->stream)) {
+        qnet__file_close(f);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
+                          "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
@@ -2687,19 +3077,25 @@ QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *sourc
 }
 #endif
 
-/* Opens path.tmp for writing; *out writes to it until qnet__file_commit or qnet__file_abandon. On
-   failure there is nothing to close. */
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
+   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
+   there is nothing to close. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
     QNET__TRY(qnet__file_names(ctx, path, f));
-    errno = 0;
-    f->stream = fopen(f->temporary, "wb");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
+                 (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
     if (f->stream == NULL) {
-        int code = errno;
+        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
+                                        f->temporary, strerror(errno));
         qnet__file_close(f);
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s.tmp: cannot be opened for writing: %s", path,
-                          strerror(code));
+        return status;
     }
     out->user = f;
     out->write = qnet__file_write;
@@ -2707,39 +3103,42 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Closes and removes path.tmp; what was at path stays. */
+/* Closes and removes the temporary file; what was at path stays. */
 QNET__HELPER void qnet__file_abandon(qnet__file *f)
 {
     if (f->stream != NULL) {
         fclose(f->stream);
         f->stream = NULL;
     }
-    remove(f->temporary);
+    (void)qnet__remove(f->temporary);
     qnet__file_close(f);
 }
 
-/* Closes path.tmp and renames it to path. On failure path.tmp is removed and path stays. */
+/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
+   removed and path stays. */
 QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
 {
     int bad = ferror(f->stream), code;
     errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
     bad |= fclose(f->stream);
     f->stream = NULL;
-#ifdef QNET__WINDOWS
-    if (!bad) {
-        remove(f->path); /* rename does not replace there */
-    }
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+    bad = bad || qnet__sync(f->temporary) != 0;
 #endif
-    if (!bad) {
-        bad = rename(f->temporary, f->path);
-    }
+    bad = bad || qnet__rename(f->temporary, f->path) != 0;
     code = errno;
     if (bad) {
         qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        code != 0 ? strerror(code) : "a write failed");
+                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
+                                        : code != 0                   ? strerror(code)
+                                                                      : "a write failed");
         qnet__file_abandon(f);
         return status;
     }
+    qnet__sync_folder(f->path);
     qnet__file_close(f);
     return QNET_OK;
 }
@@ -2803,7 +3202,8 @@ static void qnet__make_one_folder(const char *path)
 #if defined(QNET__POSIX)
     (void)mkdir(path, 0777);
 #elif defined(QNET__WINDOWS)
-    (void)_mkdir(path);
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(path, wide)) (void)_wmkdir(wide);
 #else
     QNET__UNUSED(path);
 #endif
@@ -2818,7 +3218,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
     /* Parents that cannot be made may be there already: only the folder itself counts. */
     for (i = 1; names.path[i] != '\0'; i++) {
         char c = names.path[i];
-        if (c == '/' || c == '\\') {
+        if (qnet__is_separator(c)) {
             names.path[i] = '\0';
             qnet__make_one_folder(names.path);
             names.path[i] = c;
@@ -2871,30 +3271,38 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry;
+    struct dirent *entry = NULL;
     if (folder == NULL) {
-        return qnet__fail(ctx, errno == EACCES ? QNET_ERROR_IO : QNET_ERROR_NOT_FOUND,
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
     }
-    while (status == QNET_OK && (entry = readdir(folder)) != NULL) {
-        status = qnet__list_add(ctx, names, path, entry->d_name);
-    }
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0)
+        status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
 #else
-    char pattern[1024];
-    struct _finddata_t entry;
-    intptr_t handle;
-    if (strlen(path) + 3 > sizeof pattern) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.100s...: the path is too long", path);
-    }
-    snprintf(pattern, sizeof pattern, "%s/*", path);
-    handle = _findfirst(pattern, &entry);
+    wchar_t wide[QNET__UTF16_SIZE + 2];
+    char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
+    struct _wfinddata64_t entry;
+    intptr_t handle = -1;
+    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
     if (handle == -1) {
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such folder", path);
+        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+                          "%s: the folder cannot be opened: %s", path, strerror(errno));
     }
     do {
-        status = qnet__list_add(ctx, names, path, entry.name);
-    } while (status == QNET_OK && _findnext(handle, &entry) == 0);
+        if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
+            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
+        else
+            status = qnet__list_add(ctx, names, path, name);
+        errno = ENOENT;
+    } while (status == QNET_OK && _wfindnext64(handle, &entry) == 0);
+    if (status == QNET_OK && errno != ENOENT) /* ENOENT: no more */
+        status = qnet__io_error(ctx, path, "reading the folder");
     _findclose(handle);
 #endif
     return status;
@@ -2930,6 +3338,180 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     QNET__UNUSED(bytes);
     return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
 #endif
+}
+
+/* ---- The lock of a folder ---------------------------------------------------------------------
+   A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
+   process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
+   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
+   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+
+typedef struct qnet__lock {
+    char path[640]; /* of the file */
+    int file;
+    size_t there; /* bytes of the folder's path that were there before */
+} qnet__lock;
+
+/* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
+   days-to-civil, years from March on): gmtime's result is shared by threads. */
+static void qnet__holder_text(char text[320])
+{
+    const long long now = (long long)time(NULL), z = now / 86400 + 719468;
+    const int s = (int)(now % 86400), of_era = (int)(z % 146097);
+    const int years = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    const int days = of_era - (365 * years + years / 4 - years / 100), m = (5 * days + 2) / 153;
+    const int month = m < 10 ? m + 3 : m - 9;
+    const char *host = "this machine";
+#if defined(QNET__POSIX)
+    struct utsname names;
+    if (uname(&names) >= 0) host = names.nodename;
+#elif defined(QNET__WINDOWS)
+    if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
+#endif
+    snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
+             (unsigned long)qnet__process(), host, (int)(z / 146097) * 400 + years + (month < 3),
+             month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
+}
+
+#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+/* The refusal, from a file that the holder wrote. */
+static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
+{
+    char text[320];
+#ifdef QNET__POSIX
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
+#else
+    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
+#endif
+    text[n > 0 ? n : 0] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
+                      text[0] ? text : "it has not yet said which");
+}
+#endif
+
+#if defined(QNET__POSIX)
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    struct stat mine, named;
+    for (int tries = 0; tries < 100; tries++) {
+        int code;
+        lock->file = open(lock->path, O_RDWR | O_CREAT | QNET__OPEN_FLAGS, 0666);
+        if (lock->file < 0) return qnet__io_error(ctx, lock->path, "opening");
+        if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
+            const qnet_status status =
+                errno == EWOULDBLOCK ? qnet__lock_busy(ctx, lock, lock->file)
+                                     : qnet__io_error(ctx, lock->path, "locking");
+            code = errno;
+            close(lock->file);
+            if (status == QNET_ERROR_BUSY) return status;
+            if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
+            lock->file = -1;
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%s: this file system has no locks: nothing keeps a second run from this "
+                      "folder", lock->path);
+            return QNET_OK;
+        }
+        /* Ours, unless its last holder has removed it since it was opened; what a dead process has
+           left goes the same way. */
+        if (fstat(lock->file, &mine) == 0 && stat(lock->path, &named) == 0 &&
+            mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) {
+            if (mine.st_size == 0) return QNET_OK;
+            (void)qnet__remove(lock->path);
+        }
+        close(lock->file);
+    }
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
+}
+#elif defined(QNET__WINDOWS)
+/* There the open file itself is the lock: nobody else may open it to write. */
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(lock->path, wide)) {
+        lock->file = _wsopen(wide, _O_RDWR | _O_CREAT | _O_TRUNC | _O_BINARY | _O_NOINHERIT,
+                             _SH_DENYWR, _S_IREAD | _S_IWRITE);
+        if (lock->file >= 0) return QNET_OK;
+        if (errno == EACCES) {
+            const int file = _wsopen(wide, _O_RDONLY | _O_BINARY | _O_NOINHERIT, _SH_DENYNO, 0);
+            const qnet_status status = qnet__lock_busy(ctx, lock, file);
+            if (file >= 0) {
+                _close(file);
+                return status;
+            }
+            errno = EACCES;
+        }
+    }
+    return qnet__io_error(ctx, lock->path, "locking");
+}
+#else
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    QNET__UNUSED(ctx);
+    lock->file = -1;
+    return QNET_OK;
+}
+#endif
+
+/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+static void qnet__lock_tidy(const qnet__lock *lock)
+{
+    char path[sizeof lock->path];
+    strcpy(path, lock->path);
+    for (size_t n = strlen(path); n > lock->there; n--) {
+        if (!qnet__is_separator(path[n])) continue;
+        path[n] = '\0';
+        (void)qnet__remove(path); /* fails for a folder that holds anything */
+    }
+}
+
+/* Makes a folder and locks it until qnet__lock_release; QNET_ERROR_BUSY: another run has it. */
+static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
+{
+    char text[320];
+    qnet_status status;
+    size_t n = strlen(folder);
+    lock->file = -1;
+    if (n + sizeof "/run.lock" > sizeof lock->path)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
+    memcpy(lock->path, folder, n + 1);
+    while (n > 0 && qnet__path_kind(lock->path) == 0) { /* to the next folder above */
+        while (n > 0 && qnet__is_separator(lock->path[n - 1])) n--;
+        while (n > 0 && !qnet__is_separator(lock->path[n - 1])) n--;
+        lock->path[n] = '\0';
+    }
+    lock->there = n;
+    snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
+    status = qnet_make_folder(ctx, folder);
+    if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
+    if (status != QNET_OK) {
+        qnet__lock_tidy(lock);
+        return status;
+    }
+    qnet__holder_text(text);
+    /* The lock holds without its text, should that not be written. */
+#if defined(QNET__POSIX)
+    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
+#elif defined(QNET__WINDOWS)
+    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+#endif
+    return QNET_OK;
+}
+
+/* The file goes while the lock still holds; Windows removes no open files. */
+static void qnet__lock_release(qnet__lock *lock)
+{
+#if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
+    if (lock->file >= 0) {
+        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+        close(lock->file);
+    }
+#elif defined(QNET__WINDOWS)
+    _close(lock->file);
+    (void)qnet__remove(lock->path);
+#endif
+    qnet__lock_tidy(lock);
 }
 
 #endif /* QNET_NO_STDIO */
@@ -2970,7 +3552,7 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
     size_t i;
     for (i = 0; i < count; i++)
-        if (!isfinite(x[i])) break;
+        if (!qnet__is_finite((double)x[i])) break;
     return i;
 }
 
@@ -3048,6 +3630,14 @@ static int qnet__parse_number(const char *text, double *out)
 
 #if QNET__X86
 #include <immintrin.h>
+#if defined(_MSC_VER) && !defined(__AVX512F__)
+/* clang for Microsoft's: what the command line does not enable is left out above. In this order. */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#endif
 #elif QNET__NEON
 #include <arm_neon.h>
 #endif
@@ -5973,8 +6563,8 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
-        qnet__winograd_cut(&y, h, side, s->stride);
-        qnet__winograd_cut(&x, w, side, s->stride);
+        qnet__winograd_cut(&y, (ptrdiff_t)h, side, s->stride);
+        qnet__winograd_cut(&x, (ptrdiff_t)w, side, s->stride);
         tiles = (int64_t)y.tiles * x.tiles;
         if (tiles >= in_image && s->batch * tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
@@ -7214,6 +7804,14 @@ QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int
     return arena.at;
 }
 
+/* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
+static qnet_real qnet__running(qnet_real running, double momentum, double batch)
+{
+    if (momentum == 0) return running;
+    if (momentum == 1) return (qnet_real)batch;
+    return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
+}
+
 /* y = act((x - mean) scale + beta + residual). */
 static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
                              const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
@@ -7267,10 +7865,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
         rstd[c] = (qnet_real)r;
         norm.scale[c] = (qnet_real)((double)gamma[c] * r);
         if (running_mean != NULL)
-            running_mean[c] = (qnet_real)((1 - momentum) * (double)running_mean[c] + momentum * m);
+            running_mean[c] = qnet__running(running_mean[c], momentum, m);
         if (running_var != NULL)
-            running_var[c] =
-                (qnet_real)((1 - momentum) * (double)running_var[c] + momentum * v * unbias);
+            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
     }
     qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
     qnet__free(ctx, owned, bytes);
@@ -8102,31 +8699,32 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
 }
 
 /* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
+#define QNET__STEM_VECTORS 6
+#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
 QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
                                  const qnet_real *value, ptrdiff_t count, double *sum)
 {
-    enum { VECTORS = 6, STEP = VECTORS * QNET__LANE_COUNT };
     ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += STEP) {
-        qnet__lanes v[VECTORS], x;
-        qnet_real block[STEP];
+    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
+        qnet__lanes v[QNET__STEM_VECTORS], x;
+        qnet_real block[QNET__STEM_STEP];
         QNET__UNROLL
-        for (k = 0; k < VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++) {
             memset(&v[k], 0, sizeof v[k]);
         }
         for (i = 0; i < count; i++) {
             const qnet_real *p = columns + from[i] + first;
             QNET__UNROLL
-            for (k = 0; k < VECTORS; k++) {
+            for (k = 0; k < QNET__STEM_VECTORS; k++) {
                 qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
                 v[k] += x * value[i];
             }
         }
         QNET__UNROLL
-        for (k = 0; k < VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++) {
             qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
         }
-        for (k = 0; k < STEP; k++) {
+        for (k = 0; k < QNET__STEM_STEP; k++) {
             sum[first + k] += (double)block[k];
         }
     }
@@ -8649,8 +9247,8 @@ QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
 QNET__INLINE float qnet__sigmoid_fast(float x)
 {
     const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float small = (e.power + e.power * e.expm1) * e.rest;
-    return (x < 0 ? small : 1.0f) / (1.0f + small);
+    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
+    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
 }
 
 /* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
@@ -10457,10 +11055,8 @@ static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int b
         unit->mean[c] = (qnet_real)mean;
         unit->rstd[c] = (qnet_real)rstd;
         unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_mean[c] +
-                                            r->momentum * mean);
-        unit->running_var[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_var[c] +
-                                           r->momentum * var * unbias);
+        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
+        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
     }
     *unit->tracked += 1;
 }
@@ -11950,16 +12546,14 @@ static void qnet__inflate_refill(qnet__inflate *s)
 {
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
-            size_t got = 0;
+            size_t got;
+            qnet_status status;
             if (s->source_ended) break;
-            if (s->source->read(s->source->user, s->input, sizeof s->input, &got) != 0) {
-                got = 0;
-                s->status = qnet__fail(s->ctx, QNET_ERROR_IO, "%s: reading failed",
-                                       qnet__source_name(s->source));
-            }
+            status = qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
+            if (status != QNET_OK) s->status = status;
             s->source_ended = got == 0;
             s->in.at = s->input;
-            s->in.end = s->input + qnet__min_size(got, sizeof s->input);
+            s->in.end = s->input + got;
             if (got == 0) break;
         }
         s->in.bits |= (uint64_t)*s->in.at++ << s->in.count;
@@ -13025,12 +13619,12 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
     40  int16[8] dim             number of axes, then the length of each
     70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel; must agree with datatype
+    72  int16    bitpix          bits per voxel, which datatype says already
     76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
    108  float    vox_offset      where the voxels start, 352 without extensions
    112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
    116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron
+   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
    148  char[80] descrip
    252  int16    qform_code      above 0: the quaternion below is valid
    254  int16    sform_code      above 0: the matrix below is valid
@@ -13043,7 +13637,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
-#define QNET__NIFTI_TRUST      ((size_t)1 << 24) /* voxels allocated on the header's word alone */
+#define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
 /* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
    voxel, not supported. */
@@ -13082,11 +13676,6 @@ static const qnet__nifti_kind *qnet__nifti_find(int code)
 {
     const qnet__nifti_kind *kind = qnet__nifti_entry(code);
     return kind->bytes > 0 ? kind : NULL;
-}
-
-static const char *qnet__nifti_unsupported_name(int code)
-{
-    return qnet__nifti_entry(code)->name;
 }
 
 /* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
@@ -13171,7 +13760,7 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const qnet__nifti_kind *kind;
-    int packed, big;
+    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
     size_t count, offset;
     double slope, intercept;
     unsigned char header[QNET__NIFTI_HEADER];
@@ -13180,9 +13769,10 @@ typedef struct qnet__nifti_reader {
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns 0 when the quaternion is longer than 1. */
-static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
-                             double affine[3][4])
+   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
+   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+                                double affine[3][4])
 {
     double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
     int i, j;
@@ -13191,13 +13781,12 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
         affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    /* Slightly below 0 is rounding of the stored floats (3 units, as nibabel allows). */
-    if (!(rest >= -3 * (double)FLT_EPSILON)) return 0;
+    if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
-    return 1;
+    return fmax(0, -rest);
 }
 
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
@@ -13206,33 +13795,56 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
-    static const double mm[4] = {1, 1000, 1, .001}; /* of a unit: unknown, m, mm, micron */
+    static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
     int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
     int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    double pixdim[3], other[3][4], r[3][3], norm[3];
-    char text[4];
+    int negative = 0, zero = 1, qform_valid;
+    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    char text[4] = "";
     if (units > 3)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: xyzt_units has the spatial unit %d, "
-                          "expected 0 (unknown: mm), 1 (m), 2 (mm) or 3 (micron)", in->name, units);
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
+                  "none of NIfTI-1: taken as mm", in->name, units);
     n[0] = v->nx;
     n[1] = v->ny;
     n[2] = v->nz;
-    for (i = 0; i < 3; i++) {
+    for (i = 2; i >= 0; i--) {
         pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
         if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (sform <= 0 && !(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (pixdim[i] < 0) negative = i + 1;
+        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+    }
+    excess = qnet__nifti_qform(h, big, pixdim, other);
+    qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
+    if (qform_valid) qnet__orientation_text(r, text);
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < 4; j++) {
+            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            if (j < 3 && v->affine[i][j] != 0) zero = 0;
+        }
+    v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
+    if (v->affine_source == 1 && sform > 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
+                  "used", in->name, sform);
+    for (i = 0; i < 3 && v->affine_source < 2; i++)
+        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
                               "spacing above 0", in->name, i + 1, pixdim[i]);
+    if (v->affine_source < 2 && negative)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
+                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+    if (v->affine_source == 1) {
+        if (excess < 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
+                              "than 1", in->name);
+        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
+            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
+                      "%.2g: taken as 1", in->name, excess / 2);
+        memcpy(v->affine, other, sizeof other);
     }
-    v->affine_source = sform > 0 ? 2 : qform > 0 ? 1 : 0;
-    for (i = 0; i < 3 && v->affine_source == 2; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
-    if (v->affine_source == 1 && !qnet__nifti_qform(h, big, pixdim, v->affine))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer than "
-                          "1", in->name);
     if (v->affine_source == 0) {
+        memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
             v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
@@ -13248,14 +13860,10 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
-    if (v->affine_source == 2 && qform > 0 && qnet__nifti_qform(h, big, pixdim, other) &&
-        qnet__affine_axes(&other[0][0], norm, r)) {
-        qnet__orientation_text(r, text);
-        if (strcmp(text, v->orientation) != 0)
-            qnet__log(in->ctx, QNET_LOG_WARNING,
-                      "%s: sform says %s and qform says %s; sform is used", in->name,
-                      v->orientation, text);
-    }
+    if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING,
+                  "%s: sform says %s and qform says %s; sform is used", in->name,
+                  v->orientation, text);
     return QNET_OK;
 }
 
@@ -13267,7 +13875,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
     const unsigned char *h = in->header;
-    int dim[8], i, code, bitpix;
+    int dim[8], i, code;
     uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
     double offset, slope;
     for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
@@ -13291,6 +13899,10 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
+        if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            dim[i] = 1;
+        }
         if (dim[i] < 1)
             return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
                               i, dim[i]);
@@ -13307,16 +13919,18 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
     code = qnet__nifti_short(h + 70, in->big);
-    bitpix = qnet__nifti_short(h + 72, in->big);
     in->kind = qnet__nifti_find(code);
     if (in->kind == NULL)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
                           "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_unsupported_name(code));
-    /* bitpix says nothing new: two fields that disagree mean that one of them is damaged. */
-    if (bitpix != 8 * in->kind->bytes)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d, expected %d for datatype %d "
-                          "(%s)", name, bitpix, 8 * in->kind->bytes, code, in->kind->name);
+                          name, code, qnet__nifti_entry(code)->name);
+    /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
+       datatype be the wrong one of the two, the file has not the length that goes with it. */
+    in->bitpix = qnet__nifti_short(h + 72, in->big);
+    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    else
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
+                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
     offset = qnet__nifti_float(h + 108, in->big);
@@ -13347,8 +13961,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
     if (in->packed) return qnet__inflate_read(&in->inflate, dst, size, got);
     for (*got = 0; *got < size; *got += n) {
         unsigned char *to = (unsigned char *)dst + *got;
-        if (in->source->read(in->source->user, to, size - *got, &n) != 0 || n > size - *got)
-            return qnet__fail(in->ctx, QNET_ERROR_IO, "%s: reading failed", in->name);
+        QNET__TRY(qnet__read_some(in->ctx, in->source, to, size - *got, &n));
         if (n == 0) break;
     }
     return QNET_OK;
@@ -13390,15 +14003,14 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. A header that asks
-   for very many gets them step by step, as the file delivers: a short file cannot make a huge
-   allocation. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
+   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t bytes = (size_t)in->kind->bytes, done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 4 ? done * 4 : in->count;
+            size_t grown = done < in->count / 16 ? done * 16 : in->count;
             float *more;
             if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
             more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
@@ -13453,6 +14065,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
+        if (tail > 0 && in->bitpix != 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
+                              "and more bytes follow than this type takes: one of them is wrong",
+                              in->name, in->bitpix, in->kind->code, in->kind->name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
@@ -13501,16 +14117,16 @@ QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
     options->gzip = 1;
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform always holds
-   the affine; the qform, too, where the affine is a rotation with spacings (no shear). Codes: 1
-   scanner's coordinates, 2 where the file that the volume came from did not say. */
+/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
+   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
+   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
 static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
                                double r[3][3], unsigned char *h)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0 ? 1 : 2;
+    int big = o->big_endian, i, j, code = v->affine_source > 0;
     double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
     const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {handed, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
     memset(h, 0, 352);
     qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
@@ -13525,6 +14141,8 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
     qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
     h[123] = 2; /* mm */
     if (o->description) memcpy(h + 148, o->description, strlen(o->description));
+    memcpy(h + 344, "n+1", 4);
+    if (code == 0) return;
     qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
@@ -13540,7 +14158,24 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
             qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
         }
     }
-    memcpy(h + 344, "n+1", 4);
+}
+
+/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
+static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
+                                            const qnet_volume *volume,
+                                            const qnet_nifti_options *options)
+{
+    qnet_volume *v = NULL;
+    qnet_status status;
+    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
+    memcpy(v->voxels, volume->voxels,
+           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
+    memcpy(v->affine, volume->affine, sizeof v->affine);
+    v->affine_source = 0;
+    status = qnet_volume_reorient(v, "LAS");
+    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
+    qnet_volume_destroy(v);
+    return status;
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13583,6 +14218,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
+    char orientation[4];
     double norm[3], r[3][3];
     size_t deflate_bytes, block_bytes;
     qnet_status status;
@@ -13616,6 +14252,9 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           volume->nz, (double)QNET_MAX_VOXELS);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    qnet__orientation_text(r, orientation);
+    if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
+        return qnet__nifti_write_turned(ctx, sink, volume, &o);
     deflate_bytes = o.gzip ? sizeof *d : 0;
     block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
     block = (unsigned char *)qnet__alloc(ctx, block_bytes);
@@ -13680,8 +14319,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass; a string is decoded in place, as no escape is
-   shorter than the UTF-8 that it stands for.
+   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
+   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -13702,6 +14341,8 @@ typedef struct qnet__safetensors_file {
     char name[256];
     qnet_buffer header, data, tensors, metadata;
     qnet_buffer offsets; /* size_t per tensor: first byte in data */
+    int left_out, long_keys; /* tensors and keys that are not read, */
+    char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
 /* The header's text as it is read: at moves from begin to end. */
@@ -13750,37 +14391,38 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of a little-endian array of a float type or I64. IEEE 754 binary16: 1 sign, 5 exponent
-   and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
+   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const unsigned char *p = (const unsigned char *)data + i * qnet_dtype_size(dtype);
-    if (dtype == QNET_F64) {
-        uint64_t bits = qnet__load_le64(p);
-        double value;
-        memcpy(&value, &bits, sizeof(value));
-        return value;
+    const size_t size = qnet_dtype_size(dtype);
+    const unsigned char *p = (const unsigned char *)data + i * size;
+    double f64;
+    float f32;
+    int64_t i64;
+    uint32_t bits;
+    uint16_t half;
+    switch (dtype) {
+    case QNET_F64: memcpy(&f64, p, size); return f64;
+    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
+    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
+    case QNET_BF16:
+        memcpy(&half, p, size);
+        bits = (uint32_t)half << 16;
+        memcpy(&f32, &bits, sizeof(f32));
+        return (double)f32;
+    case QNET_F16: {
+        int exponent, fraction;
+        memcpy(&half, p, size);
+        exponent = half >> 10 & 31;
+        fraction = half & 1023;
+        f64 = exponent == 0    ? ldexp(fraction, -24)
+              : exponent == 31 ? (fraction ? NAN : INFINITY)
+                               : ldexp(1024 + fraction, exponent - 25);
+        return half >> 15 ? -f64 : f64;
     }
-    if (dtype == QNET_F32 || dtype == QNET_BF16) {
-        uint32_t bits = dtype == QNET_F32 ? qnet__load_le32(p) : (uint32_t)qnet__load_le16(p) << 16;
-        float value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
+    default: return 0;
     }
-    if (dtype == QNET_F16) {
-        int bits = qnet__load_le16(p), exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double value = exponent == 0    ? ldexp(fraction, -24)
-                       : exponent == 31 ? (fraction ? NAN : INFINITY)
-                                        : ldexp(1024 + fraction, exponent - 25);
-        return bits >> 15 ? -value : value;
-    }
-    if (dtype == QNET_I64) {
-        uint64_t bits = qnet__load_le64(p);
-        int64_t value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
-    }
-    return 0;
 }
 
 /* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
@@ -14019,9 +14661,46 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
     return QNET_OK;
 }
 
+#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
+
+/* Skips a value of any kind: a string, a list, an object, a number or a word. */
+static qnet_status qnet__header_skip(qnet__header *h, int depth)
+{
+    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const unsigned char *start = h->at;
+    char *text;
+    size_t size;
+    int more = 1;
+    if (c == '"') return qnet__header_string(h, &text, &size);
+    if (c != '{' && c != '[') {
+        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
+                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
+                                  *h->at == '+' || *h->at == '.'))
+            h->at++;
+        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+    }
+    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
+    h->at++;
+    if (qnet__header_peek(h) == close) {
+        h->at++;
+        return QNET_OK;
+    }
+    while (more) {
+        if (c == '{') {
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        }
+        QNET__TRY(qnet__header_skip(h, depth - 1));
+        QNET__TRY(qnet__header_more(h, (char)close, &more));
+    }
+    return QNET_OK;
+}
+
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte. The shape must take exactly the bytes between the offsets. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin)
+   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
+   the offsets, unless the size of that dtype is not known. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
+                                       char **dtype)
 {
     size_t offsets[2] = {0, 0}, size, bytes;
     int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
@@ -14032,12 +14711,9 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(text, "dtype") == 0 && !seen_dtype) {
             seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_string(h, dtype, &size));
             for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(text, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            if (qnet_dtype_size((qnet_dtype)i) == 0)
-                return qnet__fail(h->ctx, QNET_ERROR_UNSUPPORTED,
-                                  "%s: tensor '%s': unknown dtype '%.32s'", h->file, t->name, text);
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
             t->dtype = (qnet_dtype)i;
         } else if (strcmp(text, "shape") == 0 && !seen_shape) {
             seen_shape = 1;
@@ -14046,10 +14722,12 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
             seen_offsets = 1;
             QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else {
+        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
+                   strcmp(text, "data_offsets") == 0) {
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%.32s' is unknown or there twice", h->file,
-                              t->name, text);
+                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        } else {
+            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
         QNET__TRY(qnet__header_more(h, '}', &more));
     }
@@ -14063,21 +14741,23 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
+    t->bytes = offsets[1] - offsets[0];
+    *begin = offsets[0];
+    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != offsets[1] - offsets[0])
+        bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
                           h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)(offsets[1] - offsets[0]));
-    t->bytes = bytes;
-    *begin = offsets[0];
+                          (double)t->bytes);
     return QNET_OK;
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     int more = 1;
+    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
     if (qnet__header_peek(h) == '}') {
         h->at++;
@@ -14089,10 +14769,16 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         size_t size;
         memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
         QNET__TRY(qnet__header_string(h, &key, &size));
-        if (size >= sizeof(entry.key) || f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: metadata '%.64s': above %d keys or %d bytes of a key", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA, (int)sizeof(entry.key) - 1);
+        if (size >= sizeof(entry.key)) {
+            f->long_keys++;
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+            QNET__TRY(qnet__header_string(h, &entry.value, &size));
+            QNET__TRY(qnet__header_more(h, '}', &more));
+            continue;
+        }
+        if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
+                              key, QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
@@ -14118,7 +14804,7 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
     }
     while (more) {
         qnet_safetensor t;
-        char *name;
+        char *name, *dtype = NULL;
         size_t size, begin;
         memset(&t, 0, sizeof(t));
         QNET__TRY(qnet__header_string(h, &name, &size));
@@ -14130,13 +14816,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
             seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
         } else {
-            if (size >= sizeof(t.name) || f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                                  "%s: tensor '%.128s': above %d tensors or %d bytes of a name",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS,
-                                  (int)sizeof(t.name) - 1);
-            memcpy(t.name, name, size + 1);
-            QNET__TRY(qnet__header_tensor(h, &t, &begin));
+            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
+            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+                if (f->left_out++ == 0)
+                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                             size >= sizeof(t.name) ? "" : dtype);
+                t.ndim = -1; /* until the layout has been checked */
+            }
             QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
             QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
             f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
@@ -14149,6 +14840,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
+
+/* Turns each of count numbers of `size` bytes round. */
+static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
+{
+    size_t i;
+    for (; count > 0; count--, p += size)
+        for (i = 0; i < size / 2; i++) {
+            const unsigned char swap = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = swap;
+        }
+}
 
 /* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
    not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
@@ -14163,8 +14866,7 @@ static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, si
         if (out->capacity - out->size <= ask)
             QNET__TRY(qnet__buffer_reserve(
                 ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        if (source->read(source->user, out->bytes + out->size, ask, &got) != 0 || got > ask)
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
         out->size += got;
         out->bytes[out->size] = 0;
         if (got == 0)
@@ -14197,6 +14899,25 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
     return QNET_OK;
 }
 
+/* Takes the tensors that are not read from the list; their bytes have been counted. */
+static void qnet__leave_out(qnet__safetensors_file *f)
+{
+    size_t *offset = (size_t *)(void *)f->offsets.bytes;
+    int i, kept = 0;
+    for (i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) {
+            offset[kept] = offset[i];
+            f->file.tensors[kept++] = f->file.tensors[i];
+        }
+    f->file.count = kept;
+    if (f->left_out > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
+                  "%s", f->name, f->left_out, f->first_out);
+    if (f->long_keys > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
+                  "bytes: %d", f->name, f->long_keys);
+}
+
 /* Everything of qnet_safetensors_read but the cleaning up. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
@@ -14210,6 +14931,9 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
     header_bytes = qnet__load_le64(length);
+    if (header_bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
     if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
         char brace = 0;
         QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
@@ -14233,9 +14957,11 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     order_bytes = sizeof(size_t) * (size_t)f->file.count;
     order = (size_t *)qnet__alloc(ctx, order_bytes);
     if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                               (size_t)f->file.count, order);
-    if (status == QNET_OK) status = qnet__check_layout(ctx, f, order, &size);
+    status = qnet__check_layout(ctx, f, order, &size);
+    qnet__leave_out(f);
+    if (status == QNET_OK)
+        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
+                                   (size_t)f->file.count, order);
     qnet__free(ctx, order, order_bytes);
     QNET__TRY(status);
 
@@ -14247,15 +14973,17 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
 #endif
     if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
-    if (source->read(source->user, &extra, 1, &got) != 0)
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", f->name);
+    QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count; i++)
-        f->file.tensors[i].data =
-            size ? f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i] : NULL;
+    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+        qnet_safetensor *t = &f->file.tensors[i];
+        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        t->data = p;
+        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+    }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
@@ -14425,12 +15153,12 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
 {
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
-    size_t i, k, n;
+    size_t n;
     if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
-        for (i = 0; i < n; i++)
-            for (k = 0; k < size; k++) chunk[i * size + k] = p[i * size + size - 1 - k];
+        memcpy(chunk, p, n * size);
+        qnet__turn_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14461,14 +15189,18 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 
 /* ---- networks -------------------------------------------------------------------------------- */
 
+static int qnet__ends_in(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
 /* "bn1.num_batches_tracked" and the like: PyTorch counts batches there, an I64 of shape []; no
    result depends on it. */
-static int qnet__is_tracked(const char *name)
-{
-    static const char end[] = "num_batches_tracked";
-    size_t n = strlen(name);
-    return n >= sizeof(end) - 1 && strcmp(name + n - (sizeof(end) - 1), end) == 0;
-}
+static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
+
+/* Must not be below 0: batch norm takes its root. */
+static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
 static int qnet__is_head(const char *name)
@@ -14513,9 +15245,8 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
 /* Number i of an F32 tensor. */
 static float qnet__load_f32(const void *data, size_t i)
 {
-    const uint32_t bits = qnet__load_le32((const unsigned char *)data + 4 * i);
     float value;
-    memcpy(&value, &bits, sizeof(value));
+    memcpy(&value, (const unsigned char *)data + 4 * i, sizeof(value));
     return value;
 }
 
@@ -14599,73 +15330,104 @@ static size_t qnet__first_not_finite(const qnet_safetensor *t)
     return k;
 }
 
+typedef struct qnet__weights_job {
+    const qnet_safetensors *file;
+    const char *name;
+    const qnet_param_table *table;
+    size_t prefix; /* bytes before the table's name in each of the file */
+    int replace_head;
+    qnet_real *block;
+} qnet__weights_job;
+
+/* The tensor of the file that is meant by a name of the table; or NULL. */
+static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
+{
+    int i;
+    for (i = 0; i < job->file->count; i++)
+        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
+            return &job->file->tensors[i];
+    return NULL;
+}
+
 /* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
+static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 {
     const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
     char text[80];
     if (qnet__is_head(name) && dot != NULL) {
         snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet_safetensors_find(file, text);
+        weight = qnet__weights_find(job, text);
     }
     return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
 }
 
+/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
+static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    int i;
+    for (i = 0; i < job->file->count && dot != NULL; i++)
+        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
+            return 1;
+    return 0;
+}
+
 /* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
    the block stays. */
-static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors *file,
-                                       const char *name, const qnet_param_table *table,
-                                       const qnet_param *p, int replace_head, int numbers,
+static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
+                                       const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet_safetensors_find(file, p->name);
+    const qnet_safetensor *t = qnet__weights_find(job, p->name);
+    const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(file, p->name) : 0;
+    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
     size_t k;
     *found = NULL;
     if (t == NULL) {
+        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name)) return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is missing",
-                          name, table->network, p->name);
+        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+            return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
+                          p->name, f->left_out ? "; left out was " : "", f->first_out);
     }
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          table->network, p->name,
+                          network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, table->network, p->name, (double)t->shape[0], (double)classes);
+                          name, network, p->name, (double)t->shape[0], (double)classes);
     rest_agrees = t->ndim == expected.ndim;
     for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
     if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          table->network, p->name, want, have);
+                          network, p->name, want, have);
     }
     k = numbers ? qnet__first_not_finite(t) : t->count;
     if (k < t->count)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
                           name, p->name, (double)k);
+    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0)
+            return qnet__fail(ctx, QNET_ERROR_DATA,
+                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
+                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
     *found = t;
     return QNET_OK;
 }
-
-typedef struct qnet__weights_job {
-    const qnet_safetensors *file;
-    const char *name;
-    const qnet_param_table *table;
-    int replace_head;
-    qnet_real *block;
-} qnet__weights_job;
 
 /* Copies a part of an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
@@ -14675,10 +15437,30 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
     if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
-    if (qnet__weights_match(NULL, job->file, job->name, job->table, p, job->replace_head, 0,
-                            &t) == QNET_OK && t != NULL) {
+    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL) {
         qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
     }
+}
+
+/* What all names begin with, up to a dot; none where any name is right as it is. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
+{
+    const char *first;
+    size_t n, k;
+    int i;
+    if (file == NULL || table == NULL || file->count == 0) return 0;
+    first = file->tensors[0].name;
+    n = strlen(first);
+    for (i = 0; i < file->count; i++) {
+        const char *name = file->tensors[i].name;
+        if (qnet_param_find(table, name) >= 0) return 0;
+        for (k = 0; k < n && name[k] == first[k];) k++;
+        n = k;
+    }
+    for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
+        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+            if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
+    return 0;
 }
 
 /* Walks the table twice: all entries are checked before the first one is copied. */
@@ -14690,25 +15472,33 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const char *name;
     qnet__weights_job job;
     size_t tasks, k;
-    int i, replaced = 0;
+    int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
     name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    job.file = file, job.name = name, job.table = table;
+    job.prefix = qnet_weights_prefix(file, table);
+    job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (i = 0; i < file->count; i++)
-        if (qnet_param_find(table, file->tensors[i].name) < 0 &&
+        if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, 1, &t));
+        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         replaced |= t == NULL && !qnet__is_tracked(p->name);
+        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    job.file = file, job.name = name, job.table = table;
-    job.replace_head = replace_head, job.block = block;
+    if (ctx != NULL && job.prefix > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
+                  (int)job.prefix, file->tensors[0].name);
+    if (ctx != NULL && headless)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
+                  name);
     tasks = (size_t)table->count * QNET__COPY_PARTS;
     if (ctx != NULL) {
         qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
@@ -14719,19 +15509,107 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     return QNET_OK;
 }
 
+/* ---- which files belong together ------------------------------------------------------------- */
+
+/* Of the bytes as they are in a file, on every machine. */
+static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
+{
+    const unsigned char *p = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
+    size_t i, k;
+    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
+    for (i = 0; i < t->bytes; i += size) {
+        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
+    }
+    return h;
+}
+
+/* A sum over the tensors, so that their order in the file does not matter. */
+QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
+{
+    uint64_t sum = QNET_HASH_START;
+    int i;
+    for (i = 0; i < file->count; i++) {
+        const qnet_safetensor *t = &file->tensors[i];
+        const char *type = qnet_dtype_name(t->dtype);
+        char shape[QNET__SHAPE_TEXT];
+        uint64_t h = qnet_hash(QNET_HASH_START, t->name, strlen(t->name) + 1);
+        if (qnet__is_tracked(t->name)) continue;
+        qnet__shape_text(shape, t->ndim, t->shape);
+        h = qnet_hash(h, type, strlen(type) + 1);
+        h = qnet_hash(h, shape, strlen(shape) + 1);
+        sum += qnet__hash_numbers(h, t);
+    }
+    return sum;
+}
+
+/* "crop repeat 1 fold 2 resnetswa of run 1f0c...", with ? for what the file does not say. */
+#define QNET__IDENTITY 160
+static void qnet__identity_text(const qnet_safetensors *file, char text[QNET__IDENTITY])
+{
+    static const char *const keys[5] = {"input", "repeat", "fold", "model", "run"};
+    const char *value[5];
+    int i;
+    for (i = 0; i < 5; i++) {
+        value[i] = qnet_safetensors_metadata(file, keys[i]);
+        if (value[i] == NULL) value[i] = "?";
+    }
+    snprintf(text, QNET__IDENTITY, "%.16s repeat %.16s fold %.16s %.16s of run %.16s", value[0],
+             value[1], value[2], value[3], value[4]);
+}
+
+QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
+                                             const qnet_safetensors *scan, int *known)
+{
+    static const char *const same[7] = {"run",      "input", "repeat", "fold",
+                                        "subjects", "seed",  "size"};
+    const char *embedding, *model, *a, *b;
+    char is[2][QNET__IDENTITY], hash[24];
+    int i, differ = 0;
+    if (resnet == NULL || scan == NULL || known == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_weights_check_pair: an argument is NULL");
+    embedding = qnet_safetensors_metadata(scan, "embedding_hash");
+    model = qnet_safetensors_metadata(scan, "embedding");
+    snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)qnet_safetensors_hash(resnet));
+    for (i = 0; i < 7; i++) {
+        a = qnet_safetensors_metadata(resnet, same[i]);
+        b = qnet_safetensors_metadata(scan, same[i]);
+        differ |= a != NULL && b != NULL && strcmp(a, b) != 0;
+    }
+    if (embedding != NULL ? strcmp(embedding, hash) != 0 : differ) {
+        qnet__identity_text(resnet, is[0]);
+        qnet__identity_text(scan, is[1]);
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%.250s is %s, trained on the features of %.16s weights with hash %.16s, "
+                          "but %.250s is %s with hash %s",
+                          ((const qnet__safetensors_file *)(const void *)scan)->name, is[1],
+                          model ? model : "its own", embedding ? embedding : "unknown",
+                          ((const qnet__safetensors_file *)(const void *)resnet)->name, is[0],
+                          hash);
+    }
+    *known = embedding != NULL;
+    return QNET_OK;
+}
+
 /* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
+static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
 {
     int i;
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        const size_t k = qnet__first_bad(block + p->offset, p->count);
+        size_t k = qnet__first_bad(block + p->offset, p->count);
         if (k < p->count)
             return qnet__fail(ctx, QNET_ERROR_DATA,
                               "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
                               table->network, p->name, (double)block[p->offset + k],
                               (double)(p->offset + k));
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (block[p->offset + k] < 0)
+                return qnet__fail(ctx, QNET_ERROR_DATA,
+                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
+                                  "0", table->network, p->name, (double)k,
+                                  (double)block[p->offset + k]);
     }
     return QNET_OK;
 }
@@ -14759,7 +15637,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_finite(ctx, table, block);
+    status = qnet__weights_readable(ctx, table, block);
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -17556,20 +18434,12 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
                                   "found %.0f of type %s", name, s->name, (double)s->count,
                                   qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
                                   t ? qnet_dtype_name(t->dtype) : "none");
-            if (copy && qnet__is_little_endian()) {
-                memcpy(s->data, t->data, t->bytes);
-                continue;
-            }
-            for (k = 0; k < s->count; k++) {
-                double value = qnet__element(t->dtype, t->data, k);
-                if (!isfinite(value))
+            for (k = 0; k < s->count && !copy; k++)
+                if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
                     return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                       "%s: damaged checkpoint: '%s': number %.0f is not finite",
                                       name, s->name, (double)k);
-                if (!copy) continue;
-                if (s->dtype == QNET_F64) ((double *)s->data)[k] = value;
-                else ((float *)s->data)[k] = (float)value;
-            }
+            if (copy) memcpy(s->data, t->data, t->bytes);
         }
     return QNET_OK;
 }
@@ -17678,7 +18548,7 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
     size_t k;
     if (!image->ready) {
         for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
-            if (!isfinite(pixels[k]))
+            if (!qnet__is_finite((double)pixels[k]))
                 return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
         QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
                                       scratch));
@@ -17946,7 +18816,7 @@ static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter,
     QNET__TRY(qnet_resnet_forward(net, s->loader.batch, n, 1, s->logits, NULL));
     status = qnet_cross_entropy(run->ctx, (size_t)n, QNET_CLASSES, s->logits, s->label, loss,
                                 s->logits);
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !isfinite(*loss)))
+    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
@@ -18160,6 +19030,25 @@ QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
     return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
 }
 
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet_param_table *table)
+{
+    const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
+    int i;
+    size_t k;
+    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+        const qnet_param *p = &table->entries[i];
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
+                                  "below 0", name, p->name, (double)k,
+                                  qnet__element(w->dtype, w->data, p->offset + k));
+    }
+    return QNET_OK;
+}
+
 /* Checks everything of the file before the first number of the run changes. */
 static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
                                         const char *name)
@@ -18192,6 +19081,7 @@ static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors
                           "finished %.0f contradict each other", name, epoch, step, averaged,
                           finished);
     count = qnet__stage1_slabs(run, (int)averaged, slabs);
+    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
     QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
     run->epoch = (int)epoch;
     run->step = (uint64_t)step;
@@ -18561,7 +19451,7 @@ static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter,
     status = qnet_scan_model_loss(model, s->batch, s->batch_length, s->batch_label,
                                   (int)(end - first), &image_loss, &scan_loss, 1);
     *loss = image_loss + scan_loss;
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !isfinite(*loss)))
+    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
@@ -19599,6 +20489,12 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
+QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
+{
+    const int few = subjects_hh < QNET_STARS_SUBJECTS || subjects_hc < QNET_STARS_SUBJECTS;
+    return few ? NULL : qnet_stars(p);
+}
+
 /* ---- Bootstrap ----------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
@@ -20343,6 +21239,14 @@ static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3
     }
 }
 
+/* The stars of a test's p, or NULL where the subjects are too few: then p is not shown either. */
+static const char *qnet__stars(const qnet_experiment *e, double p)
+{
+    qnet__group group[3];
+    qnet__groups(e, -1, group);
+    return qnet_stars_of(p, group[1].subjects, group[0].subjects);
+}
+
 /* DeLong's interval of an AUC of 0 or 1 has no width: where two groups do not overlap, the method
    has nothing to say, which is not the same as being sure. */
 static int qnet__is_interval(qnet_interval r)
@@ -20365,6 +21269,14 @@ static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TE
     return text;
 }
 
+/* The data set's name, or that it has none. */
+static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
+{
+    if (!e->dataset[0]) qnet__put(w, "data set not named");
+    else if (w->html) qnet__put_escaped(w, e->dataset);
+    else qnet__put(w, e->dataset);
+}
+
 /* The verdict in plain sentences, about the scan-level Q-Net. */
 static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
 {
@@ -20379,6 +21291,11 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "There is no result: neither input was run.");
         return;
     }
+    qnet__put(w, "Data: ");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
+                                "patients. "
+                              : ". ");
     if (e->config.shuffle_labels) {
         qnet__put(w, "Control run with shuffled labels: there is nothing to learn here, and an AUC "
                      "far from 0.5 would mean a leak. ");
@@ -20405,11 +21322,20 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, "That interval holds 0.5 or lies below it: this cohort does not show that the "
                      "model is better than a coin. ");
     }
-    qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                !(d->p <= 0.05) ? "does not differ significantly from"
-                : d->z > 0      ? "is significantly higher than"
-                                : "is significantly lower than",
-                w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    if (qnet__stars(e, d->p)) {
+        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
+                    !(d->p <= 0.05) ? "does not differ significantly from"
+                    : d->z > 0      ? "is significantly higher than"
+                                    : "is significantly lower than",
+                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    } else {
+        qnet__put(w, "There are too few subjects to test it against the other models.");
+    }
+    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
+        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
+        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
+                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
+    }
 }
 
 /* What the number behind +- is. */
@@ -20448,15 +21374,27 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     if (!e->weights[0]) {
         qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
                        "reports to help considerably.%s", item, end);
+    } else {
+        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
+                       "their training, the test folds are not unseen; that is noticed only for "
+                       "weights that an experiment trained on exactly this cohort.%s", item, end);
     }
     if (epochs1 < 100 || epochs2 < 50) {
         qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
                        "100 and 50.%s", item, epochs1, epochs2, end);
     }
     qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure; those by subject are the ones "
-                   "to rely on.%s%sp-values are not corrected for the number of comparisons.%s",
-                item, end, item, end);
+                   "which the paper prints, are therefore too sure%s.%s", item,
+                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
+                end);
+    if (least < QNET_STARS_SUBJECTS) {
+        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
+                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
+                       "the least. Many slices do not make up for few subjects.%s",
+                    item, least, QNET_STARS_SUBJECTS, end);
+    } else {
+        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
+    }
     if (e->config.repeats > 1) {
         qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
                        "repeat.%s", item, end);
@@ -20584,9 +21522,11 @@ static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level
         qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
                     qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
         for (int by_subject = first; by_subject <= last; by_subject++) {
+            const char *none = w->missing, *stars;
             d = by_subject ? &pair->by_subject : &pair->by_item;
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, d->z, qnet__p_text(p, d->p),
-                        qnet_stars(d->p));
+            stars = qnet__stars(e, d->p);
+            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
+                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
         }
         qnet__row_end(w);
     }
@@ -20689,8 +21629,12 @@ QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffe
     qnet__put_spread(w, e);
     qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
                  "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size. Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                 "**** p <= .0001.\n\n");
+                 "their size.");
+    if (qnet__stars(e, 0)) {
+        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+                     "**** p <= .0001.");
+    }
+    qnet__put(w, "\n\n");
     qnet__put_warnings(w, e, group);
     qnet__put(w, "\n");
     qnet__put_verdict(w, e);
@@ -20826,6 +21770,13 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
     if (!w->html) qnet__close(w, "}");
 }
 
+static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
+{
+    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
+    else qnet__members(w, "dataset null");
+    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
+}
+
 static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
 {
     static const char names[3][4] = { "HC", "HH", "all" };
@@ -20833,6 +21784,7 @@ static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
     qnet__groups(e, -1, group);
     qnet__open(w, "cohort", "{");
     qnet__members(w, "data %s", e->data);
+    qnet__put_dataset_members(w, e);
     for (int k = 2; k >= 0; k--) {
         const qnet__group *g = &group[k];
         qnet__open(w, names[k], "{");
@@ -20898,6 +21850,14 @@ static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
     }
 }
 
+/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
+static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, double p)
+{
+    const char *stars = qnet__stars(e, p);
+    if (stars) qnet__members(w, "p %g; stars %s; too_few_subjects 0", p, stars);
+    else qnet__members(w, "p %g; stars null; too_few_subjects 1", p);
+}
+
 static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__open(w, "delong", "[");
@@ -20907,13 +21867,14 @@ static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
         const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
         if (!qnet__has_input(e, input)) continue;
         qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g; "
-                         "p %g; stars %s",
+        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
                       qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
                       qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z, a->p, qnet_stars(a->p));
+                      a->auc[1], a->se, a->z);
+        qnet__put_stars(w, e, a->p);
         qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g; p %g; stars %s", b->se, b->z, b->p, qnet_stars(b->p));
+        qnet__members(w, "se %g; z %g", b->se, b->z);
+        qnet__put_stars(w, e, b->p);
         qnet__close(w, "}");
         qnet__close(w, "}");
     }
@@ -20956,12 +21917,15 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
                      "seconds %g",
                   QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
                   e->weights, e->seconds);
+    qnet__put_dataset_members(w, e);
     qnet__open(w, "hashes", "{");
     for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input];
+        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
         if (!qnet__has_input(e, input)) continue;
         if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
         else qnet__members(w, "cohort_full \"%016llx\"", hash);
+        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
+        else qnet__members(w, "run_full \"%016llx\"", run);
     }
     if (e->weights[0]) {
         qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
@@ -21355,7 +22319,8 @@ static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
 }
 
 /* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int by_subject)
+static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
+                            const qnet_level_result *level, int by_subject)
 {
     qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
     const double bottom = p.top + p.height;
@@ -21397,9 +22362,11 @@ static void qnet__svg_boxes(qnet__writer *w, const qnet_level_result *level, int
         const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
         const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
         const double pvalue = by_subject ? pair->by_subject.p : pair->by_item.p;
+        const char *stars = qnet__stars(e, pvalue);
+        if (!stars) break;
         qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
         qnet__svg_text(w, "", "middle", (x1 + x2) / 2, pvalue <= 0.05 ? y - 1 : y - 4, "%s",
-                       qnet_stars(pvalue));
+                       stars);
     }
     qnet__put(w, "</svg>\n");
 }
@@ -21413,16 +22380,18 @@ static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
         const int by_subject = i % 2;
         qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
                     qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
+        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
         qnet__put(w, "</div>");
     }
     qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
                    "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. Above: significance of the difference by DeLong's test, <i>ns</i> "
-                   "p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001. "
-                   "Where images are resampled, as in the paper, the slices of a scan count as "
-                   "independent; where subjects are, they do not.</figcaption></figure>\n",
-                e->config.bootstrap);
+                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
+                   "count as independent; where subjects are, they do not.</figcaption></figure>\n",
+                e->config.bootstrap,
+                qnet__stars(e, 0)
+                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
+                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
+                    : "Without stars: there are too few subjects for a test.");
 }
 
 /* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
@@ -21560,7 +22529,9 @@ static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
 /* Fig. 9 (full size), Fig. 10 (cropped). */
 static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
 {
+    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
     if (e->cams_count[input] == 0) return;
+    cells = (e->cams[input][0].width + 31) / 32;
     qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
     for (int i = 0; i < e->cams_count[input]; i++) {
         const qnet_cam_picture *c = &e->cams[input][i];
@@ -21572,16 +22543,20 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
         qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
         qnet__put(w, "</div><figcaption><b>");
         qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f</figcaption></figure>\n",
+        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
                     !s ? "" : s->label == QNET_HH ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability);
+                    c->slice + 1, c->probability,
+                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
     }
     qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
                    "network (ResNetSWA) of the fold that never saw the subject, for the class that "
                    "it chose (HH where P(HH) is above .5): left the QSM slice, right the map over "
                    "it. Each map is scaled to its own range, so colours compare places within a "
-                   "slice, not subjects.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10);
+                   "slice, not subjects. A map is %d &times; %d values, interpolated: it cannot "
+                   "tell apart what is less than 32 pixels apart. Shown are the middle slices of "
+                   "each group's first scans that Q-Net classified correctly, of others only where "
+                   "these are too few.</figcaption></figure>\n",
+                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
 }
 
 /* The colour scale of the maps. */
@@ -21679,11 +22654,11 @@ static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet
     const int input = qnet__main_input(e);
     const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
     const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s</p>\n"
-                   "<h1>Hemochromatosis or healthy? Brain iron maps of %d subjects</h1>\n"
-                   "<p class=\"verdict\">",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "",
-                group[2].subjects);
+    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
+                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
+                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
     qnet__put_verdict(w, e);
     qnet__put(w, "</p>\n");
     if (qnet__has_input(e, input)) {
@@ -21753,8 +22728,10 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
     if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
     qnet__figure_models(w, e);
     qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\"><i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
-                 ".001, **** p &le; .0001.</p>\n");
+    qnet__print(w, "<p class=\"key\">%s</p>\n",
+                qnet__stars(e, 0) ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; "
+                                    ".001, **** p &le; .0001."
+                                  : "z, p and stars are left out: there are too few subjects.");
     qnet__figure_boxes(w, e);
     qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
     qnet__put(w, "<h2>Results by scan</h2>\n");
@@ -21809,6 +22786,11 @@ static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
         qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
         qnet__put(w, "</td></tr>\n");
     }
+    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
+    qnet__put_escaped(w, e->dataset_type);
+    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
     for (int input = 0; input < 2; input++) {
         if (!qnet__has_input(e, input)) continue;
         qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
@@ -21834,8 +22816,9 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer 
     qnet__groups(e, -1, group);
     qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
                  "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report</title>\n"
-                 "<style>\n");
+                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
     qnet__put_css(w);
     qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
     qnet__html_top(w, e, group);
@@ -22191,7 +23174,8 @@ typedef struct qnet__job {
     int train_count, test_count;
     int *length, *label;     /* [train_count] for stage 2 */
     int opened;              /* 1: out/checkpoint is there and is this run's */
-    uint64_t fingerprint;    /* of configuration, cohort and initial weights */
+    uint64_t fingerprint;    /* of configuration, cohort and initial weights: the run's identity */
+    uint64_t embedding_hash; /* of this fold's resnetswa file, once it is written */
     const qnet_buffer *text; /* the configuration, as config.txt holds it */
     int resume;
     qnet_progress outer; /* the caller's progress hook */
@@ -22231,8 +23215,10 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
 
 static void qnet__remove_file(const char *path)
 {
-    (void)remove(path); /* a work file that is not there is as good as removed */
+    (void)qnet__remove(path); /* a work file that is not there is as good as removed */
 }
+
+#define QNET__METADATA_PAIRS 64
 
 /* Metadata of a weights file: what it is, and how its images were prepared. pairs[] points into
    text, which holds "key=value" lines and is cut up in place; returns the number of pairs. */
@@ -22251,13 +23237,14 @@ static int qnet__metadata_pairs(char *text, const char **pairs, int most)
     return n;
 }
 
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
+/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
+   say what it is; Q-Net's also, on whose features it was trained (qnet_weights_check_pair). */
 static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
     qnet_context *ctx = job->e->ctx;
     const qnet_experiment_config *c = &job->e->config;
-    const char *pairs[2 * 48];
+    const char *pairs[2 * QNET__METADATA_PAIRS];
     char path[700], suffix[64];
     qnet_buffer text;
     qnet_status status;
@@ -22265,14 +23252,21 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
     snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
     qnet__job_path(job, suffix, path);
     status = qnet_buffer_printf(
-        ctx, &text, "model=%s\nversion=%s\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n", model,
-        QNET_VERSION, job->subjects, job->repeat + 1, job->fold + 1, (unsigned long long)c->seed);
+        ctx, &text,
+        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\n",
+        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
+        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
+    if (status == QNET_OK && strcmp(model, "qnet") == 0) {
+        status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
+                                    (unsigned long long)job->embedding_hash);
+    }
     if (status == QNET_OK) {
         status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
     }
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs, 48);
+        int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
         status = qnet_weights_save(ctx, path, table, block, pairs, n);
     }
     qnet_buffer_free(ctx, &text);
@@ -22493,6 +23487,18 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
     return status;
 }
 
+/* The hash that this fold's Q-Net keeps of its embedding: of the file that both will lie beside. */
+static qnet_status qnet__job_hash_embedding(qnet__job *job)
+{
+    char path[700];
+    qnet_safetensors *file;
+    qnet__job_path(job, "-resnetswa.safetensors", path);
+    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    job->embedding_hash = qnet_safetensors_hash(file);
+    qnet_safetensors_destroy(file);
+    return QNET_OK;
+}
+
 /* Stage 2 of a fold over the frozen embedding `net`: features, training, test probabilities. */
 static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fold_result *r)
 {
@@ -22580,6 +23586,7 @@ static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
         status = qnet__job_save_weights(job, swa ? "resnetswa" : "resnet", run->net->table,
                                         run->net->weights);
         if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
+        if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
         if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
         qnet_stage1_destroy(run);
         if (status != QNET_OK) return status;
@@ -22804,6 +23811,9 @@ static qnet_status qnet__cams(qnet__job *job)
                 job->repeat = 0;
                 job->fold = e->fold[s];
                 qnet__job_path(job, "-resnetswa.safetensors", path);
+                if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
+                    snprintf(path, sizeof path, "%s/weights%s", e->out,
+                             strrchr(path, '/'));
                 status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
                 if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
                 if (status != QNET_OK) goto done;
@@ -22813,6 +23823,101 @@ static qnet_status qnet__cams(qnet__job *job)
 done:
     qnet_resnet_destroy(net);
     return status;
+}
+
+/* ---- What the data set says of itself -------------------------------------------------------- */
+
+/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
+static int qnet__says_simulated(const char *text)
+{
+    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
+    for (; *text; text++) {
+        for (int k = 0; k < 3; k++) {
+            size_t n = 0;
+            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
+            if (!words[k][n]) return 1;
+        }
+    }
+    return 0;
+}
+
+/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
+   spaces: a terminal would obey them. */
+static void qnet__copy_text(char *to, size_t size, const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0, n;
+    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
+        if (control) to[at++] = ' ';
+        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    }
+    to[at] = '\0';
+}
+
+/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
+static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
+{
+    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
+    const int tells = name || strcmp(key, "Keywords") == 0;
+    int depth = 0;
+    do {
+        const int c = qnet__header_peek(h);
+        if (c == '"') {
+            char *text;
+            size_t size;
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
+            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
+            if (tells && qnet__says_simulated(text)) e->simulated = 1;
+        } else if (c == '{' || c == '[') {
+            depth++;
+            h->at++;
+        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
+            depth -= c == '}' || c == ']';
+            h->at++;
+        } else { /* a number, true, false or null */
+            const unsigned char *start = h->at;
+            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
+            if (h->at == start) return qnet__header_fail(h, "a value");
+        }
+    } while (depth > 0);
+    return QNET_OK;
+}
+
+/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
+   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
+static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
+{
+    qnet_context *ctx = e->ctx;
+    char path[700], *key;
+    qnet_buffer text;
+    qnet__header h;
+    qnet_status status;
+    size_t size;
+    int more = 1;
+    snprintf(path, sizeof path, "%s/dataset_description.json", data);
+    if (!qnet_file_exists(path)) return QNET_OK;
+    memset(&text, 0, sizeof text);
+    status = qnet_file_read(ctx, path, 1 << 20, &text);
+    h.ctx = ctx;
+    h.file = path;
+    h.begin = h.at = text.bytes;
+    h.end = text.bytes + text.size;
+    if (text.size >= 3 && memcmp(text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
+    if (status == QNET_OK) status = qnet__header_expect(&h, '{', "'{'");
+    while (status == QNET_OK && more) {
+        status = qnet__header_string(&h, &key, &size);
+        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
+        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
+        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
+    }
+    qnet_buffer_free(ctx, &text);
+    if (status == QNET_OK || status == QNET_ERROR_MEMORY) return status;
+    e->dataset[0] = e->dataset_type[0] = '\0';
+    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
+              qnet_last_error(ctx));
+    return QNET_OK;
 }
 
 /* ---- The whole experiment -------------------------------------------------------------------- */
@@ -22972,10 +24077,70 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
                       was, (int)strcspn(now, "\n"), now);
 }
 
-/* 1 for the name of a fold's file in out/checkpoint. */
-static int qnet__is_fold_file(const char *name)
+/* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
+typedef enum qnet__work_kind {
+    QNET__WORK_OTHER,      /* none of a run's */
+    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
+    QNET__WORK_REPORT,     /* to be moved to out */
+    QNET__WORK_RESULT,     /* of a fold that is done */
+    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
+    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
+    QNET__WORK_KINDS
+} qnet__work_kind;
+
+static int qnet__ends_with(const char *name, const char *end)
 {
-    return strncmp(name, "crop-", 5) == 0 || strncmp(name, "full-", 5) == 0;
+    const size_t length = strlen(name), n = strlen(end);
+    return length >= n && strcmp(name + length - n, end) == 0;
+}
+
+/* What qnet_experiment_save writes. */
+static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
+                                                  "report.html", "results.json" };
+
+static qnet__work_kind qnet__work_kind_of(const char *name)
+{
+    if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
+    }
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
+    if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
+    return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
+}
+
+/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
+   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
+                                    int count[QNET__WORK_KINDS])
+{
+    qnet_context *ctx = e->ctx;
+    char from[960], target[960], (*names)[QNET__NAME_SIZE];
+    size_t names_count, bytes;
+    qnet_status status = QNET_OK;
+    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
+    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
+    for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
+        const qnet__work_kind found = qnet__work_kind_of(names[i]);
+        count[found]++;
+        if (found != kind) continue;
+        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+        if (to == NULL) {
+            qnet__remove_file(from);
+            continue;
+        }
+        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        if (qnet__rename(from, target) != 0)
+            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from, target,
+                                strerror(errno));
+    }
+    qnet__free(ctx, names, bytes);
+    if (status == QNET_OK && to != NULL) {
+        snprintf(target, sizeof target, "%s%s/", e->out, to);
+        qnet__sync_folder(target);
+    }
+    return status;
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
@@ -22983,17 +24148,22 @@ static int qnet__is_fold_file(const char *name)
 static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
-    char folder[600], path[700], (*names)[256];
-    size_t count, bytes, unfinished = 0;
+    char folder[600], path[700];
+    int count[QNET__WORK_KINDS], unfinished;
     qnet_buffer old;
     qnet_status status;
     memset(&old, 0, sizeof old);
     snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
     snprintf(path, sizeof path, "%s/config.txt", folder);
     QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) unfinished += (size_t)qnet__is_fold_file(names[i]);
-    qnet__free(ctx, names, bytes);
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
+    unfinished =
+        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
+        unfinished = 0;
+    }
     if (resume && unfinished > 0 && qnet_file_exists(path)) {
         QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
         status = qnet_buffer_append(ctx, &old, "", 1);
@@ -23007,9 +24177,9 @@ static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experimen
     if (unfinished > 0) {
         return qnet__fail(
             ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%lu files); resume it, or remove that folder "
+            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
             "to begin anew",
-            folder, (unsigned long)unfinished);
+            folder, unfinished);
     }
     return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
@@ -23130,6 +24300,7 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->work_total = job->work_epoch * e->config.repeats * e->config.folds *
                       (2 * e->config.stage1.epochs - qnet_stage1_swa_start(&e->config.stage1));
     job->fingerprint ^= e->cohort_hash[job->input];
+    e->run[job->input] = job->fingerprint;
     bytes = (size_t)cohort->scans_count * 7 * sizeof(int);
     ints = (int *)qnet__alloc(ctx, bytes);
     status = ints ? qnet__input_run(job, ints) : qnet__no_memory(ctx, bytes, "the folds");
@@ -23179,41 +24350,29 @@ static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
     return status;
 }
 
-/* Moves the weight files of a run that is complete from checkpoint/ to weights/. */
-static qnet_status qnet__publish_weights(const qnet_experiment *e)
+/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
+   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
+   config.txt is removed, a resume finds all folds done and comes here again; from then on the run
+   counts as complete, and what is left of it as litter. */
+static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    qnet_context *ctx = e->ctx;
-    char folder[700], from[960], to[960], (*names)[256];
-    size_t count, bytes;
-    qnet_status status = QNET_OK;
-    snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count && status == QNET_OK; i++) {
-        const size_t length = strlen(names[i]);
-        if (!qnet__is_fold_file(names[i])) continue;
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (length > 19 && strcmp(names[i] + length - 19, "-result.safetensors") == 0) continue;
-        snprintf(to, sizeof to, "%s/weights/%s", e->out, names[i]);
-#ifdef _WIN32
-        qnet__remove_file(to); /* rename does not replace there */
-#endif
-        if (rename(from, to) != 0) {
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s", from, to);
-        }
-    }
-    for (size_t i = 0; i < count && status == QNET_OK; i++) { /* what is left are the results */
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (qnet__is_fold_file(names[i])) qnet__remove_file(from);
-    }
-    qnet__free(ctx, names, bytes);
-    if (status == QNET_OK) {
-        snprintf(from, sizeof from, "%s/checkpoint/config.txt", e->out);
-        qnet__remove_file(from);
-        (void)remove(folder); /* the empty folder goes where the system's remove takes folders */
-    }
-    return status;
+    char path[700];
+    int count[QNET__WORK_KINDS];
+    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    QNET__TRY(qnet_experiment_save(e, path));
+    snprintf(path, sizeof path, "%s/weights", e->out);
+    QNET__TRY(qnet_make_folder(e->ctx, path));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
+    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    if (qnet__remove(path) != 0)
+        return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
+                          strerror(errno));
+    (void)qnet__work_clear(e, QNET__WORK_RESULT, NULL, count);
+    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    (void)qnet__remove(path); /* if it is empty */
+    return QNET_OK;
 }
 
 /* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
@@ -23231,6 +24390,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     double pixels = 0;
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
+    QNET__TRY(qnet__dataset_describe(e, data));
     if (weights) {
         QNET__TRY(qnet__initial_weights(&job, ctx, &e->config, weights));
         e->weights_hash = qnet_hash(QNET_HASH_START, job.initial->weights,
@@ -23270,8 +24430,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     qnet_buffer_free(ctx, &text);
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__seconds(ctx) - begin;
-    if (status == QNET_OK) status = qnet_experiment_save(e, e->out);
-    if (status == QNET_OK) status = qnet__publish_weights(e);
+    if (status == QNET_OK) status = qnet__publish(e);
     return status;
 }
 
@@ -23280,8 +24439,6 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
     static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
                                       qnet_experiment_html, qnet_experiment_json };
-    static const char *const names[] = { "predictions.csv", "manifest.json", "report.html",
-                                         "results.json" };
     qnet_buffer text[4];
     char path[700];
     qnet_status status = QNET_OK;
@@ -23289,12 +24446,12 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     if (e == NULL || out == NULL)
         return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 512)
+    if (strlen(out) >= 600)
         return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
     for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
     if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
     for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%s/%s", out, names[i]);
+        snprintf(path, sizeof path, "%s/%s", out, qnet__report_names[i]);
         status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
     }
     for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
@@ -23392,6 +24549,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          int resume, qnet_experiment **result)
 {
     qnet_experiment *e;
+    qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result) {
@@ -23407,7 +24565,11 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
     if (status == QNET_OK && weights)
         status = qnet__copy_path(ctx, e->weights, weights, "weights file");
-    if (status == QNET_OK) status = qnet__experiment_run(e, data, weights, resume);
+    if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
+    if (status == QNET_OK) { /* nothing is read before */
+        status = qnet__experiment_run(e, data, weights, resume);
+        qnet__lock_release(&lock);
+    }
     if (status != QNET_OK) {
         qnet_experiment_destroy(e);
         return status;
@@ -23452,5 +24614,11 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
 }
+
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#elif defined(_MSC_VER)
+#pragma warning(pop)
+#endif
 
 #endif /* QNET_IMPLEMENTATION */

@@ -45,7 +45,7 @@ static const char help[] =
     "  --epochs1 N         stage 1 (100)           --epochs2 N   stage 2 (50)\n"
     "  --batch N           images, or scans, per step (64)\n"
     "  --weights FILE      initial ResNet18 weights, torchvision names, .safetensors or .pth;\n"
-    "                      a head of another number of classes than 2 is drawn anew\n"
+    "                      a head of other than 2 classes, or none, is drawn anew\n"
     "                      (default: random, He initialisation; the paper starts from ImageNet)\n"
     "  --stretch KIND      percentile (per slice, the paper's) or window (fixed ppm and 1/s)\n"
     "  --physics-safe      no brightness, contrast, gamma or vertical flip in augmentation\n"

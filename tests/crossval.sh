@@ -47,6 +47,9 @@ done
 for key in '"config"' '"cohort"' '"image_level"' '"scan_level"' '"delong"' '"bootstrap"' '"Q-Net"' '"ResNetSWA"' '"clustered"'; do
     ok "results.json has $key" grep -q -F "$key" "$dir/one/results.json"
 done
+ok "the page says that its subjects are simulated" grep -q '<h1>.* 8 simulated subjects</h1>' "$dir/one/report.html"
+ok "so does the console" grep -q '^Data: qnet.h phantom cohort (simulated). Its subjects are simulated' "$dir/printed"
+for file in results.json manifest.json; do ok "so does $file" grep -q '"simulated": 1' "$dir/one/$file"; done
 ok "the page loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$dir/one/report.html'"
 
 ok "three threads" "$bin/crossval" --data "$dir/cohort" --out "$dir/three" $small --threads 3 --quiet

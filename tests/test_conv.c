@@ -87,7 +87,7 @@ static double relative_error(const qnet_real *a, const qnet_real *b, size_t n)
         double d = fabs((double)a[i] - (double)b[i]);
         if (!(d <= worst)) worst = d;
         if (fabs((double)b[i]) > largest) largest = fabs((double)b[i]);
-        if (isnan(d)) return HUGE_VAL;
+        if (d != d) return HUGE_VAL;
     }
     return worst / largest;
 }

@@ -292,12 +292,17 @@ static void batchnorm_numerics(void)
     for (i = 0; i < ROWS; i++) m += (double)x[i * N] / ROWS;
     for (i = 0; i < ROWS; i++) v += ((double)x[i * N] - m) * ((double)x[i * N] - m) / ROWS;
     for (c = 0; c < N; c++) rm[c] = rv[c] = 7;
+    rm[0] = rv[0] = NAN; /* replaced, whatever stood there */
     CHECK_OK(ctx, qnet_batchnorm_forward(ctx, ROWS, N, x, g, b, NULL, 0, 1, rm, rv, mean, rstd, y, NULL));
     CHECK_NEAR(rm[0], m, QNET__REAL_IS_DOUBLE ? 1e-8 : 1e-3); /* a float near 10,000 */
     CHECK_NEAR(rv[0], v * ROWS / (ROWS - 1), QNET__REAL_IS_DOUBLE ? 1e-8 : 1e-5);
     CHECK_NEAR(rstd[0], 1 / sqrt(v + 1e-5), QNET__REAL_IS_DOUBLE ? 1e-8 : 1e-5);
     /* Momentum 0 leaves the running statistics alone. */
     CHECK_OK(ctx, qnet_batchnorm_forward(ctx, 3, N, y, g, b, NULL, 0, 0, rm, rv, mean, rstd, y + 100, NULL));
+    CHECK_NEAR(rm[0], m, QNET__REAL_IS_DOUBLE ? 1e-8 : 1e-3);
+    y[0] = NAN; /* of this batch, too */
+    CHECK_OK(ctx, qnet_batchnorm_forward(ctx, 3, N, y, g, b, NULL, 0, 0, rm, rv, mean, rstd, y + 100, NULL));
+    CHECK(mean[0] != mean[0]);
     CHECK_NEAR(rm[0], m, QNET__REAL_IS_DOUBLE ? 1e-8 : 1e-3);
     /* One row: the variance is 0 and stays finite. */
     for (c = 0; c < N; c++) rv[c] = 1;

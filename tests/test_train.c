@@ -655,7 +655,7 @@ static void edit(qnet_buffer *bytes, const char *from, const char *to)
             memcpy(bytes->bytes + i, to, n);
             return;
         }
-    CHECK(!"found in the header");
+    CHECK(0 && "found in the header");
 }
 
 /* Reading must fail when this line of the checkpoint has this value (NULL: is missing). The file is
@@ -693,7 +693,9 @@ static void test_stage1_refuses_other_checkpoints(void)
     qnet_source source;
     qnet_safetensors *file = NULL;
     uint64_t before;
-    size_t size;
+    qnet_real keep, below = (qnet_real)-.25;
+    char *number;
+    size_t size, var;
     int i;
     memset(&bytes, 0, sizeof(bytes));
     memset(&weights, 0, sizeof(weights));
@@ -725,6 +727,14 @@ static void test_stage1_refuses_other_checkpoints(void)
     refuse1(run, file, "step", "5", QNET_ERROR_FORMAT, "contradict");
     refuse1(run, file, "averaged", "0", QNET_ERROR_FORMAT, "contradict");
     CHECK(file->count == 5);
+    var = run->net->table->entries[qnet_param_find(run->net->table, "bn1.running_var")].offset;
+    number = (char *)file->block + ((const char *)qnet_safetensors_find(file, "weights")->data -
+                                    (const char *)file->block) + (var + 3) * sizeof(keep);
+    memcpy(&keep, number, sizeof(keep));
+    memcpy(number, &below, sizeof(below));
+    CHECK_FAILS(ctx, qnet__stage1_restore(run, file, "ck"), QNET_ERROR_FORMAT,
+                "ck: damaged checkpoint: 'bn1.running_var': number 3 is -0.25, a variance below 0");
+    memcpy(number, &keep, sizeof(keep));
     for (i = 0; i < 5; i += 2) {
         char first = file->tensors[i].name[0];
         file->tensors[i].name[0] = '#';
@@ -868,7 +878,7 @@ static void test_embedding(void)
     CHECK(TEST_BLAS || memcmp(probability[0], probability[2], sizeof(probability[0])) == 0);
     CHECK(strcmp(h.task, "features") == 0 && h.step == 1 && h.steps == 1);
     for (i = row + 2 * QNET_FEATURES; i < 2 * row; i++) /* scan 0 has two slices */
-        if (features[2][i] != 0) CHECK(!"zero beyond the slices");
+        if (features[2][i] != 0) CHECK(0 && "zero beyond the slices");
     CHECK(probability[2][1][2] == 0 && probability[2][1][3] == 0);
 
     /* Slice 1 of scan 4, by hand. */
