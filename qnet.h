@@ -17862,10 +17862,6 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     else if (match) {
         *found = 1;
         status = qnet__path(ctx, path, folder, "/", match, "");
-        if (status == QNET_OK && !qnet_file_exists(path))
-            status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
-                                "%s: is a link to a file that is not there: not downloaded yet? "
-                                "(git annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
@@ -18038,7 +18034,7 @@ static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
         found = 0;
         if (status == QNET_OK &&
             qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several, or one that is not downloaded */
+            found = 1; /* several */
         if (!found) continue;
         if (left++ < 5)
             snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",

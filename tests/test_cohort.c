@@ -1125,8 +1125,8 @@ static void test_odd_folders(void)
     strcpy(path, map_path("derivatives/maps", "sub-02", "", "Chimap", ".nii.gz"));
     remove(path);
     CHECK(symlink("../../../../.git/annex/objects/none", path) == 0);
-    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-02_Chimap.nii.gz: is a link to a "
-                "file that is not there: not downloaded yet? (git annex get, datalad get)");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-02_Chimap.nii.gz: a link that "
+                "leads nowhere, as git-annex leaves them: not downloaded");
     remove(path);
 #else
     (void)path;
