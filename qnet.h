@@ -178,8 +178,10 @@
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
 
-       input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
-       slices           those with the mask, at most 24, the central ones; padded and masked
+       input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia, that
+                        is around their mask's centre of mass
+       slices           those with the mask, at most 24, the central ones; padded and masked; of the
+                        mask count the components from a fiftieth of the largest one on
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
        augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
                         distortion pulls the pixels that a fifth of the prepared side leaves over
@@ -16548,13 +16550,16 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* The same grid but for rounding: where the corners of b land among the voxels of a. */
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
+#define QNET__REGRID \
+    ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
     int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
-        return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
+        return qnet__fail(ctx, QNET_ERROR_SHAPE,
+                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
     for (corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
@@ -16571,8 +16576,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
-                          "expected %g at most: bring it onto that grid (flirt -applyxfm "
-                          "-usesqform, antsApplyTransforms, 3dresample)",
+                          "expected %g at most" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
     if (worst > QNET__GRID_WARNED)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
@@ -17862,10 +17866,6 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     else if (match) {
         *found = 1;
         status = qnet__path(ctx, path, folder, "/", match, "");
-        if (status == QNET_OK && !qnet_file_exists(path))
-            status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
-                                "%s: is a link to a file that is not there: not downloaded yet? "
-                                "(git annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
@@ -18038,7 +18038,7 @@ static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
         found = 0;
         if (status == QNET_OK &&
             qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several, or one that is not downloaded */
+            found = 1; /* several */
         if (!found) continue;
         if (left++ < 5)
             snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",

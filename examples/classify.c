@@ -27,13 +27,15 @@ static const char help[] =
     "  --fold K         from 1; of a subject of that cohort, the fold that tested it: manifest.json\n"
     "  --repeat R       from 1 (1)\n"
     "  --input KIND     crop or full (crop where OUT has it)\n"
+    "  --any-values     maps with values that no brain has are warned of, not refused\n"
+    "  --any-orientation  and so are slices far from axial\n"
     "\n"
     "Exit status: 0 done, 1 an error (one sentence says which), 2 bad usage.\n";
 
 typedef struct options {
     const char *path[6]; /* QSM, R2*, T1W, mask or NULL, ResNetSWA, Q-Net */
     const char *weights, *input;
-    int fold, repeat;
+    int fold, repeat, any_values, any_orientation;
     char found[2][1024]; /* paths within the folder */
 } options;
 
@@ -69,6 +71,11 @@ static int parse(int argc, char **argv, options *o)
         if (strncmp(name, "--", 2) != 0) {
             if (n == 6) return fail(name, "at most six files");
             given[n++] = name;
+            continue;
+        }
+        if (strcmp(name, "--any-values") == 0 || strcmp(name, "--any-orientation") == 0) {
+            if (name[6] == 'v') o->any_values = 1;
+            else o->any_orientation = 1;
             continue;
         }
         i++;
@@ -196,7 +203,11 @@ static qnet_status classify(qnet_context *ctx, const options *o, job *j, double 
     qnet_status status = load_weights(ctx, o->path + 4, j);
     size_t steps;
     if (status == QNET_OK) status = qnet_preparation_load(ctx, o->path[5], &input, &augment);
-    if (status == QNET_OK) status = make_networks(ctx, &input, j);
+    if (status == QNET_OK) {
+        input.any_values = o->any_values;
+        input.any_orientation = o->any_orientation;
+        status = make_networks(ctx, &input, j);
+    }
     if (status == QNET_OK) status = load_scan(ctx, o->path, &input, j);
     if (status != QNET_OK) return status;
     steps = (size_t)input.max_slices;
