@@ -18610,6 +18610,7 @@ typedef struct qnet__stage1_state {
     int *order;                 /* [images] */
     uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
     int broken;                 /* stopped or failed half way through an epoch */
+    int unsaved;                /* by qnet_stage1_run, whose last save failed */
 } qnet__stage1_state;
 
 /* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
@@ -19131,7 +19132,8 @@ QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is; a run that is finished stays as it is. */
+/* Goes on from wherever the run is; a run that is finished stays as it is, but for a save that
+   failed: that is made up for. */
 QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
 {
     QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_run"));
@@ -19139,9 +19141,12 @@ QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
         QNET__TRY(qnet_stage1_epoch(run));
         if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
     }
-    if (run->finished) return QNET_OK;
-    QNET__TRY(qnet_stage1_finish(run));
-    return checkpoint ? qnet_stage1_save(run, checkpoint) : QNET_OK;
+    if (run->finished && !run->state->unsaved) return QNET_OK;
+    if (!run->finished) QNET__TRY(qnet_stage1_finish(run));
+    run->state->unsaved = 1;
+    if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
+    run->state->unsaved = 0;
+    return QNET_OK;
 }
 #endif
 
@@ -19271,7 +19276,7 @@ typedef struct qnet__stage2_state {
     int *batch_length, *batch_label;  /* [largest batch] */
     qnet_real *m, *v;                 /* [table->trainable] */
     uint64_t data_hash;
-    int broken;
+    int broken, unsaved;              /* as in stage 1 */
 } qnet__stage2_state;
 
 /* The paper's numbers ("Training Procedure"); hidden and steps are ours. */
@@ -19603,13 +19608,15 @@ QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is, to its last epoch. */
+/* Goes on from wherever the run is, to its last epoch; a last save that failed is made up for. */
 QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint)
 {
     QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_run"));
-    while (run->epoch < run->config.epochs) {
-        QNET__TRY(qnet_stage2_epoch(run));
+    while (run->epoch < run->config.epochs || run->state->unsaved) {
+        if (run->epoch < run->config.epochs) QNET__TRY(qnet_stage2_epoch(run));
+        run->state->unsaved = 1;
         if (checkpoint) QNET__TRY(qnet_stage2_save(run, checkpoint));
+        run->state->unsaved = 0;
     }
     return QNET_OK;
 }

@@ -82,7 +82,7 @@ static void there_and_back(qnet_context *ctx, const qnet_safetensors *f)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     qnet_safetensors *file = NULL;
     qnet_buffer whole;
