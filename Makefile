@@ -10,6 +10,7 @@
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make test-openblas   the tests of the networks with OpenBLAS plugged in
+#   make test-faults     every file operation fails or is the last before a kill, one after the other
 #   make test-arm the kernels for 64-bit ARM, cross-compiled and run by qemu
 #   make clean
 
@@ -36,11 +37,16 @@ export OMP_WAIT_POLICY ?= passive
 
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+comma := ,
+WRAP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-wrap-$$$$.c; \
+    $(CC) -Wl,--wrap=fopen /tmp/qnet-wrap-$$$$.c -o /tmp/qnet-wrap-$$$$ 2>/dev/null && echo yes; \
+    rm -f /tmp/qnet-wrap-$$$$.c /tmp/qnet-wrap-$$$$)
+TESTS += $(if $(WRAP),$(BUILD)/tests/test_fault_files)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
 
-.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-arm parity parity-build golden bench bench-peers clean tests-build
+.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-faults test-arm parity parity-build golden bench bench-peers clean tests-build
 
 all: examples $(BUILD)/qnet_weights
 
@@ -96,6 +102,18 @@ $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/go
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
+
+# Every file operation of the header, caught by the linker (GNU's and its like).
+FAULTS = $(patsubst %,-Wl$(comma)--wrap=%,fopen fclose fread ferror fwrite fseek ftell pread open close read write \
+    flock fsync fstat stat mkdir opendir readdir closedir remove rename)
+$(BUILD)/tests/test_fault_files: tests/faults/files.c qnet.h tests/test.h
+	@mkdir -p $(BUILD)/tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(PRIVATE) -I. -Itests $(FAULTS) -o $@ $< -lm
+
+# All points, where make test takes some of them: an hour and more.
+test-faults: $(BUILD)/tests/test_fault_files
+	@$< --every 1
 
 EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
