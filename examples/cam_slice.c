@@ -5,7 +5,8 @@
    Weights: OUT/weights/...-resnet.safetensors of crossval, which also say how to prepare the image.
    Z: the slice, counted upwards from 0; without it, the one with the highest probability of HH.
    The picture shows the QSM channel and, beside it, the map over it: red is evidence for HH.
-   Prints "slice Z: probability of HH P, brightest at row R, column C". */
+   Prints "slice Z: probability of HH P, brightest at row R, column C". The map has a value for
+   every 32 x 32 pixels, interpolated; for research only, not a diagnosis. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 
@@ -119,14 +120,16 @@ int main(int argc, char **argv)
     qnet_context *ctx;
     qnet_status status;
     job j;
-    int i;
-    if (argc != 7 && argc != 8) {
+    int i, z = -1;
+    char rest; /* catches what stands behind the number */
+    if ((argc != 7 && argc != 8) ||
+        (argc == 8 && (sscanf(argv[7], "%d%c", &z, &rest) != 1 || z < 0))) {
         fprintf(stderr, "usage: cam_slice QSM R2STAR T1W MASK RESNET.safetensors OUT.png [Z]\n");
         return 2;
     }
     if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
     memset(&j, 0, sizeof j);
-    status = run(ctx, argv + 1, argc == 8 ? atoi(argv[7]) : -1, &j);
+    status = run(ctx, argv + 1, z, &j);
     if (status != QNET_OK && *qnet_last_error(ctx) != '\0')
         fprintf(stderr, "cam_slice: %s: %s\n", qnet_status_text(status), qnet_last_error(ctx));
     free(j.x);

@@ -1,9 +1,10 @@
 /* classify: one scan from its NIfTI maps, with trained weights.
 
-       build/classify QSM R2STAR T1W MASK RESNET.safetensors QNET.safetensors
+       build/classify QSM R2STAR T1W MASK --weights OUT --fold 1        build/classify --help
 
-   The weights are those that crossval leaves in OUT/weights (...-resnetswa and ...-qnet of a fold);
-   how images were prepared for them stands in the same file, so it cannot be got wrong here.
+   The weights are those that crossval leaves in OUT/weights: a fold's ResNetSWA and the Q-Net that
+   was trained on its features. Both say in their metadata what they are and how images were
+   prepared for them, so that neither the pair nor the preparation can be got wrong here.
    Prints the probability of HH slice by slice and, last, of the scan. For a scan of the test fold
    that is the number in the p_qnet column of OUT/predictions.csv. */
 #define QNET_IMPLEMENTATION
@@ -13,35 +14,156 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char help[] =
+    "usage: classify QSM R2STAR T1W [MASK] --weights OUT --fold K [--repeat R] [--input KIND]\n"
+    "       classify QSM R2STAR T1W [MASK] RESNETSWA.safetensors QNET.safetensors\n"
+    "\n"
+    "The probability that a scan shows hemochromatosis, by the networks of one fold. For research\n"
+    "only, not a diagnosis.\n"
+    "\n"
+    "  QSM R2STAR T1W   NIfTI maps on one grid: ppm, 1/s, any unit\n"
+    "  MASK             of the basal ganglia; not needed where training named slices and centre\n"
+    "  --weights OUT    the output folder of crossval, or the folder with the weights themselves\n"
+    "  --fold K         from 1; of a subject of that cohort, the fold that tested it: manifest.json\n"
+    "  --repeat R       from 1 (1)\n"
+    "  --input KIND     crop or full (crop where OUT has it)\n"
+    "\n"
+    "Exit status: 0 done, 1 an error (one sentence says which), 2 bad usage.\n";
+
+typedef struct options {
+    const char *path[6]; /* QSM, R2*, T1W, mask or NULL, ResNetSWA, Q-Net */
+    const char *weights, *input;
+    int fold, repeat;
+    char found[2][1024]; /* paths within the folder */
+} options;
+
 typedef struct job {
-    qnet_volume *map[4]; /* QSM, R2*, T1W, mask */
-    qnet_cohort *cohort; /* of one scan */
+    qnet_safetensors *file[2]; /* ResNetSWA, Q-Net */
+    qnet_volume *map[4];       /* QSM, R2*, T1W, mask */
+    qnet_cohort *cohort;       /* of one scan */
     qnet_resnet *resnet;
     qnet_scan_model *qnet;
     qnet_real *features;         /* [max_slices][512] */
     double *by_resnet, *by_qnet; /* [max_slices] */
 } job;
 
-static qnet_status load_scan(qnet_context *ctx, char **path, const qnet_input_config *input, job *j)
+/* ---- The command line ------------------------------------------------------------------------ */
+
+static int fail(const char *name, const char *expected)
+{
+    fprintf(stderr, "classify: %s: expected %s (see --help)\n", name, expected);
+    return 0;
+}
+
+/* 1: run; 0: bad usage; -1: help was asked for. */
+static int parse(int argc, char **argv, options *o)
+{
+    const char *given[6];
+    int n = 0, i;
+    memset(o, 0, sizeof *o);
+    o->repeat = 1;
+    for (i = 1; i < argc; i++) {
+        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
+        char *end = NULL;
+        if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) return -1;
+        if (strncmp(name, "--", 2) != 0) {
+            if (n == 6) return fail(name, "at most six files");
+            given[n++] = name;
+            continue;
+        }
+        i++;
+        if (strcmp(name, "--weights") == 0 && *value) {
+            o->weights = value;
+        } else if (strcmp(name, "--input") == 0) {
+            if (strcmp(value, "crop") && strcmp(value, "full")) return fail(name, "crop or full");
+            o->input = value;
+        } else if (strcmp(name, "--fold") == 0 || strcmp(name, "--repeat") == 0) {
+            const long number = strtol(value, &end, 10);
+            if (end == value || *end || number < 1 || number > 100000)
+                return fail(name, "a whole number from 1");
+            if (name[2] == 'f') o->fold = (int)number;
+            else o->repeat = (int)number;
+        } else {
+            return fail(name, "a known option and, behind it, its value");
+        }
+    }
+    if (o->weights ? n != 3 && n != 4 : n != 5 && n != 6)
+        return fail("files", o->weights ? "QSM R2STAR T1W and, mostly, MASK"
+                                        : "QSM R2STAR T1W, mostly MASK, and two of weights");
+    if (o->weights && o->fold == 0) return fail("--fold", "the fold whose weights to take");
+    for (i = 0; i < 3; i++) o->path[i] = given[i];
+    if (n == 4 || n == 6) o->path[3] = given[3];
+    for (i = 0; i < 2 && !o->weights; i++) o->path[4 + i] = given[n - 2 + i];
+    return 1;
+}
+
+/* ---- The work -------------------------------------------------------------------------------- */
+
+/* Paths of the fold's weights in the folder: the first that is there of weights/crop-repeat01-...,
+   weights/full-..., and the same without weights/; if none is, loading the last will say so. */
+static void find_weights(options *o)
+{
+    static const char *const models[2] = {"resnetswa", "qnet"}, *const inputs[2] = {"crop", "full"};
+    int k, m;
+    for (k = 0; k < 4; k++) {
+        if (o->input && strcmp(o->input, inputs[k % 2]) != 0) continue;
+        for (m = 0; m < 2; m++) {
+            snprintf(o->found[m], sizeof o->found[m], "%s/%s%s-repeat%02d-fold%02d-%s.safetensors",
+                     o->weights, k < 2 ? "weights/" : "", inputs[k % 2], o->repeat, o->fold,
+                     models[m]);
+            o->path[4 + m] = o->found[m];
+        }
+        if (qnet_file_exists(o->path[5])) return;
+    }
+}
+
+static void message(void *user, qnet_log_level level, const char *text)
+{
+    (void)user;
+    if (level == QNET_LOG_WARNING) fprintf(stderr, "classify: warning: %s\n", text);
+}
+
+/* Both files, and whether they belong together. */
+static qnet_status load_weights(qnet_context *ctx, const char *const *path, job *j)
+{
+    qnet_status status = qnet_safetensors_load(ctx, path[0], &j->file[0]);
+    const char *simulated;
+    char text[1024];
+    int known = 1;
+    if (status == QNET_OK) status = qnet_safetensors_load(ctx, path[1], &j->file[1]);
+    if (status == QNET_OK) status = qnet_weights_check_pair(ctx, j->file[0], j->file[1], &known);
+    if (status != QNET_OK) return status;
+    if (!known) {
+        snprintf(text, sizeof text, "%.900s does not say whose features it was trained on: whether "
+                                    "the two belong together cannot be checked", path[1]);
+        message(NULL, QNET_LOG_WARNING, text);
+    }
+    simulated = qnet_safetensors_metadata(j->file[1], "simulated");
+    if (simulated && strcmp(simulated, "1") == 0)
+        message(NULL, QNET_LOG_WARNING, "these weights were trained on simulated subjects");
+    return QNET_OK;
+}
+
+static qnet_status load_scan(qnet_context *ctx, const char *const *path,
+                             const qnet_input_config *input, job *j)
 {
     qnet_scan_maps maps;
+    qnet_status status = QNET_OK;
     int i;
-    for (i = 0; i < 4; i++) {
-        qnet_status status = qnet_nifti_load(ctx, path[i], &j->map[i]);
-        if (status != QNET_OK) return status;
-    }
+    for (i = 0; i < 4 && status == QNET_OK; i++)
+        if (path[i]) status = qnet_nifti_load(ctx, path[i], &j->map[i]);
     memset(&maps, 0, sizeof maps);
     maps.subject = "scan";
     maps.qsm = j->map[0];
     maps.r2star = j->map[1];
     maps.t1w = j->map[2];
     maps.mask = j->map[3];
-    if (qnet_cohort_create(ctx, input, 1, &j->cohort) != QNET_OK) return QNET_ERROR_MEMORY;
-    return qnet_cohort_add(j->cohort, &maps);
+    if (status == QNET_OK) status = qnet_cohort_create(ctx, input, 1, &j->cohort);
+    if (status == QNET_OK) status = qnet_cohort_add(j->cohort, &maps);
+    return status;
 }
 
-static qnet_status load_networks(qnet_context *ctx, char **path, const qnet_input_config *input,
-                                 job *j)
+static qnet_status make_networks(qnet_context *ctx, const qnet_input_config *input, job *j)
 {
     qnet_resnet_config resnet;
     qnet_scan_config scan;
@@ -56,23 +178,26 @@ static qnet_status load_networks(qnet_context *ctx, char **path, const qnet_inpu
     scan.training = 0;
     status = qnet_resnet_create(ctx, &resnet, &j->resnet);
     if (status == QNET_OK)
-        status = qnet_weights_load(ctx, path[0], j->resnet->table, j->resnet->weights, 0, NULL);
+        status = qnet_weights_from_safetensors(ctx, j->file[0], j->resnet->table,
+                                               j->resnet->weights, 0, NULL);
     if (status == QNET_OK) status = qnet_scan_model_create(ctx, &scan, &j->qnet);
     if (status == QNET_OK)
-        status = qnet_weights_load(ctx, path[1], j->qnet->table, j->qnet->weights, 0, NULL);
+        status = qnet_weights_from_safetensors(ctx, j->file[1], j->qnet->table, j->qnet->weights, 0,
+                                               NULL);
     return status;
 }
 
 /* Probability of HH of the scan, by the whole network. */
-static qnet_status classify(qnet_context *ctx, char **path, job *j, double *probability)
+static qnet_status classify(qnet_context *ctx, const options *o, job *j, double *probability)
 {
     const int only[1] = {0};
     qnet_input_config input;
     qnet_augment_config augment;
-    qnet_status status = qnet_preparation_load(ctx, path[4], &input, &augment);
+    qnet_status status = load_weights(ctx, o->path + 4, j);
     size_t steps;
-    if (status == QNET_OK) status = load_scan(ctx, path, &input, j);
-    if (status == QNET_OK) status = load_networks(ctx, path + 4, &input, j);
+    if (status == QNET_OK) status = qnet_preparation_load(ctx, o->path[5], &input, &augment);
+    if (status == QNET_OK) status = make_networks(ctx, &input, j);
+    if (status == QNET_OK) status = load_scan(ctx, o->path, &input, j);
     if (status != QNET_OK) return status;
     steps = (size_t)input.max_slices;
     j->features = (qnet_real *)malloc(steps * QNET_FEATURES * sizeof(qnet_real));
@@ -90,23 +215,27 @@ int main(int argc, char **argv)
 {
     qnet_context *ctx;
     qnet_status status;
+    qnet_hooks hooks;
     double probability = 0;
+    options o;
     job j;
-    int i;
-    if (argc != 7) {
-        fprintf(stderr,
-                "usage: classify QSM R2STAR T1W MASK RESNET.safetensors QNET.safetensors\n");
-        return 2;
+    int i, ok = parse(argc, argv, &o);
+    if (ok <= 0) {
+        if (ok < 0) fputs(help, stdout);
+        return ok < 0 ? 0 : 2;
     }
-    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    if (o.weights) find_weights(&o);
+    memset(&hooks, 0, sizeof hooks);
+    hooks.log.message = message;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
     memset(&j, 0, sizeof j);
-    status = classify(ctx, argv + 1, &j, &probability);
+    status = classify(ctx, &o, &j, &probability);
     if (status == QNET_OK) {
         printf("    z  ResNetSWA   Q-Net\n");
         for (i = 0; i < j.cohort->scans[0].slices; i++)
             printf("%5d  %9.4f  %6.4f\n", j.cohort->scans[0].slice_z[i], j.by_resnet[i],
                    j.by_qnet[i]);
-        printf("probability of HH: %.4f\n", probability);
+        printf("probability of HH: %.4f (research only, not a diagnosis)\n", probability);
     } else {
         fprintf(stderr, "classify: %s: %s\n", qnet_status_text(status), qnet_last_error(ctx));
     }
@@ -116,6 +245,7 @@ int main(int argc, char **argv)
     qnet_resnet_destroy(j.resnet);
     qnet_cohort_destroy(j.cohort);
     for (i = 0; i < 4; i++) qnet_volume_destroy(j.map[i]);
+    for (i = 0; i < 2; i++) qnet_safetensors_destroy(j.file[i]);
     qnet_context_destroy(ctx);
     return status != QNET_OK;
 }

@@ -667,7 +667,9 @@ static inline qnet_status phantom_write_tables(qnet_context *ctx, const phantom_
                                                const phantom_subject *subjects, const char *folder)
 {
     static const char description[] =
-        "{\n  \"Name\": \"qnet.h phantom cohort (simulated)\",\n  \"BIDSVersion\": \"1.8.0\"\n}\n";
+        "{\n  \"Name\": \"qnet.h phantom cohort (simulated)\",\n  \"BIDSVersion\": \"1.8.0\",\n"
+        "  \"DatasetType\": \"raw\",\n  \"Keywords\": [\"simulated\", \"phantom\"],\n"
+        "  \"GeneratedBy\": [{\"Name\": \"make_phantom\", \"Version\": \"" QNET_VERSION "\"}]\n}\n";
     qnet_buffer people, truth;
     qnet_status status = QNET_OK;
     char path[1024];

@@ -47,6 +47,9 @@ done
 for key in '"config"' '"cohort"' '"image_level"' '"scan_level"' '"delong"' '"bootstrap"' '"Q-Net"' '"ResNetSWA"' '"clustered"'; do
     ok "results.json has $key" grep -q -F "$key" "$dir/one/results.json"
 done
+ok "the page says that its subjects are simulated" grep -q '<h1>.* 8 simulated subjects</h1>' "$dir/one/report.html"
+ok "so does the console" grep -q '^Data: qnet.h phantom cohort (simulated). Its subjects are simulated' "$dir/printed"
+for file in results.json manifest.json; do ok "so does $file" grep -q '"simulated": 1' "$dir/one/$file"; done
 ok "the page loads nothing" sh -c "! grep -E '(src|href)=\"(http|//)' '$dir/one/report.html'"
 
 ok "three threads" "$bin/crossval" --data "$dir/cohort" --out "$dir/three" $small --threads 3 --quiet
@@ -61,6 +64,8 @@ done
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small > "$dir/stop1" 2>&1 &
 pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold01-resnet.checkpoint" ]; do sleep 0.05; done
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --seed 8 --resume > "$dir/refusal" 2>&1
+ok "two runs at once" grep -q "run.lock: another run works in this folder: process $pid on .* since 2" "$dir/refusal"
 kill -INT $pid 2> /dev/null
 wait $pid
 ok "stopped by Ctrl-C" test $? = 130
@@ -90,6 +95,10 @@ copy; sed -n '1p;2p;2p;3,$p' "$dir/cohort/participants.tsv" > "$dir/bad/particip
 copy; rm "$dir/bad/$maps"/*R2starmap*; refused R2starmap --data "$dir/bad"
 copy; head -c 3000 "$dir/cohort/$maps/sub-01_Chimap.nii.gz" > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap --data "$dir/bad"
 copy; echo hello > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap --data "$dir/bad"
+copy; cp "$dir/cohort/$maps/sub-01_R2starmap.nii.gz" "$dir/bad/$maps/sub-01_Chimap.nii.gz"
+refused 'swapped' --data "$dir/bad"
+refused '--any-values' --data "$dir/bad"
+copy; rm "$dir/bad/$maps"/*_mask*; refused '--slices FIRST:N and --center X,Y' --data "$dir/bad" --slices 2:4
 refused 'folds' --data "$dir/cohort" --folds 9
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
 refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"

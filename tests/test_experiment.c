@@ -55,6 +55,8 @@ static void write_cohort(qnet_context *ctx)
             write_map(ctx, path, s, k);
         }
     }
+    sprintf(path, "%s/dataset_description.json", data_folder);
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, "{\"Name\": \"Eight discs, simulated\"}", 34));
     sprintf(path, "%s/participants.tsv", data_folder);
     CHECK_OK(ctx, qnet_file_replace(ctx, path, table.bytes, table.size));
     qnet_buffer_free(ctx, &table);
@@ -119,10 +121,16 @@ static void test_run(void)
     images = &e->level[QNET_INPUT_CROP][QNET_LEVEL_IMAGE];
     scans = &e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN];
     CHECK(e->participants_count == 8);
+    CHECK(strcmp(e->dataset, "Eight discs, simulated") == 0 && e->simulated == 1);
     CHECK(images->count == 24 && scans->count == 8);
     CHECK(e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].count == 0);
     CHECK(e->curves_count == 2 * 2 * QNET_MODELS);
     CHECK(e->cams_count[QNET_INPUT_CROP] == 2);
+    for (int s = 0; s < 8; s++) {
+        const qnet_cut *cut = &e->participants[s].cut[QNET_INPUT_CROP];
+        CHECK(cut->picture != NULL && cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
+        CHECK(e->participants[s].cut[QNET_INPUT_FULL].picture == NULL);
+    }
     for (size_t i = 0; i < 2 * images->count; i++) {
         const qnet_item *item = &images->items[i];
         const qnet_item *whole =
@@ -169,6 +177,53 @@ static void test_run(void)
     CHECK(allocated == 0);
 }
 
+/* Of the files of a run, only a fold's own ResNetSWA goes with its Q-Net. */
+static void test_identity(void)
+{
+    static const char *const names[4] = { "crop-repeat01-fold01-resnetswa", "crop-repeat01-fold01-resnet",
+                                          "crop-repeat01-fold02-resnetswa", "crop-repeat02-fold01-resnetswa" };
+    qnet_context *ctx;
+    qnet_safetensors *scan = NULL, *resnet = NULL;
+    qnet_buffer manifest;
+    char path[256], run[64];
+    memset(&manifest, 0, sizeof manifest);
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    sprintf(path, "%s/weights/crop-repeat01-fold01-qnet.safetensors", out_folder);
+    CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &scan));
+    for (int k = 0; k < 4 && scan; k++) {
+        int known = -1;
+        sprintf(path, "%s/weights/%s.safetensors", out_folder, names[k]);
+        CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &resnet));
+        if (k == 0) {
+            CHECK_OK(ctx, qnet_weights_check_pair(ctx, resnet, scan, &known));
+            CHECK(known == 1);
+        } else {
+            CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, resnet, scan, &known), QNET_ERROR_MISMATCH, names[k]);
+            CHECK_CONTAINS(qnet_last_error(ctx), "crop repeat 1 fold 1 qnet of run ");
+            CHECK_CONTAINS(qnet_last_error(ctx), "features of resnetswa weights");
+        }
+        qnet_safetensors_destroy(resnet);
+        resnet = NULL;
+    }
+    sprintf(path, "%s/manifest.json", out_folder);
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
+    if (scan) {
+        sprintf(run, "\"run_crop\": \"%.16s\"", qnet_safetensors_metadata(scan, "run"));
+        CHECK_CONTAINS((const char *)manifest.bytes, run);
+        CHECK(strcmp(qnet_safetensors_metadata(scan, "dataset"), "Eight discs, simulated") == 0);
+        CHECK(strcmp(qnet_safetensors_metadata(scan, "simulated"), "1") == 0);
+    }
+    qnet_buffer_free(ctx, &manifest);
+    qnet_safetensors_destroy(scan);
+    qnet_context_destroy(ctx);
+}
+
+static void count_warning(void *user, qnet_log_level level, const char *text)
+{
+    *(int *)user += level == QNET_LOG_WARNING;
+    CHECK_CONTAINS(text, "dataset_description.json");
+}
+
 static void test_preparation(void)
 {
     qnet_context *ctx;
@@ -184,6 +239,61 @@ static void test_preparation(void)
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, "build/test-experiment/none", &input, &augment),
                 QNET_ERROR_NOT_FOUND, "none");
     qnet_context_destroy(ctx);
+}
+
+/* What a data set says of itself, in the ways in which people and programs write it. */
+static void test_dataset(void)
+{
+    static const struct { const char *text, *name, *type; int simulated, warns; } cases[] = {
+        { NULL, "", "", 0, 0 },
+        { "{\"Name\": \"Iron at 3 T\", \"DatasetType\":\"raw\"}", "Iron at 3 T", "raw", 0, 0 },
+        { "\xef\xbb\xbf{ \"BIDSVersion\":\"1.8.0\",\r\n\"Authors\":[\"A\",\"B {}\"],\"x\":{\"Name\":\"no\",\"y\":"
+          "[1,-2.5e3,null,true,[]]},\"Name\":\"\\u00e9t\\u00e9 \\\"1\\\"\" }\n",
+          "\xc3\xa9t\xc3\xa9 \"1\"", "", 0, 0 },
+        { "{\"Name\":\"Digital PHANTOM heads\"}", "Digital PHANTOM heads", "", 1, 0 },
+        { "{\"Name\":\"X\",\"Keywords\":[\"iron\",\"Simulated\"]}", "X", "", 1, 0 },
+        { "{\"Name\":\"X\",\"HowToAcknowledge\":\"uses simulated annealing\"}", "X", "", 0, 0 },
+        { "{\"Name\":\"a\\u001b[2J\\u009bb\\nc\"}", "a [2J b c", "", 0, 0 }, /* no terminal codes */
+        { "{\"Name\": 3}", "", "", 0, 0 },
+        { "", "", "", 0, 1 },
+        { "{\"Name\":\"X\"", "", "", 0, 1 },
+        { "{\"Name\":\"X\",}", "", "", 0, 1 },
+        { "{\"Name\":}", "", "", 0, 1 },
+        { "[\"Name\"]", "", "", 0, 1 },
+        { "{\"Name\":\"\xff\"}", "", "", 0, 1 },
+    };
+    static const char folder[] = "build/test-experiment/described";
+    char path[256], text[2000];
+    qnet_experiment *e = (qnet_experiment *)calloc(1, sizeof *e);
+    qnet_hooks hooks;
+    int warnings = 0;
+    if (!e) return;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.log.user = &warnings;
+    hooks.log.message = count_warning;
+    CHECK(qnet_context_create(&hooks, &e->ctx) == QNET_OK);
+    CHECK_OK(e->ctx, qnet_make_folder(e->ctx, folder));
+    sprintf(path, "%s/dataset_description.json", folder);
+    remove(path);
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        memset(e->dataset, 0, sizeof e->dataset);
+        memset(e->dataset_type, 0, sizeof e->dataset_type);
+        e->simulated = warnings = 0;
+        if (cases[k].text)
+            CHECK_OK(e->ctx, qnet_file_replace(e->ctx, path, cases[k].text, strlen(cases[k].text)));
+        CHECK_OK(e->ctx, qnet__dataset_describe(e, folder));
+        if (strcmp(e->dataset, cases[k].name)) printf("    \"%s\" from %s\n", e->dataset, cases[k].text);
+        CHECK(strcmp(e->dataset, cases[k].name) == 0 && strcmp(e->dataset_type, cases[k].type) == 0);
+        CHECK(e->simulated == cases[k].simulated && warnings == cases[k].warns);
+    }
+    strcpy(text, "{\"Name\":\"");
+    for (int i = 0; i < 400; i++) strcat(text, "\xc3\xa9"); /* cut at a whole character */
+    strcat(text, "\"}");
+    CHECK_OK(e->ctx, qnet_file_replace(e->ctx, path, text, strlen(text)));
+    CHECK_OK(e->ctx, qnet__dataset_describe(e, folder));
+    CHECK(strlen(e->dataset) == 254 && strncmp(e->dataset, text + 9, 254) == 0);
+    qnet_context_destroy(e->ctx);
+    free(e);
 }
 
 static int stop_at;
@@ -298,7 +408,9 @@ static void test_shuffled_labels(void)
 int main(void)
 {
     RUN(test_run);
+    RUN(test_identity);
     RUN(test_preparation);
+    RUN(test_dataset);
     RUN(test_stop_and_resume);
     RUN(test_bad_arguments);
     RUN(test_shuffled_labels);

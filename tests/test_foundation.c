@@ -299,6 +299,10 @@ static void test_cpu(void)
 #endif
     qnet_describe_build(NULL, text, sizeof text);
     CHECK_CONTAINS(text, QNET_VERSION);
+#ifdef __wasm_simd128__
+    CHECK_CONTAINS(text, "clang");
+    CHECK_CONTAINS(text, "-msimd128");
+#endif
 }
 
 /* A parallel hook without threads: backwards, worker ids in turn. */
@@ -787,6 +791,47 @@ static void test_null(void)
     qnet_context_destroy(ctx);
 }
 
+/* What git-annex, DataLad and Git LFS leave in place of a file is not read as one. */
+static void test_not_downloaded(void)
+{
+    static const char *const pointers[] = {
+        "/annex/objects/MD5E-s26093786--c3fd01f0787b14610c066b6b7454ff54.nii.gz\n",
+        "../../.git/annex/objects/M8/X8/MD5E-s4--d41d8c.nii.gz/MD5E-s4--d41d8c.nii.gz",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"};
+    static const char *const others[] = {"x /annex/objects/", "version 3\n", "see ../.git/annex/objects/", ""};
+    qnet_context *ctx = NULL;
+    qnet_buffer bytes;
+    size_t i;
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    CHECK_OK(ctx, qnet_make_folder(ctx, "build"));
+    memset(&bytes, 0, sizeof bytes);
+    for (i = 0; i < 3; i++) {
+        CHECK_OK(ctx, qnet_file_replace(ctx, "build/test_pointer", pointers[i], strlen(pointers[i])));
+        CHECK_FAILS(ctx, qnet_file_read(ctx, "build/test_pointer", 0, &bytes), QNET_ERROR_NOT_FOUND,
+                    "build/test_pointer: not downloaded: git annex get / datalad get / git lfs pull");
+        CHECK(bytes.bytes == NULL);
+    }
+    for (i = 0; i < 4; i++) {
+        CHECK_OK(ctx, qnet_file_replace(ctx, "build/test_pointer", others[i], strlen(others[i])));
+        CHECK_OK(ctx, qnet_file_read(ctx, "build/test_pointer", 0, &bytes));
+        CHECK(bytes.size == strlen(others[i]) &&
+              (bytes.size == 0 || memcmp(bytes.bytes, others[i], bytes.size) == 0));
+        qnet_buffer_free(ctx, &bytes);
+    }
+    remove("build/test_pointer");
+    CHECK_FAILS(ctx, qnet_file_read(ctx, "build/test_pointer", 0, &bytes), QNET_ERROR_NOT_FOUND,
+                "build/test_pointer: no such file");
+#ifdef QNET__POSIX
+    if (system("ln -s ../.git/annex/objects/none build/test_pointer") == 0) {
+        CHECK_FAILS(ctx, qnet_file_read(ctx, "build/test_pointer", 0, &bytes), QNET_ERROR_NOT_FOUND,
+                    "build/test_pointer: a link that leads nowhere, as git-annex leaves them: not "
+                    "downloaded: git annex get / datalad get");
+        remove("build/test_pointer");
+    }
+#endif
+    qnet_context_destroy(ctx);
+}
+
 int main(void)
 {
     RUN(test_status);
@@ -805,5 +850,6 @@ int main(void)
     RUN(test_list);
     RUN(test_params);
     RUN(test_null);
+    RUN(test_not_downloaded);
     return test_end();
 }

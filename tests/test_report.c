@@ -238,6 +238,8 @@ static recipe *made_up(int subjects, int slices, double skill, int both, int siz
     e->config.seed = 18446744073709551615u;
     strcpy(e->data, "cohort <main> & \"others\"");
     strcpy(e->out, "out/\xff\xfe");
+    strcpy(e->dataset, "Iron <b>\"1\"</b> & \xc3\xa9t\xc3\xa9");
+    strcpy(e->dataset_type, "raw<i>");
     e->participants_count = subjects;
     e->participants = (qnet_participant *)zeroed((size_t)subjects, sizeof(qnet_participant));
     e->fold = (int *)zeroed((size_t)subjects, sizeof(int));
@@ -413,7 +415,7 @@ static void test_base64(void)
 
 static void test_tables(void)
 {
-    recipe *r = made_up(12, 3, 1, 1, 0);
+    recipe *r = made_up(22, 3, 1, 1, 0); /* 12 HH, 10 HC: as few as have stars */
     qnet_experiment *e = &r->e;
     qnet_level_result *l = &e->level[QNET_INPUT_FULL][QNET_LEVEL_IMAGE];
     qnet_buffer b;
@@ -431,8 +433,9 @@ static void test_tables(void)
     CHECK_CONTAINS(text, "Full size ResNet    68.19 +- 0.24");
     CHECK_CONTAINS(text, "          Q-Net       ResNet      0.851   0.747   0.0087     11.954   6.2e-33   ****");
     CHECK_CONTAINS(text, "\n          Q-Net     83.16   "); /* Table 3 has no deviations */
-    CHECK_CONTAINS(text, "over the 4 folds");
-    CHECK_CONTAINS(text, "Small cohort: 12 subjects");
+    CHECK_CONTAINS(text, "over the 10 folds");
+    CHECK_CONTAINS(text, "Small cohort: 22 subjects");
+    CHECK_CONTAINS(text, " (p = ");
     CHECK_CONTAINS(text, "Random initial weights");
     CHECK(strstr(text, "Short training") == NULL && strstr(text, "nan") == NULL);
     for (const char *line = text; *line;) { /* fits a page */
@@ -443,7 +446,7 @@ static void test_tables(void)
     qnet_buffer_free(ctx, &b);
     e->config.repeats = 3;
     CHECK_OK(ctx, qnet_experiment_tables(e, &b));
-    CHECK_CONTAINS((const char *)b.bytes, "over 3 repeats of the 4-fold");
+    CHECK_CONTAINS((const char *)b.bytes, "over 3 repeats of the 10-fold");
     CHECK_CONTAINS((const char *)b.bytes, "83.16 +- 30.00");
     CHECK_CONTAINS((const char *)b.bytes, "those of the first repeat");
     qnet_buffer_free(ctx, &b);
@@ -455,8 +458,56 @@ static void test_tables(void)
     CHECK_CONTAINS((const char *)b.bytes, "Control run with shuffled labels");
     CHECK_CONTAINS((const char *)b.bytes, "Short training: 3 epochs");
     CHECK(strstr((const char *)b.bytes, "Random initial weights") == NULL);
+    CHECK_CONTAINS((const char *)b.bytes, "Initial weights from a file.");
     qnet_buffer_free(ctx, &b);
     destroy(r);
+}
+
+/* Text, page and JSON of an experiment whose smaller class has so few subjects that no test counts. */
+static void check_no_stars(recipe *r, const char *why)
+{
+    const char *const stars[3] = { "\"stars\": null", "\"too_few_subjects\": 1", "\"p\": " };
+    const long tests = r->e.config.use_input[QNET_INPUT_FULL] ? 24 : 12;
+    qnet_buffer b;
+    const char *text;
+    memset(&b, 0, sizeof b);
+    for (int input = 0; input < 2; input++) {
+        for (int k = 0; k < 6; k++) {
+            r->e.level[input][k / 3].pair[k % 3].by_item.p = 1e-33;
+            r->e.level[input][k / 3].pair[k % 3].by_subject.p = 1e-33;
+        }
+    }
+    CHECK_OK(ctx, qnet_experiment_tables(&r->e, &b));
+    text = (const char *)b.bytes;
+    CHECK(strstr(text, "****\n") == NULL && strstr(text, "e-33") == NULL && strstr(text, "p = ") == NULL);
+    CHECK(strstr(text, "significant") == NULL);
+    for (size_t i = 0; i < b.size; i++) if (b.bytes[i] == '\n') b.bytes[i] = ' ';
+    CHECK_CONTAINS(text, why);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_html(&r->e, &b));
+    text = (const char *)b.bytes;
+    CHECK(strstr(text, ">****<") == NULL && strstr(text, "e-33") == NULL && strstr(text, "p&nbsp;=") == NULL);
+    CHECK(strstr(text, "significant") == NULL && strstr(text, "v-5H") == NULL); /* nor brackets */
+    CHECK_CONTAINS(text, why);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_json(&r->e, &b));
+    for (int k = 0; k < 3; k++) CHECK(occurrences((const char *)b.bytes, stars[k]) == tests);
+    CHECK(is_json(&b));
+    qnet_buffer_free(ctx, &b);
+}
+
+static void test_few_subjects(void)
+{
+    recipe *r = made_up(18, 3, 2, 1, 8);
+    check_no_stars(r, "with 8 subjects in the smaller group");
+    destroy(r);
+    r = made_up(24, 3, 2, 1, 8); /* two scans of each of twelve: subjects count, not scans or slices */
+    for (int s = 1; s < 24; s += 2) strcpy(r->e.participants[s].subject, r->e.participants[s - 1].subject);
+    for (int s = 0; s < 24; s++) r->e.participants[s].label = s < 14 ? QNET_HH : QNET_HC;
+    check_no_stars(r, "with 5 subjects in the smaller group");
+    destroy(r);
+    CHECK(strcmp(qnet_stars_of(0.001, 10, 52), "***") == 0 && qnet_stars_of(0.001, 52, 9) == NULL);
+    CHECK(qnet_stars_of((double)NAN, 9, 10) == NULL && strcmp(qnet_stars_of((double)NAN, 10, 10), "ns") == 0);
 }
 
 static void test_json(void)
@@ -492,6 +543,46 @@ static void test_json(void)
     destroy(r);
 }
 
+/* Where each scan was cut: in the manifest by numbers, on the page as a picture, outliers marked. */
+static void test_cuts(void)
+{
+    static uint8_t picture[2 * QNET_CUT_SIDE * QNET_CUT_SIDE * 3];
+    recipe *r = made_up(12, 3, 1, 1, 0);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(occurrences((const char *)b.bytes, "Where the images were cut") == 0); /* not kept */
+    qnet_buffer_free(ctx, &b);
+    for (int s = 0; s < 12; s++) {
+        qnet_cut *c = &e->participants[s].cut[QNET_INPUT_CROP];
+        c->picture = picture;
+        c->slice[0] = 3;
+        c->slice[1] = 14 + s;
+        c->center[0] = 71.5;
+        c->center_mm[2] = -20.25;
+        c->side_mm = 111.4;
+        c->mask_voxels = 2000;
+        c->mask_left_out = s == 5;
+        c->outlier = s == 5 ? 3 : 0;
+    }
+    CHECK_OK(ctx, qnet_experiment_manifest(e, &b));
+    CHECK(is_json(&b));
+    CHECK_CONTAINS((const char *)b.bytes, "\"cut_crop\": [");
+    CHECK_CONTAINS((const char *)b.bytes,
+                   "{\"subject\": \"sub-06\", \"slices\": [3, 19], \"center_voxel\": [71.5, 0], "
+                   "\"center_mm\": [0, 0, -20.25], \"side_mm\": 111.4, \"mask_voxels\": 2000, "
+                   "\"mask_left_out\": 1, \"outlier\": \"place of the mask, number of slices\"}");
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(occurrences((const char *)b.bytes, "<details open><summary>Where the images were cut") == 1);
+    CHECK(occurrences((const char *)b.bytes, "alt=\"where this scan was cut\"") == 12);
+    CHECK(occurrences((const char *)b.bytes, "<figure class=\"odd\">") == 1);
+    CHECK_CONTAINS((const char *)b.bytes, "sub-06, slices 3&ndash;19, <b>look: place of the mask, ");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
 static void test_csv(void)
 {
     recipe *r = made_up(12, 3, 1, 1, 0);
@@ -518,6 +609,47 @@ static void test_csv(void)
         lines++;
     }
     CHECK(lines == 1 + 2 * (images + 12));
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
+/* Everything that a reader may take away by itself says whose data it is. */
+static void test_dataset(void)
+{
+    recipe *r = made_up(12, 3, 1, 1, 8);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    for (int simulated = 0; simulated < 2; simulated++) {
+        const char *html[4] = { "<title>Q-Net report: Iron &#60;b&#62;&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t",
+                                "experiment &middot; Iron &#60;b", "<p class=\"verdict\">Data: Iron &#60;b",
+                                "<td class=\"wrap\">Iron &#60;b&#62;&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t\xc3\xa9, "
+                                "DatasetType raw&#60;i&#62;" };
+        e->simulated = simulated;
+        if (simulated) html[2] = "&#38; \xc3\xa9t\xc3\xa9. Its subjects are simulated: ";
+        CHECK_OK(ctx, qnet_experiment_html(e, &b));
+        for (int k = 0; k < 4; k++) CHECK_CONTAINS((const char *)b.bytes, html[k]);
+        CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 4 : 0));
+        qnet_buffer_free(ctx, &b);
+        CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+        CHECK_CONTAINS((const char *)b.bytes, "\nData: Iron <b>\"1\"</b> & ");
+        CHECK(occurrences((const char *)b.bytes, "Its subjects are simulated: ") == simulated);
+        qnet_buffer_free(ctx, &b);
+        for (int k = 0; k < 2; k++) {
+            CHECK_OK(ctx, k ? qnet_experiment_manifest(e, &b) : qnet_experiment_json(e, &b));
+            CHECK(is_json(&b));
+            CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": \"Iron <b>\\\"1\\\"</b> & ");
+            CHECK_CONTAINS((const char *)b.bytes, "\"dataset_type\": \"raw<i>\"");
+            CHECK_CONTAINS((const char *)b.bytes, simulated ? "\"simulated\": 1" : "\"simulated\": 0");
+            qnet_buffer_free(ctx, &b);
+        }
+    }
+    e->dataset[0] = '\0';
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(occurrences((const char *)b.bytes, "data set not named") == 4);
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": null");
     qnet_buffer_free(ctx, &b);
     destroy(r);
 }
@@ -549,7 +681,7 @@ static void check_html(const char *text)
         sprintf(table, "<b>Table %d.", i);
         CHECK_CONTAINS(text, table);
     }
-    CHECK((strstr(text, "<p class=\"verdict\">Of 12 scans") != NULL) || strstr(text, "shuffled") != NULL);
+    CHECK((strstr(text, "<p class=\"verdict\">Data: Iron") != NULL) || strstr(text, "shuffled") != NULL);
 }
 
 static void test_html(void)
@@ -557,10 +689,20 @@ static void test_html(void)
     recipe *r = made_up(12, 3, 1, 1, 32);
     qnet_experiment *e = &r->e;
     qnet_buffer b, again;
+    long wrong = 0;
     memset(&b, 0, sizeof b);
     memset(&again, 0, sizeof again);
     CHECK_OK(ctx, qnet_experiment_html(e, &b));
     check_html((const char *)b.bytes);
+    CHECK_CONTAINS((const char *)b.bytes, "A map is 1 &times; 1 values"); /* of 32 x 32 pixels */
+    CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
+    for (int input = 0; input < 2; input++) { /* a picture's slice that is called what it is not says so */
+        for (int i = 0; i < 4; i++) {
+            const qnet_cam_picture *c = &e->cams[input][i];
+            wrong += (c->probability > 0.5) != (e->participants[c->scan].label == QNET_HH);
+        }
+    }
+    CHECK(wrong > 0 && occurrences((const char *)b.bytes, ", wrong</figcaption>") == wrong);
     CHECK_OK(ctx, qnet_experiment_html(e, &again));
     CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
     qnet_buffer_free(ctx, &b);
@@ -697,8 +839,11 @@ int main(int argc, char **argv)
     RUN(test_numbers);
     RUN(test_base64);
     RUN(test_tables);
+    RUN(test_few_subjects);
     RUN(test_json);
+    RUN(test_cuts);
     RUN(test_csv);
+    RUN(test_dataset);
     RUN(test_html);
     RUN(test_sparse);
     RUN(test_bad_input);

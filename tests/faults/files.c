@@ -1,6 +1,6 @@
 /* Every file operation fails, and every one is the last before a kill: of each function that touches files, and
    of a whole run on a tiny cohort. Without arguments the run is swept where it ends, and there not at every
-   point; --every N visits each Nth operation of all, --every 1 all (many minutes).
+   point; "all" visits every operation of all, "every N" each Nth.
 
    Operations are caught at the linker (-Wl,--wrap=fopen ...), so the header is compiled as it is. One run of the
    experiment visits all points: before each operation the process forks, and the child meets the failure there in
@@ -826,7 +826,8 @@ static void test_run(void)
 int main(int argc, char **argv)
 {
     qnet_context *ctx;
-    if (argc == 3 && strcmp(argv[1], "--every") == 0) every = atol(argv[2]);
+    if (argc == 2 && strcmp(argv[1], "all") == 0) every = 1;
+    if (argc == 3 && strcmp(argv[1], "every") == 0) every = atol(argv[2]);
     lock_file.file = -1;
     walk(FOLDER, REMOVE, NULL, NULL);
     ctx = make_context();
