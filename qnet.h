@@ -3200,16 +3200,20 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* One level; the caller checks what came of it. */
-static void qnet__make_one_folder(const char *path)
+/* One level; errno, or 0. */
+static int qnet__make_one_folder(const char *path)
 {
+    errno = 0;
 #if defined(QNET__POSIX)
-    (void)mkdir(path, 0777);
+    return mkdir(path, 0777) == 0 ? 0 : errno;
 #elif defined(QNET__WINDOWS)
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (qnet__utf16(path, wide)) (void)_wmkdir(wide);
+    {
+        wchar_t wide[QNET__UTF16_SIZE];
+        return qnet__utf16(path, wide) && _wmkdir(wide) == 0 ? 0 : errno;
+    }
 #else
     QNET__UNUSED(path);
+    return 0;
 #endif
 }
 
@@ -3217,21 +3221,23 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     qnet__file names;
     size_t i;
-    int made, code;
+    int made, code, above = ENOENT; /* why the folder could not be made, and why one above it */
     QNET__TRY(qnet__file_names(ctx, path, &names));
     /* Parents that cannot be made may be there already: only the folder itself counts. */
     for (i = 1; names.path[i] != '\0'; i++) {
         char c = names.path[i];
         if (qnet__is_separator(c)) {
             names.path[i] = '\0';
-            qnet__make_one_folder(names.path);
+            code = qnet__make_one_folder(names.path);
+            if (code != 0 && code != EEXIST && above == ENOENT) above = code;
             names.path[i] = c;
         }
     }
+    code = qnet__make_one_folder(names.path);
+    if (code == ENOENT) code = above;
     errno = 0;
-    qnet__make_one_folder(names.path);
-    code = errno;
     made = qnet__path_kind(path) == 2;
+    if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
     qnet__file_close(&names);
     if (!made) {
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
@@ -24363,7 +24369,7 @@ static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
    counts as complete, and what is left of it as litter. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    char path[700];
+    char path[600];
     int count[QNET__WORK_KINDS];
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
     QNET__TRY(qnet_experiment_save(e, path));
