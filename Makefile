@@ -9,8 +9,13 @@
 #   make golden   makes the numbers in tests/golden anew, where Python and R are
 #   make bench-peers  the same work by us and by PyTorch and others, side by side (needs python3)
 #   make test-sanitize   the tests under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make test-faults     every allocation and every file operation failed in turn, under both sanitizers
+#   make fuzz     each reader under clang's libFuzzer for FUZZ_SECONDS; FUZZ="nifti gzip" picks targets
 #   make test-openblas   the tests of the networks with OpenBLAS plugged in
-#   make test-arm the kernels for 64-bit ARM, cross-compiled and run by qemu
+#   make test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd   tests on other systems, by
+#                 cross-compilers and emulators: each says which packages it needs
+#   make shared   the header as a shared library, build/shared/libqnet.so
+#   make install  header, library, and the files of pkg-config and CMake, under PREFIX (/usr/local), DESTDIR before it
 #   make clean
 
 CC ?= cc
@@ -39,8 +44,13 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
+FAULTS := $(patsubst tests/faults/%.c,$(BUILD)/tests/faults_%,$(wildcard tests/faults/*.c))
+# Fuzz targets, and the programs that run them on their corpora without a fuzzer.
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
+CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
 
-.PHONY: parity-python all examples demo paper test test-sanitize test-openblas test-arm parity parity-build golden bench bench-peers clean tests-build
+.PHONY: parity-python all examples demo paper test test-sanitize test-faults fuzz parity parity-build golden bench \
+    bench-peers clean tests-build shared install
 
 all: examples $(BUILD)/qnet_weights
 
@@ -88,18 +98,20 @@ test:
 	@$(MAKE) --no-print-directory -j$(JOBS) tests-build
 	@sh tests/run.sh $(BUILD)
 
-tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(addprefix $(BUILD)/,crossval make_phantom qnet_weights classify)
+tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
+    $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
 
 EXTRA_test_identity = -pthread
 $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
+$(BUILD)/tests/test_delong: examples/delong.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
 $(BUILD)/tests/test_trace: examples/trace.c
 
@@ -113,45 +125,57 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+	@mkdir -p $(BUILD)/tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+
+# What it checks is no kernel: compiled as fast as can be.
+$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
+    $(wildcard examples/*.[ch])
+	@mkdir -p $(BUILD)/tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm
+
+# "all": every point, where `make test` tries a part of those that take long.
+test-faults:
+	@$(MAKE) --no-print-directory faults-run BUILD=build/sanitize OPENMP= \
+	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+
+faults-run: $(FAULTS) $(BUILD)/crossval $(BUILD)/make_phantom
+	@failed=; for test in $(FAULTS); do $$test all || failed=1; done; test -z "$$failed"
+
+# The inputs that a fuzzer makes gather in build/fuzz/corpus; what fails is kept as build/fuzz/NAME-crash-...
+FUZZ_CC ?= clang
+FUZZ_SECONDS ?= 30
+fuzz:
+	@mkdir -p $(BUILD)/fuzz
+	@echo '#include <stddef.h>' > $(BUILD)/fuzz/empty.c
+	@echo 'int LLVMFuzzerTestOneInput(const unsigned char *p, size_t n) { (void)p; return n > 99; }' >> $(BUILD)/fuzz/empty.c
+	@$(FUZZ_CC) -fsanitize=fuzzer,address,undefined $(BUILD)/fuzz/empty.c -o $(BUILD)/fuzz/empty 2> /dev/null || \
+	    { echo "make fuzz: needs clang with libFuzzer (Debian: clang and libclang-rt-dev; FUZZ_CC=...)"; exit 1; }
+	@for name in $(FUZZ); do \
+	    $(FUZZ_CC) -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined \
+	        $(PRIVATE) -w -I. -Iexamples tests/fuzz/$$name.c -o $(BUILD)/fuzz/$$name -lm || exit 1; \
+	    mkdir -p $(BUILD)/fuzz/corpus/$$name; \
+	    dictionary=; if [ -f tests/fuzz/$$name.dict ]; then dictionary=-dict=tests/fuzz/$$name.dict; fi; \
+	    $(BUILD)/fuzz/$$name $$dictionary -max_len=4096 -rss_limit_mb=1024 -timeout=20 -print_final_stats=1 \
+	        -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(BUILD)/fuzz/$$name- \
+	        $(BUILD)/fuzz/corpus/$$name tests/fuzz/corpus/$$name > $(BUILD)/fuzz/$$name.txt 2>&1 || \
+	        { tail -n 40 $(BUILD)/fuzz/$$name.txt; exit 1; }; \
+	    echo "$$name: $$(sed -n 's/.*executed_units: *//p' $(BUILD)/fuzz/$$name.txt) inputs, none failed"; \
+	done
+
 test-sanitize:
 	@$(MAKE) --no-print-directory test BUILD=build/sanitize OPENMP= \
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
-# The rooms that may ask a BLAS, with OpenBLAS as the hook that is used when none is given.
-OPENBLAS_TESTS = $(patsubst %,$(BUILD)/openblas-tests/test_%,gemm conv fuse stem layers lstm resnet scan \
-    optim train parity identity)
-
-test-openblas:
-	@mkdir -p $(BUILD)
-	@echo 'int main(void) { return 0; }' > $(BUILD)/empty.c && $(CC) $(BUILD)/empty.c -o $(BUILD)/empty -lopenblas 2> /dev/null || \
-	    { echo "make test-openblas: needs OpenBLAS (Debian: libopenblas-dev)"; exit 1; }
-	@$(MAKE) --no-print-directory -j$(JOBS) $(OPENBLAS_TESTS)
-	@failed=; for test in $(OPENBLAS_TESTS); do \
-	    $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
-	done; test -z "$$failed"
-
-$(BUILD)/openblas-tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.[ch] tests/golden/*.h)
-	@mkdir -p $(BUILD)/openblas-tests
-	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -DQNET_USE_CBLAS -I. -Iexamples -o $@ $< -pthread -lopenblas -lm
-
-# The kernels for 64-bit ARM, cross-compiled and run by qemu-user: the rooms that have such code, and a network.
-ARM_CC ?= aarch64-linux-gnu-gcc
-ARM_RUN ?= qemu-aarch64
-ARM_TESTS = $(patsubst %,$(BUILD)/arm/test_%,foundation gemm conv fuse stem layers lstm optim scan resnet)
-
-test-arm:
-	@command -v $(ARM_CC) > /dev/null && command -v $(ARM_RUN) > /dev/null || \
-	    { echo "make test-arm: needs $(ARM_CC) and $(ARM_RUN) (Debian: gcc-aarch64-linux-gnu, qemu-user)"; exit 1; }
-	@$(MAKE) --no-print-directory -j$(JOBS) $(ARM_TESTS)
-	@failed=; for test in $(ARM_TESTS); do \
-	    $(ARM_RUN) $$test > $$test.txt || failed=1; echo "$$test: $$(tail -n 1 $$test.txt)"; \
-	done; test -z "$$failed"
-
-$(BUILD)/arm/%: tests/%.c qnet.h tests/test.h
-	@mkdir -p $(BUILD)/arm
-	@echo "  $@"
-	@$(ARM_CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -static -I. -Iexamples -o $@ $< -lm
+# Other systems by cross-compilers and emulators, and OpenBLAS as the hook that is used when none is given. These
+# take long and need packages, which each names: they are no part of `make test`.
+FOREIGN = test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd test-openblas
+.PHONY: $(FOREIGN)
+$(FOREIGN): test-%:
+	@sh tests/foreign.sh $* $(BUILD) $(OPENMP)
 
 # ---- Comparison with other software ---------------------------------------------------------------
 
@@ -216,6 +240,83 @@ $(BUILD)/bench-openblas: bench/bench.c bench/machine.h qnet.h
 # environment of their own. PEERS="--only train_64_b64 --rounds 3": bench/peers.py --help
 bench-peers: $(BUILD)/ours
 	python3 bench/peers.py --venv $(BUILD)/venv-peers --ours $(BUILD)/ours $(PEERS)
+
+# ---- For programs that want a library -------------------------------------------------------------
+
+PREFIX ?= /usr/local
+VERSION := $(shell sed -n 's/^.define QNET_VERSION "\(.*\)"/\1/p' qnet.h)
+SOVERSION := $(basename $(VERSION))# before 1.0 each minor version has an interface of its own
+ifeq ($(shell uname -s),Darwin)
+LIBRARY = libqnet.$(VERSION).dylib
+SONAME = libqnet.$(SOVERSION).dylib
+LINKNAME = libqnet.dylib
+SHARED = -dynamiclib -Wl,-install_name,@rpath/$(SONAME)
+else
+LIBRARY = libqnet.so.$(VERSION)
+SONAME = libqnet.so.$(SOVERSION)
+LINKNAME = libqnet.so
+SHARED = -shared -Wl,-soname,$(SONAME)
+endif
+
+shared: $(BUILD)/shared/$(LIBRARY)
+
+# Nothing but the public functions is seen from outside.
+$(BUILD)/shared/$(LIBRARY): qnet.h
+	@mkdir -p $(BUILD)/shared
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -fPIC -fvisibility=hidden -DQNET_API='__attribute__((visibility("default")))' \
+	    -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -x c qnet.h -lm
+	@ln -sf $(LIBRARY) $(BUILD)/shared/$(SONAME)
+	@ln -sf $(SONAME) $(BUILD)/shared/$(LINKNAME)
+
+define PKG_CONFIG_FILE
+prefix=$(PREFIX)
+includedir=$${prefix}/include
+libdir=$${prefix}/lib
+
+Name: qnet
+Description: Q-Net, brain iron in hemochromatosis from QSM, R2* and T1W
+Version: $(VERSION)
+Cflags: -I$${includedir}
+Libs: -L$${libdir} -lqnet
+endef
+
+# qnet::qnet is the shared library; qnet::header the header alone, with QNET_IMPLEMENTATION in a file of the user's.
+define CMAKE_FILE
+if(NOT TARGET qnet::qnet)
+  get_filename_component(QNET_PREFIX "$${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)
+  add_library(qnet::header INTERFACE IMPORTED)
+  set_target_properties(qnet::header PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "$${QNET_PREFIX}/include"
+    INTERFACE_LINK_LIBRARIES m)
+  add_library(qnet::qnet SHARED IMPORTED)
+  set_target_properties(qnet::qnet PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "$${QNET_PREFIX}/include"
+    IMPORTED_LOCATION "$${QNET_PREFIX}/lib/$(LIBRARY)" IMPORTED_SONAME "$(SONAME)")
+endif()
+endef
+
+define CMAKE_VERSION_FILE
+set(PACKAGE_VERSION $(VERSION))
+string(FIND "$(VERSION)." "$${PACKAGE_FIND_VERSION_MAJOR}.$${PACKAGE_FIND_VERSION_MINOR}." QNET_AT)
+if(QNET_AT EQUAL 0 AND NOT PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+  if(PACKAGE_FIND_VERSION VERSION_EQUAL PACKAGE_VERSION)
+    set(PACKAGE_VERSION_EXACT TRUE)
+  endif()
+endif()
+endef
+
+export PKG_CONFIG_FILE CMAKE_FILE CMAKE_VERSION_FILE
+INTO = $(DESTDIR)$(PREFIX)
+
+install: shared
+	@mkdir -p "$(INTO)/include" "$(INTO)/lib/pkgconfig" "$(INTO)/lib/cmake/qnet"
+	install -m 644 qnet.h "$(INTO)/include/qnet.h"
+	install -m 755 $(BUILD)/shared/$(LIBRARY) "$(INTO)/lib/$(LIBRARY)"
+	@ln -sf $(LIBRARY) "$(INTO)/lib/$(SONAME)"
+	@ln -sf $(SONAME) "$(INTO)/lib/$(LINKNAME)"
+	@printf '%s\n' "$$PKG_CONFIG_FILE" > "$(INTO)/lib/pkgconfig/qnet.pc"
+	@printf '%s\n' "$$CMAKE_FILE" > "$(INTO)/lib/cmake/qnet/qnetConfig.cmake"
+	@printf '%s\n' "$$CMAKE_VERSION_FILE" > "$(INTO)/lib/cmake/qnet/qnetConfigVersion.cmake"
 
 clean:
 	rm -rf $(BUILD) out

@@ -10,8 +10,8 @@
 
    CONTENTS (search for the tag; every ">>" opens a room, and a room calls only rooms above it)
 
-       manual         what it does and does NOT do, quick start, options, memory, threads,
-                      determinism, errors, formats, choices, references
+       manual         what it does and does NOT do, quick start, options, systems, memory,
+                      threads, determinism, errors, formats, choices, references
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
@@ -53,7 +53,6 @@
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
-   - No fsync: a file is whole or absent after a crash of the program, not after a power cut.
    - It uses the CPU only, in single precision (double as a reference build).
 
    QUICK START
@@ -79,7 +78,12 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_NO_STDIO          no file access by path; memory and callbacks stay
+       QNET_API               what stands before every public function, such as
+                              __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
+       QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
+                              only malloc, snprintf, strtod and their like are asked; no clock
+       QNET_NO_FSYNC          files are not forced to the disk before they get their name: quicker,
+                              but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
@@ -87,8 +91,21 @@
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
        QNET_MAX_FILE_BYTES, QNET_MAX_VOXELS    limits on what a file may ask for
 
-   QNET_REAL, QNET_STATIC and QNET_NO_STDIO change declarations: define them wherever the header is
-   included. QNET_USE_CBLAS wants a BLAS at link time (-lopenblas).
+   QNET_REAL, QNET_STATIC, QNET_API and QNET_NO_STDIO change declarations: define them wherever the
+   header is included; files of different QNET_REAL do not link. QNET_USE_CBLAS wants a BLAS at link
+   time (-lopenblas).
+
+   SYSTEMS
+
+   Any with IEEE 754 numbers and bytes of 8 bits, of either byte order: files are the same on all.
+   Float must be computed as float: on 32-bit x86 that takes -msse2 -mfpmath=sse, on s390x
+   -fexcess-precision=fast in the strict modes; without, the implementation does not compile.
+   Microsoft's cl.exe has no vectors that this file could use, so it makes networks some ten times
+   slower than clang-cl, which takes all kernels. mingw: gcc may lay AVX's registers on a stack that
+   is not aligned to them, and the program crashes (its bug 54412; Debian, MSYS2 and w64devkit have
+   repaired it, winlibs and MinGW-Builds not): -Wa,-muse-unaligned-vector-move, or clang.
+   WebAssembly: -msimd128, which makes a ResNet three times as fast, and -sALLOW_MEMORY_GROWTH=1.
+   No system at all: QNET_NO_STDIO.
 
    MEMORY
 
@@ -136,6 +153,15 @@
    checkpoint is a safetensors file too.
    Volumes are NIfTI-1; world coordinates are RAS+ in mm. Susceptibility is in ppm, R2* in 1/s.
 
+   FILES
+
+   Paths are the system's bytes on POSIX and UTF-8 on Windows, where \ separates folders as / does.
+   A file is written under a name of its own (path.<process>-<n>.tmp), forced to the disk and
+   renamed: whatever stops the program, or the power, path holds all of the old or all of the new.
+   What a killed program leaves of its .tmp goes when an experiment resumes, otherwise it stays.
+   Files have the mode 0666 and folders 0777, less the umask: at the usual 022 everybody on a shared
+   machine can read them. Where they tell of patients, say `umask 077` first.
+
    THE PAPER'S NUMBERS, by section, and what holds them (tests/test_paper.c asks for each one)
 
        Dataset          52 HH and 47 HC; 67 men, 32 women of 20 to 85 years; 220 mm shown at .43 mm,
@@ -155,7 +181,10 @@
        input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
        slices           those with the mask, at most 24, the central ones; padded and masked
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
-       augmentation     ranges of Albumentations 0.5-1.0, which the paper cites
+       augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
+                        distortion pulls the pixels that a fifth of the prepared side leaves over
+                        (none at 260 and 256; 4 at 224 or 74) to the edge: in 6 draws of 10 at 224
+                        they jump by more than 3 pixels, once by 19 (500 draws)
        cropped input    the box and a margin of 8 % are cut out first; stretching and geometry act
                         on the cut-out: percentiles are its own, far corners are mirrored
        ResBlock         a second ReLU, after the sum, as in He et al. and the ImageNet weights; the
@@ -195,8 +224,11 @@
 #define QNET_VERSION_MINOR 1
 #define QNET_VERSION_PATCH 0
 #define QNET_VERSION "0.1.0"
+#define QNET_VERSION_NUMBER \
+    (QNET_VERSION_MAJOR * 10000 + QNET_VERSION_MINOR * 100 + QNET_VERSION_PATCH) /* for #if */
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#if defined(__FAST_MATH__) || defined(_M_FP_FAST) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "qnet.h: -ffast-math and its parts break determinism and NaN checks; build without them"
 #endif
 
@@ -209,13 +241,36 @@
 #endif
 typedef QNET_REAL qnet_real;
 
+/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
+#define QNET__KIND_float 1
+#define QNET__KIND_double 2
+#define QNET__KIND_PASTE(type) QNET__KIND_##type
+#define QNET__KIND(type) QNET__KIND_PASTE(type)
+#if QNET__KIND(QNET_REAL) == 1
+#define QNET__REAL_IS_DOUBLE 0
+#elif QNET__KIND(QNET_REAL) == 2
+#define QNET__REAL_IS_DOUBLE 1
+/* In libraries these bear the type in their names, so that files of different QNET_REAL do not
+   link, as they would read each other's numbers wrongly. */
+#define qnet_context_create qnet_context_create_double
+#define qnet_resnet_create qnet_resnet_create_double
+#define qnet_scan_model_create qnet_scan_model_create_double
+#else
+#error "qnet.h: QNET_REAL must be float or double"
+#endif
+
 #ifdef QNET_STATIC
 #if defined(__GNUC__) || defined(__clang__)
+#ifndef QNET_IMPLEMENTATION
+/* A file may want the types alone. gcc warns of functions that have no body at the end of the file,
+   so there is no place to end this; of those that are called it warns all the same. */
+#pragma GCC diagnostic ignored "-Wunused-function"
+#endif
 #define QNET_API static __attribute__((unused))
 #else
 #define QNET_API static
 #endif
-#else
+#elif !defined(QNET_API)
 #define QNET_API extern
 #endif
 
@@ -243,7 +298,8 @@ extern "C" {
     X(QNET_ERROR_MISMATCH,    "weights or checkpoint belong to another network or configuration") \
     X(QNET_ERROR_DATA,        "the data cannot be used")                                          \
     X(QNET_ERROR_LEAK,        "a subject is on both sides of a train/test split")                 \
-    X(QNET_ERROR_NUMERIC,     "NaN or infinity")
+    X(QNET_ERROR_NUMERIC,     "NaN or infinity")                                                  \
+    X(QNET_ERROR_BUSY,        "another run works in this folder")
 
 typedef enum qnet_status {
 #define QNET__STATUS_ENUM(name, text) name,
@@ -390,6 +446,10 @@ QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
+/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
+   those of the header that its user was compiled with. */
+QNET_API const char *qnet_version(void);
+QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -427,20 +487,21 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size);
 
 /* ============================================================================================
    API 4. Files: every reader takes a qnet_source (memory, stdio, or callbacks) or a path, every
-   writer a qnet_sink or a path. A path is written as "path.tmp" and renamed when complete; a
-   symbolic link or a device of that name is replaced by the file. There is no fsync behind it.
+   writer a qnet_sink or a path. A path is written under another name and renamed when complete; a
+   symbolic link or a device of that name is replaced by the file. See FILES in the manual.
    ============================================================================================ */
 
 typedef struct qnet_source {
     void *user;
-    /* Reads up to size bytes into dst; *got < size only at the end. Non-zero: an I/O error. */
+    /* Reads up to size bytes into dst; *got < size only at the end. Non-zero: an I/O error, with
+       the system's reason in errno or 0. */
     int (*read)(void *user, void *dst, size_t size, size_t *got);
     const char *name; /* for error sentences; NULL: "(memory)" */
 } qnet_source;
 
 typedef struct qnet_sink {
     void *user;
-    int (*write)(void *user, const void *src, size_t size); /* non-zero: an I/O error */
+    int (*write)(void *user, const void *src, size_t size); /* non-zero: as above */
     const char *name;
 } qnet_sink;
 
@@ -470,12 +531,13 @@ QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer);
 QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, const char *name);
 
 #ifndef QNET_NO_STDIO
-/* Writes bytes to path by way of path.tmp and a rename: the old file stays on any failure. */
+/* Writes bytes to path, whole or not at all: the old file stays on any failure. */
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size);
 /* Reads a whole file of at most limit bytes (0: QNET_MAX_FILE_BYTES) into an empty buffer. */
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
                                     qnet_buffer *out);
+/* 1 also for what cannot be looked at (no permission, a disk error): opening it says why. */
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
@@ -586,6 +648,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             int relu, double momentum, qnet_real *running_mean,
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch);
+/* With the running statistics; asks for channels numbers during the call. */
 QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
                                               const qnet_real *x, const qnet_real *gamma,
                                               const qnet_real *beta, const qnet_real *running_mean,
@@ -837,11 +900,12 @@ typedef struct qnet_safetensor {
     int ndim;
     size_t shape[8];
     size_t count, bytes;
-    const void *data; /* little-endian, as in the file */
+    const void *data; /* in host order; may be unaligned */
 } qnet_safetensor;
 typedef struct qnet_metadata { char key[64]; char *value; } qnet_metadata;
 
-/* A parsed file: owns its bytes. */
+/* A parsed file: owns its bytes. What no network here can need is left out, with a warning in the
+   log: tensors of other dtypes (F8, C64 ...), names above 127 and metadata keys above 63 bytes. */
 typedef struct qnet_safetensors {
     qnet_context *ctx;
     qnet_safetensor *tensors; int count;
@@ -870,15 +934,19 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known);
 
-/* Copies a file's tensors into a block with this table: every name and shape must be there, float
-   types convert. num_batches_tracked may be missing. With `replace_head`, an fc / head of another
-   number of classes is left as it is in block and *head_replaced is set. Nothing is copied on
-   error. */
+/* Copies a file's tensors into a block with this table: every name and shape must be there,
+   numbers finite and running variances not below 0; float types convert. num_batches_tracked may
+   be missing. With `replace_head`, an fc / head of another number of classes, or none at all, is
+   left as it is in block and *head_replaced is set. A prefix before all names is passed over, with
+   a warning. Nothing is copied on error. */
 QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet_safetensors *file,
                                                    const qnet_param_table *table, qnet_real *block,
                                                    int replace_head, int *head_replaced);
-/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that is not finite is
-   QNET_ERROR_DATA, before anything is written: it could not be read back. */
+/* Bytes of the prefix that stands before all names of the file, as "module." of DataParallel or
+   "_orig_mod." of torch.compile, where the rest is a name of the table; 0: there is none. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table);
+/* metadata_pairs: key, value, key, value, ...; `pairs` of them. A number that could not be read
+   back (not finite, a variance below 0) is QNET_ERROR_DATA, before anything is written. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
                                         const qnet_param_table *table, const qnet_real *block,
                                         const char *const *metadata_pairs, int pairs);
@@ -904,7 +972,8 @@ typedef struct qnet_volume {
     double spacing[3];   /* mm */
     double affine[3][4]; /* voxel index to mm, RAS+: x to the right, y to the front, z up */
     char orientation[4]; /* what each axis points to, "RAS", "LAS", ...; from the affine */
-    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only */
+    int affine_source;   /* 2: sform, 1: qform, 0: neither in the file, spacing only: which side is
+                            left is unknown. If you know it, set affine, and this to 2. */
     float *voxels;
 } qnet_volume;
 
@@ -930,9 +999,13 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
 /* Reads a single-file NIfTI-1 with one 3-D volume, compressed or not (told by its first bytes), of
    any scalar type and either byte order, scl_slope and scl_inter applied. 4-D files with more than
-   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. */
+   one volume, complex, RGB and .hdr/.img pairs are errors that say so. NaN and infinity stay. What
+   some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
+   slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. */
+/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
+   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
+   how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
                                       const qnet_nifti_options *options);
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
@@ -1017,6 +1090,13 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
                                         const qnet_augmentation *record, const float *pixels,
                                         int in_h, int in_w, qnet_real *out, int out_h, int out_w,
                                         void *scratch);
+/* The same within limits of the stretch that are known already (NULL: they are found): they depend
+   on image and configuration, not on the record, so training finds them once for all epochs. */
+QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
+                                               const qnet_augmentation *record, const float *pixels,
+                                               int in_h, int in_w, const float low[3],
+                                               const float high[3], qnet_real *out, int out_h,
+                                               int out_w, void *scratch);
 /* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
@@ -1049,8 +1129,25 @@ typedef struct qnet_input_config {
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
     const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
+    int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
+    int any_orientation; /* 1: and so are slices far from axial */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
+
+/* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
+#define QNET_CUT_SIDE 64
+typedef struct qnet_cut {
+    double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
+    double center_mm[3]; /* the same in the world, in the middle of the slices */
+    double side_mm;      /* of the prepared images */
+    int slice[2];        /* the lowest and the highest one, from 0 at the bottom */
+    double offset_mm[2]; /* the mask's centre of mass from that of the head in its slices, along x
+                            and y; NaN without a mask */
+    int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
+    int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
+    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
+                            and box, and a coronal plane with mask and slices; NULL: none */
+} qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
    right (radiological convention). Pixels are physical values, before stretching; 0 outside. */
@@ -1063,6 +1160,7 @@ typedef struct qnet_scan {
     const int *slice_z; /* [slices]: index along z after orientation to RAS */
     const float *pixels; /* [slices][height][width][3] */
     uint64_t hash;      /* of the pixels */
+    qnet_cut cut;
 } qnet_scan;
 
 typedef struct qnet_cohort {
@@ -1081,9 +1179,27 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
-    qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS in place */
+    qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3]. */
+/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+   Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
+   of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
+   Components of less than a fiftieth of the largest one are left out; slices are those that hold
+   the rest, the box is about its centre of mass.
+   NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
+   slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
+   refused.
+   Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
+   any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
+   with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
+   median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
+   to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
+   A sidecar's "Units" that are others than ppm and 1/s are refused likewise.
+   Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
+   above 45, and one above 30 of slices that were acquired sagittal or coronal.
+   Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
+   of. */
 QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                        const qnet_scan_maps *maps, int *slices, int *slice_z,
                                        float *pixels);
@@ -1097,8 +1213,11 @@ QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
 /* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
    *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat. A NaN voxel, an all-zero slice, a missing map or a
-   grid that differs is an error that names file and subject. */
+   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
+   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
+   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
+   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
+   other numbers of slices, than in most of ten or more. */
 QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
                                       const qnet_input_config *config, qnet_cohort **out);
 #endif
@@ -1387,6 +1506,7 @@ typedef struct qnet_participant {
     double age;
     qnet_sex sex;
     int slices;
+    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
 } qnet_participant;
 
 typedef struct qnet_experiment {
@@ -1404,6 +1524,7 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
+    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds;
@@ -1415,6 +1536,7 @@ typedef struct qnet_experiment {
    earlier result stays whole on any failure. resume: goes on from out/checkpoint with the same
    bits. weights: a torchvision ResNet18 safetensors file, or NULL for random initial weights;
    with such a file, inputs that are not normalised otherwise get ImageNet's mean and std.
+   QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained on these very subjects. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
@@ -1445,6 +1567,24 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
 
+/* What some warn of: casts in C's form, where this is compiled as C++; in Microsoft's compilers
+   fopen and the like, and helpers that a configuration does not call. */
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic push
+#ifdef __cplusplus
+#pragma GCC diagnostic ignored "-Wold-style-cast"
+#ifndef __clang__
+#pragma GCC diagnostic ignored "-Wuseless-cast"
+#endif
+#endif
+#ifdef _MSC_VER
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+#elif defined(_MSC_VER)
+#pragma warning(push)
+#pragma warning(disable : 4505 4996)
+#endif
+
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
    checked sizes, byte order, minimum and maximum.
@@ -1458,37 +1598,42 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #if defined(_OPENMP) && !defined(QNET_NO_OPENMP)
 #define QNET__OPENMP 1
 #include <omp.h>
 #endif
 #ifndef QNET_NO_STDIO
+#include <time.h>
 #if defined(_WIN32)
 #include <direct.h>
+#include <fcntl.h>
 #include <io.h>
+#include <process.h>
+#include <share.h>
 #include <sys/stat.h>
+#include <sys/timeb.h>
 #include <sys/types.h>
+#include <wchar.h>
 #define QNET__WINDOWS 1
-#elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__)
+#elif defined(__unix__) || defined(__APPLE__) || defined(__HAIKU__) || defined(__wasi__)
 #include <dirent.h>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/types.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 #define QNET__POSIX 1
 #endif
 #endif
 
-/* QNET__REAL_IS_DOUBLE: the preprocessor cannot compare types, but it can paste their names. */
-#define QNET__KIND_float 1
-#define QNET__KIND_double 2
-#define QNET__KIND_PASTE(type) QNET__KIND_##type
-#define QNET__KIND(type) QNET__KIND_PASTE(type)
-#if QNET__KIND(QNET_REAL) == 1
-#define QNET__REAL_IS_DOUBLE 0
-#elif QNET__KIND(QNET_REAL) == 2
-#define QNET__REAL_IS_DOUBLE 1
-#else
-#error "qnet.h: QNET_REAL must be float or double"
+/* Float must be computed as float. An x87 unit computes in 64 binary digits and rounds when a
+   number happens to be stored: the same formula then differs from one line to the next, which
+   sigma, AUC and percentiles do not bear. */
+#if defined(_M_IX86_FP) && _M_IX86_FP < 2
+#error "qnet.h: x87 arithmetic breaks determinism; build with /arch:SSE2"
+#elif !defined(_MSC_VER) && (FLT_EVAL_METHOD < 0 || FLT_EVAL_METHOD == 1 || FLT_EVAL_METHOD == 2)
+#error "qnet.h: excess precision: add -msse2 -mfpmath=sse (x86) or -fexcess-precision=fast (s390x)"
 #endif
 
 /* QNET__X86: kernels with AVX2 or AVX-512 target attributes can be compiled and may be picked. */
@@ -1511,7 +1656,11 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 
 #if defined(__GNUC__) || defined(__clang__)
 #define QNET__RESTRICT __restrict__
+#ifdef __MINGW32__ /* whose own printf, as the compiler knows it, has no %zu: ours and C99's do */
+#define QNET__PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#else
 #define QNET__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#endif
 /* A helper that some configurations, such as QNET_NO_STDIO, do not call. */
 #define QNET__HELPER static __attribute__((unused))
 #elif defined(_MSC_VER)
@@ -1597,7 +1746,8 @@ QNET__HELPER int qnet__max_int(int a, int b)
     return a > b ? a : b;
 }
 
-/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, a function in C++. */
+/* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
+   and a function in C++. */
 QNET__HELPER int qnet__is_finite(double x)
 {
     return x - x == 0.0;
@@ -1678,28 +1828,60 @@ QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
+#define QNET__SENTENCE 1024 /* bytes of a sentence, its end included */
 
 struct qnet_context {
     qnet_hooks hooks;
     qnet_cpu cpu;     /* the kernels in force: never AUTO */
-    char error[1024]; /* the sentence of the last failure */
+    char error[QNET__SENTENCE]; /* of the last failure */
 };
+
+/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
+   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
+   surrogates). */
+static size_t qnet__printable(const unsigned char *p)
+{
+    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    size_t i;
+    for (i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
+    }
+    if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
+    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
+    if (n == 3)
+        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
+    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+}
+
+/* A sentence as printf makes it. File names and file contents come into it, and it goes to
+   terminals: what is not printable is written as \x1b. */
+static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list args)
+{
+    char raw[QNET__SENTENCE]; /* aside: an argument may be the last error itself */
+    const unsigned char *p = (const unsigned char *)raw;
+    size_t used = 0;
+    if (vsnprintf(raw, sizeof raw, fmt, args) < 0) raw[0] = '\0';
+    while (*p) {
+        const size_t n = qnet__printable(p);
+        if (used + (n > 0 ? n : 4) >= QNET__SENTENCE) break;
+        if (n > 0) memcpy(text + used, p, n);
+        else snprintf(text + used, 5, "\\x%02x", (unsigned)*p);
+        used += n > 0 ? n : 4;
+        p += n > 0 ? n : 1;
+    }
+    text[used] = '\0';
+}
 
 /* Records the sentence of a failure; ctx may be NULL. */
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
-    /* Formatted aside first: an argument may be the last error itself. */
-    char text[sizeof ((qnet_context *)0)->error];
     va_list args;
     if (ctx == NULL) {
         return;
     }
     va_start(args, fmt);
-    if (vsnprintf(text, sizeof text, fmt, args) < 0) {
-        text[0] = '\0';
-    }
+    qnet__sentence(ctx->error, fmt, args);
     va_end(args);
-    memcpy(ctx->error, text, sizeof text);
 }
 
 /* Records the sentence and gives the status, so that a failure is one
@@ -1756,7 +1938,7 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
 /* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
    first touch of memory then costs a fraction, and so does finding it. The name is bound by hand,
    as strict C99 hides the prototype. */
-#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__linux__) && !defined(QNET_NO_STDIO) && (defined(__GNUC__) || defined(__clang__))
 #define QNET__HUGE_PAGE ((size_t)2 << 20)
 extern int qnet__madvise(void *block, size_t size, int advice) __asm__("madvise");
 #define QNET__MADV_HUGEPAGE 14
@@ -1851,7 +2033,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
 
 /* Strict C99 hides what Linux has: as for madvise, names are bound by hand, here and for files.
    Only where long has 64 bits, as then so have off_t and the parts of a time. */
-#if defined(__linux__) && defined(__LP64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__linux__) && defined(__LP64__) && !defined(QNET_NO_STDIO) && \
+    (defined(__GNUC__) || defined(__clang__))
 #define QNET__LINUX64 1
 #define QNET__CLOCK_MONOTONIC 1
 extern int qnet__clock_gettime(int clock, long now[2]) __asm__("clock_gettime");
@@ -1862,11 +2045,19 @@ static double qnet__default_seconds(void *user)
     QNET__UNUSED(user);
 #if defined(QNET__OPENMP)
     return omp_get_wtime();
+#elif defined(QNET_NO_STDIO)
+    return 0; /* no system, no clock: progress reports then know no speed */
 #elif defined(QNET__LINUX64)
     {
         long now[2] = {0, 0}; /* seconds and 1e-9 seconds */
         (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
         return (double)now[0] + 1e-9 * (double)now[1];
+    }
+#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX)
+    {
+        struct timespec now = { 0, 0 };
+        (void)clock_gettime(CLOCK_MONOTONIC, &now);
+        return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
 #elif defined(TIME_UTC)
     {
@@ -1875,6 +2066,12 @@ static double qnet__default_seconds(void *user)
             return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
         }
         return (double)time(NULL);
+    }
+#elif defined(_WIN32)
+    {
+        struct __timeb64 now;
+        _ftime64(&now);
+        return (double)now.time + 1e-3 * now.millitm;
     }
 #else
     return (double)time(NULL);
@@ -2111,15 +2308,13 @@ QNET__HELPER int qnet__report(qnet_context *ctx, const qnet_progress_info *info)
 QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level level,
                                                const char *fmt, ...)
 {
-    char text[1024];
+    char text[QNET__SENTENCE];
     va_list args;
-    if (ctx->hooks.log.message == NULL) {
+    if (ctx == NULL || ctx->hooks.log.message == NULL) {
         return;
     }
     va_start(args, fmt);
-    if (vsnprintf(text, sizeof text, fmt, args) < 0) {
-        text[0] = '\0';
-    }
+    qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
 }
@@ -2146,8 +2341,11 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #if defined(__TINYC__)
     snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
 #elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d", __clang_major__, __clang_minor__,
-             __clang_patchlevel__);
+    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+             " -msimd128"
+#endif
+             , __clang_major__, __clang_minor__, __clang_patchlevel__);
 #elif defined(__GNUC__)
     snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
              __GNUC_PATCHLEVEL__);
@@ -2181,6 +2379,16 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #endif
                  compiler, threads, workers);
     }
+}
+
+QNET_API const char *qnet_version(void)
+{
+    return QNET_VERSION;
+}
+
+QNET_API int qnet_version_number(void)
+{
+    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
@@ -2310,32 +2518,59 @@ QNET__HELPER const char *qnet__sink_name(const qnet_sink *sink)
     return sink->name != NULL ? sink->name : "(memory)";
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
+/* "path: doing what failed: the system's reason", from errno where that is not 0. */
+static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const char *what)
 {
-    size_t done = 0;
-    while (done < n) {
-        size_t got = 0;
-        if (src->read(src->user, (unsigned char *)dst + done, n - done, &got) != 0) {
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading %s failed", qnet__source_name(src),
-                              what);
-        }
-        if (got == 0 || got > n - done) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-        done += got;
+    const int code = errno;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: %s failed%s%s", name, what, code ? ": " : "",
+                      code ? strerror(code) : "");
+}
+
+/* Up to n bytes into dst; fewer, or none, only at the end. */
+QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
+                                         size_t *got)
+{
+    *got = 0;
+    errno = 0;
+    if (src->read(src->user, dst, n, got) != 0 || *got > n) {
+        *got = 0;
+        return qnet__io_error(ctx, qnet__source_name(src), "reading");
     }
     return QNET_OK;
 }
 
+/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
+                                          const char *what)
+{
+    size_t done = 0, got;
+    for (; done < n; done += got) {
+        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
+        if (got == 0) {
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
+                              qnet__source_name(src), (double)n, what, (double)done);
+        }
+    }
+    return QNET_OK;
+}
+
+static int qnet__buffer_write(void *user, const void *src, size_t size);
+
 QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    if (n > 0 && sink->write(sink->user, src, n) != 0) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: writing %.0f bytes failed",
-                          qnet__sink_name(sink), (double)n);
+    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        if (status != QNET_OK)
+            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                              qnet_last_error(buffer->ctx));
+    } else if (n > 0) {
+        char what[40];
+        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+        errno = 0;
+        if (sink->write(sink->user, src, n) != 0)
+            return qnet__io_error(ctx, qnet__sink_name(sink), what);
     }
     return QNET_OK;
 }
@@ -2465,14 +2700,12 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
     unsigned char chunk[4096];
     qnet_status status = QNET_OK;
     for (;;) {
-        size_t got = 0;
-        if (source->read(source->user, chunk, sizeof chunk, &got) != 0 || got > sizeof chunk) {
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed",
-                                qnet__source_name(source));
-        } else if (got > limit - out->size) {
+        size_t got;
+        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
+        if (status == QNET_OK && got > limit - out->size) {
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
                                 qnet__source_name(source), (double)limit);
-        } else {
+        } else if (status == QNET_OK) {
             status = qnet_buffer_append(ctx, out, chunk, got);
         }
         if (status != QNET_OK) {
@@ -2487,32 +2720,168 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* What a path leads to: 0 nothing, 1 a file, 2 a folder. */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+
+#if defined(QNET__POSIX)
+#define qnet__remove remove
+#define qnet__rename rename
+#define qnet__fopen fopen
+#define qnet__process() getpid()
+#define qnet__is_separator(c) ((c) == '/')
+/* For what comes into being here and nowhere else: not through a link, nor over a file. */
+#define qnet__fopen_new(path) fopen((path), "wbx")
+/* Strict C99 hides these, too. */
+#if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
+extern int qnet__fsync(int file) __asm__("fsync");
+#else
+#define qnet__fsync fsync
+#endif
+#if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
+#define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
+#elif defined(__O_NOFOLLOW) && defined(__O_CLOEXEC)
+#define QNET__OPEN_FLAGS (__O_NOFOLLOW | __O_CLOEXEC)
+#else
+#define QNET__OPEN_FLAGS 0
+#endif
+
+#elif defined(QNET__WINDOWS)
+#define qnet__process() _getpid()
+#define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+/* windows.h is not wanted for four functions; these are its own declarations. */
+#ifdef __cplusplus
+extern "C" {
+#endif
+__declspec(dllimport) unsigned long __stdcall GetLastError(void);
+__declspec(dllimport) int __stdcall MoveFileExW(const wchar_t *from, const wchar_t *to,
+                                                unsigned long flags);
+__declspec(dllimport) int __stdcall MultiByteToWideChar(unsigned page, unsigned long flags,
+                                                        const char *text, int bytes, wchar_t *wide,
+                                                        int size);
+__declspec(dllimport) int __stdcall WideCharToMultiByte(unsigned page, unsigned long flags,
+                                                        const wchar_t *wide, int count, char *text,
+                                                        int size, const char *unknown, int *used);
+#ifdef __cplusplus
+}
+#endif
+#define QNET__UTF8 65001
+
+/* UTF-8 to the system's UTF-16, without separators at the end, which stat does not take. 0, and
+   errno says why: too long, or no UTF-8. */
+static int qnet__utf16(const char *path, wchar_t wide[QNET__UTF16_SIZE])
+{
+    int n = MultiByteToWideChar(QNET__UTF8, 8 /* strictly */, path, -1, wide, QNET__UTF16_SIZE);
+    if (n == 0) {
+        errno = GetLastError() == 122 /* does not fit */ ? ENAMETOOLONG : EILSEQ;
+        return 0;
+    }
+    for (n -= 2; n > 0 && (wide[n] == L'/' || wide[n] == L'\\') && wide[n - 1] != L':'; n--)
+        wide[n] = 0;
+    return 1;
+}
+
+static int qnet__remove(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) && (_wremove(wide) == 0 || _wrmdir(wide) == 0) ? 0 : -1;
+}
+
+static int qnet__rename(const char *from, const char *to)
+{
+    wchar_t wide_from[QNET__UTF16_SIZE], wide_to[QNET__UTF16_SIZE];
+    unsigned long code;
+    if (!qnet__utf16(from, wide_from) || !qnet__utf16(to, wide_to)) return -1;
+    if (MoveFileExW(wide_from, wide_to, 1 | 8 /* replaces, writes through */)) return 0;
+    code = GetLastError();
+    errno = code == 2 || code == 3 ? ENOENT : code == 5 || code == 32 ? EACCES
+          : code == 112 ? ENOSPC : EIO;
+    return -1;
+}
+
+static FILE *qnet__fopen(const char *path, const char *mode)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    QNET__UNUSED(mode); /* "rb", the only one */
+    return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
+}
+
+static FILE *qnet__fopen_new(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    int file;
+    if (!qnet__utf16(path, wide)) return NULL;
+    file = _wopen(wide, _O_WRONLY | _O_CREAT | _O_EXCL | _O_BINARY | _O_NOINHERIT,
+                  _S_IREAD | _S_IWRITE);
+    return file >= 0 ? _fdopen(file, "wb") : NULL;
+}
+
+#else
+#define qnet__remove remove
+#define qnet__rename rename
+#define qnet__fopen fopen
+#define qnet__fopen_new(path) fopen((path), "wb")
+#define qnet__process() 0
+#define qnet__is_separator(c) ((c) == '/')
+#endif
+
+/* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
+   that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
 #if defined(QNET__POSIX)
     struct stat info;
-    if (stat(path, &info) != 0) {
-        return 0;
-    }
-    return S_ISDIR(info.st_mode) ? 2 : 1;
+    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
 #elif defined(QNET__WINDOWS)
-    struct _stat info;
-    if (_stat(path, &info) != 0) {
-        return 0;
-    }
-    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
+        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
 #else
     FILE *stream = fopen(path, "rb");
-    if (stream == NULL) {
-        return 0;
+    if (stream != NULL) {
+        fclose(stream);
+        return 1;
     }
-    fclose(stream);
-    return 1;
+#endif
+    return errno != ENOENT && errno != ENOTDIR;
+}
+
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+/* Forces a closed file, or the names in a folder, to the disk. */
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#endif
+
+/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
+   which is whole too: no failure. */
+static void qnet__sync_folder(char *path)
+{
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+    char *slash = strrchr(path, '/');
+    if (slash == NULL) {
+        (void)qnet__sync(".");
+    } else if (slash == path) {
+        (void)qnet__sync("/");
+    } else {
+        *slash = '\0';
+        (void)qnet__sync(path);
+        *slash = '/';
+    }
+#else
+    QNET__UNUSED(path);
 #endif
 }
 
-/* An open file, with copies of its names: `path`, and `temporary` = path.tmp when writing. */
+/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
@@ -2533,7 +2902,9 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-/* Fills f with the two names of a path and no stream. */
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Fills f with the path, room for the temporary name, and no stream. */
 static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
 {
     size_t length;
@@ -2543,15 +2914,13 @@ static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__f
     length = strlen(path);
     f->ctx = ctx;
     f->stream = NULL;
-    f->bytes = 2 * (length + 1) + 4;
+    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
     f->path = (char *)qnet__alloc(ctx, f->bytes);
     if (f->path == NULL) {
         return qnet__no_memory(ctx, f->bytes, "a file name");
     }
     f->temporary = f->path + length + 1;
     memcpy(f->path, path, length + 1);
-    memcpy(f->temporary, path, length);
-    memcpy(f->temporary + length, ".tmp", 5);
     return QNET_OK;
 }
 
@@ -2566,6 +2935,46 @@ QNET__HELPER void qnet__file_close(qnet__file *f)
     f->path = NULL;
 }
 
+/* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
+   without links has that of the link. What is read is put back; pipes are let alone. */
+static int qnet__is_pointer_file(FILE *stream)
+{
+    char text[1024];
+    const long size = fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : 0;
+    size_t n = 0;
+    rewind(stream);
+    if (size > 0 && size < (long)sizeof text) {
+        n = fread(text, 1, (size_t)size, stream);
+        rewind(stream);
+    }
+    text[n] = '\0';
+    return strncmp(text, "/annex/objects/", 15) == 0 ||
+           strncmp(text, "version https://git-lfs", 23) == 0 ||
+           (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
+}
+
+/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
+   nowhere. path is cut up and put together again. */
+static int qnet__is_broken_link(char *path)
+{
+    int listed = 0;
+#ifdef QNET__POSIX /* lstat is not declared everywhere */
+    char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    struct dirent *entry;
+    DIR *folder;
+    if (slash != NULL) *slash = '\0';
+    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
+    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
+        listed = strcmp(entry->d_name, name) == 0;
+    if (folder != NULL) closedir(folder);
+    if (slash != NULL) *slash = '/';
+#else
+    QNET__UNUSED(path);
+#endif
+    return listed;
+}
+
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
@@ -2575,16 +2984,25 @@ QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *pat
     if (qnet__path_kind(path) == 2) {
         errno = 0; /* fopen opens folders on some systems */
     } else {
-        f->stream = fopen(path, "rb");
+        f->stream = qnet__fopen(path, "rb");
     }
     if (f->stream == NULL) {
         int code = errno; /* 0: not even tried, a folder */
+        int none = code == ENOENT || code == ENOTDIR;
+        int link = none && qnet__is_broken_link(f->path);
         qnet__file_close(f);
-        if (code == ENOENT || code == ENOTDIR) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such file", path);
+        if (none) {
+            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
+                              "a link that leads nowhere, as git-annex leaves them: not "
+                              "downloaded: git annex get / datalad get");
         }
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
                           code != 0 ? strerror(code) : "it is a folder");
+    }
+    if (qnet__is_pointer_file(f->stream)) {
+        qnet__file_close(f);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
+                          "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
@@ -2657,19 +3075,25 @@ QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *sourc
 }
 #endif
 
-/* Opens path.tmp for writing; *out writes to it until qnet__file_commit or qnet__file_abandon. On
-   failure there is nothing to close. */
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
+   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
+   there is nothing to close. */
 QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
                                                  qnet__file *f, qnet_sink *out)
 {
     QNET__TRY(qnet__file_names(ctx, path, f));
-    errno = 0;
-    f->stream = fopen(f->temporary, "wb");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
+                 (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
     if (f->stream == NULL) {
-        int code = errno;
+        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
+                                        f->temporary, strerror(errno));
         qnet__file_close(f);
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s.tmp: cannot be opened for writing: %s", path,
-                          strerror(code));
+        return status;
     }
     out->user = f;
     out->write = qnet__file_write;
@@ -2677,39 +3101,42 @@ QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *
     return QNET_OK;
 }
 
-/* Closes and removes path.tmp; what was at path stays. */
+/* Closes and removes the temporary file; what was at path stays. */
 QNET__HELPER void qnet__file_abandon(qnet__file *f)
 {
     if (f->stream != NULL) {
         fclose(f->stream);
         f->stream = NULL;
     }
-    remove(f->temporary);
+    (void)qnet__remove(f->temporary);
     qnet__file_close(f);
 }
 
-/* Closes path.tmp and renames it to path. On failure path.tmp is removed and path stays. */
+/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
+   removed and path stays. */
 QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
 {
     int bad = ferror(f->stream), code;
     errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
     bad |= fclose(f->stream);
     f->stream = NULL;
-#ifdef QNET__WINDOWS
-    if (!bad) {
-        remove(f->path); /* rename does not replace there */
-    }
+#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
+    bad = bad || qnet__sync(f->temporary) != 0;
 #endif
-    if (!bad) {
-        bad = rename(f->temporary, f->path);
-    }
+    bad = bad || qnet__rename(f->temporary, f->path) != 0;
     code = errno;
     if (bad) {
         qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        code != 0 ? strerror(code) : "a write failed");
+                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
+                                        : code != 0                   ? strerror(code)
+                                                                      : "a write failed");
         qnet__file_abandon(f);
         return status;
     }
+    qnet__sync_folder(f->path);
     qnet__file_close(f);
     return QNET_OK;
 }
@@ -2773,7 +3200,8 @@ static void qnet__make_one_folder(const char *path)
 #if defined(QNET__POSIX)
     (void)mkdir(path, 0777);
 #elif defined(QNET__WINDOWS)
-    (void)_mkdir(path);
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(path, wide)) (void)_wmkdir(wide);
 #else
     QNET__UNUSED(path);
 #endif
@@ -2788,7 +3216,7 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
     /* Parents that cannot be made may be there already: only the folder itself counts. */
     for (i = 1; names.path[i] != '\0'; i++) {
         char c = names.path[i];
-        if (c == '/' || c == '\\') {
+        if (qnet__is_separator(c)) {
             names.path[i] = '\0';
             qnet__make_one_folder(names.path);
             names.path[i] = c;
@@ -2841,30 +3269,38 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry;
+    struct dirent *entry = NULL;
     if (folder == NULL) {
-        return qnet__fail(ctx, errno == EACCES ? QNET_ERROR_IO : QNET_ERROR_NOT_FOUND,
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
     }
-    while (status == QNET_OK && (entry = readdir(folder)) != NULL) {
-        status = qnet__list_add(ctx, names, path, entry->d_name);
-    }
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0)
+        status = qnet__io_error(ctx, path, "reading the folder");
     closedir(folder);
 #else
-    char pattern[1024];
-    struct _finddata_t entry;
-    intptr_t handle;
-    if (strlen(path) + 3 > sizeof pattern) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.100s...: the path is too long", path);
-    }
-    snprintf(pattern, sizeof pattern, "%s/*", path);
-    handle = _findfirst(pattern, &entry);
+    wchar_t wide[QNET__UTF16_SIZE + 2];
+    char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
+    struct _wfinddata64_t entry;
+    intptr_t handle = -1;
+    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
     if (handle == -1) {
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no such folder", path);
+        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+                          "%s: the folder cannot be opened: %s", path, strerror(errno));
     }
     do {
-        status = qnet__list_add(ctx, names, path, entry.name);
-    } while (status == QNET_OK && _findnext(handle, &entry) == 0);
+        if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
+            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
+        else
+            status = qnet__list_add(ctx, names, path, name);
+        errno = ENOENT;
+    } while (status == QNET_OK && _wfindnext64(handle, &entry) == 0);
+    if (status == QNET_OK && errno != ENOENT) /* ENOENT: no more */
+        status = qnet__io_error(ctx, path, "reading the folder");
     _findclose(handle);
 #endif
     return status;
@@ -2900,6 +3336,180 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     QNET__UNUSED(bytes);
     return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
 #endif
+}
+
+/* ---- The lock of a folder ---------------------------------------------------------------------
+   A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
+   process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
+   as fcntl's does: two runs in one process keep each other out too, a child that ends takes nothing
+   away, and Linux carries it to the other machines of a shared folder (NFS, SMB). */
+
+typedef struct qnet__lock {
+    char path[640]; /* of the file */
+    int file;
+    size_t there; /* bytes of the folder's path that were there before */
+} qnet__lock;
+
+/* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
+   days-to-civil, years from March on): gmtime's result is shared by threads. */
+static void qnet__holder_text(char text[320])
+{
+    const long long now = (long long)time(NULL), z = now / 86400 + 719468;
+    const int s = (int)(now % 86400), of_era = (int)(z % 146097);
+    const int years = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    const int days = of_era - (365 * years + years / 4 - years / 100), m = (5 * days + 2) / 153;
+    const int month = m < 10 ? m + 3 : m - 9;
+    const char *host = "this machine";
+#if defined(QNET__POSIX)
+    struct utsname names;
+    if (uname(&names) >= 0) host = names.nodename;
+#elif defined(QNET__WINDOWS)
+    if (getenv("COMPUTERNAME")) host = getenv("COMPUTERNAME");
+#endif
+    snprintf(text, 320, "process %lu on %.200s since %d-%02d-%02d %02d:%02d:%02d UTC\n",
+             (unsigned long)qnet__process(), host, (int)(z / 146097) * 400 + years + (month < 3),
+             month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
+}
+
+#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+/* The refusal, from a file that the holder wrote. */
+static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
+{
+    char text[320];
+#ifdef QNET__POSIX
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
+#else
+    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
+#endif
+    text[n > 0 ? n : 0] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
+                      text[0] ? text : "it has not yet said which");
+}
+#endif
+
+#if defined(QNET__POSIX)
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    struct stat mine, named;
+    for (int tries = 0; tries < 100; tries++) {
+        int code;
+        lock->file = open(lock->path, O_RDWR | O_CREAT | QNET__OPEN_FLAGS, 0666);
+        if (lock->file < 0) return qnet__io_error(ctx, lock->path, "opening");
+        if (flock(lock->file, LOCK_EX | LOCK_NB) != 0) {
+            const qnet_status status =
+                errno == EWOULDBLOCK ? qnet__lock_busy(ctx, lock, lock->file)
+                                     : qnet__io_error(ctx, lock->path, "locking");
+            code = errno;
+            close(lock->file);
+            if (status == QNET_ERROR_BUSY) return status;
+            if (code != ENOSYS && code != ENOLCK && code != EOPNOTSUPP) return status;
+            lock->file = -1;
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%s: this file system has no locks: nothing keeps a second run from this "
+                      "folder", lock->path);
+            return QNET_OK;
+        }
+        /* Ours, unless its last holder has removed it since it was opened; what a dead process has
+           left goes the same way. */
+        if (fstat(lock->file, &mine) == 0 && stat(lock->path, &named) == 0 &&
+            mine.st_ino == named.st_ino && mine.st_dev == named.st_dev) {
+            if (mine.st_size == 0) return QNET_OK;
+            (void)qnet__remove(lock->path);
+        }
+        close(lock->file);
+    }
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be locked", lock->path);
+}
+#elif defined(QNET__WINDOWS)
+/* There the open file itself is the lock: nobody else may open it to write. */
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (qnet__utf16(lock->path, wide)) {
+        lock->file = _wsopen(wide, _O_RDWR | _O_CREAT | _O_TRUNC | _O_BINARY | _O_NOINHERIT,
+                             _SH_DENYWR, _S_IREAD | _S_IWRITE);
+        if (lock->file >= 0) return QNET_OK;
+        if (errno == EACCES) {
+            const int file = _wsopen(wide, _O_RDONLY | _O_BINARY | _O_NOINHERIT, _SH_DENYNO, 0);
+            const qnet_status status = qnet__lock_busy(ctx, lock, file);
+            if (file >= 0) {
+                _close(file);
+                return status;
+            }
+            errno = EACCES;
+        }
+    }
+    return qnet__io_error(ctx, lock->path, "locking");
+}
+#else
+static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
+{
+    QNET__UNUSED(ctx);
+    lock->file = -1;
+    return QNET_OK;
+}
+#endif
+
+/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+static void qnet__lock_tidy(const qnet__lock *lock)
+{
+    char path[sizeof lock->path];
+    strcpy(path, lock->path);
+    for (size_t n = strlen(path); n > lock->there; n--) {
+        if (!qnet__is_separator(path[n])) continue;
+        path[n] = '\0';
+        (void)qnet__remove(path); /* fails for a folder that holds anything */
+    }
+}
+
+/* Makes a folder and locks it until qnet__lock_release; QNET_ERROR_BUSY: another run has it. */
+static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__lock *lock)
+{
+    char text[320];
+    qnet_status status;
+    size_t n = strlen(folder);
+    lock->file = -1;
+    if (n + sizeof "/run.lock" > sizeof lock->path)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: the path is too long", folder);
+    memcpy(lock->path, folder, n + 1);
+    while (n > 0 && qnet__path_kind(lock->path) == 0) { /* to the next folder above */
+        while (n > 0 && qnet__is_separator(lock->path[n - 1])) n--;
+        while (n > 0 && !qnet__is_separator(lock->path[n - 1])) n--;
+        lock->path[n] = '\0';
+    }
+    lock->there = n;
+    snprintf(lock->path, sizeof lock->path, "%s/run.lock", folder);
+    status = qnet_make_folder(ctx, folder);
+    if (status == QNET_OK) status = qnet__lock_open(ctx, lock);
+    if (status != QNET_OK) {
+        qnet__lock_tidy(lock);
+        return status;
+    }
+    qnet__holder_text(text);
+    /* The lock holds without its text, should that not be written. */
+#if defined(QNET__POSIX)
+    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
+#elif defined(QNET__WINDOWS)
+    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
+#endif
+    return QNET_OK;
+}
+
+/* The file goes while the lock still holds; Windows removes no open files. */
+static void qnet__lock_release(qnet__lock *lock)
+{
+#if defined(QNET__POSIX)
+    (void)qnet__remove(lock->path);
+    if (lock->file >= 0) {
+        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+        close(lock->file);
+    }
+#elif defined(QNET__WINDOWS)
+    _close(lock->file);
+    (void)qnet__remove(lock->path);
+#endif
+    qnet__lock_tidy(lock);
 }
 
 #endif /* QNET_NO_STDIO */
@@ -2940,7 +3550,7 @@ static size_t qnet__first_bad(const qnet_real *x, size_t count)
 {
     size_t i;
     for (i = 0; i < count; i++)
-        if (!isfinite(x[i])) break;
+        if (!qnet__is_finite((double)x[i])) break;
     return i;
 }
 
@@ -3018,6 +3628,14 @@ static int qnet__parse_number(const char *text, double *out)
 
 #if QNET__X86
 #include <immintrin.h>
+#if defined(_MSC_VER) && !defined(__AVX512F__)
+/* clang for Microsoft's: what the command line does not enable is left out above. In this order. */
+#include <smmintrin.h>
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <fmaintrin.h>
+#include <avx512fintrin.h>
+#endif
 #elif QNET__NEON
 #include <arm_neon.h>
 #endif
@@ -3584,11 +4202,26 @@ static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
            qnet__mul(bytes, sizeof(qnet_real), &bytes);
 }
 
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
 QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
                                size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
                                size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
 {
-    void *own = NULL;
+    void *own;
     size_t bytes;
     int done = 0;
     if (ctx == NULL || a == NULL || b == NULL || c == NULL) {
@@ -3619,12 +4252,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
         return QNET_OK;
     }
     bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    if (scratch == NULL && bytes != 0) {
-        own = scratch = qnet__alloc(ctx, bytes);
-        if (own == NULL) {
-            return qnet__no_memory(ctx, bytes, "the packed matrix of a product");
-        }
-    }
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
     qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
     qnet__free(ctx, own, bytes);
     return QNET_OK;
@@ -4079,33 +4707,40 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+/* The channels from `begin` on. */
+static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk,
+                                size_t begin)
 {
     const size_t n = job->channels;
     size_t r, c;
-    for (c = 0; c < n && job->sink->sum1 != NULL; c++) {
+    for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
         job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
         if (job->sink->kind == QNET__SINK_MOMENTS) {
             job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first * n + c, c);
         }
     }
     for (r = 0; r < rows; r++) {
-        for (c = 0; c < n; c++) {
+        for (c = begin; c < n; c++) {
             const size_t at = (first + r) * n + c;
             qnet__sink_ref(job->sink, at, chunk * n + c, c, qnet__source_ref(job->source, at, c));
         }
     }
 }
 
+static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+{
+    qnet__pass_channels(job, first, rows, chunk, 0);
+}
+
 /* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
-   and the sums stay in registers. */
+   and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__source_kind from,
                                      const qnet__sink_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
-    for (c = 0; c < n; c += 2 * QNET__LANE_COUNT) {
+    for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
         const ptrdiff_t d = c + QNET__LANE_COUNT;
         qnet__source_lanes from_left, from_right;
         qnet__sink_lanes to_left, to_right;
@@ -4134,6 +4769,7 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__sour
         qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
         qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
     }
+    qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
 
 #define QNET__DEFINE_PASS(name, target)                                                           \
@@ -4191,8 +4827,8 @@ static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
     return qnet__pass_portable;
 }
 
-/* sink <- source over x[rows][channels], channels a multiple of 32. One of the two is plain. The
-   sink's y, residual and the source's x may be the same map. */
+/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
+   source's x may be the same map. */
 static void qnet__pass(qnet_context *ctx, const qnet__source *source, qnet__sink *sink, size_t rows,
                        size_t channels)
 {
@@ -5912,21 +6548,21 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
 static int qnet__winograd_side(const qnet_conv2d *s, int once)
 {
     const int64_t h = (s->height - 1) / s->stride + 1, w = (s->width - 1) / s->stride + 1;
-    const int64_t direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES
-                               ? (3 * h - 2) * (3 * w - 2)
-                               : 9 * h * w;
     const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
     const int64_t in_image = s->stride == 1 ? 1 : QNET__WINOGRAD_TILES_2 / 16;
+    int64_t direct;
     int side;
     if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
+    /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
+    direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
     for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
-        qnet__winograd_cut(&y, h, side, s->stride);
-        qnet__winograd_cut(&x, w, side, s->stride);
+        qnet__winograd_cut(&y, (ptrdiff_t)h, side, s->stride);
+        qnet__winograd_cut(&x, (ptrdiff_t)w, side, s->stride);
         tiles = (int64_t)y.tiles * x.tiles;
         if (tiles >= in_image && s->batch * tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
@@ -6062,77 +6698,35 @@ static ptrdiff_t qnet__conv_in_count(const qnet_conv2d *s)
     return (ptrdiff_t)s->batch * s->height * s->width * s->in_channels;
 }
 
-static ptrdiff_t qnet__conv_weight_count(const qnet_conv2d *s)
+/* Each of y, dx and dw that is not NULL; with `add`, dx is added to what it holds.
+     y[p][co]            += x[at + ci] * w[ky][kx][ci][co], so
+     dx[at + ci]         += dy[p][co]  * w[ky][kx][ci][co] and
+     dw[ky][kx][ci][co]  += dy[p][co]  * x[at + ci]. */
+static void qnet__conv2d_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
+                             const qnet_real *dy, qnet_real *y, qnet_real *dx, int add,
+                             qnet_real *dw)
 {
-    return (ptrdiff_t)s->kernel * s->kernel * s->in_channels * s->out_channels;
-}
-
-static void qnet__conv2d_forward_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
-                                     qnet_real *y)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(y, 0, (size_t)(pixels * co_count) * sizeof *y);
+    const ptrdiff_t pixels = qnet__conv_out_pixels(s), taps = (ptrdiff_t)s->kernel * s->kernel;
+    const ptrdiff_t in = s->in_channels, out = s->out_channels;
+    ptrdiff_t p, tap, ci, co;
+    if (y != NULL)
+        memset(y, 0, (size_t)(pixels * out) * sizeof *y);
+    if (dx != NULL && !add)
+        memset(dx, 0, (size_t)qnet__conv_in_count(s) * sizeof *dx);
+    if (dw != NULL)
+        memset(dw, 0, (size_t)(taps * in * out) * sizeof *dw);
     for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                const qnet_real *wk = w + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        y[p * co_count + co] += x[at + ci] * wk[ci * co_count + co];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dx[at + ci] += dy[p][co] * w[ky][kx][ci][co]. */
-static void qnet__conv2d_backward_data_ref(const qnet_conv2d *s, int add, const qnet_real *w,
-                                           const qnet_real *dy, qnet_real *dx)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(dx, 0, add ? 0 : (size_t)qnet__conv_in_count(s) * sizeof *dx);
-    for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                const qnet_real *wk = w + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        dx[at + ci] += dy[p * co_count + co] * wk[ci * co_count + co];
-                    }
-                }
-            }
-        }
-    }
-}
-
-/* y[p][co] += x[at + ci] * w[ky][kx][ci][co], so dw[ky][kx][ci][co] += x[at + ci] * dy[p][co]. */
-static void qnet__conv2d_backward_weights_ref(const qnet_conv2d *s, const qnet_real *x,
-                                              const qnet_real *dy, qnet_real *dw)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), ci_count = s->in_channels;
-    const ptrdiff_t co_count = s->out_channels;
-    ptrdiff_t p, ci, co, at;
-    int ky, kx;
-    memset(dw, 0, (size_t)qnet__conv_weight_count(s) * sizeof *dw);
-    for (p = 0; p < pixels; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++) {
-                qnet_real *dwk = dw + ((ptrdiff_t)ky * s->kernel + kx) * ci_count * co_count;
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < ci_count; ci++) {
-                    for (co = 0; co < co_count; co++) {
-                        dwk[ci * co_count + co] += x[at + ci] * dy[p * co_count + co];
-                    }
-                }
+        for (tap = 0; tap < taps; tap++) {
+            const ptrdiff_t at =
+                qnet__conv_pixel(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
+            for (ci = 0; at >= 0 && ci < in; ci++) {
+                const ptrdiff_t k = (tap * in + ci) * out;
+                for (co = 0; y != NULL && co < out; co++)
+                    y[p * out + co] += x[at + ci] * w[k + co];
+                for (co = 0; dx != NULL && co < out; co++)
+                    dx[at + ci] += dy[p * out + co] * w[k + co];
+                for (co = 0; dw != NULL && co < out; co++)
+                    dw[k + co] += dy[p * out + co] * x[at + ci];
             }
         }
     }
@@ -7018,7 +7612,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
     }
     x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
     if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_forward_ref(s, x, w, sink->y);
+        qnet__conv2d_ref(s, x, w, NULL, sink->y, NULL, 0, NULL);
     } else if (way == QNET__CONV_BLAS) {
         QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
                                   (qnet_real *)scratch));
@@ -7073,12 +7667,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     }
     from_dy = qnet__source_map(ctx, dy, out_rows, s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
-        if (dw != NULL) {
-            qnet__conv2d_backward_weights_ref(s, from_x, from_dy, dw);
-        }
-        if (dx != NULL) {
-            qnet__conv2d_backward_data_ref(s, add, w, from_dy, dx);
-        }
+        qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
     } else if (way == QNET__CONV_BLAS) {
         QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
                                   (qnet_real *)scratch));
@@ -7096,26 +7685,12 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     return QNET_OK;
 }
 
-/* 0 for a shape that is not valid, (size_t)-1 when the bytes do not fit a size_t. */
+/* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape)
 {
-    return qnet__conv_valid(shape) ? qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape)
-                                   : 0;
-}
-
-/* *scratch as given, or allocated and noted in *own and *bytes for qnet__free. */
-static qnet_status qnet__conv_borrow(qnet_context *ctx, const qnet_conv2d *shape, void **scratch,
-                                     void **own, size_t *bytes)
-{
-    *own = NULL;
-    *bytes = qnet_conv2d_scratch(ctx, shape);
-    if (*scratch == NULL && *bytes > 0) {
-        *own = *scratch = qnet__alloc(ctx, *bytes);
-        if (*own == NULL) {
-            return qnet__no_memory(ctx, *bytes, "the scratch of a convolution");
-        }
-    }
-    return QNET_OK;
+    if (shape == NULL || !qnet__conv_valid(shape))
+        return 0;
+    return qnet__conv_scratch(ctx, qnet__conv_pick(ctx, shape, 0), shape);
 }
 
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -7125,13 +7700,14 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     const qnet__source source = qnet__source_plain(x);
     qnet__sink sink = qnet__sink_plain(y);
     qnet_status status;
-    void *own;
     size_t bytes;
+    void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d forward"));
     if (x == NULL || w == NULL || y == NULL) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     }
-    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    bytes = qnet_conv2d_scratch(ctx, shape);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
                                 NULL, scratch);
     qnet__free(ctx, own, bytes);
@@ -7146,14 +7722,15 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     const qnet__source source = qnet__source_plain(x), gradient = qnet__source_plain(dy);
     qnet__sink sink = qnet__sink_plain(dx);
     qnet_status status;
-    void *own;
     size_t bytes;
+    void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d backward"));
     if (w == NULL || dy == NULL || (x == NULL && dw != NULL)) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "conv2d backward: w, dy or (with dw) x is NULL");
     }
-    QNET__TRY(qnet__conv_borrow(ctx, shape, &scratch, &own, &bytes));
+    bytes = qnet_conv2d_scratch(ctx, shape);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, &gradient,
                                  dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
@@ -7164,16 +7741,220 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
-   A layer for callers. ResNet18 computes the same in pieces, where its maps are read and written
-   (>>fuse, >>resnet).
+   A layer for callers, in passes of >>fuse, whose sources and sinks hold the arithmetic: forward
+   one over x for the moments and one that reads x and writes y; backward one for the two sums,
+   which leaves the gradient behind the ReLU's mask where it is wanted, and one for dx. ResNet18
+   does the same where its maps are read and written (>>resnet).
+   ============================================================================================ */
 
-   All of it is bound by memory, so passes are few. Forward: one over x for the moments, one that
-   reads x and writes y. Backward: one over x, dy (and y, for the ReLU's mask) for the two sums,
-   one that reads them again and writes dx. Whatever is computed beside that traffic is free.
+/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
+   that are there. */
+static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
+                                     const char *word, int channels, int pointers_are_there)
+{
+    size_t bytes;
+    if (ctx == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    if (rows < 1 || channels < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected rows and %s of at least 1, found %lu and %d", name, word,
+                          (unsigned long)rows, channels);
+    if (!qnet__mul(rows, (size_t)channels, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d %s overflow", name,
+                          (unsigned long)rows, channels, word);
+    return QNET_OK;
+}
 
-   Rows are cut into chunks by the shape alone. A chunk sums its rows in qnet_real, around its own
-   mean, so that nothing cancels; the chunks are joined in double, in order. No result depends on
-   who computed which chunk.
+/* Scratch of a batch norm: what the passes want to know of each channel, and their sums. */
+typedef struct qnet__norm {
+    double *total1, *total2;          /* [channels]: sums over all chunks */
+    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__source_kind */
+    qnet__sink sums;                  /* center, sum1, sum2 and rows of each chunk */
+} qnet__norm;
+
+/* Where the arena has a base, the arrays are its. */
+static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
+{
+    const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
+    memset(norm, 0, sizeof *norm);
+    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
+    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
+    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
+    norm->sums.center = (qnet_real *)qnet__take(arena, chunks * n, sizeof(qnet_real));
+    norm->sums.sum1 = (double *)qnet__take(arena, chunks * n, sizeof(double));
+    norm->sums.sum2 = (double *)qnet__take(arena, chunks * n, sizeof(double));
+    norm->sums.rows = (size_t *)qnet__take(arena, chunks, sizeof(size_t));
+}
+
+/* Five numbers per chunk and channel, in floats: under 5 % of x at the sizes of ResNet18. 0 for
+   sizes out of range. */
+QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
+{
+    qnet__norm norm;
+    qnet__arena arena = { NULL, 0 };
+    size_t numbers;
+    QNET__UNUSED(ctx);
+    if (rows < 1 || channels < 1) return 0;
+    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+    return arena.at;
+}
+
+/* (1 - momentum) running + momentum * batch; 1 replaces and 0 keeps what stood there, even NaN. */
+static qnet_real qnet__running(qnet_real running, double momentum, double batch)
+{
+    if (momentum == 0) return running;
+    if (momentum == 1) return (qnet_real)batch;
+    return (qnet_real)((1 - momentum) * (double)running + momentum * batch);
+}
+
+/* y = act((x - mean) scale + beta + residual). */
+static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const qnet_real *x,
+                             const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
+                             const qnet_real *residual, int relu, qnet_real *y)
+{
+    const qnet__source source = qnet__source_plain(x);
+    qnet__sink sink = qnet__sink_plain(y);
+    sink.kind = QNET__SINK_NORMALISE;
+    sink.mean = mean;
+    sink.scale = scale;
+    sink.beta = beta;
+    sink.residual = residual;
+    sink.relu = relu;
+    qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
+}
+
+/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
+   y = act(gamma (x - mean) rstd + beta + residual).
+   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
+   the unbiased variance does not exist, and the biased one (0) is taken. */
+QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
+                                            const qnet_real *x, const qnet_real *gamma,
+                                            const qnet_real *beta, const qnet_real *residual,
+                                            int relu, double momentum, qnet_real *running_mean,
+                                            qnet_real *running_var, qnet_real *mean,
+                                            qnet_real *rstd, qnet_real *y, void *scratch)
+{
+    const qnet__source source = qnet__source_plain(x);
+    qnet__norm norm;
+    qnet__arena arena = { NULL, 0 };
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    void *block, *owned;
+    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
+
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
+                                x && gamma && beta && mean && rstd && y));
+    if (!(momentum >= 0 && momentum <= 1))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "qnet_batchnorm_forward: expected a momentum of 0 to 1, found %g",
+                          momentum);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
+    arena.base = (unsigned char *)block;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+
+    norm.sums.kind = QNET__SINK_MOMENTS;
+    qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
+    qnet__sink_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
+    for (c = 0; c < (size_t)channels; c++) {
+        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
+        mean[c] = (qnet_real)m;
+        rstd[c] = (qnet_real)r;
+        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
+        if (running_mean != NULL)
+            running_mean[c] = qnet__running(running_mean[c], momentum, m);
+        if (running_var != NULL)
+            running_var[c] = qnet__running(running_var[c], momentum, v * unbias);
+    }
+    qnet__norm_apply(ctx, rows, channels, x, mean, norm.scale, beta, residual, relu, y);
+    qnet__free(ctx, owned, bytes);
+    return QNET_OK;
+}
+
+/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
+   constants here, so rows do not depend on each other. */
+QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
+                                              const qnet_real *x, const qnet_real *gamma,
+                                              const qnet_real *beta, const qnet_real *running_mean,
+                                              const qnet_real *running_var,
+                                              const qnet_real *residual, int relu, qnet_real *y)
+{
+    const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
+    qnet_real *scale;
+    int c;
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
+                                x && gamma && beta && running_mean && running_var && y));
+    scale = (qnet_real *)qnet__alloc(ctx, bytes);
+    if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
+    for (c = 0; c < channels; c++)
+        scale[c] =
+            (qnet_real)((double)gamma[c] / sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
+    qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
+    qnet__free(ctx, scale, bytes);
+    return QNET_OK;
+}
+
+/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
+   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
+   dgamma = sum g xhat = rstd sum g (x - mean);
+   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3.
+   Between the passes g lies in dresidual or, with a ReLU, in dx. */
+QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
+                                             const qnet_real *x, const qnet_real *gamma,
+                                             const qnet_real *mean, const qnet_real *rstd,
+                                             const qnet_real *y, const qnet_real *dy, qnet_real *dx,
+                                             qnet_real *dresidual, qnet_real *dgamma,
+                                             qnet_real *dbeta, void *scratch)
+{
+    qnet__norm norm;
+    qnet__arena arena = { NULL, 0 };
+    qnet__source source = qnet__source_plain(dy);
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    void *block, *owned;
+
+    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
+                                x && gamma && mean && rstd && dy));
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
+    arena.base = (unsigned char *)block;
+    qnet__norm_plan(&norm, rows, channels, &arena);
+
+    norm.sums.kind = QNET__SINK_GRADIENT;
+    norm.sums.y = dresidual != NULL ? dresidual : y != NULL ? dx : NULL;
+    norm.sums.mask = y;
+    norm.sums.pre = x;
+    norm.sums.mean = mean;
+    qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
+    qnet__sink_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
+    for (c = 0; c < (size_t)channels; c++) {
+        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
+        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
+        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
+        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
+        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
+        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
+    }
+    if (dx != NULL) {
+        qnet__sink sink = qnet__sink_plain(dx);
+        source.kind = QNET__SOURCE_GRADIENT;
+        source.x = norm.sums.y != NULL ? norm.sums.y : dy;
+        source.pre = x;
+        source.mean = mean;
+        source.scale = norm.scale;
+        source.shift = norm.shift;
+        source.slope = norm.slope;
+        qnet__pass(ctx, &source, &sink, rows, (size_t)channels);
+    }
+    qnet__free(ctx, owned, bytes);
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
+   applied while maps are read and written (>>fuse); the stem's in pooling.
+
+   Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
+   round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
 /* Loops over channels go in blocks of this constant length, which compilers turn into vector
@@ -7194,535 +7975,6 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
             call;                                                         \
         }                                                                 \
     } while (0)
-
-#define QNET__NORM_CHUNK 32768 /* numbers in a chunk: 128 KB, read a second time from L2 */
-#define QNET__NORM_ROWS 512    /* and at most so many rows: bounds the rounding of a chunk's sum */
-
-/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
-   that are there. */
-static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
-                                     const char *word, int channels, int pointers_are_there)
-{
-    size_t bytes;
-    if (ctx == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
-    if (rows < 1 || channels < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected rows and %s of at least 1, found %lu and %d", name, word,
-                          (unsigned long)rows, channels);
-    if (!qnet__mul(rows, (size_t)channels, &bytes) || !qnet__mul(bytes, sizeof(double), &bytes))
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %lu rows of %d %s overflow", name,
-                          (unsigned long)rows, channels, word);
-    return QNET_OK;
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL; then *owned says so. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL) return qnet__no_memory(ctx, bytes, what);
-    }
-    return QNET_OK;
-}
-
-/* All that the tasks of one batch norm read and write. */
-typedef struct qnet__norm {
-    size_t rows, channels, chunk_rows, chunks;
-    const qnet_real *x, *residual, *mask; /* [rows][channels]; mask: y of the forward pass */
-    const qnet_real *dy;
-    qnet_real *y, *dx, *dresidual;
-    qnet_real least;                      /* 0 with ReLU, -infinity without: y = max(v, least) */
-    const qnet_real *mean, *beta;         /* [channels] */
-    qnet_real *scale;                     /* [channels]: gamma * rstd */
-    qnet_real *shift, *slope;             /* [channels]: mean(g) and mean(g (x - mean)) rstd^2 */
-    qnet_real *center, *sum1, *sum2;      /* [chunks][channels]: what each chunk found */
-    double *total1, *total2;              /* [channels] */
-} qnet__norm;
-
-/* Sets the sizes and, where the arena has a base, the scratch arrays. */
-static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
-{
-    size_t n = (size_t)channels, partial;
-    memset(norm, 0, sizeof *norm);
-    norm->rows = rows;
-    norm->channels = n;
-    norm->chunk_rows = qnet__min_size(QNET__NORM_ROWS, qnet__max_size(1, QNET__NORM_CHUNK / n));
-    norm->chunks = (rows - 1) / norm->chunk_rows + 1;
-    partial = norm->chunks * n; /* at most rows * channels */
-    norm->total1 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->total2 = (double *)qnet__take(arena, n, sizeof(double));
-    norm->scale = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->shift = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->slope = (qnet_real *)qnet__take(arena, n, sizeof(qnet_real));
-    norm->center = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
-    norm->sum1 = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
-    norm->sum2 = (qnet_real *)qnet__take(arena, partial, sizeof(qnet_real));
-}
-
-/* Rows of a chunk: chunk_rows, fewer in the last. */
-static size_t qnet__norm_chunk_length(const qnet__norm *norm, size_t chunk)
-{
-    return qnet__min_size(norm->chunk_rows, norm->rows - chunk * norm->chunk_rows);
-}
-
-/* sum[n] += x[n], n <= QNET__WIDTH. */
-QNET__INLINE void qnet__norm_add(int n, const qnet_real *x, qnet_real *sum)
-{
-    qnet_real v[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) v[i] = x[i];
-    for (i = 0; i < n; i++) sum[i] += v[i];
-}
-
-/* sum1[n] += x - center, sum2[n] += (x - center)^2. The local arrays stay in registers and tell
-   the compiler that nothing overlaps. */
-QNET__INLINE void qnet__norm_moments(int n, const qnet_real *x, const qnet_real *center,
-                                     qnet_real *sum1, qnet_real *sum2)
-{
-    qnet_real d[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) d[i] = x[i] - center[i];
-    for (i = 0; i < n; i++) sum1[i] += d[i];
-    for (i = 0; i < n; i++) sum2[i] += d[i] * d[i];
-}
-
-/* y[n] = max((x - mean) * scale + beta + residual, least). A NaN stays one. */
-QNET__INLINE void qnet__norm_apply(int n, const qnet_real *x, const qnet_real *mean,
-                                   const qnet_real *scale, const qnet_real *beta,
-                                   const qnet_real *residual, qnet_real least, qnet_real *y)
-{
-    qnet_real v[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) v[i] = (x[i] - mean[i]) * scale[i] + beta[i];
-    if (residual != NULL)
-        for (i = 0; i < n; i++) v[i] += residual[i];
-    for (i = 0; i < n; i++) y[i] = v[i] < least ? least : v[i];
-}
-
-/* g[n] = dy where the ReLU let the value through (mask > 0), else 0; dy where mask is NULL. */
-QNET__INLINE void qnet__norm_mask(int n, const qnet_real *dy, const qnet_real *mask, qnet_real *g)
-{
-    int i;
-    for (i = 0; i < n; i++) g[i] = dy[i];
-    if (mask != NULL)
-        for (i = 0; i < n; i++) g[i] = mask[i] <= 0 ? 0 : g[i];
-}
-
-/* sum1[n] += g, sum2[n] += g * (x - mean). */
-QNET__INLINE void qnet__norm_gradient_sums(int n, const qnet_real *x, const qnet_real *mean,
-                                           const qnet_real *dy, const qnet_real *mask,
-                                           qnet_real *sum1, qnet_real *sum2)
-{
-    qnet_real g[QNET__WIDTH], d[QNET__WIDTH];
-    int i;
-    qnet__norm_mask(n, dy, mask, g);
-    for (i = 0; i < n; i++) d[i] = g[i] * (x[i] - mean[i]);
-    for (i = 0; i < n; i++) sum1[i] += g[i];
-    for (i = 0; i < n; i++) sum2[i] += d[i];
-}
-
-/* dx[n] = scale * (g - shift - (x - mean) * slope); dresidual[n] = g. */
-QNET__INLINE void qnet__norm_gradient(int n, const qnet__norm *norm, size_t c, const qnet_real *x,
-                                      const qnet_real *dy, const qnet_real *mask, qnet_real *dx,
-                                      qnet_real *dresidual)
-{
-    const qnet_real *mean = norm->mean + c, *scale = norm->scale + c;
-    const qnet_real *shift = norm->shift + c, *slope = norm->slope + c;
-    qnet_real g[QNET__WIDTH], v[QNET__WIDTH];
-    int i;
-    qnet__norm_mask(n, dy, mask, g);
-    for (i = 0; i < n; i++) v[i] = scale[i] * (g[i] - shift[i] - (x[i] - mean[i]) * slope[i]);
-    if (dresidual != NULL)
-        for (i = 0; i < n; i++) dresidual[i] = g[i];
-    if (dx != NULL)
-        for (i = 0; i < n; i++) dx[i] = v[i];
-}
-
-/* The tasks: one chunk of rows each. They go along whole rows, the order of memory, with the
-   partial sums of a row's channels (at most 32 KB) beside them in the first cache. */
-
-/* center[chunk][channels] = mean of the chunk in qnet_real; sum1, sum2 = sums of (x - center) and
-   (x - center)^2. sum1 is what rounding left in center: see qnet__norm_join. */
-static void qnet__norm_moments_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    const qnet_real *x = norm->x + chunk * norm->chunk_rows * n, *p;
-    qnet_real *center = norm->center + chunk * n;
-    qnet_real *sum1 = norm->sum1 + chunk * n, *sum2 = norm->sum2 + chunk * n;
-    QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) center[c] = sum1[c] = sum2[c] = 0;
-    for (p = x, r = 0; r < rows; r++, p += n) {
-        QNET__BLOCKS(c, n, width, qnet__norm_add(width, p + c, center + c));
-    }
-    for (c = 0; c < n; c++) center[c] /= (qnet_real)rows;
-    for (p = x, r = 0; r < rows; r++, p += n) {
-        QNET__BLOCKS(c, n, width, qnet__norm_moments(width, p + c, center + c, sum1 + c, sum2 + c));
-    }
-}
-
-/* y of the chunk's rows. x - mean comes first: scale * x + (beta - scale * mean) would save a
-   subtraction that is free beside the memory traffic, and cancels where |mean| is large. */
-static void qnet__norm_apply_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    size_t at = chunk * norm->chunk_rows * n;
-    QNET__UNUSED(worker);
-    for (r = 0; r < rows; r++, at += n) {
-        const qnet_real *x = norm->x + at, *e = norm->residual != NULL ? norm->residual + at : NULL;
-        qnet_real *y = norm->y + at;
-        QNET__BLOCKS(c, n, width,
-                     qnet__norm_apply(width, x + c, norm->mean + c, norm->scale + c, norm->beta + c,
-                                      e != NULL ? e + c : NULL, norm->least, y + c));
-    }
-}
-
-/* sum1[chunk][channels] = sum of g, sum2 = sum of g (x - mean). */
-static void qnet__norm_gradient_sums_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    size_t at = chunk * norm->chunk_rows * n;
-    qnet_real *sum1 = norm->sum1 + chunk * n, *sum2 = norm->sum2 + chunk * n;
-    QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) sum1[c] = sum2[c] = 0;
-    for (r = 0; r < rows; r++, at += n) {
-        const qnet_real *x = norm->x + at, *dy = norm->dy + at;
-        const qnet_real *m = norm->mask != NULL ? norm->mask + at : NULL;
-        QNET__BLOCKS(c, n, width,
-                     qnet__norm_gradient_sums(width, x + c, norm->mean + c, dy + c,
-                                              m != NULL ? m + c : NULL, sum1 + c, sum2 + c));
-    }
-}
-
-/* dx and dresidual of the chunk's rows. */
-static void qnet__norm_gradient_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm *norm = (const qnet__norm *)arg;
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), r, c;
-    size_t at = chunk * norm->chunk_rows * n;
-    QNET__UNUSED(worker);
-    for (r = 0; r < rows; r++, at += n) {
-        const qnet_real *x = norm->x + at, *dy = norm->dy + at;
-        const qnet_real *m = norm->mask != NULL ? norm->mask + at : NULL;
-        qnet_real *dx = norm->dx != NULL ? norm->dx + at : NULL;
-        qnet_real *e = norm->dresidual != NULL ? norm->dresidual + at : NULL;
-        QNET__BLOCKS(c, n, width,
-                     qnet__norm_gradient(width, norm, c, x + c, dy + c, m != NULL ? m + c : NULL,
-                                         dx != NULL ? dx + c : NULL, e != NULL ? e + c : NULL));
-    }
-}
-
-/* Joins the chunks' moments: total1[channels] = mean, total2[channels] = biased variance.
-   With n rows of sum1 and sum2 around center: mean_k = center + sum1/n,
-   M_k = sum2 - sum1^2/n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k - mean)^2. */
-static void qnet__norm_join(const qnet__norm *norm)
-{
-    size_t n = norm->channels, k, c;
-    for (c = 0; c < n; c++) norm->total1[c] = norm->total2[c] = 0;
-    for (k = 0; k < norm->chunks; k++) {
-        double rows = (double)qnet__norm_chunk_length(norm, k);
-        for (c = 0; c < n; c++)
-            norm->total1[c] += rows * (double)norm->center[k * n + c] +
-                               (double)norm->sum1[k * n + c];
-    }
-    for (c = 0; c < n; c++) norm->total1[c] /= (double)norm->rows;
-    for (k = 0; k < norm->chunks; k++) {
-        double rows = (double)qnet__norm_chunk_length(norm, k);
-        for (c = 0; c < n; c++) {
-            double s = (double)norm->sum1[k * n + c];
-            double d = (double)norm->center[k * n + c] + s / rows - norm->total1[c];
-            norm->total2[c] += (double)norm->sum2[k * n + c] - s * s / rows + rows * d * d;
-        }
-    }
-    for (c = 0; c < n; c++) norm->total2[c] /= (double)norm->rows;
-}
-
-/* The twin of the above: total1[channels] = mean, total2[channels] = biased variance of x. */
-static void qnet__norm_moments_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (c = 0; c < n; c++) {
-        double mean = 0, square = 0;
-        for (r = 0; r < norm->rows; r++) mean += (double)norm->x[r * n + c];
-        mean /= (double)norm->rows;
-        for (r = 0; r < norm->rows; r++) {
-            double d = (double)norm->x[r * n + c] - mean;
-            square += d * d;
-        }
-        norm->total1[c] = mean;
-        norm->total2[c] = square / (double)norm->rows;
-    }
-}
-
-/* y = max(gamma * rstd * (x - mean) + beta + residual, least). */
-static void qnet__norm_apply_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (r = 0; r < norm->rows; r++) {
-        for (c = 0; c < n; c++) {
-            size_t i = r * n + c;
-            qnet_real v = (norm->x[i] - norm->mean[c]) * norm->scale[c] + norm->beta[c];
-            if (norm->residual != NULL) v += norm->residual[i];
-            norm->y[i] = v < norm->least ? norm->least : v;
-        }
-    }
-}
-
-/* total1[channels] = sum of g, total2[channels] = sum of g (x - mean), g = dy behind the ReLU. */
-static void qnet__norm_gradient_sums_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (c = 0; c < n; c++) {
-        norm->total1[c] = norm->total2[c] = 0;
-        for (r = 0; r < norm->rows; r++) {
-            size_t i = r * n + c;
-            if (norm->mask != NULL && norm->mask[i] <= 0) continue;
-            norm->total1[c] += (double)norm->dy[i];
-            norm->total2[c] += (double)norm->dy[i] * (double)(norm->x[i] - norm->mean[c]);
-        }
-    }
-}
-
-/* dx = scale * (g - shift - (x - mean) * slope), dresidual = g. */
-static void qnet__norm_gradient_ref(const qnet__norm *norm)
-{
-    size_t n = norm->channels, r, c;
-    for (r = 0; r < norm->rows; r++) {
-        for (c = 0; c < n; c++) {
-            size_t i = r * n + c;
-            qnet_real g = norm->mask != NULL && norm->mask[i] <= 0 ? 0 : norm->dy[i];
-            qnet_real d = norm->x[i] - norm->mean[c];
-            if (norm->dresidual != NULL) norm->dresidual[i] = g;
-            if (norm->dx != NULL)
-                norm->dx[i] = norm->scale[c] * (g - norm->shift[c] - d * norm->slope[c]);
-        }
-    }
-}
-
-/* The pickers: twins under QNET_REFERENCE, tasks otherwise. */
-
-/* total1 = mean, total2 = biased variance. */
-static void qnet__norm_run_moments(qnet_context *ctx, qnet__norm *norm)
-{
-    if (QNET__TWINS_ONLY) {
-        qnet__norm_moments_ref(norm);
-    } else {
-        qnet__parallel(ctx, norm->chunks, qnet__norm_moments_task, norm);
-        qnet__norm_join(norm);
-    }
-}
-
-static void qnet__norm_run_apply(qnet_context *ctx, qnet__norm *norm)
-{
-    if (QNET__TWINS_ONLY) qnet__norm_apply_ref(norm);
-    else qnet__parallel(ctx, norm->chunks, qnet__norm_apply_task, norm);
-}
-
-/* total1 = sum g, total2 = sum g (x - mean); chunks join in order, in double. */
-static void qnet__norm_run_gradient_sums(qnet_context *ctx, qnet__norm *norm)
-{
-    size_t n = norm->channels, k, c;
-    if (QNET__TWINS_ONLY) {
-        qnet__norm_gradient_sums_ref(norm);
-        return;
-    }
-    qnet__parallel(ctx, norm->chunks, qnet__norm_gradient_sums_task, norm);
-    for (c = 0; c < n; c++) norm->total1[c] = norm->total2[c] = 0;
-    for (k = 0; k < norm->chunks; k++) {
-        for (c = 0; c < n; c++) {
-            norm->total1[c] += (double)norm->sum1[k * n + c];
-            norm->total2[c] += (double)norm->sum2[k * n + c];
-        }
-    }
-}
-
-static void qnet__norm_run_gradient(qnet_context *ctx, qnet__norm *norm)
-{
-    if (norm->dx == NULL && norm->dresidual == NULL) return;
-    if (QNET__TWINS_ONLY) qnet__norm_gradient_ref(norm);
-    else qnet__parallel(ctx, norm->chunks, qnet__norm_gradient_task, norm);
-}
-
-/* Three partial sums per chunk and channel: rows / chunk_rows * channels * 12 bytes, under 5 % of
-   x at the sizes of ResNet18. 0 for sizes out of range. */
-QNET_API size_t qnet_batchnorm_scratch(const qnet_context *ctx, size_t rows, int channels)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t numbers;
-    QNET__UNUSED(ctx);
-    if (rows < 1 || channels < 1) return 0;
-    if (!qnet__mul(rows, (size_t)channels, &numbers)) return SIZE_MAX;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    return arena.at;
-}
-
-/* mean = sum x / rows, var = sum (x - mean)^2 / rows, rstd = 1 / sqrt(var + eps),
-   y = act(gamma (x - mean) rstd + beta + residual).
-   running = (1 - momentum) running + momentum * {mean, var * rows / (rows - 1)}; with a single row
-   the unbiased variance does not exist, and the biased one (0) is taken. */
-QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int channels,
-                                            const qnet_real *x, const qnet_real *gamma,
-                                            const qnet_real *beta, const qnet_real *residual,
-                                            int relu, double momentum, qnet_real *running_mean,
-                                            qnet_real *running_var, qnet_real *mean,
-                                            qnet_real *rstd, qnet_real *y, void *scratch)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
-    void *block, *owned;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_forward", rows, "channels", channels,
-                                x && gamma && beta && mean && rstd && y));
-    if (!(momentum >= 0 && momentum <= 1))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_batchnorm_forward: expected a momentum of 0 to 1, found %g",
-                          momentum);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    norm.x = x;
-    norm.residual = residual;
-    norm.y = y;
-    norm.least = relu ? 0 : (qnet_real)-INFINITY;
-    norm.mean = mean;
-    norm.beta = beta;
-
-    qnet__norm_run_moments(ctx, &norm);
-    for (c = 0; c < norm.channels; c++) {
-        double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
-        mean[c] = (qnet_real)m;
-        rstd[c] = (qnet_real)r;
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        if (running_mean != NULL)
-            running_mean[c] = (qnet_real)((1 - momentum) * (double)running_mean[c] + momentum * m);
-        if (running_var != NULL)
-            running_var[c] =
-                (qnet_real)((1 - momentum) * (double)running_var[c] + momentum * v * unbias);
-    }
-    qnet__norm_run_apply(ctx, &norm);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-#define QNET__NORM_GROUP 512 /* channels whose scale a task keeps on its stack */
-
-/* What the inference form reads: norm.mean is the running mean. */
-typedef struct qnet__norm_eval {
-    qnet__norm norm;
-    const qnet_real *gamma, *running_var; /* [channels] */
-} qnet__norm_eval;
-
-/* y of a chunk's rows, channels in groups. Each task works out scale = gamma / sqrt(running_var +
-   eps) again: this form has no scratch to keep it in, and a chunk is long enough to hide it. */
-
-static void qnet__norm_eval_task(void *arg, size_t chunk, size_t worker)
-{
-    const qnet__norm_eval *eval = (const qnet__norm_eval *)arg;
-    const qnet__norm *norm = &eval->norm;
-    qnet_real scale[QNET__NORM_GROUP];
-    size_t n = norm->channels, rows = qnet__norm_chunk_length(norm, chunk), first, r, c;
-    QNET__UNUSED(worker);
-    for (first = 0; first < n; first += QNET__NORM_GROUP) {
-        size_t group = qnet__min_size(QNET__NORM_GROUP, n - first);
-        const qnet_real *mean = norm->mean + first, *beta = norm->beta + first;
-        for (c = 0; c < group; c++)
-            scale[c] = (qnet_real)((double)eval->gamma[first + c] /
-                                   sqrt((double)eval->running_var[first + c] + QNET_BATCHNORM_EPS));
-        for (r = 0; r < rows; r++) {
-            size_t at = (chunk * norm->chunk_rows + r) * n + first;
-            const qnet_real *x = norm->x + at;
-            const qnet_real *e = norm->residual != NULL ? norm->residual + at : NULL;
-            qnet_real *y = norm->y + at;
-            QNET__BLOCKS(c, group, width,
-                         qnet__norm_apply(width, x + c, mean + c, scale + c, beta + c,
-                                          e != NULL ? e + c : NULL, norm->least, y + c));
-        }
-    }
-}
-
-/* y = act(gamma (x - running_mean) / sqrt(running_var + eps) + beta + residual): the statistics are
-   constants here, so rows do not depend on each other. */
-QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, int channels,
-                                              const qnet_real *x, const qnet_real *gamma,
-                                              const qnet_real *beta, const qnet_real *running_mean,
-                                              const qnet_real *running_var,
-                                              const qnet_real *residual, int relu, qnet_real *y)
-{
-    qnet__norm_eval eval;
-    qnet__arena arena = { NULL, 0 };
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
-                                x && gamma && beta && running_mean && running_var && y));
-    qnet__norm_plan(&eval.norm, rows, channels, &arena);
-    eval.norm.x = x;
-    eval.norm.residual = residual;
-    eval.norm.y = y;
-    eval.norm.least = relu ? 0 : (qnet_real)-INFINITY;
-    eval.norm.mean = running_mean;
-    eval.norm.beta = beta;
-    eval.gamma = gamma;
-    eval.running_var = running_var;
-    qnet__parallel(ctx, eval.norm.chunks, qnet__norm_eval_task, &eval);
-    return QNET_OK;
-}
-
-/* Forward: y = act(v + residual), v = gamma xhat + beta, xhat = (x - mean) rstd.
-   g = dy where y > 0 (all of dy without ReLU); dresidual = g; dbeta = sum g;
-   dgamma = sum g xhat = rstd sum g (x - mean);
-   dx = gamma rstd (g - mean(g) - xhat mean(g xhat)). Ioffe & Szegedy 2015, section 3. */
-QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int channels,
-                                             const qnet_real *x, const qnet_real *gamma,
-                                             const qnet_real *mean, const qnet_real *rstd,
-                                             const qnet_real *y, const qnet_real *dy, qnet_real *dx,
-                                             qnet_real *dresidual, qnet_real *dgamma,
-                                             qnet_real *dbeta, void *scratch)
-{
-    qnet__norm norm;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
-    void *block, *owned;
-
-    QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
-                                x && gamma && mean && rstd && dy));
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "batch norm backward", &block, &owned));
-    arena.base = (unsigned char *)block;
-    qnet__norm_plan(&norm, rows, channels, &arena);
-    norm.x = x;
-    norm.mask = y;
-    norm.dy = dy;
-    norm.dx = dx;
-    norm.dresidual = dresidual;
-    norm.mean = mean;
-
-    qnet__norm_run_gradient_sums(ctx, &norm);
-    for (c = 0; c < norm.channels; c++) {
-        double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
-        if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
-        if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
-        norm.scale[c] = (qnet_real)((double)gamma[c] * r);
-        norm.shift[c] = (qnet_real)(sum_g / (double)rows);
-        norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
-    }
-    qnet__norm_run_gradient(ctx, &norm);
-    qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-/* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); the stem's in pooling.
-
-   Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
-   round: a comparison with NaN is false, and a NaN must come out as one.
-   ============================================================================================ */
 
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
@@ -8445,31 +8697,32 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
 }
 
 /* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
+#define QNET__STEM_VECTORS 6
+#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
 QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
                                  const qnet_real *value, ptrdiff_t count, double *sum)
 {
-    enum { VECTORS = 6, STEP = VECTORS * QNET__LANE_COUNT };
     ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += STEP) {
-        qnet__lanes v[VECTORS], x;
-        qnet_real block[STEP];
+    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
+        qnet__lanes v[QNET__STEM_VECTORS], x;
+        qnet_real block[QNET__STEM_STEP];
         QNET__UNROLL
-        for (k = 0; k < VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++) {
             memset(&v[k], 0, sizeof v[k]);
         }
         for (i = 0; i < count; i++) {
             const qnet_real *p = columns + from[i] + first;
             QNET__UNROLL
-            for (k = 0; k < VECTORS; k++) {
+            for (k = 0; k < QNET__STEM_VECTORS; k++) {
                 qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
                 v[k] += x * value[i];
             }
         }
         QNET__UNROLL
-        for (k = 0; k < VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++) {
             qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
         }
-        for (k = 0; k < STEP; k++) {
+        for (k = 0; k < QNET__STEM_STEP; k++) {
             sum[first + k] += (double)block[k];
         }
     }
@@ -8992,8 +9245,8 @@ QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
 QNET__INLINE float qnet__sigmoid_fast(float x)
 {
     const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float small = (e.power + e.power * e.expm1) * e.rest;
-    return (x < 0 ? small : 1.0f) / (1.0f + small);
+    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
+    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
 }
 
 /* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
@@ -10800,10 +11053,8 @@ static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int b
         unit->mean[c] = (qnet_real)mean;
         unit->rstd[c] = (qnet_real)rstd;
         unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_mean[c] +
-                                            r->momentum * mean);
-        unit->running_var[c] = (qnet_real)((1 - r->momentum) * (double)unit->running_var[c] +
-                                           r->momentum * var * unbias);
+        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
+        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
     }
     *unit->tracked += 1;
 }
@@ -12293,16 +12544,14 @@ static void qnet__inflate_refill(qnet__inflate *s)
 {
     while (s->in.count <= 56) {
         if (s->in.at == s->in.end) {
-            size_t got = 0;
+            size_t got;
+            qnet_status status;
             if (s->source_ended) break;
-            if (s->source->read(s->source->user, s->input, sizeof s->input, &got) != 0) {
-                got = 0;
-                s->status = qnet__fail(s->ctx, QNET_ERROR_IO, "%s: reading failed",
-                                       qnet__source_name(s->source));
-            }
+            status = qnet__read_some(s->ctx, s->source, s->input, sizeof s->input, &got);
+            if (status != QNET_OK) s->status = status;
             s->source_ended = got == 0;
             s->in.at = s->input;
-            s->in.end = s->input + qnet__min_size(got, sizeof s->input);
+            s->in.end = s->input + got;
             if (got == 0) break;
         }
         s->in.bits |= (uint64_t)*s->in.at++ << s->in.count;
@@ -13368,12 +13617,12 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
     40  int16[8] dim             number of axes, then the length of each
     70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel; must agree with datatype
+    72  int16    bitpix          bits per voxel, which datatype says already
     76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
    108  float    vox_offset      where the voxels start, 352 without extensions
    112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
    116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron
+   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
    148  char[80] descrip
    252  int16    qform_code      above 0: the quaternion below is valid
    254  int16    sform_code      above 0: the matrix below is valid
@@ -13386,7 +13635,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
 #define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
-#define QNET__NIFTI_TRUST      ((size_t)1 << 24) /* voxels allocated on the header's word alone */
+#define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
 /* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
    voxel, not supported. */
@@ -13425,11 +13674,6 @@ static const qnet__nifti_kind *qnet__nifti_find(int code)
 {
     const qnet__nifti_kind *kind = qnet__nifti_entry(code);
     return kind->bytes > 0 ? kind : NULL;
-}
-
-static const char *qnet__nifti_unsupported_name(int code)
-{
-    return qnet__nifti_entry(code)->name;
 }
 
 /* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
@@ -13514,7 +13758,7 @@ typedef struct qnet__nifti_reader {
     const char *name;
     qnet_volume volume; /* what will be handed out */
     const qnet__nifti_kind *kind;
-    int packed, big;
+    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
     size_t count, offset;
     double slope, intercept;
     unsigned char header[QNET__NIFTI_HEADER];
@@ -13523,9 +13767,10 @@ typedef struct qnet__nifti_reader {
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
-   the third axis makes the frame left-handed. Returns 0 when the quaternion is longer than 1. */
-static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
-                             double affine[3][4])
+   the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
+   -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
+static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+                                double affine[3][4])
 {
     double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
     int i, j;
@@ -13534,13 +13779,12 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
         affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    /* Slightly below 0 is rounding of the stored floats (3 units, as nibabel allows). */
-    if (!(rest >= -3 * (double)FLT_EPSILON)) return 0;
+    if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
-    return 1;
+    return fmax(0, -rest);
 }
 
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
@@ -13549,33 +13793,56 @@ static int qnet__nifti_qform(const unsigned char *h, int big, const double pixdi
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
-    static const double mm[4] = {1, 1000, 1, .001}; /* of a unit: unknown, m, mm, micron */
+    static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
     int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
     int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    double pixdim[3], other[3][4], r[3][3], norm[3];
-    char text[4];
+    int negative = 0, zero = 1, qform_valid;
+    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    char text[4] = "";
     if (units > 3)
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: xyzt_units has the spatial unit %d, "
-                          "expected 0 (unknown: mm), 1 (m), 2 (mm) or 3 (micron)", in->name, units);
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
+                  "none of NIfTI-1: taken as mm", in->name, units);
     n[0] = v->nx;
     n[1] = v->ny;
     n[2] = v->nz;
-    for (i = 0; i < 3; i++) {
+    for (i = 2; i >= 0; i--) {
         pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
         if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (sform <= 0 && !(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (pixdim[i] < 0) negative = i + 1;
+        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+    }
+    excess = qnet__nifti_qform(h, big, pixdim, other);
+    qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
+    if (qform_valid) qnet__orientation_text(r, text);
+    for (i = 0; i < 3; i++)
+        for (j = 0; j < 4; j++) {
+            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            if (j < 3 && v->affine[i][j] != 0) zero = 0;
+        }
+    v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
+    if (v->affine_source == 1 && sform > 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
+                  "used", in->name, sform);
+    for (i = 0; i < 3 && v->affine_source < 2; i++)
+        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
                               "spacing above 0", in->name, i + 1, pixdim[i]);
+    if (v->affine_source < 2 && negative)
+        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
+                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+    if (v->affine_source == 1) {
+        if (excess < 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
+                              "than 1", in->name);
+        if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
+            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
+                      "%.2g: taken as 1", in->name, excess / 2);
+        memcpy(v->affine, other, sizeof other);
     }
-    v->affine_source = sform > 0 ? 2 : qform > 0 ? 1 : 0;
-    for (i = 0; i < 3 && v->affine_source == 2; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
-    if (v->affine_source == 1 && !qnet__nifti_qform(h, big, pixdim, v->affine))
-        return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer than "
-                          "1", in->name);
     if (v->affine_source == 0) {
+        memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
             v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
@@ -13591,14 +13858,10 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     qnet__orientation_text(r, v->orientation);
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
-    if (v->affine_source == 2 && qform > 0 && qnet__nifti_qform(h, big, pixdim, other) &&
-        qnet__affine_axes(&other[0][0], norm, r)) {
-        qnet__orientation_text(r, text);
-        if (strcmp(text, v->orientation) != 0)
-            qnet__log(in->ctx, QNET_LOG_WARNING,
-                      "%s: sform says %s and qform says %s; sform is used", in->name,
-                      v->orientation, text);
-    }
+    if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
+        qnet__log(in->ctx, QNET_LOG_WARNING,
+                  "%s: sform says %s and qform says %s; sform is used", in->name,
+                  v->orientation, text);
     return QNET_OK;
 }
 
@@ -13610,7 +13873,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
     const unsigned char *h = in->header;
-    int dim[8], i, code, bitpix;
+    int dim[8], i, code;
     uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
     double offset, slope;
     for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
@@ -13634,6 +13897,10 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
+        if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            dim[i] = 1;
+        }
         if (dim[i] < 1)
             return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[%d] is %d, expected 1 or more", name,
                               i, dim[i]);
@@ -13650,16 +13917,18 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
     code = qnet__nifti_short(h + 70, in->big);
-    bitpix = qnet__nifti_short(h + 72, in->big);
     in->kind = qnet__nifti_find(code);
     if (in->kind == NULL)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
                           "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_unsupported_name(code));
-    /* bitpix says nothing new: two fields that disagree mean that one of them is damaged. */
-    if (bitpix != 8 * in->kind->bytes)
-        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d, expected %d for datatype %d "
-                          "(%s)", name, bitpix, 8 * in->kind->bytes, code, in->kind->name);
+                          name, code, qnet__nifti_entry(code)->name);
+    /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
+       datatype be the wrong one of the two, the file has not the length that goes with it. */
+    in->bitpix = qnet__nifti_short(h + 72, in->big);
+    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    else
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
+                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
     offset = qnet__nifti_float(h + 108, in->big);
@@ -13690,8 +13959,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
     if (in->packed) return qnet__inflate_read(&in->inflate, dst, size, got);
     for (*got = 0; *got < size; *got += n) {
         unsigned char *to = (unsigned char *)dst + *got;
-        if (in->source->read(in->source->user, to, size - *got, &n) != 0 || n > size - *got)
-            return qnet__fail(in->ctx, QNET_ERROR_IO, "%s: reading failed", in->name);
+        QNET__TRY(qnet__read_some(in->ctx, in->source, to, size - *got, &n));
         if (n == 0) break;
     }
     return QNET_OK;
@@ -13733,15 +14001,14 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
     return QNET_OK;
 }
 
-/* All voxels into volume.voxels; *room is how many it holds, also on failure. A header that asks
-   for very many gets them step by step, as the file delivers: a short file cannot make a huge
-   allocation. */
+/* All voxels into volume.voxels; *room is how many it holds, also on failure. Room is made for at
+   most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
     size_t bytes = (size_t)in->kind->bytes, done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 4 ? done * 4 : in->count;
+            size_t grown = done < in->count / 16 ? done * 16 : in->count;
             float *more;
             if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
             more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
@@ -13796,6 +14063,10 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
     do {
         QNET__TRY(qnet__nifti_next(in, in->piece, QNET__NIFTI_PIECE, &got));
         tail += got;
+        if (tail > 0 && in->bitpix != 0)
+            return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
+                              "and more bytes follow than this type takes: one of them is wrong",
+                              in->name, in->bitpix, in->kind->code, in->kind->name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
@@ -13844,16 +14115,16 @@ QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
     options->gzip = 1;
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform always holds
-   the affine; the qform, too, where the affine is a rotation with spacings (no shear). Codes: 1
-   scanner's coordinates, 2 where the file that the volume came from did not say. */
+/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
+   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
+   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
 static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
                                double r[3][3], unsigned char *h)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0 ? 1 : 2;
+    int big = o->big_endian, i, j, code = v->affine_source > 0;
     double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
     const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {handed, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
     memset(h, 0, 352);
     qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
@@ -13868,6 +14139,8 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
     qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
     h[123] = 2; /* mm */
     if (o->description) memcpy(h + 148, o->description, strlen(o->description));
+    memcpy(h + 344, "n+1", 4);
+    if (code == 0) return;
     qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
@@ -13883,7 +14156,24 @@ static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o
             qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
         }
     }
-    memcpy(h + 344, "n+1", 4);
+}
+
+/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
+static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
+                                            const qnet_volume *volume,
+                                            const qnet_nifti_options *options)
+{
+    qnet_volume *v = NULL;
+    qnet_status status;
+    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
+    memcpy(v->voxels, volume->voxels,
+           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
+    memcpy(v->affine, volume->affine, sizeof v->affine);
+    v->affine_source = 0;
+    status = qnet_volume_reorient(v, "LAS");
+    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
+    qnet_volume_destroy(v);
+    return status;
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13926,6 +14216,7 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
+    char orientation[4];
     double norm[3], r[3][3];
     size_t deflate_bytes, block_bytes;
     qnet_status status;
@@ -13959,6 +14250,9 @@ QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const 
                           volume->nz, (double)QNET_MAX_VOXELS);
     if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
+    qnet__orientation_text(r, orientation);
+    if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
+        return qnet__nifti_write_turned(ctx, sink, volume, &o);
     deflate_bytes = o.gzip ? sizeof *d : 0;
     block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
     block = (unsigned char *)qnet__alloc(ctx, block_bytes);
@@ -14023,8 +14317,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
        {"__metadata__": {"key": "value", ...},
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
-   The reader takes this grammar only, in one pass; a string is decoded in place, as no escape is
-   shorter than the UTF-8 that it stands for.
+   The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
+   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
@@ -14045,6 +14339,8 @@ typedef struct qnet__safetensors_file {
     char name[256];
     qnet_buffer header, data, tensors, metadata;
     qnet_buffer offsets; /* size_t per tensor: first byte in data */
+    int left_out, long_keys; /* tensors and keys that are not read, */
+    char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
 /* The header's text as it is read: at moves from begin to end. */
@@ -14093,37 +14389,38 @@ static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t 
     return qnet__mul(*count, size, bytes);
 }
 
-/* Number i of a little-endian array of a float type or I64. IEEE 754 binary16: 1 sign, 5 exponent
-   and 10 fraction bits; bfloat16 is the upper half of a binary32. */
+/* Number i of an array of a float type or I64, aligned or not. IEEE 754 binary16: 1 sign, 5
+   exponent and 10 fraction bits; bfloat16 is the upper half of a binary32. */
 static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
 {
-    const unsigned char *p = (const unsigned char *)data + i * qnet_dtype_size(dtype);
-    if (dtype == QNET_F64) {
-        uint64_t bits = qnet__load_le64(p);
-        double value;
-        memcpy(&value, &bits, sizeof(value));
-        return value;
+    const size_t size = qnet_dtype_size(dtype);
+    const unsigned char *p = (const unsigned char *)data + i * size;
+    double f64;
+    float f32;
+    int64_t i64;
+    uint32_t bits;
+    uint16_t half;
+    switch (dtype) {
+    case QNET_F64: memcpy(&f64, p, size); return f64;
+    case QNET_F32: memcpy(&f32, p, size); return (double)f32;
+    case QNET_I64: memcpy(&i64, p, size); return (double)i64;
+    case QNET_BF16:
+        memcpy(&half, p, size);
+        bits = (uint32_t)half << 16;
+        memcpy(&f32, &bits, sizeof(f32));
+        return (double)f32;
+    case QNET_F16: {
+        int exponent, fraction;
+        memcpy(&half, p, size);
+        exponent = half >> 10 & 31;
+        fraction = half & 1023;
+        f64 = exponent == 0    ? ldexp(fraction, -24)
+              : exponent == 31 ? (fraction ? NAN : INFINITY)
+                               : ldexp(1024 + fraction, exponent - 25);
+        return half >> 15 ? -f64 : f64;
     }
-    if (dtype == QNET_F32 || dtype == QNET_BF16) {
-        uint32_t bits = dtype == QNET_F32 ? qnet__load_le32(p) : (uint32_t)qnet__load_le16(p) << 16;
-        float value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
+    default: return 0;
     }
-    if (dtype == QNET_F16) {
-        int bits = qnet__load_le16(p), exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double value = exponent == 0    ? ldexp(fraction, -24)
-                       : exponent == 31 ? (fraction ? NAN : INFINITY)
-                                        : ldexp(1024 + fraction, exponent - 25);
-        return bits >> 15 ? -value : value;
-    }
-    if (dtype == QNET_I64) {
-        uint64_t bits = qnet__load_le64(p);
-        int64_t value;
-        memcpy(&value, &bits, sizeof(value));
-        return (double)value;
-    }
-    return 0;
 }
 
 /* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
@@ -14362,9 +14659,46 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
     return QNET_OK;
 }
 
+#define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
+
+/* Skips a value of any kind: a string, a list, an object, a number or a word. */
+static qnet_status qnet__header_skip(qnet__header *h, int depth)
+{
+    const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
+    const unsigned char *start = h->at;
+    char *text;
+    size_t size;
+    int more = 1;
+    if (c == '"') return qnet__header_string(h, &text, &size);
+    if (c != '{' && c != '[') {
+        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
+                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
+                                  *h->at == '+' || *h->at == '.'))
+            h->at++;
+        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+    }
+    if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
+    h->at++;
+    if (qnet__header_peek(h) == close) {
+        h->at++;
+        return QNET_OK;
+    }
+    while (more) {
+        if (c == '{') {
+            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        }
+        QNET__TRY(qnet__header_skip(h, depth - 1));
+        QNET__TRY(qnet__header_more(h, (char)close, &more));
+    }
+    return QNET_OK;
+}
+
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte. The shape must take exactly the bytes between the offsets. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin)
+   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
+   the offsets, unless the size of that dtype is not known. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
+                                       char **dtype)
 {
     size_t offsets[2] = {0, 0}, size, bytes;
     int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
@@ -14375,12 +14709,9 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(text, "dtype") == 0 && !seen_dtype) {
             seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, &text, &size));
+            QNET__TRY(qnet__header_string(h, dtype, &size));
             for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(text, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            if (qnet_dtype_size((qnet_dtype)i) == 0)
-                return qnet__fail(h->ctx, QNET_ERROR_UNSUPPORTED,
-                                  "%s: tensor '%s': unknown dtype '%.32s'", h->file, t->name, text);
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
             t->dtype = (qnet_dtype)i;
         } else if (strcmp(text, "shape") == 0 && !seen_shape) {
             seen_shape = 1;
@@ -14389,10 +14720,12 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
             seen_offsets = 1;
             QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
             if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else {
+        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
+                   strcmp(text, "data_offsets") == 0) {
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s': field '%.32s' is unknown or there twice", h->file,
-                              t->name, text);
+                              "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        } else {
+            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
         QNET__TRY(qnet__header_more(h, '}', &more));
     }
@@ -14406,21 +14739,23 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
+    t->bytes = offsets[1] - offsets[0];
+    *begin = offsets[0];
+    if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
-        bytes != offsets[1] - offsets[0])
+        bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': %s %s does not take the %.0f bytes of its data_offsets",
                           h->file, t->name, qnet_dtype_name(t->dtype), shape,
-                          (double)(offsets[1] - offsets[0]));
-    t->bytes = bytes;
-    *begin = offsets[0];
+                          (double)t->bytes);
     return QNET_OK;
 }
 
-/* The object of "__metadata__": strings to strings, into f->metadata. */
+/* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
     int more = 1;
+    if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
     if (qnet__header_peek(h) == '}') {
         h->at++;
@@ -14432,10 +14767,16 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
         size_t size;
         memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
         QNET__TRY(qnet__header_string(h, &key, &size));
-        if (size >= sizeof(entry.key) || f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
-            return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                              "%s: metadata '%.64s': above %d keys or %d bytes of a key", h->file,
-                              key, QNET_MAX_SAFETENSORS_METADATA, (int)sizeof(entry.key) - 1);
+        if (size >= sizeof(entry.key)) {
+            f->long_keys++;
+            QNET__TRY(qnet__header_expect(h, ':', "':'"));
+            QNET__TRY(qnet__header_string(h, &entry.value, &size));
+            QNET__TRY(qnet__header_more(h, '}', &more));
+            continue;
+        }
+        if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: metadata '%s': above %d keys", h->file,
+                              key, QNET_MAX_SAFETENSORS_METADATA);
         if (qnet_safetensors_metadata(&f->file, key) != NULL)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
@@ -14461,7 +14802,7 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
     }
     while (more) {
         qnet_safetensor t;
-        char *name;
+        char *name, *dtype = NULL;
         size_t size, begin;
         memset(&t, 0, sizeof(t));
         QNET__TRY(qnet__header_string(h, &name, &size));
@@ -14473,13 +14814,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
             seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
         } else {
-            if (size >= sizeof(t.name) || f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
-                                  "%s: tensor '%.128s': above %d tensors or %d bytes of a name",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS,
-                                  (int)sizeof(t.name) - 1);
-            memcpy(t.name, name, size + 1);
-            QNET__TRY(qnet__header_tensor(h, &t, &begin));
+            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
+            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+                if (f->left_out++ == 0)
+                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                             size >= sizeof(t.name) ? "" : dtype);
+                t.ndim = -1; /* until the layout has been checked */
+            }
             QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
             QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
             f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
@@ -14492,6 +14838,18 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 }
 
 /* ---- reading --------------------------------------------------------------------------------- */
+
+/* Turns each of count numbers of `size` bytes round. */
+static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
+{
+    size_t i;
+    for (; count > 0; count--, p += size)
+        for (i = 0; i < size / 2; i++) {
+            const unsigned char swap = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = swap;
+        }
+}
 
 /* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
    not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
@@ -14506,8 +14864,7 @@ static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, si
         if (out->capacity - out->size <= ask)
             QNET__TRY(qnet__buffer_reserve(
                 ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        if (source->read(source->user, out->bytes + out->size, ask, &got) != 0 || got > ask)
-            return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", qnet__source_name(source));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
         out->size += got;
         out->bytes[out->size] = 0;
         if (got == 0)
@@ -14540,6 +14897,25 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
     return QNET_OK;
 }
 
+/* Takes the tensors that are not read from the list; their bytes have been counted. */
+static void qnet__leave_out(qnet__safetensors_file *f)
+{
+    size_t *offset = (size_t *)(void *)f->offsets.bytes;
+    int i, kept = 0;
+    for (i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) {
+            offset[kept] = offset[i];
+            f->file.tensors[kept++] = f->file.tensors[i];
+        }
+    f->file.count = kept;
+    if (f->left_out > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
+                  "%s", f->name, f->left_out, f->first_out);
+    if (f->long_keys > 0)
+        qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: metadata that are left out, keys above 63 "
+                  "bytes: %d", f->name, f->long_keys);
+}
+
 /* Everything of qnet_safetensors_read but the cleaning up. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
@@ -14553,6 +14929,9 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
     header_bytes = qnet__load_le64(length);
+    if (header_bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
     if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
         char brace = 0;
         QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
@@ -14576,9 +14955,11 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     order_bytes = sizeof(size_t) * (size_t)f->file.count;
     order = (size_t *)qnet__alloc(ctx, order_bytes);
     if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                               (size_t)f->file.count, order);
-    if (status == QNET_OK) status = qnet__check_layout(ctx, f, order, &size);
+    status = qnet__check_layout(ctx, f, order, &size);
+    qnet__leave_out(f);
+    if (status == QNET_OK)
+        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
+                                   (size_t)f->file.count, order);
     qnet__free(ctx, order, order_bytes);
     QNET__TRY(status);
 
@@ -14590,15 +14971,17 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
 #endif
     if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
-    if (source->read(source->user, &extra, 1, &got) != 0)
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: reading failed", f->name);
+    QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count; i++)
-        f->file.tensors[i].data =
-            size ? f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i] : NULL;
+    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+        qnet_safetensor *t = &f->file.tensors[i];
+        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        t->data = p;
+        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+    }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
@@ -14768,12 +15151,12 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
 {
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
-    size_t i, k, n;
+    size_t n;
     if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
-        for (i = 0; i < n; i++)
-            for (k = 0; k < size; k++) chunk[i * size + k] = p[i * size + size - 1 - k];
+        memcpy(chunk, p, n * size);
+        qnet__turn_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14804,14 +15187,18 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
 
 /* ---- networks -------------------------------------------------------------------------------- */
 
+static int qnet__ends_in(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
 /* "bn1.num_batches_tracked" and the like: PyTorch counts batches there, an I64 of shape []; no
    result depends on it. */
-static int qnet__is_tracked(const char *name)
-{
-    static const char end[] = "num_batches_tracked";
-    size_t n = strlen(name);
-    return n >= sizeof(end) - 1 && strcmp(name + n - (sizeof(end) - 1), end) == 0;
-}
+static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
+
+/* Must not be below 0: batch norm takes its root. */
+static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
 static int qnet__is_head(const char *name)
@@ -14856,9 +15243,8 @@ static size_t qnet__param_index(const qnet_param *p, size_t f)
 /* Number i of an F32 tensor. */
 static float qnet__load_f32(const void *data, size_t i)
 {
-    const uint32_t bits = qnet__load_le32((const unsigned char *)data + 4 * i);
     float value;
-    memcpy(&value, &bits, sizeof(value));
+    memcpy(&value, (const unsigned char *)data + 4 * i, sizeof(value));
     return value;
 }
 
@@ -14942,73 +15328,104 @@ static size_t qnet__first_not_finite(const qnet_safetensor *t)
     return k;
 }
 
+typedef struct qnet__weights_job {
+    const qnet_safetensors *file;
+    const char *name;
+    const qnet_param_table *table;
+    size_t prefix; /* bytes before the table's name in each of the file */
+    int replace_head;
+    qnet_real *block;
+} qnet__weights_job;
+
+/* The tensor of the file that is meant by a name of the table; or NULL. */
+static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
+{
+    int i;
+    for (i = 0; i < job->file->count; i++)
+        if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
+            return &job->file->tensors[i];
+    return NULL;
+}
+
 /* For a tensor of a head, "fc.bias": the classes that "fc.weight" has in the file; 0: none. */
-static size_t qnet__head_classes(const qnet_safetensors *file, const char *name)
+static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 {
     const qnet_safetensor *weight = NULL;
     const char *dot = strrchr(name, '.');
     char text[80];
     if (qnet__is_head(name) && dot != NULL) {
         snprintf(text, sizeof(text), "%.*s.weight", (int)(dot - name), name);
-        weight = qnet_safetensors_find(file, text);
+        weight = qnet__weights_find(job, text);
     }
     return weight != NULL && weight->ndim > 0 ? weight->shape[0] : 0;
 }
 
+/* 1 when the file has any tensor of the head that `name` belongs to, "fc." with what follows. */
+static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    int i;
+    for (i = 0; i < job->file->count && dot != NULL; i++)
+        if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
+            return 1;
+    return 0;
+}
+
 /* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
    the block stays. */
-static qnet_status qnet__weights_match(qnet_context *ctx, const qnet_safetensors *file,
-                                       const char *name, const qnet_param_table *table,
-                                       const qnet_param *p, int replace_head, int numbers,
+static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
+                                       const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
 {
     qnet_safetensor expected = qnet__param_in_file(p);
-    const qnet_safetensor *t = qnet_safetensors_find(file, p->name);
+    const qnet_safetensor *t = qnet__weights_find(job, p->name);
+    const char *name = job->name, *network = job->table->network;
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
-    size_t classes = t != NULL ? qnet__head_classes(file, p->name) : 0;
+    size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
     size_t k;
     *found = NULL;
     if (t == NULL) {
+        const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
         if (qnet__is_tracked(p->name)) return QNET_OK;
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: not weights of %s: tensor '%s' is missing",
-                          name, table->network, p->name);
+        if (job->replace_head && qnet__is_head(p->name) && !qnet__head_is_there(job, p->name))
+            return QNET_OK;
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: not weights of %s: tensor '%s' is missing%s%s", name, network,
+                          p->name, f->left_out ? "; left out was " : "", f->first_out);
     }
     if (expected.dtype == QNET_I64 ? t->dtype != QNET_I64 : t->dtype > QNET_BF16)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected dtype %s, found %s", name,
-                          table->network, p->name,
+                          network, p->name,
                           expected.dtype == QNET_I64 ? "I64" : "F64, F32, F16 or BF16",
                           qnet_dtype_name(t->dtype));
     if (classes > 0 && t->ndim > 0 && t->shape[0] != classes)
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s' has %.0f classes, its weight %.0f",
-                          name, table->network, p->name, (double)t->shape[0], (double)classes);
+                          name, network, p->name, (double)t->shape[0], (double)classes);
     rest_agrees = t->ndim == expected.ndim;
     for (i = 1; rest_agrees && i < t->ndim; i++) rest_agrees = t->shape[i] == expected.shape[i];
     if (!rest_agrees || (t->ndim > 0 && t->shape[0] != expected.shape[0])) {
-        if (replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
+        if (job->replace_head && rest_agrees && qnet__is_head(p->name)) return QNET_OK;
         qnet__shape_text(want, expected.ndim, expected.shape);
         qnet__shape_text(have, t->ndim, t->shape);
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
-                          table->network, p->name, want, have);
+                          network, p->name, want, have);
     }
     k = numbers ? qnet__first_not_finite(t) : t->count;
     if (k < t->count)
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
                           name, p->name, (double)k);
+    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0)
+            return qnet__fail(ctx, QNET_ERROR_DATA,
+                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
+                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
     *found = t;
     return QNET_OK;
 }
-
-typedef struct qnet__weights_job {
-    const qnet_safetensors *file;
-    const char *name;
-    const qnet_param_table *table;
-    int replace_head;
-    qnet_real *block;
-} qnet__weights_job;
 
 /* Copies a part of an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
@@ -15018,10 +15435,30 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
     if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
-    if (qnet__weights_match(NULL, job->file, job->name, job->table, p, job->replace_head, 0,
-                            &t) == QNET_OK && t != NULL) {
+    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL) {
         qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
     }
+}
+
+/* What all names begin with, up to a dot; none where any name is right as it is. */
+QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
+{
+    const char *first;
+    size_t n, k;
+    int i;
+    if (file == NULL || table == NULL || file->count == 0) return 0;
+    first = file->tensors[0].name;
+    n = strlen(first);
+    for (i = 0; i < file->count; i++) {
+        const char *name = file->tensors[i].name;
+        if (qnet_param_find(table, name) >= 0) return 0;
+        for (k = 0; k < n && name[k] == first[k];) k++;
+        n = k;
+    }
+    for (; n > 0; n--) /* a few tensors may share more: "module.bn1." */
+        for (i = 0; i < file->count && first[n - 1] == '.'; i++)
+            if (qnet_param_find(table, file->tensors[i].name + n) >= 0) return n;
+    return 0;
 }
 
 /* Walks the table twice: all entries are checked before the first one is copied. */
@@ -15033,25 +15470,33 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const char *name;
     qnet__weights_job job;
     size_t tasks, k;
-    int i, replaced = 0;
+    int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_weights_from_safetensors: an argument is NULL");
     name = ((const qnet__safetensors_file *)(const void *)file)->name;
+    job.file = file, job.name = name, job.table = table;
+    job.prefix = qnet_weights_prefix(file, table);
+    job.replace_head = replace_head, job.block = block;
     /* Extra tensors: a file of a larger network must not pass for this one. */
     for (i = 0; i < file->count; i++)
-        if (qnet_param_find(table, file->tensors[i].name) < 0 &&
+        if (qnet_param_find(table, file->tensors[i].name + job.prefix) < 0 &&
             !qnet__is_tracked(file->tensors[i].name))
             return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                               "%s: not weights of %s: tensor '%s' is not one of its %d", name,
                               table->network, file->tensors[i].name, table->count);
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        QNET__TRY(qnet__weights_match(ctx, file, name, table, p, replace_head, 1, &t));
+        QNET__TRY(qnet__weights_match(ctx, &job, p, 1, &t));
         replaced |= t == NULL && !qnet__is_tracked(p->name);
+        headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    job.file = file, job.name = name, job.table = table;
-    job.replace_head = replace_head, job.block = block;
+    if (ctx != NULL && job.prefix > 0)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
+                  (int)job.prefix, file->tensors[0].name);
+    if (ctx != NULL && headless)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
+                  name);
     tasks = (size_t)table->count * QNET__COPY_PARTS;
     if (ctx != NULL) {
         qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
@@ -15063,6 +15508,19 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
 }
 
 /* ---- which files belong together ------------------------------------------------------------- */
+
+/* Of the bytes as they are in a file, on every machine. */
+static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
+{
+    const unsigned char *p = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
+    size_t i, k;
+    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
+    for (i = 0; i < t->bytes; i += size) {
+        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
+    }
+    return h;
+}
 
 /* A sum over the tensors, so that their order in the file does not matter. */
 QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
@@ -15078,7 +15536,7 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file)
         qnet__shape_text(shape, t->ndim, t->shape);
         h = qnet_hash(h, type, strlen(type) + 1);
         h = qnet_hash(h, shape, strlen(shape) + 1);
-        sum += qnet_hash(h, t->data, t->bytes);
+        sum += qnet__hash_numbers(h, t);
     }
     return sum;
 }
@@ -15132,18 +15590,24 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
 }
 
 /* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_finite(qnet_context *ctx, const qnet_param_table *table,
+static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
                                         const qnet_real *block)
 {
     int i;
     for (i = 0; i < table->count; i++) {
         const qnet_param *p = &table->entries[i];
-        const size_t k = qnet__first_bad(block + p->offset, p->count);
+        size_t k = qnet__first_bad(block + p->offset, p->count);
         if (k < p->count)
             return qnet__fail(ctx, QNET_ERROR_DATA,
                               "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
                               table->network, p->name, (double)block[p->offset + k],
                               (double)(p->offset + k));
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (block[p->offset + k] < 0)
+                return qnet__fail(ctx, QNET_ERROR_DATA,
+                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
+                                  "0", table->network, p->name, (double)k,
+                                  (double)block[p->offset + k]);
     }
     return QNET_OK;
 }
@@ -15171,7 +15635,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_finite(ctx, table, block);
+    status = qnet__weights_readable(ctx, table, block);
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -15393,16 +15857,11 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
 
-/* Pixels are counted by the leading bits of a key: sign, exponent and two bits of the fraction. */
-#define QNET__DIGIT_BITS 11
-#define QNET__DIGITS ((size_t)1 << QNET__DIGIT_BITS)
-
-/* Blocks that preparing one image of h x w needs, n = h * w. */
+/* Blocks that preparing one image of h x w needs. */
 typedef struct qnet__image_scratch {
-    float *image;           /* [n][3] after the value transforms, and one number that is not used */
-    uint32_t *kept;         /* [n] */
-    uint32_t *bins;         /* [4][QNET__DIGITS]: of each channel, and of a selection */
-    double *map_x, *map_y;  /* [w], [h]: the grid distortion */
+    float *image;            /* [h w][3] after the value transforms */
+    float *values;           /* [h w]: the non-zero pixels of a channel */
+    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
     double *from_x, *from_y; /* [w]: source of each pixel of an output row */
 } qnet__image_scratch;
 
@@ -15411,10 +15870,8 @@ static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h
     qnet__image_scratch s;
     size_t n = 0;
     if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.kept = (uint32_t *)qnet__take(arena, n, sizeof *s.kept);
-    s.bins = (uint32_t *)qnet__take(arena, QNET__DIGITS, 4 * sizeof *s.bins);
-    /* Pixels are read four numbers at a time: the last one reads a number past its end. */
-    s.image = (float *)qnet__take(arena, n < (size_t)-1 ? n + 1 : n, 3 * sizeof *s.image);
+    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
+    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
     s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
     s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
     s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
@@ -15431,114 +15888,43 @@ QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
     return arena.at;
 }
 
-/* An unsigned key that sorts as the float does: negative numbers count downwards. */
-static uint32_t qnet__float_key(float value)
+/* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
+   stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
+static float qnet__select(float *v, size_t n, size_t rank)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-/* The reverse of qnet__float_key. */
-static float qnet__key_value(uint32_t key)
-{
-    uint32_t bits = key & 0x80000000u ? key & 0x7fffffffu : ~key;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-/* The keys of rank `rank` and rank + 1 (from 0, in rising order) of key[n], into pair; the last one
-   twice when rank = n - 1. Radix selection: count in 256 equal parts of the keys' range, keep the
-   part that holds the rank, go on with its range; four times at most, so time is linear whatever
-   the keys are. What is few enough is sorted by insertion. key is spent. `above` is the smallest
-   key left behind on the upper side: rank + 1, if no kept key follows. */
-static void qnet__select_pair(uint32_t *key, size_t n, size_t rank, uint32_t *bins,
-                              uint32_t pair[2])
-{
-    uint32_t above = 0xffffffffu;
-    size_t i, k;
-    while (n > 24) {
-        uint32_t smallest = key[0], largest = key[0], wanted = 0;
-        size_t m = 0;
-        int down = 0;
-        for (i = 1; i < n; i++) {
-            smallest = key[i] < smallest ? key[i] : smallest;
-            largest = key[i] > largest ? key[i] : largest;
+    size_t low = 0, high = n - 1;
+    while (low < high) {
+        const float pivot = v[low + (high - low) / 2];
+        size_t i = low, j = high;
+        for (;; i++, j--) {
+            float swap;
+            while (v[i] < pivot) i++;
+            while (v[j] > pivot) j--;
+            if (i >= j) break;
+            swap = v[i];
+            v[i] = v[j];
+            v[j] = swap;
         }
-        if (smallest == largest) break;
-        while ((largest - smallest) >> down > 255) down++;
-        memset(bins, 0, 256 * sizeof *bins);
-        for (i = 0; i < n; i++) bins[(key[i] - smallest) >> down]++;
-        while (rank >= bins[wanted]) rank -= bins[wanted++];
-        for (i = 0; i < n; i++) {
-            const uint32_t digit = (key[i] - smallest) >> down;
-            above = digit > wanted && key[i] < above ? key[i] : above;
-            key[m] = key[i]; /* m <= i */
-            m += digit == wanted;
-        }
-        n = m;
+        /* v[low..j] <= pivot <= v[j+1..high], j < high. */
+        if (rank <= j) high = j;
+        else low = j + 1;
     }
-    for (i = 1; i < n; i++) { /* one step each where all are equal */
-        const uint32_t moved = key[i];
-        for (k = i; k > 0 && key[k - 1] > moved; k--) key[k] = key[k - 1];
-        key[k] = moved;
-    }
-    pair[0] = key[rank];
-    pair[1] = rank + 1 < n ? key[rank + 1] : above < 0xffffffffu ? above : key[rank];
+    return v[rank];
 }
 
-/* bins[3][QNET__DIGITS]: how many values of each channel of pixels[n][3] have each first digit
-   (sign, exponent and two bits more). Zero, which lies outside the head, and what no brain can be
-   are left out: 0 and |v| < 2^-128 share the two middle bins; infinity and NaN, the four outer
-   ones on each side. */
-static void qnet__count_digits(const float *pixels, size_t n, uint32_t *bins)
+/* Percentile q (0..100) of v[n], which is reordered; linear between order statistics as
+   numpy.percentile has it: a + f (b - a), a of rank floor(q/100 (n-1)), b of the next. n = 0: 0. */
+static float qnet__percentile(float *v, size_t n, double q)
 {
-    uint32_t *bins1 = bins + QNET__DIGITS, *bins2 = bins1 + QNET__DIGITS;
+    const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
+    const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
+    float a, b = FLT_MAX;
     size_t i;
-    int c, k;
-    memset(bins, 0, 3 * QNET__DIGITS * sizeof *bins);
-    for (i = 0; i < n; i++) {
-        bins[qnet__float_key(pixels[3 * i]) >> (32 - QNET__DIGIT_BITS)]++;
-        bins1[qnet__float_key(pixels[3 * i + 1]) >> (32 - QNET__DIGIT_BITS)]++;
-        bins2[qnet__float_key(pixels[3 * i + 2]) >> (32 - QNET__DIGIT_BITS)]++;
-    }
-    for (c = 0; c < 3; c++, bins += QNET__DIGITS) {
-        bins[QNET__DIGITS / 2 - 1] = bins[QNET__DIGITS / 2] = 0;
-        for (k = 0; k < 4; k++) bins[k] = bins[QNET__DIGITS - 1 - (size_t)k] = 0;
-    }
-}
-
-/* Percentile q (0..100) of a channel, linear between order statistics as numpy.percentile has it:
-   a + f (b - a), a of rank floor(q/100 (m-1)), b of the next. values: &pixels[0][channel] of
-   [n][3]; bins: its counted first digits, which tell where to look. 0 if all are 0. */
-static double qnet__percentile(const float *values, size_t n, double q, const uint32_t *bins,
-                               uint32_t *kept, uint32_t *work)
-{
-    size_t count = 0, below = 0, rank, m = 0, i;
-    uint32_t first = 0, last, pair[2];
-    float low, high;
-    double at;
-    for (i = 0; i < QNET__DIGITS; i++) count += bins[i];
-    if (count == 0) return 0;
-    at = q / 100 * (double)(count - 1);
-    rank = qnet__min_size((size_t)at, count - 1);
-    /* The first digits of the keys of this rank and of the next: nearly always the same one. */
-    while (rank >= below + bins[first]) below += bins[first++];
-    for (last = first, i = below + bins[first]; i < count && i <= rank + 1;) i += bins[++last];
-    low = qnet__key_value(first << (32 - QNET__DIGIT_BITS));
-    high = qnet__key_value(((last + 1) << (32 - QNET__DIGIT_BITS)) - 1);
-    for (i = 0; i < n; i++) {
-        const float value = values[3 * i];
-        if (value >= low && value <= high) {
-            const uint32_t key = qnet__float_key(value);
-            if (bins[key >> (32 - QNET__DIGIT_BITS)]) kept[m++] = key; /* no zero in between */
-        }
-    }
-    qnet__select_pair(kept, m, rank - below, work, pair);
-    low = qnet__key_value(pair[0]);
-    high = qnet__key_value(pair[1]);
-    return low + (at - (double)rank) * ((double)high - low);
+    if (n == 0) return 0;
+    a = qnet__select(v, n, rank);
+    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    if (rank + 1 == n) b = a;
+    return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
 /* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
@@ -15565,237 +15951,24 @@ static int qnet__by_percentile(const qnet_augment_config *config, int c)
            !(config->window_low[c] < config->window_high[c]);
 }
 
-/* limit[channel][end]: the percentiles of the non-zero pixels, by counted first digits. */
-static void qnet__percentiles_ref(const qnet_augment_config *config, const float *pixels,
-                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
+/* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
+   outside the head, nor infinite or NaN; both 0 for a channel without any. */
+static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
+                                    size_t count, float *values, float low[3], float high[3])
 {
-    uint32_t *work = s->bins + 3 * QNET__DIGITS;
+    size_t i, n;
     int c;
-    qnet__count_digits(pixels, count, s->bins);
     for (c = 0; c < 3; c++) {
-        const uint32_t *bins = s->bins + (size_t)c * QNET__DIGITS;
+        low[c] = (float)config->window_low[c];
+        high[c] = (float)config->window_high[c];
         if (!qnet__by_percentile(config, c)) continue;
-        limit[c][0] = (float)qnet__percentile(pixels + c, count, config->percentile_low, bins,
-                                              s->kept, work);
-        limit[c][1] = (float)qnet__percentile(pixels + c, count, config->percentile_high, bins,
-                                              s->kept, work);
-    }
-}
-
-/* The fast form guesses from a sample between which two values a percentile lies, then counts in
-   one sweep what is below and keeps what is between. A guess that turns out wrong costs time only:
-   the twin does it again. */
-#define QNET__SAMPLE 1024
-
-typedef struct qnet__bracket {
-    float from, to;  /* the wanted ranks are expected at from <= value <= to */
-    size_t below;    /* valid pixels under from */
-    size_t kept, room;
-    uint32_t *key;   /* [room]: keys of what lies between */
-} qnet__bracket;
-
-#if QNET__X86
-/* What counts for a percentile: 2^-128 <= |value| < infinity, see qnet__count_digits. */
-static int qnet__is_counted(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits &= 0x7fffffffu;
-    return bits >= 0x00200000u && bits < 0x7f800000u;
-}
-
-/* Guesses the brackets b[2] of two percentiles of a channel, values = &pixels[0][channel], from
-   every step-th pixel: three and a half standard deviations of the sample's rank, and two ranks
-   more, to both sides. 0 where the sample is too small. sample[2 * QNET__SAMPLE] is scratch. */
-static int qnet__bracket_guess(const float *values, size_t count, const double percentile[2],
-                               uint32_t *sample, uint32_t *work, qnet__bracket b[2])
-{
-    const size_t step = (count / QNET__SAMPLE) | 1; /* odd, so that no row or column is favoured */
-    uint32_t *again = sample + QNET__SAMPLE, pair[2];
-    size_t i, n = 0;
-    int e;
-    for (i = 0; i < count && n < QNET__SAMPLE; i += step) {
-        sample[n] = qnet__float_key(values[3 * i]);
-        n += (size_t)qnet__is_counted(values[3 * i]);
-    }
-    if (n < 64) return 0;
-    for (e = 0; e < 2; e++) {
-        const double q = percentile[e] / 100, at = q * (double)(n - 1);
-        const double spread = 3.5 * sqrt((double)n * q * (1 - q)) + 2;
-        b[e].from = -FLT_MAX;
-        b[e].to = FLT_MAX;
-        if (at - spread >= 0) {
-            memcpy(again, sample, n * sizeof *again);
-            qnet__select_pair(again, n, (size_t)(at - spread), work, pair);
-            b[e].from = qnet__key_value(pair[0]);
+        for (i = n = 0; i < count; i++) {
+            const float value = pixels[3 * i + (size_t)c];
+            values[n] = value; /* n <= i */
+            n += value != 0 && fabsf(value) <= FLT_MAX;
         }
-        if (at + spread < (double)(n - 1)) {
-            memcpy(again, sample, n * sizeof *again);
-            qnet__select_pair(again, n, (size_t)(at + spread), work, pair);
-            b[e].to = qnet__key_value(pair[1]);
-        }
-    }
-    return 1;
-}
-
-/* Sweeps pixels[count][3], of which the first multiple of 8 pixels as 3 vectors of 8 numbers: lane
-   l of vector v is of channel (8 v + l) % 3. valid[c]: how many of the channel count. Returns 0
-   when a bracket holds more than there is room for. */
-#define QNET__AVX2_UNFUSED __attribute__((target("avx2"))) /* no fused multiply-add by chance */
-QNET__AVX2_UNFUSED static int qnet__bracket_sweep(const float *pixels, size_t count,
-                                                  qnet__bracket bracket[3][2], size_t valid[3])
-{
-    __m256 from[3][2], to[3][2];
-    __m256i below[3][2], counted[3];
-    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-    const __m256i smallest = _mm256_set1_epi32(0x001fffff);
-    const __m256i infinite = _mm256_set1_epi32(0x7f800000);
-    const size_t whole = count / 8 * 8;
-    size_t i;
-    int v, l, e, full = 0;
-    for (v = 0; v < 3; v++) {
-        counted[v] = below[v][0] = below[v][1] = _mm256_setzero_si256();
-        for (e = 0; e < 2; e++) {
-            float f[8], t[8];
-            for (l = 0; l < 8; l++) {
-                f[l] = bracket[(8 * v + l) % 3][e].from;
-                t[l] = bracket[(8 * v + l) % 3][e].to;
-            }
-            from[v][e] = _mm256_loadu_ps(f);
-            to[v][e] = _mm256_loadu_ps(t);
-        }
-    }
-    for (i = 0; i < whole && !full; i += 8) { /* 8 keys at most for a bracket */
-        for (v = 0; v < 3; v++) {
-            const float *at = pixels + 3 * i + 8 * (size_t)v;
-            const __m256 x = _mm256_loadu_ps(at);
-            const __m256i m = _mm256_and_si256(_mm256_castps_si256(x), magnitude);
-            const __m256i ok = _mm256_and_si256(_mm256_cmpgt_epi32(m, smallest),
-                                                _mm256_cmpgt_epi32(infinite, m));
-            unsigned inside;
-            counted[v] = _mm256_sub_epi32(counted[v], ok); /* a true lane is -1 */
-            for (e = 0; e < 2; e++) {
-                const __m256 low = _mm256_cmp_ps(x, from[v][e], _CMP_LT_OQ);
-                const __m256 high = _mm256_cmp_ps(x, to[v][e], _CMP_GT_OQ);
-                below[v][e] = _mm256_sub_epi32(
-                    below[v][e], _mm256_and_si256(ok, _mm256_castps_si256(low)));
-                inside = (unsigned)_mm256_movemask_ps(
-                    _mm256_andnot_ps(_mm256_or_ps(low, high), _mm256_castsi256_ps(ok)));
-                for (; inside != 0; inside &= inside - 1) { /* from the lowest bit on */
-                    const int lane = __builtin_ctz(inside);
-                    qnet__bracket *b = &bracket[(8 * v + lane) % 3][e];
-                    b->key[b->kept++] = qnet__float_key(at[lane]);
-                    full |= b->kept + 8 > b->room;
-                }
-            }
-        }
-    }
-    memset(valid, 0, 3 * sizeof *valid);
-    for (v = 0; v < 3; v++) {
-        int32_t n[8], u[2][8];
-        _mm256_storeu_si256((__m256i *)(void *)n, counted[v]);
-        _mm256_storeu_si256((__m256i *)(void *)u[0], below[v][0]);
-        _mm256_storeu_si256((__m256i *)(void *)u[1], below[v][1]);
-        for (l = 0; l < 8; l++) {
-            const int c = (8 * v + l) % 3;
-            valid[c] += (size_t)n[l];
-            for (e = 0; e < 2; e++) bracket[c][e].below += (size_t)u[e][l];
-        }
-    }
-    for (i = 3 * whole; i < 3 * count && !full; i++) {
-        if (!qnet__is_counted(pixels[i])) continue;
-        valid[i % 3]++;
-        for (e = 0; e < 2; e++) {
-            qnet__bracket *b = &bracket[i % 3][e];
-            if (pixels[i] < b->from) b->below++;
-            else if (pixels[i] <= b->to) b->key[b->kept++] = qnet__float_key(pixels[i]);
-            full |= b->kept + 8 > b->room;
-        }
-    }
-    return !full;
-}
-
-/* 1: limit is filled in, with the numbers of the twin; 0: a guess was wrong, nothing has been. */
-static int qnet__percentiles_fast(const qnet_augment_config *config, const float *pixels,
-                                  size_t count, const qnet__image_scratch *s, float limit[3][2])
-{
-    const double percentile[2] = {config->percentile_low, config->percentile_high};
-    uint32_t *work = s->bins + 3 * QNET__DIGITS, pair[2];
-    const size_t room = count / 6;
-    qnet__bracket bracket[3][2];
-    float found[3][2];
-    size_t valid[3];
-    int c, e;
-    if (count < 4 * QNET__SAMPLE) return 0;
-    for (c = 0; c < 3; c++) {
-        for (e = 0; e < 2; e++) {
-            qnet__bracket *b = &bracket[c][e];
-            memset(b, 0, sizeof *b);
-            b->from = FLT_MAX; /* nothing lies between */
-            b->to = -FLT_MAX;
-            b->room = room;
-            b->key = s->kept + (size_t)(2 * c + e) * room;
-        }
-        if (qnet__by_percentile(config, c) &&
-            !qnet__bracket_guess(pixels + c, count, percentile, s->bins, work, bracket[c])) {
-            return 0;
-        }
-    }
-    if (!qnet__bracket_sweep(pixels, count, bracket, valid)) return 0;
-    for (c = 0; c < 3; c++) {
-        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) {
-            const qnet__bracket *b = &bracket[c][e];
-            const double at = percentile[e] / 100 * (double)(valid[c] - 1);
-            const size_t rank = qnet__min_size((size_t)at, valid[c] - 1);
-            const size_t next = qnet__min_size(rank + 1, valid[c] - 1);
-            float low, high;
-            if (rank < b->below || next >= b->below + b->kept) return 0;
-            qnet__select_pair(b->key, b->kept, rank - b->below, work, pair);
-            low = qnet__key_value(pair[0]);
-            high = qnet__key_value(pair[1]);
-            found[c][e] = (float)(low + (at - (double)rank) * ((double)high - low));
-        }
-    }
-    for (c = 0; c < 3; c++) {
-        for (e = 0; qnet__by_percentile(config, c) && e < 2; e++) limit[c][e] = found[c][e];
-    }
-    return 1;
-}
-#endif
-
-/* 1: the vector forms of this room may run. */
-static int qnet__image_fast(const qnet_context *ctx)
-{
-#if defined(QNET_REFERENCE) || !QNET__X86
-    QNET__UNUSED(ctx);
-    return 0;
-#else
-    return ctx != NULL && qnet_context_cpu(ctx) >= QNET_CPU_AVX2;
-#endif
-}
-
-/* low[c] and high[c] by window or by percentiles; both 0 for a channel of nothing but zeros. */
-static void qnet__stretch_limits_in(qnet_context *ctx, const qnet_augment_config *config,
-                                    const float *pixels, size_t count,
-                                    const qnet__image_scratch *s, float low[3], float high[3])
-{
-    float limit[3][2];
-    int c, done = 1;
-    for (c = 0; c < 3; c++) {
-        limit[c][0] = (float)config->window_low[c];
-        limit[c][1] = (float)config->window_high[c];
-        if (qnet__by_percentile(config, c)) done = 0;
-    }
-    QNET__UNUSED(ctx);
-#if QNET__X86
-    if (!done && qnet__image_fast(ctx)) {
-        done = qnet__percentiles_fast(config, pixels, count, s, limit);
-    }
-#endif
-    if (!done) qnet__percentiles_ref(config, pixels, count, s, limit);
-    for (c = 0; c < 3; c++) {
-        low[c] = limit[c][0];
-        high[c] = limit[c][1];
+        low[c] = qnet__percentile(values, n, config->percentile_low);
+        high[c] = qnet__percentile(values, n, config->percentile_high);
     }
 }
 
@@ -15804,23 +15977,18 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    size_t bytes;
+    const size_t bytes = (count ? count : 1) * sizeof(float);
+    float *values;
     if (config == NULL || pixels == NULL || low == NULL || high == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "stretch: config, pixels or limits are missing");
     if (count > (size_t)INT_MAX)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
     QNET__TRY(qnet__stretch_check(ctx, config));
-    s = qnet__image_scratch_plan(&arena, 1, count);
-    bytes = arena.at;
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    arena.at = 0;
-    s = qnet__image_scratch_plan(&arena, 1, count);
-    qnet__stretch_limits_in(ctx, config, pixels, count, &s, low, high);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
+    qnet__stretch_limits_in(config, pixels, count, values, low, high);
+    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
@@ -15856,14 +16024,17 @@ QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect(double x, int size)
+static double qnet__reflect_far(double x, double last)
 {
-    const double last = size - 1;
-    if (x >= 0 && x <= last) return x;
-    if (size < 2) return 0;
+    if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
+}
+QNET__INLINE double qnet__reflect(double x, int size)
+{
+    const double last = size - 1;
+    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -15919,7 +16090,7 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
 }
 
 /* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-static double qnet__grid_at(const double *map, const double *factor, int size, double x)
+QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
     const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
@@ -15930,7 +16101,8 @@ static double qnet__grid_at(const double *map, const double *factor, int size, d
 /* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
    crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
    border of an intermediate image, the coordinate is reflected there too. */
-static void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x, double *y)
+QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
+                                   double *y)
 {
     const qnet_augmentation *r = warp->record;
     const double X = (double)out_x + r->crop_x, Y = (double)out_y + r->crop_y;
@@ -16063,136 +16235,37 @@ static float qnet__power(const qnet__power_table *table, float v)
 }
 
 /* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. */
-static void qnet__augment_values_ref(const qnet_augmentation *record, const float *pixels,
-                                     size_t count, const float low[3], const float high[3],
-                                     float *image)
+   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
+   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
     const float alpha = (float)record->alpha, beta = (float)record->beta;
+    float from[12], scale[12], v[12] = {0};
     size_t i;
-    qnet_stretch_apply(pixels, count, low, high, image);
-    if (record->brightness_contrast)
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__clip01(image[i] * alpha + beta);
+    int k;
+    for (k = 0; k < 12; k++) {
+        from[k] = low[k % 3];
+        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
+    }
+    for (i = 0; i < 3 * count; i += 12) {
+        const int whole = 3 * count - i >= 12;
+        if (whole) memcpy(v, pixels + i, sizeof v);
+        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
+        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
+        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
+        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        if (whole) memcpy(image + i, v, sizeof v);
+        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
+    }
     if (record->gamma_on) {
         qnet__power_table table;
         qnet__power_plan(&table, record->gamma);
         for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-#if QNET__X86
-/* v ^ gamma for vectors, 0 < gamma <= QNET__POWER_GAMMA. With v = 2^e m, 1 <= m < 2, as above, but
-     m^gamma = (3/2)^gamma sum over k of binomial(gamma, k) u^k,   u = m / (3/2) - 1, |u| <= 1/3,
-   whose rest after k = 10 is below 2e-8 of it, and 2^(e gamma) from 16 numbers in two registers. */
-#define QNET__POWER_GAMMA 3
-#define QNET__POWER_TERMS 11
-typedef struct qnet__power_series {
-    qnet__power_table table; /* for numbers below 2^-15, which are rare */
-    float term[QNET__POWER_TERMS], exponent[16];
-} qnet__power_series;
-
-static void qnet__power_series_plan(qnet__power_series *s, double gamma)
-{
-    double term = pow(1.5, gamma);
-    int k;
-    qnet__power_plan(&s->table, gamma);
-    for (k = 0; k < QNET__POWER_TERMS; k++) {
-        s->term[k] = (float)term;
-        term *= (gamma - k) / (k + 1);
-    }
-    for (k = 0; k < 16; k++) s->exponent[k] = (float)pow(2, (k - 15) * gamma);
-}
-
-/* x in 0..1; 0 and 1 come out exactly. */
-QNET__AVX2 QNET__INLINE __m256 qnet__power_avx2(const qnet__power_series *s, __m256 x)
-{
-    const __m256 one = _mm256_set1_ps(1), zero = _mm256_setzero_ps();
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i e = _mm256_sub_epi32(_mm256_srli_epi32(bits, 23), _mm256_set1_epi32(127 - 15));
-    const __m256 m = _mm256_or_ps(_mm256_castsi256_ps(_mm256_and_si256(bits,
-                                      _mm256_set1_epi32(0x007fffff))), one);
-    const __m256 u = _mm256_fmadd_ps(m, _mm256_set1_ps(2.f / 3), _mm256_set1_ps(-1));
-    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent), e);
-    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(s->exponent + 8), e);
-    const __m256 scale = _mm256_blendv_ps( /* bit 3 of e, moved to the sign, chooses */
-        low, high, _mm256_castsi256_ps(_mm256_slli_epi32(e, 28)));
-    const __m256 is_zero = _mm256_cmp_ps(x, zero, _CMP_EQ_OQ);
-    const __m256 is_one = _mm256_cmp_ps(x, one, _CMP_EQ_OQ);
-    __m256 sum = _mm256_set1_ps(s->term[QNET__POWER_TERMS - 1]);
-    int k;
-    QNET__UNROLL
-    for (k = QNET__POWER_TERMS - 2; k >= 0; k--) {
-        sum = _mm256_fmadd_ps(sum, u, _mm256_set1_ps(s->term[k]));
-    }
-    sum = _mm256_min_ps(_mm256_mul_ps(scale, sum), one);
-    sum = _mm256_blendv_ps(_mm256_andnot_ps(is_zero, sum), one, is_one);
-    if (_mm256_movemask_ps(_mm256_andnot_ps(is_zero, _mm256_castsi256_ps(e))) != 0) { /* e < 0 */
-        float value[8];
-        _mm256_storeu_ps(value, x);
-        for (k = 0; k < 8; k++) value[k] = qnet__power(&s->table, value[k]);
-        sum = _mm256_loadu_ps(value);
-    }
-    return sum;
-}
-
-/* The value transforms of 8 pixels at a time; channels lie in the lanes as in
-   qnet__bracket_sweep. Returns how many pixels have been done. */
-QNET__AVX2 static size_t qnet__augment_values_avx2(const qnet_augmentation *record,
-                                                   const float *pixels, size_t count,
-                                                   const float low[3], const float high[3],
-                                                   float *image)
-{
-    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1);
-    const __m256 alpha = _mm256_set1_ps((float)record->alpha);
-    const __m256 beta = _mm256_set1_ps((float)record->beta);
-    __m256 from[3], scale[3];
-    qnet__power_series power;
-    size_t i;
-    int v, l;
-    for (v = 0; v < 3; v++) {
-        float f[8], r[8];
-        for (l = 0; l < 8; l++) {
-            const int c = (8 * v + l) % 3;
-            f[l] = low[c];
-            r[l] = qnet__stretch_scale(low[c], high[c]);
-        }
-        from[v] = _mm256_loadu_ps(f);
-        scale[v] = _mm256_loadu_ps(r);
-    }
-    if (record->gamma_on) qnet__power_series_plan(&power, record->gamma);
-    else memset(&power, 0, sizeof power);
-    for (i = 0; i + 8 <= count; i += 8) {
-        for (v = 0; v < 3; v++) {
-            const size_t at = 3 * i + 8 * (size_t)v;
-            __m256 x = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(pixels + at), from[v]),
-                                     scale[v]);
-            x = _mm256_min_ps(_mm256_max_ps(x, zero), one); /* NaN becomes 0 */
-            if (record->brightness_contrast) {
-                x = _mm256_add_ps(_mm256_mul_ps(x, alpha), beta);
-                x = _mm256_min_ps(_mm256_max_ps(x, zero), one);
-            }
-            if (record->gamma_on) x = qnet__power_avx2(&power, x);
-            _mm256_storeu_ps(image + at, x);
-        }
-    }
-    return i;
-}
-#endif
-
-static void qnet__augment_values(int fast, const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    size_t done = 0;
-#if QNET__X86
-    if (fast && count >= 8 && !(record->gamma_on && record->gamma > QNET__POWER_GAMMA)) {
-        done = qnet__augment_values_avx2(record, pixels, count, low, high, image);
-    }
-#endif
-    QNET__UNUSED(fast);
-    if (done < count) {
-        qnet__augment_values_ref(record, pixels + 3 * done, count - done, low, high,
-                                 image + 3 * done);
     }
 }
 
@@ -16217,236 +16290,48 @@ static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, fl
     return (qnet_real)(top + fy * (bottom - top));
 }
 
-/* Sources of the pixels `first`..out_w-1 of an output row, into x[out_w] and y[out_w]. */
-static void qnet__warp_points_ref(const qnet__warp *warp, int out_y, int first, int out_w,
-                                  double *x, double *y)
+/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
+   [out_w]: where the row's pixels come from. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
+                           const double *from_x, const double *from_y, const qnet_real mean[3],
+                           const qnet_real rstd[3], qnet_real *out)
 {
-    int X;
-    for (X = first; X < out_w; X++) qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
-}
-
-#if QNET__X86
-/* qnet__reflect of four coordinates no further than 2 last = 2 (size - 1) from 0; *far: bits of the
-   lanes where that does not hold. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__reflect_avx2(__m256d x, int size, int *far)
-{
-    const __m256d twice = _mm256_set1_pd(2.0 * (size - 1));
-    const __m256d a = _mm256_andnot_pd(_mm256_set1_pd(-0.0), x);
-    *far |= _mm256_movemask_pd(_mm256_cmp_pd(a, twice, _CMP_NLE_UQ)); /* also NaN */
-    return _mm256_min_pd(a, _mm256_sub_pd(twice, a));
-}
-
-/* map[i] of four indices. The plain gather starts from a register that is never set, of which gcc
-   warns. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__gather_avx2(const double *map, __m128i i)
-{
-    const __m256d zero = _mm256_setzero_pd();
-    return _mm256_mask_i32gather_pd(zero, map, i, _mm256_cmp_pd(zero, zero, _CMP_EQ_OQ), 8);
-}
-
-/* qnet__grid_at of four coordinates; lanes that are too far out read entry 0. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256d qnet__grid_at_avx2(const double *map, int size, __m256d x)
-{
-    const __m128i last = _mm_set1_epi32(size - 1), zero = _mm_setzero_si128();
-    const __m128i i = _mm_max_epi32(_mm_min_epi32(_mm256_cvttpd_epi32(x), last), zero);
-    const __m128i next = _mm_min_epi32(_mm_add_epi32(i, _mm_set1_epi32(1)), last);
-    const __m256d a = qnet__gather_avx2(map, i), b = qnet__gather_avx2(map, next);
-    const __m256d rest = _mm256_sub_pd(x, _mm256_cvtepi32_pd(i));
-    return _mm256_add_pd(a, _mm256_mul_pd(rest, _mm256_sub_pd(b, a)));
-}
-
-/* Four pixels at a time, by the operations of qnet__warp_point in their order: the same bits. */
-QNET__AVX2_UNFUSED static void qnet__warp_points_avx2(const qnet__warp *warp, int out_y, int out_w,
-                                                      double *x, double *y)
-{
-    const qnet_augmentation *r = warp->record;
-    const double Y = (double)out_y + r->crop_y;
-    const __m256d xx = _mm256_set1_pd(warp->xx), xy = _mm256_set1_pd(warp->xy * Y);
-    const __m256d yx = _mm256_set1_pd(warp->yx), yy = _mm256_set1_pd(warp->yy * Y);
-    const __m256d x0 = _mm256_set1_pd(warp->x0), y0 = _mm256_set1_pd(warp->y0);
-    const __m256d steps = _mm256_set_pd(3, 2, 1, 0);
-    int X;
-    for (X = 0; X + 4 <= out_w; X += 4) {
-        const __m256d at = _mm256_add_pd(_mm256_set1_pd((double)X + r->crop_x), steps);
-        __m256d sx = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(xx, at), xy), x0);
-        __m256d sy = _mm256_add_pd(_mm256_add_pd(_mm256_mul_pd(yx, at), yy), y0);
-        int far = 0;
-        sx = qnet__reflect_avx2(sx, warp->in_w, &far);
-        sy = qnet__reflect_avx2(sy, warp->in_h, &far);
-        if (r->grid) {
-            sx = qnet__grid_at_avx2(warp->map_x, warp->in_w, sx);
-            sy = qnet__grid_at_avx2(warp->map_y, warp->in_h, sy);
-            sx = qnet__reflect_avx2(sx, warp->in_w, &far);
-            sy = qnet__reflect_avx2(sy, warp->in_h, &far);
-        }
-        if (r->hflip) sx = _mm256_sub_pd(_mm256_set1_pd(warp->in_w - 1), sx);
-        if (r->vflip) sy = _mm256_sub_pd(_mm256_set1_pd(warp->in_h - 1), sy);
-        _mm256_storeu_pd(x + X, sx);
-        _mm256_storeu_pd(y + X, sy);
-        if (far) qnet__warp_points_ref(warp, out_y, X, X + 4, x, y);
-    }
-    qnet__warp_points_ref(warp, out_y, X, out_w, x, y);
-}
-#endif
-
-static void qnet__warp_points(int fast, const qnet__warp *warp, int out_y, int out_w, double *x,
-                              double *y)
-{
-#if QNET__X86
-    if (fast) {
-        qnet__warp_points_avx2(warp, out_y, out_w, x, y);
-        return;
-    }
-#endif
-    QNET__UNUSED(fast);
-    qnet__warp_points_ref(warp, out_y, 0, out_w, x, y);
-}
-
-/* One output row, bilinear, from pixel `first` on: pixel (x, y) of the source is
-   image[(y w + x) 3 ..]. from_x, from_y [out_w]: where the row's pixels come from. */
-static void qnet__warp_row_ref(const qnet__warp *warp, const float *image, int first, int out_w,
-                               const double *from_x, const double *from_y, const qnet_real mean[3],
-                               const qnet_real rstd[3], qnet_real *out)
-{
+    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
+    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
     int X;
-    for (X = first; X < out_w; X++) {
+    for (X = 0; X < out_w; X++, out += 3) {
         const double x = from_x[X], y = from_y[X];
         const int x0 = (int)x, y0 = (int)y;
         const float fx = (float)(x - x0), fy = (float)(y - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
-        out[X * 3] = (qnet__bilinear(p, q, right, fx, fy) - mean[0]) * rstd[0];
-        out[X * 3 + 1] = (qnet__bilinear(p + 1, q + 1, right, fx, fy) - mean[1]) * rstd[1];
-        out[X * 3 + 2] = (qnet__bilinear(p + 2, q + 2, right, fx, fy) - mean[2]) * rstd[2];
+        const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
+        const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
+        const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
+        out[0] = (v0 - m0) * s0;
+        out[1] = (v1 - m1) * s1;
+        out[2] = (v2 - m2) * s2;
     }
 }
 
-/* The same with the three channels side by side in a vector, whose fourth lane is the next pixel's
-   first number: it is overwritten by that pixel, and the row's last pixel goes by the twin. */
-#if (defined(__GNUC__) || defined(__clang__)) && !QNET__REAL_IS_DOUBLE && !defined(QNET_REFERENCE)
-static int qnet__warp_row_portable(const qnet__warp *warp, const float *image, int first,
-                                   int out_w, const double *from_x, const double *from_y,
-                                   const float mean[4], const float rstd[4], float *out)
-{
-    const qnet__vector m = qnet__vector_load(mean), s = qnet__vector_load(rstd);
-    const int stride = warp->in_w * 3, last_x = warp->in_w - 1, last_y = warp->in_h - 1;
-    int X;
-    for (X = first; X + 1 < out_w; X++) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0); /* in every lane below */
-        const ptrdiff_t right = x0 < last_x ? 3 : 0, down = y0 < last_y ? stride : 0;
-        const float *p = image + (y0 * stride + x0 * 3);
-        const qnet__vector p0 = qnet__vector_load(p), p1 = qnet__vector_load(p + right);
-        const qnet__vector q0 = qnet__vector_load(p + down);
-        const qnet__vector q1 = qnet__vector_load(p + down + right);
-        const qnet__vector top = p0 + fx * (p1 - p0), bottom = q0 + fx * (q1 - q0);
-        qnet__vector_store(out + X * 3, (top + fy * (bottom - top) - m) * s);
-    }
-    return X;
-}
-
-#if QNET__X86
-/* Two pixels' vectors side by side: four numbers each at p + at[0] and p + at[1]. */
-QNET__AVX2_UNFUSED QNET__INLINE __m256 qnet__two_pixels_avx2(const float *p, const int at[2])
-{
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + at[0])),
-                                _mm_loadu_ps(p + at[1]), 1);
-}
-
-/* Two pixels in a vector, the places of four found at a time. */
-QNET__AVX2_UNFUSED static int qnet__warp_row_avx2(const qnet__warp *warp, const float *image,
-                                                  int out_w, const double *from_x,
-                                                  const double *from_y, const float mean[4],
-                                                  const float rstd[4], float *out)
-{
-    const __m256 m = _mm256_broadcast_ps((const __m128 *)(const void *)mean);
-    const __m256 s = _mm256_broadcast_ps((const __m128 *)(const void *)rstd);
-    const __m128i stride = _mm_set1_epi32(warp->in_w * 3), three = _mm_set1_epi32(3);
-    const __m128i last_x = _mm_set1_epi32(warp->in_w - 1), last_y = _mm_set1_epi32(warp->in_h - 1);
-    int X, k;
-    for (X = 0; X + 4 < out_w; X += 4) {
-        const __m256d x = _mm256_loadu_pd(from_x + X), y = _mm256_loadu_pd(from_y + X);
-        const __m128i x0 = _mm256_cvttpd_epi32(x), y0 = _mm256_cvttpd_epi32(y);
-        const __m128 fx = _mm256_cvtpd_ps(_mm256_sub_pd(x, _mm256_cvtepi32_pd(x0)));
-        const __m128 fy = _mm256_cvtpd_ps(_mm256_sub_pd(y, _mm256_cvtepi32_pd(y0)));
-        const __m128i p = _mm_add_epi32(_mm_mullo_epi32(y0, stride), _mm_mullo_epi32(x0, three));
-        const __m128i right = _mm_and_si128(_mm_cmplt_epi32(x0, last_x), three);
-        const __m128i q = _mm_add_epi32(p, _mm_and_si128(_mm_cmplt_epi32(y0, last_y), stride));
-        int at[4][4]; /* [corner][pixel] */
-        _mm_storeu_si128((__m128i *)(void *)at[0], p);
-        _mm_storeu_si128((__m128i *)(void *)at[1], _mm_add_epi32(p, right));
-        _mm_storeu_si128((__m128i *)(void *)at[2], q);
-        _mm_storeu_si128((__m128i *)(void *)at[3], _mm_add_epi32(q, right));
-        for (k = 0; k < 4; k += 2) {
-            const __m256i lanes = _mm256_setr_epi32(k, k, k, k, k + 1, k + 1, k + 1, k + 1);
-            const __m256 wx = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fx), lanes);
-            const __m256 wy = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(fy), lanes);
-            const __m256 p0 = qnet__two_pixels_avx2(image, at[0] + k);
-            const __m256 p1 = qnet__two_pixels_avx2(image, at[1] + k);
-            const __m256 q0 = qnet__two_pixels_avx2(image, at[2] + k);
-            const __m256 q1 = qnet__two_pixels_avx2(image, at[3] + k);
-            const __m256 top = _mm256_add_ps(p0, _mm256_mul_ps(wx, _mm256_sub_ps(p1, p0)));
-            const __m256 bottom = _mm256_add_ps(q0, _mm256_mul_ps(wx, _mm256_sub_ps(q1, q0)));
-            __m256 v = _mm256_add_ps(top, _mm256_mul_ps(wy, _mm256_sub_ps(bottom, top)));
-            v = _mm256_mul_ps(_mm256_sub_ps(v, m), s);
-            _mm_storeu_ps(out + (X + k) * 3, _mm256_castps256_ps128(v));
-            _mm_storeu_ps(out + (X + k + 1) * 3, _mm256_extractf128_ps(v, 1));
-        }
-    }
-    return X;
-}
-#endif
-
-static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
-{
-    const float mean4[4] = {mean[0], mean[1], mean[2], 0};
-    const float rstd4[4] = {rstd[0], rstd[1], rstd[2], 0};
-    int done = 0;
-#if QNET__X86
-    if (fast) done = qnet__warp_row_avx2(warp, image, out_w, from_x, from_y, mean4, rstd4, out);
-#endif
-    QNET__UNUSED(fast);
-    done = qnet__warp_row_portable(warp, image, done, out_w, from_x, from_y, mean4, rstd4, out);
-    qnet__warp_row_ref(warp, image, done, out_w, from_x, from_y, mean, rstd, out);
-}
-#else
-static void qnet__warp_row(int fast, const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
-{
-    QNET__UNUSED(fast);
-    qnet__warp_row_ref(warp, image, 0, out_w, from_x, from_y, mean, rstd, out);
-}
-#endif
-
-/* All but the limits of the stretch, which depend on the image alone and may be kept for the next
-   record. Arguments have been checked. fast: see qnet__image_fast. */
-static void qnet__augment_run(int fast, const qnet_augment_config *config,
-                              const qnet_augmentation *record,
+/* out[out_h][out_w][3] by the record; arguments have been checked. */
+static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
                               const float *pixels, int in_h, int in_w, const float low[3],
                               const float high[3], const qnet__image_scratch *s, qnet_real *out,
                               int out_h, int out_w)
 {
-    const size_t count = (size_t)in_h * (size_t)in_w;
     qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
     qnet_real mean[3], rstd[3];
-    int i;
-    qnet__augment_values(fast, record, pixels, count, low, high, s->image);
-    memset(s->image + 3 * count, 0, sizeof *s->image); /* read with the last pixel, never used */
-
+    double y, unused;
+    int i, X;
+    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
     if (record->grid) {
         for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
         for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
         warp.map_x = s->map_x;
         warp.map_y = s->map_y;
-    }
-    if (record->grid && !record->affine) { /* x is a function of the column alone: looked up once */
-        qnet__warp_points(fast, &warp, 0, out_w, s->from_x, s->from_y);
     }
     for (i = 0; i < 3; i++) {
         mean[i] = (qnet_real)config->mean[i];
@@ -16454,29 +16339,30 @@ static void qnet__augment_run(int fast, const qnet_augment_config *config,
     }
     for (i = 0; i < out_h; i++) {
         qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (record->affine) {
-            qnet__warp_points(fast, &warp, i, out_w, s->from_x, s->from_y);
-            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
-        } else if (record->grid) { /* and y one of the row */
-            double x, y;
-            int X;
-            qnet__warp_point(&warp, 0, i, &x, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-            qnet__warp_row(fast, &warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
-        } else {
+        if (!record->affine && !record->grid) {
             qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
+            continue;
         }
+        /* Without rotation x is a function of the column alone, y one of the row. */
+        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
+            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
+        if (!record->affine) {
+            qnet__warp_point(&warp, 0, i, &unused, &y);
+            for (X = 0; X < out_w; X++) s->from_y[X] = y;
+        }
+        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
     }
 }
 
-QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_config *config,
-                                        const qnet_augmentation *record, const float *pixels,
-                                        int in_h, int in_w, qnet_real *out, int out_h, int out_w,
-                                        void *scratch)
+QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
+                                               const qnet_augmentation *record, const float *pixels,
+                                               int in_h, int in_w, const float low[3],
+                                               const float high[3], qnet_real *out, int out_h,
+                                               int out_w, void *scratch)
 {
     qnet__arena arena = {NULL, 0};
     qnet__image_scratch s;
-    float low[3], high[3];
+    float limit[2][3];
     size_t bytes;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -16490,11 +16376,24 @@ QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_co
     arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
     s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    qnet__stretch_limits_in(ctx, config, pixels, (size_t)in_h * (size_t)in_w, &s, low, high);
-    qnet__augment_run(qnet__image_fast(ctx), config, record, pixels, in_h, in_w, low, high, &s, out,
-                      out_h, out_w);
+    if (low == NULL || high == NULL) {
+        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
+                                limit[1]);
+        low = limit[0];
+        high = limit[1];
+    }
+    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
     if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
     return QNET_OK;
+}
+
+QNET_API qnet_status qnet_augment_apply(qnet_context *ctx, const qnet_augment_config *config,
+                                        const qnet_augmentation *record, const float *pixels,
+                                        int in_h, int in_w, qnet_real *out, int out_h, int out_w,
+                                        void *scratch)
+{
+    return qnet_augment_apply_within(ctx, config, record, pixels, in_h, in_w, NULL, NULL, out,
+                                     out_h, out_w, scratch);
 }
 
 /* out[out_h][out_w][channels]: source = (target + 1/2) * in / out - 1/2, clamped to the image, as
@@ -16613,39 +16512,262 @@ static const float *qnet__slice_of(const qnet_volume *volume, int z)
     return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
 }
 
-/* NaN or infinity anywhere is an error: it would spread over an image by interpolation. The voxel
-   is named as it lies in the file, so this comes before any reorientation. */
-static qnet_status qnet__check_finite(qnet_context *ctx, const qnet_volume *volume,
-                                      const char *name)
+static int qnet__is_bad_voxel(float v)
 {
-    const size_t nx = (size_t)volume->nx, ny = (size_t)volume->ny;
-    const size_t count = nx * ny * (size_t)volume->nz;
-    size_t i;
-    for (i = 0; i < count; i++)
-        if (!(fabsf(volume->voxels[i]) <= FLT_MAX))
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel (%d, %d, %d) is %s", name,
-                              (int)(i % nx), (int)(i / nx % ny), (int)(i / nx / ny),
-                              volume->voxels[i] != volume->voxels[i] ? "NaN" : "infinite");
-    return QNET_OK;
+    return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Same shape, and the same affine to 1e-3 mm. */
+/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
+   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
+   nothing changes. Returns how many; what is left lies within the head. */
+static size_t qnet__clear_outside(qnet_volume *v)
+{
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    int z, i, from;
+    for (z = 0; z < v->nz; z++) {
+        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
+        do {
+            before = cleared;
+            for (from = 0; from < 2; from++)
+                for (i = 0; i < nx * ny; i++) {
+                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
+                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
+                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
+                        p[at] = 0;
+                        cleared++;
+                    }
+                }
+        } while (cleared > before);
+    }
+    return cleared;
+}
+
+/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+#define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
+#define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c;
+    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (r = 0; r < 3; r++)
-        for (c = 0; c < 4; c++) worst = fmax(worst, fabs(a->affine[r][c] - b->affine[r][c]));
-    if (!(worst <= 1e-3))
+    for (corner = 0; corner < 8; corner++) {
+        const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
+                              corner & 4 ? a->nz - 1.0 : 0, 1};
+        double off[3] = {0, 0, 0}; /* mm */
+        for (r = 0; r < 3; r++)
+            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (c = 0; c < 3; c++) { /* along the axes of a, which are orthogonal */
+            double along = 0;
+            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
+        }
+    }
+    if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
-                          "%s: same %dx%dx%d shape as %s, but its affine differs by %g mm",
-                          name_b, b->nx, b->ny, b->nz, name_a, worst);
+                          "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
+                          "expected %g at most: bring it onto that grid (flirt -applyxfm "
+                          "-usesqform, antsApplyTransforms, 3dresample)",
+                          name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
+    if (worst > QNET__GRID_WARNED)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
+                  worst, name_a);
     return QNET_OK;
 }
+
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+{
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
+}
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    int c;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
+/* ---- the mask -------------------------------------------------------------------------------- */
+
+#define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
+#define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
+
+/* Makes the mask 0 and 1, or says why it is none. */
+static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
+{
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    int n = 0, k, whole = 1;
+    size_t i, bad = 0;
+    for (i = 0; i < count; i++) {
+        const float v = mask->voxels[i];
+        if (qnet__is_bad_voxel(v)) {
+            mask->voxels[i] = 0;
+            bad++;
+            continue;
+        }
+        low = v < low ? v : low;
+        high = v > high ? v : high;
+        if (v == 0) continue;
+        whole &= v == floorf(v);
+        for (k = 0; k < n && value[k] != v;) k++;
+        if (k == n && n <= QNET__MASK_LABELS) value[n++] = v;
+    }
+    if (bad)
+        qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity do not count as mask",
+                  name, (double)bad);
+    /* A little beyond 0..1, as interpolation by splines leaves it. */
+    if (low < -0.1f || (high > 1.1f && n > 1 && (!whole || n > QNET__MASK_LABELS)))
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "%s: is no mask: expected 0 and 1, up to %d labels, or a probability in "
+                          "0..1, found %s%d values in %g..%g", name, QNET__MASK_LABELS,
+                          n > QNET__MASK_LABELS ? "more than " : "",
+                          qnet__min_int(n, QNET__MASK_LABELS) + 1, (double)low, (double)high);
+    if (n > 1 || (n == 1 && value[0] < 1))
+        qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
+                  : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
+    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    return QNET_OK;
+}
+
+/* Voxels first..last of a row that are mask, one after the other along x. */
+typedef struct qnet__run {
+    int first, last, y, z;
+    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
+} qnet__run;
+
+static size_t qnet__run_root(qnet__run *run, size_t i)
+{
+    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
+    return i;
+}
+
+/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
+   included (26 neighbours). */
+static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
+{
+    while (a < a_end && b < b_end) {
+        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
+            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
+            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
+        }
+        if (run[a].last < run[b].last) a++;
+        else b++;
+    }
+}
+
+/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
+static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
+{
+    size_t n = 0;
+    int x, y, z;
+    for (z = 0; z < mask->nz; z++)
+        for (y = 0; y < mask->ny; y++) {
+            const float *p = mask->voxels +
+                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
+            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
+            for (x = 0; x < mask->nx; x++) {
+                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
+                if (run) {
+                    run[n].first = run[n].last = x;
+                    run[n].y = y;
+                    run[n].z = z;
+                    run[n].parent = n;
+                    run[n].voxels = 0;
+                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+                }
+                n++;
+            }
+        }
+    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
+    return n;
+}
+
+/* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
+   stay, strays go, which would add slices. A piece that is just not cleared moves the centre by
+   2 mm at 10 cm. */
+static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
+                                    qnet_cut *cut)
+{
+    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
+    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
+    qnet__arena arena = {NULL, 0};
+    qnet__run *run = NULL;
+    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
+    int pass, y;
+    for (pass = 0; pass < 2; pass++) { /* measure, carve */
+        arena.at = 0;
+        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
+        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
+        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    }
+    (void)qnet__mask_runs(mask, run, row);
+    for (i = 0; i < rows; i++) {
+        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
+        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
+            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
+                const size_t below = i - ny + (size_t)(y + 1) - 1;
+                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
+            }
+    }
+    for (i = 0; i < runs; i++) {
+        qnet__run *root = &run[qnet__run_root(run, i)];
+        root->voxels += (size_t)(run[i].last - run[i].first + 1);
+        largest = qnet__max_size(largest, root->voxels);
+    }
+    for (i = 0; i < runs; i++) {
+        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
+        const size_t length = (size_t)(r->last - r->first + 1);
+        if (50 * root->voxels >= largest) {
+            kept += length;
+            continue;
+        }
+        lost += length;
+        pieces += root == r;
+        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
+               length * sizeof(float));
+    }
+    qnet__free(ctx, arena.base, bytes);
+    if (lost)
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
+                  "out", name, (double)lost, (double)pieces);
+    cut->mask_voxels = (int)kept;
+    cut->mask_left_out = (int)lost;
+    return QNET_OK;
+}
+
+/* ---- which slices, which part of them -------------------------------------------------------- */
 
 /* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
 typedef struct qnet__slice_choice {
@@ -16670,7 +16792,7 @@ static int qnet__slice_next(const qnet__slice_choice *choice, int z)
 
 static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is above 0, the mask is empty",
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
                       files->name[QNET__MASK]);
 }
 
@@ -16713,22 +16835,25 @@ typedef struct qnet__frame {
     double step_x, step_y;     /* voxels per pixel */
 } qnet__frame;
 
-/* Centre of the mask's bounding box over all its slices; 0 when it is empty. */
-static int qnet__mask_center(const qnet_volume *mask, double *x, double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
+   0 when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
+                                double *y)
 {
-    int low_x = mask->nx, low_y = mask->ny, high_x = 0, high_y = 0, i, j, k;
-    for (k = 0; k < mask->nz; k++)
-        for (j = 0; j < mask->ny; j++)
-            for (i = 0; i < mask->nx; i++)
-                if (qnet__slice_of(mask, k)[(size_t)j * (size_t)mask->nx + (size_t)i] > 0) {
-                    low_x = qnet__min_int(low_x, i);
-                    high_x = qnet__max_int(high_x, i);
-                    low_y = qnet__min_int(low_y, j);
-                    high_y = qnet__max_int(high_y, j);
+    double n = 0, sum_x = 0, sum_y = 0;
+    int i, j, t, z = slices->first;
+    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
+        for (j = 0; j < v->ny; j++)
+            for (i = 0; i < v->nx; i++)
+                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+                    n++;
+                    sum_x += i;
+                    sum_y += j;
                 }
-    *x = (low_x + high_x) / 2.0;
-    *y = (low_y + high_y) / 2.0;
-    return low_x <= high_x;
+    if (n == 0) return 0;
+    *x = sum_x / n;
+    *y = sum_y / n;
+    return 1;
 }
 
 /* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
@@ -16758,9 +16883,12 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
             const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
             frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
             frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else if (!qnet__mask_center(files->volume[QNET__MASK], &frame.center_x,
-                                      &frame.center_y)) {
-            return qnet__empty_mask(ctx, files);
+        } else {
+            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
+            all.count = files->volume[QNET__MASK]->nz;
+            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
+                                      &frame.center_y))
+                return qnet__empty_mask(ctx, files);
         }
     }
     frame.step_x = pixel_mm / v->spacing[0];
@@ -16778,31 +16906,155 @@ static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *
     return QNET_OK;
 }
 
-/* No chosen slice of a map may be zero all over the voxels that the image shows. */
+/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
+static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+                         int low[2], int high[2])
+{
+    low[0] = (int)fmax(floor(center[0] - half_x), 0);
+    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
+    low[1] = (int)fmax(floor(center[1] - half_y), 0);
+    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+}
+
+/* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
+   infinity there, which would spread by interpolation; elsewhere they become 0. */
 static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
                                       const qnet__slice_choice *choice, const qnet__frame *frame)
 {
     const qnet_volume *grid = files->volume[QNET__QSM];
-    const double half_x = frame->side / 2.0 * frame->step_x;
-    const double half_y = frame->side / 2.0 * frame->step_y;
-    const int x0 = (int)fmax(floor(frame->center_x - half_x), 0);
-    const int x1 = (int)fmin(ceil(frame->center_x + half_x), grid->nx - 1);
-    const int y0 = (int)fmax(floor(frame->center_y - half_y), 0);
-    const int y1 = (int)fmin(ceil(frame->center_y + half_y), grid->ny - 1);
-    int m, t, x, y, z = choice->first;
+    const double center[2] = {frame->center_x, frame->center_y};
+    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
+    int low[2], high[2], m, t, x, y, z = choice->first;
+    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
+                 low, high);
     for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
         for (m = QNET__QSM; m <= QNET__T1W; m++) {
             const float *voxels = qnet__slice_of(files->volume[m], z);
             int some = 0;
-            for (y = y0; y <= y1 && !some; y++)
-                for (x = x0; x <= x1 && !some; x++)
-                    some = voxels[(size_t)y * (size_t)grid->nx + (size_t)x] != 0;
+            for (y = low[1]; y <= high[1]; y++)
+                for (x = low[0]; x <= high[0]; x++) {
+                    const float v = voxels[(size_t)y * nx + (size_t)x];
+                    if (qnet__is_bad_voxel(v))
+                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                                          "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
+                                          "%s, inside of the head", files->name[m], x, y, z,
+                                          v != v ? "NaN" : "infinite");
+                    some |= v != 0;
+                }
             if (!some)
                 return qnet__fail(ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
                                   files->name[m], z);
         }
+    for (m = QNET__QSM; m <= QNET__T1W; m++) {
+        float *voxels = files->volume[m]->voxels;
+        size_t i, bad = 0;
+        for (i = 0; i < count; i++)
+            if (qnet__is_bad_voxel(voxels[i])) {
+                voxels[i] = 0;
+                bad++;
+            }
+        if (bad)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
+                      " become 0", files->name[m], (double)bad);
+    }
     return QNET_OK;
+}
+
+/* What a map holds in the chosen slices, near their centre. */
+typedef struct qnet__range {
+    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
+    double low, median, high; /* 1st, 50th and 99th percentile of the others */
+    double negative;          /* their share */
+} qnet__range;
+
+/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
+   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
+static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+{
+    if (r->zero > 0.95) return "is 0 nearly everywhere";
+    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
+    if (r->low == r->high) return "is constant";
+    if (map == QNET__QSM && size > 3) {
+        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
+            return "looks like R2*: are QSM and R2* swapped?";
+        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
+                                  : "looks like ppb: divide by 1000";
+    }
+    if (map == QNET__QSM && size < 0.005)
+        return "is too small for ppm: a field, a phase, or not in ppm?";
+    if (map == QNET__R2STAR) {
+        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (r->median > 25 && iron < 0.9 * r->median)
+            return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
+        if (r->median < 5 || r->median > 80 || r->high > 1000)
+            return "does not look like R2* in 1/s";
+    }
+    return NULL;
+}
+
+/* Values that no brain has. */
+#define QNET__VALUES_MM 96 /* a box of this side lies within any head */
+static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet__scan_files *files,
+                                      const qnet__slice_choice *choice, const double center[2])
+{
+    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
+    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
+    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
+    int low[2], high[2], m, t, x, y, z;
+    qnet_status status = QNET_OK;
+    size_t room, bytes, n, k, all, in_mask, empty, i;
+    float *value, iron_limit = FLT_MAX;
+    qnet__window(grid, center, half_x, half_y, low, high);
+    if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
+    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
+    bytes = 2 * room * sizeof *value;
+    value = (float *)qnet__alloc(ctx, bytes);
+    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
+    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
+        const char *why;
+        char text[600];
+        qnet__range r;
+        double size = 0, of_iron;
+        n = k = all = in_mask = empty = 0;
+        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
+            for (y = low[1]; y <= high[1]; y++)
+                for (x = low[0]; x <= high[0]; x++, all++) {
+                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
+                    const float v = qnet__slice_of(files->volume[m], z)[at];
+                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
+                        in_mask++;
+                        empty += v == 0;
+                    }
+                    if (v == 0) continue;
+                    value[n++] = v;
+                    if (m == QNET__QSM) iron[k++] = fabsf(v);
+                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
+                }
+        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
+        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
+        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
+        r.negative = n > 0 ? r.negative / (double)n : 0;
+        r.low = qnet__percentile(value, n, 1);
+        r.median = qnet__percentile(value, n, 50);
+        r.high = qnet__percentile(value, n, 99);
+        if (m == QNET__QSM) {
+            size = qnet__percentile(iron, k, 99);
+            iron_limit = qnet__percentile(value, n, 98);
+        }
+        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
+        why = qnet__unlikely(m, &r, size, of_iron);
+        if (why == NULL) continue;
+        snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
+                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
+        status = qnet__unless(ctx, config->any_values, "any_values", text);
+    }
+    qnet__free(ctx, value, bytes);
+    return status;
 }
 
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
@@ -16861,34 +17113,134 @@ static void qnet__resample_slice(const qnet__scan_files *files, const qnet__fram
         }
 }
 
+/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
+   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
+static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
+                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
+{
+    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
+    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
+    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
+    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
+    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
+    const int z = slice_z[choice->count / 2];
+    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
+    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
+    double sum = 0, white = 0;
+    size_t i, n = 0;
+    int panel, row, column, c;
+    for (i = 0; i < count; i++)
+        if (qnet__slice_of(t1w, z)[i] > 0) {
+            sum += (double)qnet__slice_of(t1w, z)[i];
+            n++;
+        }
+    white = n > 0 ? 2 * sum / (double)n : 1;
+    for (panel = 0; panel < 2; panel++)
+        for (row = 0; row < QNET_CUT_SIDE; row++)
+            for (column = 0; column < QNET_CUT_SIDE; column++) {
+                /* the voxel under the pixel: from the patient's right, front or top on */
+                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
+                const int n2 = panel ? t1w->nz : t1w->ny;
+                const double stride = step / mm[panel ? 2 : 1];
+                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
+                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
+                const int vy = panel ? y : v, vz = panel ? v : z;
+                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
+                                  (size_t)qnet__max_int(x, 0);
+                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
+                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
+                const uint8_t *colour = NULL;
+                int grey = 0;
+                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
+                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
+                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
+                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
+                        colour = mask_colour;
+                }
+                if (panel == 0) { /* the box's rim, one pixel wide */
+                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
+                    if (dx <= half[0] && dy <= half[1] &&
+                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
+                        colour = box_colour;
+                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
+                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
+                    colour = box_colour;
+                }
+                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
+            }
+}
+
 /* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. */
+   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
+   filled in on the way, its picture where it has room for one. */
 static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels)
+                                      float *pixels, qnet_cut *cut)
 {
     const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
     const size_t side = (size_t)qnet_input_prepared(config);
+    const qnet_volume *qsm = files->volume[QNET__QSM];
+    qnet__scan_files looked; /* the volumes that are needed */
     qnet__slice_choice choice;
     qnet__frame frame;
+    double head[2], middle, ml;
+    char text[512];
     int m, t, z;
     for (m = 0; m < needed; m++) {
+        size_t cleared;
         if (files->volume[m] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__check_finite(ctx, files->volume[m], files->name[m]));
-        QNET__TRY(qnet_volume_reorient(files->volume[m], "RAS"));
-        QNET__TRY(qnet__check_grid(ctx, files->volume[0], files->name[0], files->volume[m],
-                                   files->name[m]));
+        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
+        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
+        if (m == QNET__MASK) continue;
+        cleared = qnet__clear_outside(files->volume[m]);
+        if (cleared)
+            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", files->name[m], (double)cleared);
+    }
+    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
+    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
+    if (needed == QNET__MAPS) {
+        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+        ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
+        snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
+                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+        if (ml > QNET__MASK_ML)
+            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
     }
     QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
     QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
     QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
+    cut->center[0] = frame.center_x;
+    cut->center[1] = frame.center_y;
+    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
+    {
+        qnet__slice_choice all = {NULL, 0, 0};
+        double mass[2] = {frame.center_x, frame.center_y};
+        all.count = qsm->nz;
+        if (needed == QNET__MAPS &&
+            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
+            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
+            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
+        looked = *files;
+        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
+        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
+    }
     *slices = choice.count;
     for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
         slice_z[t] = z;
         qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
     }
+    cut->slice[0] = slice_z[0];
+    cut->slice[1] = slice_z[choice.count - 1];
+    middle = (cut->slice[0] + cut->slice[1]) / 2.0;
+    for (m = 0; m < 3; m++)
+        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
+                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
+                            qsm->affine[m][3];
+    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
     return QNET_OK;
 }
 
@@ -16912,16 +17264,20 @@ QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_confi
                                        float *pixels)
 {
     qnet__scan_files files;
+    qnet_cut cut;
+    memset(&cut, 0, sizeof cut);
     QNET__TRY(qnet__input_check(ctx, config));
     if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
     files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels);
+    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
 }
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
+
+#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
 /* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
 typedef struct qnet__cohort {
@@ -16929,6 +17285,7 @@ typedef struct qnet__cohort {
     int capacity;     /* scans there is room for */
     int *slice_z;     /* [capacity][max_slices] */
     float *pixels;    /* [capacity][max_slices][height][width][3] */
+    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
     char derivatives[256];
 } qnet__cohort;
 
@@ -16943,11 +17300,13 @@ static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_conf
     void *list = qnet__take(arena, scans, sizeof(qnet_scan));
     void *z = qnet__take(arena, slices, sizeof(int));
     void *pixels = qnet__take(arena, slices, image);
+    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
     if (cohort != NULL) {
         memset(cohort, 0, sizeof *cohort);
         cohort->base.scans = (qnet_scan *)list;
         cohort->slice_z = (int *)z;
         cohort->pixels = (float *)pixels;
+        cohort->pictures = (uint8_t *)pictures;
     }
     return cohort;
 }
@@ -17020,8 +17379,9 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who
     /* Prepared in its final place; it counts only once scans_count has gone up. */
     slice_z = room->slice_z + at * slices;
     place = room->pixels + at * slices * pixels;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z,
-                                 place));
+    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
+    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
+                                 &scan.cut));
     scan.slice_z = slice_z;
     scan.pixels = place;
     scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
@@ -17253,8 +17613,14 @@ static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
     for (c = 0; c <= QNET__COLUMN_GROUP; c++)
         if (table->column[c] < 0)
             return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"",
-                              table->path, table->line, names[c], shown, line.at);
+                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
+                              table->path, table->line, names[c], shown, line.at,
+                              table->fields > 1                         ? ""
+                              : memchr(line.at, ',', line.size) != NULL
+                                  ? ": this is comma-separated, BIDS wants tabs"
+                              : memchr(line.at, ';', line.size) != NULL
+                                  ? ": this is semicolon-separated, BIDS wants tabs"
+                                  : "");
     return QNET_OK;
 }
 
@@ -17281,33 +17647,53 @@ static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, c
     return QNET_OK;
 }
 
-/* Years as a plain decimal number; NaN for "n/a" or nothing. */
-static qnet_status qnet__read_age(const qnet__table *table, qnet__span field, double *age)
+/* "n/a", "NA", "NaN", "N/A" or nothing. */
+static int qnet__is_absent(qnet__span field)
 {
-    char text[16];
-    size_t i;
-    *age = NAN;
-    if (field.size == 0 || qnet__span_is(field, "n/a")) return QNET_OK;
-    for (i = 0; i < field.size && i < sizeof text - 1; i++) {
-        if (field.at[i] != '.' && (field.at[i] < '0' || field.at[i] > '9')) break;
-        text[i] = field.at[i];
-    }
-    text[i] = '\0';
-    if (i < field.size || !qnet__parse_number(text, age) || !(*age <= 150))
-        return qnet__bad_field(table, "age", "years (0..150) or n/a", field);
-    return QNET_OK;
+    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
+           qnet__span_is(field, "nan");
 }
 
-/* M or F; "O" and "n/a" are unknown here: the paper's table knows two. */
-static qnet_status qnet__read_sex(const qnet__table *table, qnet__span field, qnet_sex *sex)
+/* A field that only describes never ends a run: a warning, and it is unknown. */
+static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
+                            qnet__span found)
 {
-    *sex = QNET_SEX_UNKNOWN;
-    if (qnet__span_is(field, "m") || qnet__span_is(field, "male")) *sex = QNET_MALE;
-    else if (qnet__span_is(field, "f") || qnet__span_is(field, "female")) *sex = QNET_FEMALE;
-    else if (field.size > 0 && !qnet__span_is(field, "n/a") && !qnet__span_is(field, "o") &&
-             !qnet__span_is(field, "other"))
-        return qnet__bad_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_OK;
+    qnet__log(table->ctx, QNET_LOG_WARNING,
+              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
+              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
+}
+
+/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
+   may stand (BIDS asks for that from 89 on). NaN where there is none. */
+static double qnet__read_age(const qnet__table *table, qnet__span field)
+{
+    char text[16];
+    double age;
+    size_t i = 0, n = field.size;
+    if (qnet__is_absent(field)) return NAN;
+    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
+    for (; i < n && i < sizeof text - 1; i++) {
+        text[i] = field.at[i] == ',' ? '.' : field.at[i];
+        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
+    }
+    text[i] = '\0';
+    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
+    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
+    return NAN;
+}
+
+/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
+static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
+{
+    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
+                                        "o", "other", "u", "unknown"};
+    int k;
+    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
+    for (k = 0; k < 11; k++)
+        if (qnet__span_is(field, words[k]))
+            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
+    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
+    return QNET_SEX_UNKNOWN;
 }
 
 /* One line into subject, label, age and sex of *out. */
@@ -17330,8 +17716,9 @@ static qnet_status qnet__read_participant(const qnet__table *table, qnet__span l
     if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
     else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
     else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    QNET__TRY(qnet__read_age(table, field[QNET__COLUMN_AGE], &out->age));
-    return qnet__read_sex(table, field[QNET__COLUMN_SEX], &out->sex);
+    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
+    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
+    return QNET_OK;
 }
 
 /* Parses text into a list of participants in the order of the file: *list[*count], to be given back
@@ -17343,6 +17730,11 @@ static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text,
     qnet_status status = QNET_OK;
     qnet_scan *scans;
     size_t lines = 0, n = 0, i, size;
+    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
+                           memcmp(text.at, "\xfe\xff", 2) == 0))
+        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
+                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
+                          table->path);
     if (memchr(text.at, '\0', text.size) != NULL)
         return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
                           "%s: holds zero bytes, expected plain text", table->path);
@@ -17469,9 +17861,38 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     else if (match) {
         *found = 1;
         status = qnet__path(ctx, path, folder, "/", match, "");
+        if (status == QNET_OK && !qnet_file_exists(path))
+            status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
+                                "%s: is a link to a file that is not there: not downloaded yet? "
+                                "(git annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
+}
+
+/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
+static int qnet__same_but_zeros(const char *a, const char *b)
+{
+    size_t i = strlen("sub-"), k = i;
+    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
+    while (a[i] == '0') i++;
+    while (b[k] == '0') k++;
+    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
+}
+
+/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
+static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
+                                  char hint[96])
+{
+    char (*names)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0, i;
+    if (qnet__path_kind(folder) != 2 ||
+        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
+        return;
+    for (i = 0; i < count && hint[0] == '\0'; i++)
+        if (qnet__same_but_zeros(subject, names[i]))
+            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
+    qnet__free(ctx, names, bytes);
 }
 
 /* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
@@ -17517,25 +17938,63 @@ static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const 
     /* BIDS, with the suffixes of its qMRI extension. */
     static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
                                                    "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], tail[96];
+    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
+    char hint[96] = "";
     int m, found;
     snprintf(tail, sizeof tail, "/%s/anat", subject);
     QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
     QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
+    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
     for (m = 0; m < needed; m++) {
         found = 0;
         if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
         if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (!found)
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s",
-                              subject, subject, suffix[m], tool[0] ? derived : "",
-                              tool[0] ? " or " : "", raw,
-                              m == QNET__MASK ? " (needed unless slices and box are given)" : "");
+        if (found) continue;
+        qnet__similar_subject(ctx, folder, subject, hint);
+        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
+                          subject, subject, suffix[m], tool[0] ? derived : "",
+                          tool[0] ? " or " : "", raw,
+                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
     }
     return QNET_OK;
 }
 
 /* ---- reading a cohort ------------------------------------------------------------------------ */
+
+/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
+   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
+static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
+                                     const char *path)
+{
+    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
+    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
+    const char *at, *stop;
+    qnet_buffer file;
+    size_t n = strlen(path);
+    int k;
+    if (map > QNET__R2STAR) return QNET_OK;
+    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
+    if (n < 4) return QNET_OK;
+    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
+    memset(&file, 0, sizeof file);
+    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
+        return QNET_OK;
+    unit[0] = '\0';
+    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
+        at = strstr((const char *)file.bytes, "\"Units\"");
+        at = at ? at + strlen("\"Units\"") : NULL;
+        while (at && *at && strchr(" \t\r\n:", *at)) at++;
+        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
+        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
+    }
+    qnet_buffer_free(ctx, &file);
+    for (k = 0; k < 3; k++)
+        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
+    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
+             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
+    return qnet__unless(ctx, config->any_values, "any_values", text);
+}
 
 /* Loads one participant's volumes and appends the scan. */
 static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
@@ -17550,11 +18009,95 @@ static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder
     status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
     for (m = 0; m < needed && status == QNET_OK; m++) {
         files.name[m] = path[m];
-        status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
+        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
+        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
     }
     if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
     for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
     return status;
+}
+
+/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
+   that was forgotten would make the cohort smaller without a word. */
+static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
+                                        const qnet_scan *list, int count)
+{
+    char (*names)[QNET__NAME_SIZE] = NULL;
+    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
+    size_t n = 0, bytes = 0, i;
+    int left = 0, found, s;
+    qnet_status status = QNET_OK;
+    if (qnet__path_kind(folder) != 2) return QNET_OK;
+    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
+    for (i = 0; i < n && status == QNET_OK; i++) {
+        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
+        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
+        if (s < count) continue;
+        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
+        found = 0;
+        if (status == QNET_OK &&
+            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
+            found = 1; /* several, or one that is not downloaded */
+        if (!found) continue;
+        if (left++ < 5)
+            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
+                     names[i]);
+    }
+    qnet__free(ctx, names, bytes);
+    if (left)
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
+                  folder, left, text, left > 5 ? ", ..." : "");
+    return status;
+}
+
+/* Median of v[n], which is reordered. */
+static double qnet__median(float *v, size_t n)
+{
+    return (double)qnet__percentile(v, n, 50);
+}
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
+    float *value, *work;
+    size_t s, known;
+    int k;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    value = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    work = value + n;
+    for (k = 0; k < 3; k++) {
+        double median, limit;
+        for (s = known = 0; s < n; s++) {
+            const qnet_scan *scan = &cohort->scans[s];
+            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
+            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        }
+        if (known < QNET__OUTLIER_SCANS) continue;
+        median = qnet__median(work, known);
+        for (s = known = 0; s < n; s++)
+            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
+        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
+        for (s = 0; s < n; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            if (!(fabs(value[s] - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      (double)value[s], what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, value, bytes);
+    return QNET_OK;
 }
 
 /* All participants into an empty cohort, with progress. */
@@ -17563,9 +18106,11 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
 {
     qnet_context *ctx = cohort->ctx;
     const double start = qnet__seconds(ctx);
-    char tool[256];
+    char tool[256], path[QNET__PATH_SIZE];
     int i;
     QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
+    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
+    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
     for (i = 0; i < count; i++) {
         qnet_progress_info info;
         double seconds;
@@ -17584,7 +18129,7 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
             return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
                               list[i].subject);
     }
-    return QNET_OK;
+    return qnet__cohort_outliers(cohort);
 }
 
 /* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
@@ -17888,20 +18433,12 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
                                   "found %.0f of type %s", name, s->name, (double)s->count,
                                   qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
                                   t ? qnet_dtype_name(t->dtype) : "none");
-            if (copy && qnet__is_little_endian()) {
-                memcpy(s->data, t->data, t->bytes);
-                continue;
-            }
-            for (k = 0; k < s->count; k++) {
-                double value = qnet__element(t->dtype, t->data, k);
-                if (!isfinite(value))
+            for (k = 0; k < s->count && !copy; k++)
+                if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
                     return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                       "%s: damaged checkpoint: '%s': number %.0f is not finite",
                                       name, s->name, (double)k);
-                if (!copy) continue;
-                if (s->dtype == QNET_F64) ((double *)s->data)[k] = value;
-                else ((float *)s->data)[k] = (float)value;
-            }
+            if (copy) memcpy(s->data, t->data, t->bytes);
         }
     return QNET_OK;
 }
@@ -17911,6 +18448,8 @@ static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetenso
 typedef struct qnet__image {
     int scan, slice, label;
     size_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
+    float low[3], high[3]; /* which no record changes */
 } qnet__image;
 
 /* A list of images and what is needed to turn some of them into a batch. */
@@ -17982,39 +18521,48 @@ static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, cons
             image->scan = scan;
             image->slice = slice;
             image->index = index++;
+            image->ready = 0;
             image->label = label_of ? label_of[scan] : (int)l->cohort->scans[scan].label;
         }
     }
 }
 
 /* Image i of the batch at hand. */
-static const qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
+static qnet__image *qnet__loader_image(const qnet__loader *l, size_t i)
 {
     return &l->images[l->order ? (size_t)l->order[l->first + i] : l->first + i];
 }
 
-/* Image i of the batch into its place: the record is drawn from the image's own stream. */
+/* Image i of the batch into its place: the record is drawn from the image's own stream. An image is
+   once in an epoch, so that no two workers write to it. */
 static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, size_t i,
                                       size_t worker)
 {
-    const qnet__image *image = qnet__loader_image(l, i);
+    qnet__image *image = qnet__loader_image(l, i);
     const float *pixels = qnet_scan_slice(l->cohort, image->scan, image->slice);
     const int in_h = l->cohort->height, in_w = l->cohort->width;
-    size_t k, numbers = (size_t)in_h * (size_t)in_w * 3;
+    const size_t count = (size_t)in_h * (size_t)in_w;
+    void *scratch = l->scratch + worker * l->scratch_bytes;
     qnet_augmentation record;
-    /* Stretching would clip NaN to 0 and hide it. */
-    for (k = 0; k < numbers; k++)
-        if (!isfinite(pixels[k]))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+    size_t k;
+    if (!image->ready) {
+        for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
+            if (!qnet__is_finite((double)pixels[k]))
+                return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
+        QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
+                                      scratch));
+        image->ready = 1;
+    }
     if (l->epoch < 0) {
         record = qnet_augment_test(in_h, in_w, l->height, l->width);
     } else {
         qnet_rng rng = qnet_rng_at(l->seed, QNET_RANDOM_AUGMENT, (uint32_t)l->epoch, image->index);
         record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     }
-    return qnet_augment_apply(ctx, l->augment, &record, pixels, in_h, in_w,
-                              l->batch + i * (size_t)l->height * (size_t)l->width * 3, l->height,
-                              l->width, l->scratch + worker * l->scratch_bytes);
+    return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
+                                     image->high,
+                                     l->batch + i * (size_t)l->height * (size_t)l->width * 3,
+                                     l->height, l->width, scratch);
 }
 
 /* Runs beside its like: it may not write to the context, so it keeps the status only. */
@@ -18267,7 +18815,7 @@ static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter,
     QNET__TRY(qnet_resnet_forward(net, s->loader.batch, n, 1, s->logits, NULL));
     status = qnet_cross_entropy(run->ctx, (size_t)n, QNET_CLASSES, s->logits, s->label, loss,
                                 s->logits);
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !isfinite(*loss)))
+    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
@@ -18481,6 +19029,25 @@ QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
     return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
 }
 
+/* The running variances in a file's flat block: none may be below 0, as in a weights file. */
+static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet_param_table *table)
+{
+    const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
+    int i;
+    size_t k;
+    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+        const qnet_param *p = &table->entries[i];
+        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
+            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
+                                  "below 0", name, p->name, (double)k,
+                                  qnet__element(w->dtype, w->data, p->offset + k));
+    }
+    return QNET_OK;
+}
+
 /* Checks everything of the file before the first number of the run changes. */
 static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
                                         const char *name)
@@ -18513,6 +19080,7 @@ static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors
                           "finished %.0f contradict each other", name, epoch, step, averaged,
                           finished);
     count = qnet__stage1_slabs(run, (int)averaged, slabs);
+    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
     QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
     run->epoch = (int)epoch;
     run->step = (uint64_t)step;
@@ -18882,7 +19450,7 @@ static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter,
     status = qnet_scan_model_loss(model, s->batch, s->batch_length, s->batch_label,
                                   (int)(end - first), &image_loss, &scan_loss, 1);
     *loss = image_loss + scan_loss;
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !isfinite(*loss)))
+    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
         return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
                           qnet__meter_place(meter, step, place));
     QNET__TRY(status);
@@ -21180,10 +21748,12 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
         if (!c->use_input[qnet__table_input[i]]) continue;
         qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
         qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s",
+                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
+                         "any_values %d; any_orientation %d",
                       in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                       in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], in->derivatives ? in->derivatives : "");
+                      in->box_center_mm[1], in->derivatives ? in->derivatives : "",
+                      in->any_values, in->any_orientation);
         qnet__close(w, "}");
     }
     qnet__open(w, "stage1", "{");
@@ -21327,6 +21897,14 @@ QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer 
     return qnet__writer_end(w);
 }
 
+/* What is unlike the cohort in a cut. */
+static const char *qnet__outlier_name(int outlier)
+{
+    static const char *const names[4] = {"", "place of the mask", "number of slices",
+                                         "place of the mask, number of slices"};
+    return names[outlier & 3];
+}
+
 QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
 {
     qnet__writer writer, *w = &writer;
@@ -21363,6 +21941,21 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
                       p->slices, e->fold[i] + 1);
     }
     qnet__close(w, "]");
+    for (int input = 0; input < 2; input++) {
+        if (!qnet__has_input(e, input)) continue;
+        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
+        for (int i = 0; i < e->participants_count; i++) {
+            const qnet_cut *c = &e->participants[i].cut[input];
+            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
+                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
+                             "\"mask_left_out\": %d, \"outlier\": %s}",
+                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
+                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
+                          c->side_mm, c->mask_voxels, c->mask_left_out,
+                          qnet__outlier_name(c->outlier));
+        }
+        qnet__close(w, "]");
+    }
     qnet__close(w, "}");
     return qnet__writer_end(w);
 }
@@ -21479,6 +22072,9 @@ static void qnet__put_css(qnet__writer *w)
         ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
         "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
         "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
+        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
+        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
+        ".cuts .odd img{outline:3px solid var(--hh)}\n"
         ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
         "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
         "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
@@ -22002,6 +22598,39 @@ static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
                  "</figure>\n");
 }
 
+/* Mask, box and slices of each scan, for the eye. */
+static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
+{
+    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+    int shown = 0, odd = 0;
+    for (int i = 0; i < e->participants_count; i++) {
+        shown += e->participants[i].cut[input].picture != NULL;
+        odd += e->participants[i].cut[input].outlier != 0;
+    }
+    if (!shown) return;
+    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
+                   "scan", odd ? " open" : "");
+    if (odd) qnet__print(w, "; %d unlike the others", odd);
+    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *p = &e->participants[i];
+        const qnet_cut *c = &p->cut[input];
+        if (c->picture == NULL) continue;
+        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
+        qnet__put(w, "<figcaption>");
+        qnet__put_escaped(w, p->subject);
+        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
+        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
+        qnet__put(w, "</figcaption></figure>\n");
+    }
+    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
+                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
+                   "coronal plane through its centre, the slices between the lines, counted from 0 "
+                   "at the bottom.</figcaption></figure></details>\n",
+                qnet_input_name((qnet_input)input));
+}
+
 /* ---- report.html: the page ------------------------------------------------------------------- */
 
 /* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
@@ -22117,6 +22746,7 @@ static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
 static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
 {
     qnet__put(w, "<h2>How it was trained</h2>\n");
+    qnet__figure_cuts(w, e);
     qnet__figure_augmented(w, e);
     if (e->curves_count > 0) qnet__figure_learning(w, e);
     qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
@@ -22585,7 +23215,7 @@ static int qnet__job_progress(void *user, const qnet_progress_info *info)
 
 static void qnet__remove_file(const char *path)
 {
-    (void)remove(path); /* a work file that is not there is as good as removed */
+    (void)qnet__remove(path); /* a work file that is not there is as good as removed */
 }
 
 #define QNET__METADATA_PAIRS 64
@@ -23199,6 +23829,9 @@ static qnet_status qnet__cams(qnet__job *job)
                 job->repeat = 0;
                 job->fold = e->fold[s];
                 qnet__job_path(job, "-resnetswa.safetensors", path);
+                if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
+                    snprintf(path, sizeof path, "%s/weights%s", e->out,
+                             strrchr(path, '/'));
                 status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
                 if (status == QNET_OK) status = qnet__check_run(job, path);
                 if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
@@ -23365,11 +23998,28 @@ static void qnet__shuffle_labels(qnet_cohort *cohort, uint64_t seed, const int *
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
+/* Where each scan was cut, with copies of the pictures. */
+static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
+{
+    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
+        qnet_cut *cut = &e->participants[s].cut[input];
+        *cut = cohort->scans[s].cut;
+        if (cut->picture == NULL) continue;
+        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
+        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
+    }
+    return QNET_OK;
+}
+
 /* The cohort's participants into the experiment, from the first input that is read. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort)
+static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
+                                      int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    if (e->participants) return QNET_OK;
+    uint8_t *pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
+    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
+    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
+    if (e->participants) return qnet__cuts_keep(e, cohort, input);
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -23384,7 +24034,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
     }
-    return QNET_OK;
+    return qnet__cuts_keep(e, cohort, input);
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -23446,10 +24096,70 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
                       was, (int)strcspn(now, "\n"), now);
 }
 
-/* 1 for the name of a fold's file in out/checkpoint. */
-static int qnet__is_fold_file(const char *name)
+/* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
+typedef enum qnet__work_kind {
+    QNET__WORK_OTHER,      /* none of a run's */
+    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
+    QNET__WORK_REPORT,     /* to be moved to out */
+    QNET__WORK_RESULT,     /* of a fold that is done */
+    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
+    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
+    QNET__WORK_KINDS
+} qnet__work_kind;
+
+static int qnet__ends_with(const char *name, const char *end)
 {
-    return strncmp(name, "crop-", 5) == 0 || strncmp(name, "full-", 5) == 0;
+    const size_t length = strlen(name), n = strlen(end);
+    return length >= n && strcmp(name + length - n, end) == 0;
+}
+
+/* What qnet_experiment_save writes. */
+static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
+                                                  "report.html", "results.json" };
+
+static qnet__work_kind qnet__work_kind_of(const char *name)
+{
+    if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
+    for (int i = 0; i < 4; i++) {
+        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
+    }
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
+    if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
+    return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
+}
+
+/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
+   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
+                                    int count[QNET__WORK_KINDS])
+{
+    qnet_context *ctx = e->ctx;
+    char from[960], target[960], (*names)[QNET__NAME_SIZE];
+    size_t names_count, bytes;
+    qnet_status status = QNET_OK;
+    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
+    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
+    for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
+        const qnet__work_kind found = qnet__work_kind_of(names[i]);
+        count[found]++;
+        if (found != kind) continue;
+        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+        if (to == NULL) {
+            qnet__remove_file(from);
+            continue;
+        }
+        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        if (qnet__rename(from, target) != 0)
+            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from, target,
+                                strerror(errno));
+    }
+    qnet__free(ctx, names, bytes);
+    if (status == QNET_OK && to != NULL) {
+        snprintf(target, sizeof target, "%s%s/", e->out, to);
+        qnet__sync_folder(target);
+    }
+    return status;
 }
 
 /* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
@@ -23457,17 +24167,22 @@ static int qnet__is_fold_file(const char *name)
 static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
                                          const qnet_buffer *text)
 {
-    char folder[600], path[700], (*names)[256];
-    size_t count, bytes, unfinished = 0;
+    char folder[600], path[700];
+    int count[QNET__WORK_KINDS], unfinished;
     qnet_buffer old;
     qnet_status status;
     memset(&old, 0, sizeof old);
     snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
     snprintf(path, sizeof path, "%s/config.txt", folder);
     QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count; i++) unfinished += (size_t)qnet__is_fold_file(names[i]);
-    qnet__free(ctx, names, bytes);
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
+    unfinished =
+        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
+        unfinished = 0;
+    }
     if (resume && unfinished > 0 && qnet_file_exists(path)) {
         QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
         status = qnet_buffer_append(ctx, &old, "", 1);
@@ -23481,9 +24196,9 @@ static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experimen
     if (unfinished > 0) {
         return qnet__fail(
             ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%lu files); resume it, or remove that folder "
+            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
             "to begin anew",
-            folder, (unsigned long)unfinished);
+            folder, unfinished);
     }
     return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
@@ -23526,7 +24241,7 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
         QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
         job->opened = 1;
     }
-    QNET__TRY(qnet__participants(e, cohort));
+    QNET__TRY(qnet__participants(e, cohort, job->input));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
     QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
@@ -23654,41 +24369,29 @@ static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
     return status;
 }
 
-/* Moves the weight files of a run that is complete from checkpoint/ to weights/. */
-static qnet_status qnet__publish_weights(const qnet_experiment *e)
+/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
+   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
+   config.txt is removed, a resume finds all folds done and comes here again; from then on the run
+   counts as complete, and what is left of it as litter. */
+static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    qnet_context *ctx = e->ctx;
-    char folder[700], from[960], to[960], (*names)[256];
-    size_t count, bytes;
-    qnet_status status = QNET_OK;
-    snprintf(folder, sizeof folder, "%s/weights", e->out);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (size_t i = 0; i < count && status == QNET_OK; i++) {
-        const size_t length = strlen(names[i]);
-        if (!qnet__is_fold_file(names[i])) continue;
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (length > 19 && strcmp(names[i] + length - 19, "-result.safetensors") == 0) continue;
-        snprintf(to, sizeof to, "%s/weights/%s", e->out, names[i]);
-#ifdef _WIN32
-        qnet__remove_file(to); /* rename does not replace there */
-#endif
-        if (rename(from, to) != 0) {
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s", from, to);
-        }
-    }
-    for (size_t i = 0; i < count && status == QNET_OK; i++) { /* what is left are the results */
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (qnet__is_fold_file(names[i])) qnet__remove_file(from);
-    }
-    qnet__free(ctx, names, bytes);
-    if (status == QNET_OK) {
-        snprintf(from, sizeof from, "%s/checkpoint/config.txt", e->out);
-        qnet__remove_file(from);
-        (void)remove(folder); /* the empty folder goes where the system's remove takes folders */
-    }
-    return status;
+    char path[700];
+    int count[QNET__WORK_KINDS];
+    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    QNET__TRY(qnet_experiment_save(e, path));
+    snprintf(path, sizeof path, "%s/weights", e->out);
+    QNET__TRY(qnet_make_folder(e->ctx, path));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
+    snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
+    if (qnet__remove(path) != 0)
+        return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be removed: %s", path,
+                          strerror(errno));
+    (void)qnet__work_clear(e, QNET__WORK_RESULT, NULL, count);
+    snprintf(path, sizeof path, "%s/checkpoint", e->out);
+    (void)qnet__remove(path); /* if it is empty */
+    return QNET_OK;
 }
 
 /* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
@@ -23746,8 +24449,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     qnet_buffer_free(ctx, &text);
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__seconds(ctx) - begin;
-    if (status == QNET_OK) status = qnet_experiment_save(e, e->out);
-    if (status == QNET_OK) status = qnet__publish_weights(e);
+    if (status == QNET_OK) status = qnet__publish(e);
     return status;
 }
 
@@ -23756,8 +24458,6 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
     static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
                                       qnet_experiment_html, qnet_experiment_json };
-    static const char *const names[] = { "predictions.csv", "manifest.json", "report.html",
-                                         "results.json" };
     qnet_buffer text[4];
     char path[700];
     qnet_status status = QNET_OK;
@@ -23765,12 +24465,12 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     if (e == NULL || out == NULL)
         return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 512)
+    if (strlen(out) >= 600)
         return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
     for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
     if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
     for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%s/%s", out, names[i]);
+        snprintf(path, sizeof path, "%s/%s", out, qnet__report_names[i]);
         status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
     }
     for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
@@ -23875,6 +24575,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
                                          int resume, qnet_experiment **result)
 {
     qnet_experiment *e;
+    qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result) {
@@ -23890,7 +24591,11 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
     if (status == QNET_OK && weights)
         status = qnet__copy_path(ctx, e->weights, weights, "weights file");
-    if (status == QNET_OK) status = qnet__experiment_run(e, data, weights, resume);
+    if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
+    if (status == QNET_OK) { /* nothing is read before */
+        status = qnet__experiment_run(e, data, weights, resume);
+        qnet__lock_release(&lock);
+    }
     if (status != QNET_OK) {
         qnet_experiment_destroy(e);
         return status;
@@ -23929,9 +24634,17 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
+    for (int i = 0; i < 2; i++)
+        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
 }
+
+#if defined(__GNUC__) || defined(__clang__)
+#pragma GCC diagnostic pop
+#elif defined(_MSC_VER)
+#pragma warning(pop)
+#endif
 
 #endif /* QNET_IMPLEMENTATION */

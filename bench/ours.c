@@ -13,7 +13,8 @@
        train FILE SIZE BATCH STEPS      seconds and loss of each step; goes on where it was
        infer FILE SIZE BATCH ROUNDS     seconds of each round; probability of class 1 by image
        stage2 FILE RAGGED STEPS         seconds and loss; RAGGED 1: scans of 12..24 slices
-       augment STRETCH THREADS ROUNDS   seconds of each batch of 64, all transforms on
+       augment STRETCH THREADS ROUNDS   seconds of each batch of 64, all transforms on; STRETCH
+                                        0 window, 1 percentiles anew, 2 found once, as in training
        augmented KIND FILE              one image by a fixed record: flips, colour, grid, affine
        delong COUNT ROUNDS              seconds; both AUCs, variances, covariance, z, p
        bootstrap COUNT RESAMPLES ROUNDS seconds; AUC of the sample, mean and deviation of AUCs
@@ -250,7 +251,7 @@ static void smooth_image(float *pixels)
                                     .15 * sin(.07 * (x + 2 * y)));
 }
 
-/* Stretching by percentiles, as in training, or by a window of 0..1, which leaves the image. */
+/* Stretching by percentiles or by a window of 0..1, which leaves the image. */
 static void augment_settings(qnet_augment_config *config, int stretch)
 {
     int c;
@@ -264,7 +265,8 @@ static void augment_settings(qnet_augment_config *config, int stretch)
 typedef struct augment_job {
     qnet_context *ctx;
     qnet_augment_config config;
-    float *pixels;
+    float *pixels, limits[2][3];
+    int once; /* the limits are known */
     qnet_real *out;
     unsigned char *scratch;
     size_t scratch_bytes;
@@ -277,9 +279,10 @@ static void augment_task(void *arg, size_t index, size_t worker)
     qnet_rng rng = qnet_rng_at(1, QNET_RANDOM_AUGMENT, j->round, index);
     qnet_augmentation record =
         qnet_augment_draw(&j->config, &rng, PREPARED, PREPARED, CROPPED, CROPPED);
-    qnet_augment_apply(j->ctx, &j->config, &record, j->pixels, PREPARED, PREPARED,
-                       j->out + index * CROPPED * CROPPED * 3, CROPPED, CROPPED,
-                       j->scratch + worker * j->scratch_bytes);
+    qnet_augment_apply_within(j->ctx, &j->config, &record, j->pixels, PREPARED, PREPARED,
+                              j->once ? j->limits[0] : NULL, j->limits[1],
+                              j->out + index * CROPPED * CROPPED * 3, CROPPED, CROPPED,
+                              j->scratch + worker * j->scratch_bytes);
 }
 
 static void augment(session *s, int stretch, int one_thread, int rounds)
@@ -298,6 +301,9 @@ static void augment(session *s, int stretch, int one_thread, int rounds)
     j.out = (qnet_real *)block(s->ctx, out);
     j.scratch = (unsigned char *)block(s->ctx, scratch);
     smooth_image(j.pixels);
+    j.once = stretch == 2;
+    must(s, qnet_stretch_limits(s->ctx, &j.config, j.pixels, PREPARED * PREPARED, j.limits[0],
+                                j.limits[1], j.scratch));
     for (i = 0; i < rounds; i++, j.round++) {
         const double start = now(s);
         if (one_thread) {

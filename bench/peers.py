@@ -304,7 +304,7 @@ class Bench:
         steps, batches = [], []
         for _ in range(self.o.rounds):
             steps += ours.ask("train %s 224 64 1" % self.resnet)["seconds"]
-            batches += ours.ask("augment 1 %d 3" % (2 if self.o.threads != 1 else 1))["seconds"][1:]
+            batches += ours.ask("augment 2 %d 3" % (2 if self.o.threads != 1 else 1))["seconds"][1:]
         ours.ask("free")
         a, b = statistics.median(batches), statistics.median(steps)
         self.table.append(("augment_share_224", "%.1f ms" % (1e3 * a), "%.1f ms" % (1e3 * b),

@@ -45,13 +45,15 @@ static const char help[] =
     "  --epochs1 N         stage 1 (100)           --epochs2 N   stage 2 (50)\n"
     "  --batch N           images, or scans, per step (64)\n"
     "  --weights FILE      initial ResNet18 weights, torchvision names, .safetensors or .pth;\n"
-    "                      a head of another number of classes than 2 is drawn anew\n"
+    "                      a head of other than 2 classes, or none, is drawn anew\n"
     "                      (default: random, He initialisation; the paper starts from ImageNet)\n"
     "  --stretch KIND      percentile (per slice, the paper's) or window (fixed ppm and 1/s)\n"
     "  --physics-safe      no brightness, contrast, gamma or vertical flip in augmentation\n"
     "  --max-slices N      slices of a scan, the central ones (24)\n"
     "  --slices FIRST:N    without a mask: N slices from FIRST, counted upwards from 0\n"
     "  --center X,Y        without a mask: centre of the crop in mm (x right, y front)\n"
+    "  --any-values        maps with values that no brain has are warned of, not refused\n"
+    "  --any-orientation   and so are slices far from axial\n"
     "  --derivatives NAME  folder under derivatives/ that holds the maps (default: found)\n"
     "  --bootstrap N       resamples (2000)        --seed S      seed of everything random (1)\n"
     "  --threads N         threads (all)           --cpu KIND    auto, scalar, avx2, avx512,\n"
@@ -179,6 +181,10 @@ static int parse(int argc, char **argv, options *o)
             o->config.shuffle_labels = 1;
         else if (strcmp(argv[i], "--physics-safe") == 0)
             o->config.stage1.augment.physics_safe = 1;
+        else if (strcmp(argv[i], "--any-values") == 0)
+            o->config.input[0].any_values = o->config.input[1].any_values = 1;
+        else if (strcmp(argv[i], "--any-orientation") == 0)
+            o->config.input[0].any_orientation = o->config.input[1].any_orientation = 1;
         else if (i + 1 >= argc)
             return fail(argv[i], "", "a known option and, behind it, its value");
         else if (!option_with_value(o, argv[i], argv[i + 1]))
@@ -246,6 +252,21 @@ static int show(void *user, const qnet_progress_info *p)
     return 0;
 }
 
+/* The library's sentences name fields of its configuration; here those are options. */
+static const char *hint(const char *sentence)
+{
+    static const char *const hints[][2] = {
+        {"set any_values", " (--any-values)"},
+        {"set any_orientation", " (--any-orientation)"},
+        {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
+        {"choose one by its name", " (--derivatives NAME)"},
+        {"slice_count is above max_slices", " (--slices, --max-slices)"},
+        {"input configuration: size", " (--size)"}};
+    for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
+        if (strstr(sentence, hints[i][0])) return hints[i][1];
+    return "";
+}
+
 static void message(void *user, qnet_log_level level, const char *text)
 {
     if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
@@ -299,7 +320,7 @@ int main(int argc, char **argv)
     if (status == QNET_STOPPED) {
         fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
     } else if (status != QNET_OK) {
-        fprintf(stderr, "crossval: %s\n", qnet_last_error(ctx));
+        fprintf(stderr, "crossval: %s%s\n", qnet_last_error(ctx), hint(qnet_last_error(ctx)));
     }
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);

@@ -46,12 +46,38 @@ cat > "$build/main.c" <<'END'
 const char *user(void);
 int main(void) { return user() == qnet_status_text(QNET_ERROR_IO) ? 0 : 1; }
 END
+cat > "$build/types.c" <<'END'
+#define QNET_STATIC
+#include "qnet.h"
+qnet_status types(void);
+qnet_status types(void) { return QNET_OK; }
+END
 cat > "$build/static.c" <<'END'
 #define QNET_STATIC
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 const char *own(void);
 const char *own(void) { return qnet_status_text(QNET_OK); }
+END
+
+# Words that are macros in a header of somebody's: windows.h, rpcndr.h, complex.h, sysmacros.h, X.h, a program's.
+{
+    for word in near far interface ERROR DELETE IN OUT OPTIONAL CONST VOID pascal cdecl hyper unix linux major minor \
+        I N T E PI EPS STEP VECTORS SIZE COUNT WIDTH HEIGHT DEPTH TRUE FALSE NONE None Bool Status Success LANES \
+        TILE BATCH DEBUG LOG INFO WARNING; do
+        echo "#define $word ?"
+    done
+    echo '#define small char'
+    echo '#define min(a, b) ?'
+    echo '#define max(a, b) ?'
+} > "$build/hostile.h"
+cat > "$build/real.c" <<'END'
+#include "qnet.h"
+int main(void)
+{
+    qnet_context *ctx = NULL;
+    return qnet_context_create(NULL, &ctx) == QNET_OK ? 0 : 1;
+}
 END
 
 for cc in gcc clang cc; do
@@ -74,6 +100,20 @@ for cc in gcc clang cc; do
         check "$cc has AVX" grep -q ymm "$build/QNET_NO_OPENMP.s"
         check "$cc has OpenMP" grep -qiE 'gomp|kmpc|omp_get' "$build/QNET_NO_SIMD.s"
     esac
+    # macros of others, before the header and all that it includes
+    check "$cc hostile macros" $cc -std=c99 $warn -fsyntax-only -include "$build/hostile.h" -I. "$build/one.c"
+    check "$cc own macros begin with QNET" sh -c "$cc -std=c99 -I. -E -dD '$build/one.c' |
+        awk '/^# [0-9]/ { ours = \$3 ~ /qnet.h/ } ours && \$1 == \"#define\" && \$2 !~ /^QNET_|^qnet__/ { print; bad = 1 }
+             END { exit bad }'"
+    # a file that takes types only, and one whose networks have another precision than the implementation's
+    check "$cc static, types only" $cc -std=c99 $warn -O1 -I. -c "$build/types.c" -o "$build/types.o"
+    for real in float:double double:float; do
+        check "$cc ${real%:*} unit" $cc -std=c99 -DQNET_REAL=${real%:*} -I. -c "$build/real.c" -o "$build/real.o"
+        check "$cc ${real#*:} implementation" $cc -std=c99 -w -DQNET_REAL=${real#*:} -Dmain=other -I. -c \
+            "$build/one.c" -o "$build/real-one.o"
+        check "$cc $real do not link" sh -c "! $cc '$build/real.o' '$build/real-one.o' -o '$build/real' -lm &&
+            ! $cc '$build/real.o' '$build/real-one.o' -o '$build/real' -lm 2>&1 | grep -v qnet_context_create | grep undefined"
+    done
     check "$cc static" $cc -std=c99 $warn -O1 $openmp -I. -c "$build/static.c" -o "$build/static.o"
     check "$cc unit 1" $cc -std=c99 $warn -O1 -I. -c "$build/user.c" -o "$build/user.o"
     check "$cc unit 2" $cc -std=c99 $warn -O1 -I. "$build/main.c" "$build/user.o" "$build/static.o" -o "$build/two" -lm
@@ -82,6 +122,12 @@ for cc in gcc clang cc; do
     if command -v nm > /dev/null 2>&1; then
         check "$cc no globals" sh -c "! nm '$build/one.o' | grep -E ' [BbDdCc] '"
         check "$cc only qnet names" sh -c "! nm -g --defined-only '$build/one.o' | grep -vE ' (qnet_[a-z0-9_]+|main)$'"
+        # what NO_STDIO takes of the system: memory, numbers as text, strings, sorting, maths
+        check "$cc NO_STDIO assembled" $cc -c "$build/QNET_NO_STDIO.s" -o "$build/no_stdio.o"
+        check "$cc NO_STDIO without files and clocks" sh -c "! nm -u '$build/no_stdio.o' |
+            grep -E ' (f?open|fclose|fread|fwrite|f?stat|madvise|clock_gettime|time|timespec_get|rename|remove|mkdir|opendir)'"
+        check "$cc NO_STDIO without time.h" sh -c "! $cc -DQNET_NO_STDIO -DQNET_NO_OPENMP -DQNET_NO_SIMD -I. -M '$build/one.c' |
+            grep -w time.h"
         check "$cc no prints, no exits" sh -c "! nm -u '$build/one.o' | grep -wE 'printf|puts|putchar|exit|abort|_exit|getenv'"
     fi
 done
@@ -90,6 +136,33 @@ for cxx in g++ clang++ c++; do
     [ $cxx = c++ ] && command -v g++ > /dev/null 2>&1 && continue
     check "$cxx C++11" $cxx -std=c++11 $warn -O1 -I. "$build/one.cpp" -o "$build/one" -lm
     check "run C++" "$build/one"
+    useless=
+    [ $cxx = g++ ] && useless=-Wuseless-cast
+    check "$cxx old-style casts" $cxx -std=c++17 $warn -Wold-style-cast $useless -fsyntax-only -I. "$build/one.cpp"
 done
+# arithmetic that keeps more digits than float has, or as many as it likes
+if [ "$(uname -m)" = x86_64 ] && command -v gcc > /dev/null 2>&1; then
+    for options in -mfpmath=387 '-mfpmath=387 -std=c99'; do
+        check "x87 is refused" sh -c "gcc $options -fsyntax-only -I. '$build/one.c' 2>&1 | grep -e '-mfpmath=sse'"
+    done
+fi
+# Windows: mingw, in both kinds of its printf, after windows.h; and clang for Microsoft's, where mingw's headers
+# stand in for theirs
+if command -v x86_64-w64-mingw32-gcc > /dev/null 2>&1; then
+    for standard in c99 gnu11; do
+        check "mingw $standard" x86_64-w64-mingw32-gcc -std=$standard $warn -fsyntax-only -I. "$build/one.c"
+        check "mingw $standard windows.h" x86_64-w64-mingw32-gcc -std=$standard $warn -fsyntax-only -include windows.h \
+            -include rpc.h -I. "$build/one.c"
+    done
+    if command -v clang > /dev/null 2>&1; then
+        include=$(x86_64-w64-mingw32-gcc -print-file-name=include)/../../../../../x86_64-w64-mingw32/include
+        printf '#include <_mingw.h>\n#define __MINGW_IMPORT extern\n' > "$build/msvc.h"
+        for avx in '' '-mavx2 -mfma' '-mavx512f'; do
+            check "clang for Microsoft's $avx" clang --target=x86_64-pc-windows-msvc -fms-compatibility-version=19.30 \
+                -fgnuc-version=4.2.1 -nostdinc -isystem "$(clang -print-resource-dir)/include" -isystem "$include" \
+                -include "$build/msvc.h" -std=c99 $warn $avx -fsyntax-only -I. "$build/one.c"
+        done
+    fi
+fi
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

@@ -93,6 +93,10 @@ copy; sed -n '1p;2p;2p;3,$p' "$dir/cohort/participants.tsv" > "$dir/bad/particip
 copy; rm "$dir/bad/$maps"/*R2starmap*; refused R2starmap --data "$dir/bad"
 copy; head -c 3000 "$dir/cohort/$maps/sub-01_Chimap.nii.gz" > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap --data "$dir/bad"
 copy; echo hello > "$dir/bad/$maps/sub-01_Chimap.nii.gz"; refused sub-01_Chimap --data "$dir/bad"
+copy; cp "$dir/cohort/$maps/sub-01_R2starmap.nii.gz" "$dir/bad/$maps/sub-01_Chimap.nii.gz"
+refused 'swapped' --data "$dir/bad"
+refused '--any-values' --data "$dir/bad"
+copy; rm "$dir/bad/$maps"/*_mask*; refused '--slices FIRST:N and --center X,Y' --data "$dir/bad" --slices 2:4
 refused 'folds' --data "$dir/cohort" --folds 9
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
 refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"

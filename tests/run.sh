@@ -20,14 +20,18 @@ add() # name, last line of its output, exit status
 # The build checks compile on one core for minutes, beside the tests.
 sh tests/builds.sh "$build" > "$build/builds.txt" 2>&1 &
 builds=$!
-for program in "$build"/tests/test_* "$build"/tests/double_* "$build"/tests/reference_*; do
+for program in "$build"/tests/test_* "$build"/tests/double_* "$build"/tests/reference_* "$build"/tests/faults_* \
+    "$build"/tests/fuzz_*; do
     [ -x "$program" ] || continue
-    output=$("$program" 2>&1)
+    case $program in
+    */fuzz_*) output=$("$program" tests/fuzz/corpus/"${program##*/fuzz_}"/* 2>&1) ;;
+    *) output=$("$program" 2>&1) ;;
+    esac
     status=$?
     printf '%s\n' "$output" | sed '$d'
     add "$(basename "$program")" "$(printf '%s\n' "$output" | tail -n 1)" $status
 done
-for script in crossval weights_tool classify; do
+for script in crossval weights_tool classify delong install; do
     output=$(sh tests/$script.sh "$build" 2>&1)
     status=$?
     printf '%s\n' "$output" | sed '$d'

@@ -17,6 +17,7 @@
 
 static long test_passed, test_failed;
 static const char *test_name = "";
+static char test_path[600];
 
 static int test_check(int ok, const char *file, int line, const char *what)
 {
@@ -62,12 +63,16 @@ static int test_contains(const char *text, const char *part, const char *file, i
         if (test_status_ != (expected)) printf("    got %s\n", qnet_status_name(test_status_)); \
         else test_contains(qnet_last_error(ctx), (part), __FILE__, __LINE__); \
     } while (0)
+/* 1: this process has left a temporary file of path behind. */
+#define TEMPORARY_LEFT(path) \
+    (sprintf(test_path, "%.500s.%lx-0.tmp", (path), (unsigned long)qnet__process()), qnet_file_exists(test_path))
 #define RUN(function) (test_name = #function, (function)())
 
 static int test_end(void)
 {
     (void)test_near; /* not every program needs all of the harness */
     (void)test_contains;
+    (void)test_path;
     printf("%ld passed, %ld failed\n", test_passed, test_failed);
     return test_failed != 0;
 }

@@ -1,5 +1,10 @@
 /* Room >>cohort: slices, frames and orientation of a prepared scan; cohorts; folds;
    participants.tsv; reading folders. Files go to build/test_cohort, which is emptied first. */
+#if defined(__unix__) || defined(__APPLE__)
+#define _XOPEN_SOURCE 600 /* symlink */
+#include <unistd.h>
+#define TEST_LINKS 1
+#endif
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
@@ -10,6 +15,20 @@
 #define NZ 6
 
 static qnet_context *ctx;
+
+/* What was logged since the last look. */
+static char logged[8000];
+static void keep_log(void *user, qnet_log_level level, const char *text)
+{
+    const size_t n = strlen(logged);
+    (void)user;
+    snprintf(logged + n, sizeof logged - n, "%s%s\n", level == QNET_LOG_WARNING ? "! " : "", text);
+}
+#define CHECK_LOGGED(text)               \
+    do {                                 \
+        CHECK_CONTAINS(logged, text);    \
+        logged[0] = '\0';                \
+    } while (0)
 
 /* ---- volumes of which every voxel says where it is ------------------------------------------- */
 
@@ -77,6 +96,7 @@ static qnet_input_config small_config(qnet_input input)
     config.box_mm = 40;
     config.margin = 0.1;
     config.max_slices = 4;
+    config.any_values = 1; /* voxels say where they are, not what they are */
     return config;
 }
 
@@ -124,7 +144,7 @@ static void test_config(void)
 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
-/* Each pixel of a crop holds its own place: the mask's bounding box is voxels 17..24 along x (-5.5
+/* Each pixel of a crop holds its own place: the mask, a cuboid, is voxels 17..24 along x (-5.5
    to 12 mm, centre 3.25) and 10..22 along y (-20 to 10, centre -5). Bilinear interpolation of a
    linear function is exact but for float rounding around 1000 (6e-5). */
 static void check_crop(double tolerance)
@@ -243,8 +263,8 @@ static void test_slice_choice(void)
     maps.mask->voxels[0 * plane + 5] = 1; /* slices 0, 2, 3, 5 hold some mask */
     maps.mask->voxels[2 * plane + 7] = 0.5f;
     maps.mask->voxels[3 * plane + plane - 1] = 1;
-    maps.mask->voxels[4 * plane + 9] = -1;
-    maps.mask->voxels[5 * plane] = 2;
+    maps.mask->voxels[4 * plane + 9] = 0.49f;
+    maps.mask->voxels[5 * plane] = 1;
     CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
     CHECK(slices == 4 && slice_z[0] == 0 && slice_z[1] == 2 && slice_z[2] == 3 && slice_z[3] == 5);
     config.max_slices = 2; /* the central ones */
@@ -299,11 +319,11 @@ static void test_bad_maps(void)
 #define FAILS(config_, status, text) \
     CHECK_FAILS(ctx, qnet_scan_prepare(ctx, config_, &maps, &slices, slice_z, pixels), status, text)
     slices = -5;
-    maps.r2star->voxels[(4 * NY + 3) * NX + 2] = (float)NAN;
-    FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (2, 3, 4) is NaN");
-    maps.r2star->voxels[(4 * NY + 3) * NX + 2] = (float)-HUGE_VAL;
-    FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (2, 3, 4) is infinite");
-    maps.r2star->voxels[(4 * NY + 3) * NX + 2] = 1;
+    maps.r2star->voxels[(2 * NY + 17) * NX + 20] = (float)NAN;
+    FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (20, 17, 2) of the volume turned to RAS is NaN");
+    maps.r2star->voxels[(2 * NY + 17) * NX + 20] = (float)-HUGE_VAL;
+    FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (20, 17, 2) of the volume turned to RAS is infin");
+    maps.r2star->voxels[(2 * NY + 17) * NX + 20] = 1;
 
     keep = maps.t1w;
     maps.t1w = make_volume(ras, fewer, WORLD_Z);
@@ -312,12 +332,24 @@ static void test_bad_maps(void)
     memcpy(moved, ras, sizeof moved);
     moved[1][3] += 0.5;
     maps.t1w = make_volume((const double(*)[4])moved, ras_n, WORLD_Z);
-    FAILS(&config, QNET_ERROR_SHAPE, "differs by 0.5 mm");
+    FAILS(&config, QNET_ERROR_SHAPE, "corners lie 0.2 voxels off");
     qnet_volume_destroy(maps.t1w);
-    moved[1][3] = ras[1][3] + 5e-4; /* within the tolerance */
-    maps.t1w = make_volume((const double(*)[4])moved, ras_n, WORLD_Z);
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
-    slices = -5;
+    /* Offsets and spacings alike, by what they do at the corners: in voxels of 2.5 mm. */
+    logged[0] = '\0';
+    for (i = 0; i < 4; i++) {
+        static const double offset[4] = {5e-4, 4e-3, 0, 0}, spacing[4] = {0, 0, 9e-4, 9e-3};
+        memcpy(moved, ras, sizeof moved);
+        moved[1][3] += offset[i];
+        moved[0][0] += spacing[i];
+        maps.t1w = make_volume((const double(*)[4])moved, ras_n, WORLD_Z);
+        if (i == 3) FAILS(&config, QNET_ERROR_SHAPE, "corners lie 0.14 voxels off");
+        else CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        if (i == 0) CHECK(strstr(logged, "voxels off") == NULL);
+        if (i == 1) CHECK_LOGGED("! T1W image: its corners lie 0.0016 voxels off those of QSM map");
+        if (i == 2) CHECK_LOGGED("! T1W image: its corners lie 0.014 voxels off those of QSM map");
+        if (i < 3) qnet_volume_destroy(maps.t1w);
+        slices = -5;
+    }
     qnet_volume_destroy(maps.t1w);
     maps.t1w = NULL;
     FAILS(&config, QNET_ERROR_ARGUMENT, "T1W image: missing");
@@ -349,6 +381,302 @@ static void test_bad_maps(void)
     CHECK(slices == -5);
 #undef FAILS
     free_maps(&maps);
+}
+
+/* ---- what no brain has ------------------------------------------------------------------------- */
+
+/* Maps with a brain's values: nuclei in the mask with more iron around which there is tissue of both
+   signs, and a little fluid. */
+static qnet_scan_maps make_brain(const double (*affine)[4], const int n[3])
+{
+    qnet_scan_maps maps = make_maps(affine, n);
+    const size_t count = (size_t)n[0] * (size_t)n[1] * (size_t)n[2];
+    size_t i;
+    for (i = 0; i < count; i++) {
+        qnet_rng rng = qnet_rng_at(8, QNET_RANDOM_USER, 0, i);
+        const int iron = maps.mask->voxels[i] > 0 && i % 3 == 0, fluid = i % 29 == 0;
+        maps.qsm->voxels[i] = (float)(iron ? 0.12 : 0.02 * qnet_rng_normal(&rng));
+        maps.r2star->voxels[i] = (float)(iron ? 38 : fluid ? 4 : 18 + qnet_rng_normal(&rng));
+        maps.t1w->voxels[i] = (float)(500 + 50 * qnet_rng_normal(&rng));
+    }
+    return maps;
+}
+
+static void test_values(void)
+{
+    static const struct {
+        const char *text; /* of the error; NULL: none */
+        int map;          /* 0 QSM, 1 R2*, 2 T1W, 3 QSM and R2* swapped */
+        double factor, reciprocal, add;
+    } cases[] = {
+        {NULL, 0, 1, 0, 0},
+        {NULL, 0, 3, 0, 0.05},  /* heavily loaded with iron, or another reference */
+        {NULL, 1, 2.2, 0, 0},   /* at 7 T */
+        {NULL, 1, 0.6, 0, 0},   /* at 1.5 T */
+        {NULL, 2, 1e-6, 0, 0},  /* T1W has no unit */
+        {"QSM map: looks like ppb: divide by 1000", 0, 1000, 0, 0},
+        {"QSM map: is too small for ppm", 0, 1e-6, 0, 0},
+        {"QSM map: is 0 nearly everywhere", 0, 1, 0, 0},
+        {"R2* map: is constant", 1, 0, 0, 20},
+        {"T1W image: is constant", 2, 0, 0, 7},
+        {"R2* map: looks like T2* in ms", 1, 0, 1000, 0},
+        {"R2* map: looks like T2* in seconds", 1, 0, 1, 0},
+        {"R2* map: does not look like R2* in 1/s", 1, 60, 0, 0},
+        {"QSM map: looks like R2*: are QSM and R2* swapped?", 3, 1, 0, 0}};
+    size_t k, i;
+    for (k = 0; k < sizeof cases / sizeof cases[0]; k++) {
+        qnet_scan_maps maps = make_brain(ras, ras_n);
+        qnet_volume *v = cases[k].map == 0 ? maps.qsm : cases[k].map == 1 ? maps.r2star : maps.t1w;
+        qnet_input_config config = small_config(QNET_INPUT_CROP);
+        config.any_values = 0;
+        for (i = 0; i < NX * NY * NZ; i++) {
+            const double old = (double)v->voxels[i];
+            if (cases[k].text && strstr(cases[k].text, "nearly") && i % 41) v->voxels[i] = 0;
+            else v->voxels[i] = (float)(cases[k].factor * old + cases[k].add +
+                                   (cases[k].reciprocal > 0 ? cases[k].reciprocal / old : 0));
+        }
+        if (cases[k].map == 3) {
+            v = maps.qsm;
+            maps.qsm = maps.r2star;
+            maps.r2star = v;
+        }
+        logged[0] = '\0';
+        if (cases[k].text == NULL) {
+            CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+            CHECK(logged[0] == '\0');
+        } else {
+            slices = -5;
+            CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                        QNET_ERROR_DATA, cases[k].text);
+            CHECK_CONTAINS(qnet_last_error(ctx), "if it is right, set any_values");
+            CHECK(slices == -5);
+            config.any_values = 1;
+            CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+            CHECK_CONTAINS(logged, cases[k].text);
+        }
+        free_maps(&maps);
+    }
+    { /* the nuclei missing from a map, by zeros or by NaN that reaches them from outside */
+        qnet_scan_maps maps = make_brain(ras, ras_n);
+        qnet_input_config config = small_config(QNET_INPUT_CROP);
+        config.any_values = 0;
+        for (i = 0; i < NX * NY * NZ; i++)
+            if (i / (NX * NY) == 2 && i / NX % NY < 20 && i % NX > 16) maps.t1w->voxels[i] = (float)NAN;
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                    QNET_ERROR_DATA, "T1W image: is 0, or was NaN, in more than a tenth of the mask");
+        free_maps(&maps);
+    }
+    { /* without a mask T2* in ms is told as well, where QSM is highest */
+        qnet_scan_maps maps = make_brain(ras, ras_n);
+        qnet_input_config config = small_config(QNET_INPUT_FULL);
+        config.any_values = 0;
+        config.slice_first = 1;
+        config.slice_count = 3;
+        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        for (i = 0; i < NX * NY * NZ; i++) maps.r2star->voxels[i] = 1000 / maps.r2star->voxels[i];
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                    QNET_ERROR_DATA, "T2* in ms");
+        free_maps(&maps);
+    }
+}
+
+/* Turned about the axis from right to left. */
+static void test_tilt(void)
+{
+    static const double degrees[] = {20, 35, 50, 80, 90};
+    int k;
+    for (k = 0; k < 5; k++) {
+        const double a = degrees[k] * 3.14159265358979323846 / 180, c = cos(a), s = sin(a);
+        const double tilted[3][4] = {{2.5, 0, 0, -48}, {0, 2.5 * c, -3 * s, -20},
+                                     {0, 2.5 * s, 3 * c, -20}};
+        qnet_input_config config = small_config(QNET_INPUT_FULL);
+        qnet_scan_maps maps = make_maps(tilted, ras_n);
+        config.max_slices = 24;
+        logged[0] = '\0';
+        if (k == 2) {
+            CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                        QNET_ERROR_DATA, "QSM map: its axes are turned by 40 degrees from those of "
+                        "the head, its slices were acquired coronal; if it is right, set "
+                        "any_orientation");
+            free_maps(&maps);
+            maps = make_maps(tilted, ras_n);
+            config.any_orientation = 1;
+        }
+        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        if (k == 0) CHECK(strstr(logged, "turned") == NULL && strstr(logged, "acquired") == NULL);
+        if (k == 1) CHECK_LOGGED("! QSM map: its axes are turned by 35 degrees from those of the head, its "
+                                 "slices were acquired axial");
+        if (k == 2) CHECK_LOGGED("! QSM map: its axes are turned by 40 degrees");
+        if (k >= 3) CHECK_LOGGED("QSM map: slices acquired coronal are cut anew as axial ones");
+        free_maps(&maps);
+    }
+    { /* between all three axes: 54.7 degrees from each */
+        static const double cube[3][4] = {{1.6, -1.6, 1.13, 0}, {1.6, 1.6, -1.13, 0},
+                                          {-1.13, 1.13, 1.9, 0}};
+        qnet_input_config config = small_config(QNET_INPUT_FULL);
+        qnet_scan_maps maps = make_maps(cube, ras_n);
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                    QNET_ERROR_DATA, "any_orientation");
+        free_maps(&maps);
+    }
+}
+
+/* What is in a mask besides the nuclei moves neither box nor slices. */
+static void test_mask(void)
+{
+    const qnet_input_config config = small_config(QNET_INPUT_CROP);
+    const size_t plane = NX * NY, count = plane * NZ;
+    int kind;
+    for (kind = 0; kind < 6; kind++) {
+        qnet_scan_maps maps = make_maps(ras, ras_n);
+        float *mask = maps.mask->voxels;
+        size_t i;
+        logged[0] = '\0';
+        if (kind == 1) mask[0] = 1; /* a stray voxel in a corner, in a slice of its own */
+        for (i = 0; i < count; i++) {
+            if (kind == 2) mask[i] = mask[i] > 0 ? 0.75f : 0.001f; /* tails of an atlas */
+            if (kind == 3 && mask[i] > 0) mask[i] = (float)(11 + i % 3); /* labels */
+            if (kind == 4 && mask[i] > 0) mask[i] = 255;
+            if (kind == 5 && mask[i] == 0 && i % 7 == 0) mask[i] = (float)NAN;
+        }
+        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        check_crop(1.3e-4);
+        if (kind == 0 || kind == 4) CHECK(strstr(logged, "mask of the basal ganglia") == NULL);
+        if (kind == 1)
+            CHECK_LOGGED("! mask of the basal ganglia: 1 voxels in 1 pieces of less than a fiftieth");
+        if (kind == 2) CHECK_LOGGED("! mask of the basal ganglia: not of 0 and 1: what is .5 or more");
+        if (kind == 3) CHECK_LOGGED("! mask of the basal ganglia: a label image");
+        if (kind == 5) CHECK_LOGGED("voxels of NaN or infinity do not count as mask");
+        free_maps(&maps);
+    }
+    { /* Left and right lie apart; what touches by a corner is one piece. */
+        qnet_scan_maps maps = make_maps(ras, ras_n);
+        float *mask = maps.mask->voxels;
+        int i, j;
+        memset(mask, 0, count * sizeof *mask);
+        for (j = 10; j < 20; j++)
+            for (i = 0; i < 10; i++) {
+                mask[2 * plane + (size_t)(j * NX + i + 3)] = 1;
+                if (i < 6) mask[2 * plane + (size_t)(j * NX + i + 25)] = 1;
+            }
+        mask[3 * plane + 20 * NX + 31] = 1; /* by a corner of the right one, one slice up */
+        mask[4 * plane + 30 * NX + 5] = 1;  /* alone */
+        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK(slices == 2 && slice_z[0] == 2 && slice_z[1] == 3);
+        CHECK(mask[3 * plane + 20 * NX + 31] == 1 && mask[4 * plane + 30 * NX + 5] == 0);
+        free_maps(&maps);
+    }
+    for (kind = 0; kind < 4; kind++) { /* what is no mask */
+        static const char *const text[4] = {"found more than 65 values in 0..", "found 3 values in -1..1",
+                                            "found 3 values in 0..7.5", "ml, more than the 200"};
+        static const double large[3][4] = {{3, 0, 0, -48}, {0, 3, 0, -45}, {0, 0, 3.5, 0}};
+        qnet_scan_maps maps = make_maps(kind == 3 ? large : ras, ras_n);
+        qnet_input_config strict = config;
+        float *mask = maps.mask->voxels;
+        size_t i;
+        strict.any_values = 0;
+        for (i = 0; i < count; i++)
+            mask[i] = kind == 0 ? (float)(i % 900) : kind == 1 ? (float)(i % 3) - 1
+                    : kind == 2 ? (float)(i % 3) * 3.75f : 1;
+        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &strict, &maps, &slices, slice_z, pixels),
+                    QNET_ERROR_DATA, text[kind]);
+        CHECK_CONTAINS(qnet_last_error(ctx), "mask of the basal ganglia");
+        free_maps(&maps);
+    }
+}
+
+/* Outside of the head NaN becomes 0; inside, it is an error where an image looks. */
+static void test_background(void)
+{
+    const qnet_input_config config = small_config(QNET_INPUT_FULL);
+    qnet_input_config crop = small_config(QNET_INPUT_CROP);
+    qnet_scan_maps maps = make_maps(ras, ras_n);
+    const size_t plane = NX * NY;
+    int i, j, k, out = 0;
+    for (k = 0; k < NZ; k++) /* a rim of NaN and infinity, a slit of it, and a NaN beside a 0 */
+        for (j = 0; j < NY; j++)
+            for (i = 0; i < NX; i++)
+                if ((i - 20) * (i - 20) + (j - 17) * (j - 17) > 225 || (j == 17 && i > 30)) {
+                    maps.r2star->voxels[(size_t)k * plane + (size_t)(j * NX + i)] =
+                        (float)(i % 2 ? NAN : HUGE_VAL);
+                    out++;
+                }
+    maps.r2star->voxels[3 * plane + 10 * NX + 20] = 0;
+    maps.r2star->voxels[3 * plane + 10 * NX + 21] = (float)NAN;
+    logged[0] = '\0';
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    {
+        char expected[80];
+        snprintf(expected, sizeof expected, "! R2* map: %d voxels of NaN or infinity outside of the "
+                 "head become 0", out + 1);
+        CHECK_LOGGED(expected);
+    }
+    CHECK(pixels[(2 * 32 + 0) * 3 + 1] == 0 && pixels[(16 * 32 + 16) * 3 + 1] != 0);
+    maps.r2star->voxels[2 * plane + 17 * NX + 20] = (float)NAN;
+    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+                QNET_ERROR_DATA, "R2* map: voxel (20, 17, 2) of the volume turned to RAS is NaN");
+    maps.r2star->voxels[2 * plane + 17 * NX + 20] = 20;
+    maps.r2star->voxels[5 * plane + 17 * NX + 20] = (float)NAN; /* in no slice that is used */
+    logged[0] = '\0';
+    CHECK_OK(ctx, qnet_scan_prepare(ctx, &crop, &maps, &slices, slice_z, pixels));
+    CHECK_LOGGED("! R2* map: 1 voxels of NaN or infinity inside of the head, where no image looks");
+    for (i = 0; i < 3 * SIDE * SIDE * 3; i++)
+        if (!(pixels[i] == pixels[i])) CHECK(!"NaN in an image");
+    free_maps(&maps);
+}
+
+/* The cut is kept with the scan; who lies or counts elsewhere than the others is marked. */
+static void test_cuts(void)
+{
+    enum { SCANS = 12 };
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    qnet_cohort *many = NULL;
+    int s, i, orange = 0, blue = 0;
+    config.max_slices = NZ;
+    CHECK_OK(ctx, qnet_cohort_create(ctx, &config, SCANS, &many));
+    if (!many) return;
+    for (s = 0; s < SCANS; s++) {
+        qnet_scan_maps maps = make_maps(ras, ras_n);
+        const size_t plane = NX * NY;
+        char name[16];
+        snprintf(name, sizeof name, "sub-%02d", s);
+        maps.subject = name;
+        if (s == 4) { /* the mask 8 voxels of 2.5 mm further to the front */
+            for (i = NX * NY * NZ - 1; i >= 8 * NX; i--)
+                maps.mask->voxels[i] = i % (NX * NY) >= 8 * NX ? maps.mask->voxels[i - 8 * NX] : 0;
+        }
+        if (s == 7) memset(maps.mask->voxels + 2 * plane, 0, 2 * plane * sizeof(float));
+        CHECK_OK(ctx, qnet_cohort_add(many, &maps));
+        free_maps(&maps);
+    }
+    CHECK_NEAR(many->scans[0].cut.center[0], 20.5, 1e-9);
+    CHECK_NEAR(many->scans[0].cut.center[1], 16, 1e-9);
+    CHECK_NEAR(many->scans[0].cut.center_mm[0], 3.25, 1e-9);
+    CHECK_NEAR(many->scans[0].cut.center_mm[1], -5, 1e-9);
+    CHECK_NEAR(many->scans[0].cut.center_mm[2], 6, 1e-9);
+    CHECK_NEAR(many->scans[0].cut.side_mm, 40 * 38 / 32.0, 1e-9);
+    CHECK_NEAR(many->scans[0].cut.offset_mm[0], 2.5 * (20.5 - 19.5), 1e-9); /* QSM fills the slices */
+    CHECK(many->scans[0].cut.mask_voxels == 8 * 13 * 3 && many->scans[0].cut.mask_left_out == 0);
+    for (i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++) {
+        const uint8_t *p = many->scans[0].cut.picture + 3 * i;
+        orange += p[0] == 230 && p[1] == 159;
+        blue += p[0] == 86 && p[1] == 180;
+    }
+    CHECK(orange > 50 && blue > 100);
+    logged[0] = '\0';
+    CHECK_OK(ctx, qnet__cohort_outliers(many));
+    for (s = 0; s < SCANS; s++) CHECK(many->scans[s].cut.outlier == (s == 4 ? 1 : 0));
+    CHECK_LOGGED("! sub-04: 16 mm to the front from the head's centre to the mask's, the cohort's "
+                 "median is -4: look at the mask");
+    many->scans[7].slices = 20; /* far more than the others' 3 */
+    CHECK_OK(ctx, qnet__cohort_outliers(many));
+    CHECK(many->scans[7].cut.outlier == 2);
+    CHECK_LOGGED("! sub-07: 20 slices with the mask, the cohort's median is 3");
+    many->scans_count = 9; /* too few to say */
+    many->scans[4].cut.outlier = 0;
+    CHECK_OK(ctx, qnet__cohort_outliers(many));
+    CHECK(many->scans[4].cut.outlier == 0);
+    qnet_cohort_destroy(many);
 }
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
@@ -528,15 +856,43 @@ static void test_participants(void)
     CHECK_FAILS(ctx,
                 PARSE("participant_id\tgroup\n012345678901234567890123456789"
                       "012345678901234567890123456789\tHC\n"), QNET_ERROR_DATA, "59 characters");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t89+\tHC\n"), QNET_ERROR_DATA,
-                "found \"89+\"");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t-3\tHC\n"), QNET_ERROR_DATA, "age");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t151\tHC\n"), QNET_ERROR_DATA, "0..150");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1.2.3\tHC\n"), QNET_ERROR_DATA, "age");
-    CHECK_FAILS(ctx, PARSE("participant_id\tage\tgroup\na\t1234567890123456789\tHC\n"),
-                QNET_ERROR_DATA, "age");
-    CHECK_FAILS(ctx, PARSE("participant_id\tsex\tgroup\na\tz\tHC\n"), QNET_ERROR_DATA,
-                "M, F, O or n/a");
+    { /* Fields that only describe are read as people write them, or are unknown. */
+        static const struct { const char *text; double age; } ages[] = {
+            {"89+", 89}, {"062Y", 62}, {"40y", 40}, {"40,5", 40.5}, {"7.25", 7.25}, {"n/a", -1},
+            {"NA", -1}, {"NaN", -1}, {"nan", -1}, {"N/A", -1}, {"", -1},
+            {"18-38", -2}, {"-3", -2}, {"151", -2}, {"1.2.3", -2}, {"1234567890123456789", -2},
+            {"+", -2}, {"y", -2}, {"old", -2}, {"1e1", -2}, {"0x10", -2}};
+        static const struct { const char *text; int sex; } sexes[] = {
+            {"M", 1}, {"male", 1}, {"MAN", 1}, {"f", 2}, {"Female", 2}, {"woman", 2}, {"W", 2},
+            {"U", 0}, {"o", 0}, {"NA", 0}, {"n/a", 0}, {"", 0}, {"z", -2}, {"1", -2}};
+        char text[200];
+        size_t k;
+        for (k = 0; k < sizeof ages / sizeof ages[0]; k++) {
+            logged[0] = '\0';
+            snprintf(text, sizeof text, "participant_id\tage\tgroup\na\t%s\tHC\n", ages[k].text);
+            CHECK_OK(ctx, parse(text, strlen(text)));
+            if (rows == NULL) return;
+            CHECK(ages[k].age >= 0 ? rows[0].age == ages[k].age : rows[0].age != rows[0].age);
+            snprintf(text, sizeof text, "! participants.tsv: line 2, age: expected years (0..150) or "
+                     "n/a, found \"%s\": taken as unknown\n", ages[k].text);
+            CHECK(strcmp(logged, ages[k].age == -2 ? text : "") == 0);
+        }
+        for (k = 0; k < sizeof sexes / sizeof sexes[0]; k++) {
+            logged[0] = '\0';
+            snprintf(text, sizeof text, "participant_id\tsex\tgroup\na\t%s\tHC\n", sexes[k].text);
+            CHECK_OK(ctx, parse(text, strlen(text)));
+            if (rows == NULL) return;
+            CHECK((int)rows[0].sex == (sexes[k].sex > 0 ? sexes[k].sex : 0));
+            CHECK((strstr(logged, "line 2, sex: expected M, F, O or n/a") != NULL) ==
+                  (sexes[k].sex == -2));
+        }
+    }
+    CHECK_FAILS(ctx, PARSE("participant_id,age,group\nsub-01,3,HC\n"), QNET_ERROR_FORMAT,
+                "this is comma-separated, BIDS wants tabs");
+    CHECK_FAILS(ctx, PARSE("participant_id;age;group\r\nsub-01;3;HC\r\n"), QNET_ERROR_FORMAT,
+                "this is semicolon-separated, BIDS wants tabs");
+    CHECK_FAILS(ctx, PARSE("\xff\xfep\0a\0"), QNET_ERROR_FORMAT, "participants.tsv: is UTF-16");
+    CHECK_FAILS(ctx, PARSE("\xfe\xff\0p\0a"), QNET_ERROR_FORMAT, "participants.tsv: is UTF-16");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\na\tH\0C\n"), QNET_ERROR_FORMAT, "zero bytes");
     {
         static char many[30100]; /* a header and 10,001 lines */
@@ -719,6 +1075,63 @@ static void test_find(void)
     }
 }
 
+/* What a folder holds that is not quite right. */
+static void test_odd_folders(void)
+{
+    qnet_input_config config = small_config(QNET_INPUT_CROP);
+    char path[600];
+    int m;
+    /* Maps of a subject that is not in the table: in the derivatives, or in the raw folder. */
+    put_cohort();
+    logged[0] = '\0';
+    CHECK_OK(ctx, read_cohort(&config));
+    CHECK(strstr(logged, "left out") == NULL);
+    put_map("derivatives/maps", "sub-09", "", WORLD_X, ".nii.gz", ras_n);
+    CHECK_OK(ctx, qnet_make_folder(ctx, ROOT "/derivatives/maps/sub-10/anat")); /* without maps */
+    CHECK_OK(ctx, read_cohort(&config));
+    CHECK_LOGGED("! " ROOT "/derivatives/maps: maps of 1 subjects without a line in "
+                 "participants.tsv are left out: sub-09\n");
+    for (m = 0; m < 7; m++) {
+        static char name[16];
+        snprintf(name, sizeof name, "sub-x%d", m);
+        put_map("derivatives/maps", name, "", WORLD_X, ".nii.gz", ras_n);
+    }
+    CHECK_OK(ctx, read_cohort(&config));
+    CHECK_LOGGED("maps of 8 subjects without a line in participants.tsv are left out: sub-09, sub-x0, "
+                 "sub-x1, sub-x2, sub-x3, ...\n");
+    /* Zeros in front of a number. */
+    put_cohort();
+    put_text(ROOT "/participants.tsv", "participant_id\tgroup\n1\tHC\nsub-02\tHH\n");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-1: no sub-1_Chimap.nii.gz");
+    CHECK_CONTAINS(qnet_last_error(ctx), "; there is a folder sub-01");
+    /* Units beside a map. */
+    put_cohort();
+    config.any_values = 0;
+    put_text(map_path("derivatives/maps", "sub-01", "", "Chimap", ".json"),
+             "{\n  \"Units\" : \"ppb\"}");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "sub-01_Chimap.json: gives \"Units\" as "
+                "\"ppb\", expected ppm: divide the map by 1000; if it is right, set any_values");
+    put_text(map_path("derivatives/maps", "sub-01", "", "Chimap", ".json"), "{\"Units\":\"ppm\"}");
+    put_text(map_path("derivatives/maps", "sub-01", "", "R2starmap", ".json"), "{\"Units\": \"ms\"}");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "\"ms\", expected 1/s");
+    config.any_values = 1;
+    CHECK_OK(ctx, read_cohort(&config));
+    CHECK_LOGGED("! " ROOT "/derivatives/maps/sub-01/anat/sub-01_R2starmap.json: gives \"Units\"");
+    put_text(map_path("derivatives/maps", "sub-01", "", "R2starmap", ".json"), "\"Units\": \"");
+    CHECK_OK(ctx, read_cohort(&config));
+#ifdef TEST_LINKS
+    put_cohort();
+    strcpy(path, map_path("derivatives/maps", "sub-02", "", "Chimap", ".nii.gz"));
+    remove(path);
+    CHECK(symlink("../../../../.git/annex/objects/none", path) == 0);
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-02_Chimap.nii.gz: is a link to a "
+                "file that is not there: not downloaded yet? (git annex get, datalad get)");
+    remove(path);
+#else
+    (void)path;
+#endif
+}
+
 static void test_bad_folders(void)
 {
     const int fewer[3] = {NX, NY, NZ - 1};
@@ -755,12 +1168,12 @@ static void test_bad_folders(void)
     put_cohort();
     snprintf(path, sizeof path, ROOT "/%s", r2);
     v = make_volume(ras, ras_n, WORLD_Y);
-    v->voxels[(1 * NY + 2) * NX + 3] = (float)NAN;
+    v->voxels[(1 * NY + 20) * NX + 21] = (float)NAN;
     CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
-    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "voxel (3, 2, 1) is NaN");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "voxel (21, 20, 1) of the volume");
     CHECK_CONTAINS(qnet_last_error(ctx), r2);
     memset(v->voxels + 2 * NX * NY, 0, NX * NY * sizeof(float));
-    v->voxels[(1 * NY + 2) * NX + 3] = 5;
+    v->voxels[(1 * NY + 20) * NX + 21] = 5;
     CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_DATA, "slice 2");
     CHECK_CONTAINS(qnet_last_error(ctx), r2);
@@ -874,7 +1287,10 @@ static void test_cohort16(void)
 
 int main(void)
 {
-    if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
+    qnet_hooks hooks;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.log.message = keep_log;
+    if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
     if (qnet_make_folder(ctx, "build") != QNET_OK) return 1;
     RUN(test_config);
     RUN(test_orientation);
@@ -884,11 +1300,17 @@ int main(void)
     RUN(test_slice_choice);
     RUN(test_explicit_box);
     RUN(test_bad_maps);
+    RUN(test_values);
+    RUN(test_tilt);
+    RUN(test_mask);
+    RUN(test_background);
+    RUN(test_cuts);
     RUN(test_cohort_memory);
     RUN(test_folds);
     RUN(test_participants);
     RUN(test_read);
     RUN(test_find);
+    RUN(test_odd_folders);
     RUN(test_bad_folders);
     RUN(test_no_memory);
     RUN(test_cohort16);

@@ -87,7 +87,7 @@ static double relative_error(const qnet_real *a, const qnet_real *b, size_t n)
         double d = fabs((double)a[i] - (double)b[i]);
         if (!(d <= worst)) worst = d;
         if (fabs((double)b[i]) > largest) largest = fabs((double)b[i]);
-        if (isnan(d)) return HUGE_VAL;
+        if (d != d) return HUGE_VAL;
     }
     return worst / largest;
 }
@@ -140,9 +140,7 @@ static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
     layer l = make_layer(s), r = make_layer(s);
     double errors[3];
     run_layer(ctx, &l, scratch);
-    qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
-    qnet__conv2d_backward_data_ref(&s, 0, r.w, r.dy, r.dx);
-    qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
+    qnet__conv2d_ref(&s, r.x, r.w, r.dy, r.y, r.dx, 0, r.dw);
     errors[0] = relative_error(l.y, r.y, l.ny);
     errors[1] = relative_error(l.dx, r.dx, l.nx);
     errors[2] = relative_error(l.dw, r.dw, l.nw);
@@ -166,9 +164,7 @@ static void check_tiles(qnet_context *ctx, qnet_conv2d s, int side)
     qnet__winograd_conv(ctx, &s, side, 0, &x, l.w, NULL, &y, scratch);
     qnet__winograd_conv(ctx, &s, side, 1, &dy, l.w, NULL, &dx, scratch);
     qnet__winograd_weights(ctx, &s, side, &x, &dy, NULL, l.dw, scratch);
-    qnet__conv2d_forward_ref(&s, r.x, r.w, r.y);
-    qnet__conv2d_backward_data_ref(&s, 0, r.w, r.dy, r.dx);
-    qnet__conv2d_backward_weights_ref(&s, r.x, r.dy, r.dw);
+    qnet__conv2d_ref(&s, r.x, r.w, r.dy, r.y, r.dx, 0, r.dw);
     CHECK(relative_error(l.y, r.y, l.ny) <= NEAR);
     CHECK(relative_error(l.dx, r.dx, l.nx) <= NEAR);
     CHECK(relative_error(l.dw, r.dw, l.nw) <= NEAR);
@@ -209,9 +205,7 @@ static void test_twins_against_torch(void)
     for (i = 0; i < sizeof golden / sizeof *golden; i++) {
         layer l = make_layer(golden[i].s);
         double y = 0, dx = 0, dw = 0;
-        qnet__conv2d_forward_ref(&l.shape, l.x, l.w, l.y);
-        qnet__conv2d_backward_data_ref(&l.shape, 0, l.w, l.dy, l.dx);
-        qnet__conv2d_backward_weights_ref(&l.shape, l.x, l.dy, l.dw);
+        qnet__conv2d_ref(&l.shape, l.x, l.w, l.dy, l.y, l.dx, 0, l.dw);
         for (j = 0; j < l.ny; j++) y += (double)l.y[j] * cos(.3 * (double)j);
         for (j = 0; j < l.nx; j++) dx += (double)l.dx[j] * cos(.3 * (double)j);
         for (j = 0; j < l.nw; j++) dw += (double)l.dw[j] * cos(.3 * (double)j);
@@ -362,9 +356,7 @@ static void test_winograd_error(void)
         CHECK(QNET__TWINS_ONLY ||
               strcmp(qnet_conv2d_algorithm(ctx, &s), TEST_BLAS ? "BLAS" : "Winograd") == 0);
         run_layer(ctx, &l, NULL);
-        qnet__conv2d_forward_ref(&s, l.x, l.w, d.y);
-        qnet__conv2d_backward_data_ref(&s, 0, l.w, l.dy, d.dx);
-        qnet__conv2d_backward_weights_ref(&s, l.x, l.dy, d.dw);
+        qnet__conv2d_ref(&s, l.x, l.w, l.dy, d.y, d.dx, 0, d.dw);
         winograd[0] = rms_error(l.y, y, l.ny), direct[0] = rms_error(d.y, y, l.ny);
         winograd[1] = rms_error(l.dx, dx, l.nx), direct[1] = rms_error(d.dx, dx, l.nx);
         winograd[2] = rms_error(l.dw, dw, l.nw), direct[2] = rms_error(d.dw, dw, l.nw);
@@ -558,6 +550,11 @@ static void test_bad_input(void)
     }
     s = make_shape(1, 2, 2, 1, 1, 3, 1, 0); /* no output pixel */
     CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT, "height 2");
+    CHECK(qnet_conv2d_scratch(ctx, NULL) == 0 && strcmp(qnet_conv2d_algorithm(ctx, NULL), "none") == 0);
+    /* a map that can be counted in bytes, while 9 products for each pixel cannot */
+    s = make_shape(1, INT_MAX, 1 << 30, 1, 1, 3, 1, 1);
+    CHECK(QNET__TWINS_ONLY || TEST_BLAS || QNET__REAL_IS_DOUBLE ||
+          strcmp(qnet_conv2d_algorithm(ctx, &s), "direct") == 0);
     s = make_shape(INT_MAX, INT_MAX, INT_MAX, 1, 1, 1, 1, 0); /* bytes beyond a size_t */
     CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT, "too large");
     s = make_shape(1, 3, 3, 1, 1, 3, 256, 1);

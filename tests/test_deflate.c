@@ -764,7 +764,7 @@ static void test_png(void)
     CHECK_FAILS(ctx, qnet_png_save(ctx, "build/test_deflate/picture.png", 0, 2, 3, pixels),
                 QNET_ERROR_ARGUMENT, "0 x 2");
     CHECK(qnet_file_exists("build/test_deflate/picture.png") &&
-          !qnet_file_exists("build/test_deflate/picture.png.tmp"));
+          !TEMPORARY_LEFT("build/test_deflate/picture.png"));
     remove("build/test_deflate/picture.png");
     CHECK_FAILS(ctx, qnet_png_save(ctx, "no/such/folder/x.png", 2, 2, 3, pixels), QNET_ERROR_IO,
                 "folder");

@@ -318,6 +318,25 @@ static void test_threads_and_orders(void)
     }
 }
 
+/* Removes build/test_identity.*.tmp and says how many there were. */
+static int remove_temporaries(void)
+{
+    qnet_context *ctx = NULL;
+    char (*names)[QNET__NAME_SIZE] = NULL, path[300];
+    size_t count = 0, bytes = 0, i;
+    int n = 0;
+    if (qnet_context_create(NULL, &ctx) != QNET_OK) return -1;
+    CHECK_OK(ctx, qnet__list_folder(ctx, "build", &names, &count, &bytes));
+    for (i = 0; i < count; i++) {
+        if (strncmp(names[i], "test_identity.", 14) != 0 || !strstr(names[i], ".tmp")) continue;
+        snprintf(path, sizeof path, "build/%s", names[i]);
+        n += remove(path) == 0;
+    }
+    qnet__free(ctx, names, bytes);
+    qnet_context_destroy(ctx);
+    return n;
+}
+
 /* One run by many hands: each process is killed where it says, at another number of threads than
    the one before, and the last one ends it. */
 static void test_killed_and_resumed(void)
@@ -334,6 +353,7 @@ static void test_killed_and_resumed(void)
     size_t i;
     remove("build/test_identity.stage1");
     remove("build/test_identity.stage2");
+    (void)remove_temporaries();
     memset(heard, 0, sizeof heard);
     for (i = 0; i < sizeof ways / sizeof *ways; i++)
         if (!CHECK(process(&ways[i], heard) == 0))
@@ -342,7 +362,7 @@ static void test_killed_and_resumed(void)
     CHECK(process(&last, heard) == 1);
     compare(&last, ", killed and resumed", heard);
     remove("build/test_identity.stage1");
-    remove("build/test_identity.stage1.tmp"); /* of the process that died while it wrote */
+    CHECK(remove_temporaries() == 1); /* of the process that died while it wrote */
     remove("build/test_identity.stage2");
 }
 

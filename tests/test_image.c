@@ -142,7 +142,7 @@ static int compare_floats(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The radix selection against sorting, over sizes, ties, signs and ranges of magnitude. */
+/* The selection against sorting, over sizes, ties, signs and ranges of magnitude. */
 static void test_percentile_sorted(void)
 {
     static const double q[] = {0, 0.3, 1, 25, 50, 77.7, 99, 99.99, 100};
@@ -417,6 +417,38 @@ static void test_power(void)
     }
 }
 
+/* The same bits with the limits given, whatever the image's size leaves of four pixels, and no bit
+   of what stands behind the image is read or written. */
+static void test_within(void)
+{
+    qnet_augment_config config;
+    uint64_t sample;
+    qnet_augment_config_init(&config);
+    config.p_gamma = 1;
+    for (sample = 0; sample < 40; sample++) {
+        qnet_rng rng = qnet_rng_at(24, QNET_RANDOM_AUGMENT, 0, sample);
+        const int h = 5 + (int)(sample % 7), w = 6 + (int)(sample % 5);
+        const size_t bytes = (size_t)(h * w * 3) * sizeof(float);
+        float *exact = (float *)malloc(bytes);
+        qnet_augmentation r = qnet_augment_draw(&config, &rng, h, w, 5, 6);
+        float low[3], high[3];
+        if (exact == NULL) return;
+        memcpy(exact, source, bytes);
+        CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, exact, (size_t)(h * w), low, high, NULL));
+        memset(result, 0, sizeof result);
+        memset(result2, 0, sizeof result2);
+        CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, exact, h, w, result, 5, 6, NULL));
+        CHECK_OK(ctx, qnet_augment_apply_within(ctx, &config, &r, exact, h, w, low, high, result2, 5,
+                                                6, NULL));
+        CHECK(memcmp(result, result2, sizeof result) == 0 && result2[90] == 0);
+        high[0] += 1; /* other limits are not ignored */
+        CHECK_OK(ctx, qnet_augment_apply_within(ctx, &config, &r, exact, h, w, low, high, result2, 5,
+                                                6, NULL));
+        CHECK(memcmp(result, result2, sizeof result) != 0);
+        free(exact);
+    }
+}
+
 static void test_bad_pixels(void)
 {
     qnet_augment_config config;
@@ -482,201 +514,6 @@ static void test_bad_arguments(void)
                 QNET_ERROR_ARGUMENT, "missing");
     CHECK(result[0] == 123); /* untouched by any of them */
     CHECK(qnet_augment_scratch(0, 5) == (size_t)-1);
-}
-
-/* ---- the vector forms against their twins ------------------------------------------------------ */
-
-#if QNET__X86
-
-#define MANY 9001
-
-/* A value of one kind each: smooth, few values, of all magnitudes, hardly any that count, all equal,
-   and one that a sample of every step-th pixel gets wrong. */
-static float pixel_of_kind(qnet_rng *rng, int kind, size_t i)
-{
-    const uint32_t k = qnet_rng_below(rng, 40);
-    if (kind == 0) return k < 9 ? 0.0f : (float)(100 + 10 * qnet_rng_normal(rng));
-    if (kind == 1) return (float)qnet_rng_below(rng, 4) - 1;
-    if (kind == 2)
-        return k == 0 ? (float)NAN : k == 1 ? (float)HUGE_VAL : k == 2 ? -(float)HUGE_VAL
-             : k == 3 ? 1e-40f : k == 4 ? -0.0f
-             : (float)(qnet_rng_normal(rng) * exp(30 * qnet_rng_normal(rng)));
-    if (kind == 3) return i % 97 == 5 ? (float)i : 0.0f;
-    if (kind == 4) return -7.5f;
-    return i % ((MANY / QNET__SAMPLE) | 1) == 0 ? 1000 + (float)k : (float)k - 50;
-}
-
-static void test_limits_twin(void)
-{
-    static const double ends[5][2] = {{1, 99}, {0, 100}, {25, 75}, {49.9, 50.1}, {0.01, 99.99}};
-    static float pixels[MANY * 3];
-    qnet_rng rng = qnet_rng_at(21, QNET_RANDOM_USER, 0, 0);
-    const size_t bytes = qnet_augment_scratch(1, MANY);
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    int round, done = 0, given_up = 0, c;
-    if (ctx == NULL || !qnet__image_fast(ctx)) return;
-    arena.base = (unsigned char *)malloc(bytes);
-    if (arena.base == NULL) return;
-    s = qnet__image_scratch_plan(&arena, 1, MANY);
-    for (round = 0; round < 120; round++) {
-        const size_t count = round < 60 ? MANY - (size_t)round % 16 : 1 + qnet_rng_below(&rng, MANY);
-        float fast[3][2], ref[3][2];
-        qnet_augment_config config;
-        size_t i;
-        qnet_augment_config_init(&config);
-        config.percentile_low = ends[round % 5][0];
-        config.percentile_high = ends[round % 5][1];
-        if (round % 9 == 8) config.stretch = QNET_STRETCH_WINDOW; /* channel 2 alone */
-        for (i = 0; i < count; i++)
-            for (c = 0; c < 3; c++) pixels[3 * i + (size_t)c] = pixel_of_kind(&rng, (round + c) % 6, i);
-        if (round % 4 == 3) /* a picture as it is: all channels can be guessed */
-            for (i = 0; i < 3 * count; i++) pixels[i] = pixel_of_kind(&rng, 0, i);
-        memset(fast, 0x11, sizeof fast);
-        memset(ref, 0x11, sizeof ref);
-        qnet__percentiles_ref(&config, pixels, count, &s, ref);
-        if (qnet__percentiles_fast(&config, pixels, count, &s, fast)) done++;
-        else {
-            float untouched[3][2];
-            memset(untouched, 0x11, sizeof untouched);
-            CHECK(memcmp(fast, untouched, sizeof fast) == 0);
-            given_up++;
-            continue;
-        }
-        CHECK(memcmp(fast, ref, sizeof fast) == 0);
-    }
-    CHECK(done >= 20 && given_up >= 20); /* both ways have been taken */
-    free(arena.base);
-}
-
-static void test_values_twin(void)
-{
-    static float pixels[3 * 1003], fast[3 * 1003], ref[3 * 1003];
-    static const double gammas[6] = {1, 0.8, 1.2, 0.5, 2.2, 3};
-    const float low[3] = {-1, 0, 0.25f}, high[3] = {1, 1, 0.25f}; /* the last one has no contrast */
-    qnet_rng rng = qnet_rng_at(22, QNET_RANDOM_USER, 0, 0);
-    int round, i;
-    if (!qnet__image_fast(ctx)) return;
-    for (round = 0; round < 48; round++) {
-        const size_t count = round % 4 ? 1003 - (size_t)round : (size_t)round / 4;
-        qnet_augmentation r = qnet_augment_test(H, W, H, W);
-        const double gamma = gammas[round % 6];
-        double worst = 0;
-        for (i = 0; i < (int)(3 * count); i++) {
-            pixels[i] = (float)(round % 3 ? qnet_rng_uniform(&rng) : exp(-90 * qnet_rng_uniform(&rng)));
-            if (i % 50 == 7) pixels[i] = i % 100 == 7 ? (float)NAN : (float)HUGE_VAL;
-            if (i % 50 == 9) pixels[i] = i % 100 == 9 ? -0.0f : 1e-42f;
-        }
-        r.brightness_contrast = round & 1;
-        r.alpha = 1.17;
-        r.beta = -0.12;
-        r.gamma_on = round % 6 > 0;
-        r.gamma = gamma;
-        qnet__augment_values_ref(&r, pixels, count, low, high, ref);
-        qnet__augment_values(1, &r, pixels, count, low, high, fast);
-        for (i = 0; i < (int)(3 * count); i++) {
-            if (ref[i] == 0 || ref[i] == 1) CHECK(fabs(fast[i] - ref[i]) < 1.2e-7);
-            else worst = fmax(worst, fabs(fast[i] / ref[i] - 1));
-        }
-        if (!r.gamma_on) CHECK(memcmp(fast, ref, 3 * count * sizeof *fast) == 0);
-        /* the bound of test_power, and once more 2.4e-7 for the series, its eleven roundings being
-           mostly of small terms */
-        CHECK_NEAR(worst, 0, 4.8e-7 + 4.8e-7 * gamma * fabs(gamma - 1));
-    }
-    for (round = 0; round < 6; round++) { /* the series against pow; 0 and 1 exactly */
-        qnet_augmentation r = qnet_augment_test(H, W, H, W);
-        const float zero[3] = {0, 0, 0}, one[3] = {1, 1, 1};
-        double worst = 0;
-        r.gamma_on = 1;
-        r.gamma = gammas[round];
-        for (i = 0; i < 3 * 1000; i++) pixels[i] = (float)(i % 2 ? i / 2999.0 : exp(-i / 150.0));
-        qnet__augment_values(1, &r, pixels, 1000, zero, one, fast);
-        for (i = 1; i < 3 * 1000; i++)
-            worst = fmax(worst, fabs(fast[i] / pow(pixels[i], gammas[round]) - 1));
-        CHECK(fast[2999] == 1 && fast[0] == 1);
-        CHECK_NEAR(worst, 0, 2.4e-7 + 4.8e-7 * gammas[round] * fabs(gammas[round] - 1));
-    }
-}
-#endif
-
-/* Coordinates and rows, over widths that are no multiple of a vector, sides of one pixel, and moves
-   so far that an image is reflected many times. 1e-10 and 2e-6: where a compiler may fuse a
-   multiplication with an addition; without that they have the same bits. */
-static void test_rows_twin(void)
-{
-    static double x[2][80], y[2][80];
-    static float image[81 * 80 * 3];
-    static qnet_real row[2][80 * 3];
-    const qnet_real mean[3] = {(qnet_real)0.485, 0, (qnet_real)0.1};
-    const qnet_real rstd[3] = {1, 4, (qnet_real)2.5};
-    double map_x[80], map_y[80], worst_point = 0, worst_value = 0;
-    qnet_augment_config config;
-    uint64_t sample;
-    int i, fast;
-    qnet_augment_config_init(&config);
-    config.p_affine = 1;
-    for (i = 0; i < 81 * 80 * 3; i++) image[i] = (float)(0.5 + 0.5 * sin(i * 0.7));
-    for (sample = 0; sample < 300; sample++) {
-        qnet_rng rng = qnet_rng_at(23, QNET_RANDOM_AUGMENT, 0, sample);
-        const int in_w = 1 + (int)(sample * 7 % 80), in_h = 1 + (int)(sample * 11 % 79);
-        const int out_w = 1 + (int)(sample % (uint64_t)in_w), out_h = 1 + (int)(sample % (uint64_t)in_h);
-        qnet_augmentation r;
-        qnet__warp warp;
-        config.p_grid = sample % 2 ? 1 : 0;
-        config.shift = sample % 3 ? 0.0625 : 40;
-        r = qnet_augment_draw(&config, &rng, in_h, in_w, out_h, out_w);
-        if (sample % 17 == 3) r.grid_y[3] = 30;
-        if (sample % 19 == 3) r.dx = 1e15;
-        warp = qnet__warp_plan(&r, in_h, in_w);
-        for (i = 0; i < in_w; i++) map_x[i] = qnet__grid_entry(r.grid_x, in_w, i);
-        for (i = 0; i < in_h; i++) map_y[i] = qnet__grid_entry(r.grid_y, in_h, i);
-        warp.map_x = map_x;
-        warp.map_y = map_y;
-        qnet__warp_points(qnet__image_fast(ctx), &warp, out_h - 1, out_w, x[0], y[0]);
-        qnet__warp_points_ref(&warp, out_h - 1, 0, out_w, x[1], y[1]);
-        for (i = 0; i < out_w; i++) {
-            CHECK(x[0][i] >= 0 && x[0][i] <= in_w - 1 && y[0][i] >= 0 && y[0][i] <= in_h - 1);
-            if (sample % 19 != 3) worst_point = fmax(worst_point, fabs(x[0][i] - x[1][i]));
-            worst_point = fmax(worst_point, fabs(y[0][i] - y[1][i]));
-        }
-        memset(row, 0, sizeof row);
-        qnet__warp_row_ref(&warp, image, 0, out_w, x[0], y[0], mean, rstd, row[1]);
-        for (fast = 0; fast <= qnet__image_fast(ctx); fast++) {
-            qnet__warp_row(fast, &warp, image, out_w, x[0], y[0], mean, rstd, row[0]);
-            for (i = 0; i < 80 * 3; i++) /* also that nothing is written behind the row */
-                worst_value = fmax(worst_value, fabs((double)(row[0][i] - row[1][i])));
-        }
-    }
-    CHECK_NEAR(worst_point, 0, 1e-10);
-    CHECK_NEAR(worst_value, 0, 2e-6);
-}
-
-/* The whole of it with the machine's kernels and without: the same image, but for the rounding of
-   the power, 1/std = 4.5 times as large. */
-static void test_cpus(void)
-{
-    qnet_hooks hooks;
-    qnet_context *plain;
-    qnet_augment_config config;
-    uint64_t sample;
-    int i;
-    memset(&hooks, 0, sizeof hooks);
-    hooks.cpu = QNET_CPU_SCALAR;
-    CHECK_OK(ctx, qnet_context_create(&hooks, &plain));
-    qnet_augment_config_init(&config);
-    qnet_augment_config_imagenet(&config);
-    for (sample = 0; sample < 60; sample++) {
-        qnet_rng rng = qnet_rng_at(24, QNET_RANDOM_AUGMENT, 0, sample);
-        const qnet_augmentation r = qnet_augment_draw(&config, &rng, H, W, 40, 41);
-        double worst = 0;
-        memset(result2, 0, sizeof result2);
-        CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, 40, 41, NULL));
-        CHECK_OK(plain, qnet_augment_apply(plain, &config, &r, source, H, W, result2, 40, 41, NULL));
-        for (i = 0; i < 40 * 41 * 3; i++)
-            worst = fmax(worst, fabs((double)(result[i] - result2[i])));
-        CHECK_NEAR(worst, 0, 4e-6);
-    }
-    qnet_context_destroy(plain);
 }
 
 static void *no_alloc(void *user, size_t size, size_t align)
@@ -784,12 +621,7 @@ int main(void)
     RUN(test_composition);
     RUN(test_exact_copy);
     RUN(test_power);
-#if QNET__X86
-    RUN(test_limits_twin);
-    RUN(test_values_twin);
-#endif
-    RUN(test_rows_twin);
-    RUN(test_cpus);
+    RUN(test_within);
     RUN(test_bad_pixels);
     RUN(test_bad_arguments);
     RUN(test_memory);

@@ -543,6 +543,46 @@ static void test_json(void)
     destroy(r);
 }
 
+/* Where each scan was cut: in the manifest by numbers, on the page as a picture, outliers marked. */
+static void test_cuts(void)
+{
+    static uint8_t picture[2 * QNET_CUT_SIDE * QNET_CUT_SIDE * 3];
+    recipe *r = made_up(12, 3, 1, 1, 0);
+    qnet_experiment *e = &r->e;
+    qnet_buffer b;
+    memset(&b, 0, sizeof b);
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(occurrences((const char *)b.bytes, "Where the images were cut") == 0); /* not kept */
+    qnet_buffer_free(ctx, &b);
+    for (int s = 0; s < 12; s++) {
+        qnet_cut *c = &e->participants[s].cut[QNET_INPUT_CROP];
+        c->picture = picture;
+        c->slice[0] = 3;
+        c->slice[1] = 14 + s;
+        c->center[0] = 71.5;
+        c->center_mm[2] = -20.25;
+        c->side_mm = 111.4;
+        c->mask_voxels = 2000;
+        c->mask_left_out = s == 5;
+        c->outlier = s == 5 ? 3 : 0;
+    }
+    CHECK_OK(ctx, qnet_experiment_manifest(e, &b));
+    CHECK(is_json(&b));
+    CHECK_CONTAINS((const char *)b.bytes, "\"cut_crop\": [");
+    CHECK_CONTAINS((const char *)b.bytes,
+                   "{\"subject\": \"sub-06\", \"slices\": [3, 19], \"center_voxel\": [71.5, 0], "
+                   "\"center_mm\": [0, 0, -20.25], \"side_mm\": 111.4, \"mask_voxels\": 2000, "
+                   "\"mask_left_out\": 1, \"outlier\": \"place of the mask, number of slices\"}");
+    qnet_buffer_free(ctx, &b);
+    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK(occurrences((const char *)b.bytes, "<details open><summary>Where the images were cut") == 1);
+    CHECK(occurrences((const char *)b.bytes, "alt=\"where this scan was cut\"") == 12);
+    CHECK(occurrences((const char *)b.bytes, "<figure class=\"odd\">") == 1);
+    CHECK_CONTAINS((const char *)b.bytes, "sub-06, slices 3&ndash;19, <b>look: place of the mask, ");
+    qnet_buffer_free(ctx, &b);
+    destroy(r);
+}
+
 static void test_csv(void)
 {
     recipe *r = made_up(12, 3, 1, 1, 0);
@@ -800,6 +840,7 @@ int main(int argc, char **argv)
     RUN(test_tables);
     RUN(test_few_subjects);
     RUN(test_json);
+    RUN(test_cuts);
     RUN(test_csv);
     RUN(test_dataset);
     RUN(test_html);

@@ -396,16 +396,22 @@ static void test_momentum(void)
     qnet_resnet *net = make_net(ctx, 32, 40, 3, 1);
     qnet_real *x = numbers(200, image_count(9, 32, 40), 4);
     const qnet_param *mean = &net->table->entries[qnet_param_find(net->table, "layer2.0.bn1.running_mean")];
+    const qnet_param *var = &net->table->entries[qnet_param_find(net->table, "layer2.0.bn1.running_var")];
     const qnet_param *tracked =
         &net->table->entries[qnet_param_find(net->table, "layer2.0.bn1.num_batches_tracked")];
     double sum[128] = {0};
     size_t j;
     int k;
     initialise(net);
+    for (j = 0; j < 128; j++) /* momentum 1 replaces what stood there, whatever it was */
+        net->weights[mean->offset + j] = net->weights[var->offset + j] = j % 2 ? NAN : INFINITY;
     qnet_resnet_set_momentum(net, 1);
     for (k = 0; k < 3; k++) {
         CHECK_OK(ctx, qnet_resnet_forward(net, x + image_count(3 * k, 32, 40), 3, 1, NULL, NULL));
-        for (j = 0; j < 128; j++) sum[j] += (double)net->weights[mean->offset + j] / 3;
+        for (j = 0; j < 128; j++) {
+            sum[j] += (double)net->weights[mean->offset + j] / 3;
+            CHECK(net->weights[var->offset + j] > 0 && net->weights[var->offset + j] < 1e6);
+        }
     }
     CHECK(net->weights[tracked->offset] == 3);
     for (k = 0; k < 3; k++) {

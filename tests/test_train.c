@@ -397,13 +397,17 @@ static void test_augmentation_is_named_by_image(void)
     qnet_context *ctx = make_context(&h, 3);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(0);
-    qnet_stage1 *run = make_run(ctx, c, &config);
-    qnet__loader *l = &run->state->loader;
+    qnet_stage1 *run;
+    qnet__loader *l;
     qnet__meter meter = qnet__meter_start(ctx, "test", 1, 1, 1, 1);
     static const int order[] = {7, 5, 0};
     static qnet_real first[3][N], x[N];
     qnet_rng rng;
     qnet_augmentation record;
+    float low[3], high[3];
+    config.augment.p_gamma = config.augment.p_affine = 1; /* what is called alone is what trains */
+    run = make_run(ctx, c, &config);
+    l = &run->state->loader;
     /* Image 5 of the run is slice 0 of scan 3, before which the cohort has 2 + 3 + 1 images. */
     CHECK(l->count == 9 && l->images[5].scan == 3 && l->images[5].slice == 0 && l->images[5].index == 6);
     CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 4, order, 0, 3));
@@ -422,6 +426,15 @@ static void test_augmentation_is_named_by_image(void)
     CHECK_OK(ctx, qnet_augment_apply(ctx, &config.augment, &record, qnet_scan_slice(&c->cohort, 3, 0),
                                      SIDE, SIDE, x, 32, 32, NULL));
     CHECK(memcmp(l->batch, x, sizeof(x)) == 0);
+    /* The limits of the stretch were found when the image came first, and are kept. */
+    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config.augment, qnet_scan_slice(&c->cohort, 3, 0),
+                                      SIDE * SIDE, low, high, NULL));
+    CHECK(l->images[5].ready && !l->images[4].ready);
+    CHECK(memcmp(l->images[5].low, low, sizeof low) == 0);
+    CHECK(memcmp(l->images[5].high, high, sizeof high) == 0);
+    l->images[5].high[0] += 1;
+    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, -1, NULL, 5, 1));
+    CHECK(memcmp(l->batch, x, sizeof(x)) != 0);
     qnet_stage1_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
@@ -642,7 +655,7 @@ static void edit(qnet_buffer *bytes, const char *from, const char *to)
             memcpy(bytes->bytes + i, to, n);
             return;
         }
-    CHECK(!"found in the header");
+    CHECK(0 && "found in the header");
 }
 
 /* Reading must fail when this line of the checkpoint has this value (NULL: is missing). The file is
@@ -680,7 +693,9 @@ static void test_stage1_refuses_other_checkpoints(void)
     qnet_source source;
     qnet_safetensors *file = NULL;
     uint64_t before;
-    size_t size;
+    qnet_real keep, below = (qnet_real)-.25;
+    char *number;
+    size_t size, var;
     int i;
     memset(&bytes, 0, sizeof(bytes));
     memset(&weights, 0, sizeof(weights));
@@ -712,6 +727,14 @@ static void test_stage1_refuses_other_checkpoints(void)
     refuse1(run, file, "step", "5", QNET_ERROR_FORMAT, "contradict");
     refuse1(run, file, "averaged", "0", QNET_ERROR_FORMAT, "contradict");
     CHECK(file->count == 5);
+    var = run->net->table->entries[qnet_param_find(run->net->table, "bn1.running_var")].offset;
+    number = (char *)file->block + ((const char *)qnet_safetensors_find(file, "weights")->data -
+                                    (const char *)file->block) + (var + 3) * sizeof(keep);
+    memcpy(&keep, number, sizeof(keep));
+    memcpy(number, &below, sizeof(below));
+    CHECK_FAILS(ctx, qnet__stage1_restore(run, file, "ck"), QNET_ERROR_FORMAT,
+                "ck: damaged checkpoint: 'bn1.running_var': number 3 is -0.25, a variance below 0");
+    memcpy(number, &keep, sizeof(keep));
     for (i = 0; i < 5; i += 2) {
         char first = file->tensors[i].name[0];
         file->tensors[i].name[0] = '#';
@@ -855,7 +878,7 @@ static void test_embedding(void)
     CHECK(TEST_BLAS || memcmp(probability[0], probability[2], sizeof(probability[0])) == 0);
     CHECK(strcmp(h.task, "features") == 0 && h.step == 1 && h.steps == 1);
     for (i = row + 2 * QNET_FEATURES; i < 2 * row; i++) /* scan 0 has two slices */
-        if (features[2][i] != 0) CHECK(!"zero beyond the slices");
+        if (features[2][i] != 0) CHECK(0 && "zero beyond the slices");
     CHECK(probability[2][1][2] == 0 && probability[2][1][3] == 0);
 
     /* Slice 1 of scan 4, by hand. */

@@ -9,7 +9,9 @@
    and, before qnet_context_create, `hooks.weights = pth_weights_reader();`. From then on every
    function of qnet.h that takes the path of a weights file takes a .pth file as well.
 
-   A .pth file is what torch.save(model.state_dict(), path) writes: names and tensors. Two forms:
+   A .pth file is what torch.save(model.state_dict(), path) writes: names and tensors; or a dict
+   that has those under 'state_dict', 'model_state_dict' or 'model', beside numbers, texts and the
+   state of an optimiser, which are left out with a warning. Two forms:
 
        zip      torch >= 1.6: an archive of stored entries NAME/data.pkl, NAME/version,
                 NAME/byteorder, NAME/data/0, NAME/data/1, ...
@@ -17,7 +19,7 @@
                 format, sys_info, state dict, keys of storages), then per key a count and numbers
 
    The state dict is a pickle, which is a program for a stack machine. It is NOT executed: the
-   reader knows the 33 opcodes and the globals that a state dict of dense tensors needs
+   reader knows the 34 opcodes and the globals that a state dict of dense tensors needs
    (pth__opcodes, pth__globals), builds plain records from them, and refuses everything else by
    name. Nothing is imported, called or looked up. The zip must have no deflated, encrypted,
    overlapping or missing bytes, and every CRC must be right. Memory is bounded by a multiple of the
@@ -94,7 +96,7 @@ qnet_weights_reader pth_weights_reader(void);
 /* What a pickle makes. Containers hold a list of cells, a dict's being key, value, key, ... */
 typedef enum pth__kind {
     PTH__MARK, PTH__NULL, PTH__BOOL, PTH__INT, PTH__TEXT, PTH__TUPLE, PTH__LIST, PTH__DICT,
-    PTH__ORDERED, PTH__GLOBAL, PTH__STORAGE, PTH__TENSOR
+    PTH__ORDERED, PTH__GLOBAL, PTH__STORAGE, PTH__TENSOR, PTH__FLOAT
 } pth__kind;
 
 typedef struct pth__value {
@@ -509,7 +511,7 @@ static const struct { unsigned char code; char name[20]; } pth__opcodes[] = {
     {'}', "+EMPTY_DICT"}, {'s', "+SETITEM"}, {'u', "+SETITEMS"}, {'q', "+BINPUT"},
     {'r', "+LONG_BINPUT"}, {'h', "+BINGET"}, {'j', "+LONG_BINGET"}, {'c', "+GLOBAL"},
     {'Q', "+BINPERSID"}, {'R', "+REDUCE"}, {0x81, "+NEWOBJ"}, {'b', "+BUILD"}, {'0', "POP"},
-    {'1', "POP_MARK"}, {'2', "DUP"}, {'F', "FLOAT"}, {'G', "BINFLOAT"}, {'I', "INT"},
+    {'1', "POP_MARK"}, {'2', "DUP"}, {'F', "FLOAT"}, {'G', "+BINFLOAT"}, {'I', "INT"},
     {'L', "LONG"}, {0x8b, "LONG4"}, {'P', "PERSID"}, {'S', "STRING"}, {'V', "UNICODE"},
     {'d', "DICT"}, {'g', "GET"}, {'i', "INST"}, {'l', "LIST"}, {'o', "OBJ"}, {'p', "PUT"},
     {0x82, "EXT1"}, {0x83, "EXT2"}, {0x84, "EXT4"}, {'B', "BINBYTES"}, {'C', "SHORT_BINBYTES"},
@@ -523,7 +525,7 @@ typedef enum pth__global {
     PTH__PARAMETER, PTH__STORAGE_TYPE, PTH__TENSOR_TYPE
 } pth__global;
 
-/* The globals; and, with dtype -1, types of tensors that are known but not for weights. The forms
+/* The globals; and, with dtype -1, types of tensors that are known but not read. The forms
    up to torch 0.4: _rebuild_tensor; XTensor() and BUILD; Parameter by NEWOBJ or REDUCE. */
 static const struct { char name[36]; int global, dtype; } pth__globals[] = {
     {"collections.OrderedDict", PTH__ORDERED_DICT, 0},
@@ -540,9 +542,11 @@ static const struct { char name[36]; int global, dtype; } pth__globals[] = {
     {"torch.LongTensor", PTH__TENSOR_TYPE, QNET_I64},
     {"torch.DoubleTensor", PTH__TENSOR_TYPE, QNET_F64},
     {"torch.HalfTensor", PTH__TENSOR_TYPE, QNET_F16},
-    {"torch.IntStorage", PTH__STORAGE_TYPE, -1}, {"torch.ShortStorage", PTH__STORAGE_TYPE, -1},
-    {"torch.CharStorage", PTH__STORAGE_TYPE, -1}, {"torch.ByteStorage", PTH__STORAGE_TYPE, -1},
-    {"torch.BoolStorage", PTH__STORAGE_TYPE, -1},
+    {"torch.IntStorage", PTH__STORAGE_TYPE, QNET_I32}, /* these not for weights */
+    {"torch.ShortStorage", PTH__STORAGE_TYPE, QNET_I16},
+    {"torch.CharStorage", PTH__STORAGE_TYPE, QNET_I8},
+    {"torch.ByteStorage", PTH__STORAGE_TYPE, QNET_U8},
+    {"torch.BoolStorage", PTH__STORAGE_TYPE, QNET_BOOL},
     {"torch.ComplexFloatStorage", PTH__STORAGE_TYPE, -1},
     {"torch.ComplexDoubleStorage", PTH__STORAGE_TYPE, -1}};
 
@@ -562,29 +566,33 @@ static const char *pth__kind_name(int kind)
 {
     static const char names[][22] = {"a mark", "None", "a bool", "an int", "a text", "a tuple",
                                      "a list", "a dict", "an OrderedDict", "a global",
-                                     "a storage", "a tensor"};
+                                     "a storage", "a tensor", "a float"};
     return names[kind];
 }
 
-/* "tensor 'fc.weight'": the key of the state dict whose value is being built, which is the last
-   text on the stack at a key's place: [dict] [mark] key value key value ... */
+/* "'fc.weight'": the key whose value is being built, which is the last text on the stack at a key's
+   place: [dict] [mark] key value key value ..., where the last value may be a dict again. */
 static const char *pth__where(const pth__reader *r, char out[96])
 {
     size_t i = 1, depth = pth__depth(r);
     const pth__value *key = NULL;
     char text[64];
-    if (depth > 1 && pth__value_at(r, pth__stack(r)[1])->kind == PTH__MARK) i = 2;
     for (; i < depth; i += 2) {
         const pth__value *v = pth__value_at(r, pth__stack(r)[i]);
+        int below = pth__value_at(r, pth__stack(r)[i - 1])->kind;
+        if (v->kind == PTH__MARK && (below == PTH__DICT || below == PTH__ORDERED)) {
+            i--; /* the mark of a dict's items: its keys follow */
+            continue;
+        }
         if (v->kind != PTH__TEXT) break;
         key = v;
     }
-    if (key == NULL) return "outside of any tensor";
-    snprintf(out, 96, "tensor '%s'", pth__printable(text, r->bytes + key->a, key->b));
+    if (key == NULL) return "outside of any entry";
+    snprintf(out, 96, "'%s'", pth__printable(text, r->bytes + key->a, key->b));
     return out;
 }
 
-/* "x.pth: data.pkl byte 214: tensor 'fc.weight': " and what is wrong. */
+/* "x.pth: data.pkl byte 214: 'fc.weight': " and what is wrong. */
 static qnet_status pth__pickle_fail(pth__reader *r, qnet_status status, const char *what)
 {
     char where[96];
@@ -700,9 +708,10 @@ static qnet_status pth__set_items(pth__reader *r, size_t first, size_t drop)
     if (kind != PTH__DICT && kind != PTH__ORDERED)
         return pth__pickle_fail(r, QNET_ERROR_FORMAT, "items are set in what is no dict");
     for (i = first; i < depth; i++) {
-        if ((i - first) % 2 == 0 && pth__value_at(r, pth__stack(r)[i])->kind != PTH__TEXT)
-            return pth__pickle_fail(r, QNET_ERROR_FORMAT, "a dict's key is no text");
-        if (pth__value_at(r, pth__stack(r)[i])->kind == PTH__MARK)
+        kind = pth__value_at(r, pth__stack(r)[i])->kind;
+        if ((i - first) % 2 == 0 && kind != PTH__TEXT && kind != PTH__INT)
+            return pth__pickle_fail(r, QNET_ERROR_FORMAT, "a dict's key is no text or int");
+        if (kind == PTH__MARK)
             return pth__pickle_fail(r, QNET_ERROR_FORMAT, "a mark stands for a value");
         PTH__TRY(pth__add(r, dict, pth__stack(r)[i]));
     }
@@ -1085,6 +1094,9 @@ static qnet_status pth__simple_opcode(pth__reader *r, int code, int *known)
     case 0x8a:
         PTH__TRY(pth__bytes(r, 1, &p));
         return pth__long(r, p[0]);
+    case 'G': /* its value is of no use here */
+        PTH__TRY(pth__bytes(r, 8, &p));
+        return pth__push(r, PTH__FLOAT, 0, 0, 0);
     case 'U':
         PTH__TRY(pth__bytes(r, 1, &p));
         return pth__text(r, p[0]);
@@ -1181,14 +1193,51 @@ static qnet_status pth__pickle(pth__reader *r, const char *what, size_t begin, s
 
 /* ---- from the records to tensors ------------------------------------------------------------- */
 
+/* The state dict: what the pickle holds, or what a training script keeps it under. */
+static qnet_status pth__find_state_dict(pth__reader *r, uint32_t *top)
+{
+    static const char *const names[] = {"state_dict", "model_state_dict", "model"};
+    const qnet_log *log = &qnet_context_hooks(r->ctx)->log;
+    const pth__value *v = pth__value_at(r, *top);
+    uint32_t cell = v->a;
+    const char *found = NULL;
+    char text[PTH_SENTENCE];
+    int64_t i;
+    size_t k;
+    for (i = 0; (v->kind == PTH__DICT || v->kind == PTH__ORDERED) && i < v->number; i += 2) {
+        const pth__value *key = pth__value_at(r, pth__cell_at(r, cell)->value);
+        const uint32_t next = pth__cell_at(r, cell)->next, item = pth__cell_at(r, next)->value;
+        const int kind = pth__value_at(r, item)->kind;
+        cell = pth__cell_at(r, next)->next;
+        for (k = 0; k < 3 && !pth__is_text(r, key, names[k]);) k++;
+        if (k == 3 || (kind != PTH__DICT && kind != PTH__ORDERED)) continue;
+        if (found != NULL)
+            return pth__fail(r, QNET_ERROR_UNSUPPORTED,
+                             "weights under '%s' and under '%s': expected one of them", found,
+                             names[k]);
+        found = names[k];
+        *top = item;
+    }
+    if (found != NULL && log->message != NULL) {
+        snprintf(text, sizeof(text), "%.200s: a training script's file: the weights under '%s' are "
+                 "taken, the rest is left out", r->name, found);
+        log->message(log->user, QNET_LOG_WARNING, text);
+    }
+    return QNET_OK;
+}
+
 /* Names the tensors of the state dict, which must be all that is in it. */
 static qnet_status pth__state_dict(pth__reader *r, uint32_t top)
 {
-    const pth__value *v = pth__value_at(r, top);
-    uint32_t cell = v->a;
+    const uint32_t whole = top;
+    const pth__value *v;
+    uint32_t cell;
     int64_t i;
     size_t k, named = 0;
     char shown[64];
+    PTH__TRY(pth__find_state_dict(r, &top));
+    v = pth__value_at(r, top);
+    cell = v->a;
     if (v->kind != PTH__ORDERED && v->kind != PTH__DICT)
         return pth__fail(r, QNET_ERROR_UNSUPPORTED,
                          "it holds %s: expected a state dict, torch.save(model.state_dict(), path)",
@@ -1199,13 +1248,15 @@ static qnet_status pth__state_dict(pth__reader *r, uint32_t top)
         uint32_t next = pth__cell_at(r, cell)->next;
         item = pth__value_at(r, pth__cell_at(r, next)->value);
         cell = pth__cell_at(r, next)->next;
-        pth__printable(shown, r->bytes + key->a, key->b);
-        if (item->kind != PTH__TENSOR || item->a == PTH__NONE)
+        pth__printable(shown, r->bytes + key->a, key->b); /* of an int: nothing */
+        if (key->kind != PTH__TEXT || item->kind != PTH__TENSOR || item->a == PTH__NONE)
             return pth__fail(r, QNET_ERROR_UNSUPPORTED,
                              "'%s': expected a tensor, found %s: expected a state dict, "
-                             "torch.save(model.state_dict(), path)", shown,
-                             item->kind == PTH__TENSOR ? "one that was never filled"
-                                                       : pth__kind_name(item->kind));
+                             "torch.save(model.state_dict(), path), or one under 'state_dict', "
+                             "'model_state_dict' or 'model'", shown,
+                             key->kind != PTH__TEXT      ? "an int for its name"
+                             : item->kind == PTH__TENSOR ? "one that was never filled"
+                                                         : pth__kind_name(item->kind));
         for (k = 0; k < key->b; k++)
             if (r->bytes[key->a + k] < 0x21 || r->bytes[key->a + k] > 0x7e) break;
         if (key->b == 0 || k < key->b || key->b > 127)
@@ -1213,6 +1264,10 @@ static qnet_status pth__state_dict(pth__reader *r, uint32_t top)
                              "tensor '%s': expected a name of 1 to 127 printable ASCII characters",
                              shown);
         t = pth__tensor_at(r, item->a);
+        if (pth__storage_at(r, t->storage)->dtype > QNET_I64)
+            return pth__fail(r, QNET_ERROR_UNSUPPORTED,
+                             "tensor '%s': its type is %s: expected F64, F32, F16, BF16 or I64",
+                             shown, qnet_dtype_name(pth__storage_at(r, t->storage)->dtype));
         if (t->name != NULL) { /* one tensor under two names: tied weights */
             copy = *t;
             if (pth__tensors(r) >= PTH__MAX_TENSORS)
@@ -1223,6 +1278,12 @@ static qnet_status pth__state_dict(pth__reader *r, uint32_t top)
         t->name = (const char *)r->bytes + key->a;
         t->name_bytes = key->b;
         named++;
+    }
+    if (top != whole) { /* those of the optimiser and the like go */
+        for (k = named = 0; k < pth__tensors(r); k++)
+            if (pth__tensor_at(r, k)->name != NULL)
+                *pth__tensor_at(r, named++) = *pth__tensor_at(r, k);
+        r->tensors.size = named * sizeof(pth__tensor);
     }
     if (named != pth__tensors(r))
         return pth__fail(r, QNET_ERROR_UNSUPPORTED,
@@ -1713,6 +1774,21 @@ static void pth__put_entry(pth__writer *w, const char *name, const void *data, s
     w->entries++;
 }
 
+/* A tensor's numbers, which are in the host's order in memory and little-endian in the file. */
+static void pth__put_tensor(pth__writer *w, const char *name, const qnet_safetensor *t)
+{
+    const size_t size = qnet_dtype_size(t->dtype);
+    const unsigned char *p = (const unsigned char *)t->data;
+    qnet_buffer turned;
+    size_t i, k;
+    memset(&turned, 0, sizeof(turned));
+    if (!pth__little_endian())
+        for (i = 0; i < t->count; i++)
+            for (k = size; k-- > 0;) pth__put_bytes(w, &turned, p + i * size + k, 1);
+    pth__put_entry(w, name, turned.bytes != NULL ? turned.bytes : p, t->bytes);
+    qnet_buffer_free(w->ctx, &turned);
+}
+
 static void pth__put_text(pth__writer *w, qnet_buffer *to, const char *text)
 {
     pth__put_bytes(w, to, "X", 1);
@@ -1819,7 +1895,7 @@ qnet_status pth_from_safetensors(qnet_context *ctx, const char *name, const qnet
     pth__put_entry(&w, "byteorder", "little", 6);
     for (i = 0; i < file->count && w.status == QNET_OK; i++) {
         snprintf(key, sizeof(key), "data/%d", i);
-        pth__put_entry(&w, key, file->tensors[i].data, file->tensors[i].bytes);
+        pth__put_tensor(&w, key, &file->tensors[i]);
     }
     pth__put_entry(&w, "version", "3\n", 2);
     first = out->size;

@@ -22,13 +22,14 @@ static const char help[] =
     "       qnet_weights hash FILE\n"
     "\n"
     "Files are .safetensors or PyTorch's .pth (zip and legacy form), told by their first bytes;\n"
-    "a .pth is read without executing the pickle in it.\n"
+    "a .pth is read without executing the pickle in it. What is left out of a training script's\n"
+    "file, and a prefix before all names of a ResNet18 (module.), is said and passed over.\n"
     "\n"
     "convert   writes the tensors of IN under the same names to OUT, whose ending says how:\n"
     "          .safetensors, or .pth (.pt) for torch.load(OUT, weights_only=True). From a\n"
     "          checkpoint of a run it takes the weights of the last epoch, with their names.\n"
-    "          --classes N: a ResNet18 head (fc.*) of another number of classes is replaced by a\n"
-    "          fresh one, drawn as qnet_resnet_init draws it from --seed S (1).\n"
+    "          --classes N: a ResNet18 head (fc.*) of another number of classes, or none, is\n"
+    "          replaced by a fresh one, drawn as qnet_resnet_init draws it from --seed S (1).\n"
     "list      name, type, shape, mean, standard deviation and hash of each tensor; metadata\n"
     "compare   largest absolute and relative difference of each tensor; metadata is left out\n"
     "hash      one number for all names, types, shapes and values, whatever the kind of file and\n"
@@ -36,6 +37,12 @@ static const char help[] =
     "          features; for ResNet18 also the one that a run's manifest.json prints\n"
     "\n"
     "Exit status: 0 done, or all tensors equal (within T: 0); 1 tensors differ; 2 an error.\n";
+
+static void print_warning(void *user, qnet_log_level level, const char *text)
+{
+    (void)user;
+    if (level == QNET_LOG_WARNING) fprintf(stderr, "%s\n", text);
+}
 
 static int fail(qnet_context *ctx)
 {
@@ -51,13 +58,29 @@ static int fail_text(const char *name, const char *text)
 
 /* ---- numbers of a tensor --------------------------------------------------------------------- */
 
-/* Number i: little-endian bytes, as in the file. */
-static double element(const qnet_safetensor *t, size_t i)
+static int little_endian(void)
 {
-    size_t size = qnet_dtype_size(t->dtype), k;
+    const uint16_t one = 1;
+    unsigned char low;
+    memcpy(&low, &one, 1);
+    return low == 1;
+}
+
+/* Number i's bits. */
+static uint64_t bits_of(const qnet_safetensor *t, size_t i)
+{
+    const size_t size = qnet_dtype_size(t->dtype);
     const unsigned char *p = (const unsigned char *)t->data + i * size;
     uint64_t bits = 0;
-    for (k = size; k-- > 0;) bits = bits << 8 | p[k];
+    size_t k;
+    for (k = 0; k < size; k++) bits = bits << 8 | p[little_endian() ? size - 1 - k : k];
+    return bits;
+}
+
+static double element(const qnet_safetensor *t, size_t i)
+{
+    const size_t size = qnet_dtype_size(t->dtype);
+    const uint64_t bits = bits_of(t, i);
     if (t->dtype == QNET_F64) {
         double v;
         memcpy(&v, &bits, sizeof v);
@@ -99,16 +122,6 @@ static int same_shape(const qnet_safetensor *a, const qnet_safetensor *b)
            memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof a->shape[0]) == 0;
 }
 
-static uint64_t tensor_hash(uint64_t h, const qnet_safetensor *t)
-{
-    char text[200];
-    h = qnet_hash(h, t->name, strlen(t->name) + 1);
-    h = qnet_hash(h, qnet_dtype_name(t->dtype), strlen(qnet_dtype_name(t->dtype)) + 1);
-    shape_text(t, text);
-    h = qnet_hash(h, text, strlen(text) + 1);
-    return qnet_hash(h, t->data, t->bytes);
-}
-
 /* ---- list, hash, compare --------------------------------------------------------------------- */
 
 static int list(const qnet_safetensors *file)
@@ -117,6 +130,7 @@ static int list(const qnet_safetensors *file)
     int i;
     for (i = 0; i < file->count; i++) {
         const qnet_safetensor *t = &file->tensors[i];
+        qnet_safetensors alone = *file; /* a file of this tensor, to hash it */
         double sum = 0, square = 0, mean;
         char shape[200];
         size_t k;
@@ -127,10 +141,12 @@ static int list(const qnet_safetensors *file)
             square += d * d;
         }
         shape_text(t, shape);
+        alone.tensors = &file->tensors[i];
+        alone.count = 1;
         printf("%-36s %-4s %-16s mean %12.5g  sd %11.5g  %016llx\n", t->name,
                qnet_dtype_name(t->dtype), shape, mean,
                t->count ? sqrt(square / (double)t->count) : 0.0,
-               (unsigned long long)tensor_hash(QNET_HASH_START, t));
+               (unsigned long long)qnet_safetensors_hash(&alone));
         total += (double)t->count;
     }
     for (i = 0; i < file->metadata_count; i++)
@@ -273,52 +289,33 @@ static int from_checkpoint(qnet_context *ctx, const char *path, const qnet_safet
     return 0;
 }
 
-/* qnet.h writes numbers that are in the host's order; those of a file are little-endian. */
-static unsigned char *host_order(const qnet_safetensor *t)
-{
-    size_t size = qnet_dtype_size(t->dtype), i, k;
-    unsigned char *copy = (unsigned char *)malloc(t->bytes + 1);
-    const uint16_t one = 1;
-    unsigned char low;
-    memcpy(&low, &one, 1);
-    for (i = 0; copy != NULL && i < t->count; i++)
-        for (k = 0; k < size; k++)
-            copy[i * size + k] =
-                ((const unsigned char *)t->data)[i * size + (low ? k : size - 1 - k)];
-    return copy;
-}
-
-/* All tensors of a file into *out; with net, fc.weight and fc.bias are its own. */
+/* All tensors of a file into *out; with net, fc.weight and fc.bias are its own, which the file need
+   not have. */
 static qnet_status rewrite(qnet_context *ctx, const char *path, const qnet_safetensors *file,
                            qnet_resnet *net, qnet_buffer *out)
 {
-    const size_t count = (size_t)file->count;
-    qnet_safetensor *tensors = (qnet_safetensor *)calloc(count + 1, sizeof *tensors);
-    unsigned char **data = (unsigned char **)calloc(count + 1, sizeof *data);
+    static const char *const head[] = {"fc.weight", "fc.bias"};
+    qnet_safetensor *tensors =
+        (qnet_safetensor *)calloc((size_t)file->count + 2, sizeof *tensors), *t;
     const char **pairs = metadata_pairs(file);
     qnet_sink sink = qnet_sink_buffer(ctx, out, path);
-    qnet_status status = tensors && data && pairs ? QNET_OK : QNET_ERROR_MEMORY;
-    size_t i;
-    for (i = 0; i < count && status == QNET_OK; i++) {
-        const char *name = file->tensors[i].name;
-        int head = net && (strcmp(name, "fc.weight") == 0 || strcmp(name, "fc.bias") == 0);
-        tensors[i] = file->tensors[i];
-        if (head) {
-            int p = qnet_param_find(net->table, name);
-            tensors[i].dtype = sizeof(qnet_real) == 8 ? QNET_F64 : QNET_F32;
-            tensors[i].shape[0] = (size_t)net->config.classes;
-            tensors[i].data = qnet_param_view(net->table, net->weights, p).data;
-        } else {
-            data[i] = host_order(&file->tensors[i]);
-            tensors[i].data = data[i];
-            if (data[i] == NULL) status = QNET_ERROR_MEMORY;
-        }
+    qnet_status status = QNET_ERROR_MEMORY;
+    int count = file->count, i, k;
+    for (i = 0; i < count && tensors; i++) tensors[i] = file->tensors[i];
+    for (k = 0; k < 2 && tensors && net; k++) {
+        qnet_tensor fresh =
+            qnet_param_view(net->table, net->weights, qnet_param_find(net->table, head[k]));
+        for (i = 0; i < count && strcmp(tensors[i].name, head[k]) != 0;) i++;
+        if (i == count) count++;
+        t = &tensors[i];
+        strcpy(t->name, head[k]);
+        t->dtype = sizeof(qnet_real) == 8 ? QNET_F64 : QNET_F32;
+        t->ndim = fresh.ndim;
+        memcpy(t->shape, fresh.shape, (size_t)fresh.ndim * sizeof t->shape[0]);
+        t->data = fresh.data;
     }
-    if (status == QNET_OK)
-        status = qnet_safetensors_write(ctx, &sink, tensors, file->count, pairs,
-                                        file->metadata_count);
-    for (i = 0; data != NULL && i < count; i++) free(data[i]);
-    free(data);
+    if (tensors && pairs)
+        status = qnet_safetensors_write(ctx, &sink, tensors, count, pairs, file->metadata_count);
     free(tensors);
     free(pairs);
     return status;
@@ -330,19 +327,30 @@ static int fresh_head(qnet_context *ctx, const char *path, const qnet_safetensor
 {
     const qnet_safetensor *w = qnet_safetensors_find(file, "fc.weight");
     const qnet_safetensor *b = qnet_safetensors_find(file, "fc.bias");
-    if (w == NULL || b == NULL || w->ndim != 2 || w->shape[1] != QNET_FEATURES || b->ndim != 1 ||
-        b->shape[0] != w->shape[0])
+    const int none = w == NULL && b == NULL;
+    char text[300];
+    if (!none && (w == NULL || b == NULL || w->ndim != 2 || w->shape[1] != QNET_FEATURES ||
+                  b->ndim != 1 || b->shape[0] != w->shape[0]))
         return fail_text(path, "--classes: expected tensors 'fc.weight' [classes,512] and "
                                "'fc.bias' [classes] of a ResNet18");
-    if (w->shape[0] == (size_t)classes) {
+    if (!none && w->shape[0] == (size_t)classes) {
         printf("%s: the head has %d classes already and stays\n", path, classes);
         return 0;
     }
     *net = make_resnet(ctx, classes);
     if (*net == NULL) return fail(ctx);
+    if (none && qnet_weights_from_safetensors(ctx, file, (*net)->table, (*net)->weights, 1, NULL) !=
+                    QNET_OK) {
+        snprintf(text, sizeof text, "--classes: no head (fc.*), and no ResNet18 without one: "
+                 "%.200s", qnet_last_error(ctx));
+        return fail_text(path, text);
+    }
     qnet_resnet_init(*net, seed);
-    printf("%s: the head of %lu classes is replaced by a fresh one of %d\n", path,
-           (unsigned long)w->shape[0], classes);
+    if (none)
+        printf("%s: has no head: a fresh one of %d classes is added\n", path, classes);
+    else
+        printf("%s: the head of %lu classes is replaced by a fresh one of %d\n", path,
+               (unsigned long)w->shape[0], classes);
     return 0;
 }
 
@@ -350,6 +358,27 @@ static int ends(const char *text, const char *end)
 {
     size_t n = strlen(text), m = strlen(end);
     return n > m && strcmp(text + n - m, end) == 0;
+}
+
+/* Reads a file; a prefix before all names of a ResNet18 is taken off. */
+static qnet_status load(qnet_context *ctx, const char *path, qnet_safetensors **file)
+{
+    qnet_status status = qnet_safetensors_load(ctx, path, file);
+    qnet_resnet *net;
+    size_t n;
+    int i;
+    if (status != QNET_OK) return status;
+    net = make_resnet(ctx, QNET_CLASSES);
+    n = net != NULL ? qnet_weights_prefix(*file, net->table) : 0;
+    qnet_resnet_destroy(net);
+    if (n > 0)
+        fprintf(stderr, "%s: all names begin with '%.*s', which is left out\n", path, (int)n,
+                (*file)->tensors[0].name);
+    for (i = 0; i < (*file)->count && n > 0; i++) {
+        char *name = (*file)->tensors[i].name;
+        memmove(name, name + n, strlen(name + n) + 1);
+    }
+    return QNET_OK;
 }
 
 static int convert(qnet_context *ctx, const char *in, const char *out, int classes, uint64_t seed)
@@ -366,7 +395,7 @@ static int convert(qnet_context *ctx, const char *in, const char *out, int class
     memset(&b, 0, sizeof b);
     if (!pth && !ends(out, ".safetensors"))
         return fail_text(out, "expected a name that ends in .safetensors, .pth or .pt");
-    if (qnet_safetensors_load(ctx, in, &file) != QNET_OK) return fail(ctx);
+    if (load(ctx, in, &file) != QNET_OK) return fail(ctx);
     if (qnet_safetensors_find(file, "weights") && qnet_safetensors_find(file, "adam.m")) {
         result = from_checkpoint(ctx, in, file, &a);
     } else {
@@ -444,8 +473,8 @@ static int run(qnet_context *ctx, const char *command, const options *o)
     int result = 0;
     if (strcmp(command, "convert") == 0)
         return convert(ctx, o->path[0], o->path[1], o->classes, o->seed);
-    if (qnet_safetensors_load(ctx, o->path[0], &a) != QNET_OK) return fail(ctx);
-    if (o->paths == 2 && qnet_safetensors_load(ctx, o->path[1], &b) != QNET_OK)
+    if (load(ctx, o->path[0], &a) != QNET_OK) return fail(ctx);
+    if (o->paths == 2 && load(ctx, o->path[1], &b) != QNET_OK)
         result = fail(ctx);
     else if (strcmp(command, "list") == 0)
         result = list(a);
@@ -479,6 +508,7 @@ int main(int argc, char **argv)
     if (result != 0) return result;
     memset(&hooks, 0, sizeof hooks);
     hooks.weights = pth_weights_reader();
+    hooks.log.message = print_warning;
     if (qnet_context_create(&hooks, &ctx) != QNET_OK) return fail_text("context", "no memory");
     result = run(ctx, argv[1], &o);
     qnet_context_destroy(ctx);

@@ -1,29 +1,12 @@
-/* How to run, from the top of the repository (clang with libFuzzer; ten minutes on one core):
-
-       mkdir -p build/fuzz/corpus && cp tests/golden/?*.pth build/fuzz/corpus/
-       clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -I. \
-           tests/fuzz_pth.c -o build/fuzz/fuzz_pth -lm
-       build/fuzz/fuzz_pth -max_len=8192 -max_total_time=600 build/fuzz/corpus
-
-   An input that begins with 0x01 is a pickle: it becomes the data.pkl of a right zip archive with
-   storages of 64 bytes, so that the stack machine is reached at once; any other is a whole file,
-   whose CRCs are not compared (PTH_FUZZ). What the reader takes must be written, read again and be
-   the same; what it refuses must come with a sentence that names the file. Memory is limited. */
-#define QNET_MAX_FILE_BYTES ((size_t)1 << 26)
-#define QNET_IMPLEMENTATION
-#include "qnet.h"
+/* How to run: make fuzz FUZZ=pth (fuzz.h). An input that begins with 0x01 is a pickle: it becomes
+   the data.pkl of a right zip archive with storages of 64 bytes, so that the stack machine is
+   reached at once; any other is a whole .pth file, whose CRCs are not compared (PTH_FUZZ). What the
+   reader takes must be written, read again and be the same; what it refuses must come with a
+   sentence that names the file. */
+#include "fuzz.h"
 #define PTH_FUZZ
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
-
-#include <stdlib.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
-
-static void must(int ok)
-{
-    if (!ok) abort();
-}
 
 /* A .pth whose data.pkl is pickle[size]. */
 static void wrap(qnet_context *ctx, const uint8_t *pickle, size_t size, qnet_buffer *out)
@@ -55,13 +38,14 @@ static void wrap(qnet_context *ctx, const uint8_t *pickle, size_t size, qnet_buf
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    qnet_context *ctx = NULL;
+    memory m;
+    qnet_context *ctx = fuzz_begin(&m);
     qnet_buffer file, first, pth, second;
     qnet_memory_source state;
     qnet_source source;
+    qnet_status status;
     qnet_safetensors *tensors = NULL;
     char sentence[PTH_SENTENCE];
-    must(qnet_context_create(NULL, &ctx) == QNET_OK);
     memset(&file, 0, sizeof(file));
     memset(&first, 0, sizeof(first));
     memset(&pth, 0, sizeof(pth));
@@ -71,16 +55,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         bytes = file.bytes;
         size = file.size;
     }
-    if (pth_to_safetensors(ctx, "input", bytes, size, &first, sentence) != QNET_OK) {
-        must(strncmp(sentence, "input: ", 7) == 0 && first.bytes == NULL);
+    status = pth_to_safetensors(ctx, "input", bytes, size, &first, sentence);
+    if (status != QNET_OK) {
+        fuzz_refused(status, sentence, "input: ");
+        MUST(first.bytes == NULL);
     } else {
         source = qnet_source_memory(&state, first.bytes, first.size, "input");
         /* A key of metadata may be there twice, or a text be no UTF-8: qnet.h says so. */
         if (qnet_safetensors_read(ctx, &source, &tensors) == QNET_OK) {
-            must(pth_from_safetensors(ctx, "output", tensors, &pth, sentence) == QNET_OK);
-            must(pth_to_safetensors(ctx, "output", pth.bytes, pth.size, &second, sentence) ==
+            MUST(pth_from_safetensors(ctx, "output", tensors, &pth, sentence) == QNET_OK);
+            MUST(pth_to_safetensors(ctx, "output", pth.bytes, pth.size, &second, sentence) ==
                  QNET_OK);
-            must(second.size == first.size && memcmp(second.bytes, first.bytes, first.size) == 0);
+            MUST(second.size == first.size && memcmp(second.bytes, first.bytes, first.size) == 0);
         }
         qnet_safetensors_destroy(tensors);
     }
@@ -88,6 +74,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     qnet_buffer_free(ctx, &first);
     qnet_buffer_free(ctx, &pth);
     qnet_buffer_free(ctx, &second);
-    qnet_context_destroy(ctx);
+    /* Tensors may share numbers (PTH__MAX_SHARING); the output is there four times. */
+    fuzz_end(ctx, &m, ((size_t)1 << 21) + 200 * size);
     return 0;
 }
