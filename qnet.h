@@ -23919,12 +23919,15 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
     if (!qnet_file_exists(path)) return QNET_OK;
     memset(&text, 0, sizeof text);
     status = qnet_file_read(ctx, path, 1 << 20, &text);
-    h.ctx = ctx;
-    h.file = path;
-    h.begin = h.at = text.bytes;
-    h.end = text.bytes + text.size;
-    if (text.size >= 3 && memcmp(text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-    if (status == QNET_OK) status = qnet__header_expect(&h, '{', "'{'");
+    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    if (status == QNET_OK) {
+        h.ctx = ctx;
+        h.file = path;
+        h.begin = h.at = text.bytes;
+        h.end = text.bytes + text.size - 1;
+        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
+        status = qnet__header_expect(&h, '{', "'{'");
+    }
     while (status == QNET_OK && more) {
         status = qnet__header_string(&h, &key, &size);
         if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
@@ -23932,7 +23935,7 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
         if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
     }
     qnet_buffer_free(ctx, &text);
-    if (status == QNET_OK || status == QNET_ERROR_MEMORY) return status;
+    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
     e->dataset[0] = e->dataset_type[0] = '\0';
     qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
               qnet_last_error(ctx));

@@ -85,6 +85,8 @@ pair 1 "old.safetensors is crop repeat 1 fold $other qnet of run" "$resnet" "$di
 
 # Maps and the command line.
 says 1 'QSM and R2* swapped' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold"
+says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold"
+says 0 'warning: QSM map: looks like R2*' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold" --any-values
 says 1 'is no mask' "$qsm" "$r2star" "$t1w" "$t1w" --weights "$weights" --fold "$fold"
 says 1 'mask' "$qsm" "$r2star" "$t1w" --weights "$weights" --fold "$fold"
 says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
