@@ -1547,7 +1547,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
-   without that record. */
+   without that record, or of a version that prepared images by another rule. */
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
                                            qnet_input_config *input, qnet_augment_config *augment);
 #endif
@@ -16469,6 +16469,9 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
     return config->size + 2 * (int)floor(config->margin * config->size + 0.5);
 }
 
+/* Written into weights files: to be raised when the same maps give other pixels than before. 1, not
+   written: the box about the middle of the mask's bounding box; 2: about its centre of mass. */
+#define QNET__PREPARATION 2
 #define QNET__MAX_SIDE 2048   /* pixels */
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
@@ -22909,7 +22912,8 @@ static qnet_status qnet__config_line_at(qnet_context *ctx, qnet_buffer *text, co
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
-    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\n", qnet_input_name(in->input)));
+    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
+                                 qnet_input_name(in->input), QNET__PREPARATION));
     QNET__TRY(qnet__config_line(ctx, text, "size", in->size));
     QNET__TRY(qnet__config_line(ctx, text, "box_mm", in->box_mm));
     QNET__TRY(qnet__config_line(ctx, text, "margin", in->margin));
@@ -23780,6 +23784,24 @@ static qnet_status qnet__cam_draw(qnet_experiment *e, const qnet_cohort *cohort,
     return status;
 }
 
+/* QNET_ERROR_MISMATCH unless the weights file at path is of this run. */
+static qnet_status qnet__check_run(const qnet__job *job, const char *path)
+{
+    qnet_context *ctx = job->e->ctx;
+    qnet_safetensors *file;
+    qnet_status status = QNET_OK;
+    const char *run;
+    char expected[24];
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
+    run = qnet_safetensors_metadata(file, "run");
+    if (!run || strcmp(run, expected) != 0)
+        status = qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
+                            run ? run : "unknown", expected);
+    qnet_safetensors_destroy(file);
+    return status;
+}
+
 /* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
    where it gets too few), each by the ResNetSWA that never saw the subject. */
 static qnet_status qnet__cams(qnet__job *job)
@@ -23828,6 +23850,7 @@ static qnet_status qnet__cams(qnet__job *job)
                     snprintf(path, sizeof path, "%s/weights%s", e->out,
                              strrchr(path, '/'));
                 status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
+                if (status == QNET_OK) status = qnet__check_run(job, path);
                 if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
                 if (status != QNET_OK) goto done;
             }
@@ -23913,12 +23936,15 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
     if (!qnet_file_exists(path)) return QNET_OK;
     memset(&text, 0, sizeof text);
     status = qnet_file_read(ctx, path, 1 << 20, &text);
-    h.ctx = ctx;
-    h.file = path;
-    h.begin = h.at = text.bytes;
-    h.end = text.bytes + text.size;
-    if (text.size >= 3 && memcmp(text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-    if (status == QNET_OK) status = qnet__header_expect(&h, '{', "'{'");
+    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    if (status == QNET_OK) {
+        h.ctx = ctx;
+        h.file = path;
+        h.begin = h.at = text.bytes;
+        h.end = text.bytes + text.size - 1;
+        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
+        status = qnet__header_expect(&h, '{', "'{'");
+    }
     while (status == QNET_OK && more) {
         status = qnet__header_string(&h, &key, &size);
         if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
@@ -23926,7 +23952,7 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
         if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
     }
     qnet_buffer_free(ctx, &text);
-    if (status == QNET_OK || status == QNET_ERROR_MEMORY) return status;
+    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
     e->dataset[0] = e->dataset_type[0] = '\0';
     qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
               qnet_last_error(ctx));
@@ -24494,12 +24520,19 @@ static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safeten
                                            qnet_augment_config *a)
 {
     const char *name = qnet_safetensors_metadata(file, "input");
-    double v[8];
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    double v[8], number;
     char key[40];
     if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0)) {
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: metadata \"input\" is \"%s\", expected crop or full", path,
                           name ? name : "");
+    }
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION) {
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s of an earlier or later "
+                          "qnet.h, this one has rule %d: the same maps would give other pixels",
+                          path, rule ? rule : "1", QNET__PREPARATION);
     }
     qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
     qnet_augment_config_init(a);
