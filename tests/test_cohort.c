@@ -622,7 +622,7 @@ static void test_background(void)
     CHECK_OK(ctx, qnet_scan_prepare(ctx, &crop, &maps, &slices, slice_z, pixels));
     CHECK_LOGGED("! R2* map: 1 voxels of NaN or infinity inside of the head, where no image looks");
     for (i = 0; i < 3 * SIDE * SIDE * 3; i++)
-        if (!(pixels[i] == pixels[i])) CHECK(!"NaN in an image");
+        if (!(pixels[i] == pixels[i])) CHECK(0 && "NaN in an image");
     free_maps(&maps);
 }
 
