@@ -1041,7 +1041,9 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
    brightness and contrast (.7), random gamma (.3), grid distortion (.25), shift-scale-rotate (.5),
    crop (1); at test time the first and the last only. Ranges are those of Albumentations.
-   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit).
+   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit). NaN becomes 0 by
+   the stretch and infinity 0 or 1, without an error, and neither counts in a percentile: training
+   and qnet_embed refuse images with either before.
    ============================================================================================ */
 
 typedef enum qnet_stretch {
@@ -1365,7 +1367,8 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 QNET_API int qnet_vote(const int *decision, size_t count);
 
 /* ROC curve: points[0] = (0,0) ... (1,1), one point per distinct score, thresholds falling;
-   decision is HH when score >= threshold. points has room for count + 1. */
+   decision is HH when score >= threshold, and never at points[0], whose threshold is infinity (as
+   that of points[1] is where a score is infinite). points has room for count + 1. */
 typedef struct qnet_roc_point {
     double false_positive_rate, true_positive_rate, threshold;
 } qnet_roc_point;
@@ -1384,7 +1387,9 @@ typedef struct qnet_delong {
     /* Two-sided. se = 0 gives z = 0, p = 1 where the AUCs are equal, and otherwise z = +-infinity,
        p = 0: perfect separation has no variance to test with; don't read it as certainty. */
     double z, p;
-    qnet_interval ci[2]; /* of each AUC, normal, 95 %, clipped to 0..1 */
+    /* Of each AUC, normal, 95 %, clipped to 0..1; 1..1 for an AUC of 1, which has no variance: no
+       interval at all, rather than a narrow one. */
+    qnet_interval ci[2];
 } qnet_delong;
 /* score2 NULL: one curve, entries [1] and the test left zero. cluster NULL: each item for itself;
    otherwise items with equal cluster are one subject, and the variance is Obuchowski's (1997). */
