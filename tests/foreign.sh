@@ -5,7 +5,7 @@ system=$1 build=$2/$1
 flags= libs= run= openmp=
 # Tests in the order of the rooms. Large networks, which take hours under qemu, stand apart.
 networks='gemm fuse conv stem layers lstm resnet scan optim cam train'
-rooms="foundation deflate nifti weights image cohort metrics pth audit gradcheck $networks parity oracles paper phantom \
+rooms="foundation files deflate nifti weights image cohort metrics pth audit gradcheck $networks parity oracles paper phantom \
     report experiment trace"
 case $system in
 arm)
