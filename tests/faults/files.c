@@ -16,7 +16,7 @@
 #include <unistd.h>
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
-#include "test.h"
+#include "../test.h"
 
 /* ---- Operations that can fail ------------------------------------------------------------------------------- */
 
@@ -82,6 +82,12 @@ WRAP(size_t, fread, (void *to, size_t size, size_t n, FILE *stream))
 WRAP(int, ferror, (FILE *stream))
 {
     return stream == broken || __real_ferror(stream);
+}
+
+WRAP(void, rewind, (FILE *stream))
+{
+    if (stream == broken) broken = NULL;
+    __real_rewind(stream);
 }
 
 WRAP(size_t, fwrite, (const void *from, size_t size, size_t n, FILE *stream))
