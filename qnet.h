@@ -1041,9 +1041,9 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
    brightness and contrast (.7), random gamma (.3), grid distortion (.25), shift-scale-rotate (.5),
    crop (1); at test time the first and the last only. Ranges are those of Albumentations.
-   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit). NaN becomes 0 by
-   the stretch and infinity 0 or 1, without an error, and neither counts in a percentile: training
-   and qnet_embed refuse images with either before.
+   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit). NaN becomes 0
+   by the stretch and infinity 0 or 1, without an error, and neither counts in a percentile:
+   training and qnet_embed refuse images with either before.
    ============================================================================================ */
 
 typedef enum qnet_stretch {
