@@ -387,7 +387,7 @@ static void test_good_pickle(void)
     "X\11\0\0\0" "optimizer}(X\5\0\0\0" "state}(K\0}(X\4\0\0\0" "step" REBUILD STORAGE("FloatStorage", "K\4") \
     "K\1K\2\x85K\1\x85" HOOKS "tRuuX\6\0\0\0" "groups]}(X\5\0\0\0" "betasG12345678G12345678\x86uau" \
     "X\3\0\0\0" "rng" REBUILD STORAGE("FloatStorage", "K\4") "K\0K\4\x85K\1\x85" HOOKS "tR"
-#define INNER (FULL + 2) /* without its protocol */
+#define INNER (&FULL[2]) /* without its protocol */
 
 static char warned[PTH_SENTENCE];
 
