@@ -68,10 +68,16 @@ static image file_of(const char *header, size_t header_size, size_t data_size)
     return f;
 }
 
-/* Whether t has these numbers, in this machine's byte order, as what a file gave is. */
+/* Whether t has these numbers of this machine. What a file gave is little-endian, as in the file. */
 static int holds(const qnet_safetensor *t, const void *numbers)
 {
-    return memcmp(t->data, numbers, t->count * qnet_dtype_size(t->dtype)) == 0;
+    const unsigned char *p = (const unsigned char *)numbers, *q = (const unsigned char *)t->data;
+    const size_t size = qnet_dtype_size(t->dtype);
+    size_t i, k;
+    for (i = 0; i < t->count; i++)
+        for (k = 0; k < size; k++)
+            if (q[i * size + k] != p[i * size + (qnet__is_little_endian() ? k : size - 1 - k)]) return 0;
+    return 1;
 }
 
 static qnet_status read_image(qnet_context *ctx, const image *f, qnet_safetensors **out)
@@ -130,6 +136,7 @@ static void test_reads_a_file(void)
     image f = file_of(header, sizeof(header) - 1, 13);
     qnet_safetensors *file = NULL;
     const qnet_safetensor *t;
+    uint16_t word = 0;
     CHECK_OK(ctx, read_image(ctx, &f, &file));
     CHECK(file->count == 4 && file->metadata_count == 1);
     CHECK(strcmp(qnet_safetensors_metadata(file, "k"),
@@ -139,7 +146,9 @@ static void test_reads_a_file(void)
     CHECK(strcmp(file->tensors[0].name, "b") == 0); /* the header's order */
     t = qnet_safetensors_find(file, "b");
     CHECK(t->dtype == QNET_I16 && t->ndim == 2 && t->shape[0] == 2 && t->shape[1] == 1);
-    CHECK(t->count == 2 && t->bytes == 4 && *(const int16_t *)t->data == 0x0908);
+    CHECK(t->count == 2 && t->bytes == 4);
+    memcpy(&word, t->data, sizeof(word));
+    CHECK(word == 0x0908);
     t = qnet_safetensors_find(file, "scalar");
     CHECK(t->ndim == 0 && t->count == 1 && ((const unsigned char *)t->data)[0] == 12);
     t = qnet_safetensors_find(file, "none");
@@ -266,7 +275,7 @@ static void test_leaves_out(void)
     CHECK_OK(ctx, read_image(ctx, &f, &file));
     CHECK_CONTAINS(logged, "a name above 127 bytes");
     CHECK_CONTAINS(logged, "keys above 63 bytes: 2");
-    CHECK(file->count == 1 && *(const uint32_t *)file->tensors[0].data == 0x07060504);
+    CHECK(file->count == 1 && ((const char *)file->tensors[0].data)[0] == (qnet__is_little_endian() ? 4 : 7));
     CHECK(file->metadata_count == 1 && strcmp(qnet_safetensors_metadata(file, "k"), "v") == 0);
     qnet_safetensors_destroy(file);
     qnet_context_destroy(ctx);
