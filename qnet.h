@@ -24739,7 +24739,7 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
     if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
     for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%s/%s", out, qnet__report_names[i]);
+        snprintf(path, sizeof path, "%.600s/%s", out, qnet__report_names[i]);
         status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
     }
     for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);

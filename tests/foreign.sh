@@ -30,7 +30,7 @@ wasm | wasm-simd)
     NODE_PATH=/usr/share/nodejs # where Debian's emscripten finds its modules, if node is not Debian's
     export NODE_PATH
     [ $system = wasm-simd ] && flags=-msimd128
-    tests=$rooms ;;
+    tests=$(echo "$rooms" | sed 's/ files / /') ;; # emscripten's locks hold nothing
 openblas)
     cc=${CC:-cc} flags=-DQNET_USE_CBLAS libs='-pthread -lopenblas' needs=libopenblas-dev openmp=$3
     tests="$networks parity identity" ;;
