@@ -13448,7 +13448,9 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
-   nibabel's io_orientation does it. */
+   nibabel's io_orientation does it. At 45 degrees two are as near: then the first, whatever the
+   rounding of an affine to float makes of it. */
+#define QNET__AXIS_TIE 1e-6
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
@@ -13459,9 +13461,10 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
     }
     for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
         for (i = 0, j = -1; i < 3; i++)
-            if (world[i] < 0 && (j < 0 || strength[i] > strength[j])) j = i;
+            if (world[i] < 0 && (j < 0 || strength[i] > strength[j] + QNET__AXIS_TIE)) j = i;
         for (i = 0, best = -1; i < 3; i++)
-            if (is_free[i] && (best < 0 || fabs(r[i][j]) > fabs(r[best][j]))) best = i;
+            if (is_free[i] && (best < 0 || fabs(r[i][j]) > fabs(r[best][j]) + QNET__AXIS_TIE))
+                best = i;
         is_free[best] = 0;
         world[j] = best;
         sign[j] = r[best][j] < 0 ? -1 : 1;
