@@ -96,10 +96,7 @@ old "$weights/crop-repeat01-fold0$other-qnet.safetensors"
 pair 1 "old.safetensors is crop repeat 1 fold $other qnet of run" "$resnet" "$dir/old.safetensors"
 
 # Maps and the command line.
-says 1 'QSM and R2* swapped' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold"
-says 0 'warning: QSM map: looks like R2*' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold" --any-values
-says 1 'is no mask' "$qsm" "$r2star" "$t1w" "$t1w" --weights "$weights" --fold "$fold"
 says 1 'mask' "$qsm" "$r2star" "$t1w" --weights "$weights" --fold "$fold"
 says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 says 1 "full-repeat01-fold03-resnetswa.safetensors" "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold 3 --input full
