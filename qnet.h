@@ -1041,9 +1041,9 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
    brightness and contrast (.7), random gamma (.3), grid distortion (.25), shift-scale-rotate (.5),
    crop (1); at test time the first and the last only. Ranges are those of Albumentations.
-   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit). NaN becomes 0 by
-   the stretch and infinity 0 or 1, without an error, and neither counts in a percentile: training
-   and qnet_embed refuse images with either before.
+   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit). NaN becomes 0
+   by the stretch and infinity 0 or 1, without an error, and neither counts in a percentile:
+   training and qnet_embed refuse images with either before.
    ============================================================================================ */
 
 typedef enum qnet_stretch {
@@ -1164,6 +1164,7 @@ typedef struct qnet_scan {
     const int *slice_z; /* [slices]: index along z after orientation to RAS */
     const float *pixels; /* [slices][height][width][3] */
     uint64_t hash;      /* of the pixels */
+    uint64_t source_hash; /* of the QSM volume as read: it stays however the images are cut */
     qnet_cut cut;
 } qnet_scan;
 
@@ -1454,7 +1455,7 @@ typedef struct qnet_experiment_config {
     qnet_input_config input[2];
     int folds, repeats;           /* 10, 1 */
     int bootstrap;                /* 2000 resamples */
-    int shuffle_labels;           /* 1: labels permuted over subjects; AUCs must fall to .5 */
+    int shuffle_labels;           /* 1: labels permuted over subjects in each repeat, a control */
     uint64_t seed;                /* 1; stages and folds derive theirs from it */
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
@@ -1509,7 +1510,7 @@ typedef struct qnet_curve {
 
 typedef struct qnet_participant {
     char subject[64];
-    qnet_label label;
+    qnet_label label, true_label; /* label: with shuffle_labels that of the first repeat */
     double age;
     qnet_sex sex;
     int slices;
@@ -1520,6 +1521,7 @@ typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
+    char derivatives[2][256]; /* folders of the maps, by qnet_input, given or found; "": none */
     /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
        where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
     char dataset[256], dataset_type[32];
@@ -1532,7 +1534,8 @@ typedef struct qnet_experiment {
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
     uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
-    uint64_t cohort_hash[2], weights_hash; /* of the prepared pixels; of the initial weights file */
+    uint64_t cohort_hash[2]; /* of the prepared pixels */
+    uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds;
 } qnet_experiment;
@@ -1541,10 +1544,13 @@ typedef struct qnet_experiment {
 /* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
    predictions.csv, manifest.json, report.html and weights/ appear when all is done, so that an
    earlier result stays whole on any failure. resume: goes on from out/checkpoint with the same
-   bits. weights: a torchvision ResNet18 safetensors file, or NULL for random initial weights;
-   with such a file, inputs that are not normalised otherwise get ImageNet's mean and std.
+   bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
+   inputs that are not normalised otherwise get the mean and std that an experiment recorded in it,
+   or ImageNet's; where its images were prepared otherwise, a warning names both values.
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
-   QNET_ERROR_LEAK for weights that an experiment trained on these very subjects. */
+   QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
+   subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
+   shuffled labels, and where participants.tsv changes between the two inputs. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
                                          int resume, qnet_experiment **result);
@@ -1552,7 +1558,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
-   without that record, or of a version that prepared images by another rule. */
+   without that record or prepared by another rule, and for weights of shuffled labels. */
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
                                            qnet_input_config *input, qnet_augment_config *augment);
 #endif
@@ -17382,6 +17388,16 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
+static uint64_t qnet__volume_hash(const qnet_volume *v)
+{
+    qnet_safetensor t; /* hashed as in a file: the same on every machine */
+    memset(&t, 0, sizeof t);
+    t.dtype = QNET_F32;
+    t.data = v->voxels;
+    t.bytes = (size_t)v->nx * (size_t)v->ny * (size_t)v->nz * sizeof(float);
+    return qnet__hash_numbers(QNET_HASH_START, &t);
+}
+
 /* Appends a scan of `who`; the cohort is as before on any failure. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who,
                                        const qnet__scan_files *files)
@@ -17404,6 +17420,7 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who
     scan.slice_z = slice_z;
     scan.pixels = place;
     scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
+    scan.source_hash = qnet__volume_hash(files->volume[QNET__QSM]);
     cohort->scans[at] = scan;
     cohort->scans_count++;
     return QNET_OK;
@@ -18120,10 +18137,13 @@ static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder
                                          const qnet_scan *list, int count)
 {
     qnet_context *ctx = cohort->ctx;
+    qnet__cohort *room = (qnet__cohort *)cohort->block;
     const double start = qnet__seconds(ctx);
     char tool[256], path[QNET__PATH_SIZE];
     int i;
     QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
+    strcpy(room->derivatives, tool); /* for the record */
+    cohort->config.derivatives = room->derivatives;
     QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
     QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
     for (i = 0; i < count; i++) {
@@ -21397,8 +21417,9 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
                        "reports to help considerably.%s", item, end);
     } else {
         qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
-                       "their training, the test folds are not unseen; that is noticed only for "
-                       "weights that an experiment trained on exactly this cohort.%s", item, end);
+                       "their training, the test folds are not unseen; that is noticed only where "
+                       "an experiment of this program trained them, on the same QSM maps.%s",
+                    item, end);
     }
     if (epochs1 < 100 || epochs2 < 50) {
         qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
@@ -21774,7 +21795,7 @@ static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
                          "any_values %d; any_orientation %d",
                       in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                       in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], in->derivatives ? in->derivatives : "",
+                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
                       in->any_values, in->any_orientation);
         qnet__close(w, "}");
     }
@@ -21956,11 +21977,13 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
     qnet__open(w, "scans", "[");
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
-        qnet__members(w, " {\"subject\": %s, \"group\": %s, \"sex\": %s, \"age\": %g, "
-                         "\"slices\": %d, \"fold\": %d}",
-                      p->subject, p->label == QNET_HH ? "HH" : "HC",
-                      p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
-                      p->slices, e->fold[i] + 1);
+        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
+                      p->true_label == QNET_HH ? "HH" : "HC");
+        if (e->config.shuffle_labels)
+            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
+        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
+                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
+                    p->slices, e->fold[i] + 1);
     }
     qnet__close(w, "]");
     for (int input = 0; input < 2; input++) {
@@ -22009,17 +22032,23 @@ static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input,
     qnet__print(w, ",%d,", item->scan);
     if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
     else qnet__put(w, ",,");
-    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d\n", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
+    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
+    if (e->config.shuffle_labels && item->scan >= 0 && item->scan < e->participants_count)
+        qnet__print(w, ",%d", (int)e->participants[item->scan].true_label);
+    qnet__put(w, "\n");
 }
 
 /* label and decisions: 1 HH, 0 HC; scan: index in the order of participants.tsv; slice from 0, the
-   lowest; z: its index in the volume. */
+   lowest; z: its index in the volume. Of shuffled labels the column is shuffled_label, and
+   true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
 {
     qnet__writer writer, *w = &writer;
     QNET__TRY(qnet__writer_begin(w, e, csv, "qnet_experiment_csv", ""));
-    qnet__put(w, "level,input,repeat,fold,subject,scan,slice,z,label,p_resnet,p_resnetswa,p_qnet,"
-                 "d_resnet,d_resnetswa,d_qnet\n");
+    qnet__print(w, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
+                   "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
+                e->config.shuffle_labels ? "shuffled_" : "",
+                e->config.shuffle_labels ? ",true_label" : "");
     for (int k = 0; k < 2 * QNET_LEVELS; k++) {
         const int level = k / 2, input = k % 2;
         const qnet_level_result *r = &e->level[input][level];
@@ -22946,7 +22975,8 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
     qnet_context *ctx = e->ctx;
     const qnet_experiment_config *c = &e->config;
     const qnet_augment_config *a = &c->stage1.augment;
-    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nreal=%s\nkernels=%s\nweights=%016llx\n",
+    QNET__TRY(qnet_buffer_printf(ctx, text, "version=%s\nfolds_of_repeats=2\nreal=%s\nkernels=%s\n"
+                                 "weights=%016llx\n", /* 2: the second way to seed them */
                                  QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
                                  qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
     for (int i = 0; i < 2; i++) {
@@ -23189,8 +23219,9 @@ typedef struct qnet__job {
     qnet_cohort *cohort;
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
     int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
-    char subjects[24];    /* hash of the names of the cohort's subjects */
-    char trained_on[24];  /* the same of the subjects that the initial weights saw; "": not known */
+    char subjects[24];    /* hash of the names of the cohort's subjects, in their order */
+    char trained_on[24];  /* the same of initial weights that have no records; "": not known */
+    qnet_buffer seen;     /* records of the subjects that the initial weights have seen */
     int input, repeat, fold; /* all from 0 */
     int *train, *test;       /* scans of this fold's two sides */
     int train_count, test_count;
@@ -23259,8 +23290,19 @@ static int qnet__metadata_pairs(char *text, const char **pairs, int most)
     return n;
 }
 
+/* What a weights file says of a subject on whom it was trained: hashes of the name and of the QSM
+   map, of which the second tells who it is, whatever the name, the order or the crop. */
+#define QNET__RECORD 32
+static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
+{
+    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
+             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
+             (unsigned long long)scan->source_hash);
+}
+
 /* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
-   say what it is; Q-Net's also, on whose features it was trained (qnet_weights_check_pair). */
+   say what it is and on whom it was trained, counting what its initial weights have seen; Q-Net's
+   also, on whose features it was trained (qnet_weights_check_pair). */
 static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
                                           const qnet_param_table *table, const qnet_real *block)
 {
@@ -23279,6 +23321,16 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
         "dataset=%s\nsimulated=%d\n",
         model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
         job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
+    if (status == QNET_OK)
+        status = qnet_buffer_printf(ctx, &text, "labels=%s\ntrained_on=%.*s",
+                                    c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
+                                    job->seen.size > 0 ? (const char *)job->seen.bytes : "");
+    for (int i = 0; i < job->train_count && status == QNET_OK; i++) {
+        char record[QNET__RECORD + 1];
+        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
+        status = qnet_buffer_append(ctx, &text, record, QNET__RECORD);
+    }
+    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "\n", 1);
     if (status == QNET_OK && strcmp(model, "qnet") == 0) {
         status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                     (unsigned long long)job->embedding_hash);
@@ -23304,6 +23356,14 @@ static uint64_t qnet__job_seed(const qnet__job *job)
     place[1] = (uint32_t)job->repeat;
     place[2] = (uint32_t)job->fold;
     return qnet_hash(h, place, sizeof place);
+}
+
+/* The first repeat's folds are those of the seed; no other's are those of any seed + 1. */
+static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
+{
+    qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, 2, (uint64_t)repeat); /* 0, 1: classes */
+    const uint64_t high = qnet_rng_u32(&rng);
+    return repeat == 0 ? seed : high << 32 | qnet_rng_u32(&rng);
 }
 
 /* What a fold leaves behind: test probabilities and learning curves; one block, kept as a file. */
@@ -24004,20 +24064,20 @@ static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char 
     return QNET_OK;
 }
 
-/* Permutes the labels over subjects, a control that shows leaks. Scans of a subject follow it. */
-static void qnet__shuffle_labels(qnet_cohort *cohort, uint64_t seed, const int *subject, int *order,
-                                 int *label)
+/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
+   of a subject follow it. From here on the cohort has no other labels. order: [scans_count]. */
+static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, int repeat,
+                                 const int *subject, int *order)
 {
-    qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_LABELS, 0, 0);
+    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
     size_t n = 0;
     for (int s = 0; s < cohort->scans_count; s++) {
-        label[s] = (int)cohort->scans[s].label;
         if (subject[s] == s) order[n++] = s;
     }
     qnet_rng_shuffle(&rng, order, n);
     n = 0;
     for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) cohort->scans[s].label = (qnet_label)label[order[n++]];
+        if (subject[s] == s) cohort->scans[s].label = e->participants[order[n++]].true_label;
     }
     for (int s = 0; s < cohort->scans_count; s++)
         cohort->scans[s].label = cohort->scans[subject[s]].label;
@@ -24036,12 +24096,34 @@ static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort
     return QNET_OK;
 }
 
-/* The cohort's participants into the experiment, from the first input that is read. */
+/* The folder is read anew for the second input, which may be days later. */
+static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    static const char *const label[2] = { "HC", "HH" };
+    static const char changed[] = "it was changed while the first input was trained";
+    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
+        const qnet_participant *was = &e->participants[s];
+        const qnet_scan *is = &cohort->scans[s];
+        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) continue;
+        return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                          "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,
+                          s + 1, is->subject, label[is->label == QNET_HH], was->subject,
+                          label[was->true_label == QNET_HH], changed);
+    }
+    if (cohort->scans_count == e->participants_count) return QNET_OK;
+    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
+                      e->data, cohort->scans_count, e->participants_count, changed);
+}
+
+/* The cohort's participants into the experiment, from the first input that is read; those of the
+   second must be the same. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
                                       int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
+    uint8_t *pictures;
+    if (e->participants) QNET__TRY(qnet__same_participants(e, cohort));
+    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
     e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
     if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
     if (e->participants) return qnet__cuts_keep(e, cohort, input);
@@ -24054,7 +24136,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
     for (size_t s = 0; s < n; s++) {
         memcpy(e->participants[s].subject, cohort->scans[s].subject,
                sizeof e->participants[s].subject);
-        e->participants[s].label = cohort->scans[s].label;
+        e->participants[s].label = e->participants[s].true_label = cohort->scans[s].label;
         e->participants[s].age = cohort->scans[s].age;
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
@@ -24228,14 +24310,38 @@ static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experimen
     return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
 
-/* Weights that were trained on these very subjects have seen those of every test fold. */
+/* Every subject comes into a test fold, so the initial weights may have seen none of them. */
 static qnet_status qnet__check_weights_leak(const qnet__job *job)
 {
-    if (strcmp(job->trained_on, job->subjects) != 0) return QNET_OK;
-    return qnet__fail(job->e->ctx, QNET_ERROR_LEAK,
-                      "%s: these weights were trained on subjects of this cohort; the test folds "
-                      "would not be unseen",
-                      job->e->weights);
+    const qnet_experiment *e = job->e;
+    const int whole = job->seen.size == 0 && strcmp(job->trained_on, job->subjects) == 0;
+    const char *seen = (const char *)job->seen.bytes;
+    int namesakes = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        const qnet_scan *scan = &job->cohort->scans[s];
+        char record[QNET__RECORD + 1];
+        int same_name = 0;
+        qnet__subject_record(scan, record);
+        for (size_t at = 0; at < job->seen.size; at += QNET__RECORD) {
+            if (memcmp(seen + at + 16, record + 16, 16) == 0)
+                return qnet__fail(e->ctx, QNET_ERROR_LEAK,
+                                  "%.250s: these weights were trained on subjects of this cohort, "
+                                  "such as %s; the test folds would not be unseen",
+                                  e->weights, scan->subject);
+            same_name |= memcmp(seen + at, record, 16) == 0;
+        }
+        namesakes += same_name;
+    }
+    if (whole)
+        return qnet__fail(e->ctx, QNET_ERROR_LEAK,
+                          "%.250s: these weights were trained on subjects of this cohort; the test "
+                          "folds would not be unseen", e->weights);
+    if (namesakes > 0)
+        qnet__log(e->ctx, QNET_LOG_WARNING,
+                  "%.250s: %d subjects have the same name as one on whom these weights were "
+                  "trained, with another QSM map: if they are the same people, the test folds are "
+                  "not unseen", e->weights, namesakes);
+    return QNET_OK;
 }
 
 /* All repeats and folds of one input whose cohort is in memory. ints: 7 arrays of scans_count. */
@@ -24258,21 +24364,22 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
         image_at[s] = images;
         images += cohort->scans[s].slices;
     }
+    QNET__TRY(qnet__participants(e, cohort, job->input));
     QNET__TRY(qnet__check_weights_leak(job));
-    if (e->config.shuffle_labels)
-        qnet__shuffle_labels(cohort, e->config.seed, subject, job->train, job->test);
+    if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, 0, subject, job->train);
+    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
     QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed, fold_of));
     if (!job->opened) { /* not before the data have been read: a mistake there leaves no folder */
         QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
         job->opened = 1;
     }
-    QNET__TRY(qnet__participants(e, cohort, job->input));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
     QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
     QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
     for (int repeat = 0; repeat < e->config.repeats; repeat++) {
-        QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed + (uint64_t)repeat,
-                                    fold_of));
+        if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, repeat, subject, job->train);
+        QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds,
+                                    qnet__folds_seed(e->config.seed, repeat), fold_of));
         QNET__TRY(qnet_folds_check(ctx, cohort, e->config.folds, fold_of));
         if (repeat == 0) memcpy(e->fold, fold_of, (size_t)n * sizeof(int));
         for (int fold = 0; fold < e->config.folds; fold++) {
@@ -24327,6 +24434,7 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->phase_first = -1;
     QNET__TRY(qnet_cohort_read(ctx, data, &e->config.input[job->input], &cohort));
     job->cohort = cohort;
+    strcpy(e->derivatives[job->input], cohort->config.derivatives);
     e->cohort_hash[job->input] = subjects = QNET_HASH_START;
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *scan = &cohort->scans[s];
@@ -24362,29 +24470,132 @@ static int qnet__is_plain(const qnet_augment_config *a)
     return plain;
 }
 
-/* Initial weights from a file into job->initial. A head of other than 2 classes is left out, as
-   ImageNet's of 1000; each fold then draws its own. Weights that an experiment wrote say on which
-   subjects they were trained. */
-static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
-                                         const qnet_experiment_config *config, const char *path)
+/* A number of a weights file's metadata. */
+static qnet_status qnet__metadata_number(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *path, const char *key, double low, double high,
+                                         double *out)
 {
+    const char *text = qnet_safetensors_metadata(file, key);
+    if (!text) {
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: no metadata \"%s\": not a weights file of an experiment", path, key);
+    }
+    if (!qnet__parse_number(text, out) || !(*out >= low && *out <= high)) {
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: metadata \"%s\" is \"%s\", expected %g to %g", path, key, text, low,
+                          high);
+    }
+    return QNET_OK;
+}
+
+/* Labels that were permuted are not those of people. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
+   input's preparation as lines, cut up in place. */
+static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path, char *text)
+{
+    static const char *const stretch[2] = { "percentile", "window" };
+    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
+    const int n = qnet__metadata_pairs(text, pairs, QNET__METADATA_PAIRS);
+    for (int k = 0; k < n; k++) {
+        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
+        const char *was = qnet_safetensors_metadata(file, key);
+        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
+        if (strcmp(key, "stretch") == 0) kind = now;
+        if (!was || strcmp(was, now) == 0) continue;
+        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
+        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
+            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
+        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
+        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
+        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
+                  path, key, was, now);
+    }
+}
+
+/* What a file of initial weights says of itself. Those of an experiment say on whom they were
+   trained and how images were prepared: their normalisation is taken unless the configuration has
+   one; files that say nothing are taken for ImageNet's. */
+static qnet_status qnet__initial_metadata(qnet__job *job, qnet_experiment *e,
+                                          const qnet_safetensors *file)
+{
+    qnet_context *ctx = e->ctx;
+    qnet_augment_config *a = &e->config.stage1.augment;
+    const char *subjects = qnet_safetensors_metadata(file, "subjects");
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    const int plain = qnet__is_plain(a);
+    QNET__TRY(qnet__check_labels(ctx, file, e->weights));
+    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
+    if (seen) {
+        if (strlen(seen) % QNET__RECORD != 0)
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
+                              e->weights, QNET__RECORD);
+        QNET__TRY(qnet_buffer_append(ctx, &job->seen, seen, strlen(seen)));
+    } else if (subjects) {
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%.250s: does not name the subjects that it was trained on one by one; only this "
+                  "very cohort would be noticed", e->weights);
+    }
+    if (!qnet_safetensors_metadata(file, "mean.0")) {
+        if (plain && !subjects) qnet_augment_config_imagenet(a);
+        return QNET_OK;
+    }
+    for (int c = 0; c < 3 && plain; c++) {
+        char key[16];
+        snprintf(key, sizeof key, "mean.%d", c);
+        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, -1e6, 1e6, &a->mean[c]));
+        snprintf(key, sizeof key, "std.%d", c);
+        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, 1e-9, 1e6, &a->std[c]));
+    }
+    for (int i = 0; i < 2; i++) {
+        qnet_buffer text;
+        qnet_status status;
+        if (!e->config.use_input[i]) continue;
+        memset(&text, 0, sizeof text);
+        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
+        if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+        if (status == QNET_OK)
+            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
+        qnet_buffer_free(ctx, &text);
+        if (status != QNET_OK) return status;
+    }
+    return QNET_OK;
+}
+
+/* Initial weights from a file into job->initial. A head of other than 2 classes is left out, as
+   ImageNet's of 1000; each fold then draws its own. */
+static qnet_status qnet__initial_weights(qnet__job *job, qnet_experiment *e)
+{
+    qnet_context *ctx = e->ctx;
     qnet_resnet_config c;
     qnet_safetensors *file;
-    const char *subjects;
     qnet_resnet *net;
     qnet_status status;
     qnet_resnet_config_init(&c);
     c.height = c.width = 32;
     c.batch = 1;
     c.training = 0;
-    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
+    QNET__TRY(qnet_safetensors_load(ctx, e->weights, &file));
+    e->weights_hash = qnet_safetensors_hash(file);
     status = qnet_resnet_create(ctx, &c, &net);
     if (status == QNET_OK) {
-        qnet_resnet_init(net, config->seed);
-        subjects = qnet_safetensors_metadata(file, "subjects");
-        if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
+        qnet_resnet_init(net, e->config.seed);
         status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 1,
                                                &job->new_head);
+        if (status == QNET_OK) status = qnet__initial_metadata(job, e, file);
         if (status == QNET_OK)
             job->initial = net;
         else
@@ -24392,6 +24603,38 @@ static qnet_status qnet__initial_weights(qnet__job *job, qnet_context *ctx,
     }
     qnet_safetensors_destroy(file);
     return status;
+}
+
+/* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
+   a fold, repeat or input that it has not. */
+static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
+{
+    const qnet_experiment_config *c = &e->config;
+    char folder[600], path[960], (*names)[QNET__NAME_SIZE];
+    size_t count, bytes;
+    int removed = 0;
+    snprintf(folder, sizeof folder, "%s/weights", e->out);
+    QNET__TRY(qnet__list_folder(e->ctx, folder, &names, &count, &bytes));
+    for (size_t i = 0; i < count; i++) {
+        int input, repeat, fold;
+        char model[16], again[64];
+        if (strlen(names[i]) < 4 ||
+            sscanf(names[i] + 4, "-repeat%2d-fold%6d-%9[a-z]", &repeat, &fold, model) != 3)
+            continue;
+        input = names[i][0] == 'f' ? QNET_INPUT_FULL : QNET_INPUT_CROP;
+        snprintf(again, sizeof again, "%s-repeat%02d-fold%02d-%s.safetensors",
+                 qnet_input_name((qnet_input)input), repeat, fold, model);
+        if (strcmp(again, names[i]) != 0) continue; /* not a run's */
+        if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        qnet__remove_file(path);
+        removed++;
+    }
+    qnet__free(e->ctx, names, bytes);
+    if (removed > 0)
+        qnet__log(e->ctx, QNET_LOG_INFO, "%s: %d files of an earlier run were removed", folder,
+                  removed);
+    return QNET_OK;
 }
 
 /* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
@@ -24407,6 +24650,7 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
+    QNET__TRY(qnet__old_weights_clear(e));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
@@ -24421,8 +24665,7 @@ static qnet_status qnet__publish(const qnet_experiment *e)
 
 /* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
  * failure. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, const char *weights,
-                                        int resume)
+static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, int resume)
 {
     qnet_context *ctx = e->ctx;
     qnet__job job;
@@ -24435,12 +24678,12 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
     QNET__TRY(qnet__dataset_describe(e, data));
-    if (weights) {
-        QNET__TRY(qnet__initial_weights(&job, ctx, &e->config, weights));
-        e->weights_hash = qnet_hash(QNET_HASH_START, job.initial->weights,
-                                    job.initial->table->total * sizeof(qnet_real));
-        if (qnet__is_plain(&e->config.stage1.augment) && job.trained_on[0] == '\0')
-            qnet_augment_config_imagenet(&e->config.stage1.augment);
+    if (e->weights[0]) {
+        status = qnet__initial_weights(&job, e);
+        if (status != QNET_OK) {
+            qnet_buffer_free(ctx, &job.seen);
+            return status;
+        }
     }
     curves = (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2;
     e->curves = (qnet_curve *)qnet__alloc(ctx, curves * sizeof(qnet_curve));
@@ -24472,6 +24715,7 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, co
         qnet_set_progress(ctx, job.outer);
     }
     qnet_buffer_free(ctx, &text);
+    qnet_buffer_free(ctx, &job.seen);
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__seconds(ctx) - begin;
     if (status == QNET_OK) status = qnet__publish(e);
@@ -24502,24 +24746,6 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     return status;
 }
 
-/* A number of a weights file's metadata. */
-static qnet_status qnet__metadata_number(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *path, const char *key, double low, double high,
-                                         double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    if (!text) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: no metadata \"%s\": not a weights file of an experiment", path, key);
-    }
-    if (!qnet__parse_number(text, out) || !(*out >= low && *out <= high)) {
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: metadata \"%s\" is \"%s\", expected %g to %g", path, key, text, low,
-                          high);
-    }
-    return QNET_OK;
-}
-
 static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safetensors *file,
                                            const char *path, qnet_input_config *in,
                                            qnet_augment_config *a)
@@ -24539,6 +24765,7 @@ static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safeten
                           "qnet.h, this one has rule %d: the same maps would give other pixels",
                           path, rule ? rule : "1", QNET__PREPARATION);
     }
+    QNET__TRY(qnet__check_labels(ctx, file, path));
     qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
     qnet_augment_config_init(a);
     QNET__TRY(qnet__metadata_number(ctx, file, path, "size", 32, 4096, &v[0]));
@@ -24616,9 +24843,20 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
     if (status == QNET_OK && weights)
         status = qnet__copy_path(ctx, e->weights, weights, "weights file");
+    if (status == QNET_OK && weights && !*weights)
+        status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
+    for (int i = 0; i < 2; i++) { /* the caller's text may go */
+        const char *given = config->input[i].derivatives;
+        if (status != QNET_OK || !given || !config->use_input[i]) continue;
+        if (strlen(given) >= sizeof e->derivatives[i])
+            status = qnet__fail(ctx, QNET_ERROR_LIMIT,
+                                "experiment: the name of the derivatives folder is too long");
+        else strcpy(e->derivatives[i], given);
+        e->config.input[i].derivatives = e->derivatives[i];
+    }
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) { /* nothing is read before */
-        status = qnet__experiment_run(e, data, weights, resume);
+        status = qnet__experiment_run(e, data, resume);
         qnet__lock_release(&lock);
     }
     if (status != QNET_OK) {

@@ -5,13 +5,14 @@
 #include "test.h"
 
 static const char data_folder[] = "build/test-experiment/data",
-                  out_folder[] = "build/test-experiment/out";
+                  out_folder[] = "build/test-experiment/out",
+                  other_folder[] = "build/test-experiment/other"; /* other people, the same names */
 
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
-static void write_map(qnet_context *ctx, const char *path, int subject, int kind)
+static void write_map(qnet_context *ctx, const char *path, uint64_t people, int subject, int kind)
 {
     qnet_volume *v = NULL;
-    qnet_rng rng = qnet_rng_at(5, QNET_RANDOM_USER, (uint32_t)kind, (uint64_t)subject);
+    qnet_rng rng = qnet_rng_at(people, QNET_RANDOM_USER, (uint32_t)kind, (uint64_t)subject);
     CHECK_OK(ctx, qnet_volume_create(ctx, 40, 44, 6, &v));
     v->spacing[0] = v->spacing[1] = 3;
     v->spacing[2] = 2;
@@ -38,28 +39,37 @@ static void write_map(qnet_context *ctx, const char *path, int subject, int kind
     qnet_volume_destroy(v);
 }
 
-static void write_cohort(qnet_context *ctx)
+/* participants.tsv with subjects first, first + step ... of 0..7: the first four are HH. */
+static void write_table(qnet_context *ctx, const char *folder, int first, int step)
 {
-    static const char *const names[4] = { "Chimap", "R2starmap", "T1w", "desc-basalganglia_mask" };
     char path[256];
     qnet_buffer table;
     memset(&table, 0, sizeof table);
     CHECK_OK(ctx, qnet_buffer_printf(ctx, &table, "participant_id\tage\tsex\tgroup\n"));
-    for (int s = 0; s < 8; s++) {
+    for (int s = first; s >= 0 && s < 8; s += step) {
         CHECK_OK(ctx, qnet_buffer_printf(ctx, &table, "sub-%02d\t%d\tM\t%s\n", s + 1, 40 + s,
                                          s < 4 ? "HH" : "HC"));
-        for (int k = 0; k < 4; k++) {
-            sprintf(path, "%s/derivatives/maps/sub-%02d/anat", data_folder, s + 1);
-            CHECK_OK(ctx, qnet_make_folder(ctx, path));
-            sprintf(path + strlen(path), "/sub-%02d_%s.nii.gz", s + 1, names[k]);
-            write_map(ctx, path, s, k);
-        }
     }
-    sprintf(path, "%s/dataset_description.json", data_folder);
-    CHECK_OK(ctx, qnet_file_replace(ctx, path, "{\"Name\": \"Eight discs, simulated\"}", 34));
-    sprintf(path, "%s/participants.tsv", data_folder);
+    sprintf(path, "%s/participants.tsv", folder);
     CHECK_OK(ctx, qnet_file_replace(ctx, path, table.bytes, table.size));
     qnet_buffer_free(ctx, &table);
+}
+
+static void write_cohort(qnet_context *ctx, const char *folder, uint64_t people)
+{
+    static const char *const names[4] = { "Chimap", "R2starmap", "T1w", "desc-basalganglia_mask" };
+    char path[256];
+    for (int s = 0; s < 8; s++) {
+        for (int k = 0; k < 4; k++) {
+            sprintf(path, "%s/derivatives/maps/sub-%02d/anat", folder, s + 1);
+            CHECK_OK(ctx, qnet_make_folder(ctx, path));
+            sprintf(path + strlen(path), "/sub-%02d_%s.nii.gz", s + 1, names[k]);
+            write_map(ctx, path, people, s, k);
+        }
+    }
+    sprintf(path, "%s/dataset_description.json", folder);
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, "{\"Name\": \"Eight discs, simulated\"}", 34));
+    write_table(ctx, folder, 0, 1);
 }
 
 static void small_config(qnet_experiment_config *c)
@@ -75,6 +85,17 @@ static void small_config(qnet_experiment_config *c)
     c->stage2.epochs = 4;
     c->stage2.hidden = 8;
     c->cam_scans = 1;
+}
+
+/* The least that goes through all steps: one slice of a scan, one epoch. */
+static void tiny_config(qnet_experiment_config *c)
+{
+    small_config(c);
+    c->input[QNET_INPUT_CROP].max_slices = 1;
+    c->input[QNET_INPUT_FULL] = c->input[QNET_INPUT_CROP];
+    c->input[QNET_INPUT_FULL].input = QNET_INPUT_FULL;
+    c->stage1.epochs = c->stage2.epochs = 1;
+    c->bootstrap = 4;
 }
 
 static long allocated; /* bytes in use, by the allocator hook */
@@ -113,7 +134,7 @@ static void test_run(void)
     hooks.allocator.alloc = counted_alloc;
     hooks.allocator.free = counted_free;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
-    write_cohort(ctx);
+    write_cohort(ctx, data_folder, 5);
     small_config(&c);
     c.repeats = 2;
     CHECK_OK(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e));
@@ -411,25 +432,233 @@ static void test_bad_arguments(void)
     qnet_context_destroy(ctx);
 }
 
-/* Labels permuted over subjects: still four of each class, not the same ones. */
+/* participants.tsv is written anew, upside down, while the first input is trained. */
+static int turn_table(void *user, const qnet_progress_info *info)
+{
+    if (strstr(info->where, "crop repeat 1/1 fold 2")) write_table((qnet_context *)user, data_folder, 7, -1);
+    return 0;
+}
+
+/* Both inputs must be of the same subjects: otherwise a scan would carry another's label. */
+static void test_changed_table(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx, *writer;
+    qnet_experiment_config c;
+    qnet_experiment *e = NULL;
+    memset(&hooks, 0, sizeof hooks);
+    CHECK(qnet_context_create(NULL, &writer) == QNET_OK);
+    hooks.progress.report = turn_table;
+    hooks.progress.user = writer;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.use_input[QNET_INPUT_FULL] = 1;
+    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
+                QNET_ERROR_MISMATCH, "line 1 of the table is sub-08 (HC), and was sub-01 (HH)");
+    write_table(writer, data_folder, 0, 1);
+    qnet_experiment_destroy(e);
+    qnet_context_destroy(ctx);
+    qnet_context_destroy(writer);
+}
+
+static char warnings[8192];
+static void keep_warning(void *user, qnet_log_level level, const char *text)
+{
+    (void)user;
+    if (level == QNET_LOG_WARNING && strlen(warnings) + strlen(text) + 2 < sizeof warnings)
+        sprintf(warnings + strlen(warnings), "%s\n", text);
+}
+
+static int stop_in_training(void *user, const qnet_progress_info *info)
+{
+    (void)user;
+    return info->epoch > 0;
+}
+
+/* Begins a run with initial weights and stops it in its first epoch. The configuration that it
+   would have is in config[4096]. */
+static qnet_status begin(qnet_context *ctx, const qnet_experiment_config *c, const char *data,
+                         const char *weights, char *config)
+{
+    static int runs;
+    char out[64], path[128];
+    qnet_experiment *e = NULL;
+    qnet_buffer text;
+    qnet_status status;
+    memset(&text, 0, sizeof text);
+    warnings[0] = config[0] = '\0';
+    sprintf(out, "build/test-experiment/begun%d", ++runs);
+    status = qnet_experiment_run(ctx, c, data, out, weights, 0, &e);
+    sprintf(path, "%s/checkpoint/config.txt", out);
+    if (status == QNET_STOPPED && qnet_file_read(ctx, path, 4096, &text) == QNET_OK)
+        sprintf(config, "%.*s", (int)text.size, (const char *)text.bytes);
+    qnet_buffer_free(ctx, &text);
+    qnet_experiment_destroy(e);
+    return status;
+}
+
+static qnet_context *beginning(void)
+{
+    qnet_hooks hooks;
+    qnet_context *ctx = NULL;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.progress.report = stop_in_training;
+    hooks.log.message = keep_warning;
+    CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
+    return ctx;
+}
+
+/* Weights are refused for a cohort with any subject that they, or what they began with, have
+   seen, whatever the order, the number or the size of the images; namesakes are others. */
+static void test_leak(void)
+{
+    static const char seen[] = "build/test-experiment/out/weights/crop-repeat01-fold01-resnetswa.safetensors",
+                      later[] = "build/test-experiment/second/weights/crop-repeat01-fold02-resnet.safetensors";
+    qnet_context *ctx = beginning(), *plain;
+    qnet_experiment_config c;
+    qnet_experiment *e = NULL;
+    char config[4096 + 1];
+    CHECK(qnet_context_create(NULL, &plain) == QNET_OK);
+    tiny_config(&c);
+    write_cohort(plain, other_folder, 6);
+    CHECK_FAILS(ctx, begin(ctx, &c, data_folder, seen, config), QNET_ERROR_LEAK, "subjects of this cohort");
+    write_table(plain, data_folder, 7, -1); /* another order */
+    CHECK_FAILS(ctx, begin(ctx, &c, data_folder, seen, config), QNET_ERROR_LEAK, "subjects of this cohort");
+    write_table(plain, data_folder, 0, 2); /* half of them, */
+    c.input[QNET_INPUT_CROP].box_mm = 80;  /* otherwise cut */
+    CHECK_FAILS(ctx, begin(ctx, &c, data_folder, seen, config), QNET_ERROR_LEAK, "subjects of this cohort");
+    write_table(plain, data_folder, 0, 1);
+    tiny_config(&c);
+    CHECK(begin(ctx, &c, other_folder, seen, config) == QNET_STOPPED); /* trains */
+    CHECK_CONTAINS(warnings, "the same name");
+    CHECK_OK(plain, qnet_experiment_run(plain, &c, other_folder, "build/test-experiment/second", seen, 0, &e));
+    qnet_experiment_destroy(e);
+    CHECK_FAILS(ctx, begin(ctx, &c, other_folder, later, config), QNET_ERROR_LEAK, "subjects of this cohort");
+    CHECK_FAILS(ctx, begin(ctx, &c, data_folder, later, config), QNET_ERROR_LEAK, "subjects of this cohort");
+    qnet_context_destroy(plain);
+    qnet_context_destroy(ctx);
+}
+
+/* A file of random weights that says of itself what `pairs` say. */
+static void write_weights(qnet_context *ctx, const char *path, int classes, const char *const *pairs, int n)
+{
+    qnet_resnet_config config;
+    qnet_resnet *net = NULL;
+    qnet_resnet_config_init(&config);
+    config.height = config.width = 32;
+    config.batch = 1;
+    config.training = 0;
+    config.classes = classes;
+    CHECK_OK(ctx, qnet_resnet_create(ctx, &config, &net));
+    qnet_resnet_init(net, 3);
+    CHECK_OK(ctx, qnet_weights_save(ctx, path, net->table, net->weights, pairs, n));
+    qnet_resnet_destroy(net);
+}
+
+/* How its images were prepared is part of a network: what initial weights say of it is followed
+   (normalisation), or the difference is told. */
+static void test_initial_weights(void)
+{
+    static const char path[] = "build/test-experiment/initial.safetensors";
+    qnet_context *ctx = beginning();
+    qnet_experiment_config c;
+    qnet_input_config in;
+    qnet_augment_config a;
+    qnet_buffer text;
+    char config[4096 + 1], first[32];
+    const char *pairs[128];
+    int n;
+    tiny_config(&c);
+    memset(&text, 0, sizeof text);
+    qnet_input_config_init(&in, QNET_INPUT_CROP);
+    in.size = 64;
+    in.box_mm = 90;
+    qnet_augment_config_init(&a);
+    a.stretch = QNET_STRETCH_WINDOW;
+    qnet_augment_config_imagenet(&a);
+    a.mean[1] = 0.25;
+    CHECK_OK(ctx, qnet__preparation_text(ctx, &in, &a, &text));
+    CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "subjects=0123456789abcdef\n", 27));
+    n = qnet__metadata_pairs((char *)text.bytes, pairs, 64);
+    write_weights(ctx, path, 2, pairs, n);
+    CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
+    CHECK_CONTAINS(config, "\nmean.1=0.25\n");
+    CHECK_CONTAINS(config, "\nstd.0=0.229\n");
+    CHECK_CONTAINS(warnings, "size is 64 in the file and 32 here");
+    CHECK_CONTAINS(warnings, "box_mm is 90 in the file and 96 here");
+    CHECK_CONTAINS(warnings, "stretch is window in the file and percentile here");
+    CHECK(strstr(warnings, "mean") == NULL && strstr(warnings, "percentile_low") == NULL);
+    c.stage1.augment.mean[0] = 0.5;
+    CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
+    CHECK_CONTAINS(config, "\nmean.0=0.5\n");
+    CHECK_CONTAINS(warnings, "mean.0 is 0.485 in the file and 0.5 here");
+    tiny_config(&c);
+    write_weights(ctx, path, 3, NULL, 0); /* another's, whose head is left out */
+    CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
+    CHECK_CONTAINS(config, "\nmean.0=0.485\n");
+    CHECK(strstr(config, "\nweights=") != NULL);
+    if (strstr(config, "\nweights=")) sprintf(first, "%.26s", strstr(config, "\nweights="));
+    c.seed = 2; /* the hash is the file's */
+    CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
+    CHECK_CONTAINS(config, first);
+    qnet_buffer_free(ctx, &text);
+    qnet_context_destroy(ctx);
+}
+
+/* Labels permuted over subjects, anew in each repeat: still four of each class, not the same ones.
+   Every file of such a run says so, and its weights are no one's. */
 static void test_shuffled_labels(void)
 {
+    static const char out[] = "build/test-experiment/shuffled";
+    static const struct { const char *name; int stays; } in_weights[4] = {
+        { "full-repeat01-fold01-qnet.safetensors", 0 }, { "crop-repeat01-fold03-resnet.safetensors", 0 },
+        { "crop-repeat01-fold01-resnet.safetensors", 1 }, { "crop-mine.safetensors", 1 }
+    };
     qnet_context *ctx;
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
-    int hh = 0, moved = 0;
+    qnet_input_config input;
+    qnet_augment_config augment;
+    qnet_buffer csv;
+    char path[256], maps[8] = "maps";
+    int hh = 0, moved = 0, again = 0;
+    memset(&csv, 0, sizeof csv);
     CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
-    small_config(&c);
+    tiny_config(&c);
     c.shuffle_labels = 1;
-    c.stage1.epochs = c.stage2.epochs = 1;
-    CHECK_OK(ctx, qnet_experiment_run(ctx, &c, data_folder, "build/test-experiment/shuffled", NULL,
-                                      0, &e));
+    c.repeats = 2;
+    c.input[QNET_INPUT_CROP].derivatives = maps;
+    sprintf(path, "%s/weights", out);
+    CHECK_OK(ctx, qnet_make_folder(ctx, path));
+    for (int k = 0; k < 4; k++) {
+        sprintf(path, "%s/weights/%s", out, in_weights[k].name);
+        CHECK_OK(ctx, qnet_file_replace(ctx, path, "old", 3));
+    }
+    CHECK_OK(ctx, qnet_experiment_run(ctx, &c, data_folder, out, NULL, 0, &e));
+    for (int k = 0; k < 4; k++) {
+        sprintf(path, "%s/weights/%s", out, in_weights[k].name);
+        CHECK(qnet_file_exists(path) == in_weights[k].stays);
+    }
     for (int s = 0; e && s < 8; s++) {
+        const qnet_item *item = &e->level[0][QNET_LEVEL_SCAN].items[s];
         hh += e->participants[s].label == QNET_HH;
         moved += (e->participants[s].label == QNET_HH) != (s < 4);
-        CHECK(e->level[0][QNET_LEVEL_SCAN].items[s].label == (int)e->participants[s].label);
+        again += item[8].label != item->label; /* of the second repeat */
+        CHECK(e->participants[s].true_label == (s < 4 ? QNET_HH : QNET_HC));
+        CHECK(item->label == (int)e->participants[s].label);
     }
-    CHECK(hh == 4 && moved > 0);
+    CHECK(hh == 4 && moved > 0 && again > 0);
+    strcpy(maps, "gone");
+    if (e) CHECK(strcmp(e->config.input[QNET_INPUT_CROP].derivatives, "maps") == 0);
+    CHECK_OK(ctx, qnet_experiment_csv(e, &csv));
+    CHECK_CONTAINS((const char *)csv.bytes, ",z,shuffled_label,p_resnet");
+    CHECK_CONTAINS((const char *)csv.bytes, ",d_qnet,true_label\n");
+    csv.size = 0;
+    CHECK_OK(ctx, qnet_experiment_manifest(e, &csv));
+    CHECK_CONTAINS((const char *)csv.bytes, "{\"subject\": \"sub-01\", \"group\": \"HH\", \"shuffled_group\": \"H");
+    sprintf(path, "%s/weights/crop-repeat01-fold01-resnetswa.safetensors", out);
+    CHECK_FAILS(ctx, qnet_preparation_load(ctx, path, &input, &augment), QNET_ERROR_MISMATCH, "shuffled labels");
+    qnet_buffer_free(ctx, &csv);
     qnet_experiment_destroy(e);
     qnet_context_destroy(ctx);
 }
@@ -442,6 +671,9 @@ int main(void)
     RUN(test_dataset);
     RUN(test_stop_and_resume);
     RUN(test_bad_arguments);
+    RUN(test_changed_table);
+    RUN(test_leak);
+    RUN(test_initial_weights);
     RUN(test_shuffled_labels);
     return test_end();
 }

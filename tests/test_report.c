@@ -247,7 +247,7 @@ static recipe *made_up(int subjects, int slices, double skill, int both, int siz
         qnet_participant *p = &e->participants[s];
         qnet_rng rng = qnet_rng_at(5, QNET_RANDOM_USER, 0, (uint64_t)s);
         sprintf(p->subject, "sub-%02d", s + 1);
-        p->label = s * 100 < subjects * 53 ? QNET_HH : QNET_HC;
+        p->label = p->true_label = s * 100 < subjects * 53 ? QNET_HH : QNET_HC;
         p->age = s == 2 ? (double)NAN : floor(20 + 65 * qnet_rng_uniform(&rng));
         p->sex = s == 3 ? QNET_SEX_UNKNOWN : qnet_rng_uniform(&rng) < 0.67 ? QNET_MALE : QNET_FEMALE;
         p->slices = slices - (int)qnet_rng_below(&rng, (uint32_t)(slices / 3 + 1));
