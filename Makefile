@@ -44,7 +44,16 @@ TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
+COMMA := ,
 FAULTS := $(patsubst tests/faults/%.c,$(BUILD)/tests/faults_%,$(wildcard tests/faults/*.c))
+# Every file operation is caught by the linker: GNU's and its like.
+WRAPPED := $(addprefix -Wl$(COMMA)--wrap=,fopen fclose fread ferror rewind fwrite fseek ftell pread open close read write \
+    flock fsync fstat stat mkdir opendir readdir closedir remove rename)
+WRAP := $(shell echo 'int main(void){return 0;}' > /tmp/qnet-wrap-$$$$.c; \
+    $(CC) -Wl,--wrap=fopen /tmp/qnet-wrap-$$$$.c -o /tmp/qnet-wrap-$$$$ 2>/dev/null && echo yes; \
+    rm -f /tmp/qnet-wrap-$$$$.c /tmp/qnet-wrap-$$$$)
+FAULTS := $(if $(WRAP),$(FAULTS),$(filter-out %/faults_files,$(FAULTS)))
+EXTRA_faults_files = $(WRAPPED)
 # Fuzz targets, and the programs that run them on their corpora without a fuzzer.
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/*.c))
 CORPORA := $(FUZZ:%=$(BUILD)/tests/fuzz_%)
@@ -106,9 +115,10 @@ $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 $(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
 
 EXTRA_test_identity = -pthread
+EXTRA_test_files = -UQNET_NO_FSYNC
 $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_delong: examples/delong.c
@@ -128,7 +138,10 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 $(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) -I. -Iexamples -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
+
+# All that asks for memory is in the portable kernels, which compile in a quarter of the time.
+EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
 $(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
@@ -171,7 +184,7 @@ test-sanitize:
 	    CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 # Other systems by cross-compilers and emulators, and OpenBLAS as the hook that is used when none is given. These
-# take long and need packages, which each names: they are no part of `make test`.
+# take long and need packages, which each names: they are no part of `make test`. ONLY="gemm conv" picks tests.
 FOREIGN = test-arm test-i386 test-big-endian test-windows test-wasm test-wasm-simd test-openblas
 .PHONY: $(FOREIGN)
 $(FOREIGN): test-%:

@@ -178,8 +178,10 @@
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
 
-       input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia
-       slices           those with the mask, at most 24, the central ones; padded and masked
+       input            full: 256 x 256; cropped: 224 x 224 of 96 mm around the basal ganglia, that
+                        is around their mask's centre of mass
+       slices           those with the mask, at most 24, the central ones; padded and masked; of the
+                        mask count the components from a fiftieth of the largest one on
        stretching       1st..99th percentile of the non-zero pixels, per slice and channel, to 0..1
        augmentation     ranges of Albumentations 0.5-1.0, which the paper cites; as there, the grid
                         distortion pulls the pixels that a fifth of the prepared side leaves over
@@ -1049,7 +1051,9 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    and with its probabilities: histogram stretching (1), horizontal flip (.5), vertical flip (.5),
    brightness and contrast (.7), random gamma (.3), grid distortion (.25), shift-scale-rotate (.5),
    crop (1); at test time the first and the last only. Ranges are those of Albumentations.
-   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit).
+   An image is float pixels[height][width][3]: QSM (ppm), R2* (1/s), T1W (any unit). NaN becomes 0
+   by the stretch and infinity 0 or 1, without an error, and neither counts in a percentile:
+   training and qnet_embed refuse images with either before.
    ============================================================================================ */
 
 typedef enum qnet_stretch {
@@ -1374,7 +1378,8 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 QNET_API int qnet_vote(const int *decision, size_t count);
 
 /* ROC curve: points[0] = (0,0) ... (1,1), one point per distinct score, thresholds falling;
-   decision is HH when score >= threshold. points has room for count + 1. */
+   decision is HH when score >= threshold, and never at points[0], whose threshold is infinity (as
+   that of points[1] is where a score is infinite). points has room for count + 1. */
 typedef struct qnet_roc_point {
     double false_positive_rate, true_positive_rate, threshold;
 } qnet_roc_point;
@@ -1393,7 +1398,9 @@ typedef struct qnet_delong {
     /* Two-sided. se = 0 gives z = 0, p = 1 where the AUCs are equal, and otherwise z = +-infinity,
        p = 0: perfect separation has no variance to test with; don't read it as certainty. */
     double z, p;
-    qnet_interval ci[2]; /* of each AUC, normal, 95 %, clipped to 0..1 */
+    /* Of each AUC, normal, 95 %, clipped to 0..1; 1..1 for an AUC of 1, which has no variance: no
+       interval at all, rather than a narrow one. */
+    qnet_interval ci[2];
 } qnet_delong;
 /* score2 NULL: one curve, entries [1] and the test left zero. cluster NULL: each item for itself;
    otherwise items with equal cluster are one subject, and the variance is Obuchowski's (1997). */
@@ -1563,7 +1570,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
-   without that record, and for weights of shuffled labels. */
+   without that record or prepared by another rule, and for weights of shuffled labels. */
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
                                            qnet_input_config *input, qnet_augment_config *augment);
 #endif
@@ -2071,7 +2078,7 @@ static double qnet__default_seconds(void *user)
         (void)qnet__clock_gettime(QNET__CLOCK_MONOTONIC, now);
         return (double)now[0] + 1e-9 * (double)now[1];
     }
-#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX)
+#elif defined(CLOCK_MONOTONIC) && defined(QNET__POSIX) && !defined(__wasi__)
     {
         struct timespec now = { 0, 0 };
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
@@ -2744,7 +2751,11 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 #define qnet__remove remove
 #define qnet__rename rename
 #define qnet__fopen fopen
+#ifdef __wasi__ /* has none */
+#define qnet__process() 0
+#else
 #define qnet__process() getpid()
+#endif
 #define qnet__is_separator(c) ((c) == '/')
 /* For what comes into being here and nowhere else: not through a link, nor over a file. */
 #define qnet__fopen_new(path) fopen((path), "wbx")
@@ -3212,16 +3223,20 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* One level; the caller checks what came of it. */
-static void qnet__make_one_folder(const char *path)
+/* One level; errno, or 0. */
+static int qnet__make_one_folder(const char *path)
 {
+    errno = 0;
 #if defined(QNET__POSIX)
-    (void)mkdir(path, 0777);
+    return mkdir(path, 0777) == 0 ? 0 : errno;
 #elif defined(QNET__WINDOWS)
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (qnet__utf16(path, wide)) (void)_wmkdir(wide);
+    {
+        wchar_t wide[QNET__UTF16_SIZE];
+        return qnet__utf16(path, wide) && _wmkdir(wide) == 0 ? 0 : errno;
+    }
 #else
     QNET__UNUSED(path);
+    return 0;
 #endif
 }
 
@@ -3229,21 +3244,23 @@ QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
     qnet__file names;
     size_t i;
-    int made, code;
+    int made, code, above = ENOENT; /* why the folder could not be made, and why one above it */
     QNET__TRY(qnet__file_names(ctx, path, &names));
     /* Parents that cannot be made may be there already: only the folder itself counts. */
     for (i = 1; names.path[i] != '\0'; i++) {
         char c = names.path[i];
         if (qnet__is_separator(c)) {
             names.path[i] = '\0';
-            qnet__make_one_folder(names.path);
+            code = qnet__make_one_folder(names.path);
+            if (code != 0 && code != EEXIST && above == ENOENT) above = code;
             names.path[i] = c;
         }
     }
+    code = qnet__make_one_folder(names.path);
+    if (code == ENOENT) code = above;
     errno = 0;
-    qnet__make_one_folder(names.path);
-    code = errno;
     made = qnet__path_kind(path) == 2;
+    if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
     qnet__file_close(&names);
     if (!made) {
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
@@ -13443,7 +13460,9 @@ static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
-   nibabel's io_orientation does it. */
+   nibabel's io_orientation does it. At 45 degrees two are as near: then the first, whatever the
+   rounding of an affine to float makes of it. */
+#define QNET__AXIS_TIE 1e-6
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
@@ -13454,9 +13473,10 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
     }
     for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
         for (i = 0, j = -1; i < 3; i++)
-            if (world[i] < 0 && (j < 0 || strength[i] > strength[j])) j = i;
+            if (world[i] < 0 && (j < 0 || strength[i] > strength[j] + QNET__AXIS_TIE)) j = i;
         for (i = 0, best = -1; i < 3; i++)
-            if (is_free[i] && (best < 0 || fabs(r[i][j]) > fabs(r[best][j]))) best = i;
+            if (is_free[i] && (best < 0 || fabs(r[i][j]) > fabs(r[best][j]) + QNET__AXIS_TIE))
+                best = i;
         is_free[best] = 0;
         world[j] = best;
         sign[j] = r[best][j] < 0 ? -1 : 1;
@@ -16475,6 +16495,9 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
     return config->size + 2 * (int)floor(config->margin * config->size + 0.5);
 }
 
+/* Written into weights files: to be raised when the same maps give other pixels than before. 1, not
+   written: the box about the middle of the mask's bounding box; 2: about its centre of mass. */
+#define QNET__PREPARATION 2
 #define QNET__MAX_SIDE 2048   /* pixels */
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
@@ -16562,13 +16585,16 @@ static size_t qnet__clear_outside(qnet_volume *v)
 /* The same grid but for rounding: where the corners of b land among the voxels of a. */
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
+#define QNET__REGRID \
+    ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
     int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
-        return qnet__fail(ctx, QNET_ERROR_SHAPE, "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s",
+        return qnet__fail(ctx, QNET_ERROR_SHAPE,
+                          "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
     for (corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
@@ -16585,8 +16611,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     if (!(worst <= QNET__GRID_REFUSED))
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: same %dx%dx%d shape as %s, but its corners lie %.3g voxels off, "
-                          "expected %g at most: bring it onto that grid (flirt -applyxfm "
-                          "-usesqform, antsApplyTransforms, 3dresample)",
+                          "expected %g at most" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, name_a, worst, QNET__GRID_REFUSED);
     if (worst > QNET__GRID_WARNED)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: its corners lie %.2g voxels off those of %s", name_b,
@@ -17887,10 +17912,6 @@ static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const c
     else if (match) {
         *found = 1;
         status = qnet__path(ctx, path, folder, "/", match, "");
-        if (status == QNET_OK && !qnet_file_exists(path))
-            status = qnet__fail(ctx, QNET_ERROR_NOT_FOUND,
-                                "%s: is a link to a file that is not there: not downloaded yet? "
-                                "(git annex get, datalad get)", path);
     }
     qnet__free(ctx, names, bytes);
     return status;
@@ -18063,7 +18084,7 @@ static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
         found = 0;
         if (status == QNET_OK &&
             qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several, or one that is not downloaded */
+            found = 1; /* several */
         if (!found) continue;
         if (left++ < 5)
             snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
@@ -18638,6 +18659,7 @@ typedef struct qnet__stage1_state {
     int *order;                 /* [images] */
     uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
     int broken;                 /* stopped or failed half way through an epoch */
+    int unsaved;                /* by qnet_stage1_run, whose last save failed */
 } qnet__stage1_state;
 
 /* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
@@ -19159,7 +19181,8 @@ QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is; a run that is finished stays as it is. */
+/* Goes on from wherever the run is; a run that is finished stays as it is, but for a save that
+   failed: that is made up for. */
 QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
 {
     QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_run"));
@@ -19167,9 +19190,12 @@ QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
         QNET__TRY(qnet_stage1_epoch(run));
         if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
     }
-    if (run->finished) return QNET_OK;
-    QNET__TRY(qnet_stage1_finish(run));
-    return checkpoint ? qnet_stage1_save(run, checkpoint) : QNET_OK;
+    if (run->finished && !run->state->unsaved) return QNET_OK;
+    if (!run->finished) QNET__TRY(qnet_stage1_finish(run));
+    run->state->unsaved = 1;
+    if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
+    run->state->unsaved = 0;
+    return QNET_OK;
 }
 #endif
 
@@ -19299,7 +19325,7 @@ typedef struct qnet__stage2_state {
     int *batch_length, *batch_label;  /* [largest batch] */
     qnet_real *m, *v;                 /* [table->trainable] */
     uint64_t data_hash;
-    int broken;
+    int broken, unsaved;              /* as in stage 1 */
 } qnet__stage2_state;
 
 /* The paper's numbers ("Training Procedure"); hidden and steps are ours. */
@@ -19631,13 +19657,15 @@ QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
     return status;
 }
 
-/* Goes on from wherever the run is, to its last epoch. */
+/* Goes on from wherever the run is, to its last epoch; a save that failed is made up for. */
 QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint)
 {
     QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_run"));
-    while (run->epoch < run->config.epochs) {
-        QNET__TRY(qnet_stage2_epoch(run));
+    while (run->epoch < run->config.epochs || run->state->unsaved) {
+        if (run->epoch < run->config.epochs) QNET__TRY(qnet_stage2_epoch(run));
+        run->state->unsaved = 1;
         if (checkpoint) QNET__TRY(qnet_stage2_save(run, checkpoint));
+        run->state->unsaved = 0;
     }
     return QNET_OK;
 }
@@ -21413,7 +21441,8 @@ static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
     if (e->config.shuffle_labels) {
         qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
                        "else. HH and HC below are the shuffled labels. AUCs by scan as means "
-                       "within the folds, and over all folds, where they are expected below 0.5:", item);
+                       "within the folds, and over all folds, where they are expected below 0.5:",
+                    item);
         for (int i = 0; i < 2 * QNET_MODELS; i++) {
             const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
             const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
@@ -22634,9 +22663,9 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
                    "right the map over it; the patient's right is at the left, slices count from "
                    "1 at the bottom of those used. Each map is scaled to its own range, so colours "
                    "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown are the middle slices of "
-                   "each group's first scans that Q-Net classified correctly, of others only where "
-                   "these are too few.</figcaption></figure>\n",
+                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown are "
+                   "the middle slices of each group's first scans that Q-Net classified "
+                   "correctly, of others only where these are too few.</figcaption></figure>\n",
                 input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
 }
 
@@ -22978,7 +23007,8 @@ static qnet_status qnet__config_line_at(qnet_context *ctx, qnet_buffer *text, co
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
-    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\n", qnet_input_name(in->input)));
+    QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
+                                 qnet_input_name(in->input), QNET__PREPARATION));
     QNET__TRY(qnet__config_line(ctx, text, "size", in->size));
     QNET__TRY(qnet__config_line(ctx, text, "box_mm", in->box_mm));
     QNET__TRY(qnet__config_line(ctx, text, "margin", in->margin));
@@ -23906,6 +23936,24 @@ static qnet_status qnet__cam_draw(qnet_experiment *e, const qnet_cohort *cohort,
     return status;
 }
 
+/* QNET_ERROR_MISMATCH unless the weights file at path is of this run. */
+static qnet_status qnet__check_run(const qnet__job *job, const char *path)
+{
+    qnet_context *ctx = job->e->ctx;
+    qnet_safetensors *file;
+    qnet_status status = QNET_OK;
+    const char *run;
+    char expected[24];
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
+    run = qnet_safetensors_metadata(file, "run");
+    if (!run || strcmp(run, expected) != 0)
+        status = qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
+                            run ? run : "unknown", expected);
+    qnet_safetensors_destroy(file);
+    return status;
+}
+
 /* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
    where it gets too few), each by the ResNetSWA that never saw the subject. */
 static qnet_status qnet__cams(qnet__job *job)
@@ -23954,6 +24002,7 @@ static qnet_status qnet__cams(qnet__job *job)
                     snprintf(path, sizeof path, "%s/weights%s", e->out,
                              strrchr(path, '/'));
                 status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
+                if (status == QNET_OK) status = qnet__check_run(job, path);
                 if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
                 if (status != QNET_OK) goto done;
             }
@@ -24039,12 +24088,15 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
     if (!qnet_file_exists(path)) return QNET_OK;
     memset(&text, 0, sizeof text);
     status = qnet_file_read(ctx, path, 1 << 20, &text);
-    h.ctx = ctx;
-    h.file = path;
-    h.begin = h.at = text.bytes;
-    h.end = text.bytes + text.size;
-    if (text.size >= 3 && memcmp(text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-    if (status == QNET_OK) status = qnet__header_expect(&h, '{', "'{'");
+    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    if (status == QNET_OK) {
+        h.ctx = ctx;
+        h.file = path;
+        h.begin = h.at = text.bytes;
+        h.end = text.bytes + text.size - 1;
+        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
+        status = qnet__header_expect(&h, '{', "'{'");
+    }
     while (status == QNET_OK && more) {
         status = qnet__header_string(&h, &key, &size);
         if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
@@ -24052,7 +24104,7 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
         if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
     }
     qnet_buffer_free(ctx, &text);
-    if (status == QNET_OK || status == QNET_ERROR_MEMORY) return status;
+    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
     e->dataset[0] = e->dataset_type[0] = '\0';
     qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
               qnet_last_error(ctx));
@@ -24678,7 +24730,7 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
    counts as complete, and what is left of it as litter. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
-    char path[700];
+    char path[600];
     int count[QNET__WORK_KINDS];
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
     QNET__TRY(qnet_experiment_save(e, path));
@@ -24786,7 +24838,7 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *
     for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
     if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
     for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%s/%s", out, qnet__report_names[i]);
+        snprintf(path, sizeof path, "%.600s/%s", out, qnet__report_names[i]);
         status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
     }
     for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
@@ -24798,12 +24850,19 @@ static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safeten
                                            qnet_augment_config *a)
 {
     const char *name = qnet_safetensors_metadata(file, "input");
-    double v[8];
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    double v[8], number;
     char key[40];
     if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0)) {
         return qnet__fail(ctx, QNET_ERROR_MISMATCH,
                           "%s: metadata \"input\" is \"%s\", expected crop or full", path,
                           name ? name : "");
+    }
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION) {
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s of an earlier or later "
+                          "qnet.h, this one has rule %d: the same maps would give other pixels",
+                          path, rule ? rule : "1", QNET__PREPARATION);
     }
     QNET__TRY(qnet__check_labels(ctx, file, path));
     qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);

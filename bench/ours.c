@@ -510,7 +510,7 @@ int main(int argc, char **argv)
             want_scan(&s, word_of(word, 1), number(word, 2, 1));
             stage2(&s, number(word, 3, MOST));
         } else if (strcmp(word[0], "augment") == 0) {
-            augment(&s, number(word, 1, 1), number(word, 2, MOST) == 1, number(word, 3, MOST));
+            augment(&s, number(word, 1, 2), number(word, 2, MOST) == 1, number(word, 3, MOST));
         } else if (strcmp(word[0], "augmented") == 0) {
             augmented(&s, word_of(word, 1), word_of(word, 2));
         } else if (strcmp(word[0], "delong") == 0) {

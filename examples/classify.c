@@ -27,13 +27,14 @@ static const char help[] =
     "  --fold K         from 1; of a subject of that cohort, the fold that tested it: manifest.json\n"
     "  --repeat R       from 1 (1)\n"
     "  --input KIND     crop or full (crop where OUT has it)\n"
+    "  --any-values, --any-orientation   go on with maps that would be refused, with a warning\n"
     "\n"
     "Exit status: 0 done, 1 an error (one sentence says which), 2 bad usage.\n";
 
 typedef struct options {
     const char *path[6]; /* QSM, R2*, T1W, mask or NULL, ResNetSWA, Q-Net */
     const char *weights, *input;
-    int fold, repeat;
+    int fold, repeat, any_values, any_orientation;
     char found[2][1024]; /* paths within the folder */
 } options;
 
@@ -69,6 +70,14 @@ static int parse(int argc, char **argv, options *o)
         if (strncmp(name, "--", 2) != 0) {
             if (n == 6) return fail(name, "at most six files");
             given[n++] = name;
+            continue;
+        }
+        if (strcmp(name, "--any-values") == 0) {
+            o->any_values = 1;
+            continue;
+        }
+        if (strcmp(name, "--any-orientation") == 0) {
+            o->any_orientation = 1;
             continue;
         }
         i++;
@@ -196,7 +205,10 @@ static qnet_status classify(qnet_context *ctx, const options *o, job *j, double 
     qnet_status status = load_weights(ctx, o->path + 4, j);
     size_t steps;
     if (status == QNET_OK) status = qnet_preparation_load(ctx, o->path[5], &input, &augment);
-    if (status == QNET_OK) status = make_networks(ctx, &input, j);
+    if (status != QNET_OK) return status;
+    input.any_values = o->any_values;
+    input.any_orientation = o->any_orientation;
+    status = make_networks(ctx, &input, j);
     if (status == QNET_OK) status = load_scan(ctx, o->path, &input, j);
     if (status != QNET_OK) return status;
     steps = (size_t)input.max_slices;
@@ -237,7 +249,11 @@ int main(int argc, char **argv)
                    j.by_qnet[i]);
         printf("probability of HH: %.4f (research only, not a diagnosis)\n", probability);
     } else {
-        fprintf(stderr, "classify: %s: %s\n", qnet_status_text(status), qnet_last_error(ctx));
+        const char *text = qnet_last_error(ctx); /* names fields that are options here */
+        fprintf(stderr, "classify: %s: %s%s\n", qnet_status_text(status), text,
+                strstr(text, "set any_values")        ? " (--any-values)"
+                : strstr(text, "set any_orientation") ? " (--any-orientation)"
+                                                      : "");
     }
     free(j.features);
     free(j.by_resnet);

@@ -7,7 +7,8 @@
 # context and a count by value; so fifteen lines of C stand between, compiled by R CMD SHLIB.
 # QNET_LIBRARY names a library in another place than build/shared.
 root <- normalizePath(file.path(dirname(sub("--file=", "", grep("^--file=", commandArgs(), value = TRUE))), ".."))
-library <- Sys.getenv("QNET_LIBRARY", file.path(root, "build", "shared", "libqnet.so"))
+suffix <- if (Sys.info()[["sysname"]] == "Darwin") "dylib" else "so"
+library <- Sys.getenv("QNET_LIBRARY", file.path(root, "build", "shared", paste0("libqnet.", suffix)))
 if (!file.exists(library)) stop("no library ", library, " (make shared makes it)")
 between <- '
 #include "qnet.h"

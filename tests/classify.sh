@@ -61,6 +61,18 @@ fold=$1 p=$2 other=$((3 - $1))
 says 0 "probability of HH: $p" "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 says 0 'warning: these weights were trained on simulated subjects' "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 
+# Maps that are not what they are called.
+odd() # exit status, part of what it must print, QSM, R2*, T1W, mask, options
+{
+    status=$1 part=$2
+    shift 2
+    says "$status" "$part" "$@" --weights "$weights" --fold "$fold"
+}
+odd 1 'QSM map: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$mask"
+odd 0 'warning: QSM map: looks like R2*' "$r2star" "$qsm" "$t1w" "$mask" --any-values
+odd 1 'mask of the basal ganglia: is no mask' "$qsm" "$r2star" "$t1w" "$t1w"
+odd 1 'mask of the basal ganglia: no voxel is .5 or more' "$qsm" "$r2star" "$t1w" "$qsm"
+
 # Two files that do not belong together.
 pair() # exit status, part of what it must print, ResNet, Q-Net
 {
@@ -84,6 +96,7 @@ old "$weights/crop-repeat01-fold0$other-qnet.safetensors"
 pair 1 "old.safetensors is crop repeat 1 fold $other qnet of run" "$resnet" "$dir/old.safetensors"
 
 # Maps and the command line.
+says 1 '(--any-values)' "$r2star" "$qsm" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 says 1 'mask' "$qsm" "$r2star" "$t1w" --weights "$weights" --fold "$fold"
 says 1 'none.nii' "$dir/none.nii" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 says 1 "full-repeat01-fold03-resnetswa.safetensors" "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold 3 --input full

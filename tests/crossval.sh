@@ -64,6 +64,8 @@ done
 "$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small > "$dir/stop1" 2>&1 &
 pid=$!
 while kill -0 $pid 2> /dev/null && [ ! -f "$dir/stopped/checkpoint/crop-repeat01-fold01-resnet.checkpoint" ]; do sleep 0.05; done
+"$bin/crossval" --data "$dir/cohort" --out "$dir/stopped" $small --seed 8 --resume > "$dir/refusal" 2>&1
+ok "two runs at once" grep -q "run.lock: another run works in this folder: process $pid on .* since 2" "$dir/refusal"
 kill -INT $pid 2> /dev/null
 wait $pid
 ok "stopped by Ctrl-C" test $? = 130

@@ -14,7 +14,7 @@
 #endif
 
 typedef struct memory_block { void *at; size_t size; } memory_block;
-typedef struct memory {
+typedef struct memory_watch {
     memory_block *live;   /* [count], in the order of allocation */
     size_t count, room;
     size_t bytes, peak;   /* live now, and at most */
@@ -23,11 +23,11 @@ typedef struct memory {
     int fail_on;          /* 1: so do all after it */
     size_t failed;
     const char *wrong;    /* the first thing that was not as promised, or NULL */
-} memory;
+} memory_watch;
 
 static void *memory_alloc(void *user, size_t size, size_t align)
 {
-    memory *m = (memory *)user;
+    memory_watch *m = (memory_watch *)user;
     void *p = NULL;
     m->calls++;
     if (size == 0 || align == 0 || (align & (align - 1)) != 0) m->wrong = "size 0, bad alignment";
@@ -59,7 +59,7 @@ static void *memory_alloc(void *user, size_t size, size_t align)
 
 static void memory_free(void *user, void *p, size_t size)
 {
-    memory *m = (memory *)user;
+    memory_watch *m = (memory_watch *)user;
     size_t i = m->count;
     while (i > 0 && m->live[i - 1].at != p) i--;
     if (i == 0) {
@@ -78,7 +78,7 @@ static void memory_free(void *user, void *p, size_t size)
 }
 
 /* Forgets what was, when every block has come back. */
-static void memory_end(memory *m)
+static void memory_end(memory_watch *m)
 {
     free(m->live);
     memset(m, 0, sizeof *m);

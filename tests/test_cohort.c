@@ -327,7 +327,8 @@ static void test_bad_maps(void)
 
     keep = maps.t1w;
     maps.t1w = make_volume(ras, fewer, WORLD_Z);
-    FAILS(&config, QNET_ERROR_SHAPE, "T1W image: grid of 40x36x5, expected 40x36x6 as in QSM map");
+    FAILS(&config, QNET_ERROR_SHAPE, "T1W image: grid of 40x36x5, expected 40x36x6 as in QSM map: "
+          "bring it onto that grid (flirt");
     qnet_volume_destroy(maps.t1w);
     memcpy(moved, ras, sizeof moved);
     moved[1][3] += 0.5;
@@ -621,7 +622,7 @@ static void test_background(void)
     CHECK_OK(ctx, qnet_scan_prepare(ctx, &crop, &maps, &slices, slice_z, pixels));
     CHECK_LOGGED("! R2* map: 1 voxels of NaN or infinity inside of the head, where no image looks");
     for (i = 0; i < 3 * SIDE * SIDE * 3; i++)
-        if (!(pixels[i] == pixels[i])) CHECK(!"NaN in an image");
+        if (!(pixels[i] == pixels[i])) CHECK(0 && "NaN in an image");
     free_maps(&maps);
 }
 
@@ -1124,8 +1125,8 @@ static void test_odd_folders(void)
     strcpy(path, map_path("derivatives/maps", "sub-02", "", "Chimap", ".nii.gz"));
     remove(path);
     CHECK(symlink("../../../../.git/annex/objects/none", path) == 0);
-    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-02_Chimap.nii.gz: is a link to a "
-                "file that is not there: not downloaded yet? (git annex get, datalad get)");
+    CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "sub-02_Chimap.nii.gz: a link that "
+                "leads nowhere, as git-annex leaves them: not downloaded");
     remove(path);
 #else
     (void)path;

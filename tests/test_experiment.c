@@ -264,6 +264,18 @@ static void test_identity(void)
         qnet_safetensors_destroy(resnet);
         resnet = NULL;
     }
+    if (scan) { /* what draws heat maps asks whose weights they are */
+        qnet_experiment e;
+        qnet__job job;
+        memset(&e, 0, sizeof e);
+        memset(&job, 0, sizeof job);
+        e.ctx = ctx;
+        job.e = &e;
+        job.fingerprint = (uint64_t)strtoull(qnet_safetensors_metadata(scan, "run"), NULL, 16);
+        CHECK_OK(ctx, qnet__check_run(&job, path));
+        job.fingerprint ^= 1;
+        CHECK_FAILS(ctx, qnet__check_run(&job, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
+    }
     sprintf(path, "%s/manifest.json", out_folder);
     CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
     if (scan) {
@@ -295,6 +307,23 @@ static void test_preparation(void)
     CHECK(input.input == QNET_INPUT_CROP && input.size == 32 && input.max_slices == 3);
     CHECK(input.box_mm == 96 && input.margin == 0.08);
     CHECK(augment.percentile_low == 1 && augment.percentile_high == 99 && augment.std[2] == 1);
+    { /* another rule of preparation */
+        qnet_buffer bytes;
+        unsigned char *at;
+        memset(&bytes, 0, sizeof bytes);
+        CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &bytes));
+        for (at = bytes.bytes; at < bytes.bytes + 2000 && memcmp(at, "preparation\":\"", 14) != 0;) at++;
+        CHECK(at[14] == '2' && at[15] == '"');
+        at[14] = '1';
+        CHECK_OK(ctx, qnet_file_replace(ctx, "build/test-experiment/old.safetensors", bytes.bytes, bytes.size));
+        CHECK_FAILS(ctx, qnet_preparation_load(ctx, "build/test-experiment/old.safetensors", &input, &augment),
+                    QNET_ERROR_MISMATCH, "old.safetensors: its images were prepared by rule 1 ");
+        at[0] = 'x'; /* as files were before the rule had a number */
+        CHECK_OK(ctx, qnet_file_replace(ctx, "build/test-experiment/old.safetensors", bytes.bytes, bytes.size));
+        CHECK_FAILS(ctx, qnet_preparation_load(ctx, "build/test-experiment/old.safetensors", &input, &augment),
+                    QNET_ERROR_MISMATCH, "old.safetensors: its images were prepared by rule 1 ");
+        qnet_buffer_free(ctx, &bytes);
+    }
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, "build/test-experiment/none", &input, &augment),
                 QNET_ERROR_NOT_FOUND, "none");
     qnet_context_destroy(ctx);

@@ -233,6 +233,9 @@ static void test_auc(void)
     static const double perfect[4] = { 2, 1, 3, -1 }, wrong[4] = { -1, 1, -2, 3 }, same[4] = { 5, 5, 5, 5 };
     const double infinite[4] = { HUGE_VAL, -HUGE_VAL, 1, 0 };
     double auc = -1;
+    qnet_roc_point points[5];
+    qnet_delong perfectly;
+    size_t count;
     CHECK_OK(ctx, qnet_auc(ctx, label, s1, N, &auc));
     CHECK_NEAR(auc, 0.6707589285714286, 1e-16); /* sklearn.metrics.roc_auc_score */
     CHECK_OK(ctx, qnet_auc(ctx, label, s2, N, &auc));
@@ -245,6 +248,11 @@ static void test_auc(void)
     CHECK(auc == 0.5);
     CHECK_OK(ctx, qnet_auc(ctx, l, infinite, 4, &auc));
     CHECK(auc == 1.0);
+    CHECK_OK(ctx, qnet_roc(ctx, l, infinite, 4, points, &count));
+    CHECK(count == 5 && points[0].threshold == HUGE_VAL && points[0].true_positive_rate == 0);
+    CHECK(points[1].threshold == HUGE_VAL && points[1].true_positive_rate == .5);
+    CHECK_OK(ctx, qnet_delong_test(ctx, l, infinite, NULL, NULL, 4, &perfectly));
+    CHECK(perfectly.auc[0] == 1 && perfectly.ci[0].low == 1 && perfectly.ci[0].high == 1);
 }
 
 /* Scores of one kind each: many ties, none, both zeros and infinities, magnitudes of all sizes, and

@@ -330,6 +330,8 @@ static image archive(const part *parts, int count)
 
 #define BYTES(text) (text), sizeof(text) - 1
 static const float four[4] = {1, 2, 3, 4};
+static const unsigned char four_bytes[16] = {0, 0, 0x80, 0x3f, 0, 0, 0,    0x40,
+                                             0, 0, 0x40, 0x40, 0, 0, 0x80, 0x40};
 
 /* pickle[size] with version, byteorder and one storage of four floats. */
 static image pickled(const void *pickle, size_t size)
@@ -338,7 +340,7 @@ static image pickled(const void *pickle, size_t size)
                  {"version", BYTES("3\n")}};
     p[0].data = pickle;
     p[0].size = size;
-    p[2].data = four;
+    p[2].data = four_bytes;
     return archive(p, 4);
 }
 
@@ -387,7 +389,7 @@ static void test_good_pickle(void)
     "X\11\0\0\0" "optimizer}(X\5\0\0\0" "state}(K\0}(X\4\0\0\0" "step" REBUILD STORAGE("FloatStorage", "K\4") \
     "K\1K\2\x85K\1\x85" HOOKS "tRuuX\6\0\0\0" "groups]}(X\5\0\0\0" "betasG12345678G12345678\x86uau" \
     "X\3\0\0\0" "rng" REBUILD STORAGE("FloatStorage", "K\4") "K\0K\4\x85K\1\x85" HOOKS "tR"
-#define INNER (FULL + 2) /* without its protocol */
+#define INNER (&(FULL)[2]) /* without its protocol */
 
 static char warned[PTH_SENTENCE];
 

@@ -136,6 +136,7 @@ static void test_reads_a_file(void)
     image f = file_of(header, sizeof(header) - 1, 13);
     qnet_safetensors *file = NULL;
     const qnet_safetensor *t;
+    uint16_t word = 0;
     CHECK_OK(ctx, read_image(ctx, &f, &file));
     CHECK(file->count == 4 && file->metadata_count == 1);
     CHECK(strcmp(qnet_safetensors_metadata(file, "k"),
@@ -145,7 +146,9 @@ static void test_reads_a_file(void)
     CHECK(strcmp(file->tensors[0].name, "b") == 0); /* the header's order */
     t = qnet_safetensors_find(file, "b");
     CHECK(t->dtype == QNET_I16 && t->ndim == 2 && t->shape[0] == 2 && t->shape[1] == 1);
-    CHECK(t->count == 2 && t->bytes == 4 && ((const unsigned char *)t->data)[0] == 8);
+    CHECK(t->count == 2 && t->bytes == 4);
+    memcpy(&word, t->data, sizeof(word));
+    CHECK(word == 0x0908);
     t = qnet_safetensors_find(file, "scalar");
     CHECK(t->ndim == 0 && t->count == 1 && ((const unsigned char *)t->data)[0] == 12);
     t = qnet_safetensors_find(file, "none");
@@ -162,7 +165,7 @@ static void test_reads_a_file(void)
 
 static void test_refuses_bad_headers(void)
 {
-    fails("", 0, QNET_ERROR_FORMAT, "'{'");
+    fails("", 0, QNET_ERROR_FORMAT, "header of 2 bytes or more, found 0");
     fails("[]", 0, QNET_ERROR_FORMAT, "header byte 0 of 2");
     fails("{} x", 0, QNET_ERROR_FORMAT, "nothing behind");
     fails("{\"a\":1}", 0, QNET_ERROR_FORMAT, "'{' of a tensor");
@@ -272,7 +275,7 @@ static void test_leaves_out(void)
     CHECK_OK(ctx, read_image(ctx, &f, &file));
     CHECK_CONTAINS(logged, "a name above 127 bytes");
     CHECK_CONTAINS(logged, "keys above 63 bytes: 2");
-    CHECK(file->count == 1 && ((const char *)file->tensors[0].data)[0] == 4);
+    CHECK(file->count == 1 && ((const char *)file->tensors[0].data)[0] == (qnet__is_little_endian() ? 4 : 7));
     CHECK(file->metadata_count == 1 && strcmp(qnet_safetensors_metadata(file, "k"), "v") == 0);
     qnet_safetensors_destroy(file);
     qnet_context_destroy(ctx);
@@ -974,7 +977,8 @@ static void test_files_bad_at_the_end(void)
 
     CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size));
     CHECK_OK(ctx, qnet_safetensors_load(ctx, path, &file));
-    CHECK(file->block_bytes == size && memcmp(file->block, bytes.bytes + header, size) == 0);
+    CHECK(file->block_bytes == size);
+    if (qnet__is_little_endian()) CHECK(memcmp(file->block, bytes.bytes + header, size) == 0);
     qnet_safetensors_destroy(file);
 
     memset(bytes.bytes + bytes.size - sizeof(qnet_real), 0xff, sizeof(qnet_real)); /* a NaN */

@@ -147,7 +147,7 @@ static void try_run(qnet_context *ctx, int k, const uint8_t *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     try_run(ctx, 0, bytes, size);
     try_run(ctx, 1, bytes, size);

@@ -31,7 +31,7 @@ static void fuzz_must(int ok, const char *what, const char *file, int line)
 #define MUST(condition) fuzz_must(!!(condition), #condition, __FILE__, __LINE__)
 
 /* A context whose memory is watched. */
-static qnet_context *fuzz_begin(memory *m)
+static qnet_context *fuzz_begin(memory_watch *m)
 {
     qnet_hooks hooks;
     qnet_context *ctx = NULL;
@@ -47,7 +47,7 @@ static qnet_context *fuzz_begin(memory *m)
 }
 
 /* All has come back, and there never was more than `most` bytes. */
-static void fuzz_end(qnet_context *ctx, memory *m, size_t most)
+static void fuzz_end(qnet_context *ctx, memory_watch *m, size_t most)
 {
     qnet_context_destroy(ctx);
     MUST(m->wrong == NULL);

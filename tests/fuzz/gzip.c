@@ -20,7 +20,7 @@ static void there_and_back(qnet_context *ctx, const void *bytes, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     qnet_buffer out;
     qnet_status status;

@@ -23,7 +23,7 @@ static int read_write(qnet_context *ctx, const void *bytes, size_t size, qnet_vo
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     qnet_volume *first = NULL, *second = NULL;
     qnet_buffer once, twice;

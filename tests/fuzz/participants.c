@@ -19,7 +19,7 @@ static qnet_status parse(qnet_context *ctx, const void *bytes, size_t size, qnet
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     qnet_scan *list = NULL, *again = NULL;
     size_t list_bytes = 0, again_bytes = 0;

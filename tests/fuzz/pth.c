@@ -38,7 +38,7 @@ static void wrap(qnet_context *ctx, const uint8_t *pickle, size_t size, qnet_buf
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     qnet_buffer file, first, pth, second;
     qnet_memory_source state;

@@ -25,7 +25,8 @@ static void wrap(qnet_context *ctx, const uint8_t *header, size_t size, size_t n
     MUST(qnet_buffer_append(ctx, out, zeros, n) == QNET_OK);
 }
 
-/* Tensors side by side in the block, each as large as its shape says, no two of one name. */
+/* Tensors side by side in the block, but for those that are left out, each as large as its shape
+   says, no two of one name. */
 static void check(const qnet_safetensors *f)
 {
     size_t sum = 0;
@@ -43,7 +44,7 @@ static void check(const qnet_safetensors *f)
                  (const char *)t->data + t->bytes <= (const char *)f->block + f->block_bytes);
         sum += t->bytes;
     }
-    MUST(sum == f->block_bytes);
+    MUST(sum <= f->block_bytes);
     for (i = 0; i < f->metadata_count; i++)
         MUST(qnet_safetensors_metadata(f, f->metadata[i].key) == f->metadata[i].value);
 }
@@ -81,7 +82,7 @@ static void there_and_back(qnet_context *ctx, const qnet_safetensors *f)
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    memory m;
+    memory_watch m;
     qnet_context *ctx = fuzz_begin(&m);
     qnet_safetensors *file = NULL;
     qnet_buffer whole;
