@@ -22663,8 +22663,8 @@ static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int inp
                    "right the map over it; the patient's right is at the left, slices count from "
                    "1 at the bottom of those used. Each map is scaled to its own range, so colours "
                    "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown are "
-                   "the middle slices of each group's first scans that Q-Net classified "
+                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
+                   "are the middle slices of each group's first scans that Q-Net classified "
                    "correctly, of others only where these are too few.</figcaption></figure>\n",
                 input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
 }
