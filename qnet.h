@@ -21394,8 +21394,8 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         return;
     }
     if (!(auc.low > 0.5)) {
-        qnet__put(w, "That interval holds 0.5 or lies below it: this cohort does not show that the "
-                     "model is better than a coin. ");
+        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
+                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
     }
     if (!qnet__is_testable(e)) {
         qnet__put(w, "There are too few subjects to test it against the other models.");

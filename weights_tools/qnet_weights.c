@@ -150,7 +150,8 @@ static int list(const qnet_safetensors *file)
         total += (double)t->count;
     }
     for (i = 0; i < file->metadata_count; i++)
-        printf("metadata %s = %s\n", file->metadata[i].key, file->metadata[i].value);
+        printf("metadata %s = %.300s%s\n", file->metadata[i].key, file->metadata[i].value,
+               strlen(file->metadata[i].value) > 300 ? "..." : "");
     printf("%d tensors, %.0f numbers\n", file->count, total);
     return 0;
 }
