@@ -24599,6 +24599,7 @@ static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors 
         const char *was = qnet_safetensors_metadata(file, key);
         if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
         if (strcmp(key, "stretch") == 0) kind = now;
+        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
         if (!was || strcmp(was, now) == 0) continue;
         if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
         if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */

@@ -103,6 +103,8 @@ refused 'folds' --data "$dir/cohort" --folds 9
 refused 'other.safetensors' --data "$dir/cohort" --weights "$dir/other.safetensors"
 refused 'resnet18' --data "$dir/cohort" --weights "$dir/one/weights/crop-repeat01-fold01-qnet.safetensors"
 refused '--size' --data "$dir/cohort" --size 31
+refused '--seed' --data "$dir/cohort" --seed 18446744073709551616
+refused '--slices' --data "$dir/cohort" --slices 4294967296:3
 refused '--nonsense' --data "$dir/cohort" --nonsense 1
 "$bin/crossval" --data "$dir/cohort" --out /dev/null/out $small > /dev/null 2> "$dir/refusal"
 ok "unwritable output" grep -q '/dev/null/out' "$dir/refusal"

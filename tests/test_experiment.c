@@ -662,10 +662,14 @@ static void test_initial_weights(void)
     CHECK_CONTAINS(warnings, "box_mm is 90 in the file and 96 here");
     CHECK_CONTAINS(warnings, "stretch is window in the file and percentile here");
     CHECK(strstr(warnings, "mean") == NULL && strstr(warnings, "percentile_low") == NULL);
+    CHECK(strstr(warnings, "preparation") == NULL);
+    for (int k = 0; k < n; k++) if (strcmp(pairs[2 * k], "preparation") == 0) pairs[2 * k] = "nothing";
+    write_weights(ctx, path, 2, pairs, n);
     c.stage1.augment.mean[0] = 0.5;
     CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
     CHECK_CONTAINS(config, "\nmean.0=0.5\n");
     CHECK_CONTAINS(warnings, "mean.0 is 0.485 in the file and 0.5 here");
+    CHECK_CONTAINS(warnings, "preparation is 1 in the file and 2 here");
     tiny_config(&c);
     write_weights(ctx, path, 3, NULL, 0); /* another's, whose head is left out */
     CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
