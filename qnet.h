@@ -1734,9 +1734,8 @@ QNET_API const char *qnet_status_name(qnet_status status)
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
-    if (b != 0 && a > (size_t)-1 / b) {
+    if (b != 0 && a > (size_t)-1 / b)
         return 0;
-    }
     *out = a * b;
     return 1;
 }
@@ -1744,9 +1743,8 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 /* *out = a + b; 0 and *out untouched when the sum does not fit. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
-    if (a > (size_t)-1 - b) {
+    if (a > (size_t)-1 - b)
         return 0;
-    }
     *out = a + b;
     return 1;
 }
@@ -1901,9 +1899,8 @@ static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list a
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
     va_list args;
-    if (ctx == NULL) {
+    if (ctx == NULL)
         return;
-    }
     va_start(args, fmt);
     qnet__sentence(ctx->error, fmt, args);
     va_end(args);
@@ -1927,9 +1924,8 @@ QNET__HELPER void *qnet__alloc(qnet_context *ctx, size_t bytes)
 /* Gives back what qnet__alloc gave for the same number of bytes; p may be NULL. */
 QNET__HELPER void qnet__free(qnet_context *ctx, void *p, size_t bytes)
 {
-    if (p != NULL) {
+    if (p != NULL)
         ctx->hooks.allocator.free(ctx->hooks.allocator.user, p, bytes > 0 ? bytes : 1);
-    }
 }
 
 QNET__HELPER qnet_status qnet__no_memory(qnet_context *ctx, size_t bytes, const char *what)
@@ -1976,17 +1972,14 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     unsigned char *raw, *block;
     QNET__UNUSED(user);
 #ifdef QNET__HUGE_PAGE
-    if (size >= 4 * QNET__HUGE_PAGE) {
+    if (size >= 4 * QNET__HUGE_PAGE)
         align = qnet__max_size(align, QNET__HUGE_PAGE);
-    }
 #endif
-    if (!qnet__add(size, align + sizeof raw, &bytes)) {
+    if (!qnet__add(size, align + sizeof raw, &bytes))
         return NULL;
-    }
     raw = (unsigned char *)malloc(bytes);
-    if (raw == NULL) {
+    if (raw == NULL)
         return NULL;
-    }
     block = raw + sizeof raw;
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
@@ -2032,9 +2025,8 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             for (;;) {
                 #pragma omp atomic capture
                 i = taken[share][0]++;
-                if (i >= size) {
+                if (i >= size)
                     break;
-                }
                 task(arg, first + i, self);
             }
         }
@@ -2044,15 +2036,13 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
     int threads = (int)ctx->hooks.parallel.workers;
     ptrdiff_t i; /* signed: OpenMP 2 demands it */
     #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (i = 0; i < (ptrdiff_t)count; i++) {
+    for (i = 0; i < (ptrdiff_t)count; i++)
         task(arg, (size_t)i, (size_t)omp_get_thread_num());
-    }
 #else
     size_t i;
     QNET__UNUSED(user);
-    for (i = 0; i < count; i++) {
+    for (i = 0; i < count; i++)
         task(arg, i, 0);
-    }
 #endif
 }
 
@@ -2087,9 +2077,8 @@ static double qnet__default_seconds(void *user)
 #elif defined(TIME_UTC)
     {
         struct timespec now;
-        if (timespec_get(&now, TIME_UTC) == TIME_UTC) {
+        if (timespec_get(&now, TIME_UTC) == TIME_UTC)
             return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        }
         return (double)time(NULL);
     }
 #elif defined(_WIN32)
@@ -2126,9 +2115,8 @@ static qnet_cpu qnet__detect_cpu(void)
     const unsigned avx2 = 1u << 5;                                          /* leaf 7, EBX */
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
     unsigned a, b, c, d, xcr0, xcr0_high;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & osxsave_avx_fma) != osxsave_avx_fma) {
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & osxsave_avx_fma) != osxsave_avx_fma)
         return QNET_CPU_SCALAR;
-    }
     __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
     QNET__UNUSED(xcr0_high);
     if ((xcr0 & 0x06u) != 0x06u || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0) {
@@ -2149,13 +2137,11 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     const qnet_cpu best = qnet__detect_cpu();
 #ifdef QNET_CPU_CHOICE
     const char *choice = QNET_CPU_CHOICE;
-    if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK) {
+    if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK)
         return QNET_CPU_AUTO;
-    }
 #endif
-    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR) {
+    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR)
         return wanted == QNET_CPU_AUTO ? best : wanted;
-    }
     return wanted == QNET_CPU_AVX2 && best == QNET_CPU_AVX512 ? wanted : QNET_CPU_AUTO;
 }
 
@@ -2164,13 +2150,11 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     qnet_context *ctx;
     qnet_hooks h;
     qnet_cpu cpu;
-    if (out == NULL) {
+    if (out == NULL)
         return QNET_ERROR_ARGUMENT;
-    }
     memset(&h, 0, sizeof h);
-    if (hooks != NULL) {
+    if (hooks != NULL)
         h = *hooks;
-    }
     cpu = qnet__choose_cpu(h.cpu);
     if ((h.allocator.alloc == NULL) != (h.allocator.free == NULL) || h.threads < 0 ||
         h.threads > 4096 || cpu == QNET_CPU_AUTO) {
@@ -2187,18 +2171,15 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
         h.allocator.alloc = qnet__default_alloc;
         h.allocator.free = qnet__default_free;
     }
-    if (h.clock.seconds == NULL) {
+    if (h.clock.seconds == NULL)
         h.clock.seconds = qnet__default_seconds;
-    }
 #ifdef QNET_USE_CBLAS
-    if (h.blas.sgemm == NULL) {
+    if (h.blas.sgemm == NULL)
         h.blas.sgemm = qnet__cblas_sgemm;
-    }
 #endif
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
-    if (ctx == NULL) {
+    if (ctx == NULL)
         return QNET_ERROR_MEMORY;
-    }
     memset(ctx, 0, sizeof *ctx);
     /* The default run again: hooks were copied from another context, whose pointer they hold. */
     if (h.parallel.run == NULL || h.parallel.run == qnet__default_run) {
@@ -2259,9 +2240,8 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
     int i;
-    if (name == NULL || out == NULL) {
+    if (name == NULL || out == NULL)
         return QNET_ERROR_ARGUMENT;
-    }
     for (i = QNET_CPU_AUTO; i <= QNET_CPU_NEON; i++) {
         if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) == 0) {
             *out = (qnet_cpu)i;
@@ -2286,9 +2266,8 @@ QNET__HELPER void qnet__parallel(qnet_context *ctx, size_t count, qnet_task task
         parallel->run(parallel->user, count, task, arg);
         return;
     }
-    for (i = 0; i < count; i++) {
+    for (i = 0; i < count; i++)
         task(arg, i, 0);
-    }
 }
 
 #define QNET__ZERO_CHUNK ((size_t)2 << 20) /* bytes; a huge page */
@@ -2335,9 +2314,8 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[QNET__SENTENCE];
     va_list args;
-    if (ctx == NULL || ctx->hooks.log.message == NULL) {
+    if (ctx == NULL || ctx->hooks.log.message == NULL)
         return;
-    }
     va_start(args, fmt);
     qnet__sentence(text, fmt, args);
     va_end(args);
@@ -2386,9 +2364,8 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 #endif
     workers[0] = '\0';
     if (ctx != NULL) {
-        if (ctx->hooks.parallel.run != qnet__default_run) {
+        if (ctx->hooks.parallel.run != qnet__default_run)
             threads = "caller's threads";
-        }
         snprintf(workers, sizeof workers, ", %s%s, %lu worker%s", qnet_cpu_name(ctx->cpu),
                  ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
                  (unsigned long)ctx->hooks.parallel.workers,
@@ -2490,9 +2467,8 @@ QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n)
 {
     uint32_t threshold;
     uint64_t product;
-    if (n == 0) {
+    if (n == 0)
         return 0;
-    }
     threshold = (0xffffffffu - n + 1) % n;
     do {
         product = (uint64_t)qnet_rng_u32(rng) * n;
@@ -2522,9 +2498,8 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 {
     const unsigned char *p = (const unsigned char *)bytes;
     size_t i;
-    for (i = 0; i < size; i++) {
+    for (i = 0; i < size; i++)
         hash = (hash ^ p[i]) * 0x100000001b3u;
-    }
     return hash;
 }
 
@@ -2604,9 +2579,8 @@ static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
     *got = qnet__min_size(size, state->size - state->at);
-    if (*got > 0) {
+    if (*got > 0)
         memcpy(dst, state->bytes + state->at, *got);
-    }
     state->at += *got;
     return 0;
 }
@@ -2630,27 +2604,22 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
 {
     unsigned char *bytes;
     size_t need, capacity;
-    if (ctx == NULL || buffer == NULL) {
+    if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
-    }
     if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need)) {
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
     }
-    if (need <= buffer->capacity) {
+    if (need <= buffer->capacity)
         return QNET_OK;
-    }
-    if (!qnet__mul(buffer->capacity, 2, &capacity)) {
+    if (!qnet__mul(buffer->capacity, 2, &capacity))
         capacity = need;
-    }
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
     bytes = (unsigned char *)qnet__alloc(ctx, capacity);
-    if (bytes == NULL) {
+    if (bytes == NULL)
         return qnet__no_memory(ctx, capacity, "a buffer");
-    }
-    if (buffer->size > 0) {
+    if (buffer->size > 0)
         memcpy(bytes, buffer->bytes, buffer->size);
-    }
     qnet__free(ctx, buffer->bytes, buffer->capacity);
     buffer->bytes = bytes;
     buffer->capacity = capacity;
@@ -2661,13 +2630,11 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
 QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, const void *bytes,
                                         size_t size)
 {
-    if (bytes == NULL && size > 0) {
+    if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
-    }
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
-    if (size > 0) {
+    if (size > 0)
         memcpy(buffer->bytes + buffer->size, bytes, size);
-    }
     buffer->size += size;
     buffer->bytes[buffer->size] = 0;
     return QNET_OK;
@@ -2737,9 +2704,8 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
             qnet_buffer_free(ctx, out);
             return status;
         }
-        if (got == 0) {
+        if (got == 0)
             return QNET_OK;
-        }
     }
 }
 
@@ -2937,17 +2903,15 @@ static int qnet__file_write(void *user, const void *src, size_t size)
 static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
 {
     size_t length;
-    if (ctx == NULL || path == NULL || path[0] == '\0') {
+    if (ctx == NULL || path == NULL || path[0] == '\0')
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
-    }
     length = strlen(path);
     f->ctx = ctx;
     f->stream = NULL;
     f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
     f->path = (char *)qnet__alloc(ctx, f->bytes);
-    if (f->path == NULL) {
+    if (f->path == NULL)
         return qnet__no_memory(ctx, f->bytes, "a file name");
-    }
     f->temporary = f->path + length + 1;
     memcpy(f->path, path, length + 1);
     return QNET_OK;
@@ -3079,22 +3043,19 @@ QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *sourc
     unsigned char last;
     int i, whole = 1;
     *done = 0;
-    if (source->read != qnet__file_read) {
+    if (source->read != qnet__file_read)
         return QNET_OK;
-    }
     stream = ((qnet__file *)source->user)->stream;
     job.file = qnet__fileno(stream);
     job.at = ftell(stream);
-    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1) {
+    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1)
         return QNET_OK;
-    }
     QNET__TRY(qnet__buffer_reserve(ctx, out, size));
     job.dst = out->bytes + out->size;
     job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (i = 0; i < QNET__FILE_PIECES; i++) {
+    for (i = 0; i < QNET__FILE_PIECES; i++)
         whole = whole && job.whole[i];
-    }
     if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) {
         out->size += size;
         out->bytes[out->size] = 0;
@@ -3176,9 +3137,8 @@ QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, cons
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    if (bytes == NULL && size > 0) {
+    if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
-    }
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet__write(ctx, &sink, bytes, size);
     if (status != QNET_OK) {
@@ -3197,24 +3157,20 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
     qnet_status status = QNET_OK;
     long length;
     memset(&bytes, 0, sizeof bytes);
-    if (out == NULL || out->bytes != NULL) {
+    if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
-    }
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
     limit = limit > 0 ? limit : QNET_MAX_FILE_BYTES;
     /* Room for the length that the file says it has, so that few copies are made on the way. */
     length = fseek(file.stream, 0, SEEK_END) == 0 ? ftell(file.stream) : 0;
     rewind(file.stream);
-    if (length > 0 && (size_t)length <= limit) {
+    if (length > 0 && (size_t)length <= limit)
         status = qnet__buffer_reserve(ctx, &bytes, (size_t)length);
-    }
-    if (status == QNET_OK) {
+    if (status == QNET_OK)
         status = qnet__read_all(ctx, &source, limit, &bytes);
-    }
     qnet__file_close(&file);
-    if (status == QNET_OK) {
+    if (status == QNET_OK)
         *out = bytes;
-    }
     return status;
 }
 
@@ -3285,9 +3241,8 @@ static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const c
 {
     char padded[QNET__NAME_SIZE];
     size_t length = strlen(name);
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
         return QNET_OK;
-    }
     if (length >= sizeof padded) {
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
                           "the limit is %d", folder, name, (unsigned long)length,
@@ -3358,9 +3313,8 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
         qnet_buffer_free(ctx, &list);
         return status;
     }
-    if (list.size > 0) {
+    if (list.size > 0)
         qsort(list.bytes, list.size / QNET__NAME_SIZE, QNET__NAME_SIZE, qnet__compare_names);
-    }
     *names = (char (*)[QNET__NAME_SIZE])(void *)list.bytes;
     *count = list.size / QNET__NAME_SIZE;
     *bytes = list.capacity;
@@ -3562,9 +3516,8 @@ QNET_API qnet_tensor qnet_param_view(const qnet_param_table *table, qnet_real *b
         const qnet_param *param = &table->entries[i];
         view.data = block + param->offset;
         view.ndim = param->ndim;
-        for (d = 0; d < param->ndim && d < QNET_MAX_DIMS; d++) {
+        for (d = 0; d < param->ndim && d < QNET_MAX_DIMS; d++)
             view.shape[d] = param->shape[d];
-        }
     }
     return view;
 }
@@ -3573,9 +3526,8 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
     int i;
     for (i = 0; i < table->count; i++) {
-        if (strcmp(table->entries[i].name, name) == 0) {
+        if (strcmp(table->entries[i].name, name) == 0)
             return i;
-        }
     }
     return -1;
 }
@@ -3888,9 +3840,8 @@ QNET__INLINE qnet__vector qnet__vector_broadcast(qnet_real x)
     qnet_real all[QNET__LANES];
     size_t i;
     QNET__UNROLL
-    for (i = 0; i < QNET__LANES; i++) {
+    for (i = 0; i < QNET__LANES; i++)
         all[i] = x;
-    }
     return qnet__vector_load(all);
 }
 
@@ -3957,19 +3908,16 @@ static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet
     memset(block, 0, sizeof block);
     for (m = 0; m < tile->rows; m++) {
         c[m] = block[m];
-        if (tile->accumulate && tile->c[m] != NULL) {
+        if (tile->accumulate && tile->c[m] != NULL)
             memcpy(block[m], tile->c[m] + tile->c_at, bytes);
-        }
     }
     part.c = c;
     part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0) {
+    if (tile->segments > 0 && tile->length > 0)
         kernel->run(&part);
-    }
     for (m = 0; m < tile->rows; m++) {
-        if (tile->c[m] != NULL) {
+        if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-        }
     }
 }
 
@@ -3978,9 +3926,8 @@ static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet
 static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
 {
     int full = columns == kernel->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++) {
+    for (m = 0; m < tile->rows; m++)
         full = full && tile->c[m] != NULL;
-    }
     if (full) {
         kernel->run(tile);
     } else {
@@ -4014,9 +3961,8 @@ static void qnet__tile_ask_sums(const qnet__tile *tile, size_t wide)
     size_t at;
     int m;
     for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE) {
+        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
             QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-        }
     }
 }
 
@@ -4041,13 +3987,11 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
     for (block = 0; block < p->blocks; block++) {
         const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
         qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
-        if (valid < p->width) {
+        if (valid < p->width)
             memset(dst, 0, p->length * p->width * sizeof(qnet_real));
-        }
         if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++) {
+            for (k = 0; k < p->length; k++)
                 memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
-            }
             continue;
         }
         for (first = 0; first < p->length; first = last) {
@@ -4055,9 +3999,8 @@ static void qnet__pack_task(void *arg, size_t index, size_t worker)
             for (j = 0; j < valid; j++) {
                 const qnet_real *from = src + j * p->column_step;
                 QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++) {
+                for (k = first; k < last; k++)
                     dst[k * p->width + j] = from[k * p->row_step];
-                }
             }
         }
     }
@@ -4160,12 +4103,10 @@ QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int tran
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena arena = {NULL, 0};
     QNET__UNUSED(trans_a);
-    if (QNET__TWINS_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n)) {
+    if (QNET__TWINS_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
         return 0;
-    }
-    if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k)) {
+    if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k))
         return (size_t)-1;
-    }
     qnet__take(&arena, qnet__panels(&kernel, n), k);
     return arena.at;
 }
@@ -4259,9 +4200,8 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     void *own;
     size_t bytes;
     int done = 0;
-    if (ctx == NULL || a == NULL || b == NULL || c == NULL) {
+    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
-    }
     if (m == 0 || n == 0 || k == 0) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
@@ -4279,9 +4219,8 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
                           (double)beta);
     }
     QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
-    if (done) {
+    if (done)
         return QNET_OK;
-    }
     if (QNET__TWINS_ONLY) {
         qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
         return QNET_OK;
@@ -4343,9 +4282,8 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                 tile.a = first < rest ? a + first : rest_a;
                 tile.c = first < rest ? c + first : rest_c;
                 tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0) {
+                if (accumulate && at == 0)
                     qnet__tile_ask_sums(&tile, kernel->columns);
-                }
                 part = first / QNET__TILE_ROWS;
                 if (part < lines) {
                     qnet__tile_ask(&tile, next, b_step, kernel->columns, part);
@@ -4470,9 +4408,8 @@ QNET__INLINE void qnet__source_channels(const qnet__source *s, const qnet__sourc
         qnet__lanes_load(&k->mean, s->mean + c);
         qnet__lanes_load(&k->scale, s->scale + c);
     }
-    if (kind == QNET__SOURCE_NORMALISED) {
+    if (kind == QNET__SOURCE_NORMALISED)
         qnet__lanes_load(&k->beta, s->beta + c);
-    }
     if (kind == QNET__SOURCE_GRADIENT) {
         qnet__lanes_load(&k->shift, s->shift + c);
         qnet__lanes_load(&k->slope, s->slope + c);
@@ -4500,9 +4437,8 @@ QNET__INLINE void qnet__source_ask(const qnet__source *s, const qnet__source_kin
                                    ptrdiff_t at)
 {
     QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__SOURCE_GRADIENT) {
+    if (kind == QNET__SOURCE_GRADIENT)
         QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
-    }
 }
 
 /* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
@@ -4573,12 +4509,10 @@ QNET__INLINE void qnet__sink_channels(const qnet__sink *s, const qnet__sink_kind
                                       qnet__sink_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__SINK_NORMALISE && kind != QNET__SINK_GRADIENT) {
+    if (kind != QNET__SINK_NORMALISE && kind != QNET__SINK_GRADIENT)
         return;
-    }
-    if (s->mean != NULL) {
+    if (s->mean != NULL)
         qnet__lanes_load(&k->mean, s->mean + c);
-    }
     if (s->scale != NULL) {
         qnet__lanes_load(&k->scale, s->scale + c);
         qnet__lanes_load(&k->beta, s->beta + c);
@@ -4606,17 +4540,14 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
         v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
             qnet__lanes_load(&other, s->residual + at);
-            if (s->residual_mean != NULL) {
+            if (s->residual_mean != NULL)
                 other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
-            }
-            if (s->residual_relu) {
+            if (s->residual_relu)
                 qnet__lanes_cut(&other, &other, 0);
-            }
             v += other;
         }
-        if (s->relu) {
+        if (s->relu)
             qnet__lanes_cut(&v, &v, 0);
-        }
     }
     if (kind == QNET__SINK_GRADIENT) {
         if (s->residual != NULL) {
@@ -4637,35 +4568,29 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
             sums->sum2 += v * (other - k->mean);
         }
     }
-    if (s->y != NULL) {
+    if (s->y != NULL)
         qnet__lanes_store(s->y + at, &v);
-    }
 }
 
 /* Asks for the cache lines of what will be read and written at `at`. */
 QNET__INLINE void qnet__sink_ask(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t at)
 {
-    if (s->y != NULL) {
+    if (s->y != NULL)
         QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
-    }
-    if ((kind == QNET__SINK_NORMALISE || kind == QNET__SINK_GRADIENT) && s->residual != NULL) {
+    if ((kind == QNET__SINK_NORMALISE || kind == QNET__SINK_GRADIENT) && s->residual != NULL)
         QNET__PREFETCH((uintptr_t)(s->residual + at));
-    }
-    if (kind == QNET__SINK_GRADIENT && s->mask != NULL) {
+    if (kind == QNET__SINK_GRADIENT && s->mask != NULL)
         QNET__PREFETCH((uintptr_t)(s->mask + at));
-    }
-    if (kind == QNET__SINK_GRADIENT && s->pre != NULL) {
+    if (kind == QNET__SINK_GRADIENT && s->pre != NULL)
         QNET__PREFETCH((uintptr_t)(s->pre + at));
-    }
 }
 
 /* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
 QNET__INLINE void qnet__sink_end(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t chunk,
                                  ptrdiff_t channels, ptrdiff_t c, const qnet__sums *sums)
 {
-    if (kind == QNET__SINK_MOMENTS) {
+    if (kind == QNET__SINK_MOMENTS)
         qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
-    }
     if (kind == QNET__SINK_MOMENTS || (kind == QNET__SINK_GRADIENT && s->pre != NULL)) {
         memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
         memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
@@ -4719,9 +4644,8 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
         v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
         if (s->residual != NULL) {
             qnet_real other = s->residual[at];
-            if (s->residual_mean != NULL) {
+            if (s->residual_mean != NULL)
                 other = (other - s->residual_mean[c]) * s->residual_scale[c] + s->residual_beta[c];
-            }
             v += s->residual_relu && other < 0 ? 0 : other;
         }
         v = s->relu && v < 0 ? 0 : v;
@@ -4737,9 +4661,8 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
             s->sum2[sum_at] += (double)(v * (s->pre[at] - s->mean[c]));
         }
     }
-    if (s->y != NULL) {
+    if (s->y != NULL)
         s->y[at] = v;
-    }
 }
 
 /* The channels from `begin` on. */
@@ -4750,9 +4673,8 @@ static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t 
     size_t r, c;
     for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
         job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
-        if (job->sink->kind == QNET__SINK_MOMENTS) {
+        if (job->sink->kind == QNET__SINK_MOMENTS)
             job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first * n + c, c);
-        }
     }
     for (r = 0; r < rows; r++) {
         for (c = begin; c < n; c++) {
@@ -4840,17 +4762,15 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
     const size_t rows = qnet__min_size(call->job.chunk_rows,
                                        call->job.rows - chunk * call->job.chunk_rows);
     QNET__UNUSED(worker);
-    if (call->job.sink->rows != NULL) {
+    if (call->job.sink->rows != NULL)
         call->job.sink->rows[chunk] = rows;
-    }
     call->run(&call->job, chunk * call->job.chunk_rows, rows, chunk);
 }
 
 static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
 {
-    if (QNET__TWINS_ONLY) {
+    if (QNET__TWINS_ONLY)
         return qnet__pass_ref;
-    }
 #if QNET__X86
     switch (qnet_context_cpu(ctx)) {
     case QNET_CPU_AVX512: return qnet__pass_avx512;
@@ -4898,9 +4818,8 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
     size_t k, c;
     double rows = 0;
     QNET__UNUSED(worker);
-    for (c = begin; c < end; c++) {
+    for (c = begin; c < end; c++)
         job->first[c] = job->second[c] = 0;
-    }
     if (s->kind == QNET__SINK_GRADIENT) {
         for (k = 0; k < s->chunks; k++) {
             for (c = begin; c < end; c++) {
@@ -4917,9 +4836,8 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
                              s->sum1[k * n + c];
         }
     }
-    for (c = begin; c < end; c++) {
+    for (c = begin; c < end; c++)
         job->first[c] /= rows;
-    }
     for (k = 0; k < s->chunks; k++) {
         const double m = (double)s->rows[k];
         for (c = begin; c < end; c++) {
@@ -4928,9 +4846,8 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
             job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
         }
     }
-    for (c = begin; c < end; c++) {
+    for (c = begin; c < end; c++)
         job->second[c] /= rows;
-    }
 }
 
 static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t channels,
@@ -5256,12 +5173,10 @@ QNET__INLINE void qnet__winograd_at2(int points, const qnet__lanes *x, qnet__lan
     qnet__winograd_odd_outputs(points, x, y, step);
     y[0] += x[3];
     y[step] += x[4];
-    if (points > 5) {
+    if (points > 5)
         y[2 * step] += x[6];
-    }
-    if (points > 7) {
+    if (points > 7)
         y[3 * step] += x[8];
-    }
 }
 
 /* The same for the gradient of the inputs, y[2 outputs] of x[points]. */
@@ -5485,9 +5400,8 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     const int size = map->size;
     int kind = 0, large_y, large_x, rows, columns, y, x;
     ptrdiff_t image, i, j, top, left, *at = view->at;
-    while (tile >= p->kind_end[kind]) {
+    while (tile >= p->kind_end[kind])
         kind++;
-    }
     tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
     large_y = kind == 1 || kind == 2, large_x = kind < 2;
     j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
@@ -5546,9 +5460,8 @@ QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_k
     const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
     const ptrdiff_t *from = ahead < channels ? at : next;
     int y;
-    for (y = 0; y < size; y++) {
+    for (y = 0; y < size; y++)
         qnet__source_ask(s, kind, from[y * size + x] + ahead % channels);
-    }
 }
 
 /* to[k][...] = x[k], k < points. Written out here and below: compilers unroll loops too late to
@@ -5559,18 +5472,14 @@ QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
     qnet__lanes_store(to, &x[0]);
     qnet__lanes_store(to + plane, &x[1]);
     qnet__lanes_store(to + 2 * plane, &x[2]);
-    if (points > 3) {
+    if (points > 3)
         qnet__lanes_store(to + 3 * plane, &x[3]);
-    }
-    if (points > 4) {
+    if (points > 4)
         qnet__lanes_store(to + 4 * plane, &x[4]);
-    }
-    if (points > 5) {
+    if (points > 5)
         qnet__lanes_store(to + 5 * plane, &x[5]);
-    }
-    if (form != QNET__WINOGRAD_SAME && points > 6) {
+    if (form != QNET__WINOGRAD_SAME && points > 6)
         qnet__lanes_store(to + 6 * plane, &x[6]);
-    }
     if (form != QNET__WINOGRAD_SAME && points > 7) {
         qnet__lanes_store(to + 7 * plane, &x[7]);
         qnet__lanes_store(to + 8 * plane, &x[8]);
@@ -5595,17 +5504,15 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
         for (x = 0; x < columns; x++) {
             const ptrdiff_t *from = at + x;
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            if (x >= size - qnet__winograd_fresh(form)) {
+            if (x >= size - qnet__winograd_fresh(form))
                 qnet__winograd_ask(&p->from, kind, at, next, size, x, c, p->src_c);
-            }
             qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
             qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
             qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
             qnet__winograd_get(&p->from, kind, &k, from[3 * size], c, &d[3]);
             qnet__winograd_get(&p->from, kind, &k, from[4 * size], c, &d[4]);
-            if (size > 5) {
+            if (size > 5)
                 qnet__winograd_get(&p->from, kind, &k, from[5 * size], c, &d[5]);
-            }
             if (size > 6) {
                 qnet__winograd_get(&p->from, kind, &k, from[6 * size], c, &d[6]);
                 qnet__winograd_get(&p->from, kind, &k, from[7 * size], c, &d[7]);
@@ -5627,9 +5534,8 @@ QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__sou
                                         qnet__lanes *v)
 {
     qnet__winograd_get(&p->dy, kind, k, at, c, v);
-    if (kind == QNET__SOURCE_GRADIENT && p->dy_made != NULL && at >= 0) {
+    if (kind == QNET__SOURCE_GRADIENT && p->dy_made != NULL && at >= 0)
         qnet__lanes_store(p->dy_made + at + c, v);
-    }
 }
 
 /* A dY A^T of a tile. */
@@ -5697,9 +5603,8 @@ QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind
                                       const qnet__sink_lanes *k, ptrdiff_t at,
                                       ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
 {
-    if (at >= 0) {
+    if (at >= 0)
         qnet__sink_put(s, kind, k, at + channel, y, sums);
-    }
 }
 
 /* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
@@ -5723,9 +5628,8 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
         qnet__sink_lanes k;
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (x = 0; x < size * size && next != NULL; x++) {
-            if (next[x] >= 0) {
+            if (next[x] >= 0)
                 qnet__sink_ask(s, kind, next[x] + c);
-            }
         }
         qnet__sink_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
@@ -5747,9 +5651,8 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
             const ptrdiff_t *pixels = at + size * y;
             qnet__lanes e[8];
             qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
-            if (kind == QNET__SINK_MOMENTS && y == 0 && is_first) {
+            if (kind == QNET__SINK_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            }
             qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
             qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
             qnet__winograd_sink(s, kind, &k, pixels[2], c, &e[2], &sum);
@@ -5785,9 +5688,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
     for (t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
         const ptrdiff_t *behind = t + 1 < last ? next.at : NULL;
         now = next;
-        if (behind != NULL) {
+        if (behind != NULL)
             qnet__winograd_look(p, t + 1, &p->out, &next);
-        }
         if (now.points_y == most && now.points_x == most) {
             qnet__winograd_output_tile(p, kind, form, most, most, now.at, behind, channel,
                                        t == first, m, sums);
@@ -5795,16 +5697,13 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
             qnet__winograd_output_tile(p, kind, form, now.points_y, now.points_x, now.at, behind,
                                        channel, t == first, m, sums);
         }
-        for (x = 0; x < size * size; x++) {
+        for (x = 0; x < size * size; x++)
             rows += now.at[x] >= 0;
-        }
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT)
         qnet__sink_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
-    }
-    if (kind == QNET__SINK_MOMENTS && channel == 0) {
+    if (kind == QNET__SINK_MOMENTS && channel == 0)
         s->rows[block] = rows;
-    }
 }
 
 /* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
@@ -5828,9 +5727,8 @@ QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, p
         for (j = 0; j < QNET__LANE_COUNT; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__LANE_COUNT; i++) {
+            for (i = 0; i < QNET__LANE_COUNT; i++)
                 g[k][i][j] = w[i];
-            }
         }
     }
 }
@@ -5845,9 +5743,8 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
     qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
     ptrdiff_t i, j, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     int y, x;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c++) {
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
-    }
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
         const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
         const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
@@ -5876,9 +5773,8 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
                         continue;
                     }
                     qnet__wide_round(&e[x], rounded);
-                    for (j = 0; j < QNET__WIDE_COUNT; j++) {
+                    for (j = 0; j < QNET__WIDE_COUNT; j++)
                         to[at[column + j]] = rounded[j];
-                    }
                 }
             }
         }
@@ -5921,18 +5817,14 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
             qnet__winograd_get_du(p, from, &e[0]);
             qnet__winograd_get_du(p, from + row, &e[1]);
             qnet__winograd_get_du(p, from + 2 * row, &e[2]);
-            if (points_y > 3) {
+            if (points_y > 3)
                 qnet__winograd_get_du(p, from + 3 * row, &e[3]);
-            }
-            if (points_y > 4) {
+            if (points_y > 4)
                 qnet__winograd_get_du(p, from + 4 * row, &e[4]);
-            }
-            if (points_y > 5) {
+            if (points_y > 5)
                 qnet__winograd_get_du(p, from + 5 * row, &e[5]);
-            }
-            if (points_y > 6) {
+            if (points_y > 6)
                 qnet__winograd_get_du(p, from + 6 * row, &e[6]);
-            }
             if (points_y > 7) {
                 qnet__winograd_get_du(p, from + 7 * row, &e[7]);
                 qnet__winograd_get_du(p, from + 8 * row, &e[8]);
@@ -6083,9 +5975,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
             for (at = 0; at < p->src_c; at += piece, u += size) {
                 tile.accumulate = at > 0;
                 next = u + size;
-                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP) {
+                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP)
                     next = k + 1 < p->planes ? plane + p->u_plane : behind;
-                }
                 for (r = begin; r < end; r += QNET__TILE_ROWS) {
                     /* From a row to the one in its place in the next tile or, after the last, in
                        the first of the next piece. */
@@ -6098,9 +5989,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         a[i] = v + k * p->v_plane + row * p->v_row + at;
                         row = r + i - first;
                         c[i] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP + panel;
-                        for (line = 0; line < asked; line += QNET__LINE) {
+                        for (line = 0; line < asked; line += QNET__LINE)
                             QNET__PREFETCH((uintptr_t)a[i] + (uintptr_t)to_next * sizeof *v + line);
-                        }
                     }
                     qnet__tile_ask(&tile, next, (size_t)columns, (size_t)columns,
                                    (size_t)((r - begin) / QNET__TILE_ROWS));
@@ -6178,12 +6068,10 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
     const qnet__winograd *p = (const qnet__winograd *)arg;
     qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
     ptrdiff_t at;
-    for (at = 0; at < p->src_c; at += QNET__LANE_COUNT) {
+    for (at = 0; at < p->src_c; at += QNET__LANE_COUNT)
         qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
-    }
-    for (at = p->round_first; at < p->round_last; at += p->block) {
+    for (at = p->round_first; at < p->round_last; at += p->block)
         qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
-    }
 }
 
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
@@ -6221,9 +6109,8 @@ static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t
     }
     axis->few = stride == 2 ? 2 * axis->side + 1 : axis->side + 2;
     axis->points = axis->few + (axis->large > 0 ? stride : 0);
-    if (stride == 1 && n == 2) {
+    if (stride == 1 && n == 2)
         axis->points = axis->few = QNET__WINOGRAD_CLOSED;
-    }
 }
 
 /* Points of all tiles of an axis. */
@@ -6345,9 +6232,8 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
     sink->chunks = (size_t)p.blocks;
     p.from = *x, p.sink = *sink, p.w = w;
     p.packed = u != NULL ? u : p.u;
-    if (u == NULL && !p.by_group) {
+    if (u == NULL && !p.by_group)
         qnet__winograd_pack(ctx, s, side, backward, w, p.u);
-    }
     if (p.round == 0) {
         qnet__parallel(ctx, (size_t)p.blocks, qnet__winograd_block_task, &p);
         return;
@@ -6451,17 +6337,15 @@ static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
     for (k = 0; k < p->planes; k++) { /* a part may have no tile with this plane */
         first = begin, last = end;
         qnet__winograd_range(p, k, &first, &last);
-        if (first >= last) {
+        if (first >= last)
             memset(du + k * p->du_plane, 0, (size_t)(p->src_c * p->dst_c) * sizeof *du);
-        }
     }
     for (first = begin; first < end; first = last) {
         last = first + p->round < end ? first + p->round : end;
         qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
         qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
-        for (k = 0; k < p->planes; k++) {
+        for (k = 0; k < p->planes; k++)
             qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
-        }
     }
 }
 
@@ -6658,17 +6542,15 @@ static int qnet__conv_out(int in, int kernel, int stride, int padding)
 
 QNET_API int qnet_conv2d_out_height(const qnet_conv2d *shape)
 {
-    if (shape == NULL) {
+    if (shape == NULL)
         return 0;
-    }
     return qnet__conv_out(shape->height, shape->kernel, shape->stride, shape->padding);
 }
 
 QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape)
 {
-    if (shape == NULL) {
+    if (shape == NULL)
         return 0;
-    }
     return qnet__conv_out(shape->width, shape->kernel, shape->stride, shape->padding);
 }
 
@@ -6695,9 +6577,8 @@ static int qnet__conv_valid(const qnet_conv2d *s)
 
 static qnet_status qnet__conv_check(qnet_context *ctx, const qnet_conv2d *s, const char *who)
 {
-    if (ctx == NULL || s == NULL) {
+    if (ctx == NULL || s == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: the context or the shape is NULL", who);
-    }
     if (!qnet__conv_valid(s)) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "%s: batch %d, height %d, width %d, %d to %d channels, kernel %d, "
@@ -6717,9 +6598,8 @@ static ptrdiff_t qnet__conv_pixel(const qnet_conv2d *s, ptrdiff_t p, int ky, int
     const ptrdiff_t out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
     const ptrdiff_t ox = p % out_w, oy = p / out_w % out_h, n = p / out_w / out_h;
     const ptrdiff_t y = oy * s->stride + ky - s->padding, x = ox * s->stride + kx - s->padding;
-    if (y < 0 || y >= s->height || x < 0 || x >= s->width) {
+    if (y < 0 || y >= s->height || x < 0 || x >= s->width)
         return -1;
-    }
     return ((n * s->height + y) * s->width + x) * s->in_channels;
 }
 
@@ -6895,9 +6775,8 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     const int inside_x = qnet__axis_inside(&p->x, x);
     ptrdiff_t s, v;
     if (inside_x && qnet__axis_inside(&p->y, y)) {
-        for (s = 0; s < taps->count; s++) {
+        for (s = 0; s < taps->count; s++)
             a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
-        }
         return;
     }
     for (s = 0; s < taps->count; s++) {
@@ -6957,14 +6836,12 @@ static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrd
             pixel[row] = NULL;
             continue;
         }
-        for (s = 0; s < taps->count && p->by_place; s++) {
+        for (s = 0; s < taps->count && p->by_place; s++)
             used[s] |= a[s * QNET__SWEEP_ROWS + row] != p->zeros;
-        }
         pixel[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
                                p->x.dst_first + j * p->x.dst_step) * p->dst_c;
-        if (row + 1 == rows || (p->by_place && ++n < batch)) {
+        if (row + 1 == rows || (p->by_place && ++n < batch))
             continue;
-        }
         if (++j == p->x.grid) {
             j = 0;
             i++;
@@ -7012,9 +6889,8 @@ static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdi
                 tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
                 for (segment = 0; segment < segments; segment += together) {
                     tile.segments = qnet__min_size(together, segments - segment);
-                    if (memchr(used + segment, 1, tile.segments) == NULL) {
+                    if (memchr(used + segment, 1, tile.segments) == NULL)
                         continue;
-                    }
                     tile.a = a + segment * QNET__SWEEP_ROWS, tile.b = taps->b + segment;
                     next = taps->b[0] + (panel + 1 < panel_last ? panel + 1 : panel_first) *
                                             panel_size;
@@ -7042,9 +6918,8 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
     const ptrdiff_t segments = p->merged ? p->y.taps : p->y.taps * p->x.taps;
     ptrdiff_t first = 0;
     qnet__taps taps;
-    if (segments == 0 && p->add) {
+    if (segments == 0 && p->add)
         return;
-    }
     do { /* once even without taps, to write zeros */
         qnet__sweep_taps(p, first, &taps);
         qnet__sweep_pass(p, &taps, begin, end, panel_first, panel_last, p->add || first > 0);
@@ -7136,9 +7011,8 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
     p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
                                                                  p.kernel.columns);
-    if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS) {
+    if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS)
         p.panels_per_task = 1;
-    }
     return p;
 }
 
@@ -7223,9 +7097,8 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
     for (r = t->row_first; r < t->row_last && x_first < x_last; r++) {
         const ptrdiff_t n = r / p->out_h, oy = r % p->out_h;
         const ptrdiff_t y = n * p->shape.height + oy * stride + off_y;
-        if (oy < y_first || oy >= y_last) {
+        if (oy < y_first || oy >= y_last)
             continue;
-        }
         for (m = 0; m < QNET__TILE_ROWS; m++) { /* the last row again: read, never kept */
             a[(ptrdiff_t)segments * QNET__TILE_ROWS + m] =
                 p->x + (y * p->shape.width + x_first * stride + off_x) * in_c +
@@ -7250,13 +7123,11 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
         if (at + tile.rows > rows) { /* end with the last row; those of the block before drop out */
             at = rows > tile.rows ? rows - tile.rows : 0;
         }
-        for (m = 0; m < tile.rows; m++) {
+        for (m = 0; m < tile.rows; m++)
             c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
-        }
         tile.a_at = (size_t)at;
-        if (accumulate) {
+        if (accumulate)
             qnet__tile_ask_sums(&tile, p->kernel.columns);
-        }
         qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
     }
 }
@@ -7281,9 +7152,8 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
         const int add = t.row_first > begin;
         t.row_last = t.row_first + p->rows_per_chunk < end ? t.row_first + p->rows_per_chunk : end;
         for (ky = 0; ky < kernel; ky++) {
-            if (p->merged) {
+            if (p->merged)
                 qnet__weight_columns(&t, ky, 0, kernel * in_c, p->inner_first, p->inner_last, add);
-            }
             for (kx = 0; kx < kernel; kx++) {
                 if (p->merged) {
                     qnet__weight_columns(&t, ky, kx, in_c, 0, p->inner_first, 1);
@@ -7313,9 +7183,8 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
         memcpy(dw, partial, (size_t)out_c * sizeof *dw);
         for (group = 1; group < p->groups; group++) {
             partial += rows * p->dy_c;
-            for (co = 0; co < out_c; co++) {
+            for (co = 0; co < out_c; co++)
                 dw[co] += partial[co];
-            }
         }
     }
 }
@@ -7354,9 +7223,8 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * channels);
     p.rows_per_chunk = (QNET__CHUNK_PIXELS * (p.merged ? 4 : 1) - 1) / p.out_w + 1;
     p.rows_per_chunk = p.rows_per_chunk < fit ? p.rows_per_chunk : fit > 0 ? fit : 1;
-    if (p.rows_per_chunk > QNET__CHUNK_ROWS) {
+    if (p.rows_per_chunk > QNET__CHUNK_ROWS)
         p.rows_per_chunk = QNET__CHUNK_ROWS;
-    }
     most = (p.rows - 1) / p.rows_per_chunk + 1;
     tasks = (ptrdiff_t)p.panels * p.supers;
     wanted = (QNET__DW_TASKS - 1) / tasks + 1;
@@ -7369,9 +7237,8 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
                                           (size_t)p.dy_c * sizeof(qnet_real));
     }
     if (p.dy_c != s->out_channels || p.groups > 1) {
-        if (!qnet__mul(p.groups, taps * (size_t)s->in_channels, &partial_rows)) {
+        if (!qnet__mul(p.groups, taps * (size_t)s->in_channels, &partial_rows))
             partial_rows = (size_t)-1;
-        }
         p.partial = (qnet_real *)qnet__take(arena, partial_rows,
                                             (size_t)p.dy_c * sizeof(qnet_real));
     }
@@ -7396,9 +7263,8 @@ static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, c
         }
         p.dy = padded;
     }
-    if (p.partial == NULL) {
+    if (p.partial == NULL)
         p.partial = dw;
-    }
     qnet__parallel(ctx, p.panels * (size_t)p.supers * p.groups, qnet__weight_task, &p);
     if (p.partial != dw) {
         qnet__parallel(ctx, (size_t)((weight_rows - 1) / QNET__REDUCE_ROWS + 1),
@@ -7441,9 +7307,8 @@ static void qnet__col2im(const qnet_conv2d *s, int add, const qnet_real *dcolumn
         for (ky = 0; ky < s->kernel; ky++) {
             for (kx = 0; kx < s->kernel; kx++, dcolumn += s->in_channels) {
                 at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < s->in_channels; ci++) {
+                for (ci = 0; at >= 0 && ci < s->in_channels; ci++)
                     dx[at + ci] += dcolumn[ci];
-                }
             }
         }
     }
@@ -7464,9 +7329,8 @@ static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, int 
     int n;
     for (n = 0; n < s->batch; n++) {
         const size_t at_y = (size_t)n * pixels * out, at_x = (size_t)n * image;
-        if (y != NULL || dw != NULL) {
+        if (y != NULL || dw != NULL)
             qnet__im2col(s, x + at_x, column);
-        }
         if (y != NULL) {
             QNET__TRY(qnet_gemm(ctx, 0, 0, pixels, out, k, column, k, w, out, 0, y + at_y, out,
                                 NULL));
@@ -7509,12 +7373,10 @@ static const char *qnet__conv_way_name(qnet__conv_way way)
 static qnet__conv_way qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape, int once)
 {
     const int side = qnet__winograd_side(shape, once);
-    if (QNET__TWINS_ONLY) {
+    if (QNET__TWINS_ONLY)
         return QNET__CONV_REFERENCE;
-    }
-    if (qnet__conv_uses_blas(ctx)) {
+    if (qnet__conv_uses_blas(ctx))
         return QNET__CONV_BLAS;
-    }
     return side == 4 ? QNET__CONV_WINOGRAD : side == 2 ? QNET__CONV_WINOGRAD_2 : QNET__CONV_DIRECT;
 }
 
@@ -7532,9 +7394,8 @@ static qnet__conv_way qnet__conv_way_back(qnet__conv_way way, const qnet_conv2d 
 
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
 {
-    if (shape == NULL || !qnet__conv_valid(shape)) {
+    if (shape == NULL || !qnet__conv_valid(shape))
         return "none";
-    }
     return qnet__conv_way_name(qnet__conv_pick(ctx, shape, 0));
 }
 
@@ -7550,9 +7411,8 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_way way,
     case QNET__CONV_REFERENCE: return 0;
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
-        if (!qnet__winograd_goes_back(shape)) {
+        if (!qnet__winograd_goes_back(shape))
             qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
-        }
         return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
     case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
@@ -7573,9 +7433,8 @@ static const qnet_real *qnet__source_map(qnet_context *ctx, const qnet__source *
                                          int channels, qnet_real *temp)
 {
     qnet__sink sink = qnet__sink_plain(temp);
-    if (source->kind == QNET__SOURCE_PLAIN) {
+    if (source->kind == QNET__SOURCE_PLAIN)
         return source->x;
-    }
     qnet__pass(ctx, source, &sink, rows, (size_t)channels);
     return temp;
 }
@@ -7588,9 +7447,8 @@ static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int
     if (sink->kind == QNET__SINK_MOMENTS) {
         sink->y = NULL; /* nothing changes there */
     }
-    if (sink->kind != QNET__SINK_PLAIN) {
+    if (sink->kind != QNET__SINK_PLAIN)
         qnet__pass(ctx, &source, sink, rows, (size_t)channels);
-    }
     sink->y = map;
 }
 
@@ -7697,9 +7555,8 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
         }
         return QNET_OK;
     }
-    if (dw != NULL) {
+    if (dw != NULL)
         from_x = qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x);
-    }
     from_dy = qnet__source_map(ctx, dy, out_rows, s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
         qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
@@ -7707,16 +7564,13 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
         QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
                                   (qnet_real *)scratch));
     } else {
-        if (dw != NULL) {
+        if (dw != NULL)
             qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
-        }
-        if (dx != NULL) {
+        if (dx != NULL)
             qnet__conv_sweep(ctx, s, 1, add, from_dy, w, NULL, dx, scratch);
-        }
     }
-    if (sink != NULL) {
+    if (sink != NULL)
         qnet__sink_map(ctx, sink, in_rows, s->in_channels);
-    }
     return QNET_OK;
 }
 
@@ -7738,9 +7592,8 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
     size_t bytes;
     void *own;
     QNET__TRY(qnet__conv_check(ctx, shape, "conv2d forward"));
-    if (x == NULL || w == NULL || y == NULL) {
+    if (x == NULL || w == NULL || y == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
-    }
     bytes = qnet_conv2d_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
     status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
@@ -8570,9 +8423,8 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
-        for (y = b * s->band; y < pool_end; y++) {
+        for (y = b * s->band; y < pool_end; y++)
             p->pool_row(&pool, (size_t)(image * s->pool_h + y));
-        }
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -8611,9 +8463,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
     p.pass = qnet__pass_pick(ctx);
     p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
     p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
-    if (sums != NULL) {
+    if (sums != NULL)
         sums->chunks = qnet__stem_chunks(&p.s);
-    }
     qnet__parallel(ctx, (size_t)(conv->batch * p.tasks), qnet__stem_forward_task, &p);
 }
 
@@ -8676,9 +8527,8 @@ static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *imag
     for (a = 0; a < 2; a++) {
         const ptrdiff_t y = 2 * r + a - 3;
         const qnet_real *row;
-        if (y < 0 || y >= height) {
+        if (y < 0 || y >= height)
             continue;
-        }
         row = image + y * width * 3;
         for (q = 1; q < p->s.out_w + 3; q++) {
             const ptrdiff_t x = 2 * q - 3;
@@ -8699,15 +8549,13 @@ static void qnet__stem_columns(const qnet__stem_work *t)
     const ptrdiff_t row = p->pitch * QNET__STEM_U;
     qnet_real *column = t->columns;
     ptrdiff_t r, q, k;
-    for (r = t->first; r < t->last + 3; r++) {
+    for (r = t->first; r < t->last + 3; r++)
         qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
-    }
     for (r = 0; r < t->last - t->first; r++) {
         for (q = 0; q < p->pitch; q++) {
             const qnet_real *u = t->u + r * row + q * QNET__STEM_U;
-            for (k = 0; k < 4; k++, column += QNET__STEM_U) {
+            for (k = 0; k < 4; k++, column += QNET__STEM_U)
                 memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
-            }
         }
     }
 }
@@ -8742,9 +8590,8 @@ QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from
         qnet__lanes v[QNET__STEM_VECTORS], x;
         qnet_real block[QNET__STEM_STEP];
         QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
             memset(&v[k], 0, sizeof v[k]);
-        }
         for (i = 0; i < count; i++) {
             const qnet_real *p = columns + from[i] + first;
             QNET__UNROLL
@@ -8754,12 +8601,10 @@ QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from
             }
         }
         QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++) {
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
             qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
-        }
-        for (k = 0; k < QNET__STEM_STEP; k++) {
+        for (k = 0; k < QNET__STEM_STEP; k++)
             sum[first + k] += (double)block[k];
-        }
     }
 }
 
@@ -8770,9 +8615,8 @@ QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_r
 {
     qnet_real value[QNET__STEM_PIECE];
     ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
-    for (i = 0; i < 9; i++) {
+    for (i = 0; i < 9; i++)
         tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
-    }
     for (c = 0; c < 64; c++, sum += QNET__STEM_TAPS) {
         for (i = n = 0; i < count; i++) {
             value[n] = p->dpool[(at + i) * 64 + c];
@@ -8827,28 +8671,24 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
         for (i = 0; i < rows; i++) {
             u[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
             b[i] = u[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (m = 0; m < QNET__TILE_ROWS; m++) {
+            for (m = 0; m < QNET__TILE_ROWS; m++)
                 a[i * QNET__TILE_ROWS + m] = u[i] + m;
-            }
         }
         for (n = 0; n < p->wide; n += (ptrdiff_t)p->kernel.columns) {
             tile.b_at = tile.c_at = (size_t)n;
             for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
                 tile.a_at = (size_t)m;
-                for (k = 0; k < QNET__TILE_ROWS; k++) {
+                for (k = 0; k < QNET__TILE_ROWS; k++)
                     c[k] = lags + (m + k) * p->wide;
-                }
                 qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
             }
         }
-        for (k = 0; k < QNET__STEM_U; k++) {
+        for (k = 0; k < QNET__STEM_U; k++)
             sum[k] = t->begun[side] ? edge[k] : 0;
-        }
         for (i = 0; i < rows; i++) {
             for (n = 0; n < (ptrdiff_t)tile.length; n++) {
-                for (k = 0; k < QNET__STEM_U; k++) {
+                for (k = 0; k < QNET__STEM_U; k++)
                     sum[k] += (double)u[i][n * QNET__STEM_COLUMN + k];
-                }
             }
         }
         memcpy(edge, sum, sizeof sum);
@@ -8866,9 +8706,8 @@ static void qnet__stem_flush(qnet__stem_work *t)
     for (s = 0; s < 4; s++) {
         for (row = s; row < s + 4; row++)
         for (column = q; column < q + 4 && t->begun[row]; column++) {
-            for (k = 0; k < n; k++) {
+            for (k = 0; k < n; k++)
                 t->sum[(q * 4 + s) * n + k] += t->edges[(row * 7 + column) * n + k];
-            }
         }
         for (i = 0; s + i < 4; i++)
         for (j = i > 0 ? -q : 0; q + j < 4; j++) {
@@ -8881,9 +8720,8 @@ static void qnet__stem_flush(qnet__stem_work *t)
                 for (row = s; row < s + 4; row++)
                 for (column = q; column < q + 4 && t->begun[row]; column++) {
                     const qnet_real *from = t->lags + ((row * 7 + column) * n + m) * wide + lag;
-                    for (k = 0; k < QNET__STEM_U; k++) {
+                    for (k = 0; k < QNET__STEM_U; k++)
                         sum[k] += (double)from[k];
-                    }
                 }
                 memcpy(to, sum, sizeof sum);
             }
@@ -8942,9 +8780,8 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
             qnet__stem_products(&t, r, r_end, side);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
-        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) {
+        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end)
             qnet__stem_flush(&t);
-        }
     }
 }
 
@@ -8960,12 +8797,10 @@ static void qnet__stem_join_task(void *arg, size_t index, size_t worker)
     QNET__UNUSED(worker);
     for (part = 1; part < p->parts; part++) {
         const double *from = to + (size_t)part * rows * QNET__STEM_TAPS;
-        for (k = 0; k < QNET__STEM_TAPS; k++) {
+        for (k = 0; k < QNET__STEM_TAPS; k++)
             to[k] += from[k];
-        }
-        if (products) {
+        if (products)
             p->sum[row] += p->sum[(size_t)part * QNET__STEM_TAPS + row];
-        }
     }
 }
 
@@ -8993,9 +8828,8 @@ static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
         double cov;
         at = other_order < order ? i * QNET__STEM_TAPS + tap : tap * QNET__STEM_TAPS + i;
         cov = p->p[at] - p->sum[tap] * p->sum[i] / outputs;
-        for (c = 0; c < 64; c++) {
+        for (c = 0; c < 64; c++)
             cov_w[c] += cov * (double)p->w[other * 64 + c];
-        }
     }
     for (c = 0; c < 64; c++) {
         const double a = p->a[c * QNET__STEM_TAPS + tap];
@@ -10386,9 +10220,8 @@ static size_t qnet__param_set(qnet_param *p, const char *name, const char *suffi
     p->shape[2] = s2;
     p->shape[3] = s3;
     p->count = 1;
-    for (i = 0; i < ndim; i++) {
+    for (i = 0; i < ndim; i++)
         p->count *= p->shape[i];
-    }
     p->offset = offset;
     p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
     p->trainable = trainable;
@@ -10463,9 +10296,8 @@ static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *co
                                                                    QNET_FEATURES, config->classes));
         if (r->unit[0].way == QNET__CONV_DIRECT) {
             scratch[0] = qnet__max_size(scratch[0], qnet__stem_forward_scratch(ctx, &conv));
-            if (config->training && conv.in_channels == 3) {
+            if (config->training && conv.in_channels == 3)
                 scratch[0] = qnet__max_size(scratch[0], qnet__stem_backward_scratch(ctx, &conv));
-            }
         }
         for (b = 0; b < QNET__RESBLOCKS; b++) {
             size_t *most = &scratch[b / 2 + 1];
@@ -10529,23 +10361,20 @@ static void qnet__resnet_plan_work(qnet__arena *arena, const size_t scratch[5],
 
     /* Twice: to measure, and to place. */
     for (pass = 0; pass < 2; pass++) {
-        if (pass == 1) {
+        if (pass == 1)
             base = qnet__take(arena, bytes, 1);
-        }
         for (l = 1; l <= 4; l++) {
             qnet__arena work = {(unsigned char *)base, 0};
             const int first = 2 * (l - 1), second = first + 1; /* blocks */
             r->scratch = qnet__take(&work, scratch[l], 1);
-            if (l > 1) {
+            if (l > 1)
                 r->dout[first] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            }
             if (l > 2) {
                 r->dfirst[first] = r->dfirst[second] =
                     (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
             }
-            if (l > 3) {
+            if (l > 3)
                 r->dout[second] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            }
             bytes = qnet__max_size(bytes, work.at);
         }
     }
@@ -10573,9 +10402,8 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
     qnet_real *region, *at, *layer[5];
     int u, b, l, pass;
 
-    for (l = 1; l <= 4; l++) {
+    for (l = 1; l <= 4; l++)
         size[l] = qnet__unit_count(&r->unit[r->block[2 * l - 1].second], config->batch);
-    }
     /* Twice: to measure, and to place. */
     for (pass = 0, total = 0, region = NULL; pass < 2; pass++) {
         if (pass == 1) {
@@ -10586,12 +10414,10 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
         used = 0;
         for (b = 0; b < QNET__RESBLOCKS; b++) {
             const qnet__resblock *block = &r->block[b];
-            if (b % 2 == 0) {
+            if (b % 2 == 0)
                 layer[b / 2 + 1] = at;
-            }
-            for (u = block->first; u <= qnet__resblock_last(block); u++) {
+            for (u = block->first; u <= qnet__resblock_last(block); u++)
                 r->unit[u].pre = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-            }
             r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
         }
     }
@@ -10622,9 +10448,8 @@ static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_con
         unit->slope = (qnet_real *)qnet__take(arena, out, real);
     }
     for (b = 0; b < QNET__RESBLOCKS; b++) {
-        if (qnet__conv_side(r->unit[r->block[b].second].way) == 0) {
+        if (qnet__conv_side(r->unit[r->block[b].second].way) == 0)
             temp = qnet__max_size(temp, size[b / 2 + 1]);
-        }
     }
     r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
     r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
@@ -10664,9 +10489,8 @@ static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_co
         second->pre = second->out = buffer[in];
     }
     qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    for (l = 1; l <= 4; l++) {
+    for (l = 1; l <= 4; l++)
         scratch[0] = qnet__max_size(scratch[0], scratch[l]);
-    }
     r->scratch = qnet__take(arena, scratch[0], 1);
 }
 
@@ -10684,9 +10508,8 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     qnet__resnet_count(config, r);
     r->params = (qnet_param *)qnet__take(arena, QNET__RESNET_PARAMS, sizeof(qnet_param));
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
-    if (config->training) {
+    if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
-    }
 
     /* Largest input or output of a block. Layers 2..4 quarter the pixels and double the channels,
        but a map of 3 x 3 becomes 2 x 2: small sizes can grow, so all are looked at. */
@@ -10759,9 +10582,8 @@ QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *c
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
 
-    if (ctx == NULL || config == NULL || qnet__resnet_check_config(ctx, config) != QNET_OK) {
+    if (ctx == NULL || config == NULL || qnet__resnet_check_config(ctx, config) != QNET_OK)
         return 0;
-    }
     qnet__resnet_plan(ctx, config, &arena, &r);
     return arena.at == (size_t)-1 ? 0 : arena.at;
 }
@@ -10799,18 +10621,15 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__resnet_state r, *self;
     size_t bytes;
 
-    if (ctx == NULL || config == NULL || out == NULL) {
+    if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
-    }
     QNET__TRY(qnet__resnet_check_config(ctx, config));
     bytes = qnet_resnet_bytes(ctx, config);
-    if (bytes == 0) {
+    if (bytes == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: the network does not fit into memory");
-    }
     arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) {
+    if (arena.base == NULL)
         return qnet__no_memory(ctx, bytes, "ResNet18");
-    }
 
     qnet__resnet_plan(ctx, config, &arena, &r);
     self = (qnet__resnet_state *)(void *)arena.base;
@@ -10824,9 +10643,8 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__resnet_table(config, &r, r.params);
     qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
-    if (r.net.gradients != NULL) {
+    if (r.net.gradients != NULL)
         qnet__zero(ctx, r.net.gradients, r.table.trainable * sizeof(qnet_real));
-    }
     *self = r;
     *out = &self->net;
     return QNET_OK;
@@ -10857,9 +10675,8 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
         }
         if (pass == 1 && r->packed == NULL) {
             r->packed = qnet__alloc(net->ctx, arena.at);
-            if (r->packed == NULL) {
+            if (r->packed == NULL)
                 return qnet__no_memory(net->ctx, arena.at, "packed weights");
-            }
             r->packed_bytes = arena.at;
         }
         arena.base = (unsigned char *)(pass == 1 ? r->packed : NULL);
@@ -10869,9 +10686,8 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
             const size_t count = qnet__conv_packed(net->ctx, unit->way, &unit->conv);
             unit->packed = count > 0 ? (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real))
                                      : NULL;
-            if (unit->packed != NULL) {
+            if (unit->packed != NULL)
                 qnet__conv_pack(net->ctx, unit->way, &unit->conv, unit->w, unit->packed);
-            }
         }
     }
     return QNET_OK;
@@ -10893,12 +10709,10 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
     size_t used = 0;
     int u, n;
 
-    if (text != NULL && size > 0) {
+    if (text != NULL && size > 0)
         text[0] = '\0';
-    }
-    if (net == NULL) {
+    if (net == NULL)
         return 0;
-    }
     r = net->state;
     for (u = -1; u <= QNET__UNITS; u++) {
         char line[192], shape[48], pre[16], out[16];
@@ -10930,9 +10744,8 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
                              sizeof(qnet_real) / 1e6,
                          pre, out);
         }
-        if (n > 0 && text != NULL && used + (size_t)n < size) {
+        if (n > 0 && text != NULL && used + (size_t)n < size)
             memcpy(text + used, line, (size_t)n + 1);
-        }
         used += n > 0 ? (size_t)n : 0;
     }
     return used;
@@ -10953,20 +10766,17 @@ static void qnet__resnet_init_task(void *arg, size_t i, size_t worker)
     if (p->ndim == 4) {
         /* Kaiming normal, fan out (He et al. 2015): keeps the gradient's variance through ReLUs. */
         double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
-        for (j = 0; j < p->count; j++) {
+        for (j = 0; j < p->count; j++)
             v[j] = (qnet_real)(std * qnet_rng_normal(&rng));
-        }
     } else if (strncmp(p->name, "fc.", 3) == 0) {
         double bound = 1.0 / sqrt((double)QNET_FEATURES);
-        for (j = 0; j < p->count; j++) {
+        for (j = 0; j < p->count; j++)
             v[j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
-        }
     } else {
         /* Norms: gamma 1, beta 0, running mean 0 and variance 1, no batch tracked. */
         int one = strstr(p->name, ".running_var") != NULL || strstr(p->name, ".weight") != NULL;
-        for (j = 0; j < p->count; j++) {
+        for (j = 0; j < p->count; j++)
             v[j] = (qnet_real)one;
-        }
     }
 }
 
@@ -11041,13 +10851,11 @@ static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet
 {
     const size_t n = (size_t)unit->conv.out_channels, count = qnet__unit_count(unit, batch);
     qnet__sink to = *sink;
-    if (!qnet__resnet_traces(r)) {
+    if (!qnet__resnet_traces(r))
         return QNET_OK;
-    }
     to.y = (qnet_real *)qnet__alloc(r->net.ctx, count * sizeof(qnet_real));
-    if (to.y == NULL) {
+    if (to.y == NULL)
         return qnet__no_memory(r->net.ctx, count * sizeof(qnet_real), "a traced tensor");
-    }
     qnet__pass(r->net.ctx, source, &to, count / n, n);
     qnet__unit_trace(r, unit, batch, prefix, name, to.y);
     qnet__free(r->net.ctx, to.y, count * sizeof(qnet_real));
@@ -11139,14 +10947,12 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
     if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
         const size_t bytes = qnet__unit_count(unit, batch) * sizeof(qnet_real);
         sink = qnet__sink_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
-        if (sink.y == NULL) {
+        if (sink.y == NULL)
             return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-        }
         status = qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
                                     &sink, NULL, r->scratch);
-        if (status == QNET_OK) {
+        if (status == QNET_OK)
             qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
-        }
         qnet__free(r->net.ctx, sink.y, bytes);
         QNET__TRY(status);
     }
@@ -11220,13 +11026,11 @@ static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int
     qnet_conv2d conv = stem->conv;
     qnet_status status;
 
-    if (!qnet__resnet_traces(r)) {
+    if (!qnet__resnet_traces(r))
         return QNET_OK;
-    }
     made = (qnet_real *)qnet__alloc(r->net.ctx, bytes);
-    if (made == NULL) {
+    if (made == NULL)
         return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-    }
     conv.batch = batch;
     plain = qnet__sink_plain(made), pre = qnet__source_plain(made);
     norm = qnet__unit_sink(stem, train, made);
@@ -11267,9 +11071,8 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
                                  qnet_conv2d_out_width(&conv), 64, 1, &pool));
     pool.y = r->pool;
     if (train) {
-        for (c = 0; c < 64; c++) {
+        for (c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
-        }
         pool.x.kind = QNET__SOURCE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
@@ -11338,9 +11141,8 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
     QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
+    for (b = 0; b < QNET__RESBLOCKS; b++)
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
-    }
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
     qnet__trace(ctx, "avgpool", r->features, 2, (size_t)batch, QNET_FEATURES, 1, 1);
@@ -11352,12 +11154,10 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 
     r->batch = batch;
     r->trained = train ? batch : 0;
-    if (logits != NULL) {
+    if (logits != NULL)
         memcpy(logits, r->logits, (size_t)batch * (size_t)classes * sizeof(qnet_real));
-    }
-    if (features != NULL) {
+    if (features != NULL)
         memcpy(features, r->features, (size_t)batch * QNET_FEATURES * sizeof(qnet_real));
-    }
     return QNET_OK;
 }
 
@@ -11478,9 +11278,8 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
         qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
                                           (size_t)first->conv.width, in);
     }
-    if (previous != NULL) {
+    if (previous != NULL)
         qnet__unit_gradient(r, previous, batch, &dmap);
-    }
     return QNET_OK;
 }
 
@@ -11523,15 +11322,13 @@ static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, co
     if (qnet__resnet_traces(r)) { /* what has been left out */
         qnet_real *pre = (qnet_real *)qnet__alloc(r->net.ctx, bytes), *g;
         qnet_status status;
-        if (pre == NULL) {
+        if (pre == NULL)
             return qnet__no_memory(r->net.ctx, bytes, "two traced tensors");
-        }
         g = pre + count;
         whole.pre = pre;
         status = qnet__resnet_stem_whole(r, batch, x, pre, g);
-        if (status == QNET_OK) {
+        if (status == QNET_OK)
             status = qnet__unit_trace_gradients(r, &whole, batch, g);
-        }
         qnet__free(r->net.ctx, pre, bytes);
         return status;
     }
@@ -11549,9 +11346,8 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, 
     qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
                 (size_t)r->pool_w, 64);
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
-    if (stem->way == QNET__CONV_DIRECT && stem->conv.in_channels == 3) {
+    if (stem->way == QNET__CONV_DIRECT && stem->conv.in_channels == 3)
         return qnet__resnet_stem_direct(r, batch, x, &sums);
-    }
     qnet__pass(r->net.ctx, &dpool, &sums, rows, 64);
     qnet__unit_gradient(r, stem, batch, &sums);
     whole.pre = r->stem_pre;
@@ -11640,9 +11436,8 @@ static void qnet__sum_task(void *arg, size_t index, size_t worker)
     size_t end = qnet__min_size(start + QNET__SUM_CHUNK, job->count);
 
     QNET__UNUSED(worker);
-    for (i = start; i < end; i++) {
+    for (i = start; i < end; i++)
         y[i] += x[i];
-    }
 }
 
 /* y[count] += x[count]: where two paths of the network part, their gradients add up. */
@@ -11734,9 +11529,8 @@ static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, q
     s->table.count = QNET__SCAN_PARAMS;
     s->table.trainable = s->table.total = qnet__scan_table(config, table);
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
-    if (s->params != NULL) {
+    if (s->params != NULL)
         memcpy(s->params, table, sizeof table);
-    }
     s->table.entries = s->params;
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
     s->bias[0] = (qnet_real *)qnet__take(arena, 2 * width, real);
@@ -11806,9 +11600,8 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
 
-    if (ctx == NULL || config == NULL || qnet__scan_check_config(ctx, config) != QNET_OK) {
+    if (ctx == NULL || config == NULL || qnet__scan_check_config(ctx, config) != QNET_OK)
         return 0;
-    }
     qnet__scan_plan(ctx, config, &arena, &s);
     return arena.at == (size_t)-1 ? 0 : arena.at;
 }
@@ -11822,18 +11615,15 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     qnet__scan_state s, *self;
     size_t bytes;
 
-    if (ctx == NULL || config == NULL || out == NULL) {
+    if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
-    }
     QNET__TRY(qnet__scan_check_config(ctx, config));
     bytes = qnet_scan_model_bytes(ctx, config);
-    if (bytes == 0) {
+    if (bytes == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: it does not fit into memory");
-    }
     arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) {
+    if (arena.base == NULL)
         return qnet__no_memory(ctx, bytes, "the scan model");
-    }
     qnet__scan_plan(ctx, config, &arena, &s);
     self = (qnet__scan_state *)(void *)arena.base;
     s.model.ctx = ctx;
@@ -11842,9 +11632,8 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     s.model.bytes = bytes;
     s.model.state = self;
     memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL) {
+    if (s.model.gradients != NULL)
         memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
-    }
     *self = s;
     *out = &self->model;
     return QNET_OK;
@@ -11852,9 +11641,8 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
 
 QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
 {
-    if (model != NULL) {
+    if (model != NULL)
         qnet__free(model->ctx, model->state, model->bytes);
-    }
 }
 
 /* PyTorch's defaults: everything of the LSTM U(+-1/sqrt(hidden)), of a head U(+-1/sqrt(in)). */
@@ -11871,9 +11659,8 @@ QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
                                                 : config->steps * 2 * config->hidden;
         double bound = 1.0 / sqrt(fan);
         size_t j;
-        for (j = 0; j < p->count; j++) {
+        for (j = 0; j < p->count; j++)
             model->weights[p->offset + j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
-        }
     }
 }
 
@@ -11893,9 +11680,8 @@ static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
         int first = d * QNET__SCAN_DIRECTION;
         const qnet_real *ih = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_IH);
         const qnet_real *hh = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_HH);
-        for (i = 0; i < 4 * s->model.config.hidden; i++) {
+        for (i = 0; i < 4 * s->model.config.hidden; i++)
             s->bias[d][i] = ih[i] + hh[i];
-        }
         w.w[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_IH);
         w.u[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_HH);
         w.b[d] = s->bias[d];
@@ -11983,12 +11769,10 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
     qnet__trace(ctx, "scan_head", s->scan_logits, 2, (size_t)batch, classes, 1, 1);
 
     s->batch = batch;
-    if (image_logits != NULL) {
+    if (image_logits != NULL)
         memcpy(image_logits, s->image_logits, rows * classes * sizeof(qnet_real));
-    }
-    if (scan_logits != NULL) {
+    if (scan_logits != NULL)
         memcpy(scan_logits, s->scan_logits, (size_t)batch * classes * sizeof(qnet_real));
-    }
     return QNET_OK;
 }
 
@@ -12104,18 +11888,16 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
     }
     QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
     for (b = 0; b < batch; b++) {
-        for (t = 0; t < config->steps; t++) {
+        for (t = 0; t < config->steps; t++)
             s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
-        }
     }
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
                                  scan_label, &scan, backward ? s->dscan : NULL));
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch * (size_t)config->steps,
                                  config->classes, s->image_logits, s->image_label, &image,
                                  backward ? s->dimage : NULL));
-    if (backward) {
+    if (backward)
         QNET__TRY(qnet__scan_backward(s, x, length, batch));
-    }
     *image_loss = image;
     *scan_loss = scan;
     return QNET_OK;
@@ -12258,9 +12040,8 @@ static void qnet__swa_task(void *arg, size_t index, size_t worker)
     size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
 
     QNET__UNUSED(worker);
-    for (i = start; i < end; i++) {
+    for (i = start; i < end; i++)
         average[i] = job->n == 0 ? p[i] : average[i] + share * (p[i] - average[i]);
-    }
 }
 
 /* average[count], p[count]. */
@@ -15473,9 +15254,8 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
     if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
-    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL) {
+    if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
         qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
-    }
 }
 
 /* What all names begin with, up to a dot; none where any name is right as it is. */
@@ -19912,9 +19692,8 @@ QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, cons
 {
     qnet_confusion c;
     size_t hh;
-    if (!decision || !out) {
+    if (!decision || !out)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_metrics_from: decision or out is NULL");
-    }
     QNET__TRY(qnet__check_items(ctx, "qnet_metrics_from", label, NULL, count, &hh));
     memset(&c, 0, sizeof c);
     for (size_t i = 0; i < count; i++) {
@@ -19986,9 +19765,8 @@ static void qnet__rank_merge(const double *key, size_t count, uint32_t *order, u
             const size_t right = qnet__min_size(left + 2 * width, count);
             size_t i = left, j = middle, k = left;
             if (middle < right && key[from[middle]] < key[from[middle - 1]]) {
-                while (i < middle && j < right) {
+                while (i < middle && j < right)
                     to[k++] = key[from[j]] < key[from[i]] ? from[j++] : from[i++];
-                }
             }
             while (i < middle) to[k++] = from[i++];
             while (j < right) to[k++] = from[j++];
@@ -20048,9 +19826,8 @@ QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__s
     for (size_t i = 0; i < count; i++) {
         uint64_t k = drop < 64 ? (qnet__double_key(key[i]) - smallest) >> drop : 0;
         from[i] = k << index_bits | i;
-        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS) {
+        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS)
             s->places[(size_t)pass * QNET__SORT_PLACES + (k & (QNET__SORT_PLACES - 1))]++;
-        }
     }
     for (int pass = 0; pass < passes; pass++) {
         uint32_t *place = s->places + (size_t)pass * QNET__SORT_PLACES, begin = 0;
@@ -20060,9 +19837,8 @@ QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__s
             place[d] = begin;
             begin += here;
         }
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++)
             to[place[from[i] >> shift & (QNET__SORT_PLACES - 1)]++] = from[i];
-        }
         swap = from;
         from = to;
         to = swap;
@@ -20124,17 +19900,14 @@ static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int 
     e->sortings = curves == 2 && qnet__workers(ctx) > 1 ? 2 : 1;
     for (int pass = 0; pass < 2; pass++) {
         for (int k = 0; k < e->sortings; k++) qnet__sorting_plan(&arena, count, &e->sorting[k]);
-        for (int k = 0; k < curves; k++) {
+        for (int k = 0; k < curves; k++)
             e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-        }
         if (clustered) {
             for (int y = 0; y < 2; y++) {
-                for (int k = 0; k < curves; k++) {
+                for (int k = 0; k < curves; k++)
                     e->sum[y][k] = (double *)qnet__take(&arena, count, sizeof(double));
-                }
-                if (curves == 2) {
+                if (curves == 2)
                     e->difference[y] = (double *)qnet__take(&arena, count, sizeof(double));
-                }
                 e->has[y] = (unsigned char *)qnet__take(&arena, count, 1);
             }
             e->cluster = (double *)qnet__take(&arena, count, sizeof(double));
@@ -20189,9 +19962,8 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     qnet__evaluation e;
     const uint32_t *order;
     size_t m, n, tp = 0, fp = 0, made = 1, end = count;
-    if (!points || !points_count) {
+    if (!points || !points_count)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
-    }
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
     QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
     n = count - m;
@@ -20526,9 +20298,8 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     score[1] = score2;
     if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
-    if (score2) {
+    if (score2)
         QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
-    }
     QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, qnet__is_clustered(cluster),
                                       0, &e));
     status = qnet__delong_run(ctx, label, score, cluster, count, m, &e, out);
@@ -20616,9 +20387,8 @@ QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint
    words[4 * QNET__DRAW_BLOCKS], as qnet_rng_u32 would give them one by one. */
 QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
 {
-    for (int i = 0; i < QNET__DRAW_BLOCKS; i++, rng->counter[0]++) {
+    for (int i = 0; i < QNET__DRAW_BLOCKS; i++, rng->counter[0]++)
         qnet__philox(rng->counter, rng->key, words + 4 * i);
-    }
 }
 
 #if QNET__X86
@@ -20743,9 +20513,8 @@ static size_t qnet__bootstrap_groups(const int *label, const double *score, cons
         y = hh > 0;
         if (mixed || y < open || open < 0) tied[groups++] = (unsigned char)mixed;
         open = mixed ? -1 : y;
-        for (size_t k = first; k < end; k++) {
+        for (size_t k = first; k < end; k++)
             slot[order[k]] = (uint32_t)(2 * (groups - 1) + (size_t)label[order[k]]);
-        }
     }
     return groups;
 }
@@ -20770,12 +20539,10 @@ static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, cons
     b.groups = qnet__bootstrap_groups(label, score, e->sorting[0].order, count, e->slot, e->tied);
     for (int pass = 0; pass < 2; pass++) {
         b.auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        if (cluster || b.by_item) {
+        if (cluster || b.by_item)
             b.weight = (uint32_t *)qnet__take(&arena, b.units, workers * sizeof(uint32_t));
-        }
-        if (!b.by_item) {
+        if (!b.by_item)
             b.sum = (uint32_t *)qnet__take(&arena, 2 * b.groups, workers * sizeof(uint32_t));
-        }
         if (pass == 0) {
             bytes = arena.at;
             arena.at = 0;
@@ -20863,9 +20630,8 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
     order = e.sorting[0].order;
     for (size_t i = 0; i < count; i++) sum += values[order[i]];
     r.mean = sum / (double)count;
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++)
         squares += (values[order[i]] - r.mean) * (values[order[i]] - r.mean);
-    }
     r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
     r.low = qnet__order_quantile(values, order, count, 0.025);
     r.q1 = qnet__order_quantile(values, order, count, 0.25);
@@ -20898,14 +20664,12 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     size_t pixels, bytes, p, c;
     int fc;
 
-    if (net == NULL || map == NULL) {
+    if (net == NULL || map == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
-    }
     ctx = net->ctx;
     features = qnet_resnet_feature_map(net);
-    if (features.data == NULL) {
+    if (features.data == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    }
     if (index < 0 || (size_t)index >= features.shape[0]) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cam: image must be 0..%d, as in the last forward pass, found %d",
@@ -20921,14 +20685,12 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     f = features.data + (size_t)index * pixels * QNET_FEATURES;
     bytes = pixels * sizeof(float);
     sums = (float *)qnet__alloc(ctx, bytes);
-    if (sums == NULL) {
+    if (sums == NULL)
         return qnet__no_memory(ctx, bytes, "a class activation map");
-    }
     for (p = 0; p < pixels; p++) {
         double sum = 0;
-        for (c = 0; c < QNET_FEATURES; c++) {
+        for (c = 0; c < QNET_FEATURES; c++)
             sum += (double)w[c] * (double)f[p * QNET_FEATURES + c];
-        }
         sums[p] = (float)sum;
         if (!qnet__is_finite((double)sums[p])) {
             qnet__free(ctx, sums, bytes);
@@ -20937,9 +20699,8 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
                               class_index);
         }
     }
-    if (raw != NULL) {
+    if (raw != NULL)
         memcpy(raw, sums, bytes);
-    }
     for (p = 0; p < pixels; p++) {
         low = sums[p] < low ? sums[p] : low;
         high = sums[p] > high ? sums[p] : high;
@@ -20966,9 +20727,8 @@ QNET_API void qnet_jet(double value, uint8_t rgb[3])
     int i;
 
     value = value > 0 ? (value < 1 ? value : 1) : 0;
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < 3; i++)
         rgb[i] = qnet__cam_byte(1.5 - fabs(4 * value - (3 - i)));
-    }
 }
 
 /* rgb = 0.3 JET(map) + 0.5 grey, the weights of Zhou et al.'s published program. */
@@ -20982,9 +20742,8 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
         uint8_t heat[3];
         g = g > 0 ? (g < 1 ? g : 1) : 0;
         qnet_jet((double)map[p], heat);
-        for (i = 0; i < 3; i++) {
+        for (i = 0; i < 3; i++)
             rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
-        }
     }
 }
 
@@ -21551,9 +21310,8 @@ static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int leve
         qnet__rates(r, level, rate);
         qnet__row_begin(w, in, m);
         qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4; k++) {
+        for (int k = 0; k < 4; k++)
             qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
-        }
         qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
         qnet__row_end(w);
     }
@@ -21571,13 +21329,11 @@ static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int leve
                    "<table class=\"wide pin\"><thead><tr><th>Input</th>",
                 image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
                 spread ? ", mean &plusmn; standard deviation" : "");
-    for (int i = 0; i < inputs; i++) {
+    for (int i = 0; i < inputs; i++)
         qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
-    }
     qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int k = 0; k < 4 * inputs; k++) {
+    for (int k = 0; k < 4 * inputs; k++)
         qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
-    }
     qnet__put(w, "</tr></thead><tbody>\n");
     for (int m = 0; m < QNET_MODELS; m++) {
         qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
@@ -22024,9 +21780,8 @@ QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buf
         if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
         else qnet__members(w, "run_full \"%016llx\"", run);
     }
-    if (e->weights[0]) {
+    if (e->weights[0])
         qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
-    }
     qnet__close(w, "}");
     qnet__put_settings(w, e);
     qnet__open(w, "scans", "[");
@@ -22081,9 +21836,8 @@ static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input,
     const int *d = item->decision;
     qnet__print(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
                 qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1);
-    if (item->scan >= 0 && item->scan < e->participants_count) {
+    if (item->scan >= 0 && item->scan < e->participants_count)
         qnet__put_field(w, e->participants[item->scan].subject);
-    }
     qnet__print(w, ",%d,", item->scan);
     if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
     else qnet__put(w, ",,");
@@ -22108,9 +21862,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
         const int level = k / 2, input = k % 2;
         const qnet_level_result *r = &e->level[input][level];
         if (!qnet__has_input(e, input)) continue;
-        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++) {
+        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++)
             qnet__put_item(w, e, input, level, (int)(i / r->count), &r->items[i]);
-        }
     }
     return qnet__writer_end(w);
 }
@@ -22610,9 +22363,8 @@ static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
                 const double loss = qnet__loss(e, c, input, model, i);
                 if (loss > most) most = loss;
             }
-            if (e->curves[c].input == input && e->curves[c].kind == model) {
+            if (e->curves[c].input == input && e->curves[c].kind == model)
                 epochs = qnet__max_int(epochs, e->curves[c].epochs);
-            }
         }
         if (!(most > 0)) continue;
         step = qnet__nice_step(most, 5);
@@ -23422,9 +23174,8 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
         status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
                                     (unsigned long long)job->embedding_hash);
     }
-    if (status == QNET_OK) {
+    if (status == QNET_OK)
         status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
-    }
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) {
         int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
@@ -23476,9 +23227,8 @@ static qnet_status qnet__fold_result_create(const qnet__job *job, qnet__fold_res
     for (int pass = 0; pass < 2; pass++) {
         r->image = (double *)qnet__take(&arena, (size_t)r->images * QNET_MODELS, sizeof(double));
         r->scan = (double *)qnet__take(&arena, (size_t)r->scans * QNET_MODELS, sizeof(double));
-        for (int m = 0; m < QNET_MODELS; m++) {
+        for (int m = 0; m < QNET_MODELS; m++)
             r->curve[m] = (double *)qnet__take(&arena, (size_t)r->epochs[m] * 3, sizeof(double));
-        }
         if (pass == 0) {
             r->bytes = arena.at;
             arena.at = 0;
@@ -23707,18 +23457,16 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fol
         status = qnet_stage2_create(ctx, &config, features, job->length, job->label,
                                     job->train_count, &run);
     }
-    if (status == QNET_OK && job->resume && qnet_file_exists(checkpoint)) {
+    if (status == QNET_OK && job->resume && qnet_file_exists(checkpoint))
         status = qnet_stage2_load(run, checkpoint);
-    }
     if (status == QNET_OK) status = qnet_stage2_run(run, checkpoint);
     if (status == QNET_OK) {
         status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
                             job->test_count, features, NULL);
     }
     if (status == QNET_OK) {
-        for (int i = 0; i < job->test_count; i++) {
+        for (int i = 0; i < job->test_count; i++)
             job->length[i] = job->cohort->scans[job->test[i]].slices;
-        }
         status = qnet_scan_model_predict(run->model, features, job->length, job->test_count, image,
                                          scan);
     }
@@ -23847,9 +23595,8 @@ static qnet_status qnet__augmentation_sheet(qnet_experiment *e, const qnet_cohor
     uint8_t *sheet = (uint8_t *)qnet__alloc(ctx, (size_t)width * (size_t)size * 3);
     qnet_status status = QNET_OK;
     int scan = 0;
-    if (!image || !scratch || !sheet) {
+    if (!image || !scratch || !sheet)
         status = qnet__no_memory(ctx, image_bytes + scratch_bytes, "the augmentation sheet");
-    }
     while (scan + 1 < cohort->scans_count && cohort->scans[scan].label != QNET_HH) scan++;
     if (status == QNET_OK) memset(sheet, 255, (size_t)width * (size_t)size * 3);
     for (int k = 0; k < QNET__SHEET_COLUMNS && status == QNET_OK; k++) {
@@ -24115,9 +23862,8 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
 
 static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
 {
-    if (!c->use_input[0] && !c->use_input[1]) {
+    if (!c->use_input[0] && !c->use_input[1])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
-    }
     if (c->folds < 2) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: folds is %d, expected at least 2",
                           c->folds);
@@ -24243,9 +23989,8 @@ static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *lev
     for (int m = 0; m < QNET_MODELS; m++) {
         level->model[m].roc =
             (qnet_roc_point *)qnet__alloc(e->ctx, (count + 1) * sizeof(qnet_roc_point));
-        if (!level->model[m].roc) {
+        if (!level->model[m].roc)
             return qnet__no_memory(e->ctx, (count + 1) * sizeof(qnet_roc_point), "ROC curves");
-        }
     }
     return QNET_OK;
 }
@@ -24498,9 +24243,8 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
                                                  qnet_stage1_swa_start(&e->config.stage1));
         }
     }
-    for (int level = 0; level < QNET_LEVELS; level++) {
+    for (int level = 0; level < QNET_LEVELS; level++)
         QNET__TRY(qnet__evaluate_level(e, &e->level[job->input][level], subject));
-    }
     return qnet__cams(job);
 }
 
@@ -24910,9 +24654,8 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
     qnet_augment_config a;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment) {
+    if (!weights_path || !input || !augment)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    }
     QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
     status = qnet__preparation_parse(ctx, file, weights_path, &in, &a);
     qnet_safetensors_destroy(file);
@@ -24930,9 +24673,8 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     qnet__lock lock;
     qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!config || !data || !out || !result) {
+    if (!config || !data || !out || !result)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
-    }
     QNET__TRY(qnet__experiment_check(ctx, config));
     e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
@@ -24978,9 +24720,8 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
             qnet_level_result *level = &e->level[i][l];
             qnet__free(ctx, level->items,
                        (size_t)e->config.repeats * level->count * sizeof(qnet_item));
-            for (int m = 0; m < QNET_MODELS; m++) {
+            for (int m = 0; m < QNET_MODELS; m++)
                 qnet__free(ctx, level->model[m].roc, (level->count + 1) * sizeof(qnet_roc_point));
-            }
         }
         for (int k = 0; k < e->cams_count[i]; k++) {
             const size_t bytes = (size_t)e->cams[i][k].width * (size_t)e->cams[i][k].height * 3;
@@ -24991,9 +24732,8 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
         qnet__free(ctx, e->augmented[i],
                    (size_t)e->augmented_width[i] * (size_t)e->augmented_height[i] * 3);
     }
-    for (int k = 0; k < e->curves_count; k++) {
+    for (int k = 0; k < e->curves_count; k++)
         qnet__free(ctx, e->curves[k].epoch, (size_t)e->curves[k].epochs * sizeof(qnet_epoch));
-    }
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
