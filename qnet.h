@@ -219,7 +219,8 @@
                         24 + 24, .33 with 15 + 15. The mean of the AUCs within folds has no such
                         bias (auc_within_folds)
        initial weights  those of an experiment say on whom they were trained, by hashes of names and
-                        QSM maps; any subject in common is refused
+                        QSM maps; a map in common is refused, and a name
+                        in common with another map is warned of
 
    REFERENCES
 
@@ -1210,7 +1211,9 @@ typedef struct qnet_scan_maps {
    with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
    median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
    to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
-   A sidecar's "Units" that are others than ppm and 1/s are refused likewise.
+   QSM must be higher in the mask than around it (else its sign is wrong), and no map a copy of
+   another. In a cohort's folder a sidecar's "Units" other than ppm and 1/s are refused likewise,
+   and so are two subjects with one QSM map.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
    Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
@@ -1526,6 +1529,7 @@ typedef struct qnet_participant {
     double age;
     qnet_sex sex;
     int slices;
+    uint64_t source_hash; /* of its QSM map: qnet_scan */
     qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
 } qnet_participant;
 
@@ -1554,8 +1558,9 @@ typedef struct qnet_experiment {
 
 #ifndef QNET_NO_STDIO
 /* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
-   predictions.csv, manifest.json, report.html and weights/ appear when all is done, so that an
-   earlier result stays whole on any failure. resume: goes on from out/checkpoint with the same
+   predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
+   until then an earlier result stays whole on any failure. What stops it while they are moved
+   leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
    inputs that are not normalised otherwise get the mean and std that an experiment recorded in it,
    or ImageNet's; where its images were prepared otherwise, a warning names both values.
@@ -1573,6 +1578,10 @@ QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, con
    without that record or prepared by another rule, and for weights of shuffled labels. */
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
                                            qnet_input_config *input, qnet_augment_config *augment);
+/* 1 when the network in `file`, or one that its training began with, was trained on the scan with
+   this qnet_scan.source_hash, so that its output for that scan says nothing; 0 also where the file
+   does not tell. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
 /* Tables 1, 2 and 3 in the paper's form, as text. */
@@ -16382,7 +16391,7 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
         double off[3] = {0, 0, 0}; /* mm */
         for (r = 0; r < 3; r++)
             for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
-        for (c = 0; c < 3; c++) { /* along the axes of a, which are orthogonal */
+        for (c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
             for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
@@ -16815,6 +16824,24 @@ static const char *qnet__unlikely(int map, const qnet__range *r, double size, do
     return NULL;
 }
 
+/* The median of QSM where the mask is set (inside = 1) or not, in a window of the chosen slices,
+   voxels of 0 left out; value: room for all of them. */
+static double qnet__median_of(const qnet__scan_files *files, const qnet__slice_choice *choice,
+                              const int low[2], const int high[2], int inside, float *value)
+{
+    const qnet_volume *qsm = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
+    int t, x, y, z;
+    size_t n = 0;
+    for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
+        for (y = low[1]; y <= high[1]; y++)
+            for (x = low[0]; x <= high[0]; x++) {
+                const size_t at = (size_t)y * (size_t)qsm->nx + (size_t)x;
+                const float v = qnet__slice_of(qsm, z)[at];
+                if (v != 0 && (qnet__slice_of(mask, z)[at] > 0) == inside) value[n++] = v;
+            }
+    return qnet__percentile(value, n, 50);
+}
+
 /* Values that no brain has. */
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
 static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
@@ -16868,6 +16895,14 @@ static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config
         }
         of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
         why = qnet__unlikely(m, &r, size, of_iron);
+        if (why == NULL && m == QNET__QSM && mask != NULL &&
+            qnet__median_of(files, choice, low, high, 1, iron) <
+                qnet__median_of(files, choice, low, high, 0, iron))
+            why = "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
+        for (i = 0; why == NULL && (int)i < m; i++)
+            if (memcmp(files->volume[m]->voxels, files->volume[i]->voxels,
+                       qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float)) == 0)
+                why = "is a copy of another map of this scan";
         if (why == NULL) continue;
         snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
                  "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
@@ -17216,6 +17251,15 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who
     scan.pixels = place;
     scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
     scan.source_hash = qnet__volume_hash(files->volume[QNET__QSM]);
+    for (size_t i = 0; i < at; i++) { /* one brain would be trained and tested on */
+        char text[256];
+        if (cohort->scans[i].source_hash != scan.source_hash ||
+            strcmp(cohort->scans[i].subject, scan.subject) == 0)
+            continue;
+        snprintf(text, sizeof text, "%s and %s have the same QSM map", cohort->scans[i].subject,
+                 scan.subject);
+        QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
+    }
     cohort->scans[at] = scan;
     cohort->scans_count++;
     return QNET_OK;
@@ -20277,7 +20321,9 @@ static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
         r.covariance = sums.covariance;
-        r.se = sqrt(sums.of_difference > 0.0 ? sums.of_difference : 0.0);
+        /* What is left of equal variances is rounding. */
+        r.se = sums.of_difference > 1e-14 * (r.variance[0] + r.variance[1])
+                   ? sqrt(sums.of_difference) : 0.0;
         if (d == 0.0) r.z = 0.0;
         else r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
@@ -21143,7 +21189,8 @@ static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
         qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
                          ? "A model that says the same of everybody shows neither a leak nor that "
                            "there is none."
-                     : !qnet__is_interval(auc) ? "Look for a leak."
+                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
+                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
                      : auc.low <= 0.5 && auc.high >= 0.5
                          ? "That interval holds 0.5, as it should."
                      : auc.high < 0.5
@@ -22782,7 +22829,7 @@ static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_co
     return QNET_OK;
 }
 
-/* Every field that changes a result. */
+/* Every field that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
@@ -22939,7 +22986,8 @@ static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experime
 }
 
 /* 95 % interval of an AUC, normal on the logit scale: it stays within 0..1, and at 10 + 10 subjects
-   holds the truth in 96 of 100 cohorts, where DeLong's own, of the same variance, does in 91. */
+   and an AUC of .7 holds the truth in 96 of 100 cohorts, where DeLong's own, of the same variance,
+   does in 91. */
 static qnet_interval qnet__logit_interval(double auc, double variance)
 {
     const double logit = log(auc / (1 - auc)); /* +-infinity without variance: stays there */
@@ -23937,7 +23985,11 @@ static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_
     for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
         const qnet_participant *was = &e->participants[s];
         const qnet_scan *is = &cohort->scans[s];
-        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) continue;
+        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) {
+            if (is->source_hash == was->source_hash && is->slices == was->slices) continue;
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the maps of %s: %s", e->data,
+                              is->subject, "they were changed while the first input was trained");
+        }
         return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
                           "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,
                           s + 1, is->subject, label[is->label == QNET_HH], was->subject,
@@ -23970,6 +24022,7 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         memcpy(e->participants[s].subject, cohort->scans[s].subject,
                sizeof e->participants[s].subject);
         e->participants[s].label = e->participants[s].true_label = cohort->scans[s].label;
+        e->participants[s].source_hash = cohort->scans[s].source_hash;
         e->participants[s].age = cohort->scans[s].age;
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
@@ -24382,7 +24435,14 @@ static qnet_status qnet__initial_metadata(qnet__job *job, qnet_experiment *e,
                   "very cohort would be noticed", e->weights);
     }
     if (!qnet_safetensors_metadata(file, "mean.0")) {
+        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
         if (plain && !subjects) qnet_augment_config_imagenet(a);
+        if (!subjects && head != NULL && head->shape[0] == QNET_CLASSES)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
+                      "how its images were prepared: %s, and subjects in common are not noticed",
+                      e->weights, plain ? "ImageNet's mean and std are taken"
+                                        : "mean and std are those given");
         return QNET_OK;
     }
     for (int c = 0; c < 3 && plain; c++) {
@@ -24479,6 +24539,11 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     int count[QNET__WORK_KINDS];
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
     QNET__TRY(qnet_experiment_save(e, path));
+    for (int i = 0; i < 4; i++) { /* before anything is moved */
+        snprintf(path, sizeof path, "%s/%s", e->out, qnet__report_names[i]);
+        if (qnet__path_kind(path) == 2)
+            return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", path);
+    }
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
@@ -24644,6 +24709,16 @@ static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safeten
     in->box_explicit = (int)v[4];
     a->stretch = (qnet_stretch)(int)v[5];
     return QNET_OK;
+}
+
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
+        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
+    return 0;
 }
 
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,

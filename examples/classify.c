@@ -34,7 +34,7 @@ static const char help[] =
 typedef struct options {
     const char *path[6]; /* QSM, R2*, T1W, mask or NULL, ResNetSWA, Q-Net */
     const char *weights, *input;
-    int fold, repeat, any_values, any_orientation;
+    int fold, repeat, any_values, any_orientation, seen;
     char found[2][1024]; /* paths within the folder */
 } options;
 
@@ -78,6 +78,10 @@ static int parse(int argc, char **argv, options *o)
         }
         if (strcmp(name, "--any-orientation") == 0) {
             o->any_orientation = 1;
+            continue;
+        }
+        if (strcmp(name, "--seen") == 0) {
+            o->seen = 1;
             continue;
         }
         i++;
@@ -211,6 +215,10 @@ static qnet_status classify(qnet_context *ctx, const options *o, job *j, double 
     status = make_networks(ctx, &input, j);
     if (status == QNET_OK) status = load_scan(ctx, o->path, &input, j);
     if (status != QNET_OK) return status;
+    if (qnet_weights_have_seen(j->file[1], j->cohort->scans[0].source_hash)) {
+        if (!o->seen) return QNET_ERROR_LEAK;
+        message(NULL, QNET_LOG_WARNING, "these weights were trained on this scan");
+    }
     steps = (size_t)input.max_slices;
     j->features = (qnet_real *)malloc(steps * QNET_FEATURES * sizeof(qnet_real));
     j->by_resnet = (double *)malloc(2 * steps * sizeof(double));
@@ -250,6 +258,9 @@ int main(int argc, char **argv)
         printf("probability of HH: %.4f (research only, not a diagnosis)\n", probability);
     } else {
         const char *text = qnet_last_error(ctx); /* names fields that are options here */
+        if (status == QNET_ERROR_LEAK)
+            text = "these weights were trained on this scan, so that what they say of it is worth "
+                   "nothing: take the fold that tested it (manifest.json), or --seen";
         fprintf(stderr, "classify: %s: %s%s\n", qnet_status_text(status), text,
                 strstr(text, "set any_values")        ? " (--any-values)"
                 : strstr(text, "set any_orientation") ? " (--any-orientation)"

@@ -277,7 +277,8 @@ static const char *hint(const char *sentence)
 
 static void message(void *user, qnet_log_level level, const char *text)
 {
-    if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
+    if (level == QNET_LOG_WARNING && ((display *)user)->quiet) fprintf(stderr, "warning: %s\n", text);
+    else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
 }
 
 int main(int argc, char **argv)

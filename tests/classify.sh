@@ -61,6 +61,10 @@ fold=$1 p=$2 other=$((3 - $1))
 says 0 "probability of HH: $p" "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 says 0 'warning: these weights were trained on simulated subjects' "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$fold"
 
+# Weights that have seen the scan.
+says 1 'these weights were trained on this scan' "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$other"
+says 0 'warning: these weights were trained on this scan' "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$other" --seen
+
 # Maps that are not what they are called.
 odd() # exit status, part of what it must print, QSM, R2*, T1W, mask, options
 {

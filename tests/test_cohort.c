@@ -407,7 +407,7 @@ static void test_values(void)
 {
     static const struct {
         const char *text; /* of the error; NULL: none */
-        int map;          /* 0 QSM, 1 R2*, 2 T1W, 3 QSM and R2* swapped */
+        int map;          /* 0 QSM, 1 R2*, 2 T1W, 3 QSM and R2* swapped, 4 QSM in place of T1W, 5 R2* */
         double factor, reciprocal, add;
     } cases[] = {
         {NULL, 0, 1, 0, 0},
@@ -423,7 +423,10 @@ static void test_values(void)
         {"R2* map: looks like T2* in ms", 1, 0, 1000, 0},
         {"R2* map: looks like T2* in seconds", 1, 0, 1, 0},
         {"R2* map: does not look like R2* in 1/s", 1, 60, 0, 0},
-        {"QSM map: looks like R2*: are QSM and R2* swapped?", 3, 1, 0, 0}};
+        {"QSM map: looks like R2*: are QSM and R2* swapped?", 3, 1, 0, 0},
+        {"QSM map: is lower in the mask than around it: of the wrong sign", 0, -1, 0, 0},
+        {"T1W image: is a copy of another map", 4, 1, 0, 0},
+        {"T1W image: is a copy of another map", 5, 1, 0, 0}};
     size_t k, i;
     for (k = 0; k < sizeof cases / sizeof cases[0]; k++) {
         qnet_scan_maps maps = make_brain(ras, ras_n);
@@ -441,6 +444,9 @@ static void test_values(void)
             maps.qsm = maps.r2star;
             maps.r2star = v;
         }
+        if (cases[k].map > 3)
+            memcpy(maps.t1w->voxels, (cases[k].map == 4 ? maps.qsm : maps.r2star)->voxels,
+                   NX * NY * NZ * sizeof(float));
         logged[0] = '\0';
         if (cases[k].text == NULL) {
             CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
@@ -455,6 +461,21 @@ static void test_values(void)
             CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
             CHECK_CONTAINS(logged, cases[k].text);
         }
+        free_maps(&maps);
+    }
+    { /* one brain under two names */
+        qnet_scan_maps maps = make_brain(ras, ras_n);
+        qnet_input_config config = small_config(QNET_INPUT_CROP);
+        qnet_cohort *cohort = NULL;
+        config.any_values = 0;
+        CHECK_OK(ctx, qnet_cohort_create(ctx, &config, 3, &cohort));
+        maps.subject = "sub-01";
+        CHECK_OK(ctx, qnet_cohort_add(cohort, &maps));
+        CHECK_OK(ctx, qnet_cohort_add(cohort, &maps)); /* another scan of the same subject, for all that is known */
+        maps.subject = "sub-02";
+        CHECK_FAILS(ctx, qnet_cohort_add(cohort, &maps), QNET_ERROR_DATA, "sub-01 and sub-02 have the same QSM map");
+        CHECK(cohort->scans_count == 2);
+        qnet_cohort_destroy(cohort);
         free_maps(&maps);
     }
     { /* the nuclei missing from a map, by zeros or by NaN that reaches them from outside */

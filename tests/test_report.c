@@ -508,6 +508,7 @@ static void test_equal_scores(void)
         l->items[i].probability[QNET_MODEL_QNET] = 0.5;
         l->items[i].probability[QNET_MODEL_RESNET_SWA] = 1 - l->items[i].label;
     }
+    for (int m = 0; m < QNET_MODELS; m++) free(l->model[m].roc); /* of what was made up at first */
     evaluate(r, QNET_INPUT_CROP, QNET_LEVEL_SCAN);
     l->model[QNET_MODEL_QNET].auc_within_folds = 0.4375;
     CHECK(l->pair[2].by_subject.se == 0 && l->pair[2].by_subject.p == 0);
