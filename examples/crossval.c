@@ -119,7 +119,7 @@ static int option_with_value(options *o, const char *name, const char *value)
         if (!whole(name, value, 1, 65536, &c->stage1.batch)) return 0;
         c->stage2.batch = c->stage1.batch;
     } else if (strcmp(name, "--size") == 0) {
-        if (!whole(name, value, 32, 4096, &crop->size)) return 0;
+        if (!whole(name, value, 32, 2048, &crop->size)) return 0;
         full->size = crop->size;
     } else if (strcmp(name, "--max-slices") == 0) {
         if (!whole(name, value, 1, 4096, &crop->max_slices)) return 0;
@@ -241,8 +241,8 @@ static int show(void *user, const qnet_progress_info *p)
     at = (int)(p->fraction * 20);
     for (int i = 0; i < 20; i++) bar[i] = i < at ? '#' : '.';
     bar[20] = '\0';
-    sprintf(line, "%s %3d%%  left %s  %.50s  %.24s", bar, (int)(p->fraction * 100), left, p->where,
-            p->task);
+    sprintf(line, "%s %3d%%  left %s  %.50s  %.24s", bar, /* there is work while it is called */
+            p->fraction < 0.99 ? (int)(p->fraction * 100) : 99, left, p->where, p->task);
     if (p->epoch > 0)
         sprintf(line + strlen(line), " epoch %d/%d", p->epoch, p->epochs);
     else if (p->steps > 0)
@@ -277,7 +277,8 @@ static const char *hint(const char *sentence)
 
 static void message(void *user, qnet_log_level level, const char *text)
 {
-    if (level == QNET_LOG_WARNING && ((display *)user)->quiet) fprintf(stderr, "warning: %s\n", text);
+    fflush(stdout);
+    if (level == QNET_LOG_WARNING) fprintf(stderr, "crossval: warning: %s\n", text);
     else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
 }
 
@@ -326,6 +327,7 @@ int main(int argc, char **argv)
             "\nWrote %s/report.html, results.json, predictions.csv, manifest.json and weights/.\n",
             o.out);
     }
+    fflush(stdout);
     if (status == QNET_STOPPED) {
         fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
     } else if (status != QNET_OK) {

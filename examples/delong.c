@@ -390,14 +390,16 @@ static qnet_status show_areas(qnet_context *ctx, const scores *s, const int *uni
     printf("\n%-32s     AUC      SE  95 %% interval\n", "score");
     for (size_t m = 0; m < s->models; m++) {
         qnet_delong d;
+        qnet_interval ci;
         qnet_status status;
         copy_column(s, m, score);
         status = qnet_delong_test(ctx, s->positive, score, NULL, unit, s->rows, &d);
         if (status != QNET_OK) return status;
+        /* Clusters are few: on the logit scale, as crossval's intervals by subject are. */
+        ci = unit ? qnet_logit_interval(d.auc[0], d.variance[0]) : d.ci[0];
         printf("%-32s  %.4f  %.4f  %.4f to %.4f%s\n", name_of(s, m, name), d.auc[0],
-               sqrt(fmax(d.variance[0], 0)), d.ci[0].low, d.ci[0].high,
-               d.ci[0].low < d.ci[0].high ? "" : "  (!)");
-        no_width |= !(d.ci[0].low < d.ci[0].high);
+               sqrt(fmax(d.variance[0], 0)), ci.low, ci.high, ci.low < ci.high ? "" : "  (!)");
+        no_width |= !(ci.low < ci.high);
     }
     if (no_width)
         puts("(!) The classes do not overlap, or all scores are equal: the variance is 0 then.\n"
@@ -479,6 +481,7 @@ int main(int argc, char **argv)
     memset(&s, 0, sizeof s);
     memset(&file, 0, sizeof file);
     if (o.path) status = qnet_file_read(ctx, o.path, 0, &file);
+    else puts("No table is given: the built-in example.");
     if (status != QNET_OK) {
         fprintf(stderr, "delong: %s\n", qnet_last_error(ctx));
     } else if (read_scores(&s, &o, o.path ? (const char *)file.bytes : example,

@@ -109,6 +109,11 @@ int main(int argc, char **argv)
         fprintf(stderr, "make_phantom: %s\n", qnet_status_text(status));
         return 1;
     }
+    if (!phantom_may_write(ctx, out)) {
+        fprintf(stderr, "make_phantom: %s: holds a cohort that is no phantom: nothing is written\n", out);
+        qnet_context_destroy(ctx);
+        return 1;
+    }
     start = qnet_context_hooks(ctx)->clock.seconds(qnet_context_hooks(ctx)->clock.user);
     status = phantom_write(ctx, &config, out);
     if (status != QNET_OK) {

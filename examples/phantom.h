@@ -661,6 +661,23 @@ static inline qnet_status phantom_write_subject(qnet_context *ctx, const phantom
     return status;
 }
 
+/* 0 for a folder whose participants.tsv is not a phantom's: it may be somebody's real cohort. */
+static inline int phantom_may_write(qnet_context *ctx, const char *folder)
+{
+    qnet_buffer text;
+    char path[1024];
+    int own;
+    snprintf(path, sizeof path, "%.900s/participants.tsv", folder);
+    if (!qnet_file_exists(path)) return 1;
+    memset(&text, 0, sizeof text);
+    snprintf(path, sizeof path, "%.900s/dataset_description.json", folder);
+    own = qnet_file_read(ctx, path, 65536, &text) == QNET_OK &&
+          qnet_buffer_append(ctx, &text, "", 1) == QNET_OK &&
+          strstr((const char *)text.bytes, "qnet.h phantom cohort") != NULL;
+    qnet_buffer_free(ctx, &text);
+    return own;
+}
+
 /* participants.tsv, dataset_description.json, and derivatives/qsm/truth.tsv with the true region
    means: what a classifier of region means could know at best. */
 static inline qnet_status phantom_write_tables(qnet_context *ctx, const phantom_config *config,

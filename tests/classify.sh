@@ -86,8 +86,8 @@ resnet=$weights/crop-repeat01-fold0$fold-resnetswa.safetensors qnet=$weights/cro
 pair 1 "is crop repeat 1 fold $other qnet of run" "$resnet" "$weights/crop-repeat01-fold0$other-qnet.safetensors"
 pair 1 "is crop repeat 1 fold $fold resnet of run" "$weights/crop-repeat01-fold0$fold-resnet.safetensors" "$qnet"
 pair 1 "is full repeat 1 fold $fold qnet of run" "$resnet" "$weights/full-repeat01-fold0$fold-qnet.safetensors"
-pair 1 'not weights of resnet18' "$qnet" "$resnet"
-pair 1 "but $qnet is crop repeat 1 fold $fold qnet of run" "$qnet" "$qnet"
+pair 1 "$qnet: is a qnet where a ResNet belongs: are the two files swapped?" "$qnet" "$resnet"
+pair 1 "$resnet: is a resnetswa where a Q-Net belongs" "$resnet" "$resnet"
 # Without the hash only what the files say of themselves can be compared.
 old() # file: the same as an earlier version wrote it
 {

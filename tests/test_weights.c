@@ -875,7 +875,7 @@ static void test_pairs(void)
                 "straight is crop repeat 1 fold 1 qnet of run 0123456789abcdef, trained on the features of "
                 "resnetswa weights with hash ");
     CHECK_CONTAINS(qnet_last_error(ctx), "but straight is crop repeat 1 fold 2 resnetswa of run 0123456789abcdef");
-    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, scan, a, &known), QNET_ERROR_MISMATCH, "fold 1 qnet");
+    CHECK_FAILS(ctx, qnet_weights_check_pair(ctx, scan, a, &known), QNET_ERROR_MISMATCH, "is a qnet where a ResNet belongs");
     qnet_safetensors_destroy(scan);
     scan = identified(ctx, "input=crop repeat=1 fold=2 model=qnet", 0, 9); /* no hash: words are compared */
     CHECK(known == -1);
