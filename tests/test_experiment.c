@@ -213,10 +213,10 @@ static void test_run(void)
         CHECK(qnet__mean_std(one, 3).std != qnet__mean_std(one, 3).std);
     }
     { /* logit(.8) +- 1.96 * .05 / .16, by hand */
-        const qnet_interval r = qnet__logit_interval(0.8, 0.0025);
+        const qnet_interval r = qnet_logit_interval(0.8, 0.0025);
         CHECK_NEAR(r.low, 0.6843435, 1e-7);
         CHECK_NEAR(r.high, 0.8806693, 1e-7);
-        CHECK(qnet__logit_interval(1, 0).low == 1 && qnet__logit_interval(0.5, 0).high == 0.5);
+        CHECK(qnet_logit_interval(1, 0).low == 1 && qnet_logit_interval(0.5, 0).high == 0.5);
     }
     CHECK(scans->pair[0].model1 == QNET_MODEL_RESNET_SWA &&
           scans->pair[0].model2 == QNET_MODEL_RESNET);
