@@ -130,6 +130,14 @@ static void find_weights(options *o)
     }
 }
 
+/* A run that was stopped while it moved its files to OUT leaves weights of two runs beside each other. */
+static int is_unfinished(const options *o)
+{
+    char path[1024];
+    snprintf(path, sizeof path, "%.1000s/checkpoint/config.txt", o->weights);
+    return qnet_file_exists(path);
+}
+
 static void message(void *user, qnet_log_level level, const char *text)
 {
     (void)user;
@@ -247,6 +255,8 @@ int main(int argc, char **argv)
     if (o.weights) find_weights(&o);
     memset(&hooks, 0, sizeof hooks);
     hooks.log.message = message;
+    if (o.weights && is_unfinished(&o))
+        message(NULL, QNET_LOG_WARNING, "a run into this folder has not ended: its weights may be of an earlier one");
     if (qnet_context_create(&hooks, &ctx) != QNET_OK) return 1;
     memset(&j, 0, sizeof j);
     status = classify(ctx, &o, &j, &probability);

@@ -2,22 +2,7 @@
 # classify.sh BUILD: one scan by the weights of a run: the probability that the run itself got, and what is refused.
 bin=$1
 dir=$1/classify-test
-rm -rf "$dir"
-mkdir -p "$dir"
-passed=0 failed=0
-
-ok() # what, command...
-{
-    what=$1
-    shift
-    if "$@" > "$dir/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "$what: failed: $*"
-        tail -n 5 "$dir/log"
-    fi
-}
+. tests/shell.sh
 
 says() # exit status, part of what it must print, options of classify...
 {
@@ -64,6 +49,12 @@ says 0 'warning: these weights were trained on simulated subjects' "$qsm" "$r2st
 # Weights that have seen the scan.
 says 1 'these weights were trained on this scan' "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$other"
 says 0 'warning: these weights were trained on this scan' "$qsm" "$r2star" "$t1w" "$mask" --weights "$weights" --fold "$other" --seen
+
+mkdir -p "$dir/unfinished/checkpoint"
+cp -r "$weights/weights" "$dir/unfinished" 2> /dev/null || cp -r "$weights" "$dir/unfinished/weights"
+: > "$dir/unfinished/checkpoint/config.txt"
+says 0 'warning: a run into this folder has not ended' "$qsm" "$r2star" "$t1w" "$mask" --weights "$dir/unfinished" --fold "$fold"
+rm -rf "$dir/unfinished"
 
 # Maps that are not what they are called.
 odd() # exit status, part of what it must print, QSM, R2*, T1W, mask, options

@@ -2,22 +2,7 @@
 # crossval.sh BUILD: the main job from end to end on a tiny phantom cohort: files, threads, stop and resume, bad input.
 bin=$1
 dir=$1/crossval-test
-rm -rf "$dir"
-mkdir -p "$dir"
-passed=0 failed=0
-
-ok() # what, command...
-{
-    what=$1
-    shift
-    if "$@" > "$dir/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "$what: failed: $*"
-        tail -n 5 "$dir/log"
-    fi
-}
+. tests/shell.sh
 
 refused() # the sentence must contain, options of crossval...
 {

@@ -2,22 +2,7 @@
 # delong.sh BUILD: the program delong, its figures against R's pROC 1.18 and p.adjust, its sentences and exit codes.
 bin=$1
 dir=$1/delong-test
-rm -rf "$dir"
-mkdir -p "$dir"
-passed=0 failed=0
-
-ok() # what, command...
-{
-    what=$1
-    shift
-    if "$@" > "$dir/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "$what: failed: $*"
-        tail -n 5 "$dir/log"
-    fi
-}
+. tests/shell.sh
 
 says() # exit status, part of what it must print, options of delong...
 {

@@ -2,26 +2,12 @@
 # install.sh BUILD: make shared and make install: what the library shows, its versions, programs that find it by
 # pkg-config and CMake, from Python and R, each where it is present.
 dir=$1/install-test
-rm -rf "$dir"
-mkdir -p "$dir/root"
+. tests/shell.sh
+mkdir "$dir/root"
 dir=$(cd "$dir" && pwd)
 run=$(cd "$1" && pwd)/crossval-test
-passed=0 failed=0
 unset MAKEFLAGS DESTDIR PREFIX
 warn='-std=c99 -Wall -Wextra -Wpedantic -Werror'
-
-ok() # what, command...
-{
-    what=$1
-    shift
-    if "$@" > "$dir/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "$what: failed: $*"
-        tail -n 5 "$dir/log"
-    fi
-}
 
 says() # what it must print, command...
 {

@@ -3,22 +3,7 @@
 bin=$1
 dir=$1/weights-test
 tool=$bin/qnet_weights
-rm -rf "$dir"
-mkdir -p "$dir"
-passed=0 failed=0
-
-ok() # what, command...
-{
-    what=$1
-    shift
-    if "$@" > "$dir/log" 2>&1; then
-        passed=$((passed + 1))
-    else
-        failed=$((failed + 1))
-        echo "$what: failed: $*"
-        tail -n 5 "$dir/log"
-    fi
-}
+. tests/shell.sh
 
 says() # exit status, part of what it must print, command...
 {
