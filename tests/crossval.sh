@@ -73,6 +73,13 @@ ok "resumed: same weights" cmp "$dir/one/weights/crop-repeat01-fold02-qnet.safet
 cp "$dir/one/results.json" "$dir/results.before"
 copy() { rm -rf "$dir/bad"; cp -r "$dir/cohort" "$dir/bad"; }
 maps=$(cd "$dir/cohort" && echo derivatives/*/sub-01/anat)
+copy; rm "$dir/bad/dataset_description.json"
+"$bin/make_phantom" --out "$dir/bad" --hh 1 --hc 1 > "$dir/log" 2>&1
+ok "make_phantom does not write over a cohort" test $? = 1
+ok "and leaves it" cmp "$dir/bad/participants.tsv" "$dir/cohort/participants.tsv"
+copy; sed '2s/\t[0-9]*\t/\told\t/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"
+"$bin/crossval" --data "$dir/bad" --out "$dir/many" $small --folds 50 --quiet > "$dir/stdout" 2> "$dir/refusal"
+ok "warnings are not quiet" grep -q '^crossval: warning: .*age' "$dir/refusal"
 refused participants.tsv --data "$dir/nowhere"
 copy; : > "$dir/bad/participants.tsv"; refused participants.tsv --data "$dir/bad"
 copy; sed '2s/H[HC]/PD/' "$dir/cohort/participants.tsv" > "$dir/bad/participants.tsv"; refused PD --data "$dir/bad"
