@@ -219,8 +219,8 @@
                         24 + 24, .33 with 15 + 15. The mean of the AUCs within folds has no such
                         bias (auc_within_folds)
        initial weights  those of an experiment say on whom they were trained, by hashes of names and
-                        QSM maps; a map in common is refused, and a name
-                        in common with another map is warned of
+                        QSM maps; a map in common is refused, a name in common whose map is another
+                        is warned of
 
    REFERENCES
 
@@ -943,7 +943,8 @@ QNET_API uint64_t qnet_safetensors_hash(const qnet_safetensors *file);
 /* Whether the scan model in `scan` was trained on the features of the ResNet in `resnet`. The files
    of an experiment say in their metadata which run, input, repeat, fold and model they are, a scan
    model's also the hash of that ResNet's tensors. QNET_ERROR_MISMATCH, with what both files are,
-   when it is another hash. *known = 0 where `scan` has no hash: only what they say was compared. */
+   when it is another hash, and for files that say that they are swapped. *known = 0 where `scan`
+   has no hash: only what they say was compared. */
 QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safetensors *resnet,
                                              const qnet_safetensors *scan, int *known);
 
@@ -1212,8 +1213,8 @@ typedef struct qnet_scan_maps {
    median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
    to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
    QSM must be higher in the mask than around it (else its sign is wrong), and no map a copy of
-   another. In a cohort's folder a sidecar's "Units" other than ppm and 1/s are refused likewise,
-   and so are two subjects with one QSM map.
+   another. Refused likewise are, by qnet_cohort_add, two subjects with one QSM map, and, in a
+   cohort's folder, a sidecar's "Units" other than ppm and 1/s.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
    Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
@@ -1397,7 +1398,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
 typedef struct qnet_delong {
     double auc[2];
     double variance[2], covariance;
-    double se;          /* of auc[0] - auc[1] */
+    double se;          /* of auc[0] - auc[1]; 0 where only rounding is left of it */
     /* Two-sided. se = 0 gives z = 0, p = 1 where the AUCs are equal, and otherwise z = +-infinity,
        p = 0: perfect separation has no variance to test with; don't read it as certainty. */
     double z, p;
@@ -1571,7 +1572,7 @@ typedef struct qnet_experiment {
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
    subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
-   shuffled labels, and where participants.tsv changes between the two inputs. */
+   shuffled labels, and where participants.tsv or maps change between the two inputs. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
                                          int resume, qnet_experiment **result);
@@ -23997,9 +23998,9 @@ static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_
         const qnet_participant *was = &e->participants[s];
         const qnet_scan *is = &cohort->scans[s];
         if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) {
-            if (is->source_hash == was->source_hash && is->slices == was->slices) continue;
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the maps of %s: %s", e->data,
-                              is->subject, "they were changed while the first input was trained");
+            if (is->source_hash == was->source_hash) continue;
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
+                              is->subject, changed);
         }
         return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
                           "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,

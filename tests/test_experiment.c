@@ -527,6 +527,13 @@ static void test_changed_table(void)
         cohort.scans_count = now;
         if (now == 3) CHECK_OK(ctx, qnet__same_participants(&first, &cohort));
         else CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, "and had 3");
+        if (now > 0) { /* the same name, another map; other slices are an input's own affair */
+            is[0].slices = 7;
+            is[0].source_hash = 1;
+            CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, "the QSM map of ");
+            is[0].source_hash = 0;
+        }
+        if (now == 3) CHECK_OK(ctx, qnet__same_participants(&first, &cohort));
         is[0].label = QNET_HH;
         if (now > 0) CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, " (HH), and was ");
     }
