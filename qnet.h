@@ -3622,9 +3622,9 @@ static int qnet__parse_number(const char *text, double *out)
 
 /* 1: only the plain-loop twins are used. */
 #ifdef QNET_REFERENCE
-#define QNET__TWINS_ONLY 1
+#define QNET__REFERENCE_ONLY 1
 #else
-#define QNET__TWINS_ONLY 0
+#define QNET__REFERENCE_ONLY 0
 #endif
 
 #if QNET__X86
@@ -3656,7 +3656,7 @@ typedef struct qnet__tile {
     size_t a_at, a_step, b_at, b_step, c_at;
     size_t segments, length;   /* at least 1; see qnet__run_tile */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
-    size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_ask */
+    size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
     int rows;                  /* 6, 4 or 2 */
     int beside;                /* 1: a[s][m] is a[s][0] + m */
@@ -3956,7 +3956,7 @@ static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, s
    after another where the rows follow each other, as the hardware likes best. next: NULL where
    there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
    a loss. */
-static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
+static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
                            size_t part)
 {
     const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
@@ -3970,7 +3970,7 @@ static void qnet__tile_ask(qnet__tile *tile, const qnet_real *next, size_t step,
 }
 
 /* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
-static void qnet__tile_ask_sums(const qnet__tile *tile, size_t wide)
+static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
 {
     size_t at;
     int m;
@@ -4117,7 +4117,7 @@ QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int tran
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena arena = {NULL, 0};
     QNET__UNUSED(trans_a);
-    if (QNET__TWINS_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
+    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
         return 0;
     if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k))
         return (size_t)-1;
@@ -4170,7 +4170,7 @@ static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, 
     const qnet_blas *blas = &ctx->hooks.blas;
     const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
                         lda, qnet__max_size(ldb, ldc))));
-    *done = !QNET__TWINS_ONLY && blas->sgemm != NULL;
+    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
     if (*done && most > (size_t)INT_MAX) {
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "gemm: a size of %lu is above what the BLAS hook counts to, %d",
@@ -4235,7 +4235,7 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
     if (done)
         return QNET_OK;
-    if (QNET__TWINS_ONLY) {
+    if (QNET__REFERENCE_ONLY) {
         qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
         return QNET_OK;
     }
@@ -4297,12 +4297,12 @@ static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t
                 tile.c = first < rest ? c + first : rest_c;
                 tile.beside = a_step > 1 && first < rest;
                 if (accumulate && at == 0)
-                    qnet__tile_ask_sums(&tile, kernel->columns);
+                    qnet__tile_prefetch_sums(&tile, kernel->columns);
                 part = first / QNET__TILE_ROWS;
                 if (part < lines) {
-                    qnet__tile_ask(&tile, next, b_step, kernel->columns, part);
+                    qnet__tile_prefetch(&tile, next, b_step, kernel->columns, part);
                 } else {
-                    qnet__tile_ask(&tile, next_a, a_step, rows, part - lines);
+                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
                 }
                 qnet__run_tile(kernel, &tile, wanted);
             }
@@ -4388,58 +4388,58 @@ QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const
                   norm and ReLU, of which only the norm's input x was kept
      gradient     scale (x - shift - (pre - mean) slope): the gradient of a convolution's output
                   pre, from the gradient x of the batch norm's output that follows it */
-typedef enum qnet__source_kind {
-    QNET__SOURCE_PLAIN,
-    QNET__SOURCE_SCALED,
-    QNET__SOURCE_NORMALISED,
-    QNET__SOURCE_GRADIENT
-} qnet__source_kind;
+typedef enum qnet__prologue_kind {
+    QNET__PROLOGUE_PLAIN,
+    QNET__PROLOGUE_SCALED,
+    QNET__PROLOGUE_NORMALISED,
+    QNET__PROLOGUE_GRADIENT
+} qnet__prologue_kind;
 
-typedef struct qnet__source {
-    qnet__source_kind kind;
+typedef struct qnet__prologue {
+    qnet__prologue_kind kind;
     const qnet_real *x, *pre;                            /* [pixels][channels] */
     const qnet_real *mean, *scale, *beta, *shift, *slope; /* [channels] */
-} qnet__source;
+} qnet__prologue;
 
-static qnet__source qnet__source_plain(const qnet_real *x)
+static qnet__prologue qnet__prologue_plain(const qnet_real *x)
 {
-    qnet__source s;
+    qnet__prologue s;
     memset(&s, 0, sizeof s);
     s.x = x;
     return s;
 }
 
 /* What a source wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__source_lanes {
+typedef struct qnet__prologue_lanes {
     qnet__lanes mean, scale, beta, shift, slope;
-} qnet__source_lanes;
+} qnet__prologue_lanes;
 
-QNET__INLINE void qnet__source_channels(const qnet__source *s, const qnet__source_kind kind,
-                                        ptrdiff_t c, qnet__source_lanes *k)
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                        ptrdiff_t c, qnet__prologue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__SOURCE_PLAIN) {
+    if (kind != QNET__PROLOGUE_PLAIN) {
         qnet__lanes_load(&k->mean, s->mean + c);
         qnet__lanes_load(&k->scale, s->scale + c);
     }
-    if (kind == QNET__SOURCE_NORMALISED)
+    if (kind == QNET__PROLOGUE_NORMALISED)
         qnet__lanes_load(&k->beta, s->beta + c);
-    if (kind == QNET__SOURCE_GRADIENT) {
+    if (kind == QNET__PROLOGUE_GRADIENT) {
         qnet__lanes_load(&k->shift, s->shift + c);
         qnet__lanes_load(&k->slope, s->slope + c);
     }
 }
 
 /* v = the numbers at offset `at` (of pixel and channel) of the source, whose channels are k's. */
-QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kind kind,
-                                   const qnet__source_lanes *k, ptrdiff_t at, qnet__lanes *v)
+QNET__INLINE void qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                   const qnet__prologue_lanes *k, ptrdiff_t at, qnet__lanes *v)
 {
     qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__SOURCE_NORMALISED) {
+    if (kind == QNET__PROLOGUE_NORMALISED) {
         *v = (*v - k->mean) * k->scale + k->beta;
         qnet__lanes_cut(v, v, 0);
     }
-    if (kind == QNET__SOURCE_GRADIENT) {
+    if (kind == QNET__PROLOGUE_GRADIENT) {
         qnet__lanes pre;
         qnet__lanes_load(&pre, s->pre + at);
         *v = k->scale * (*v - k->shift - (pre - k->mean) * k->slope);
@@ -4447,11 +4447,11 @@ QNET__INLINE void qnet__source_get(const qnet__source *s, const qnet__source_kin
 }
 
 /* Asks for the cache lines of what will be read at `at`, which may lie outside the map. */
-QNET__INLINE void qnet__source_ask(const qnet__source *s, const qnet__source_kind kind,
+QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
                                    ptrdiff_t at)
 {
     QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__SOURCE_GRADIENT)
+    if (kind == QNET__PROLOGUE_GRADIENT)
         QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
@@ -4466,15 +4466,15 @@ QNET__INLINE void qnet__source_ask(const qnet__source *s, const qnet__source_kin
                 the batch norm whose input is pre (NULL: not)
    A scale comes with its mean and beta. Sums are per chunk of pixels; chunks depend on shapes only,
    and are added up in order. */
-typedef enum qnet__sink_kind {
-    QNET__SINK_PLAIN,
-    QNET__SINK_MOMENTS,
-    QNET__SINK_NORMALISE,
-    QNET__SINK_GRADIENT
-} qnet__sink_kind;
+typedef enum qnet__epilogue_kind {
+    QNET__EPILOGUE_PLAIN,
+    QNET__EPILOGUE_MOMENTS,
+    QNET__EPILOGUE_NORMALISE,
+    QNET__EPILOGUE_GRADIENT
+} qnet__epilogue_kind;
 
-typedef struct qnet__sink {
-    qnet__sink_kind kind;
+typedef struct qnet__epilogue {
+    qnet__epilogue_kind kind;
     int relu, residual_relu;
     qnet_real *y;                                       /* [pixels][channels] */
     const qnet_real *residual, *mask, *pre;             /* [pixels][channels] */
@@ -4483,11 +4483,11 @@ typedef struct qnet__sink {
     qnet_real *center;                                  /* [chunks][channels] */
     double *sum1, *sum2;                                /* [chunks][channels] */
     size_t *rows, chunks;                               /* rows[chunks]: pixels in each */
-} qnet__sink;
+} qnet__epilogue;
 
-static qnet__sink qnet__sink_plain(qnet_real *y)
+static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
 {
-    qnet__sink s;
+    qnet__epilogue s;
     memset(&s, 0, sizeof s);
     s.y = y;
     return s;
@@ -4515,15 +4515,15 @@ QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
 }
 
 /* What a sink wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__sink_lanes {
+typedef struct qnet__epilogue_lanes {
     qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
-} qnet__sink_lanes;
+} qnet__epilogue_lanes;
 
-QNET__INLINE void qnet__sink_channels(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t c,
-                                      qnet__sink_lanes *k)
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t c, qnet__epilogue_lanes *k)
 {
     memset(k, 0, sizeof *k);
-    if (kind != QNET__SINK_NORMALISE && kind != QNET__SINK_GRADIENT)
+    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
         return;
     if (s->mean != NULL)
         qnet__lanes_load(&k->mean, s->mean + c);
@@ -4540,17 +4540,17 @@ QNET__INLINE void qnet__sink_channels(const qnet__sink *s, const qnet__sink_kind
 
 /* The numbers `value` go to offset `at` (of pixel and channel) of the sink, whose channels are
    k's. */
-QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind,
-                                 const qnet__sink_lanes *k, ptrdiff_t at, const qnet__lanes *value,
-                                 qnet__sums *sums)
+QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
+                                     const qnet__lanes *value, qnet__sums *sums)
 {
     qnet__lanes v = *value, other;
-    if (kind == QNET__SINK_MOMENTS) {
+    if (kind == QNET__EPILOGUE_MOMENTS) {
         other = v - sums->center;
         sums->sum1 += other;
         sums->sum2 += other * other;
     }
-    if (kind == QNET__SINK_NORMALISE) {
+    if (kind == QNET__EPILOGUE_NORMALISE) {
         v = (v - k->mean) * k->scale + k->beta;
         if (s->residual != NULL) {
             qnet__lanes_load(&other, s->residual + at);
@@ -4563,7 +4563,7 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
         if (s->relu)
             qnet__lanes_cut(&v, &v, 0);
     }
-    if (kind == QNET__SINK_GRADIENT) {
+    if (kind == QNET__EPILOGUE_GRADIENT) {
         if (s->residual != NULL) {
             qnet__lanes_load(&other, s->residual + at);
             v += other;
@@ -4587,25 +4587,28 @@ QNET__INLINE void qnet__sink_put(const qnet__sink *s, const qnet__sink_kind kind
 }
 
 /* Asks for the cache lines of what will be read and written at `at`. */
-QNET__INLINE void qnet__sink_ask(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t at)
+QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t at)
 {
     if (s->y != NULL)
         QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
-    if ((kind == QNET__SINK_NORMALISE || kind == QNET__SINK_GRADIENT) && s->residual != NULL)
+    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
+        s->residual != NULL)
         QNET__PREFETCH((uintptr_t)(s->residual + at));
-    if (kind == QNET__SINK_GRADIENT && s->mask != NULL)
+    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
         QNET__PREFETCH((uintptr_t)(s->mask + at));
-    if (kind == QNET__SINK_GRADIENT && s->pre != NULL)
+    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
         QNET__PREFETCH((uintptr_t)(s->pre + at));
 }
 
 /* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
-QNET__INLINE void qnet__sink_end(const qnet__sink *s, const qnet__sink_kind kind, ptrdiff_t chunk,
-                                 ptrdiff_t channels, ptrdiff_t c, const qnet__sums *sums)
+QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
+                                     const qnet__sums *sums)
 {
-    if (kind == QNET__SINK_MOMENTS)
+    if (kind == QNET__EPILOGUE_MOMENTS)
         qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
-    if (kind == QNET__SINK_MOMENTS || (kind == QNET__SINK_GRADIENT && s->pre != NULL)) {
+    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
         memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
         memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
     }
@@ -4617,8 +4620,8 @@ QNET__INLINE void qnet__sink_end(const qnet__sink *s, const qnet__sink_kind kind
 #define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
 
 typedef struct qnet__pass_job {
-    const qnet__source *source;
-    const qnet__sink *sink;
+    const qnet__prologue *source;
+    const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
 
@@ -4636,25 +4639,26 @@ static size_t qnet__pass_chunks(size_t rows, size_t channels)
 }
 
 /* The twin, by the definitions of source and sink. */
-static qnet_real qnet__source_ref(const qnet__source *s, size_t at, size_t c)
+static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
 {
     qnet_real v = s->x[at];
-    if (s->kind == QNET__SOURCE_NORMALISED) {
+    if (s->kind == QNET__PROLOGUE_NORMALISED) {
         v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
         v = v < 0 ? 0 : v;
-    } else if (s->kind == QNET__SOURCE_GRADIENT) {
+    } else if (s->kind == QNET__PROLOGUE_GRADIENT) {
         v = s->scale[c] * (v - s->shift[c] - (s->pre[at] - s->mean[c]) * s->slope[c]);
     }
     return v;
 }
 
-static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t c, qnet_real v)
+static void qnet__epilogue_ref(const qnet__epilogue *s, size_t at, size_t sum_at, size_t c,
+                               qnet_real v)
 {
-    if (s->kind == QNET__SINK_MOMENTS) {
+    if (s->kind == QNET__EPILOGUE_MOMENTS) {
         const qnet_real d = v - s->center[sum_at];
         s->sum1[sum_at] += (double)d;
         s->sum2[sum_at] += (double)(d * d);
-    } else if (s->kind == QNET__SINK_NORMALISE) {
+    } else if (s->kind == QNET__EPILOGUE_NORMALISE) {
         v = (v - s->mean[c]) * s->scale[c] + s->beta[c];
         if (s->residual != NULL) {
             qnet_real other = s->residual[at];
@@ -4663,7 +4667,7 @@ static void qnet__sink_ref(const qnet__sink *s, size_t at, size_t sum_at, size_t
             v += s->residual_relu && other < 0 ? 0 : other;
         }
         v = s->relu && v < 0 ? 0 : v;
-    } else if (s->kind == QNET__SINK_GRADIENT) {
+    } else if (s->kind == QNET__EPILOGUE_GRADIENT) {
         v += s->residual != NULL ? s->residual[at] : 0;
         if (s->mask != NULL) {
             v = s->mask[at] <= 0 ? 0 : v;
@@ -4687,13 +4691,14 @@ static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t 
     size_t r, c;
     for (c = begin; c < n && job->sink->sum1 != NULL; c++) {
         job->sink->sum1[chunk * n + c] = job->sink->sum2[chunk * n + c] = 0;
-        if (job->sink->kind == QNET__SINK_MOMENTS)
-            job->sink->center[chunk * n + c] = qnet__source_ref(job->source, first * n + c, c);
+        if (job->sink->kind == QNET__EPILOGUE_MOMENTS)
+            job->sink->center[chunk * n + c] = qnet__prologue_ref(job->source, first * n + c, c);
     }
     for (r = 0; r < rows; r++) {
         for (c = begin; c < n; c++) {
             const size_t at = (first + r) * n + c;
-            qnet__sink_ref(job->sink, at, chunk * n + c, c, qnet__source_ref(job->source, at, c));
+            qnet__epilogue_ref(job->sink, at, chunk * n + c, c,
+                               qnet__prologue_ref(job->source, at, c));
         }
     }
 }
@@ -4705,40 +4710,40 @@ static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows,
 
 /* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
    and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
-QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__source_kind from,
-                                     const qnet__sink_kind to, size_t first_row, size_t rows,
+QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
+                                     const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
     for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
         const ptrdiff_t d = c + QNET__LANE_COUNT;
-        qnet__source_lanes from_left, from_right;
-        qnet__sink_lanes to_left, to_right;
+        qnet__prologue_lanes from_left, from_right;
+        qnet__epilogue_lanes to_left, to_right;
         qnet__sums left, right;
         qnet__lanes v;
-        qnet__source_channels(job->source, from, c, &from_left);
-        qnet__source_channels(job->source, from, d, &from_right);
-        qnet__sink_channels(job->sink, to, c, &to_left);
-        qnet__sink_channels(job->sink, to, d, &to_right);
+        qnet__prologue_channels(job->source, from, c, &from_left);
+        qnet__prologue_channels(job->source, from, d, &from_right);
+        qnet__epilogue_channels(job->sink, to, c, &to_left);
+        qnet__epilogue_channels(job->sink, to, d, &to_right);
         memset(&left, 0, sizeof left);
         memset(&right, 0, sizeof right);
-        if (to == QNET__SINK_MOMENTS) {
-            qnet__source_get(job->source, from, &from_left, first + c, &left.center);
-            qnet__source_get(job->source, from, &from_right, first + d, &right.center);
+        if (to == QNET__EPILOGUE_MOMENTS) {
+            qnet__prologue_get(job->source, from, &from_left, first + c, &left.center);
+            qnet__prologue_get(job->source, from, &from_right, first + d, &right.center);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            qnet__source_get(job->source, from, &from_left, first + r * n + c, &v);
-            qnet__sink_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
-            qnet__source_get(job->source, from, &from_right, first + r * n + d, &v);
-            qnet__sink_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
+            qnet__prologue_get(job->source, from, &from_left, first + r * n + c, &v);
+            qnet__epilogue_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
+            qnet__prologue_get(job->source, from, &from_right, first + r * n + d, &v);
+            qnet__epilogue_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
             if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
                 qnet__sums_fold(&left);
                 qnet__sums_fold(&right);
             }
         }
-        qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
-        qnet__sink_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
+        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
+        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
     }
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
@@ -4746,17 +4751,17 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__sour
 #define QNET__DEFINE_PASS(name, target)                                                           \
     target static void name(const qnet__pass_job *job, size_t at, size_t rows, size_t chunk)      \
     {                                                                                             \
-        const qnet__sink_kind to = job->sink->kind;                                               \
-        if (job->source->kind == QNET__SOURCE_NORMALISED)                                         \
-            qnet__pass_columns(job, QNET__SOURCE_NORMALISED, QNET__SINK_PLAIN, at, rows, chunk);  \
-        else if (job->source->kind == QNET__SOURCE_GRADIENT)                                      \
-            qnet__pass_columns(job, QNET__SOURCE_GRADIENT, QNET__SINK_PLAIN, at, rows, chunk);    \
-        else if (to == QNET__SINK_MOMENTS)                                                        \
-            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_MOMENTS, at, rows, chunk);     \
-        else if (to == QNET__SINK_NORMALISE)                                                      \
-            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_NORMALISE, at, rows, chunk);   \
+        const qnet__epilogue_kind to = job->sink->kind; \
+        if (job->source->kind == QNET__PROLOGUE_NORMALISED) \
+            qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
+        else if (job->source->kind == QNET__PROLOGUE_GRADIENT) \
+            qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
+        else if (to == QNET__EPILOGUE_MOMENTS) \
+            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_MOMENTS, at, rows, chunk); \
+        else if (to == QNET__EPILOGUE_NORMALISE) \
+            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_NORMALISE, at, rows, chunk); \
         else                                                                                      \
-            qnet__pass_columns(job, QNET__SOURCE_PLAIN, QNET__SINK_GRADIENT, at, rows, chunk);    \
+            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_GRADIENT, at, rows, chunk); \
     }
 
 QNET__DEFINE_PASS(qnet__pass_portable, )
@@ -4783,7 +4788,7 @@ static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
 
 static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
 {
-    if (QNET__TWINS_ONLY)
+    if (QNET__REFERENCE_ONLY)
         return qnet__pass_ref;
 #if QNET__X86
     switch (qnet_context_cpu(ctx)) {
@@ -4798,8 +4803,8 @@ static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
 
 /* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
    source's x may be the same map. */
-static void qnet__pass(qnet_context *ctx, const qnet__source *source, qnet__sink *sink, size_t rows,
-                       size_t channels)
+static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
+                       size_t rows, size_t channels)
 {
     qnet__pass_call call;
     call.job.source = source, call.job.sink = sink;
@@ -4812,29 +4817,29 @@ static void qnet__pass(qnet_context *ctx, const qnet__source *source, qnet__sink
 
 /* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
 
-#define QNET__SINK_CHANNELS 16 /* of a task: a cache line of sums */
+#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
 
-typedef struct qnet__sink_join {
-    const qnet__sink *sink;
+typedef struct qnet__epilogue_join {
+    const qnet__epilogue *sink;
     size_t channels;
     double *first, *second; /* [channels] */
-} qnet__sink_join;
+} qnet__epilogue_join;
 
 /* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
    sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
    mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
-static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
+static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__sink_join *job = (const qnet__sink_join *)arg;
-    const qnet__sink *s = job->sink;
-    const size_t begin = index * QNET__SINK_CHANNELS, n = job->channels;
-    const size_t end = qnet__min_size(begin + QNET__SINK_CHANNELS, n);
+    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
+    const qnet__epilogue *s = job->sink;
+    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
+    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
     size_t k, c;
     double rows = 0;
     QNET__UNUSED(worker);
     for (c = begin; c < end; c++)
         job->first[c] = job->second[c] = 0;
-    if (s->kind == QNET__SINK_GRADIENT) {
+    if (s->kind == QNET__EPILOGUE_GRADIENT) {
         for (k = 0; k < s->chunks; k++) {
             for (c = begin; c < end; c++) {
                 job->first[c] += s->sum1[k * n + c];
@@ -4864,15 +4869,16 @@ static void qnet__sink_join_task(void *arg, size_t index, size_t worker)
         job->second[c] /= rows;
 }
 
-static void qnet__sink_totals(qnet_context *ctx, const qnet__sink *sink, size_t channels,
+static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
                               double *first, double *second)
 {
-    qnet__sink_join job;
+    qnet__epilogue_join job;
     job.sink = sink;
     job.channels = channels;
     job.first = first;
     job.second = second;
-    qnet__parallel(ctx, (channels - 1) / QNET__SINK_CHANNELS + 1, qnet__sink_join_task, &job);
+    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
+                   &job);
 }
 
 /* ============================================================================================
@@ -5390,9 +5396,9 @@ typedef struct qnet__winograd {
     ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
     int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
     ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
-    qnet__source from;                    /* plain or normalised */
-    qnet__source dy;                      /* plain or a gradient; of the weights' gradient */
-    qnet__sink sink;
+    qnet__prologue from;                    /* plain or normalised */
+    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
+    qnet__epilogue sink;
     const qnet_real *w;                   /* [3][3][in][out] */
     int backward;                         /* w is turned round and in, out are dst_c, src_c */
     qnet_real *u;
@@ -5451,14 +5457,14 @@ static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdi
     *last = *last < end ? *last : end;
 }
 
-QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_kind kind,
-                                     const qnet__source_lanes *k, ptrdiff_t at, ptrdiff_t c,
+QNET__INLINE void qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                     const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
                                      qnet__lanes *v)
 {
     if (at < 0) {
         memset(v, 0, sizeof *v);
     } else {
-        qnet__source_get(s, kind, k, at + c, v);
+        qnet__prologue_get(s, kind, k, at + c, v);
     }
 }
 
@@ -5467,7 +5473,7 @@ QNET__INLINE void qnet__winograd_get(const qnet__source *s, const qnet__source_k
    before; but for its first columns, which that tile had too. Column x of them: */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
-QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_kind kind,
+QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
                                      const ptrdiff_t *at, const ptrdiff_t *next, const int size,
                                      const int x, ptrdiff_t c, ptrdiff_t channels)
 {
@@ -5475,7 +5481,7 @@ QNET__INLINE void qnet__winograd_ask(const qnet__source *s, const qnet__source_k
     const ptrdiff_t *from = ahead < channels ? at : next;
     int y;
     for (y = 0; y < size; y++)
-        qnet__source_ask(s, kind, from[y * size + x] + ahead % channels);
+        qnet__prologue_prefetch(s, kind, from[y * size + x] + ahead % channels);
 }
 
 /* to[k][...] = x[k], k < points. Written out here and below: compilers unroll loops too late to
@@ -5501,7 +5507,7 @@ QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
 }
 
 /* B^T d B of a tile. The points are constants for 4x4 outputs. */
-QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__source_kind kind,
+QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__prologue_kind kind,
                                             const qnet__winograd_form form, const int points_y,
                                             const int points_x,
                                             const ptrdiff_t *at, const ptrdiff_t *next,
@@ -5512,14 +5518,14 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
     ptrdiff_t c;
     int y, x;
     for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
-        qnet__source_lanes k;
+        qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__source_channels(&p->from, kind, c, &k);
+        qnet__prologue_channels(&p->from, kind, c, &k);
         for (x = 0; x < columns; x++) {
             const ptrdiff_t *from = at + x;
             qnet__lanes d[QNET__WINOGRAD_MOST];
             if (x >= size - qnet__winograd_fresh(form))
-                qnet__winograd_ask(&p->from, kind, at, next, size, x, c, p->src_c);
+                qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
             qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
             qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
             qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
@@ -5543,18 +5549,18 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
 }
 
 /* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__source_kind kind,
-                                        const qnet__source_lanes *k, ptrdiff_t at, ptrdiff_t c,
+QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__prologue_kind kind,
+                                        const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
                                         qnet__lanes *v)
 {
     qnet__winograd_get(&p->dy, kind, k, at, c, v);
-    if (kind == QNET__SOURCE_GRADIENT && p->dy_made != NULL && at >= 0)
+    if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
         qnet__lanes_store(p->dy_made + at + c, v);
 }
 
 /* A dY A^T of a tile. */
 QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
-                                               const qnet__source_kind kind,
+                                               const qnet__prologue_kind kind,
                                                const qnet__winograd_form form, const int points_y,
                                                const int points_x, const ptrdiff_t *at,
                                                const ptrdiff_t *next, qnet_real *d)
@@ -5564,12 +5570,12 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
     ptrdiff_t c;
     int y, x;
     for (c = p->slab_first; c < end; c += QNET__LANE_COUNT, d += QNET__LANE_COUNT) {
-        qnet__source_lanes k;
+        qnet__prologue_lanes k;
         qnet__lanes half[4 * QNET__WINOGRAD_MOST];
-        qnet__source_channels(&p->dy, kind, c, &k);
+        qnet__prologue_channels(&p->dy, kind, c, &k);
         for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
-            qnet__winograd_ask(&p->dy, kind, at, next, 4, x, c, p->dst_c);
+            qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
             qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
             qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
             qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
@@ -5586,7 +5592,7 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
 
 /* Of the tiles first .. last - 1: to[planes][tile - first][src_c] = B^T d B or, with of_dy,
    to[planes][tile - first][slab] = A dY A^T. */
-QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__source_kind kind,
+QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__prologue_kind kind,
                                            const qnet__winograd_form form, const int of_dy,
                                            ptrdiff_t first, ptrdiff_t last, qnet_real *to)
 {
@@ -5613,24 +5619,24 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
 }
 
 /* To the sink, unless the pixel is outside the map. */
-QNET__INLINE void qnet__winograd_sink(const qnet__sink *s, const qnet__sink_kind kind,
-                                      const qnet__sink_lanes *k, ptrdiff_t at,
+QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                      const qnet__epilogue_lanes *k, ptrdiff_t at,
                                       ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
 {
     if (at >= 0)
-        qnet__sink_put(s, kind, k, at + channel, y, sums);
+        qnet__epilogue_put(s, kind, k, at + channel, y, sums);
 }
 
 /* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
    of the next tile, or NULL: what lies behind is another thread's. */
-QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet__sink_kind kind,
+QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
+                                             const qnet__epilogue_kind kind,
                                              const qnet__winograd_form form, const int points_y,
                                              const int points_x, const ptrdiff_t *at,
-                                             const ptrdiff_t *next, ptrdiff_t channel,
-                                             int is_first, const qnet_real *m,
-                                             qnet__sums *sums)
+                                             const ptrdiff_t *next, ptrdiff_t channel, int is_first,
+                                             const qnet_real *m, qnet__sums *sums)
 {
-    const qnet__sink *s = &p->sink;
+    const qnet__epilogue *s = &p->sink;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
     const int size = qnet__winograd_out(form), rows = qnet__winograd_writes(form, points_y);
     const int pitch = qnet__winograd_most(form);
@@ -5639,13 +5645,13 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
     for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
-        qnet__sink_lanes k;
+        qnet__epilogue_lanes k;
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
         for (x = 0; x < size * size && next != NULL; x++) {
             if (next[x] >= 0)
-                qnet__sink_ask(s, kind, next[x] + c);
+                qnet__epilogue_prefetch(s, kind, next[x] + c);
         }
-        qnet__sink_channels(s, kind, c, &k);
+        qnet__epilogue_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
             qnet__lanes_load(&e[0], from);
@@ -5665,7 +5671,7 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
             const ptrdiff_t *pixels = at + size * y;
             qnet__lanes e[8];
             qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
-            if (kind == QNET__SINK_MOMENTS && y == 0 && is_first)
+            if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
             qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
             qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
@@ -5684,12 +5690,12 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p, const qnet
 }
 
 /* The same for all tiles of a block. */
-QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sink_kind kind,
+QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epilogue_kind kind,
                                         const qnet__winograd_form form, ptrdiff_t block,
                                         ptrdiff_t channel, const qnet_real *m)
 {
     const int most = qnet__winograd_most(form), size = qnet__winograd_out(form);
-    const qnet__sink *s = &p->sink;
+    const qnet__epilogue *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
@@ -5715,8 +5721,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__sin
             rows += now.at[x] >= 0;
     }
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT)
-        qnet__sink_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
-    if (kind == QNET__SINK_MOMENTS && channel == 0)
+        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
+    if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         s->rows[block] = rows;
 }
 
@@ -5870,22 +5876,22 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
                                          qnet_real *block)
 {
     const int is_forward = form != QNET__WINOGRAD_DOUBLE, is_same = form == QNET__WINOGRAD_SAME;
-    if (step == QNET__WINOGRAD_GRADIENT && is_forward && p->dy.kind == QNET__SOURCE_PLAIN)
-        qnet__winograd_transform(p, QNET__SOURCE_PLAIN, form, 1, i, j, block);
+    if (step == QNET__WINOGRAD_GRADIENT && is_forward && p->dy.kind == QNET__PROLOGUE_PLAIN)
+        qnet__winograd_transform(p, QNET__PROLOGUE_PLAIN, form, 1, i, j, block);
     else if (step == QNET__WINOGRAD_GRADIENT && is_forward)
-        qnet__winograd_transform(p, QNET__SOURCE_GRADIENT, form, 1, i, j, block);
-    else if (step == QNET__WINOGRAD_INPUT && is_same && p->from.kind != QNET__SOURCE_PLAIN)
-        qnet__winograd_transform(p, QNET__SOURCE_NORMALISED, form, 0, i, j, block);
+        qnet__winograd_transform(p, QNET__PROLOGUE_GRADIENT, form, 1, i, j, block);
+    else if (step == QNET__WINOGRAD_INPUT && is_same && p->from.kind != QNET__PROLOGUE_PLAIN)
+        qnet__winograd_transform(p, QNET__PROLOGUE_NORMALISED, form, 0, i, j, block);
     else if (step == QNET__WINOGRAD_INPUT)
-        qnet__winograd_transform(p, QNET__SOURCE_PLAIN, form, 0, i, j, block);
-    else if (p->sink.kind == QNET__SINK_MOMENTS && is_forward)
-        qnet__winograd_output(p, QNET__SINK_MOMENTS, form, i, j, block);
-    else if (p->sink.kind == QNET__SINK_NORMALISE && is_forward)
-        qnet__winograd_output(p, QNET__SINK_NORMALISE, form, i, j, block);
-    else if (p->sink.kind == QNET__SINK_GRADIENT && is_same)
-        qnet__winograd_output(p, QNET__SINK_GRADIENT, form, i, j, block);
+        qnet__winograd_transform(p, QNET__PROLOGUE_PLAIN, form, 0, i, j, block);
+    else if (p->sink.kind == QNET__EPILOGUE_MOMENTS && is_forward)
+        qnet__winograd_output(p, QNET__EPILOGUE_MOMENTS, form, i, j, block);
+    else if (p->sink.kind == QNET__EPILOGUE_NORMALISE && is_forward)
+        qnet__winograd_output(p, QNET__EPILOGUE_NORMALISE, form, i, j, block);
+    else if (p->sink.kind == QNET__EPILOGUE_GRADIENT && is_same)
+        qnet__winograd_output(p, QNET__EPILOGUE_GRADIENT, form, i, j, block);
     else
-        qnet__winograd_output(p, QNET__SINK_PLAIN, form, i, j, block);
+        qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
 }
 
 /* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
@@ -6006,7 +6012,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                         for (line = 0; line < asked; line += QNET__LINE)
                             QNET__PREFETCH((uintptr_t)a[i] + (uintptr_t)to_next * sizeof *v + line);
                     }
-                    qnet__tile_ask(&tile, next, (size_t)columns, (size_t)columns,
+                    qnet__tile_prefetch(&tile, next, (size_t)columns, (size_t)columns,
                                    (size_t)((r - begin) / QNET__TILE_ROWS));
                     p->kernel.run(&tile);
                 }
@@ -6234,8 +6240,8 @@ static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int sid
 /* Forward (backward = 0) or the gradient of the inputs. x: plain or normalised. u: packed before,
    or NULL. */
 static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
-                                const qnet__source *x, const qnet_real *w, const qnet_real *u,
-                                qnet__sink *sink, void *scratch)
+                                const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
+                                qnet__epilogue *sink, void *scratch)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
@@ -6426,7 +6432,7 @@ static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, s
 
 /* dy_made: gets dy as it is worked out, where that is not plain; one of its own maps, or NULL. */
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
-                                   const qnet__source *x, const qnet__source *dy,
+                                   const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
@@ -6825,7 +6831,7 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
     wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->kernel.columns);
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
-        qnet__tile_ask(&tile, next, p->kernel.columns, p->kernel.columns,
+        qnet__tile_prefetch(&tile, next, p->kernel.columns, p->kernel.columns,
                        (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
         tile.c = pixel + row;
@@ -7141,7 +7147,7 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
             c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
         tile.a_at = (size_t)at;
         if (accumulate)
-            qnet__tile_ask_sums(&tile, p->kernel.columns);
+            qnet__tile_prefetch_sums(&tile, p->kernel.columns);
         qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
     }
 }
@@ -7369,25 +7375,26 @@ static int qnet__conv_uses_blas(const qnet_context *ctx)
 }
 
 /* The one place where the way to do a convolution is chosen. */
-typedef enum qnet__conv_way {
+typedef enum qnet__conv_algorithm {
     QNET__CONV_REFERENCE,
     QNET__CONV_BLAS,
     QNET__CONV_WINOGRAD,
     QNET__CONV_WINOGRAD_2, /* with tiles of 2x2 */
     QNET__CONV_DIRECT
-} qnet__conv_way;
+} qnet__conv_algorithm;
 
-static const char *qnet__conv_way_name(qnet__conv_way way)
+static const char *qnet__conv_algorithm_name(qnet__conv_algorithm way)
 {
     static const char *const name[] = {"reference", "BLAS", "Winograd", "Winograd 2", "direct"};
     return name[way];
 }
 
 /* once: the kernel may be packed once for many passes. */
-static qnet__conv_way qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape, int once)
+static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
+                                            int once)
 {
     const int side = qnet__winograd_side(shape, once);
-    if (QNET__TWINS_ONLY)
+    if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
     if (qnet__conv_uses_blas(ctx))
         return QNET__CONV_BLAS;
@@ -7395,13 +7402,14 @@ static qnet__conv_way qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d
 }
 
 /* The largest side of Winograd's tiles; 0: another way. */
-static int qnet__conv_side(qnet__conv_way way)
+static int qnet__conv_side(qnet__conv_algorithm way)
 {
     return way == QNET__CONV_WINOGRAD ? 4 : way == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
 /* The way of the gradient of the inputs. */
-static qnet__conv_way qnet__conv_way_back(qnet__conv_way way, const qnet_conv2d *s)
+static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm way,
+                                                      const qnet_conv2d *s)
 {
     return qnet__conv_side(way) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT : way;
 }
@@ -7410,12 +7418,12 @@ QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_c
 {
     if (shape == NULL || !qnet__conv_valid(shape))
         return "none";
-    return qnet__conv_way_name(qnet__conv_pick(ctx, shape, 0));
+    return qnet__conv_algorithm_name(qnet__conv_pick(ctx, shape, 0));
 }
 
 /* ---- The public functions, which pick -------------------------------------------------------- */
 
-static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_way way,
+static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm way,
                                  const qnet_conv2d *shape)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
@@ -7443,32 +7451,33 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_way way,
 
 /* The map of a source: its own where that is plain, else worked out into temp, which may be the
    source's x. */
-static const qnet_real *qnet__source_map(qnet_context *ctx, const qnet__source *source, size_t rows,
-                                         int channels, qnet_real *temp)
+static const qnet_real *qnet__prologue_map(qnet_context *ctx, const qnet__prologue *source,
+                                           size_t rows, int channels, qnet_real *temp)
 {
-    qnet__sink sink = qnet__sink_plain(temp);
-    if (source->kind == QNET__SOURCE_PLAIN)
+    qnet__epilogue sink = qnet__epilogue_plain(temp);
+    if (source->kind == QNET__PROLOGUE_PLAIN)
         return source->x;
     qnet__pass(ctx, source, &sink, rows, (size_t)channels);
     return temp;
 }
 
 /* Ways other than Winograd's store the map first, and apply the sink then. */
-static void qnet__sink_map(qnet_context *ctx, qnet__sink *sink, size_t rows, int channels)
+static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *sink, size_t rows, int channels)
 {
     qnet_real *map = sink->y;
-    const qnet__source source = qnet__source_plain(map);
-    if (sink->kind == QNET__SINK_MOMENTS) {
+    const qnet__prologue source = qnet__prologue_plain(map);
+    if (sink->kind == QNET__EPILOGUE_MOMENTS) {
         sink->y = NULL; /* nothing changes there */
     }
-    if (sink->kind != QNET__SINK_PLAIN)
+    if (sink->kind != QNET__EPILOGUE_PLAIN)
         qnet__pass(ctx, &source, sink, rows, (size_t)channels);
     sink->y = map;
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
    form. */
-static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s)
+static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm way,
+                                const qnet_conv2d *s)
 {
     const qnet__kernel kernel = qnet__pick_kernel(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
@@ -7484,7 +7493,7 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_way way, con
     }
 }
 
-static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
+static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm way, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
     if (qnet__conv_side(way) > 0) {
@@ -7495,29 +7504,30 @@ static void qnet__conv_pack(qnet_context *ctx, qnet__conv_way way, const qnet_co
 }
 
 /* What Winograd's way takes for the source: plain maps at stride 2. */
-static qnet__source qnet__winograd_source(qnet_context *ctx, const qnet_conv2d *s,
-                                          const qnet__source *source, size_t rows, qnet_real *temp)
+static qnet__prologue qnet__winograd_source(qnet_context *ctx, const qnet_conv2d *s,
+                                            const qnet__prologue *source, size_t rows,
+                                            qnet_real *temp)
 {
-    return s->stride == 1 ? *source
-                          : qnet__source_plain(qnet__source_map(ctx, source, rows, s->in_channels,
-                                                                temp));
+    return s->stride == 1
+               ? *source
+               : qnet__prologue_plain(qnet__prologue_map(ctx, source, rows, s->in_channels, temp));
 }
 
 /* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for
    a source that is not plain; Winograd's way needs it at stride 2 only. */
-static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
-                                      const qnet__source *source, const qnet_real *w,
-                                      const qnet_real *packed, qnet__sink *sink, qnet_real *temp,
-                                      void *scratch)
+static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm way,
+                                      const qnet_conv2d *s, const qnet__prologue *source,
+                                      const qnet_real *w, const qnet_real *packed,
+                                      qnet__epilogue *sink, qnet_real *temp, void *scratch)
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const qnet_real *x;
     if (qnet__conv_side(way) > 0) {
-        const qnet__source from = qnet__winograd_source(ctx, s, source, in_rows, temp);
+        const qnet__prologue from = qnet__winograd_source(ctx, s, source, in_rows, temp);
         qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, &from, w, packed, sink, scratch);
         return QNET_OK;
     }
-    x = qnet__source_map(ctx, source, in_rows, s->in_channels, temp);
+    x = qnet__prologue_map(ctx, source, in_rows, s->in_channels, temp);
     if (way == QNET__CONV_REFERENCE) {
         qnet__conv2d_ref(s, x, w, NULL, sink->y, NULL, 0, NULL);
     } else if (way == QNET__CONV_BLAS) {
@@ -7526,7 +7536,7 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
     } else {
         qnet__conv_sweep(ctx, s, 0, 0, x, w, packed, sink->y, scratch);
     }
-    qnet__sink_map(ctx, sink, (size_t)qnet__conv_out_pixels(s), s->out_channels);
+    qnet__epilogue_map(ctx, sink, (size_t)qnet__conv_out_pixels(s), s->out_channels);
     return QNET_OK;
 }
 
@@ -7534,11 +7544,11 @@ static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_way way, con
    Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
    Winograd's way needs temp_dy too, unless dy is plain, but temp_x at stride 2 only. temp_dy may be
    one of dy's maps, which is lost then. */
-static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, const qnet_conv2d *s,
-                                       const qnet__source *x, const qnet_real *w,
-                                       const qnet__source *dy, qnet__sink *sink, int add,
-                                       qnet_real *dw, qnet_real *temp_x, qnet_real *temp_dy,
-                                       void *scratch)
+static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm way,
+                                       const qnet_conv2d *s, const qnet__prologue *x,
+                                       const qnet_real *w, const qnet__prologue *dy,
+                                       qnet__epilogue *sink, int add, qnet_real *dw,
+                                       qnet_real *temp_x, qnet_real *temp_dy, void *scratch)
 {
     const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
     const size_t out_rows = (size_t)qnet__conv_out_pixels(s);
@@ -7546,32 +7556,32 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
     const int side = qnet__conv_side(way);
     qnet_real *dx = sink != NULL ? sink->y : NULL;
     if (side > 0) {
-        qnet__source made = *dy;
+        qnet__prologue made = *dy;
         if (dw != NULL) {
-            const qnet__source from = qnet__winograd_source(ctx, s, x, in_rows, temp_x);
+            const qnet__prologue from = qnet__winograd_source(ctx, s, x, in_rows, temp_x);
             qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
-            made = dy->kind == QNET__SOURCE_PLAIN ? *dy : qnet__source_plain(temp_dy);
+            made = dy->kind == QNET__PROLOGUE_PLAIN ? *dy : qnet__prologue_plain(temp_dy);
         }
         if (sink != NULL) {
-            made = qnet__source_plain(qnet__source_map(ctx, &made, out_rows, s->out_channels,
+            made = qnet__prologue_plain(qnet__prologue_map(ctx, &made, out_rows, s->out_channels,
                                                        temp_dy));
         }
         if (sink != NULL && s->stride == 1) {
             qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
         } else if (sink != NULL) {
-            qnet__sink plain = qnet__sink_plain(dx);
+            qnet__epilogue plain = qnet__epilogue_plain(dx);
             if (qnet__winograd_goes_back(s)) {
                 qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, &plain, scratch);
             } else {
                 qnet__conv_sweep(ctx, s, 1, 0, made.x, w, NULL, dx, scratch);
             }
-            qnet__sink_map(ctx, sink, in_rows, s->in_channels);
+            qnet__epilogue_map(ctx, sink, in_rows, s->in_channels);
         }
         return QNET_OK;
     }
     if (dw != NULL)
-        from_x = qnet__source_map(ctx, x, in_rows, s->in_channels, temp_x);
-    from_dy = qnet__source_map(ctx, dy, out_rows, s->out_channels, temp_dy);
+        from_x = qnet__prologue_map(ctx, x, in_rows, s->in_channels, temp_x);
+    from_dy = qnet__prologue_map(ctx, dy, out_rows, s->out_channels, temp_dy);
     if (way == QNET__CONV_REFERENCE) {
         qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
     } else if (way == QNET__CONV_BLAS) {
@@ -7584,7 +7594,7 @@ static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_way way, co
             qnet__conv_sweep(ctx, s, 1, add, from_dy, w, NULL, dx, scratch);
     }
     if (sink != NULL)
-        qnet__sink_map(ctx, sink, in_rows, s->in_channels);
+        qnet__epilogue_map(ctx, sink, in_rows, s->in_channels);
     return QNET_OK;
 }
 
@@ -7600,8 +7610,8 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch)
 {
-    const qnet__source source = qnet__source_plain(x);
-    qnet__sink sink = qnet__sink_plain(y);
+    const qnet__prologue source = qnet__prologue_plain(x);
+    qnet__epilogue sink = qnet__epilogue_plain(y);
     qnet_status status;
     size_t bytes;
     void *own;
@@ -7621,8 +7631,8 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                           void *scratch)
 {
-    const qnet__source source = qnet__source_plain(x), gradient = qnet__source_plain(dy);
-    qnet__sink sink = qnet__sink_plain(dx);
+    const qnet__prologue source = qnet__prologue_plain(x), gradient = qnet__prologue_plain(dy);
+    qnet__epilogue sink = qnet__epilogue_plain(dx);
     qnet_status status;
     size_t bytes;
     void *own;
@@ -7670,8 +7680,8 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
 /* Scratch of a batch norm: what the passes want to know of each channel, and their sums. */
 typedef struct qnet__norm {
     double *total1, *total2;          /* [channels]: sums over all chunks */
-    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__source_kind */
-    qnet__sink sums;                  /* center, sum1, sum2 and rows of each chunk */
+    qnet_real *scale, *shift, *slope; /* [channels]; of qnet__prologue_kind */
+    qnet__epilogue sums;                  /* center, sum1, sum2 and rows of each chunk */
 } qnet__norm;
 
 /* Where the arena has a base, the arrays are its. */
@@ -7717,9 +7727,9 @@ static void qnet__norm_apply(qnet_context *ctx, size_t rows, int channels, const
                              const qnet_real *mean, const qnet_real *scale, const qnet_real *beta,
                              const qnet_real *residual, int relu, qnet_real *y)
 {
-    const qnet__source source = qnet__source_plain(x);
-    qnet__sink sink = qnet__sink_plain(y);
-    sink.kind = QNET__SINK_NORMALISE;
+    const qnet__prologue source = qnet__prologue_plain(x);
+    qnet__epilogue sink = qnet__epilogue_plain(y);
+    sink.kind = QNET__EPILOGUE_NORMALISE;
     sink.mean = mean;
     sink.scale = scale;
     sink.beta = beta;
@@ -7739,7 +7749,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
                                             qnet_real *running_var, qnet_real *mean,
                                             qnet_real *rstd, qnet_real *y, void *scratch)
 {
-    const qnet__source source = qnet__source_plain(x);
+    const qnet__prologue source = qnet__prologue_plain(x);
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
     size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
@@ -7756,9 +7766,9 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     arena.base = (unsigned char *)block;
     qnet__norm_plan(&norm, rows, channels, &arena);
 
-    norm.sums.kind = QNET__SINK_MOMENTS;
+    norm.sums.kind = QNET__EPILOGUE_MOMENTS;
     qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
-    qnet__sink_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
+    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
     for (c = 0; c < (size_t)channels; c++) {
         double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
         mean[c] = (qnet_real)m;
@@ -7811,7 +7821,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 {
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
-    qnet__source source = qnet__source_plain(dy);
+    qnet__prologue source = qnet__prologue_plain(dy);
     size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
     void *block, *owned;
 
@@ -7821,13 +7831,13 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     arena.base = (unsigned char *)block;
     qnet__norm_plan(&norm, rows, channels, &arena);
 
-    norm.sums.kind = QNET__SINK_GRADIENT;
+    norm.sums.kind = QNET__EPILOGUE_GRADIENT;
     norm.sums.y = dresidual != NULL ? dresidual : y != NULL ? dx : NULL;
     norm.sums.mask = y;
     norm.sums.pre = x;
     norm.sums.mean = mean;
     qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
-    qnet__sink_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
+    qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
     for (c = 0; c < (size_t)channels; c++) {
         double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
         if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
@@ -7837,8 +7847,8 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
         norm.slope[c] = (qnet_real)(r * r * sum_gd / (double)rows);
     }
     if (dx != NULL) {
-        qnet__sink sink = qnet__sink_plain(dx);
-        source.kind = QNET__SOURCE_GRADIENT;
+        qnet__epilogue sink = qnet__epilogue_plain(dx);
+        source.kind = QNET__PROLOGUE_GRADIENT;
         source.x = norm.sums.y != NULL ? norm.sums.y : dy;
         source.pre = x;
         source.mean = mean;
@@ -7897,7 +7907,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
 typedef struct qnet__maxpool {
     size_t height, width, channels, out_height, out_width;
     ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__source x;        /* plain;
+    qnet__prologue x;        /* plain;
                               normalised: the pooled map is that of norm and ReLU, no argmax;
                               scaled by signs, 1, -1 or 0: that x of a window wins which is
                               largest, smallest or first */
@@ -7908,11 +7918,11 @@ typedef struct qnet__maxpool {
 } qnet__maxpool;
 
 /* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__source *s, const qnet__source_kind kind,
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
                                          qnet_real x, size_t c)
 {
-    if (kind == QNET__SOURCE_SCALED) return x * s->scale[c];
-    if (kind == QNET__SOURCE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
     return x;
 }
 
@@ -7936,8 +7946,8 @@ static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t
         v = qnet__maxpool_get(&pool->x, pool->x.kind, pool->x.x[from], c);
         if (winner < 0 || v > best || v != v) {
             best = v;
-            kept = pool->x.kind == QNET__SOURCE_SCALED ? pool->x.x[from] : v;
-            kept = pool->x.kind == QNET__SOURCE_NORMALISED && v < 0 ? 0 : kept;
+            kept = pool->x.kind == QNET__PROLOGUE_SCALED ? pool->x.x[from] : v;
+            kept = pool->x.kind == QNET__PROLOGUE_NORMALISED && v < 0 ? 0 : kept;
             winner = tap;
         }
     }
@@ -7980,10 +7990,10 @@ QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *w
 
 /* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
 QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__source_kind kind, const qnet_real *const *x,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
                                        const int *tap, size_t c, size_t at)
 {
-    const qnet__source *s = &pool->x;
+    const qnet__prologue *s = &pool->x;
     qnet_real top[QNET__WIDTH];
     int won[QNET__WIDTH], i;
     for (i = 0; i < n; i++) {
@@ -7998,8 +8008,8 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
         qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
         qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__SOURCE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__SOURCE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
         top[i] = best;
         won[i] = winner;
     }
@@ -8010,8 +8020,8 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
 
 /* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
    part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool, const qnet__source_kind kind,
-                                            size_t index)
+QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
+                                            const qnet__prologue_kind kind, size_t index)
 {
     const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
     const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
@@ -8082,12 +8092,12 @@ QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t i
     {                                                                                             \
         if (pool->dx != NULL)                                                                     \
             qnet__maxpool_backward_row(pool, index);                                              \
-        else if (pool->x.kind == QNET__SOURCE_PLAIN)                                              \
-            qnet__maxpool_forward_row(pool, QNET__SOURCE_PLAIN, index);                           \
-        else if (pool->x.kind == QNET__SOURCE_SCALED)                                             \
-            qnet__maxpool_forward_row(pool, QNET__SOURCE_SCALED, index);                          \
+        else if (pool->x.kind == QNET__PROLOGUE_PLAIN) \
+            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index); \
+        else if (pool->x.kind == QNET__PROLOGUE_SCALED) \
+            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index); \
         else                                                                                      \
-            qnet__maxpool_forward_row(pool, QNET__SOURCE_NORMALISED, index);                      \
+            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index); \
     }
 
 QNET__DEFINE_MAXPOOL(qnet__maxpool_portable, )
@@ -8130,7 +8140,7 @@ static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size
     qnet__maxpool_call call;
     call.pool = pool;
     call.run = qnet__maxpool_pick(ctx);
-    if (!QNET__TWINS_ONLY) {
+    if (!QNET__REFERENCE_ONLY) {
         qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
                        qnet__maxpool_task, &call);
     } else if (pool->dx != NULL) {
@@ -8172,7 +8182,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     qnet__maxpool pool;
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_forward", batch, height, width, channels,
                                  x && y, &pool));
-    pool.x = qnet__source_plain(x);
+    pool.x = qnet__prologue_plain(x);
     pool.y = y;
     pool.argmax = argmax;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
@@ -8391,7 +8401,7 @@ typedef struct qnet__stem_forward_job {
     qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
     qnet__maxpool pool;
     qnet__maxpool_row pool_row;
-    const qnet__sink *sums; /* of the chunks, or NULL */
+    const qnet__epilogue *sums; /* of the chunks, or NULL */
     qnet__pass_run pass;
     ptrdiff_t tasks;        /* per image */
     qnet_real *rows;        /* [workers][1 + 2 band][out_w][64]: a band of pre, and the row above */
@@ -8427,7 +8437,7 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
         qnet__stem_convolve(p, image, first - again, last, again ? above : rows);
         if (p->sums != NULL) {
             const size_t chunk = (size_t)(image * s->bands + b);
-            const qnet__source source = qnet__source_plain(rows);
+            const qnet__prologue source = qnet__prologue_plain(rows);
             qnet__pass_job job;
             job.source = &source, job.sink = p->sums;
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
@@ -8463,7 +8473,7 @@ static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_con
 /* pool->y and pool->argmax from pre = conv(x, w), by pool->x's kind; and sums (NULL: none) get the
    chunks of pre's moments. packed: w by qnet__conv_pack, or NULL. */
 static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const qnet_real *x,
-                               const qnet_real *w, const qnet_real *packed, qnet__sink *sums,
+                               const qnet_real *w, const qnet_real *packed, qnet__epilogue *sums,
                                const qnet__maxpool *pool, void *scratch)
 {
     qnet__arena arena = {(unsigned char *)scratch, 0};
@@ -8888,9 +8898,9 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
 
 /* Masks the gradient dpool of the pooled map where the ReLU has cut it, with sums as for a map of
    pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. */
-static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__sink *sums)
+static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
-    const qnet__source source = qnet__source_plain(sums->y);
+    const qnet__prologue source = qnet__prologue_plain(sums->y);
     p->pass = qnet__pass_pick(ctx);
     p->masks.source = &source, p->masks.sink = sums;
     p->masks.channels = 64;
@@ -9780,9 +9790,9 @@ QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape
     qnet__lstm_plan(ctx, shape, 0, &s, &arena);
     for (d = 0; d < 2; d++) {
         s.job[d] = qnet__lstm_job(shape, length, d, weights, x, y, saved);
-        if (QNET__TWINS_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
+        if (QNET__REFERENCE_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
     }
-    if (!QNET__TWINS_ONLY) {
+    if (!QNET__REFERENCE_ONLY) {
         qnet__lstm_arrange(shape, length, &s);
         qnet__lstm_forward_fast(ctx, &s);
     }
@@ -9983,17 +9993,17 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
     arena.base = (unsigned char *)block;
     qnet__lstm_plan(ctx, shape, 1, &s, &arena);
-    if (QNET__TWINS_ONLY && dx != NULL)
+    if (QNET__REFERENCE_ONLY && dx != NULL)
         memset(dx, 0, (size_t)shape->batch * (size_t)shape->steps * (size_t)shape->in * sizeof *dx);
     for (d = 0; d < 2; d++) {
         /* The job type serves both passes; this one does not write y and saved. */
         s.job[d] = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y, (qnet_real *)saved);
         s.job[d].dy = dy + (size_t)d * s.job[d].hidden;
-        if (QNET__TWINS_ONLY)
+        if (QNET__REFERENCE_ONLY)
             qnet__lstm_backward_ref(&s.job[d], s.zero, s.worker, s.worker + s.job[d].hidden,
                                     gradients->w[d], gradients->u[d], gradients->b[d], dx);
     }
-    if (!QNET__TWINS_ONLY) {
+    if (!QNET__REFERENCE_ONLY) {
         s.dx = dx;
         s.gradients = gradients;
         qnet__lstm_arrange(shape, length, &s);
@@ -10103,7 +10113,7 @@ typedef struct qnet__unit {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
     char out_name[32];                 /* of the unit's output in the trace: "layer1.0.relu" */
     qnet_conv2d conv;
-    qnet__conv_way way; /* chosen for the largest batch, so that any batch has the same bits */
+    qnet__conv_algorithm way; /* chosen for the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
     qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
@@ -10140,7 +10150,7 @@ typedef struct qnet__resnet_state {
     qnet_real *dpool;     /* of the pooled map */
     qnet_real *stem_grad; /* of the stem's norm */
     qnet_real *temp[2];   /* for units whose convolution needs a normalised input in memory */
-    qnet__sink sums;      /* the memory of the sums */
+    qnet__epilogue sums;      /* the memory of the sums */
     double *total[2];     /* [512]: of all chunks */
     void *scratch;        /* for the layer that needs most */
     void *packed;         /* all units' */
@@ -10748,15 +10758,16 @@ QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t
                      unit->conv.out_channels);
             qnet__resnet_place(r, unit->pre, pre);
             qnet__resnet_place(r, unit->out, out);
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %-10s %9.2f %8s %8s\n",
-                         u > 0 ? unit->conv_name : "conv1, pooled", shape,
-                         qnet__conv_way_name(unit->way),
-                         u > 0 && net->config.training
-                             ? qnet__conv_way_name(qnet__conv_way_back(unit->way, &unit->conv))
-                             : "-",
-                         (double)net->config.batch * h * w * unit->conv.out_channels *
-                             sizeof(qnet_real) / 1e6,
-                         pre, out);
+            n = snprintf(
+                line, sizeof line, "%-22s %-17s %-10s %-10s %9.2f %8s %8s\n",
+                u > 0 ? unit->conv_name : "conv1, pooled", shape,
+                qnet__conv_algorithm_name(unit->way),
+                u > 0 && net->config.training
+                    ? qnet__conv_algorithm_name(qnet__conv_algorithm_back(unit->way, &unit->conv))
+                    : "-",
+                (double)net->config.batch * h * w * unit->conv.out_channels * sizeof(qnet_real) /
+                    1e6,
+                pre, out);
         }
         if (n > 0 && text != NULL && used + (size_t)n < size)
             memcpy(text + used, line, (size_t)n + 1);
@@ -10861,10 +10872,10 @@ static int qnet__resnet_traces(const qnet__resnet_state *r)
    the source is plain, what the sink makes of it. */
 static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet__unit *unit,
                                          int batch, const char *prefix, const char *name,
-                                         const qnet__source *source, const qnet__sink *sink)
+                                         const qnet__prologue *source, const qnet__epilogue *sink)
 {
     const size_t n = (size_t)unit->conv.out_channels, count = qnet__unit_count(unit, batch);
-    qnet__sink to = *sink;
+    qnet__epilogue to = *sink;
     if (!qnet__resnet_traces(r))
         return QNET_OK;
     to.y = (qnet_real *)qnet__alloc(r->net.ctx, count * sizeof(qnet_real));
@@ -10877,19 +10888,19 @@ static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet
 }
 
 /* ReLU(norm(pre)) of a unit, for whoever reads it. With `train` by the batch's statistics. */
-static qnet__source qnet__unit_normalised(const qnet__unit *unit, int train)
+static qnet__prologue qnet__unit_normalised(const qnet__unit *unit, int train)
 {
-    qnet__source s = qnet__source_plain(unit->pre);
-    s.kind = QNET__SOURCE_NORMALISED;
+    qnet__prologue s = qnet__prologue_plain(unit->pre);
+    s.kind = QNET__PROLOGUE_NORMALISED;
     s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
     return s;
 }
 
 /* act(norm + residual) of a unit, into y. With `train` by the batch's statistics. */
-static qnet__sink qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *y)
+static qnet__epilogue qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *y)
 {
-    qnet__sink s = qnet__sink_plain(y);
-    s.kind = QNET__SINK_NORMALISE;
+    qnet__epilogue s = qnet__epilogue_plain(y);
+    s.kind = QNET__EPILOGUE_NORMALISE;
     s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
     s.relu = unit->relu;
     return s;
@@ -10898,12 +10909,12 @@ static qnet__sink qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *
 /* mean, rstd and scale of a unit's norm from the moments of this batch; the running statistics
    move. momentum and the unbiased variance as in qnet_batchnorm_forward. */
 static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                  const qnet__sink *moments)
+                                  const qnet__epilogue *moments)
 {
     size_t n = (size_t)unit->conv.out_channels, rows = qnet__unit_count(unit, batch) / n, c;
     double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
 
-    qnet__sink_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
+    qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
     for (c = 0; c < n; c++) {
         double mean = r->total[0][c], var = r->total[1][c];
         double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
@@ -10918,20 +10929,20 @@ static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int b
 
 /* pre = conv(x), and the statistics of the norm. */
 static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet__source *x)
+                                    const qnet__prologue *x)
 {
     qnet_conv2d conv = unit->conv;
-    qnet__sink sink = r->sums, norm;
+    qnet__epilogue sink = r->sums, norm;
 
     conv.batch = batch;
-    sink.kind = QNET__SINK_MOMENTS;
+    sink.kind = QNET__EPILOGUE_MOMENTS;
     sink.y = unit->pre;
     QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
                                  r->scratch));
     qnet__unit_statistics(r, unit, batch, &sink);
     qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
     if (unit->out == NULL) {
-        const qnet__source pre = qnet__source_plain(unit->pre);
+        const qnet__prologue pre = qnet__prologue_plain(unit->pre);
         norm = qnet__unit_sink(unit, 1, NULL);
         return qnet__unit_trace_made(r, unit, batch, "", unit->out_name, &pre, &norm);
     }
@@ -10952,15 +10963,15 @@ static void qnet__unit_running_scale(qnet__unit *unit)
 static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int batch,
                                     const qnet_real *x, const qnet_real *residual, qnet_real *y)
 {
-    const qnet__source source = qnet__source_plain(x);
+    const qnet__prologue source = qnet__prologue_plain(x);
     qnet_conv2d conv = unit->conv;
-    qnet__sink sink;
+    qnet__epilogue sink;
     qnet_status status;
 
     conv.batch = batch;
     if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
         const size_t bytes = qnet__unit_count(unit, batch) * sizeof(qnet_real);
-        sink = qnet__sink_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
+        sink = qnet__epilogue_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
         if (sink.y == NULL)
             return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
         status = qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
@@ -10981,12 +10992,12 @@ static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int
 
 /* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
-                                          int batch, int train, qnet__source *map)
+                                          int batch, int train, qnet__prologue *map)
 {
     qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
     qnet__unit *shortcut = block->shortcut < 0 ? NULL : &r->unit[block->shortcut];
-    qnet__source x, middle;
-    qnet__sink sum;
+    qnet__prologue x, middle;
+    qnet__epilogue sum;
 
     if (!train) {
         /* The shortcut goes first: the second unit may write over the block's input. A network for
@@ -10998,16 +11009,16 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
         }
         QNET__TRY(qnet__unit_infer(r, first, batch, map->x, NULL, first->pre));
         QNET__TRY(qnet__unit_infer(r, second, batch, first->pre, residual, second->out));
-        *map = qnet__source_plain(second->out);
+        *map = qnet__prologue_plain(second->out);
         return QNET_OK;
     }
     QNET__TRY(qnet__unit_train(r, first, batch, map));
     middle = qnet__unit_normalised(first, 1);
     QNET__TRY(qnet__unit_train(r, second, batch, &middle));
-    x = qnet__source_plain(second->pre);
+    x = qnet__prologue_plain(second->pre);
     sum = qnet__unit_sink(second, 1, second->out);
     sum.residual = map->x;
-    if (map->kind == QNET__SOURCE_NORMALISED) {
+    if (map->kind == QNET__PROLOGUE_NORMALISED) {
         sum.residual_mean = map->mean, sum.residual_scale = map->scale;
         sum.residual_beta = map->beta;
         sum.residual_relu = 1;
@@ -11023,20 +11034,20 @@ static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__res
                                          (size_t)second->conv.out_channels,
                (size_t)second->conv.out_channels);
     qnet__unit_trace(r, second, batch, "", second->out_name, second->out);
-    *map = qnet__source_plain(second->out);
+    *map = qnet__prologue_plain(second->out);
     return QNET_OK;
 }
 
 /* The traces of the stem's maps, most of which are never in memory; *map: what it has made. */
 static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int train,
-                                           const qnet_real *x, const qnet__source *map)
+                                           const qnet_real *x, const qnet__prologue *map)
 {
     const qnet__unit *stem = &r->unit[0];
     const size_t bytes = qnet__unit_count(stem, batch) * sizeof(qnet_real);
-    const qnet__source source = qnet__source_plain(x);
+    const qnet__prologue source = qnet__prologue_plain(x);
     qnet_real *made;
-    qnet__source pre;
-    qnet__sink plain, norm;
+    qnet__prologue pre;
+    qnet__epilogue plain, norm;
     qnet_conv2d conv = stem->conv;
     qnet_status status;
 
@@ -11046,7 +11057,7 @@ static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int
     if (made == NULL)
         return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
     conv.batch = batch;
-    plain = qnet__sink_plain(made), pre = qnet__source_plain(made);
+    plain = qnet__epilogue_plain(made), pre = qnet__prologue_plain(made);
     norm = qnet__unit_sink(stem, train, made);
     status = qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &plain, NULL,
                                 r->scratch);
@@ -11056,7 +11067,7 @@ static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int
         qnet__pass(r->net.ctx, &pre, &norm, rows, 64);
         qnet__unit_trace(r, stem, batch, "", stem->out_name, made);
         qnet__trace(r->net.ctx, "maxpool",
-                    qnet__source_map(r->net.ctx, map,
+                    qnet__prologue_map(r->net.ctx, map,
                                      (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w, 64,
                                      made),
                     4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w, 64);
@@ -11069,12 +11080,12 @@ static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int
    normalised yet. Where the convolution is not ours, or a plain loop, its output is whole; backward
    also where images have not three channels. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
-                                     const qnet_real *x, qnet__source *map)
+                                     const qnet_real *x, qnet__prologue *map)
 {
     qnet__unit *stem = &r->unit[0];
     qnet_context *ctx = r->net.ctx;
-    const qnet__source source = qnet__source_plain(x);
-    qnet__sink sink = r->sums;
+    const qnet__prologue source = qnet__prologue_plain(x);
+    qnet__epilogue sink = r->sums;
     qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
@@ -11087,14 +11098,14 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
     if (train) {
         for (c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
-        pool.x.kind = QNET__SOURCE_SCALED;
+        pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-        sink.kind = QNET__SINK_MOMENTS;
+        sink.kind = QNET__EPILOGUE_MOMENTS;
     } else {
         qnet__unit_running_scale(stem);
         pool.x = qnet__unit_normalised(stem, 0);
-        sink.kind = QNET__SINK_PLAIN;
+        sink.kind = QNET__EPILOGUE_PLAIN;
     }
     if (stem->way == QNET__CONV_DIRECT) {
         qnet__stem_forward(ctx, &conv, x, stem->w, train ? NULL : stem->packed,
@@ -11109,7 +11120,7 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
         qnet__unit_statistics(r, stem, batch, &sink);
         *map = qnet__unit_normalised(stem, 1);
     } else {
-        *map = qnet__source_plain(r->pool);
+        *map = qnet__prologue_plain(r->pool);
     }
     return qnet__resnet_stem_trace(r, batch, train, x, map);
 }
@@ -11123,7 +11134,7 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
 {
     qnet__resnet_state *r;
     qnet_context *ctx;
-    qnet__source map;
+    qnet__prologue map;
     const qnet_conv2d *last;
     const qnet_real *fc_weight, *fc_bias;
     int b, classes;
@@ -11180,12 +11191,12 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
        dpre = scale (g - shift - d slope),  shift = sum g / rows,  slope = rstd^2 sum g d / rows.
    Ioffe & Szegedy 2015, section 3, as in qnet_batchnorm_backward. */
 static void qnet__unit_gradient(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                const qnet__sink *sums)
+                                const qnet__epilogue *sums)
 {
     size_t n = (size_t)unit->conv.out_channels, c;
     double rows = (double)(qnet__unit_count(unit, batch) / n);
 
-    qnet__sink_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
+    qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
     for (c = 0; c < n; c++) {
         double rstd = (double)unit->rstd[c], sum_g = r->total[0][c], sum_gd = r->total[1][c];
         unit->dbeta[c] = (qnet_real)sum_g;
@@ -11196,21 +11207,21 @@ static void qnet__unit_gradient(qnet__resnet_state *r, qnet__unit *unit, int bat
 }
 
 /* dpre of a unit, for whoever reads it, from the gradient g of its norm. */
-static qnet__source qnet__unit_dpre(const qnet__unit *unit, const qnet_real *g)
+static qnet__prologue qnet__unit_dpre(const qnet__unit *unit, const qnet_real *g)
 {
-    qnet__source s = qnet__source_plain(g);
-    s.kind = QNET__SOURCE_GRADIENT;
+    qnet__prologue s = qnet__prologue_plain(g);
+    s.kind = QNET__PROLOGUE_GRADIENT;
     s.pre = unit->pre, s.mean = unit->mean, s.scale = unit->scale;
     s.shift = unit->shift, s.slope = unit->slope;
     return s;
 }
 
 /* Where the gradient of a unit's norm goes, with the sums that qnet__unit_gradient wants. */
-static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit *unit,
+static qnet__epilogue qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit *unit,
                                    qnet_real *g)
 {
-    qnet__sink s = r->sums;
-    s.kind = QNET__SINK_GRADIENT;
+    qnet__epilogue s = r->sums;
+    s.kind = QNET__EPILOGUE_GRADIENT;
     s.y = g;
     s.pre = unit->pre, s.mean = unit->mean;
     return s;
@@ -11220,8 +11231,8 @@ static qnet__sink qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit
 static qnet_status qnet__unit_trace_gradients(const qnet__resnet_state *r, const qnet__unit *unit,
                                               int batch, const qnet_real *g)
 {
-    const qnet__source dpre = qnet__unit_dpre(unit, g);
-    const qnet__sink plain = qnet__sink_plain(NULL);
+    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
+    const qnet__epilogue plain = qnet__epilogue_plain(NULL);
     qnet__unit_trace(r, unit, batch, "grad ", unit->relu ? unit->norm_name : unit->out_name, g);
     return qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain);
 }
@@ -11230,10 +11241,10 @@ static qnet_status qnet__unit_trace_gradients(const qnet__resnet_state *r, const
    of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more.
    Winograd's way puts it over pre. */
 static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                       const qnet__source *x, const qnet_real *g, qnet_real *temp,
-                                       qnet__sink *sink, int add)
+                                       const qnet__prologue *x, const qnet_real *g, qnet_real *temp,
+                                       qnet__epilogue *sink, int add)
 {
-    const qnet__source dpre = qnet__unit_dpre(unit, g);
+    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
     qnet_conv2d conv = unit->conv;
 
     conv.batch = batch;
@@ -11250,15 +11261,15 @@ static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, 
    it, `previous` (NULL: what comes before is not a block): dx goes to r->dout[b - 1], or r->dpool.
    x: the block's input. r->dout[b] is lost. */
 static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int batch,
-                                           const qnet__source *x, qnet__unit *previous)
+                                           const qnet__prologue *x, qnet__unit *previous)
 {
     const qnet__resblock *block = &r->block[b];
     qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
     qnet_context *ctx = r->net.ctx;
     qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
-    const qnet__source middle = qnet__unit_normalised(first, 1);
-    const qnet__source gradient = qnet__source_plain(dout);
-    qnet__sink dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
+    const qnet__prologue middle = qnet__unit_normalised(first, 1);
+    const qnet__prologue gradient = qnet__prologue_plain(dout);
+    qnet__epilogue dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
 
     /* Forward: sum = norm2(conv2(ReLU(norm1(pre1)))) + ...; the mask is that of the inner ReLU. */
     dfirst.scale = first->scale, dfirst.beta = first->beta;
@@ -11271,7 +11282,7 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
         dmap = qnet__unit_dnorm(r, previous, dx);
         dmap.mask = x->x;
     }
-    dmap.kind = QNET__SINK_GRADIENT;
+    dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
@@ -11282,13 +11293,13 @@ static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int bat
         qnet__unit *shortcut = &r->unit[block->shortcut];
         const size_t n = (size_t)shortcut->conv.out_channels;
         const size_t in = (size_t)first->conv.in_channels;
-        qnet__sink sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__sink_plain(dx);
-        qnet__source both;
+        qnet__epilogue sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__epilogue_plain(dx);
+        qnet__prologue both;
         QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &plain, 0));
         qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
         qnet__unit_gradient(r, shortcut, batch, &sums);
         QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, dout, dout, &plain, 1));
-        both = qnet__source_plain(dx);
+        both = qnet__prologue_plain(dx);
         qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
                                           (size_t)first->conv.width, in);
     }
@@ -11303,8 +11314,8 @@ static qnet_status qnet__resnet_stem_whole(qnet__resnet_state *r, int batch, con
                                            qnet_real *pre, qnet_real *g)
 {
     const qnet__unit *stem = &r->unit[0];
-    const qnet__source source = qnet__source_plain(x);
-    qnet__sink sink = qnet__sink_plain(pre);
+    const qnet__prologue source = qnet__prologue_plain(x);
+    qnet__epilogue sink = qnet__epilogue_plain(pre);
     qnet_conv2d conv = stem->conv;
 
     conv.batch = batch;
@@ -11316,7 +11327,7 @@ static qnet_status qnet__resnet_stem_whole(qnet__resnet_state *r, int batch, con
 
 /* dw of the stem by >>stem, with the sums of its norm. */
 static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                            qnet__sink *sums)
+                                            qnet__epilogue *sums)
 {
     qnet__unit *stem = &r->unit[0], whole = *stem;
     const size_t count = qnet__unit_count(stem, batch), bytes = 2 * count * sizeof(qnet_real);
@@ -11354,8 +11365,8 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, 
 {
     qnet__unit *stem = &r->unit[0], whole = *stem;
     const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
-    const qnet__source source = qnet__source_plain(x), dpool = qnet__source_plain(r->dpool);
-    qnet__sink sums = qnet__unit_dnorm(r, stem, r->dpool);
+    const qnet__prologue source = qnet__prologue_plain(x), dpool = qnet__prologue_plain(r->dpool);
+    qnet__epilogue sums = qnet__unit_dnorm(r, stem, r->dpool);
 
     qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
                 (size_t)r->pool_w, 64);
@@ -11377,8 +11388,8 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     qnet_context *ctx;
     const qnet_param *fc;
     qnet__unit *last;
-    qnet__source gradient;
-    qnet__sink sink;
+    qnet__prologue gradient;
+    qnet__epilogue sink;
     size_t pixels;
     int b, classes;
 
@@ -11414,14 +11425,14 @@ QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, 
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures,
                                     r->dout[QNET__RESBLOCKS - 1]));
     /* Forward: that output = ReLU(norm + shortcut). */
-    gradient = qnet__source_plain(r->dout[QNET__RESBLOCKS - 1]);
+    gradient = qnet__prologue_plain(r->dout[QNET__RESBLOCKS - 1]);
     sink = qnet__unit_dnorm(r, last, r->dout[QNET__RESBLOCKS - 1]);
     sink.mask = last->out;
     qnet__pass(ctx, &gradient, &sink, (size_t)batch * pixels, QNET_FEATURES);
     qnet__unit_gradient(r, last, batch, &sink);
     for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
         qnet__unit *previous = b > 0 ? &r->unit[r->block[b - 1].second] : NULL;
-        const qnet__source input = previous != NULL ? qnet__source_plain(previous->out)
+        const qnet__prologue input = previous != NULL ? qnet__prologue_plain(previous->out)
                                                     : qnet__unit_normalised(&r->unit[0], 1);
         QNET__TRY(qnet__resblock_backward(r, b, batch, &input, previous));
     }
@@ -18829,7 +18840,7 @@ QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run)
 static const char *qnet__kernels_name(const qnet_context *ctx)
 {
     if (ctx->hooks.blas.sgemm != NULL) return "blas";
-    return QNET__TWINS_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
+    return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
 /* Everything that decides the run's bits but its start weights, which the checkpoint replaces. */

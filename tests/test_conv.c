@@ -157,8 +157,8 @@ static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
 static void check_tiles(qnet_context *ctx, qnet_conv2d s, int side)
 {
     layer l = make_layer(s), r = make_layer(s);
-    const qnet__source x = qnet__source_plain(l.x), dy = qnet__source_plain(l.dy);
-    qnet__sink y = qnet__sink_plain(l.y), dx = qnet__sink_plain(l.dx);
+    const qnet__prologue x = qnet__prologue_plain(l.x), dy = qnet__prologue_plain(l.dy);
+    qnet__epilogue y = qnet__epilogue_plain(l.y), dx = qnet__epilogue_plain(l.dx);
     void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, side), 64);
     if (scratch == NULL) exit(2);
     qnet__winograd_conv(ctx, &s, side, 0, &x, l.w, NULL, &y, scratch);
@@ -353,7 +353,7 @@ static void test_winograd_error(void)
                         dw[iw] += x * g;
                     }
             }
-        CHECK(QNET__TWINS_ONLY ||
+        CHECK(QNET__REFERENCE_ONLY ||
               strcmp(qnet_conv2d_algorithm(ctx, &s), TEST_BLAS ? "BLAS" : "Winograd") == 0);
         run_layer(ctx, &l, NULL);
         qnet__conv2d_ref(&s, l.x, l.w, l.dy, d.y, d.dx, 0, d.dw);
@@ -386,9 +386,9 @@ static void test_weights_from_a_source(void)
         const qnet_conv2d s = shapes[i];
         const size_t channels = (size_t)s.out_channels, bytes = qnet__winograd_scratch(ctx, &s, 4);
         layer l = make_layer(s);
-        const qnet__source x = qnet__source_plain(l.x);
-        qnet__source dy = qnet__source_plain(l.dy), plain = qnet__source_plain(l.y);
-        qnet__sink made = qnet__sink_plain(l.y);
+        const qnet__prologue x = qnet__prologue_plain(l.x);
+        qnet__prologue dy = qnet__prologue_plain(l.dy), plain = qnet__prologue_plain(l.y);
+        qnet__epilogue made = qnet__epilogue_plain(l.y);
         qnet_real *pre = normals(9, l.ny), *vector = normals(10, 4 * channels);
         qnet_real *dw = wave(11, l.nw);
         qnet__arena arena = {NULL, 0};
@@ -397,12 +397,12 @@ static void test_weights_from_a_source(void)
         if (scratch == NULL) exit(2);
         qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
         qnet__winograd_plan_weights(&p, &arena, 1);
-        CHECK(QNET__TWINS_ONLY || (i == 0 ? p.by_square && p.slab < p.dst_c : p.parts > 1));
+        CHECK(QNET__REFERENCE_ONLY || (i == 0 ? p.by_square && p.slab < p.dst_c : p.parts > 1));
         CHECK(qnet__winograd_goes_back(&s) == (i == 1));
         qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
         qnet__winograd_plan(&p, &arena, 1, 0);
-        CHECK(QNET__TWINS_ONLY || i == 1 || (p.by_group && p.round < p.tiles));
-        dy.kind = QNET__SOURCE_GRADIENT, dy.pre = pre;
+        CHECK(QNET__REFERENCE_ONLY || i == 1 || (p.by_group && p.round < p.tiles));
+        dy.kind = QNET__PROLOGUE_GRADIENT, dy.pre = pre;
         dy.mean = vector, dy.scale = vector + channels;
         dy.shift = vector + 2 * channels, dy.slope = vector + 3 * channels;
         qnet__pass(ctx, &dy, &made, l.ny / channels, channels);
@@ -553,7 +553,7 @@ static void test_bad_input(void)
     CHECK(qnet_conv2d_scratch(ctx, NULL) == 0 && strcmp(qnet_conv2d_algorithm(ctx, NULL), "none") == 0);
     /* a map that can be counted in bytes, while 9 products for each pixel cannot */
     s = make_shape(1, INT_MAX, 1 << 30, 1, 1, 3, 1, 1);
-    CHECK(QNET__TWINS_ONLY || TEST_BLAS || QNET__REAL_IS_DOUBLE ||
+    CHECK(QNET__REFERENCE_ONLY || TEST_BLAS || QNET__REAL_IS_DOUBLE ||
           strcmp(qnet_conv2d_algorithm(ctx, &s), "direct") == 0);
     s = make_shape(INT_MAX, INT_MAX, INT_MAX, 1, 1, 1, 1, 0); /* bytes beyond a size_t */
     CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &s, x, w, y, NULL), QNET_ERROR_ARGUMENT, "too large");
@@ -568,7 +568,7 @@ static void test_no_memory(void)
     qnet_context *ctx = make_context(QNET_CPU_AUTO, NULL);
     layer l = make_layer(make_shape(1, 5, 5, 2, 3, 3, 1, 1));
     const qnet_real y = l.y[0], dx = l.dx[0], dw = l.dw[0];
-    if (!QNET__TWINS_ONLY) {
+    if (!QNET__REFERENCE_ONLY) {
         fail_at = allocations + 1;
         CHECK_FAILS(ctx, qnet_conv2d_forward(ctx, &l.shape, l.x, l.w, l.y, NULL), QNET_ERROR_MEMORY,
                     "convolution");

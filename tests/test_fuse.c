@@ -45,7 +45,7 @@ static void free_data(data *d)
     for (i = 0; i < MAPS; i++) free(d->map[i]);
 }
 
-static void give_sums(qnet__sink *s, size_t chunks)
+static void give_sums(qnet__epilogue *s, size_t chunks)
 {
     s->center = (qnet_real *)calloc(chunks * CHANNELS, sizeof(qnet_real));
     s->sum1 = (double *)calloc(chunks * CHANNELS, sizeof(double));
@@ -54,14 +54,14 @@ static void give_sums(qnet__sink *s, size_t chunks)
     if (!s->center || !s->sum1 || !s->sum2 || !s->rows) exit(2);
 }
 
-static void free_sums(qnet__sink *s)
+static void free_sums(qnet__epilogue *s)
 {
     free(s->center), free(s->sum1), free(s->sum2), free(s->rows);
 }
 
-static qnet__source make_source(const data *d, qnet__source_kind kind)
+static qnet__prologue make_source(const data *d, qnet__prologue_kind kind)
 {
-    qnet__source s = qnet__source_plain(d->map[0]);
+    qnet__prologue s = qnet__prologue_plain(d->map[0]);
     s.kind = kind;
     s.pre = d->map[1];
     s.mean = d->vector[0], s.scale = d->vector[1], s.beta = d->vector[2];
@@ -72,11 +72,11 @@ static qnet__source make_source(const data *d, qnet__source_kind kind)
 /* form 0: moments; 1, 2, 3, 4: normalise without residual, with a plain one, a normalised one, one
    of norm and ReLU; 5, 6, 7: gradient with no mask, a map's, a norm's. */
 enum { FORMS = 8 };
-static qnet__sink make_sink(const data *d, int form, qnet_real *y, size_t chunks)
+static qnet__epilogue make_sink(const data *d, int form, qnet_real *y, size_t chunks)
 {
-    qnet__sink s = qnet__sink_plain(y);
+    qnet__epilogue s = qnet__epilogue_plain(y);
     give_sums(&s, chunks);
-    s.kind = form == 0 ? QNET__SINK_MOMENTS : form < 5 ? QNET__SINK_NORMALISE : QNET__SINK_GRADIENT;
+    s.kind = form == 0 ? QNET__EPILOGUE_MOMENTS : form < 5 ? QNET__EPILOGUE_NORMALISE : QNET__EPILOGUE_GRADIENT;
     s.relu = form != 2;
     s.mean = d->vector[5];
     if (form != 0 && form != 5 && form != 6) s.scale = d->vector[6], s.beta = d->vector[7];
@@ -89,13 +89,13 @@ static qnet__sink make_sink(const data *d, int form, qnet_real *y, size_t chunks
     return s;
 }
 
-static void compare_totals(qnet_context *ctx, const qnet__sink *a, const qnet__sink *b)
+static void compare_totals(qnet_context *ctx, const qnet__epilogue *a, const qnet__epilogue *b)
 {
     double first[2][CHANNELS], second[2][CHANNELS];
     int c;
-    if (a->kind == QNET__SINK_NORMALISE) return;
-    qnet__sink_totals(ctx, a, CHANNELS, first[0], second[0]);
-    qnet__sink_totals(ctx, b, CHANNELS, first[1], second[1]);
+    if (a->kind == QNET__EPILOGUE_NORMALISE) return;
+    qnet__epilogue_totals(ctx, a, CHANNELS, first[0], second[0]);
+    qnet__epilogue_totals(ctx, b, CHANNELS, first[1], second[1]);
     for (c = 0; c < CHANNELS; c++) {
         CHECK_NEAR(first[0][c], first[1][c], NEAR_SUM);
         CHECK_NEAR(second[0][c], second[1][c], NEAR_SUM);
@@ -133,12 +133,12 @@ static void test_passes(void)
             data d = make_data(rows[i]);
             qnet_real *y = d.map[5], *z = d.map[6];
             for (form = 0; form < FORMS + 2; form++) {
-                qnet__source source =
-                    make_source(&d, form < FORMS ? QNET__SOURCE_PLAIN
-                                                 : form == FORMS ? QNET__SOURCE_NORMALISED
-                                                                 : QNET__SOURCE_GRADIENT);
-                qnet__sink fast = form < FORMS ? make_sink(&d, form, y, d.chunks) : qnet__sink_plain(y);
-                qnet__sink ref = form < FORMS ? make_sink(&d, form, z, d.chunks) : qnet__sink_plain(z);
+                qnet__prologue source =
+                    make_source(&d, form < FORMS ? QNET__PROLOGUE_PLAIN
+                                                 : form == FORMS ? QNET__PROLOGUE_NORMALISED
+                                                                 : QNET__PROLOGUE_GRADIENT);
+                qnet__epilogue fast = form < FORMS ? make_sink(&d, form, y, d.chunks) : qnet__epilogue_plain(y);
+                qnet__epilogue ref = form < FORMS ? make_sink(&d, form, z, d.chunks) : qnet__epilogue_plain(z);
                 qnet__pass_job job;
                 size_t chunk;
                 qnet__pass(ctx, &source, &fast, d.rows, CHANNELS);
@@ -168,13 +168,13 @@ static void test_moments(void)
 {
     qnet_context *ctx = make_context(QNET_CPU_AUTO);
     data d = make_data(1537);
-    qnet__source source = make_source(&d, QNET__SOURCE_PLAIN);
-    qnet__sink sink = make_sink(&d, 0, NULL, d.chunks);
+    qnet__prologue source = make_source(&d, QNET__PROLOGUE_PLAIN);
+    qnet__epilogue sink = make_sink(&d, 0, NULL, d.chunks);
     double mean[CHANNELS], var[CHANNELS], m, v;
     size_t r, c;
     for (r = 0; r < d.count; r++) d.map[0][r] += 30; /* far from zero: nothing may cancel */
     qnet__pass(ctx, &source, &sink, d.rows, CHANNELS);
-    qnet__sink_totals(ctx, &sink, CHANNELS, mean, var);
+    qnet__epilogue_totals(ctx, &sink, CHANNELS, mean, var);
     for (c = 0; c < CHANNELS; c++) {
         for (r = 0, m = 0; r < d.rows; r++) m += (double)d.map[0][r * CHANNELS + c];
         m /= (double)d.rows;
@@ -190,11 +190,11 @@ static void test_moments(void)
 
 /* At stride 2 Winograd's way takes pixels from plain maps, so that conv makes them of others. */
 static void convolve(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
-                     const qnet__source *source, const qnet_real *w, qnet__sink *sink, qnet_real *temp,
+                     const qnet__prologue *source, const qnet_real *w, qnet__epilogue *sink, qnet_real *temp,
                      void *scratch)
 {
-    const qnet__conv_way way = side == 4 ? QNET__CONV_WINOGRAD : QNET__CONV_WINOGRAD_2;
-    const qnet__source none = qnet__source_plain(NULL);
+    const qnet__conv_algorithm way = side == 4 ? QNET__CONV_WINOGRAD : QNET__CONV_WINOGRAD_2;
+    const qnet__prologue none = qnet__prologue_plain(NULL);
     if (s->stride == 1)
         qnet__winograd_conv(ctx, s, side, backward, source, w, NULL, sink, scratch);
     else if (backward)
@@ -222,22 +222,22 @@ static void test_convolutions(void)
             void *scratch = qnet__default_alloc(NULL, qnet__winograd_scratch(ctx, &s, side), 64);
             if (scratch == NULL) exit(2);
             for (form = 0; form < 9 * 64 * 64; form++) w[form] *= (qnet_real)(1. / 24);
-            CHECK(QNET__TWINS_ONLY ||
+            CHECK(QNET__REFERENCE_ONLY ||
                   strcmp(qnet_conv2d_algorithm(ctx, &s), TEST_BLAS ? "BLAS" : "Winograd") == 0);
             for (backward = 0; backward < 2; backward++)
                 for (form = 0; form < (s.stride == 2 && !backward ? 5 : FORMS); form++) {
                     /* forms from 5 on are of gradients: at stride 2 the way forward has not got them */
                     const size_t rows_in = backward ? small : large, rows = backward ? large : small;
-                    const qnet__source source = make_source(&d, QNET__SOURCE_NORMALISED);
-                    qnet__source plain = qnet__source_plain(from);
-                    qnet__sink fused = make_sink(&d, form, d.map[5], d.chunks);
-                    qnet__sink after = make_sink(&d, form, d.map[6], d.chunks);
-                    qnet__sink dst = qnet__sink_plain(from);
+                    const qnet__prologue source = make_source(&d, QNET__PROLOGUE_NORMALISED);
+                    qnet__prologue plain = qnet__prologue_plain(from);
+                    qnet__epilogue fused = make_sink(&d, form, d.map[5], d.chunks);
+                    qnet__epilogue after = make_sink(&d, form, d.map[6], d.chunks);
+                    qnet__epilogue dst = qnet__epilogue_plain(from);
                     convolve(ctx, &s, side, backward, &source, w, &fused, from, scratch);
                     qnet__pass(ctx, &source, &dst, rows_in, CHANNELS);
-                    dst = qnet__sink_plain(d.map[6]);
+                    dst = qnet__epilogue_plain(d.map[6]);
                     convolve(ctx, &s, side, backward, &plain, w, &dst, NULL, scratch);
-                    plain = qnet__source_plain(d.map[6]);
+                    plain = qnet__prologue_plain(d.map[6]);
                     qnet__pass(ctx, &plain, &after, rows, CHANNELS);
                     if (!CHECK(worst(d.map[5], d.map[6], rows * CHANNELS) <= NEAR))
                         printf("    %s, stride %d, tiles of %d, form %d, backward %d\n",
@@ -246,11 +246,11 @@ static void test_convolutions(void)
                     free_sums(&fused), free_sums(&after);
                 }
             { /* the weights' gradient with both sources, against plain maps of the same numbers */
-                const qnet__source x =
-                    make_source(&d, s.stride == 1 ? QNET__SOURCE_NORMALISED : QNET__SOURCE_PLAIN);
-                const qnet__source dy = make_source(&d, QNET__SOURCE_GRADIENT);
-                const qnet__source px = qnet__source_plain(d.map[5]), pdy = qnet__source_plain(d.map[6]);
-                qnet__sink tx = qnet__sink_plain(d.map[5]), tdy = qnet__sink_plain(d.map[6]);
+                const qnet__prologue x =
+                    make_source(&d, s.stride == 1 ? QNET__PROLOGUE_NORMALISED : QNET__PROLOGUE_PLAIN);
+                const qnet__prologue dy = make_source(&d, QNET__PROLOGUE_GRADIENT);
+                const qnet__prologue px = qnet__prologue_plain(d.map[5]), pdy = qnet__prologue_plain(d.map[6]);
+                qnet__epilogue tx = qnet__epilogue_plain(d.map[5]), tdy = qnet__epilogue_plain(d.map[6]);
                 qnet_real *dw = normals(3, 9 * 64 * 64), *other = normals(4, 9 * 64 * 64);
                 qnet__pass(ctx, &x, &tx, large, CHANNELS);
                 qnet__pass(ctx, &dy, &tdy, small, CHANNELS);
@@ -272,6 +272,6 @@ int main(void)
 {
     RUN(test_passes);
     RUN(test_moments);
-    if (!QNET__TWINS_ONLY) RUN(test_convolutions);
+    if (!QNET__REFERENCE_ONLY) RUN(test_convolutions);
     return test_end();
 }

@@ -6,7 +6,7 @@
 /* A sum of k <= 300 products of numbers in -.5 .. .5, against the same in double: k * 1/4 * half a unit
    in the last place (6e-8, 1.1e-16). The one chain of the twin, or of a BLAS, passes through partial sums
    of up to 8. */
-#define NEAR (QNET__REAL_IS_DOUBLE ? 1e-13 : QNET__TWINS_ONLY || TEST_BLAS ? 1e-5 : 4e-6)
+#define NEAR (QNET__REAL_IS_DOUBLE ? 1e-13 : QNET__REFERENCE_ONLY || TEST_BLAS ? 1e-5 : 4e-6)
 #define GUARD 8 /* bytes behind a block, which must stay as they are */
 
 /* ---- hooks ---- */
@@ -288,7 +288,7 @@ static void test_bad_input(void)
     CHECK_FAILS(ctx, qnet_gemm(ctx, 0, 0, 2, 2, 2, a, 2, b, 2, (qnet_real).5, c, 2, NULL),
                 QNET_ERROR_ARGUMENT, "beta 0.5");
     CHECK(c[0] == 7 && c[1] == 7 && c[2] == 7 && c[3] == 7);
-    if (!QNET__TWINS_ONLY) {
+    if (!QNET__REFERENCE_ONLY) {
         CHECK(qnet_gemm_scratch(ctx, 0, 1, 1, huge, 2) == huge); /* and not a small wrapped number */
         CHECK(qnet_gemm_scratch(ctx, 0, 1, 1, 1, huge) == huge);
     }
@@ -301,7 +301,7 @@ static void test_no_memory(void)
     product p = make_product(0, 1, 5, 5, 5, 0, 0);
     qnet_real c[25];
     fail_at = allocations + 1;
-    if (QNET__TWINS_ONLY || TEST_BLAS) {
+    if (QNET__REFERENCE_ONLY || TEST_BLAS) {
         CHECK_OK(ctx, run_product(ctx, &p, c, NULL));
     } else {
         CHECK_FAILS(ctx, run_product(ctx, &p, c, NULL), QNET_ERROR_MEMORY, "packed matrix");

@@ -448,7 +448,7 @@ static void maxpool_against_twins(void)
     qnet_context *ctx = make_context(NULL);
     size_t s, i;
     int kind;
-    for (kind = QNET__SOURCE_PLAIN; kind <= QNET__SOURCE_NORMALISED; kind++)
+    for (kind = QNET__PROLOGUE_PLAIN; kind <= QNET__PROLOGUE_NORMALISED; kind++)
     for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
         int batch = sizes[s][0], h = sizes[s][1], w = sizes[s][2], c = sizes[s][3];
         size_t in = (size_t)batch * (size_t)h * (size_t)w * (size_t)c;
@@ -462,13 +462,13 @@ static void maxpool_against_twins(void)
         for (i = 0; i < in; i++) if (x[i] < 0) x[i] = 0; /* many equals, as after a ReLU */
         for (i = 0; i < (size_t)c; i++) sign[i] = (qnet_real)(i % 3) - 1;
         CHECK_OK(ctx, qnet__maxpool_plan(ctx, "test", batch, h, w, c, 1, &pool));
-        pool.x = qnet__source_plain(x);
-        if (kind != QNET__SOURCE_PLAIN) { /* by sign; or of norm and ReLU: about half are cut */
-            pool.x.kind = (qnet__source_kind)kind;
-            pool.x.mean = mean, pool.x.scale = kind == QNET__SOURCE_SCALED ? sign : dy;
+        pool.x = qnet__prologue_plain(x);
+        if (kind != QNET__PROLOGUE_PLAIN) { /* by sign; or of norm and ReLU: about half are cut */
+            pool.x.kind = (qnet__prologue_kind)kind;
+            pool.x.mean = mean, pool.x.scale = kind == QNET__PROLOGUE_SCALED ? sign : dy;
             pool.x.beta = beta;
             pool.y = y;
-            pool.argmax = kind == QNET__SOURCE_SCALED ? argmax : NULL;
+            pool.argmax = kind == QNET__PROLOGUE_SCALED ? argmax : NULL;
             qnet__maxpool_run(ctx, &pool, (size_t)batch);
         } else {
             CHECK_OK(ctx, qnet_maxpool_forward(ctx, batch, h, w, c, x, y, argmax));
@@ -477,7 +477,7 @@ static void maxpool_against_twins(void)
         pool.argmax = argmax2;
         qnet__maxpool_forward_ref(&pool, (size_t)batch);
         CHECK(same_bits(y, y2, out));
-        if (kind == QNET__SOURCE_NORMALISED) memcpy(argmax, argmax2, out); /* the twin's alone */
+        if (kind == QNET__PROLOGUE_NORMALISED) memcpy(argmax, argmax2, out); /* the twin's alone */
         else CHECK(memcmp(argmax, argmax2, out) == 0);
         CHECK_OK(ctx, qnet_maxpool_backward(ctx, batch, h, w, c, argmax, dy, dx));
         pool.winner = argmax;

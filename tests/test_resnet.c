@@ -580,7 +580,7 @@ static void test_plan(void)
     static const char *const rows[][3] = {{"conv1", "direct", "-"}, {"layer1.0.conv1", "Winograd", "Winograd"},
         {"layer2.0.conv1", "Winograd", "Winograd"}, {"layer2.0.downsample.0", "direct", "direct"},
         {"layer4.0.conv1", "Winograd", "direct"}, {"layer4.1.conv2", "Winograd", "Winograd"}};
-    const char *const only = QNET__TWINS_ONLY ? "reference" : TEST_BLAS ? "BLAS" : NULL;
+    const char *const only = QNET__REFERENCE_ONLY ? "reference" : TEST_BLAS ? "BLAS" : NULL;
     qnet_context *ctx = context(NULL, NULL, QNET_CPU_AUTO);
     int training;
     size_t i;
@@ -610,7 +610,7 @@ static void test_pack_small_tiles(void)
     int b;
     formula_resnet(net);
     qnet_resnet_plan_text(net, text, sizeof text);
-    CHECK(QNET__TWINS_ONLY || TEST_BLAS || strstr(text, "Winograd 2") != NULL);
+    CHECK(QNET__REFERENCE_ONLY || TEST_BLAS || strstr(text, "Winograd 2") != NULL);
     qnet_resnet_plan_text(training, text, sizeof text);
     CHECK(strstr(text, "Winograd 2") == NULL);
     CHECK_OK(ctx, qnet_resnet_forward(net, x, 3, 0, plain, NULL));

@@ -54,9 +54,9 @@ static void free_data(data *d)
     free(d->x), free(d->w), free(d->pre), free(d->pool), free(d->dpool), free(d->argmax);
 }
 
-static qnet__sink make_sums(size_t chunks)
+static qnet__epilogue make_sums(size_t chunks)
 {
-    qnet__sink s = qnet__sink_plain(NULL);
+    qnet__epilogue s = qnet__epilogue_plain(NULL);
     s.center = (qnet_real *)calloc(chunks * 64, sizeof(qnet_real));
     s.sum1 = (double *)calloc(chunks * 64, sizeof(double));
     s.sum2 = (double *)calloc(chunks * 64, sizeof(double));
@@ -65,7 +65,7 @@ static qnet__sink make_sums(size_t chunks)
     return s;
 }
 
-static void free_sums(qnet__sink *s)
+static void free_sums(qnet__epilogue *s)
 {
     free(s->center), free(s->sum1), free(s->sum2), free(s->rows);
 }
@@ -85,7 +85,7 @@ static void forward(qnet_context *ctx, data *d)
 {
     const qnet__stem s = qnet__stem_geometry(&d->conv);
     const size_t outputs = d->out / 64;
-    qnet__sink sums = make_sums(qnet__stem_chunks(&s));
+    qnet__epilogue sums = make_sums(qnet__stem_chunks(&s));
     qnet_real *pool = normals(6, d->pooled, 0);
     uint8_t *argmax = (uint8_t *)malloc(d->pooled);
     void *scratch = qnet__default_alloc(NULL, qnet__stem_forward_scratch(ctx, &d->conv), 64);
@@ -98,17 +98,17 @@ static void forward(qnet_context *ctx, data *d)
     CHECK((size_t)(d->conv.batch * s.pool_h * s.pool_w * 64) == d->pooled);
 
     qnet__conv_sweep(ctx, &d->conv, 0, 0, d->x, d->w, NULL, d->pre, other);
-    p.x = qnet__source_plain(d->pre);
-    p.x.kind = QNET__SOURCE_SCALED;
+    p.x = qnet__prologue_plain(d->pre);
+    p.x.kind = QNET__PROLOGUE_SCALED;
     p.x.scale = d->sign;
     p.y = d->pool, p.argmax = d->argmax;
     qnet__maxpool_forward_ref(&p, (size_t)d->conv.batch);
     p.y = pool, p.argmax = argmax;
-    sums.kind = QNET__SINK_MOMENTS;
+    sums.kind = QNET__EPILOGUE_MOMENTS;
     qnet__stem_forward(ctx, &d->conv, d->x, d->w, NULL, &sums, &p, scratch);
     CHECK(memcmp(pool, d->pool, d->pooled * sizeof *pool) == 0);
     CHECK(memcmp(argmax, d->argmax, d->pooled) == 0);
-    qnet__sink_totals(ctx, &sums, 64, mean, var);
+    qnet__epilogue_totals(ctx, &sums, 64, mean, var);
     for (c = 0; c < 64; c++) {
         for (m = v = 0, i = 0; i < outputs; i++) m += (double)d->pre[i * 64 + c];
         m /= (double)outputs;
@@ -120,7 +120,7 @@ static void forward(qnet_context *ctx, data *d)
         d->scale[c] = (qnet_real)((double)d->gamma[c] / sqrt(v));
     }
 
-    p.x.kind = QNET__SOURCE_NORMALISED; /* as in inference */
+    p.x.kind = QNET__PROLOGUE_NORMALISED; /* as in inference */
     p.x.mean = d->mean, p.x.scale = d->scale, p.x.beta = d->beta;
     p.x.x = d->pre, p.argmax = NULL;
     qnet__maxpool_run(ctx, &p, (size_t)d->conv.batch);
@@ -186,7 +186,7 @@ static double *definition(const data *d)
 static void backward(qnet_context *ctx, data *d)
 {
     const qnet__stem s = qnet__stem_geometry(&d->conv);
-    qnet__sink sums = make_sums(qnet__stem_chunks(&s));
+    qnet__epilogue sums = make_sums(qnet__stem_chunks(&s));
     const size_t bytes = qnet__stem_backward_scratch(ctx, &d->conv);
     void *scratch = qnet__default_alloc(NULL, bytes, 64);
     qnet__arena arena;
@@ -200,11 +200,11 @@ static void backward(qnet_context *ctx, data *d)
     qnet__stem_backward_plan(ctx, &d->conv, &arena, &job);
     job.x = d->x, job.argmax = d->argmax, job.w = d->w, job.dw = dw;
     job.scale = d->scale, job.shift = d->shift, job.slope = d->slope;
-    sums.kind = QNET__SINK_GRADIENT;
+    sums.kind = QNET__EPILOGUE_GRADIENT;
     sums.y = d->dpool, sums.pre = d->pool;
     sums.mean = d->mean, sums.scale = d->scale, sums.beta = d->beta;
     qnet__stem_backward(ctx, &job, &sums);
-    qnet__sink_totals(ctx, &sums, 64, sum, sum_pre);
+    qnet__epilogue_totals(ctx, &sums, 64, sum, sum_pre);
     for (c = 0; c < 64; c++) {
         const double outputs = (double)d->out / 64, scale = (double)d->scale[c];
         for (expected[0] = expected[1] = 0, i = c; i < d->pooled; i += 64) {
