@@ -9,6 +9,10 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
 #define COLUMNS 7
 #define SIZE 160
 #define GAP 4
