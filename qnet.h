@@ -7893,16 +7893,15 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
-    size_t i;
-    for (i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
+    for (size_t i = 0; i < count && x != NULL && y != NULL; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
-    size_t i;
-    for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
+    for (size_t i = 0; i < count && y != NULL && dy != NULL && dx != NULL; i++)
+        dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
@@ -9045,61 +9044,24 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
        c_t = f_t * c_{t-1} + i_t * tanh(W_c x_t + U_c h_{t-1} + b_c)               (4)
        h_t = o_t * tanh(c_t)                                                       (5)
 
-   with the four gates stacked as PyTorch does, i, f, g = tanh(W_c x + U_c h + b_c), o.
+   x_t[in], h_t[hidden]. The gates are stacked as in PyTorch: i, f, g = tanh(W_c x + U_c h + b_c),
+   o. Below, h' and c' stand for those of the step before, in the order of the direction.
 
-   W x is one product over all steps of all scans. The recurrence then needs no step of one scan to
-   wait for another scan: a task takes one direction of a few scans, as many as a tile has rows,
-   through all their steps, with U packed once for all of them. The backward pass does the same and
-   keeps dgates of all steps, so that dW, dU and dx are one product each. A BLAS is not asked: its
-   products would need U packed anew at every step, and are not called inside a task.
+   W x is one product over all steps of all scans. U h' needs the steps one after another, but not
+   the scans: a task takes one direction of a group of scans through all their steps, with U packed
+   once for all tasks. The backward pass does the same and keeps dgates of all steps, so that dW,
+   dU and dx are one product each. A BLAS is not used: it would pack U again at every step.
 
-   Scans end at their own length, and no work is done past it: scans are taken in order of falling
-   length, so that those of a task end at about the same step. y and dx are zero there, and no sum
-   over the steps of a batch sees the padding.
+   Scans end at their own length and nothing is computed past it. They are grouped by falling
+   length, so that those of a group end at about the same step. Relies on the tile of >>gemm.
    ============================================================================================ */
 
-/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
-static qnet_real qnet__sigmoid(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
-    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
-}
+/* ---- sigma and tanh that a compiler can vectorise -------------------------------------------- */
 
-static qnet_real qnet__tanh(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
-    return (qnet_real)tanhf((float)x);
-}
-
-/* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
-QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
-                             const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
-                             const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates)
-{
-    size_t n = (size_t)hidden, m = (size_t)in, j, k;
-    /* All gates come before any h, so that h may alias h_prev. */
-    for (j = 0; j < 4 * n; j++) {
-        qnet_real a = b[j];
-        for (k = 0; k < m; k++) a += w[j * m + k] * x[k];
-        for (k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
-        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a);
-    }
-    for (j = 0; j < n; j++) {
-        const qnet_real *i = gates, *f = gates + n, *g = gates + 2 * n, *o = gates + 3 * n;
-        c[j] = f[j] * c_prev[j] + i[j] * g[j];
-        h[j] = o[j] * qnet__tanh(c[j]);
-    }
-}
-
-/* ---- sigma and tanh that a compiler can vectorise ----
-   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
-   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
-   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
-   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
-   relative error of 1.4e-8. */
+/* e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. */
 typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest */
+    float power, rest; /* 2^-m = power * rest: no float is as small as 2^-150, and the smallest ones
+                          are reached with a single rounding, at the end */
     float expm1;       /* e^r - 1 */
 } qnet__exp_parts;
 
@@ -9111,17 +9073,19 @@ QNET__INLINE float qnet__float_of_bits(uint32_t bits)
     return x;
 }
 
+/* Beyond a = 104, e^-a is below half of the smallest float. ln 2 is taken in two parts, of which
+   the first has 16 bits, so that m times it is exact. e^r - 1 = r + r^2 q(r), q fitted (least
+   squares, reweighted towards the least maximum) to a relative error of 1.4e-8. */
 QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
 {
-    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
     qnet__exp_parts e;
     float rounded, m, r, q;
     uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
-    rounded = a * 1.44269504f + round;
-    m = rounded - round;
+    a = a > 104.0f ? 104.0f : a;            /* written so that NaN stays */
+    rounded = a * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum has no digits below 1 */
     memcpy(&bits, &rounded, sizeof bits);
     bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
+    m = FLT_EVAL_METHOD == 0 ? rounded - 12582912.0f : (float)(int32_t)bits; /* x87 has digits */
     half = bits >> 1;
     e.power = qnet__float_of_bits((127 - half) << 23);
     e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
@@ -9136,350 +9100,203 @@ QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
 }
 
 /* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. */
-QNET__INLINE float qnet__sigmoid_fast(float x)
+   keep their digits. In float within 2.4 units in the last place; double, which is for reference,
+   takes the C library's exp. */
+QNET__INLINE qnet_real qnet__sigmoid(qnet_real x)
 {
-    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
-QNET__INLINE float qnet__tanh_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
-    const float power = e.power * e.rest;
-    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-    return copysignf(d / (2.0f + d), x);
-}
-
-/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
-   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
-   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
-   reference and stays with the library. */
-QNET__INLINE qnet_real qnet__gate(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
-}
-
-QNET__INLINE qnet_real qnet__squash(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
-}
-
-/* ---- one row of the element-wise half: a scan at a step ---- */
-
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
-
-/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
-   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
-   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
-QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
-                                   const qnet_real *QNET__RESTRICT bias,
-                                   const qnet_real *QNET__RESTRICT recurrent,
-                                   const qnet_real *QNET__RESTRICT before,
-                                   qnet_real *QNET__RESTRICT gates,
-                                   qnet_real *QNET__RESTRICT cell,
-                                   qnet_real *QNET__RESTRICT cell_tanh,
-                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
-    size_t q, k;
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
+    {
+        const qnet__exp_parts e = qnet__exp_of_minus(fabsf((float)x));
+        const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
+        return (qnet_real)((x < 0 ? tail : 1.0f) / (1.0f + tail));
     }
-    for (k = 0; k < run; k++) {
-        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
-        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
-        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
+}
+
+/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0, where d = e^r - 1. In
+   float within 2.6 units in the last place. */
+QNET__INLINE qnet_real qnet__tanh(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
+    {
+        const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf((float)x));
+        const float power = e.power * e.rest;
+        const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
+        return (qnet_real)copysignf(d / (2.0f + d), (float)x);
+    }
+}
+
+/* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
+   NULL. */
+QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
+                             const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
+                             const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates)
+{
+    const size_t n = (size_t)hidden, m = (size_t)in;
+    if (in < 1 || hidden < 1 || !(w && u && b && x && h_prev && c_prev && h && c && gates)) return;
+    for (size_t j = 0; j < 4 * n; j++) { /* all of them before any h, which may alias h_prev */
+        qnet_real a = b[j];
+        for (size_t k = 0; k < m; k++) a += w[j * m + k] * x[k];
+        for (size_t k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
+        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a); /* (1), (3), tanh of (4), (2) */
+    }
+    for (size_t j = 0; j < n; j++) {
+        const qnet_real *i = gates, *f = gates + n, *g = gates + 2 * n, *o = gates + 3 * n;
+        c[j] = f[j] * c_prev[j] + i[j] * g[j]; /* (4) */
+        h[j] = o[j] * qnet__tanh(c[j]);        /* (5) */
+    }
+}
+
+/* ---- The element-wise half: one scan at one step --------------------------------------------- */
+
+/* Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+typedef struct qnet__lstm_row {
+    size_t hidden;
+    const qnet_real *b, *uh;  /* forward: bias, U h' */
+    const qnet_real *c_prev;
+    qnet_real *gates;         /* forward: W x, which becomes i, f, g, o */
+    qnet_real *c, *tanh_c;    /* forward */
+    qnet_real *h, *next_h;    /* forward: h twice, for y and for the next product */
+    const qnet_real *dy, *dh; /* backward: from above, and from the step after through U */
+    qnet_real *dc;            /* backward: dc in, dc' out */
+    qnet_real *dgates;        /* backward: before the activations */
+    double *db;               /* backward: += dgates, in double, as many steps add up */
+} qnet__lstm_row;
+
+#define QNET__LSTM_RUN 16 /* units per inner loop, whose constant length lets compilers vectorise */
+
+/* Units j .. j + run - 1. Results stay in local arrays until all inputs are read: so loops become
+   vector code though the compiler cannot know which arrays overlap. */
+QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const size_t run)
+{
+    const size_t n = row->hidden, bytes = run * sizeof(qnet_real);
+    qnet_real a[4][QNET__LSTM_RUN], c[QNET__LSTM_RUN], t[QNET__LSTM_RUN], h[QNET__LSTM_RUN];
+    for (size_t q = 0; q < 4; q++)
+        for (size_t k = 0, at = q * n + j; k < run; k++, at++)
+            a[q][k] = row->gates[at] + row->uh[at] + row->b[at];
+    for (size_t k = 0; k < run; k++) {
+        const qnet_real i = qnet__sigmoid(a[0][k]); /* (1) */
+        const qnet_real f = qnet__sigmoid(a[1][k]); /* (3) */
+        const qnet_real g = qnet__tanh(a[2][k]);
+        const qnet_real o = qnet__sigmoid(a[3][k]); /* (2) */
+        c[k] = f * row->c_prev[j + k] + i * g;      /* (4) */
+        t[k] = qnet__tanh(c[k]);
+        h[k] = o * t[k];                            /* (5) */
         a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-        cell[j + k] = c;
-        cell_tanh[j + k] = t;
-        h[j + k] = next_h[j + k] = o * t;
     }
-    for (q = 0; q < 4; q++)
-        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
+    for (size_t q = 0; q < 4; q++) memcpy(row->gates + q * n + j, a[q], bytes);
+    memcpy(row->c + j, c, bytes);
+    memcpy(row->tanh_c + j, t, bytes);
+    memcpy(row->h + j, h, bytes);
+    memcpy(row->next_h + j, h, bytes);
 }
 
-QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
-                                 const qnet_real *QNET__RESTRICT recurrent,
-                                 const qnet_real *QNET__RESTRICT before,
-                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
-                                 qnet_real *QNET__RESTRICT next_h)
+/* The same units backward; i = sigma(a), g = tanh(a): di/da = i (1 - i), dg/da = 1 - g^2. */
+QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t run)
 {
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
-                         next_h);
-    if (j < n)
-        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
-}
-
-/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
-   + what the step after sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
-   db[4 n] += dgates, in double, since many steps add up there. */
-QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
-                                        const qnet_real *QNET__RESTRICT gates,
-                                        const qnet_real *QNET__RESTRICT before,
-                                        const qnet_real *QNET__RESTRICT cell_tanh,
-                                        const qnet_real *QNET__RESTRICT dy,
-                                        const qnet_real *QNET__RESTRICT dh,
-                                        qnet_real *QNET__RESTRICT dc,
-                                        qnet_real *QNET__RESTRICT dgates,
-                                        double *QNET__RESTRICT db)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
-    size_t q, k;
-    for (k = 0; k < run; k++) {
-        const size_t u = j + k;
+    const size_t n = row->hidden, bytes = run * sizeof(qnet_real);
+    const qnet_real *gates = row->gates;
+    qnet_real a[4][QNET__LSTM_RUN], dc_prev[QNET__LSTM_RUN];
+    for (size_t k = 0, u = j; k < run; k++, u++) {
         const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
-        const qnet_real c = dc[u] + h * o * (1 - t * t);
-        a[0][k] = c * g * i * (1 - i);
-        a[1][k] = c * before[u] * f * (1 - f);
-        a[2][k] = c * i * (1 - g * g);
-        a[3][k] = h * t * o * (1 - o);
-        dc[u] = c * f;
+        const qnet_real dh = row->dy[u] + row->dh[u], t = row->tanh_c[u];
+        const qnet_real dc = row->dc[u] + dh * o * (1 - t * t); /* h = o tanh(c)          (5) */
+        a[0][k] = dc * g * i * (1 - i);                         /* c = f c' + i g         (4) */
+        a[1][k] = dc * row->c_prev[u] * f * (1 - f);
+        a[2][k] = dc * i * (1 - g * g);
+        a[3][k] = dh * t * o * (1 - o);                         /* h = o tanh(c)          (5) */
+        dc_prev[k] = dc * f;                                    /* c = f c' + i g         (4) */
     }
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) {
-            dgates[at + k] = a[q][k];
-            db[at + k] += (double)a[q][k];
-        }
+    memcpy(row->dc + j, dc_prev, bytes);
+    for (size_t q = 0; q < 4; q++) {
+        double *db = row->db + q * n + j;
+        memcpy(row->dgates + q * n + j, a[q], bytes);
+        for (size_t k = 0; k < run; k++) db[k] += (double)a[q][k];
     }
 }
 
-QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
-                                      const qnet_real *QNET__RESTRICT before,
-                                      const qnet_real *QNET__RESTRICT cell_tanh,
-                                      const qnet_real *QNET__RESTRICT dy,
-                                      const qnet_real *QNET__RESTRICT dh,
-                                      qnet_real *QNET__RESTRICT dc,
-                                      qnet_real *QNET__RESTRICT dgates,
-                                      double *QNET__RESTRICT db)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
-                              db);
-    if (j < n)
-        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
-}
-
-/* The two loops for the kernels that a context may pick. */
+/* The row functions of an instruction set. */
 typedef struct qnet__lstm_rows {
-    void (*forward)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
-                    const qnet_real *before, qnet_real *gates, qnet_real *cell,
-                    qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h);
-    void (*backward)(size_t n, const qnet_real *gates, const qnet_real *before,
-                     const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
-                     qnet_real *dc, qnet_real *dgates, double *db);
+    void (*forward)(const qnet__lstm_row *row);
+    void (*backward)(const qnet__lstm_row *row);
 } qnet__lstm_rows;
 
-#define QNET__DEFINE_LSTM_ROWS(name, target)                                                      \
-    target static void name(size_t n, const qnet_real *bias, const qnet_real *recurrent,          \
-                            const qnet_real *before, qnet_real *gates, qnet_real *cell,           \
-                            qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h)                \
+#define QNET__DEFINE_LSTM_ROW(name, target, units)                                                \
+    target static void name(const qnet__lstm_row *row)                                            \
     {                                                                                             \
-        qnet__lstm_row(n, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);            \
-    }                                                                                             \
-    target static void name##_back(size_t n, const qnet_real *gates, const qnet_real *before,     \
-                                   const qnet_real *cell_tanh, const qnet_real *dy,               \
-                                   const qnet_real *dh, qnet_real *dc, qnet_real *dgates,         \
-                                   double *db)                                                    \
-    {                                                                                             \
-        qnet__lstm_row_back(n, gates, before, cell_tanh, dy, dh, dc, dgates, db);                 \
+        size_t j = 0;                                                                             \
+        for (; j + QNET__LSTM_RUN <= row->hidden; j += QNET__LSTM_RUN)                            \
+            units(row, j, QNET__LSTM_RUN);                                                        \
+        if (j < row->hidden) units(row, j, row->hidden - j);                                      \
     }
 
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_portable, )
+QNET__DEFINE_LSTM_ROW(qnet__lstm_row_portable, , qnet__lstm_units)
+QNET__DEFINE_LSTM_ROW(qnet__lstm_row_back_portable, , qnet__lstm_units_back)
 #if QNET__X86
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx2, QNET__AVX2)
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx512, QNET__AVX512)
+QNET__DEFINE_LSTM_ROW(qnet__lstm_row_avx2, QNET__AVX2, qnet__lstm_units)
+QNET__DEFINE_LSTM_ROW(qnet__lstm_row_back_avx2, QNET__AVX2, qnet__lstm_units_back)
+QNET__DEFINE_LSTM_ROW(qnet__lstm_row_avx512, QNET__AVX512, qnet__lstm_units)
+QNET__DEFINE_LSTM_ROW(qnet__lstm_row_back_avx512, QNET__AVX512, qnet__lstm_units_back)
 #endif
 
 static qnet__lstm_rows qnet__lstm_pick_rows(const qnet_context *ctx)
 {
-    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_portable_back};
+    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_back_portable};
 #if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        rows.forward = qnet__lstm_row_avx512;
-        rows.backward = qnet__lstm_row_avx512_back;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        rows.forward = qnet__lstm_row_avx2;
-        rows.backward = qnet__lstm_row_avx2_back;
-    }
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
+        rows.forward = qnet__lstm_row_avx512, rows.backward = qnet__lstm_row_back_avx512;
+    else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2)
+        rows.forward = qnet__lstm_row_avx2, rows.backward = qnet__lstm_row_back_avx2;
 #else
     QNET__UNUSED(ctx);
 #endif
     return rows;
 }
 
-/* ---- the layer ---- */
+/* ---- The layer ------------------------------------------------------------------------------- */
 
-/* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
-   [batch][steps][n] array is (scan * steps + t) * n. */
+#define QNET__LSTM_GROUP 12           /* scans of a task: two tiles of rows */
+#define QNET__LSTM_BAND 96            /* rows of C of a product's task */
+#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time: both sides of a tile stay in cache */
+#define QNET__LSTM_ROWS ((size_t)64)  /* of a task that copies rows */
+
+/* One direction. A "row" is a pair of a scan and a step below its length; rows are numbered by
+   group, step and place in the group, the order in which dW, dU and db add them up. */
+typedef struct qnet__lstm_direction {
+    int backwards;
+    const qnet_real *w, *u, *b; /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
+    qnet_real *y;               /* [batch][steps][2 hidden], at this direction's first column */
+    qnet_real *gates;           /* [batch][steps][4 hidden]: i, f, g, o */
+    qnet_real *c, *tanh_c;      /* [batch][steps][hidden] */
+    const qnet_real *dy;        /* as y */
+    qnet_real *packed_w, *packed_u; /* forward: W^T and U^T in panels; backward: W and U */
+    qnet_real *dgates;          /* [rows][gate_width] */
+    qnet_real *h_panels;        /* h' of all rows, as right-hand side */
+    double *db;                 /* [groups][4 hidden] */
+} qnet__lstm_direction;
+
 typedef struct qnet__lstm {
-    size_t batch, steps, in, hidden;
-    int backwards;                 /* direction */
-    const int *length;             /* [batch] */
-    const qnet_real *w, *u, *b;    /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
-    const qnet_real *x;            /* [batch][steps][in] */
-    qnet_real *y;                  /* [batch][steps][2 hidden], at this direction's first column */
-    qnet_real *gates;              /* [batch][steps][4 hidden]: i, f, g, o */
-    qnet_real *cell, *cell_tanh;   /* [batch][steps][hidden] */
-    const qnet_real *dy;           /* as y */
+    qnet__kernel kernel;
+    qnet__lstm_rows row;
+    size_t batch, steps, in, hidden, groups, rows;
+    const int *length;     /* [batch] */
+    const qnet_real *x;    /* [batch][steps][in] */
+    qnet__lstm_direction direction[2];
+    size_t *order;         /* [batch]: scans by falling length, equal ones as they come */
+    size_t *first;         /* [groups][steps + 1], and one more: the first row of a group's step */
+    size_t *at;            /* [rows]: scan * steps + step */
+    qnet_real *zero;       /* [hidden]: h and c before the first step */
+    qnet_real *worker;     /* [workers][worker_size]: [group][gate_width] and [group][h_width] */
+    size_t worker_size, x_width, gate_width, h_width;
+    qnet_real *x_rows;     /* forward: x of all rows, [rows][x_width] */
+    qnet_real *x_panels;   /* backward: the same as right-hand side */
 } qnet__lstm;
 
-/* Numbers of one direction's part of `saved`. */
-static size_t qnet__lstm_direction(const qnet_lstm *shape)
-{
-    return (size_t)shape->batch * (size_t)shape->steps * 6 * (size_t)shape->hidden;
-}
-
-/* The job of direction d, of a forward pass; a backward pass adds its own arrays. */
-static qnet__lstm qnet__lstm_job(const qnet_lstm *shape, const int *length, int d,
-                                 const qnet_lstm_weights *weights, const qnet_real *x, qnet_real *y,
-                                 qnet_real *saved)
-{
-    qnet__lstm job;
-    size_t rows = (size_t)shape->batch * (size_t)shape->steps;
-    memset(&job, 0, sizeof job);
-    job.batch = (size_t)shape->batch;
-    job.steps = (size_t)shape->steps;
-    job.in = (size_t)shape->in;
-    job.hidden = (size_t)shape->hidden;
-    job.backwards = d;
-    job.length = length;
-    job.w = weights->w[d];
-    job.u = weights->u[d];
-    job.b = weights->b[d];
-    job.x = x;
-    job.y = y + (size_t)d * job.hidden;
-    job.gates = saved + (size_t)d * qnet__lstm_direction(shape);
-    job.cell = job.gates + rows * 4 * job.hidden;
-    job.cell_tanh = job.cell + rows * job.hidden;
-    return job;
-}
-
-/* 1 if step t is the first that scan b takes in this direction: h and c before it are zero. */
-static int qnet__lstm_is_first(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? (size_t)job->length[b] - 1 : 0);
-}
-
-/* 1 if step t is the last that scan b takes in this direction. */
-static int qnet__lstm_is_last(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? 0 : (size_t)job->length[b] - 1);
-}
-
-/* Row of the step before the one of row, in the order of this direction. */
-static size_t qnet__lstm_before(const qnet__lstm *job, size_t row)
-{
-    return job->backwards ? row + 1 : row - 1;
-}
-
-/* The twin: every scan by itself, cell after cell. zero[hidden] is the state before the first. */
-static void qnet__lstm_forward_ref(const qnet__lstm *job, qnet_real *zero)
-{
-    size_t n = job->hidden, b, k, j;
-    memset(zero, 0, n * sizeof *zero);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        for (k = 0; k < steps; k++) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            qnet_lstm_cell((int)job->in, (int)n, job->w, job->u, job->b, job->x + row * job->in,
-                           k == 0 ? zero : job->y + before * 2 * n,
-                           k == 0 ? zero : job->cell + before * n, job->y + row * 2 * n,
-                           job->cell + row * n, job->gates + row * 4 * n);
-            for (j = 0; j < n; j++)
-                job->cell_tanh[row * n + j] = qnet__tanh(job->cell[row * n + j]);
-        }
-        for (k = steps; k < job->steps; k++)
-            memset(job->y + (b * job->steps + k) * 2 * n, 0, n * sizeof *job->y);
-    }
-}
-
-/* The twin of the backward pass. Forward: gates = W x + U h' + b, so, row by row,
-       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates
-       dh' = U^T dgates.
-   NULL: not wanted. dgates[4 hidden], dh[hidden] and dc[hidden] are scratch; dx is added to. */
-static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qnet_real *dh,
-                                    qnet_real *dc, qnet_real *dw, qnet_real *du, qnet_real *db,
-                                    qnet_real *dx)
-{
-    const size_t n = job->hidden, in = job->in;
-    size_t b, k, j, p;
-    if (dw != NULL) memset(dw, 0, 4 * n * in * sizeof *dw);
-    if (du != NULL) memset(du, 0, 4 * n * n * sizeof *du);
-    if (db != NULL) memset(db, 0, 4 * n * sizeof *db);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        memset(dh, 0, n * sizeof *dh);
-        memset(dc, 0, n * sizeof *dc);
-        for (k = steps; k-- > 0;) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
-            const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
-            for (j = 0; j < n; j++) {
-                qnet_real h = dy[j] + dh[j], slope = 1 - cell_tanh[j] * cell_tanh[j];
-                qnet_real c = dc[j] + h * o[j] * slope;
-                dgates[j] = c * g[j] * i[j] * (1 - i[j]);
-                dgates[n + j] = k > 0 ? c * job->cell[before * n + j] * f[j] * (1 - f[j]) : 0;
-                dgates[2 * n + j] = c * i[j] * (1 - g[j] * g[j]);
-                dgates[3 * n + j] = h * cell_tanh[j] * o[j] * (1 - o[j]);
-                dc[j] = c * f[j];
-            }
-            memset(dh, 0, n * sizeof *dh);
-            for (j = 0; j < 4 * n; j++) {
-                if (db != NULL) db[j] += dgates[j];
-                for (p = 0; p < in; p++) {
-                    if (dw != NULL) dw[j * in + p] += dgates[j] * job->x[row * in + p];
-                    if (dx != NULL) dx[row * in + p] += dgates[j] * job->w[j * in + p];
-                }
-                for (p = 0; p < n; p++) {
-                    if (du != NULL && k > 0)
-                        du[j * n + p] += dgates[j] * job->y[before * 2 * n + p];
-                    dh[p] += dgates[j] * job->u[j * n + p];
-                }
-            }
-        }
-    }
-}
-
-/* Shape, lengths and pointers of a call. */
-static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
-                                    const int *length, int pointers_are_there)
-{
-    int b;
-    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
-    if (qnet_lstm_saved(shape) == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
-                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
-                          shape->hidden);
-    for (b = 0; b < shape->batch; b++)
-        if (length[b] < 1 || length[b] > shape->steps)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
-                              shape->steps, length[b]);
-    return QNET_OK;
-}
-
-/* Per direction and row: four gates, c and tanh(c). 0 for a shape that is out of range. */
+/* NULL and a shape out of range: 0. Per direction and row: four gates, c and tanh(c). */
 QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 {
     size_t rows, numbers, bytes;
-    if (shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1) return 0;
+    if (shape == NULL || shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1)
+        return 0;
     if (!qnet__mul((size_t)shape->batch, (size_t)shape->steps, &rows) ||
         !qnet__mul(rows, 12 * (size_t)shape->hidden, &numbers) ||
         !qnet__mul(numbers, sizeof(double), &bytes) ||
@@ -9488,85 +9305,54 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
-   a power of two apart would fall on the same lines of the cache. */
+/* Numbers between rows of `columns`: whole panels, and a cache line more, because rows a power of
+   two apart would fall on the same lines of the cache. */
 static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
 {
     return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
-/* Scans that a task takes through the steps together, two tiles of rows. */
-#define QNET__LSTM_GROUP 12
-
-/* Both passes: the order of work, and arrays carved from scratch. "Rows" are pairs of a scan and a
-   step below its length, numbered by group, step and place in the group: the order in which
-   dW, dU and db add them up. */
-typedef struct qnet__lstm_work {
-    qnet__kernel kernel;
-    qnet__lstm_rows elementwise;
-    qnet__lstm job[2];
-    size_t groups, rows;
-    size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
-    size_t *start;            /* [groups]: first row of a group */
-    size_t *at;               /* [rows]: scan * steps + t */
-    qnet_real *zero;          /* [4 hidden] */
-    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden] */
-    size_t worker_size;
-    /* forward */
-    qnet_real *x;             /* [rows][x_width]: inputs side by side */
-    size_t x_width;
-    qnet_real *w[2], *u[2];   /* W^T, U^T in panels; backward: W, U */
-    /* backward */
-    qnet_real *dgates[2];     /* [rows][gate_width] */
-    size_t gate_width;
-    double *db[2];            /* [groups][4 hidden] */
-    qnet_real *x_panels;      /* x and h', packed as right-hand sides */
-    qnet_real *h_panels[2];
-    qnet_real *dx;
-    const qnet_lstm_gradients *gradients;
-} qnet__lstm_work;
-
-/* Products of the weight gradients are cut into this many rows, so that a tile's left and right
-   side stay in the first two caches. */
-#define QNET__LSTM_DEPTH ((size_t)256)
-
+/* Sizes, and the arrays of a pass carved from scratch. */
 static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
-                            qnet__lstm_work *s, qnet__arena *arena)
+                            qnet__lstm *l, qnet__arena *arena)
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const size_t columns = qnet__pick_kernel(ctx).columns;
-    size_t in_panels, n_panels, gate_panels;
-    int d;
-    memset(s, 0, sizeof *s);
-    s->kernel = qnet__pick_kernel(ctx);
-    s->elementwise = qnet__lstm_pick_rows(ctx);
-    in_panels = qnet__panels(&s->kernel, in) * columns;
-    n_panels = qnet__panels(&s->kernel, n) * columns;
-    gate_panels = qnet__panels(&s->kernel, 4 * n) * columns;
-    s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
-    s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->gate_width = qnet__lstm_width(&s->kernel, 4 * n);
-    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(&s->kernel, n));
-    s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
-    if (!backward) {
-        s->x_width = qnet__lstm_width(&s->kernel, in);
-        s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
-        for (d = 0; d < 2; d++) {
-            s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
-            s->u[d] = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const size_t in_panels = qnet__panels(&kernel, in) * kernel.columns;
+    const size_t n_panels = qnet__panels(&kernel, n) * kernel.columns;
+    const size_t gate_panels = qnet__panels(&kernel, 4 * n) * kernel.columns;
+    memset(l, 0, sizeof *l);
+    l->kernel = kernel;
+    l->row = qnet__lstm_pick_rows(ctx);
+    l->batch = batch, l->steps = (size_t)shape->steps, l->in = in, l->hidden = n;
+    l->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
+    l->x_width = qnet__lstm_width(&kernel, in);
+    l->gate_width = qnet__lstm_width(&kernel, 4 * n);
+    l->h_width = qnet__lstm_width(&kernel, n);
+    l->worker_size = QNET__LSTM_GROUP * (l->gate_width + l->h_width);
+    l->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
+    l->first = (size_t *)qnet__take(arena, l->groups * (l->steps + 1) + 1, sizeof(size_t));
+    l->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
+    l->zero = (qnet_real *)qnet__take(arena, n, real);
+    l->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), l->worker_size * real);
+    if (backward)
+        l->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
+    else
+        l->x_rows = (qnet_real *)qnet__take(arena, rows, l->x_width * real);
+    for (int d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->backwards = d;
+        if (!backward) {
+            dir->packed_w = (qnet_real *)qnet__take(arena, gate_panels, in * real);
+            dir->packed_u = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+            continue;
         }
-        return;
-    }
-    s->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
-    for (d = 0; d < 2; d++) {
-        s->u[d] = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
-        s->w[d] = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
-        s->h_panels[d] = (qnet_real *)qnet__take(arena, rows, n_panels * real);
-        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, s->gate_width * real);
-        s->db[d] = (double *)qnet__take(arena, batch, 4 * n * sizeof(double));
+        dir->packed_w = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
+        dir->packed_u = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
+        dir->dgates = (qnet_real *)qnet__take(arena, rows, l->gate_width * real);
+        dir->h_panels = (qnet_real *)qnet__take(arena, rows, n_panels * real);
+        dir->db = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
     }
 }
 
@@ -9574,406 +9360,377 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
    out of range. */
 QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shape)
 {
-    qnet__lstm_work s;
-    qnet__arena forward = { NULL, 0 }, backward = { NULL, 0 };
+    qnet__lstm l;
+    qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
     if (qnet_lstm_saved(shape) == 0) return 0;
-    qnet__lstm_plan(ctx, shape, 0, &s, &forward);
-    qnet__lstm_plan(ctx, shape, 1, &s, &backward);
+    qnet__lstm_plan(ctx, shape, 0, &l, &forward);
+    qnet__lstm_plan(ctx, shape, 1, &l, &backward);
     return qnet__max_size(forward.at, backward.at);
 }
 
-/* Fills order, start and at. Lengths have been checked. */
-static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__lstm_work *s)
+/* The caller's arrays, after the plan; y and saved are written by the forward pass alone. Then the
+   order of work: order, first and at. */
+static void qnet__lstm_begin(qnet__lstm *l, const int *length, const qnet_lstm_weights *weights,
+                             const qnet_real *x, qnet_real *y, qnet_real *saved)
 {
-    const size_t batch = (size_t)shape->batch, steps = (size_t)shape->steps;
-    size_t g, i, t;
-    for (i = 0; i < batch; i++) { /* insertion: few scans, often sorted already */
+    const size_t rows = l->batch * l->steps, n = l->hidden;
+    size_t *first = l->first;
+    l->length = length;
+    l->x = x;
+    memset(l->zero, 0, n * sizeof *l->zero);
+    for (size_t d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->w = weights->w[d], dir->u = weights->u[d], dir->b = weights->b[d];
+        dir->y = y + d * n;
+        dir->gates = saved + d * rows * 6 * n;
+        dir->c = dir->gates + rows * 4 * n;
+        dir->tanh_c = dir->c + rows * n;
+    }
+    for (size_t i = 0; i < l->batch; i++) { /* insertion: few scans, often sorted already */
         size_t place = i;
-        for (; place > 0 && length[s->order[place - 1]] < length[i]; place--)
-            s->order[place] = s->order[place - 1];
-        s->order[place] = i;
+        for (; place > 0 && length[l->order[place - 1]] < length[i]; place--)
+            l->order[place] = l->order[place - 1];
+        l->order[place] = i;
     }
-    s->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
-    s->rows = 0;
-    for (g = 0; g < s->groups; g++) {
-        const size_t *scan = s->order + g * QNET__LSTM_GROUP;
-        const size_t scans = qnet__min_size(QNET__LSTM_GROUP, batch - g * QNET__LSTM_GROUP);
-        s->start[g] = s->rows;
-        for (t = 0; t < steps; t++)
-            for (i = 0; i < scans && t < (size_t)length[scan[i]]; i++)
-                s->at[s->rows++] = scan[i] * steps + t;
-    }
-    memset(s->zero, 0, 4 * (size_t)shape->hidden * sizeof *s->zero);
-}
-
-/* Scans of group g that reach step t; those are its first ones. */
-static size_t qnet__lstm_scans(const qnet__lstm_work *s, size_t g, size_t t)
-{
-    const qnet__lstm *job = s->job;
-    size_t i = 0, last = qnet__min_size(QNET__LSTM_GROUP, job->batch - g * QNET__LSTM_GROUP);
-    while (i < last && t < (size_t)job->length[s->order[g * QNET__LSTM_GROUP + i]]) i++;
-    return i;
-}
-
-/* A matrix m[rows][columns] as packed right-hand side; transposed: m^T. */
-static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_real *m, size_t rows,
-                                        size_t columns, int transposed, qnet_real *to)
-{
-    qnet__packing p;
-    p.src = m;
-    p.dst = to;
-    p.blocks = 1;
-    p.length = transposed ? columns : rows;
-    p.columns = transposed ? rows : columns;
-    p.width = s->kernel.columns;
-    p.block_step = 0;
-    p.row_step = transposed ? 1 : columns;
-    p.column_step = transposed ? columns : 1;
-    return p;
-}
-
-/* Everything that is laid out anew before a pass, as one list of tasks: the panels of up to four
-   matrices, then groups of rows. */
-typedef struct qnet__lstm_layout {
-    const qnet__lstm_work *work;
-    qnet__packing packing[4];
-    size_t panels[4]; /* 0: no such matrix */
-    void (*rows)(const qnet__lstm_work *work, size_t first, size_t last);
-} qnet__lstm_layout;
-
-#define QNET__LSTM_ROWS_AT_ONCE ((size_t)64)
-
-static void qnet__lstm_layout_task(void *arg, size_t index, size_t worker)
-{
-    qnet__lstm_layout *l = (qnet__lstm_layout *)arg;
-    size_t i, first;
-    for (i = 0; i < 4; i++) {
-        if (index < l->panels[i]) {
-            qnet__pack_task(&l->packing[i], index, worker);
-            return;
+    for (size_t g = 0; g < l->batch; g += QNET__LSTM_GROUP) {
+        const size_t end = qnet__min_size(g + QNET__LSTM_GROUP, l->batch);
+        for (size_t t = 0; t <= l->steps; t++) {
+            *first++ = l->rows;
+            for (size_t i = g; i < end && t < (size_t)length[l->order[i]]; i++)
+                l->at[l->rows++] = l->order[i] * l->steps + t;
         }
-        index -= l->panels[i];
     }
-    first = index * QNET__LSTM_ROWS_AT_ONCE;
-    l->rows(l->work, first, qnet__min_size(first + QNET__LSTM_ROWS_AT_ONCE, l->work->rows));
+    *first = l->rows;
 }
 
-static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
+/* The first row of step t of group g, t <= steps. */
+static const size_t *qnet__lstm_first(const qnet__lstm *l, size_t g, size_t t)
 {
-    size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
-    for (i = 0; i < 4; i++) {
-        if (l->panels[i] > 0) l->panels[i] = qnet__panels(&l->work->kernel, l->packing[i].columns);
-        tasks += l->panels[i];
+    return l->first + g * (l->steps + 1) + t;
+}
+
+/* Scans of group g that reach step t <= steps: its first ones, as they fall in length. */
+static size_t qnet__lstm_scans(const qnet__lstm *l, size_t g, size_t t)
+{
+    const size_t *first = qnet__lstm_first(l, g, t);
+    return first[1] - first[0];
+}
+
+/* Of [batch][steps]: the step before `at` in this direction. */
+static size_t qnet__lstm_before(const qnet__lstm_direction *dir, size_t at)
+{
+    return dir->backwards ? at + 1 : at - 1;
+}
+
+/* ---- Packing and products -------------------------------------------------------------------- */
+
+static void qnet__lstm_pack_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__packing *p = (const qnet__packing *)arg + index % 4;
+    if (index / 4 * p->width < p->columns) qnet__pack_task((void *)p, index / 4, worker);
+}
+
+/* W (where it is wanted) and U of both directions as right-hand sides; forward W^T and U^T. */
+static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward, int w_too)
+{
+    const size_t gates = 4 * l->hidden, most = qnet__max_size(l->in, gates);
+    qnet__packing p[4];
+    memset(p, 0, sizeof p);
+    for (size_t i = 0; i < 4; i++) {
+        const qnet__lstm_direction *dir = &l->direction[i % 2];
+        const size_t n = i < 2 ? l->in : l->hidden; /* columns of W or U */
+        p[i].src = i < 2 ? dir->w : dir->u;
+        p[i].dst = i < 2 ? dir->packed_w : dir->packed_u;
+        p[i].blocks = 1;
+        p[i].width = l->kernel.columns;
+        p[i].length = backward ? gates : n;
+        p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
+        p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
     }
-    qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
+    qnet__parallel(ctx, 4 * qnet__panels(&l->kernel, most), qnet__lstm_pack_task, p);
 }
 
-/* ---- forward ---- */
-
-static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
-{
-    const size_t in = s->job[0].in;
-    size_t r;
-    for (r = first; r < last; r++)
-        memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
-}
-
-/* Rows of gates per task of W x, and of dW, dU and dx. */
-#define QNET__LSTM_BAND 96
-
-/* How W x is cut: a task is a band of rows times some panels of one direction. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
+   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
-    const qnet__lstm_work *work;
-    size_t bands, panels, panels_per_task, chunks;
+    const qnet__kernel *kernel;
+    size_t rows, columns, k, a_row, a_step;
+    const qnet_real *a, *b;
+    qnet_real *c; /* NULL: not wanted */
+    const size_t *c_at;
+    int accumulate;
+    size_t panels, chunk, chunks, tasks; /* panels of a task, and tasks per band and at all */
 } qnet__lstm_product;
 
-/* gates = x W^T at the rows of a band. */
-static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
+/* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
+static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t columns = s->kernel.columns, gates = 4 * job->hidden;
-    const size_t panel = index / 2 % p->chunks * p->panels_per_task;
-    const size_t begin = panel * columns;
-    const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
     const qnet_real *a[QNET__LSTM_BAND];
     qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
+    size_t first, rows, panel, columns;
     QNET__UNUSED(worker);
-    for (i = 0; i < rows; i++) {
-        a[i] = s->x + (first + i) * s->x_width;
-        c[i] = job->gates + s->at[first + i] * gates + begin;
+    for (; index >= p->tasks; p++) index -= p->tasks;
+    first = index / p->chunks * QNET__LSTM_BAND;
+    rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
+    panel = index % p->chunks * p->chunk;
+    columns = qnet__min_size(p->chunk * p->kernel->columns, p->columns - panel * p->kernel->columns);
+    for (size_t i = 0; i < rows; i++)
+        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
+               panel * p->kernel->columns;
+    for (size_t k = 0; k < p->k; k += QNET__LSTM_DEPTH) {
+        const qnet_real *b = p->b + (panel * p->k + k) * p->kernel->columns;
+        for (size_t i = 0; i < rows; i++)
+            a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
+        qnet__multiply_rows(p->kernel, QNET__CHAIN_DIRECT, rows, columns,
+                            qnet__min_size(p->k - k, QNET__LSTM_DEPTH), a, p->a_step, b,
+                            p->kernel->columns, p->k * p->kernel->columns, c,
+                            p->accumulate || k > 0);
     }
-    qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
-                        s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
-/* One direction of one group, step by step: gates += h' U^T + b, then Eqs. (1)-(5). The worker's
-   arrays: the product, and h of the step before. */
+/* All products of a list, which write to different places. */
+static void qnet__lstm_multiply(qnet_context *ctx, const qnet__lstm *l, qnet__lstm_product *p,
+                                size_t count)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t panels = qnet__panels(&l->kernel, p[i].columns);
+        p[i].kernel = &l->kernel;
+        p[i].chunk = qnet__panels_per_task(panels, l->kernel.columns *
+                                           qnet__min_size(p[i].k, QNET__LSTM_DEPTH));
+        p[i].chunks = (panels - 1) / p[i].chunk + 1;
+        p[i].tasks = p[i].c == NULL ? 0 : p[i].chunks * ((p[i].rows - 1) / QNET__LSTM_BAND + 1);
+        tasks += p[i].tasks;
+    }
+    qnet__parallel(ctx, tasks, qnet__lstm_product_task, p);
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* x side by side, for some rows. */
+static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++)
+        memcpy(l->x_rows + r * l->x_width, l->x + l->at[r] * l->in, l->in * sizeof *l->x);
+}
+
+/* One direction of one group, step by step. A worker's memory: U h', and h of the step before. Both
+   are 0 where a scan begins: rows that no product has written yet. */
 static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
-    const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
-    qnet_real *product = s->worker + worker * s->worker_size;
-    qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *uh = l->worker + worker * l->worker_size;
+    qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k, t;
-    for (i = 0; i < QNET__LSTM_GROUP; i++) {
-        a[i] = h + i * h_width;
-        c[i] = product + i * s->gate_width;
-    }
-    for (k = 0; k < steps; k++) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
+    memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
+        a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
+    for (size_t k = 0; k < steps; k++) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, 4 * n) * s->kernel.columns, n, a, 1,
-                                s->u[index % 2], s->kernel.columns, n * s->kernel.columns, c, 0);
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            s->elementwise.forward(n, job->b, i < going ? c[i] : s->zero,
-                                   i < going ? job->cell + before * n : s->zero,
-                                   job->gates + row * 4 * n, job->cell + row * n,
-                                   job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
+            qnet__multiply_rows(&l->kernel, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(&l->kernel, 4 * n) * l->kernel.columns, n, a, 1,
+                                dir->packed_u, l->kernel.columns, n * l->kernel.columns, c, 0);
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.b = dir->b, row.uh = c[i];
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.gates = dir->gates + at * 4 * n;
+            row.c = dir->c + at * n, row.tanh_c = dir->tanh_c + at * n;
+            row.h = dir->y + at * 2 * n, row.next_h = h + i * l->h_width;
+            l->row.forward(&row);
         }
     }
-    for (i = 0; i < scans; i++)
-        for (t = (size_t)job->length[scan[i]]; t < job->steps; t++)
-            memset(job->y + (scan[i] * job->steps + t) * 2 * n, 0, n * sizeof *job->y);
 }
 
-static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
+/* The gates' W x of all rows, then the recurrence. */
+static void qnet__lstm_run_forward(qnet_context *ctx, qnet__lstm *l)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_x;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 1, s->w[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 1, s->u[d]);
-        layout.panels[d] = layout.panels[2 + d] = 1;
+    qnet__lstm_product p[2];
+    memset(p, 0, sizeof p);
+    for (size_t d = 0; d < 2; d++) {
+        p[d].rows = l->rows, p[d].columns = 4 * l->hidden, p[d].k = l->in;
+        p[d].a = l->x_rows, p[d].a_row = l->x_width, p[d].a_step = 1;
+        p[d].b = l->direction[d].packed_w;
+        p[d].c = l->direction[d].gates, p[d].c_at = l->at;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    product.work = s;
-    product.panels = qnet__panels(&s->kernel, 4 * n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->kernel.columns);
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_forward_task, s);
+    qnet__lstm_pack(ctx, l, 0, 1);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
+    qnet__lstm_multiply(ctx, l, p, 2);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_forward_task, l);
+}
+
+/* Shape, lengths and pointers of a call. */
+static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
+                                    const int *length, int pointers_are_there)
+{
+    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    if (qnet_lstm_saved(shape) == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
+                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
+                          shape->hidden);
+    for (int b = 0; b < shape->batch; b++)
+        if (length[b] < 1 || length[b] > shape->steps)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
+                              shape->steps, length[b]);
+    return QNET_OK;
+}
+
+/* Zeros in map[batch][steps][n] past the scans' ends. */
+static void qnet__lstm_pad(const qnet__lstm *l, size_t n, qnet_real *map)
+{
+    for (size_t b = 0; b < l->batch; b++) {
+        const size_t length = (size_t)l->length[b];
+        memset(map + (b * l->steps + length) * n, 0, (l->steps - length) * n * sizeof *map);
+    }
 }
 
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_forward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && weights->b[0] && weights->b[1] && x && y && saved));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 0, &s, &arena);
-    for (d = 0; d < 2; d++) {
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, y, saved);
-        if (QNET__REFERENCE_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_forward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 0, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, y, saved);
+    qnet__lstm_pad(&l, 2 * l.hidden, y);
+    qnet__lstm_run_forward(ctx, &l);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 
-/* ---- backward ---- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
-/* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
-static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
-                              qnet_real *to)
+/* Row r of a right-hand side of `rows` rows, from count numbers. */
+static void qnet__lstm_spread(const qnet__lstm *l, const qnet_real *from, size_t count, size_t r,
+                              qnet_real *panels)
 {
-    size_t at, part;
-    for (at = 0; at < count; at += width, to += panel_size) {
-        part = qnet__min_size(width, count - at);
+    const size_t width = l->kernel.columns;
+    qnet_real *to = panels + r * width;
+    for (size_t at = 0; at < count; at += width, to += l->rows * width) {
+        const size_t part = qnet__min_size(width, count - at);
         if (part < width) memset(to, 0, width * sizeof *to);
         memcpy(to, from + at, part * sizeof *to);
     }
 }
 
-/* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
-static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
+/* Right-hand sides of dW and dU for some rows: x, and h' of both directions. */
+static void qnet__lstm_spread_task(void *arg, size_t index, size_t worker)
 {
-    const size_t columns = s->kernel.columns, panel = s->rows * columns;
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    size_t r;
-    int d;
-    for (r = first; r < last; r++) {
-        const size_t row = s->at[r], b = row / s->job[0].steps, t = row % s->job[0].steps;
-        qnet__lstm_spread(s->job[0].x + row * in, in, columns, panel, s->x_panels + r * columns);
-        for (d = 0; d < 2; d++) {
-            const qnet__lstm *job = &s->job[d];
-            qnet__lstm_spread(qnet__lstm_is_first(job, b, t)
-                                  ? s->zero : job->y + qnet__lstm_before(job, row) * 2 * n,
-                              n, columns, panel, s->h_panels[d] + r * columns);
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++) {
+        const size_t at = l->at[r], b = at / l->steps, t = at % l->steps;
+        qnet__lstm_spread(l, l->x + at * l->in, l->in, r, l->x_panels);
+        for (size_t d = 0; d < 2; d++) {
+            const qnet__lstm_direction *dir = &l->direction[d];
+            const int begins = t == (d > 0 ? (size_t)l->length[b] - 1 : 0);
+            const qnet_real *h = begins ? l->zero
+                                        : dir->y + qnet__lstm_before(dir, at) * 2 * l->hidden;
+            qnet__lstm_spread(l, h, l->hidden, r, dir->h_panels);
         }
     }
 }
 
 /* One direction of one group, against the forward order: dgates of a step, then what it sends back
-   to the step before, dh' = dgates U. The worker's arrays: dh, dc. */
+   to the step before, dh' = dgates U. A worker's memory: dc and dh, both 0 where a scan ends. */
 static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
-    const size_t steps = (size_t)job->length[scan[0]];
-    qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
-    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
-    double *db = s->db[index % 2] + g * 4 * n;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
+    double *db = dir->db + g * 4 * n;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k;
-    memset(dc, 0, QNET__LSTM_GROUP * n * sizeof *dc);
+    memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
     memset(db, 0, 4 * n * sizeof *db);
-    for (i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * h_width;
-    if (!job->backwards) /* from the end: the rows are numbered by rising step */
-        for (k = 0; k < steps; k++) dgates += qnet__lstm_scans(s, g, k) * s->gate_width;
-    for (k = steps; k-- > 0;) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
-        if (!job->backwards) dgates -= active * s->gate_width;
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            a[i] = dgates + i * s->gate_width;
-            s->elementwise.backward(n, job->gates + row * 4 * n,
-                                    i < going ? job->cell + before * n : s->zero,
-                                    job->cell_tanh + row * n, job->dy + row * 2 * n,
-                                    qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
-                                    dc + i * n, dgates + i * s->gate_width, db);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
+    for (size_t k = steps; k-- > 0;) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
+        qnet_real *dgates = dir->dgates + *qnet__lstm_first(l, g, step) * l->gate_width;
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.gates = dir->gates + at * 4 * n;
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.tanh_c = dir->tanh_c + at * n;
+            row.dy = dir->dy + at * 2 * n, row.dh = c[i];
+            row.dc = dc + i * n, row.dgates = dgates + i * l->gate_width;
+            row.db = db;
+            a[i] = row.dgates;
+            l->row.backward(&row);
         }
-        if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, n) * s->kernel.columns, 4 * n, a, 1,
-                                s->u[index % 2], s->kernel.columns, 4 * n * s->kernel.columns, c,
-                                0);
-    }
-}
-
-/* dW = dgates^T x and dU = dgates^T h' of a direction: a band of gates times some panels. Those of
-   h' follow on those of x. */
-static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const int d = (int)(index % 2);
-    const size_t gates = 4 * s->job[d].hidden, columns = s->kernel.columns;
-    const size_t in_panels = qnet__panels(&s->kernel, s->job[d].in);
-    const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
-    const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, gates - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t row, panel, i;
-    QNET__UNUSED(worker);
-    for (row = 0; row < s->rows; row += QNET__LSTM_DEPTH) {
-        const size_t depth = qnet__min_size(QNET__LSTM_DEPTH, s->rows - row);
-        for (i = 0; i < rows; i++) a[i] = s->dgates[d] + row * s->gate_width + first + i;
-        for (panel = chunk; panel < chunk_end; panel++) {
-            const int of_x = panel < in_panels;
-            const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
-            const size_t at = of_x ? panel : panel - in_panels;
-            const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
-            qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
-            if (to == NULL) continue;
-            for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows,
-                                qnet__min_size(columns, width - at * columns), depth, a,
-                                s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
-                                row > 0);
-        }
-    }
-}
-
-/* dx = dgates W of both directions, at the rows of a band. */
-static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->kernel.columns;
-    const size_t first = index * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
-    int d;
-    QNET__UNUSED(worker);
-    for (d = 0; d < 2; d++) {
-        for (i = 0; i < rows; i++) {
-            a[i] = s->dgates[d] + (first + i) * s->gate_width;
-            c[i] = s->dx + s->at[first + i] * in;
-        }
-        qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
-                            columns, gates * columns, c, d > 0);
+            qnet__multiply_rows(&l->kernel, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(&l->kernel, n) * l->kernel.columns, 4 * n, a, 1,
+                                dir->packed_u, l->kernel.columns, 4 * n * l->kernel.columns, c, 0);
     }
 }
 
 /* Forward: gates = W x + U h' + b, so with dgates of all rows
        dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W. */
-static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
+static void qnet__lstm_run_backward(qnet_context *ctx, qnet__lstm *l,
+                                    const qnet_lstm_gradients *gradients, qnet_real *dx)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    size_t g, j, b, t;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_inputs;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 0, s->u[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 0, s->w[d]);
-        layout.panels[d] = 1;
-        layout.panels[2 + d] = s->dx != NULL;
+    const size_t in = l->in, n = l->hidden;
+    qnet__lstm_product p[4], px[2];
+    memset(p, 0, sizeof p);
+    memset(px, 0, sizeof px);
+    for (size_t d = 0; d < 2; d++) {
+        const qnet__lstm_direction *dir = &l->direction[d];
+        p[d].rows = 4 * n, p[d].k = l->rows;
+        p[d].a = dir->dgates, p[d].a_row = 1, p[d].a_step = l->gate_width;
+        p[2 + d] = p[d];
+        p[d].columns = in, p[d].b = l->x_panels, p[d].c = gradients->w[d];
+        p[2 + d].columns = n, p[2 + d].b = dir->h_panels, p[2 + d].c = gradients->u[d];
+        px[d].rows = l->rows, px[d].columns = in, px[d].k = 4 * n;
+        px[d].a = dir->dgates, px[d].a_row = l->gate_width, px[d].a_step = 1;
+        px[d].b = dir->packed_w;
+        px[d].c = dx, px[d].c_at = l->at;
+        px[d].accumulate = d > 0;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
-    product.work = s;
-    product.panels = qnet__panels(&s->kernel, in) + qnet__panels(&s->kernel, n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, s->kernel.columns *
-                                                    qnet__min_size(s->rows, QNET__LSTM_DEPTH));
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_weights_task, &product);
-    for (d = 0; d < 2; d++)
-        for (j = 0; s->gradients->b[d] != NULL && j < 4 * n; j++) {
+    qnet__lstm_pack(ctx, l, 1, dx != NULL);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_spread_task, l);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_backward_task, l);
+    qnet__lstm_multiply(ctx, l, p, 4);
+    for (size_t d = 0; d < 2; d++)
+        for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
             double sum = 0;
-            for (g = 0; g < s->groups; g++) sum += s->db[d][g * 4 * n + j];
-            s->gradients->b[d][j] = (qnet_real)sum;
+            for (size_t g = 0; g < l->groups; g++) sum += l->direction[d].db[g * 4 * n + j];
+            gradients->b[d][j] = (qnet_real)sum;
         }
-    if (s->dx == NULL) return;
-    for (b = 0; b < s->job[0].batch; b++)
-        for (t = (size_t)s->job[0].length[b]; t < s->job[0].steps; t++)
-            memset(s->dx + (b * s->job[0].steps + t) * in, 0, in * sizeof *s->dx);
-    qnet__parallel(ctx, (s->rows - 1) / QNET__LSTM_BAND + 1, qnet__lstm_dx_task, s);
+    qnet__lstm_multiply(ctx, l, &px[0], 1);
+    qnet__lstm_multiply(ctx, l, &px[1], 1);
 }
 
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
@@ -9983,34 +9740,20 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_backward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && x && y && saved && dy && gradients));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 1, &s, &arena);
-    if (QNET__REFERENCE_ONLY && dx != NULL)
-        memset(dx, 0, (size_t)shape->batch * (size_t)shape->steps * (size_t)shape->in * sizeof *dx);
-    for (d = 0; d < 2; d++) {
-        /* The job type serves both passes; this one does not write y and saved. */
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y, (qnet_real *)saved);
-        s.job[d].dy = dy + (size_t)d * s.job[d].hidden;
-        if (QNET__REFERENCE_ONLY)
-            qnet__lstm_backward_ref(&s.job[d], s.zero, s.worker, s.worker + s.job[d].hidden,
-                                    gradients->w[d], gradients->u[d], gradients->b[d], dx);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        s.dx = dx;
-        s.gradients = gradients;
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_backward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 1, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, (qnet_real *)y, (qnet_real *)saved);
+    l.direction[0].dy = dy, l.direction[1].dy = dy + l.hidden;
+    if (dx != NULL) qnet__lstm_pad(&l, l.in, dx);
+    qnet__lstm_run_backward(ctx, &l, gradients, dx);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
