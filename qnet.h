@@ -7927,59 +7927,6 @@ QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__pr
     return x;
 }
 
-/* An output by itself over the nine taps. The window is clipped to the image, which is what padding
-   with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
-   row. */
-static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t ox, size_t c)
-{
-    const size_t n = pool->channels, at = (index * pool->out_width + ox) * n + c;
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    qnet_real best = 0, kept = 0;
-    int tap, winner = -1;
-    for (tap = 0; tap < 9; tap++) {
-        const ptrdiff_t iy = 2 * oy - 1 + tap / 3, ix = 2 * (ptrdiff_t)ox - 1 + tap % 3;
-        size_t from;
-        qnet_real v;
-        if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
-        from = (size_t)((image * height + iy - pool->rows_before) * width + ix) * n + c;
-        v = qnet__maxpool_get(&pool->x, pool->x.kind, pool->x.x[from], c);
-        if (winner < 0 || v > best || v != v) {
-            best = v;
-            kept = pool->x.kind == QNET__PROLOGUE_SCALED ? pool->x.x[from] : v;
-            kept = pool->x.kind == QNET__PROLOGUE_NORMALISED && v < 0 ? 0 : kept;
-            winner = tap;
-        }
-    }
-    pool->y[at] = kept;
-    if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
-}
-
-/* The twin. */
-static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t row, ox, c;
-    for (row = 0; row < batch * pool->out_height; row++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < pool->channels; c++) qnet__maxpool_output(pool, row, ox, c);
-}
-
-/* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
-static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t n = pool->channels, b, oy, ox, c, at = 0;
-    size_t count = batch * pool->height * pool->width * n;
-    for (c = 0; c < count; c++) pool->dx[c] = 0;
-    for (b = 0; b < batch; b++)
-    for (oy = 0; oy < pool->out_height; oy++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < n; c++, at++) {
-        size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
-        pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
-    }
-}
-
 /* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
    become vector code. */
 QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
@@ -8141,14 +8088,8 @@ static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size
     qnet__maxpool_call call;
     call.pool = pool;
     call.run = qnet__maxpool_pick(ctx);
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                       qnet__maxpool_task, &call);
-    } else if (pool->dx != NULL) {
-        qnet__maxpool_backward_ref(pool, batch);
-    } else {
-        qnet__maxpool_forward_ref(pool, batch);
-    }
+    qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
+                   qnet__maxpool_task, &call);
 }
 
 /* Checks the sizes and fills them in; the arrays are left NULL. */
@@ -8205,74 +8146,55 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     return QNET_OK;
 }
 
-/* Column sums are needed by average pooling and by every bias gradient; they are short, so they
-   are kept in double. */
-#define QNET__COLUMNS 64
+/* ---- Sums over rows, for bias gradients and average pooling ---------------------------------- */
+
+#define QNET__COLUMNS 64 /* of a task */
+
+/* sum[b][c] = factor * sum over r of x[b][r][c], in double: there are few of them. */
 typedef struct qnet__column_sums {
     size_t rows, columns;
-    const qnet_real *x; /* [rows][columns] */
     double factor;
-    qnet_real *sum;     /* [columns] */
+    const qnet_real *x; /* [batch][rows][columns] */
+    qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
-/* sum[c] = factor * sum over rows of x[r][c], for block number `index` of QNET__COLUMNS columns. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
-    size_t first = index * QNET__COLUMNS, r, c;
-    size_t n = qnet__min_size(QNET__COLUMNS, job->columns - first);
-    double sum[QNET__COLUMNS];
+    const size_t n = job->columns, blocks = (n - 1) / QNET__COLUMNS + 1, b = index / blocks;
+    const size_t first = index % blocks * QNET__COLUMNS;
+    const size_t count = qnet__min_size(QNET__COLUMNS, n - first);
+    double sum[QNET__COLUMNS] = {0};
     QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) sum[c] = 0;
-    for (r = 0; r < job->rows; r++)
-        for (c = 0; c < n; c++) sum[c] += (double)job->x[r * job->columns + first + c];
-    for (c = 0; c < n; c++) job->sum[first + c] = (qnet_real)(job->factor * sum[c]);
+    for (size_t r = 0; r < job->rows; r++)
+        for (size_t c = 0; c < count; c++)
+            sum[c] += (double)job->x[(b * job->rows + r) * n + first + c];
+    for (size_t c = 0; c < count; c++)
+        job->sum[b * n + first + c] = (qnet_real)(job->factor * sum[c]);
 }
 
-/* sum[columns] = sum over rows of x[rows][columns]. */
-static void qnet__sum_columns(qnet_context *ctx, size_t rows, size_t columns, const qnet_real *x,
-                              qnet_real *sum)
+static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size_t columns,
+                              double factor, const qnet_real *x, qnet_real *sum)
 {
-    qnet__column_sums job;
-    job.rows = rows;
-    job.columns = columns;
-    job.x = x;
-    job.factor = 1;
-    job.sum = sum;
-    qnet__parallel(ctx, (columns - 1) / QNET__COLUMNS + 1, qnet__column_sums_task, &job);
-}
-
-/* Everything that the tasks of an average pooling read and write; tasks are images. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *x, *dy; /* x[batch][pixels][channels], dy[batch][channels] */
-    qnet_real *y, *dx;
-} qnet__avgpool;
-
-/* y[channels] of one image: column sums over its pixels, divided. */
-static void qnet__avgpool_forward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    qnet__column_sums job;
-    size_t i;
-    job.rows = pool->pixels;
-    job.columns = pool->channels;
-    job.x = pool->x + image * pool->pixels * pool->channels;
-    job.factor = 1 / (double)pool->pixels;
-    job.sum = pool->y + image * pool->channels;
-    for (i = 0; i * QNET__COLUMNS < pool->channels; i++) qnet__column_sums_task(&job, i, worker);
+    qnet__column_sums job = {rows, columns, factor, x, sum};
+    qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
 /* dx[pixels][channels] of one image. */
+typedef struct qnet__avgpool {
+    size_t pixels, channels;
+    const qnet_real *dy; /* [batch][channels] */
+    qnet_real *dx;       /* [batch][pixels][channels] */
+} qnet__avgpool;
+
 static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
 {
     const qnet__avgpool *pool = (const qnet__avgpool *)arg;
     const qnet_real *dy = pool->dy + image * pool->channels;
     qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    size_t p, c;
     QNET__UNUSED(worker);
-    for (p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
+    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
+        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
 }
 
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
@@ -8291,15 +8213,8 @@ static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int 
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y)
 {
-    qnet__avgpool pool;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_forward", batch, pixels, channels, x && y));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = x;
-    pool.y = y;
-    pool.dy = NULL;
-    pool.dx = NULL;
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_forward_task, &pool);
+    qnet__sum_columns(ctx, (size_t)batch, pixels, (size_t)channels, 1 / (double)pixels, x, y);
     return QNET_OK;
 }
 
@@ -8307,14 +8222,8 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool;
+    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = NULL;
-    pool.y = NULL;
-    pool.dy = dy;
-    pool.dx = dx;
     qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
     return QNET_OK;
 }
@@ -8941,13 +8850,12 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
                                         const qnet_real *x, const qnet_real *w, const qnet_real *b,
                                         qnet_real *y, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out, r, c;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "inputs", in, x && w && y));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "outputs", out, 1));
     QNET__TRY(qnet_gemm(ctx, 0, 1, rows, o, i, x, i, w, i, 0, y, o, scratch));
-    if (b != NULL)
-        for (r = 0; r < rows; r++)
-            for (c = 0; c < o; c++) y[r * o + c] += b[c];
+    for (size_t r = 0; b != NULL && r < rows; r++)
+        for (size_t c = 0; c < o; c++) y[r * o + c] += b[c];
     return QNET_OK;
 }
 
@@ -8957,23 +8865,25 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                          qnet_real *db, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
     if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
-    if (db != NULL) qnet__sum_columns(ctx, rows, o, dy, db);
+    if (db != NULL) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
     if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
     return QNET_OK;
 }
 
-/* The largest of a row, which softmax subtracts so that exp cannot overflow. */
-static double qnet__row_maximum(int classes, const qnet_real *row)
+/* Of l[classes]: the maximum m, which is subtracted so that exp cannot overflow; returns
+   sum exp(l - m). */
+static double qnet__exp_sum(int classes, const qnet_real *l, double *m)
 {
-    double largest = (double)row[0];
-    int c;
-    for (c = 1; c < classes; c++)
-        if ((double)row[c] > largest) largest = (double)row[c];
-    return largest;
+    double sum = 0;
+    *m = (double)l[0];
+    for (int c = 1; c < classes; c++)
+        if ((double)l[c] > *m) *m = (double)l[c];
+    for (int c = 0; c < classes; c++) sum += exp((double)l[c] - *m);
+    return sum;
 }
 
 /* p[c] = exp(l[c] - m) / sum exp(l - m), m = max l. A row is read before it is written, and only
@@ -8981,14 +8891,12 @@ static double qnet__row_maximum(int classes, const qnet_real *row)
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability)
 {
-    size_t r, n = (size_t)classes;
-    int c;
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        qnet_real *p = probability + r * n;
-        double m = qnet__row_maximum(classes, l), sum = 0;
-        for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-        for (c = 0; c < classes; c++) p[c] = (qnet_real)(exp((double)l[c] - m) / sum);
+    if (classes < 1 || logits == NULL || probability == NULL) return;
+    for (size_t r = 0; r < rows; r++, logits += classes, probability += classes) {
+        double m;
+        const double sum = qnet__exp_sum(classes, logits, &m);
+        for (int c = 0; c < classes; c++)
+            probability[c] = (qnet_real)(exp((double)logits[c] - m) / sum);
     }
 }
 
@@ -8999,12 +8907,11 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits)
 {
-    size_t r, n = (size_t)classes, counted = 0;
+    size_t counted = 0;
     double total = 0;
-    int c;
     QNET__TRY(qnet__check_layer(ctx, "qnet_cross_entropy", rows, "classes", classes,
                                 logits && label && loss));
-    for (r = 0; r < rows; r++) {
+    for (size_t r = 0; r < rows; r++) {
         if (label[r] < -1 || label[r] >= classes)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_cross_entropy: label of row %lu: expected -1..%d, found %d",
@@ -9015,20 +8922,14 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_cross_entropy: all %lu rows are left out (label -1)",
                           (unsigned long)rows);
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        if (label[r] >= 0) {
-            double m = qnet__row_maximum(classes, l), sum = 0;
-            for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-            total += log(sum) - ((double)l[label[r]] - m);
-            if (dlogits != NULL)
-                for (c = 0; c < classes; c++) {
-                    double p = exp((double)l[c] - m) / sum;
-                    dlogits[r * n + (size_t)c] =
-                        (qnet_real)((p - (c == label[r])) / (double)counted);
-                }
-        } else if (dlogits != NULL) {
-            for (c = 0; c < classes; c++) dlogits[r * n + (size_t)c] = 0;
+    for (size_t r = 0; r < rows; r++) {
+        const qnet_real *l = logits + r * (size_t)classes;
+        double m, sum = qnet__exp_sum(classes, l, &m);
+        if (label[r] >= 0) total += log(sum) - ((double)l[label[r]] - m);
+        for (int c = 0; dlogits != NULL && c < classes; c++) {
+            const double p = exp((double)l[c] - m) / sum;
+            dlogits[r * (size_t)classes + (size_t)c] =
+                label[r] < 0 ? 0 : (qnet_real)((p - (c == label[r])) / (double)counted);
         }
     }
     *loss = total / (double)counted;

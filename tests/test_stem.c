@@ -3,6 +3,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "pool_reference.h"
 
 /* Of the largest number of a gradient: some thousand products each, a good part of which cancels. */
 #define NEAR (QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-5)
@@ -102,7 +103,7 @@ static void forward(qnet_context *ctx, data *d)
     p.x.kind = QNET__PROLOGUE_SCALED;
     p.x.scale = d->sign;
     p.y = d->pool, p.argmax = d->argmax;
-    qnet__maxpool_forward_ref(&p, (size_t)d->conv.batch);
+    pool_forward_reference(&p, (size_t)d->conv.batch);
     p.y = pool, p.argmax = argmax;
     sums.kind = QNET__EPILOGUE_MOMENTS;
     qnet__stem_forward(ctx, &d->conv, d->x, d->w, NULL, &sums, &p, scratch);
