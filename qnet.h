@@ -15,6 +15,7 @@
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
+       >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
        >>pool >>stem >>dense >>lstm >>gradcheck
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
@@ -78,8 +79,6 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
-                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -88,6 +87,11 @@
                               but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
+       QNET_PASTED            this text is part of another header, so that it cannot include itself
+                              for AVX2 and AVX-512: the kernels are what the compiler's flags allow,
+                              as -mavx2 -mfma. Found out by itself where it is pasted into a .c file
+       QNET_FILE              the file's name in quotes, if it was renamed and the compiler does not
+                              know __FILE_NAME__ (gcc before 12, clang before 9)
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
                               kernels that AUTO picks, unless NULL; for tests and measurements
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
@@ -612,7 +616,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked; values are not: NaN in, NaN out.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
+   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
+   a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -1603,7 +1609,7 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #endif
 #endif /* QNET_H */
 
-/* ---- END OF API: read no further to use the library, read on to audit it ------------------- */
+/* ---- END OF API: read no further to use the library, read on to audit it --------------------- */
 
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
@@ -1687,12 +1693,44 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #define QNET__X86 0
 #endif
 
+/* QNET__ISA_AT_RUN_TIME: the kernels are compiled for several instruction sets, for which this file
+   includes itself. It cannot where it was pasted into another; an include level of 0 is a paste
+   into a .c file. Then, as elsewhere, there are the kernels that the compiler's flags allow. */
+#if QNET__X86 && !defined(QNET_PASTED) && !(defined(__INCLUDE_LEVEL__) && __INCLUDE_LEVEL__ == 0)
+#define QNET__ISA_AT_RUN_TIME 1
+#else
+#define QNET__ISA_AT_RUN_TIME 0
+#endif
+#ifndef QNET_FILE
+#ifdef __FILE_NAME__ /* without its folder, as quotes look in this file's folder first */
+#define QNET_FILE __FILE_NAME__
+#else
+#define QNET_FILE "qnet.h"
+#endif
+#endif
+
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
     !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
 #define QNET__NEON 1
 #else
 #define QNET__NEON 0
+#endif
+
+/* The last set that is compiled: the only one, or the plain one where there is a choice. */
+#if QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX512F__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX512
+#define QNET__LANES_COMPILED 16
+#elif QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX2__) && defined(__FMA__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX2
+#define QNET__LANES_COMPILED 8
+#else
+#define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
+#else
+#define QNET__LANES_COMPILED 1
+#endif
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -2126,7 +2164,7 @@ static void qnet__cblas_sgemm(void *user, int trans_a, int trans_b, int m, int n
    vol. 1, 14.3 and 15.2). */
 static qnet_cpu qnet__detect_cpu(void)
 {
-#if QNET__X86
+#if QNET__ISA_AT_RUN_TIME
     const unsigned osxsave_avx_fma = 1u << 27 | 1u << 28 | 1u << 12;        /* leaf 1, ECX */
     const unsigned avx2 = 1u << 5;                                          /* leaf 7, EBX */
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -2143,7 +2181,7 @@ static qnet_cpu qnet__detect_cpu(void)
     }
     return QNET_CPU_AVX512;
 #else
-    return QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR;
+    return QNET__CPU_COMPILED;
 #endif
 }
 
@@ -2156,9 +2194,9 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK)
         return QNET_CPU_AUTO;
 #endif
-    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR)
-        return wanted == QNET_CPU_AUTO ? best : wanted;
-    return wanted == QNET_CPU_AVX2 && best == QNET_CPU_AVX512 ? wanted : QNET_CPU_AUTO;
+    if (wanted == QNET_CPU_AUTO || wanted == best)
+        return best;
+    return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
@@ -2727,7 +2765,7 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
 
 #if defined(QNET__POSIX)
 #define qnet__remove remove
@@ -3603,23 +3641,14 @@ static int qnet__parse_number(const char *text, double *out)
 }
 
 /* ============================================================================================
-   >>gemm: the one micro-kernel under all matrix products and convolutions, the packing of its
-   right-hand side, and qnet_gemm.
+   >>kernels: the inner loops that exist once per instruction set (ISA). First the structures that
+   they take, which all sets share; then the loops themselves, and the table of a set's functions.
 
-   The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
-
-       C[m][c_at + j] (+)= sum over s < segments, k < length of
-                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
-
-   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
-     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
-     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
-                           under tap s, or a row of zeros outside the image; b is the weights;
-     gradient of inputs    the same, with dy as the input;
-     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
-                           the row: a_step goes from pixel to pixel, b is dy itself.
-   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
-   and add, so the shape of a tile does not change the bits of a result.
+   Their vector type qnet__lanes is as wide as the set's registers: 16 floats with AVX-512, 8 with
+   AVX2, 4 with NEON and wherever else the compiler has vector types, 1 where it has none. On x86
+   the machine decides at run time: this file then includes itself, once with AVX2 and once with
+   AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
+   without Winograd's transforms. Elsewhere there is one set, with everything.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -3643,7 +3672,24 @@ static int qnet__parse_number(const char *text, double *out)
 #include <arm_neon.h>
 #endif
 
-/* A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
+/* ---- What the tile takes --------------------------------------------------------------------- */
+
+/* The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
+
+       C[m][c_at + j] (+)= sum over s < segments, k < length of
+                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
+
+   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
+     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
+     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
+                           under tap s, or a row of zeros outside the image; b is the weights;
+     gradient of inputs    the same, with dy as the input;
+     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
+                           the row: a_step goes from pixel to pixel, b is dy itself.
+   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
+   and add, so the shape of a tile does not change the bits of a result.
+
+   A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
    and a broadcast; with 32 registers 24, 4 and 1. Fewer rows than the usual 14 x 2 of AVX-512, but
    half the loads for a multiply-add (10 for 24, not 16 and some row pointers that find no register
    for 28), which is what counts where two hardware threads share a core. */
@@ -3678,15 +3724,20 @@ typedef struct qnet__tile {
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
 /* Hides where i comes from: clang would rather step a pointer per row, more than there are. */
 #define QNET__KEEP_INDEX(i) __asm__("" : "+r"(i))
-#define QNET__INLINE static inline __attribute__((always_inline))
 #elif defined(__GNUC__)
 #define QNET__UNROLL _Pragma("GCC unroll 16")
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static inline __attribute__((always_inline))
 #else
 #define QNET__UNROLL
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static
+#endif
+
+/* A function whose constant arguments select code at each call. Without optimisation that would
+   only multiply the code. */
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__OPTIMIZE__)
+#define QNET__INLINE static inline __attribute__((always_inline))
+#else
+#define QNET__INLINE QNET__HELPER
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -3712,676 +3763,7 @@ typedef enum qnet__turn {
     QNET__TURN_ADD    /* they are added to C, and new ones begin */
 } qnet__turn;
 
-/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
-   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
-   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
-   there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
-   does not matter which products of zeros are left out. */
-#define QNET__DEFINE_TILE(name, target, vector, wide, load, store, broadcast, multiply, fma, add) \
-    target QNET__INLINE void name##_keep(qnet_real *c, const vector *acc, const int held)         \
-    {                                                                                             \
-        int n;                                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++, c += sizeof(vector) / sizeof(qnet_real)) {                     \
-            store(c, add(held ? load(c) : broadcast(0), acc[n])); /* 0 + -0 = 0 */                \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_step(const qnet__tile *t, const int rows, const int beside,   \
-                                         const qnet_real *const *a, size_t i, const qnet_real *b, \
-                                         uintptr_t ahead, const qnet__turn turn,                  \
-                                         vector (*acc)[wide])                                     \
-    {                                                                                             \
-        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
-        vector bk[wide];                                                                          \
-        int m, n;                                                                                 \
-        QNET__PREFETCH(ahead);                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++) {                                                              \
-            bk[n] = load(b + (size_t)n * lanes);                                                  \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);                   \
-            if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD) {                             \
-                name##_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);                   \
-            }                                                                                     \
-            QNET__UNROLL                                                                          \
-            for (n = 0; n < wide; n++) {                                                          \
-                acc[m][n] = turn == QNET__TURN_NONE ? fma(x, bk[n], acc[m][n])                    \
-                                                    : multiply(x, bk[n]);                         \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
-                                         const size_t a_step, const int beside)                   \
-    {                                                                                             \
-        const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
-        const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;                                 \
-        size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */                   \
-        uintptr_t ahead = t->ahead;                                                               \
-        int m, held = t->accumulate; /* 1: C holds a part of the sum */                           \
-        vector acc[QNET__TILE_ROWS][wide];                                                        \
-        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);                      \
-        i += a_step, b += b_step, ahead += ahead_step;                                            \
-        for (;;) {                                                                                \
-            while (k < t->length) {                                                               \
-                if (chain == t->chain) {                                                          \
-                    if (held) {                                                                   \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);        \
-                    } else {                                                                      \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);      \
-                    }                                                                             \
-                    held = 1, chain = 1;                                                          \
-                    k++, i += a_step, b += b_step, ahead += ahead_step;                           \
-                }                                                                                 \
-                end = qnet__min_size(t->length, k + t->chain - chain);                            \
-                chain += end - k;                                                                 \
-                for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {             \
-                    QNET__KEEP_INDEX(i);                                                          \
-                    name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);           \
-                }                                                                                 \
-            }                                                                                     \
-            if (++s == t->segments) {                                                             \
-                break;                                                                            \
-            }                                                                                     \
-            a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;                            \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            if (held) {                                                                           \
-                name##_keep(t->c[m] + t->c_at, acc[m], 1);                                        \
-            } else {                                                                              \
-                name##_keep(t->c[m] + t->c_at, acc[m], 0);                                        \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target static void name(const qnet__tile *t)                                                  \
-    {                                                                                             \
-        if (t->rows == 6 && t->a_step == 1) {                                                     \
-            name##_rows(t, 6, 1, 0);                                                              \
-        } else if (t->rows == 6 && t->beside) {                                                   \
-            name##_rows(t, 6, t->a_step, 1);                                                      \
-        } else if (t->rows == 6) {                                                                \
-            name##_rows(t, 6, t->a_step, 0);                                                      \
-        } else if (t->rows == 4) {                                                                \
-            name##_rows(t, 4, t->a_step, 0);                                                      \
-        } else {                                                                                  \
-            name##_rows(t, 2, t->a_step, 0);                                                      \
-        }                                                                                         \
-    }
-
-#if QNET__X86
-#define QNET__AVX512 __attribute__((target("avx512f")))
-#define QNET__AVX2 __attribute__((target("avx2,fma")))
-QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_loadu_ps,
-                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_add_ps)
-QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_loadu_ps,
-                  _mm256_storeu_ps, _mm256_set1_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_add_ps)
-#elif QNET__NEON
-QNET__INLINE float32x4_t qnet__neon_multiply_add(float32x4_t x, float32x4_t y, float32x4_t z)
-{
-    return vfmaq_f32(z, x, y);
-}
-
-QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, vld1q_f32, vst1q_f32,
-                  vdupq_n_f32, vmulq_f32, qnet__neon_multiply_add, vaddq_f32)
-#endif
-
-/* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
-#if defined(__GNUC__) || defined(__clang__)
-typedef qnet_real qnet__vector __attribute__((vector_size(16)));
-#else
-typedef qnet_real qnet__vector;
-#endif
-#define QNET__LANES (sizeof(qnet__vector) / sizeof(qnet_real))
-
-QNET__INLINE qnet__vector qnet__vector_load(const qnet_real *p)
-{
-    qnet__vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-QNET__INLINE void qnet__vector_store(qnet_real *p, qnet__vector v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
-QNET__INLINE qnet__vector qnet__vector_broadcast(qnet_real x)
-{
-    qnet_real all[QNET__LANES];
-    size_t i;
-    QNET__UNROLL
-    for (i = 0; i < QNET__LANES; i++)
-        all[i] = x;
-    return qnet__vector_load(all);
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply(qnet__vector x, qnet__vector y)
-{
-    return x * y;
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply_add(qnet__vector x, qnet__vector y, qnet__vector z)
-{
-    return x * y + z;
-}
-
-QNET__INLINE qnet__vector qnet__vector_add(qnet__vector x, qnet__vector y)
-{
-    return x + y;
-}
-
-#define QNET__PORTABLE_WIDE 2
-QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE,
-                  qnet__vector_load, qnet__vector_store, qnet__vector_broadcast,
-                  qnet__vector_multiply, qnet__vector_multiply_add, qnet__vector_add)
-
-/* A tile function with its shape. */
-typedef struct qnet__kernel {
-    size_t columns;
-    void (*run)(const qnet__tile *tile);
-} qnet__kernel;
-
-static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
-{
-    static const qnet__kernel portable = {QNET__PORTABLE_WIDE * QNET__LANES, qnet__tile_portable};
-#if QNET__X86
-    static const qnet__kernel avx512 = {64, qnet__tile_avx512}, avx2 = {16, qnet__tile_avx2};
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return avx512;
-    case QNET_CPU_AVX2: return avx2;
-    default: return portable;
-    }
-#elif QNET__NEON
-    static const qnet__kernel neon = {16, qnet__tile_neon};
-    return qnet_context_cpu(ctx) == QNET_CPU_NEON ? neon : portable;
-#else
-    QNET__UNUSED(ctx);
-    return portable;
-#endif
-}
-
-/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
-static int qnet__tile_size(size_t rows)
-{
-    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
-}
-
-/* By way of a block on the stack, or without products. */
-static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet__tile *tile,
-                                          size_t columns)
-{
-    const size_t bytes = columns * sizeof(qnet_real);
-    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile part = *tile;
-    int m;
-    memset(block, 0, sizeof block);
-    for (m = 0; m < tile->rows; m++) {
-        c[m] = block[m];
-        if (tile->accumulate && tile->c[m] != NULL)
-            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
-    }
-    part.c = c;
-    part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        kernel->run(&part);
-    for (m = 0; m < tile->rows; m++) {
-        if (tile->c[m] != NULL)
-            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == kernel->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        kernel->run(tile);
-    } else {
-        qnet__run_part(kernel, tile, columns);
-    }
-}
-
-#define QNET__LINE 64 /* bytes of a cache line */
-
-/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
-   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
-   after another where the rows follow each other, as the hardware likes best. next: NULL where
-   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
-   a loss. */
-static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
-                           size_t part)
-{
-    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
-    tile->ahead = (uintptr_t)tile; /* here already */
-    tile->ahead_step = 0;
-    if (next != NULL && part * line < row) {
-        const size_t before = step == wide ? tile->segments * tile->length : 1;
-        tile->ahead = (uintptr_t)next + part * before * line;
-        tile->ahead_step = step == wide ? line : step * sizeof *next;
-    }
-}
-
-/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
-static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
-{
-    size_t at;
-    int m;
-    for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
-            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-    }
-}
-
-/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
-       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
-   column = panel * width + j, zero beyond the last column. One task per panel. */
-typedef struct qnet__packing {
-    const qnet_real *src;
-    qnet_real *dst;
-    size_t blocks, length, columns, width;
-    size_t block_step, row_step, column_step;
-} qnet__packing;
-
-#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
-
-static void qnet__pack_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__packing *p = (const qnet__packing *)arg;
-    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
-    size_t block, j, k, first, last;
-    QNET__UNUSED(worker);
-    for (block = 0; block < p->blocks; block++) {
-        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
-        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
-        if (valid < p->width)
-            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
-        if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++)
-                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
-            continue;
-        }
-        for (first = 0; first < p->length; first = last) {
-            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
-            for (j = 0; j < valid; j++) {
-                const qnet_real *from = src + j * p->column_step;
-                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++)
-                    dst[k * p->width + j] = from[k * p->row_step];
-            }
-        }
-    }
-}
-
-static size_t qnet__panels(const qnet__kernel *kernel, size_t columns)
-{
-    return columns / kernel->columns + (columns % kernel->columns != 0);
-}
-
-/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
-   beside the rows. A constant, so that the split depends on shapes only. */
-#define QNET__PANEL_BYTES ((size_t)384 << 10)
-
-static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
-{
-    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
-    return qnet__min_size(panels, qnet__max_size(fit, 1));
-}
-
-/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
-static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
-                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
-                           qnet_real beta, qnet_real *c, size_t ldc)
-{
-    size_t i, j, p;
-    for (i = 0; i < m; i++) {
-        for (j = 0; j < n; j++) {
-            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
-            for (p = 0; p < k; p++) {
-                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
-                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
-            }
-            c[i * ldc + j] = sum;
-        }
-    }
-}
-
-#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
-
-typedef struct qnet__gemm {
-    qnet__kernel kernel;
-    const qnet_real *a, *b;
-    qnet_real *c;
-    size_t m, n, k, ldc;
-    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
-    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
-    size_t panels, panels_per_task, bands;
-    int accumulate;
-} qnet__gemm;
-
-static void qnet__gemm_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel_first = index / g->bands * g->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
-    const size_t band = index % g->bands * QNET__GEMM_BAND;
-    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, rows, panel;
-    qnet__tile tile;
-    int i;
-    QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = (uintptr_t)g->b;
-    tile.a = a, tile.b = &g->b, tile.c = c;
-    tile.a_step = g->a_step, tile.b_step = g->b_step;
-    tile.segments = 1, tile.length = g->k;
-    tile.accumulate = g->accumulate;
-    for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
-        tile.rows = qnet__tile_size(rows);
-        for (i = 0; i < tile.rows; i++) {
-            const size_t row = first + (size_t)i;
-            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
-            c[i] = row < last ? g->c + row * g->ldc : NULL;
-        }
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * g->b_panel;
-            tile.c_at = panel * g->kernel.columns;
-            qnet__run_tile(&g->kernel, &tile,
-                           qnet__min_size(g->n - tile.c_at, g->kernel.columns));
-        }
-    }
-}
-
-/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
-   would cost more than it saves. */
-static int qnet__gemm_packs(const qnet__kernel *kernel, int trans_b, size_t m, size_t n)
-{
-    return trans_b || n % kernel->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
-}
-
-/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
-QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
-                                  size_t n, size_t k)
-{
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
-    qnet__arena arena = {NULL, 0};
-    QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
-        return 0;
-    if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k))
-        return (size_t)-1;
-    qnet__take(&arena, qnet__panels(&kernel, n), k);
-    return arena.at;
-}
-
-static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
-{
-    qnet__gemm g;
-    g.kernel = qnet__pick_kernel(ctx);
-    g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
-    g.a_row = trans_a ? 1 : lda;
-    g.a_step = trans_a ? lda : 1;
-    g.b_panel = g.kernel.columns;
-    g.b_step = ldb;
-    g.panels = qnet__panels(&g.kernel, n);
-    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.kernel.columns);
-    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    g.accumulate = accumulate;
-    if (qnet__gemm_packs(&g.kernel, trans_b, m, n)) {
-        qnet__packing p;
-        p.src = b, p.dst = (qnet_real *)scratch;
-        p.blocks = 1, p.length = k, p.columns = n, p.width = g.kernel.columns;
-        p.block_step = 0;
-        p.row_step = trans_b ? 1 : ldb;
-        p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
-        g.b = p.dst;
-        g.b_panel = k * g.kernel.columns;
-        g.b_step = g.kernel.columns;
-    }
-    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
-}
-
-/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
-static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
-{
-#if QNET__REAL_IS_DOUBLE
-    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
-    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
-    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
-    *done = 0;
-#else
-    const qnet_blas *blas = &ctx->hooks.blas;
-    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
-                        lda, qnet__max_size(ldb, ldc))));
-    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
-    if (*done && most > (size_t)INT_MAX) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
-                          (unsigned long)most, INT_MAX);
-    }
-    if (*done) {
-        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
-                    b, (int)ldb, beta, c, (int)ldc);
-    }
-#endif
-    return QNET_OK;
-}
-
-/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
-static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
-{
-    size_t bytes;
-    return step >= width && qnet__mul(rows, step, &bytes) &&
-           qnet__mul(bytes, sizeof(qnet_real), &bytes);
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
-   says so, for qnet__free. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL && bytes > 0) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL)
-            return qnet__no_memory(ctx, bytes, what);
-    }
-    return QNET_OK;
-}
-
-QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
-{
-    void *own;
-    size_t bytes;
-    int done = 0;
-    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
-    if (m == 0 || n == 0 || k == 0) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
-                          (unsigned long)n, (unsigned long)k);
-    }
-    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
-        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
-                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
-                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
-    }
-    if (beta != 0 && beta != 1) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
-                          (double)beta);
-    }
-    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
-    if (done)
-        return QNET_OK;
-    if (QNET__REFERENCE_ONLY) {
-        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
-        return QNET_OK;
-    }
-    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
-    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
-    qnet__free(ctx, own, bytes);
-    return QNET_OK;
-}
-
-/* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
-
-/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
-       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
-   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
-   all rows, and `chain` divides QNET__PIECE. */
-static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    const size_t panels = qnet__panels(kernel, columns);
-    const size_t lines = (kernel->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *rest_a[QNET__TILE_ROWS];
-    qnet_real *rest_c[QNET__TILE_ROWS];
-    size_t panel, first, at, i, part;
-    const qnet_real *next, *next_a;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = chain;
-    tile.b = &b;
-    tile.a_step = a_step, tile.b_step = b_step;
-    tile.segments = 1;
-    for (i = 0; i < QNET__TILE_ROWS; i++) {
-        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
-        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
-    }
-    for (panel = 0; panel < panels; panel++) {
-        const size_t wanted = qnet__min_size(columns - panel * kernel->columns, kernel->columns);
-        tile.c_at = panel * kernel->columns;
-        for (at = 0; at < k; at += tile.length) {
-            tile.length = qnet__min_size(k - at, QNET__PIECE);
-            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
-            tile.accumulate = accumulate || at > 0;
-            next = next_a = NULL;
-            if (at + tile.length < k) {
-                next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
-            } else if (panel + 1 < panels) {
-                next = b + (panel + 1) * b_panel;
-            }
-            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
-                tile.rows = qnet__tile_size(rows - first);
-                tile.a = first < rest ? a + first : rest_a;
-                tile.c = first < rest ? c + first : rest_c;
-                tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, kernel->columns);
-                part = first / QNET__TILE_ROWS;
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, b_step, kernel->columns, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
-                }
-                qnet__run_tile(kernel, &tile, wanted);
-            }
-        }
-    }
-}
-
-/* ============================================================================================
-   >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
-   `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
-   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does
-   the same from memory to memory.
-   ============================================================================================ */
-
-/* Numbers side by side in channels. Compilers with vector types split them into the registers that
-   the target has; for others a vector is one number. */
-#if defined(__GNUC__) || defined(__clang__)
-#define QNET__LANE_COUNT (QNET__REAL_IS_DOUBLE ? 8 : 16)
-typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
-#define QNET__WIDE_COUNT 8
-typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(qnet_real))));
-typedef double qnet__wide __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(double))));
-#else
-#define QNET__LANE_COUNT 1
-typedef qnet_real qnet__lanes;
-#define QNET__WIDE_COUNT 1
-typedef qnet_real qnet__narrow;
-typedef double qnet__wide;
-#endif
-
-QNET__INLINE void qnet__lanes_load(qnet__lanes *v, const qnet_real *p)
-{
-    memcpy(v, p, sizeof *v);
-}
-
-QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
-{
-    memcpy(p, v, sizeof *v);
-}
-
-/* y = x[QNET__WIDE_COUNT] in double. */
-QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
-{
-    qnet__narrow v;
-    memcpy(&v, x, sizeof v);
-#if QNET__WIDE_COUNT > 1
-    *y = __builtin_convertvector(v, qnet__wide);
-#else
-    *y = (double)v;
-#endif
-}
-
-/* y[QNET__WIDE_COUNT] = x, rounded. */
-QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
-{
-#if QNET__WIDE_COUNT > 1
-    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
-#else
-    const qnet__narrow v = (qnet_real)*x;
-#endif
-    memcpy(y, &v, sizeof v);
-}
-
-/* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
-QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const int or_zero)
-{
-#if QNET__LANE_COUNT > 1
-    qnet__lanes zero;
-    memset(&zero, 0, sizeof zero);
-    {
-        const __typeof__(*v < zero) cut = or_zero ? *test <= zero : *test < zero;
-        *v = (qnet__lanes)((__typeof__(*v < zero))*v & ~cut);
-    }
-#else
-    *v = *test < 0 || (or_zero && *test == 0) ? 0 : *v;
-#endif
-}
+/* ---- What is done to a map while it is read and written -------------------------------------- */
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
@@ -4409,52 +3791,6 @@ static qnet__prologue qnet__prologue_plain(const qnet_real *x)
     memset(&s, 0, sizeof s);
     s.x = x;
     return s;
-}
-
-/* What a source wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__prologue_lanes {
-    qnet__lanes mean, scale, beta, shift, slope;
-} qnet__prologue_lanes;
-
-QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                        ptrdiff_t c, qnet__prologue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        qnet__lanes_load(&k->mean, s->mean + c);
-        qnet__lanes_load(&k->scale, s->scale + c);
-    }
-    if (kind == QNET__PROLOGUE_NORMALISED)
-        qnet__lanes_load(&k->beta, s->beta + c);
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes_load(&k->shift, s->shift + c);
-        qnet__lanes_load(&k->slope, s->slope + c);
-    }
-}
-
-/* v = the numbers at offset `at` (of pixel and channel) of the source, whose channels are k's. */
-QNET__INLINE void qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   const qnet__prologue_lanes *k, ptrdiff_t at, qnet__lanes *v)
-{
-    qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__PROLOGUE_NORMALISED) {
-        *v = (*v - k->mean) * k->scale + k->beta;
-        qnet__lanes_cut(v, v, 0);
-    }
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes pre;
-        qnet__lanes_load(&pre, s->pre + at);
-        *v = k->scale * (*v - k->shift - (pre - k->mean) * k->slope);
-    }
-}
-
-/* Asks for the cache lines of what will be read at `at`, which may lie outside the map. */
-QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   ptrdiff_t at)
-{
-    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__PROLOGUE_GRADIENT)
-        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
 /* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
@@ -4495,150 +3831,11 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
     return s;
 }
 
-/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
-   before in double, as rounding errors grow with the length of a chain of additions. */
-typedef struct qnet__sums {
-    qnet__lanes center, sum1, sum2;
-    qnet__wide all1[QNET__LANE_COUNT / QNET__WIDE_COUNT], all2[QNET__LANE_COUNT / QNET__WIDE_COUNT];
-} qnet__sums;
-
-QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
-{
-    int i;
-    for (i = 0; i < QNET__LANE_COUNT / QNET__WIDE_COUNT; i++) {
-        qnet__wide more;
-        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE_COUNT, &more);
-        sums->all1[i] += more;
-        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE_COUNT, &more);
-        sums->all2[i] += more;
-    }
-    memset(&sums->sum1, 0, sizeof sums->sum1);
-    memset(&sums->sum2, 0, sizeof sums->sum2);
-}
-
-/* What a sink wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__epilogue_lanes {
-    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
-} qnet__epilogue_lanes;
-
-QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
-        return;
-    if (s->mean != NULL)
-        qnet__lanes_load(&k->mean, s->mean + c);
-    if (s->scale != NULL) {
-        qnet__lanes_load(&k->scale, s->scale + c);
-        qnet__lanes_load(&k->beta, s->beta + c);
-    }
-    if (s->residual_mean != NULL) {
-        qnet__lanes_load(&k->residual_mean, s->residual_mean + c);
-        qnet__lanes_load(&k->residual_scale, s->residual_scale + c);
-        qnet__lanes_load(&k->residual_beta, s->residual_beta + c);
-    }
-}
-
-/* The numbers `value` go to offset `at` (of pixel and channel) of the sink, whose channels are
-   k's. */
-QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                     const qnet__lanes *value, qnet__sums *sums)
-{
-    qnet__lanes v = *value, other;
-    if (kind == QNET__EPILOGUE_MOMENTS) {
-        other = v - sums->center;
-        sums->sum1 += other;
-        sums->sum2 += other * other;
-    }
-    if (kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - k->mean) * k->scale + k->beta;
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            if (s->residual_mean != NULL)
-                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
-            if (s->residual_relu)
-                qnet__lanes_cut(&other, &other, 0);
-            v += other;
-        }
-        if (s->relu)
-            qnet__lanes_cut(&v, &v, 0);
-    }
-    if (kind == QNET__EPILOGUE_GRADIENT) {
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            v += other;
-        }
-        if (s->mask != NULL) {
-            qnet__lanes_load(&other, s->mask + at);
-            qnet__lanes_cut(&v, &other, 1);
-        } else if (s->scale != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            other = (other - k->mean) * k->scale + k->beta;
-            qnet__lanes_cut(&v, &other, 1);
-        }
-        if (s->pre != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            sums->sum1 += v;
-            sums->sum2 += v * (other - k->mean);
-        }
-    }
-    if (s->y != NULL)
-        qnet__lanes_store(s->y + at, &v);
-}
-
-/* Asks for the cache lines of what will be read and written at `at`. */
-QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t at)
-{
-    if (s->y != NULL)
-        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
-    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
-        s->residual != NULL)
-        QNET__PREFETCH((uintptr_t)(s->residual + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
-        QNET__PREFETCH((uintptr_t)(s->mask + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
-        QNET__PREFETCH((uintptr_t)(s->pre + at));
-}
-
-/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
-QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
-{
-    if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
-    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
-    }
-}
-
-/* ---- From memory to memory ------------------------------------------------------------------- */
-
-#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
-#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
-
 typedef struct qnet__pass_job {
     const qnet__prologue *source;
     const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
-
-/* `rows` rows from `first` on; their sums are those of a chunk. */
-typedef void (*qnet__pass_run)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
-
-static size_t qnet__pass_chunk_rows(size_t channels)
-{
-    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
-}
-
-static size_t qnet__pass_chunks(size_t rows, size_t channels)
-{
-    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
-}
 
 /* The twin, by the definitions of source and sink. */
 static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
@@ -4705,25 +3902,786 @@ static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t 
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+/* ---- What Winograd's transforms take --------------------------------------------------------- */
+
+/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
+typedef enum qnet__winograd_form {
+    QNET__WINOGRAD_SAME,  /* stride 1 */
+    QNET__WINOGRAD_HALF,  /* stride 2 */
+    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+} qnet__winograd_form;
+
+#define QNET__WINOGRAD_MOST 9   /* points of an axis, at most */
+#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
+#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
+#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
+#define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
+
+/* Outputs along an axis of a tile. */
+QNET__INLINE int qnet__winograd_outputs(int points)
 {
-    qnet__pass_channels(job, first, rows, chunk, 0);
+    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
-   and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Points for 4 outputs. */
+QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_SAME ? 6 : 9;
+}
+
+/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
+   tile before does not. */
+QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
+}
+
+QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
+}
+
+QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 8 : 4;
+}
+
+/* Pixels along an axis that a tile with this number of points reads, and writes. */
+QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
+           : form == QNET__WINOGRAD_HALF ? points
+                                         : (points + 1) / 2;
+}
+
+QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
+           : form == QNET__WINOGRAD_HALF ? points / 2
+                                         : points - 1;
+}
+
+/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
+typedef struct qnet__winograd_axis {
+    ptrdiff_t tiles, large, side;
+    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
+} qnet__winograd_axis;
+
+/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
+   pixels before first * step, where `first` is the first of its outputs. */
+typedef struct qnet__winograd_map {
+    ptrdiff_t height, width, channels;
+    int step, border, more;
+    int size; /* of views: as for tiles with 4 outputs */
+} qnet__winograd_map;
+
+/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
+   large large, large small, small small. So those that use more points along an axis follow each
+   other. */
+typedef struct qnet__winograd {
+    const struct qnet__isa *isa;
+    qnet__winograd_form form;
+    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
+    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
+    qnet__winograd_axis y, x;
+    ptrdiff_t kind_end[4], tiles;         /* of the batch */
+    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
+    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
+    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
+    ptrdiff_t round_first, round_last;
+    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
+    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
+    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
+    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
+    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
+    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
+    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
+    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
+    qnet__prologue from;                    /* plain or normalised */
+    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
+    qnet__epilogue sink;
+    const qnet_real *w;                   /* [3][3][in][out] */
+    int backward;                         /* w is turned round and in, out are dst_c, src_c */
+    qnet_real *u;
+    const qnet_real *packed;              /* u, or what was packed before */
+    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
+    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
+} qnet__winograd;
+
+/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
+   them or outside the map. */
+typedef struct qnet__winograd_view {
+    int points_y, points_x;
+    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
+} qnet__winograd_view;
+
+static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
+                                const qnet__winograd_map *map, qnet__winograd_view *view)
+{
+    const int size = map->size;
+    int kind = 0, large_y, large_x, rows, columns, y, x;
+    ptrdiff_t image, i, j, top, left, *at = view->at;
+    while (tile >= p->kind_end[kind])
+        kind++;
+    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
+    large_y = kind == 1 || kind == 2, large_x = kind < 2;
+    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
+    i = large_y ? p->y.large : p->y.tiles - p->y.large;
+    image = tile / j / i;
+    i = tile / j % i + (large_y ? 0 : p->y.large);
+    j = tile % j + (large_x ? 0 : p->x.large);
+    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
+    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
+    rows = ((int)p->y.side + large_y) * map->step + map->more;
+    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->points_y = (int)(large_y ? p->y.points : p->y.few);
+    view->points_x = (int)(large_x ? p->x.points : p->x.few);
+    for (y = 0; y < size; y++) {
+        const ptrdiff_t row = (image * map->height + top + y) * map->width;
+        const int there = y < rows && top + y >= 0 && top + y < map->height;
+        for (x = 0; x < size; x++) {
+            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            *at++ = inside ? (row + left + x) * map->channels : -1;
+        }
+    }
+}
+
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
+}
+
+/* The parts of the algorithm that have a kernel. */
+typedef enum qnet__winograd_step {
+    QNET__WINOGRAD_INPUT,
+    QNET__WINOGRAD_GRADIENT,
+    QNET__WINOGRAD_OUTPUT,
+    QNET__WINOGRAD_KERNELS,
+    QNET__WINOGRAD_KERNEL_GRADIENTS
+} qnet__winograd_step;
+
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
+
+#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
+#define QNET__STEM_TAPS 192    /* 4 columns */
+#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
+
+/* sum[64][QNET__STEM_TAPS] += the taps of `count` outputs of pooling, times their gradients
+   dy[count][64]: those of output i lie in columns at place[i] and what the winner of its window
+   adds, row and column 0 .. 2 of the window, of which rows are `pitch` columns apart. */
+typedef struct qnet__stem_list {
+    const qnet_real *columns, *dy;
+    const uint8_t *winner; /* [count][64] */
+    const ptrdiff_t *place;
+    ptrdiff_t pitch, count;
+    double *sum;
+} qnet__stem_list;
+
+/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
+QNET__HELPER qnet_real qnet__sigmoid(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
+    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
+}
+
+QNET__HELPER qnet_real qnet__tanh(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
+    return (qnet_real)tanhf((float)x);
+}
+
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+typedef struct qnet__lstm_row {
+    size_t hidden;
+    const qnet_real *b, *uh;  /* forward: bias, U h' */
+    const qnet_real *c_prev;
+    qnet_real *gates;         /* forward: W x, which becomes i, f, g, o */
+    qnet_real *c, *tanh_c;    /* forward */
+    qnet_real *h, *next_h;    /* forward: h twice, for y and for the next product */
+    const qnet_real *dy, *dh; /* backward: from above, and from the step after through U */
+    qnet_real *dc;            /* backward: dc in, dc' out */
+    qnet_real *dgates;        /* backward: before the activations */
+    double *db;               /* backward: += dgates, in double, as many steps add up */
+} qnet__lstm_row;
+
+/* ---- The table of a set ---------------------------------------------------------------------- */
+
+typedef struct qnet__isa {
+    size_t columns; /* of a tile */
+    void (*tile)(const qnet__tile *t);
+    /* `rows` rows from `first` on; their sums are those of a chunk. */
+    void (*pass)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
+    /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
+    void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
+                     qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
+    void (*stem)(const qnet__stem_list *list);
+    void (*lstm_forward)(const qnet__lstm_row *row);
+    void (*lstm_backward)(const qnet__lstm_row *row);
+} qnet__isa;
+
+/* As wide as a number: what comparing lanes gives. */
+#if QNET__REAL_IS_DOUBLE
+typedef int64_t qnet__lane_int;
+#else
+typedef int32_t qnet__lane_int;
+#endif
+
+/* The names of what a set defines: each stands for one that ends in the set's suffix. */
+#define QNET__JOIN_(name, suffix) name##suffix
+#define QNET__JOIN(name, suffix) QNET__JOIN_(name, suffix)
+#define QNET__ISA(name) QNET__JOIN(name, QNET__SUFFIX)
+#define qnet__lanes QNET__ISA(qnet__lanes)
+#define qnet__narrow QNET__ISA(qnet__narrow)
+#define qnet__wide QNET__ISA(qnet__wide)
+#define qnet__lanes_load QNET__ISA(qnet__lanes_load)
+#define qnet__lanes_store QNET__ISA(qnet__lanes_store)
+#define qnet__lanes_zero QNET__ISA(qnet__lanes_zero)
+#define qnet__lanes_all QNET__ISA(qnet__lanes_all)
+#define qnet__lanes_fma QNET__ISA(qnet__lanes_fma)
+#define qnet__lanes_cut QNET__ISA(qnet__lanes_cut)
+#define qnet__lanes_int QNET__ISA(qnet__lanes_int)
+#define qnet__lanes_select QNET__ISA(qnet__lanes_select)
+#define qnet__lanes_load_part QNET__ISA(qnet__lanes_load_part)
+#define qnet__lanes_store_part QNET__ISA(qnet__lanes_store_part)
+#define qnet__lanes_to_bits QNET__ISA(qnet__lanes_to_bits)
+#define qnet__lanes_of_bits QNET__ISA(qnet__lanes_of_bits)
+#define qnet__lanes_gate QNET__ISA(qnet__lanes_gate)
+#define qnet__widen QNET__ISA(qnet__widen)
+#define qnet__wide_round QNET__ISA(qnet__wide_round)
+#define qnet__tile_keep QNET__ISA(qnet__tile_keep)
+#define qnet__tile_step QNET__ISA(qnet__tile_step)
+#define qnet__tile_rows QNET__ISA(qnet__tile_rows)
+#define qnet__tile_run QNET__ISA(qnet__tile_run)
+#define qnet__prologue_lanes QNET__ISA(qnet__prologue_lanes)
+#define qnet__prologue_channels QNET__ISA(qnet__prologue_channels)
+#define qnet__prologue_get QNET__ISA(qnet__prologue_get)
+#define qnet__prologue_prefetch QNET__ISA(qnet__prologue_prefetch)
+#define qnet__sums QNET__ISA(qnet__sums)
+#define qnet__sums_fold QNET__ISA(qnet__sums_fold)
+#define qnet__epilogue_lanes QNET__ISA(qnet__epilogue_lanes)
+#define qnet__epilogue_channels QNET__ISA(qnet__epilogue_channels)
+#define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
+#define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
+#define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_columns QNET__ISA(qnet__pass_columns)
+#define qnet__pass_run QNET__ISA(qnet__pass_run)
+#define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
+#define qnet__winograd_at QNET__ISA(qnet__winograd_at)
+#define qnet__winograd_a QNET__ISA(qnet__winograd_a)
+#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
+#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
+#define qnet__winograd_odd_points QNET__ISA(qnet__winograd_odd_points)
+#define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
+#define qnet__winograd_bt2_back QNET__ISA(qnet__winograd_bt2_back)
+#define qnet__winograd_odd_outputs QNET__ISA(qnet__winograd_odd_outputs)
+#define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
+#define qnet__winograd_at2_back QNET__ISA(qnet__winograd_at2_back)
+#define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
+#define qnet__winograd_g2 QNET__ISA(qnet__winograd_g2)
+#define qnet__winograd_gt2 QNET__ISA(qnet__winograd_gt2)
+#define qnet__winograd_to_points QNET__ISA(qnet__winograd_to_points)
+#define qnet__winograd_to_pixels QNET__ISA(qnet__winograd_to_pixels)
+#define qnet__winograd_from_outputs QNET__ISA(qnet__winograd_from_outputs)
+#define qnet__winograd_to_taps QNET__ISA(qnet__winograd_to_taps)
+#define qnet__winograd_to_kernel_points QNET__ISA(qnet__winograd_to_kernel_points)
+#define qnet__winograd_get QNET__ISA(qnet__winograd_get)
+#define qnet__winograd_prefetch QNET__ISA(qnet__winograd_prefetch)
+#define qnet__winograd_put QNET__ISA(qnet__winograd_put)
+#define qnet__winograd_input_tile QNET__ISA(qnet__winograd_input_tile)
+#define qnet__winograd_get_dy QNET__ISA(qnet__winograd_get_dy)
+#define qnet__winograd_gradient_tile QNET__ISA(qnet__winograd_gradient_tile)
+#define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
+#define qnet__winograd_sink QNET__ISA(qnet__winograd_sink)
+#define qnet__winograd_output_tile QNET__ISA(qnet__winograd_output_tile)
+#define qnet__winograd_output QNET__ISA(qnet__winograd_output)
+#define qnet__winograd_gather QNET__ISA(qnet__winograd_gather)
+#define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
+#define qnet__winograd_get_du QNET__ISA(qnet__winograd_get_du)
+#define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
+#define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
+#define qnet__winograd_same QNET__ISA(qnet__winograd_same)
+#define qnet__winograd_half QNET__ISA(qnet__winograd_half)
+#define qnet__winograd_double QNET__ISA(qnet__winograd_double)
+#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
+#define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
+#define qnet__stem_add QNET__ISA(qnet__stem_add)
+#define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
+#define qnet__lstm_units QNET__ISA(qnet__lstm_units)
+#define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
+#define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
+#define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
+#define qnet__isa_table QNET__ISA(qnet__isa_table)
+
+#define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
+#define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
+#define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
+
+#if QNET__ISA_AT_RUN_TIME
+#define QNET__SUFFIX _avx512
+#define QNET__LANES 16
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#define QNET__SUFFIX _avx2
+#define QNET__LANES 8
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#endif
+
+/* The last set is compiled as the file goes on. */
+#define QNET__SUFFIX _plain
+#define QNET__LANES QNET__LANES_COMPILED
+#define QNET__LAST_SET
+
+#endif /* QNET_IMPLEMENTATION, continued below */
+
+#ifdef QNET__SUFFIX /* the part that is compiled for each set */
+
+/* ---- Vectors --------------------------------------------------------------------------------- */
+
+#if QNET__LANES > 1
+typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet__lane_int qnet__lanes_int
+    __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
+typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
+#else
+typedef qnet_real qnet__lanes, qnet__narrow;
+typedef qnet__lane_int qnet__lanes_int;
+typedef double qnet__wide;
+#endif
+
+QNET__INLINE qnet__lanes qnet__lanes_load(const qnet_real *p)
+{
+    qnet__lanes v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+QNET__INLINE void qnet__lanes_store(qnet_real *p, qnet__lanes v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zero(void)
+{
+    qnet__lanes v;
+    memset(&v, 0, sizeof v);
+    return v;
+}
+
+/* x in all lanes. A difference, as 0 + -0 is 0. */
+QNET__INLINE qnet__lanes qnet__lanes_all(qnet_real x)
+{
+    return x - qnet__lanes_zero();
+}
+
+/* x y + z, rounded once where the set has such an instruction. */
+QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lanes z)
+{
+#if QNET__LANES == 16
+    return (qnet__lanes)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif QNET__LANES == 8
+    return (qnet__lanes)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#elif QNET__NEON
+    return (qnet__lanes)vfmaq_f32((float32x4_t)z, (float32x4_t)x, (float32x4_t)y);
+#else
+    return x * y + z;
+#endif
+}
+
+/* v, but 0 where test < 0 (or_zero: <= 0). A NaN in test keeps v. */
+QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
+{
+#if QNET__LANES > 1
+    const qnet__lanes zero = qnet__lanes_zero();
+    const __typeof__(v < zero) cut = or_zero ? test <= zero : test < zero;
+    return (qnet__lanes)((__typeof__(v < zero))v & ~cut);
+#else
+    return test < 0 || (or_zero && test == 0) ? 0 : v;
+#endif
+}
+
+/* yes in the lanes where a comparison holds, else no. */
+QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes yes, qnet__lanes no)
+{
+#if QNET__LANES > 1
+    return (qnet__lanes)(((qnet__lanes_int)yes & holds) | ((qnet__lanes_int)no & ~holds));
+#else
+    return holds ? yes : no;
+#endif
+}
+
+/* `count` numbers at p, and zeros behind them. */
+QNET__INLINE qnet__lanes qnet__lanes_load_part(const qnet_real *p, const size_t count)
+{
+    qnet__lanes v = qnet__lanes_zero();
+    memcpy(&v, p, count * sizeof *p);
+    return v;
+}
+
+/* The first `count` lanes go to p. */
+QNET__INLINE void qnet__lanes_store_part(qnet_real *p, qnet__lanes v, const size_t count)
+{
+    memcpy(p, &v, count * sizeof *p);
+}
+
+/* *y = x[QNET__WIDE] in double. */
+QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
+{
+    qnet__narrow v;
+    memcpy(&v, x, sizeof v);
+#if QNET__LANES > 1
+    *y = __builtin_convertvector(v, qnet__wide);
+#else
+    *y = (double)v;
+#endif
+}
+
+/* y[QNET__WIDE] = x, rounded. */
+QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
+{
+#if QNET__LANES > 1
+    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
+#else
+    const qnet__narrow v = (qnet_real)*x;
+#endif
+    memcpy(y, &v, sizeof v);
+}
+
+/* ---- The tile -------------------------------------------------------------------------------- */
+
+QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
+{
+    int n;
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
+        qnet__lanes_store(c, (held ? qnet__lanes_load(c) : qnet__lanes_zero()) + acc[n]);
+}
+
+/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
+   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
+   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
+   there are registers for all addresses. A chain's sums go to C row by row while the next chain
+   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
+   does not matter which products of zeros are left out. */
+QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int beside,
+                                  const qnet_real *const *a, size_t i, const qnet_real *b,
+                                  uintptr_t ahead, const qnet__turn turn,
+                                  qnet__lanes (*acc)[QNET__TILE_WIDE])
+{
+    qnet__lanes bk[QNET__TILE_WIDE];
+    int m, n;
+    QNET__PREFETCH(ahead);
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++)
+        bk[n] = qnet__lanes_load(b + n * QNET__LANES);
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
+        if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);
+        QNET__UNROLL
+        for (n = 0; n < QNET__TILE_WIDE; n++)
+            acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
+    }
+}
+
+QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const size_t a_step,
+                                  const int beside)
+{
+    const size_t b_step = t->b_step, ahead_step = t->ahead_step;
+    const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;
+    size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */
+    uintptr_t ahead = t->ahead;
+    int m, held = t->accumulate; /* 1: C holds a part of the sum */
+    qnet__lanes acc[QNET__TILE_ROWS][QNET__TILE_WIDE];
+    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);
+    i += a_step, b += b_step, ahead += ahead_step;
+    for (;;) {
+        while (k < t->length) {
+            if (chain == t->chain) {
+                if (held)
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);
+                else
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);
+                held = 1, chain = 1;
+                k++, i += a_step, b += b_step, ahead += ahead_step;
+            }
+            end = qnet__min_size(t->length, k + t->chain - chain);
+            chain += end - k;
+            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
+                QNET__KEEP_INDEX(i);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);
+            }
+        }
+        if (++s == t->segments)
+            break;
+        a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;
+    }
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        if (held)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 1);
+        else
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 0);
+    }
+}
+
+static void qnet__tile_run(const qnet__tile *t)
+{
+    if (t->rows == 6 && t->a_step == 1)
+        qnet__tile_rows(t, 6, 1, 0);
+    else if (t->rows == 6 && t->beside)
+        qnet__tile_rows(t, 6, t->a_step, 1);
+    else if (t->rows == 6)
+        qnet__tile_rows(t, 6, t->a_step, 0);
+    else if (t->rows == 4)
+        qnet__tile_rows(t, 4, t->a_step, 0);
+    else
+        qnet__tile_rows(t, 2, t->a_step, 0);
+}
+
+/* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
+
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__prologue_lanes {
+    qnet__lanes mean, scale, beta, shift, slope;
+} qnet__prologue_lanes;
+
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t c, qnet__prologue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__PROLOGUE_PLAIN) {
+        k->mean = qnet__lanes_load(s->mean + c);
+        k->scale = qnet__lanes_load(s->scale + c);
+    }
+    if (kind == QNET__PROLOGUE_NORMALISED)
+        k->beta = qnet__lanes_load(s->beta + c);
+    if (kind == QNET__PROLOGUE_GRADIENT) {
+        k->shift = qnet__lanes_load(s->shift + c);
+        k->slope = qnet__lanes_load(s->slope + c);
+    }
+}
+
+/* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+{
+    qnet__lanes v = qnet__lanes_load(s->x + at);
+    if (kind == QNET__PROLOGUE_NORMALISED) {
+        v = (v - k->mean) * k->scale + k->beta;
+        v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+    return v;
+}
+
+/* Prefetches what will be read at `at`, which may lie outside the map. */
+QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t at)
+{
+    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
+}
+
+/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
+   before in double, as rounding errors grow with the length of a chain of additions. */
+typedef struct qnet__sums {
+    qnet__lanes center, sum1, sum2;
+    qnet__wide all1[QNET__LANES / QNET__WIDE], all2[QNET__LANES / QNET__WIDE];
+} qnet__sums;
+
+QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
+{
+    int i;
+    for (i = 0; i < QNET__LANES / QNET__WIDE; i++) {
+        qnet__wide more;
+        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE, &more);
+        sums->all1[i] += more;
+        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE, &more);
+        sums->all2[i] += more;
+    }
+    sums->sum1 = sums->sum2 = qnet__lanes_zero();
+}
+
+/* What an epilogue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__epilogue_lanes {
+    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
+} qnet__epilogue_lanes;
+
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
+        return;
+    if (s->mean != NULL)
+        k->mean = qnet__lanes_load(s->mean + c);
+    if (s->scale != NULL) {
+        k->scale = qnet__lanes_load(s->scale + c);
+        k->beta = qnet__lanes_load(s->beta + c);
+    }
+    if (s->residual_mean != NULL) {
+        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
+        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
+        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+    }
+}
+
+/* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
+                                     qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS) {
+        const qnet__lanes d = v - sums->center;
+        sums->sum1 += d;
+        sums->sum2 += d * d;
+    }
+    if (kind == QNET__EPILOGUE_NORMALISE) {
+        v = (v - k->mean) * k->scale + k->beta;
+        if (s->residual != NULL) {
+            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            if (s->residual_mean != NULL)
+                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
+            if (s->residual_relu)
+                other = qnet__lanes_cut(other, other, 0);
+            v += other;
+        }
+        if (s->relu)
+            v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__EPILOGUE_GRADIENT) {
+        if (s->residual != NULL)
+            v += qnet__lanes_load(s->residual + at);
+        if (s->mask != NULL) {
+            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+        } else if (s->scale != NULL) {
+            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
+        }
+        if (s->pre != NULL) {
+            sums->sum1 += v;
+            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+        }
+    }
+    if (s->y != NULL)
+        qnet__lanes_store(s->y + at, v);
+}
+
+/* Prefetches what will be read and written at `at`. */
+QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t at)
+{
+    if (s->y != NULL)
+        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
+    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
+        s->residual != NULL)
+        QNET__PREFETCH((uintptr_t)(s->residual + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
+        QNET__PREFETCH((uintptr_t)(s->mask + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
+        QNET__PREFETCH((uintptr_t)(s->pre + at));
+}
+
+/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
+QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
+                                     const qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS)
+        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
+        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
+        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+    }
+}
+
+/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
+   column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
-        const ptrdiff_t d = c + QNET__LANE_COUNT;
+    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
+        const ptrdiff_t d = c + QNET__LANES;
         qnet__prologue_lanes from_left, from_right;
         qnet__epilogue_lanes to_left, to_right;
         qnet__sums left, right;
-        qnet__lanes v;
         qnet__prologue_channels(job->source, from, c, &from_left);
         qnet__prologue_channels(job->source, from, d, &from_right);
         qnet__epilogue_channels(job->sink, to, c, &to_left);
@@ -4731,14 +4689,15 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
         memset(&left, 0, sizeof left);
         memset(&right, 0, sizeof right);
         if (to == QNET__EPILOGUE_MOMENTS) {
-            qnet__prologue_get(job->source, from, &from_left, first + c, &left.center);
-            qnet__prologue_get(job->source, from, &from_right, first + d, &right.center);
+            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
+            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            qnet__prologue_get(job->source, from, &from_left, first + r * n + c, &v);
-            qnet__epilogue_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
-            qnet__prologue_get(job->source, from, &from_right, first + r * n + d, &v);
-            qnet__epilogue_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
+            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
+            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
+            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
+            v = qnet__prologue_get(job->source, from, &from_right, next);
+            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
             if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
                 qnet__sums_fold(&left);
                 qnet__sums_fold(&right);
@@ -4750,148 +4709,33 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
 
-#define QNET__DEFINE_PASS(name, target)                                                           \
-    target static void name(const qnet__pass_job *job, size_t at, size_t rows, size_t chunk)      \
-    {                                                                                             \
-        const qnet__epilogue_kind to = job->sink->kind; \
-        if (job->source->kind == QNET__PROLOGUE_NORMALISED) \
-            qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (job->source->kind == QNET__PROLOGUE_GRADIENT) \
-            qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_MOMENTS) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_MOMENTS, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_NORMALISE) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_NORMALISE, at, rows, chunk); \
-        else                                                                                      \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_GRADIENT, at, rows, chunk); \
-    }
-
-QNET__DEFINE_PASS(qnet__pass_portable, )
-#if QNET__X86
-QNET__DEFINE_PASS(qnet__pass_avx2, QNET__AVX2)
-QNET__DEFINE_PASS(qnet__pass_avx512, QNET__AVX512)
-#endif
-
-typedef struct qnet__pass_call {
-    qnet__pass_job job;
-    qnet__pass_run run;
-} qnet__pass_call;
-
-static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+/* One of prologue and epilogue is plain. */
+static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
-    const qnet__pass_call *call = (const qnet__pass_call *)arg;
-    const size_t rows = qnet__min_size(call->job.chunk_rows,
-                                       call->job.rows - chunk * call->job.chunk_rows);
-    QNET__UNUSED(worker);
-    if (call->job.sink->rows != NULL)
-        call->job.sink->rows[chunk] = rows;
-    call->run(&call->job, chunk * call->job.chunk_rows, rows, chunk);
-}
-
-static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
-{
+    const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
+    const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
     if (QNET__REFERENCE_ONLY)
-        return qnet__pass_ref;
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__pass_avx512;
-    case QNET_CPU_AVX2: return qnet__pass_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__pass_portable;
+        qnet__pass_channels(job, first, rows, chunk, 0);
+    else if (from == QNET__PROLOGUE_NORMALISED)
+        qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
+    else if (from == QNET__PROLOGUE_GRADIENT)
+        qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_MOMENTS)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_NORMALISE)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
+    else
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
 }
 
-/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
-   source's x may be the same map. */
-static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
-                       size_t rows, size_t channels)
-{
-    qnet__pass_call call;
-    call.job.source = source, call.job.sink = sink;
-    call.job.rows = rows, call.job.channels = channels;
-    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
-    call.run = qnet__pass_pick(ctx);
-    sink->chunks = qnet__pass_chunks(rows, channels);
-    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
-}
-
-/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
-
-#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
-
-typedef struct qnet__epilogue_join {
-    const qnet__epilogue *sink;
-    size_t channels;
-    double *first, *second; /* [channels] */
-} qnet__epilogue_join;
-
-/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
-   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
-   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
-static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
-    const qnet__epilogue *s = job->sink;
-    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
-    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
-    size_t k, c;
-    double rows = 0;
-    QNET__UNUSED(worker);
-    for (c = begin; c < end; c++)
-        job->first[c] = job->second[c] = 0;
-    if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        for (k = 0; k < s->chunks; k++) {
-            for (c = begin; c < end; c++) {
-                job->first[c] += s->sum1[k * n + c];
-                job->second[c] += s->sum2[k * n + c];
-            }
-        }
-        return;
-    }
-    for (k = 0; k < s->chunks; k++) {
-        rows += (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
-                             s->sum1[k * n + c];
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->first[c] /= rows;
-    for (k = 0; k < s->chunks; k++) {
-        const double m = (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            const double sum = s->sum1[k * n + c];
-            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
-            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->second[c] /= rows;
-}
-
-static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
-                              double *first, double *second)
-{
-    qnet__epilogue_join job;
-    job.sink = sink;
-    job.channels = channels;
-    job.first = first;
-    job.second = second;
-    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
-                   &job);
-}
-
-/* ============================================================================================
-   >>winograd: 3x3 convolution by Winograd's minimal filtering: stride 1, mostly by F(4x4, 3x3), and
-   stride 2.
+#if QNET__HAS_WINOGRAD
+/* ---- Winograd's transforms ---------------------------------------------------------------------
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
    takes 36 multiplications per channel pair where the direct sum takes 144 (Winograd 1980; Lavin &
    Gray 2016). Over all tiles of all images each of the 36 elements is a matrix product,
-   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
+   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile.
 
    The matrices come from interpolation at the points 0, infinity, a, -a, b and -b. With a = 5/8 and
    b = 3/2 all entries of A and B are exact in binary, and the rounding error of 4x4 tiles is less
@@ -4948,11 +4792,9 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
    linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
-   again a matrix product for each element. The twins are those of >>conv: the equation that this
-   room evaluates is the same, in another order of sums.
-   ============================================================================================ */
+   again a matrix product for each element. */
 
-/* ---- The transforms in one dimension, for 6, 5, 4 or 3 points -------------------------------- */
+/* In one dimension, for 6, 5, 4 or 3 points. */
 
 #define QNET__WINOGRAD_A 0.625
 #define QNET__WINOGRAD_B 1.5
@@ -4961,14 +4803,6 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
 #define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
-
-#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
-
-/* Outputs along an axis of a tile. */
-QNET__INLINE int qnet__winograd_outputs(int points)
-{
-    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
-}
 
 /* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
    what x has beyond that is not read.
@@ -5106,7 +4940,7 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
     y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
 }
 
-/* ---- The same for stride 2, for 9, 7 or 5 points --------------------------------------------- */
+/* For stride 2, with 9, 7 or 5 points. */
 
 #define QNET__WINOGRAD_R 0.75
 #define QNET__WINOGRAD_T 2.0
@@ -5251,54 +5085,7 @@ QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const p
     y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
 }
 
-/* ---- The transforms of tiles ----------------------------------------------------------------- */
-
-/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
-typedef enum qnet__winograd_form {
-    QNET__WINOGRAD_SAME,  /* stride 1 */
-    QNET__WINOGRAD_HALF,  /* stride 2 */
-    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
-} qnet__winograd_form;
-
-#define QNET__WINOGRAD_MOST 9 /* points of an axis, at most */
-
-/* Points for 4 outputs. */
-QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_SAME ? 6 : 9;
-}
-
-/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
-   tile before does not. */
-QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
-}
-
-QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
-}
-
-QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 8 : 4;
-}
-
-/* Pixels along an axis that a tile with this number of points reads, and writes. */
-QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
-           : form == QNET__WINOGRAD_HALF ? points
-                                         : (points + 1) / 2;
-}
-
-QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
-           : form == QNET__WINOGRAD_HALF ? points / 2
-                                         : points - 1;
-}
+/* For a tile. */
 
 QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
                                            const qnet__lanes *x, qnet__lanes *y,
@@ -5358,116 +5145,11 @@ QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form
     }
 }
 
-#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
-#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
-
-/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
-typedef struct qnet__winograd_axis {
-    ptrdiff_t tiles, large, side;
-    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
-} qnet__winograd_axis;
-
-/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
-   pixels before first * step, where `first` is the first of its outputs. */
-typedef struct qnet__winograd_map {
-    ptrdiff_t height, width, channels;
-    int step, border, more;
-    int size; /* of views: as for tiles with 4 outputs */
-} qnet__winograd_map;
-
-/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
-   large large, large small, small small. So those that use more points along an axis follow each
-   other. */
-typedef struct qnet__winograd {
-    qnet__kernel kernel;
-    qnet__winograd_form form;
-    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
-    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
-    qnet__winograd_axis y, x;
-    ptrdiff_t kind_end[4], tiles;         /* of the batch */
-    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
-    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
-    ptrdiff_t round_first, round_last;
-    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
-    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
-    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
-    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
-    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
-    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
-    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
-    qnet__prologue from;                    /* plain or normalised */
-    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
-    qnet__epilogue sink;
-    const qnet_real *w;                   /* [3][3][in][out] */
-    int backward;                         /* w is turned round and in, out are dst_c, src_c */
-    qnet_real *u;
-    const qnet_real *packed;              /* u, or what was packed before */
-    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
-    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
-} qnet__winograd;
-
-/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
-   them or outside the map. */
-typedef struct qnet__winograd_view {
-    int points_y, points_x;
-    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
-} qnet__winograd_view;
-
-static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
-                                const qnet__winograd_map *map, qnet__winograd_view *view)
+QNET__INLINE qnet__lanes qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            ptrdiff_t c)
 {
-    const int size = map->size;
-    int kind = 0, large_y, large_x, rows, columns, y, x;
-    ptrdiff_t image, i, j, top, left, *at = view->at;
-    while (tile >= p->kind_end[kind])
-        kind++;
-    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
-    large_y = kind == 1 || kind == 2, large_x = kind < 2;
-    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
-    i = large_y ? p->y.large : p->y.tiles - p->y.large;
-    image = tile / j / i;
-    i = tile / j % i + (large_y ? 0 : p->y.large);
-    j = tile % j + (large_x ? 0 : p->x.large);
-    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
-    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
-    rows = ((int)p->y.side + large_y) * map->step + map->more;
-    columns = ((int)p->x.side + large_x) * map->step + map->more;
-    view->points_y = (int)(large_y ? p->y.points : p->y.few);
-    view->points_x = (int)(large_x ? p->x.points : p->x.few);
-    for (y = 0; y < size; y++) {
-        const ptrdiff_t row = (image * map->height + top + y) * map->width;
-        const int there = y < rows && top + y >= 0 && top + y < map->height;
-        for (x = 0; x < size; x++) {
-            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
-            *at++ = inside ? (row + left + x) * map->channels : -1;
-        }
-    }
-}
-
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
-static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
-                                 ptrdiff_t *last)
-{
-    const int more_y = plane / p->x.points >= p->y.few;
-    const int more_x = plane % p->x.points >= p->x.few;
-    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
-    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
-    *first = *first > begin ? *first : begin;
-    *last = *last < end ? *last : end;
-}
-
-QNET__INLINE void qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                     const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                     qnet__lanes *v)
-{
-    if (at < 0) {
-        memset(v, 0, sizeof *v);
-    } else {
-        qnet__prologue_get(s, kind, k, at + c, v);
-    }
+    return at < 0 ? qnet__lanes_zero() : qnet__prologue_get(s, kind, k, at + c);
 }
 
 /* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
@@ -5491,20 +5173,20 @@ QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__p
 QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
                                      const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
 {
-    qnet__lanes_store(to, &x[0]);
-    qnet__lanes_store(to + plane, &x[1]);
-    qnet__lanes_store(to + 2 * plane, &x[2]);
+    qnet__lanes_store(to, x[0]);
+    qnet__lanes_store(to + plane, x[1]);
+    qnet__lanes_store(to + 2 * plane, x[2]);
     if (points > 3)
-        qnet__lanes_store(to + 3 * plane, &x[3]);
+        qnet__lanes_store(to + 3 * plane, x[3]);
     if (points > 4)
-        qnet__lanes_store(to + 4 * plane, &x[4]);
+        qnet__lanes_store(to + 4 * plane, x[4]);
     if (points > 5)
-        qnet__lanes_store(to + 5 * plane, &x[5]);
+        qnet__lanes_store(to + 5 * plane, x[5]);
     if (form != QNET__WINOGRAD_SAME && points > 6)
-        qnet__lanes_store(to + 6 * plane, &x[6]);
+        qnet__lanes_store(to + 6 * plane, x[6]);
     if (form != QNET__WINOGRAD_SAME && points > 7) {
-        qnet__lanes_store(to + 7 * plane, &x[7]);
-        qnet__lanes_store(to + 8 * plane, &x[8]);
+        qnet__lanes_store(to + 7 * plane, x[7]);
+        qnet__lanes_store(to + 8 * plane, x[8]);
     }
 }
 
@@ -5519,7 +5201,7 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+    for (c = 0; c < p->src_c; c += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->from, kind, c, &k);
@@ -5528,17 +5210,17 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
             qnet__lanes d[QNET__WINOGRAD_MOST];
             if (x >= size - qnet__winograd_fresh(form))
                 qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
-            qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
-            qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
-            qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
-            qnet__winograd_get(&p->from, kind, &k, from[3 * size], c, &d[3]);
-            qnet__winograd_get(&p->from, kind, &k, from[4 * size], c, &d[4]);
+            d[0] = qnet__winograd_get(&p->from, kind, &k, from[0], c);
+            d[1] = qnet__winograd_get(&p->from, kind, &k, from[size], c);
+            d[2] = qnet__winograd_get(&p->from, kind, &k, from[2 * size], c);
+            d[3] = qnet__winograd_get(&p->from, kind, &k, from[3 * size], c);
+            d[4] = qnet__winograd_get(&p->from, kind, &k, from[4 * size], c);
             if (size > 5)
-                qnet__winograd_get(&p->from, kind, &k, from[5 * size], c, &d[5]);
+                d[5] = qnet__winograd_get(&p->from, kind, &k, from[5 * size], c);
             if (size > 6) {
-                qnet__winograd_get(&p->from, kind, &k, from[6 * size], c, &d[6]);
-                qnet__winograd_get(&p->from, kind, &k, from[7 * size], c, &d[7]);
-                qnet__winograd_get(&p->from, kind, &k, from[8 * size], c, &d[8]);
+                d[6] = qnet__winograd_get(&p->from, kind, &k, from[6 * size], c);
+                d[7] = qnet__winograd_get(&p->from, kind, &k, from[7 * size], c);
+                d[8] = qnet__winograd_get(&p->from, kind, &k, from[8 * size], c);
             }
             qnet__winograd_to_points(form, points_y, d, half + x, pitch);
         }
@@ -5551,13 +5233,15 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
 }
 
 /* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                        const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                        qnet__lanes *v)
+QNET__INLINE qnet__lanes qnet__winograd_get_dy(const qnet__winograd *p,
+                                               const qnet__prologue_kind kind,
+                                               const qnet__prologue_lanes *k, ptrdiff_t at,
+                                               ptrdiff_t c)
 {
-    qnet__winograd_get(&p->dy, kind, k, at, c, v);
+    const qnet__lanes v = qnet__winograd_get(&p->dy, kind, k, at, c);
     if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
         qnet__lanes_store(p->dy_made + at + c, v);
+    return v;
 }
 
 /* A dY A^T of a tile. */
@@ -5571,17 +5255,17 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
     const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
     ptrdiff_t c;
     int y, x;
-    for (c = p->slab_first; c < end; c += QNET__LANE_COUNT, d += QNET__LANE_COUNT) {
+    for (c = p->slab_first; c < end; c += QNET__LANES, d += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[4 * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->dy, kind, c, &k);
         for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
             qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
-            qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
-            qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
-            qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
-            qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
+            e[0] = qnet__winograd_get_dy(p, kind, &k, at[x], c);
+            e[1] = qnet__winograd_get_dy(p, kind, &k, at[4 + x], c);
+            e[2] = qnet__winograd_get_dy(p, kind, &k, at[8 + x], c);
+            e[3] = qnet__winograd_get_dy(p, kind, &k, at[12 + x], c);
             qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
         }
         for (y = 0; y < points_y; y++) {
@@ -5623,7 +5307,7 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
 /* To the sink, unless the pixel is outside the map. */
 QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
                                       const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                      ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
+                                      ptrdiff_t channel, qnet__lanes y, qnet__sums *sums)
 {
     if (at >= 0)
         qnet__epilogue_put(s, kind, k, at + channel, y, sums);
@@ -5644,7 +5328,7 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
+    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
@@ -5656,16 +5340,16 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
         qnet__epilogue_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            qnet__lanes_load(&e[0], from);
-            qnet__lanes_load(&e[1], from + row);
-            qnet__lanes_load(&e[2], from + 2 * row);
-            qnet__lanes_load(&e[3], points_y > 3 ? from + 3 * row : from);
-            qnet__lanes_load(&e[4], points_y > 4 ? from + 4 * row : from);
-            qnet__lanes_load(&e[5], points_y > 5 ? from + 5 * row : from);
+            e[0] = qnet__lanes_load(from);
+            e[1] = qnet__lanes_load(from + row);
+            e[2] = qnet__lanes_load(from + 2 * row);
+            e[3] = qnet__lanes_load(points_y > 3 ? from + 3 * row : from);
+            e[4] = qnet__lanes_load(points_y > 4 ? from + 4 * row : from);
+            e[5] = qnet__lanes_load(points_y > 5 ? from + 5 * row : from);
             if (form != QNET__WINOGRAD_SAME) {
-                qnet__lanes_load(&e[6], points_y > 6 ? from + 6 * row : from);
-                qnet__lanes_load(&e[7], points_y > 7 ? from + 7 * row : from);
-                qnet__lanes_load(&e[8], points_y > 8 ? from + 8 * row : from);
+                e[6] = qnet__lanes_load(points_y > 6 ? from + 6 * row : from);
+                e[7] = qnet__lanes_load(points_y > 7 ? from + 7 * row : from);
+                e[8] = qnet__lanes_load(points_y > 8 ? from + 8 * row : from);
             }
             qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
         }
@@ -5675,15 +5359,15 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
             qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[2], c, &e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[3], c, &e[3], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[0], c, e[0], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[1], c, e[1], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[2], c, e[2], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[3], c, e[3], &sum);
             if (size > 4) {
-                qnet__winograd_sink(s, kind, &k, pixels[4], c, &e[4], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[5], c, &e[5], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[6], c, &e[6], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[7], c, &e[7], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[4], c, e[4], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[5], c, e[5], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[6], c, e[6], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[7], c, e[7], &sum);
             }
         }
         qnet__sums_fold(&sum);
@@ -5700,7 +5384,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
     const qnet__epilogue *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
-    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
+    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
     qnet__winograd_view now, next;
     ptrdiff_t t, c;
     size_t rows = 0;
@@ -5722,8 +5406,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
         for (x = 0; x < size * size; x++)
             rows += now.at[x] >= 0;
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT)
-        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
+        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         s->rows[block] = rows;
 }
@@ -5733,51 +5417,50 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
    those of the square to come, whose rows are asked for. */
 QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
                                         ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__LANE_COUNT][QNET__LANE_COUNT])
+                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
     ptrdiff_t i, j;
     int k;
     for (k = 0; k < 9; k++) {
         if (!p->backward) {
-            for (i = 0; i < QNET__LANE_COUNT; i++) {
+            for (i = 0; i < QNET__SQUARE; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
                 QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
-        for (j = 0; j < QNET__LANE_COUNT; j++) {
+        for (j = 0; j < QNET__SQUARE; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__LANE_COUNT; i++)
+            for (i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
+/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of
    a group; u is that of the group. The lines of u that the next square fills are asked for, by
    each half of a line: once was slower on a Zen 4. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
-    qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
-    ptrdiff_t i, j, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
+    qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
+    ptrdiff_t i, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     int y, x;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
-        const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
+        const ptrdiff_t next = (c + QNET__SQUARE) % QNET__WINOGRAD_GROUP;
+        const ptrdiff_t strip = next > 0 ? first : first + QNET__SQUARE; /* of the next */
         const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c]; /* may be beyond u */
         qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
                               strip < p->src_c ? strip : first,
                               group * QNET__WINOGRAD_GROUP + next, g);
-        for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
-            const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
+        for (i = 0; i < QNET__SQUARE * QNET__SQUARE; i += QNET__WIDE) {
+            const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
             qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
-            qnet_real rounded[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
                 qnet__widen(&g[x][row][column - c], &e[0]);
                 qnet__widen(&g[3 + x][row][column - c], &e[1]);
@@ -5788,15 +5471,9 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
                 qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
-                    if (columns >= QNET__WIDE_COUNT) {
-                        QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
-                                             (uintptr_t)ahead * sizeof *to);
-                        qnet__wide_round(&e[x], to + at[column]);
-                        continue;
-                    }
-                    qnet__wide_round(&e[x], rounded);
-                    for (j = 0; j < QNET__WIDE_COUNT; j++)
-                        to[at[column + j]] = rounded[j];
+                    QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
+                                         (uintptr_t)ahead * sizeof *to);
+                    qnet__wide_round(&e[x], to + at[column]);
                 }
             }
         }
@@ -5830,7 +5507,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE_COUNT) {
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
@@ -5862,14 +5539,6 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     }
 }
 
-/* The loops above, compiled for each kind of CPU. */
-typedef enum qnet__winograd_step {
-    QNET__WINOGRAD_INPUT,
-    QNET__WINOGRAD_GRADIENT,
-    QNET__WINOGRAD_OUTPUT,
-    QNET__WINOGRAD_KERNELS,
-    QNET__WINOGRAD_KERNEL_GRADIENTS
-} qnet__winograd_step;
 
 /* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
    has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
@@ -5896,73 +5565,949 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
         qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
 }
 
-/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
-   One for each form: compilers need much longer for all in one. */
-#define QNET__DEFINE_WINOGRAD_FORM(name, target, form)                                            \
-    target static QNET__NOINLINE void name(const qnet__winograd *p, qnet__winograd_step step,     \
-                                           ptrdiff_t i, ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, form, i, j, block);                                       \
-    }
+/* A function for each form, as compilers need much longer for all in one; and one for the kernels,
+   whose arrays would take more than 16 KB of stack together with the others'. */
+static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);
+}
 
-#define QNET__DEFINE_WINOGRAD(name, target)                                                       \
-    target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
-                                                        qnet__winograd_step step, ptrdiff_t i,    \
-                                                        ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        const int y = (int)p->y.points, x = (int)p->x.points;                                     \
-        if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)                     \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);                          \
-        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);                          \
-        else if (p->planes == 36)                                                                 \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);           \
-        else if (p->planes == 9)                                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);           \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);           \
-        else                                                                                      \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);           \
-    }                                                                                             \
-                                                                                                  \
-    QNET__DEFINE_WINOGRAD_FORM(name##_same, target, QNET__WINOGRAD_SAME)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_half, target, QNET__WINOGRAD_HALF)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_double, target, QNET__WINOGRAD_DOUBLE)                      \
-                                                                                                  \
-    static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j, \
-                     qnet_real *block)                                                            \
-    {                                                                                             \
-        if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)            \
-            name##_of_kernels(p, step, i, j, block);                                              \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            name##_same(p, step, i, j, block);                                                    \
-        else if (p->form == QNET__WINOGRAD_HALF)                                                  \
-            name##_half(p, step, i, j, block);                                                    \
-        else                                                                                      \
-            name##_double(p, step, i, j, block);                                                  \
-    }
+static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
+}
 
-QNET__DEFINE_WINOGRAD(qnet__winograd_portable, )
-#if QNET__X86
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx2, QNET__AVX2)
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx512, QNET__AVX512)
-#endif
+static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
+                                                 ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
+}
+
+static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
+                                                     qnet__winograd_step step, ptrdiff_t i,
+                                                     ptrdiff_t j, qnet_real *block)
+{
+    const int y = (int)p->y.points, x = (int)p->x.points;
+    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
+    else if (step == QNET__WINOGRAD_KERNELS)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
+    else if (p->planes == 36)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);
+    else if (p->planes == 9)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);
+    else
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);
+}
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
 {
-#if QNET__X86
-    if (p->kernel.columns == 64) {
-        qnet__winograd_avx512(p, step, i, j, block);
-        return;
+    if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)
+        qnet__winograd_of_kernels(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_same(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_HALF)
+        qnet__winograd_half(p, step, i, j, block);
+    else
+        qnet__winograd_double(p, step, i, j, block);
+}
+#endif /* QNET__HAS_WINOGRAD */
+
+/* ---- Max pooling ------------------------------------------------------------------------------ */
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
+   the loop over channels becomes vector code. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        QNET__UNROLL
+        for (int t = 1; t < 9; t++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
+            const int better = (v > best) | (v != v);
+            winner = better ? tap[t] : winner;
+            best = better ? v : best;
+        }
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
     }
-    if (p->kernel.columns == 16) {
-        qnet__winograd_avx2(p, step, i, j, block);
-        return;
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    for (int i = 0; pool->argmax != NULL && i < n; i++)
+        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
+/* ---- The gradient of the stem's weights ------------------------------------------------------ */
+
+/* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
+QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
+                                 const qnet_real *value, ptrdiff_t count, double *sum)
+{
+    const ptrdiff_t step = QNET__STEM_VECTORS * QNET__LANES;
+    ptrdiff_t first, i, k;
+    for (first = 0; first < QNET__STEM_TAPS; first += step) {
+        qnet__lanes v[QNET__STEM_VECTORS];
+        qnet_real block[QNET__STEM_VECTORS * QNET__LANES];
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            v[k] = qnet__lanes_zero();
+        for (i = 0; i < count; i++) {
+            const qnet_real *p = columns + from[i] + first;
+            QNET__UNROLL
+            for (k = 0; k < QNET__STEM_VECTORS; k++)
+                v[k] += qnet__lanes_load(p + k * QNET__LANES) * value[i];
+        }
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            qnet__lanes_store(block + k * QNET__LANES, v[k]);
+        for (k = 0; k < step; k++)
+            sum[first + k] += (double)block[k];
+    }
+}
+
+static void qnet__stem_winners_of(const qnet__stem_list *p)
+{
+    qnet_real value[QNET__STEM_PIECE];
+    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
+    for (i = 0; i < 9; i++)
+        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
+    for (c = 0; c < 64; c++) {
+        for (i = n = 0; i < p->count; i++) {
+            value[n] = p->dy[i * 64 + c];
+            from[n] = p->place[i] + tap[p->winner[i * 64 + c]];
+            n += value[n] != 0;
+        }
+        qnet__stem_add(p->columns, from, value, n, p->sum + c * QNET__STEM_TAPS);
+    }
+}
+
+/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
+
+#if QNET__REAL_IS_DOUBLE
+
+/* Double precision is for reference and takes the C library's. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+{
+    qnet_real v[QNET__LANES];
+    qnet__lanes_store(v, x);
+    for (size_t i = 0; i < QNET__LANES; i++)
+        v[i] = of_tanh ? qnet__tanh(v[i]) : qnet__sigmoid(v[i]);
+    return qnet__lanes_load(v);
+}
+
+#else
+
+QNET__INLINE qnet__lanes_int qnet__lanes_to_bits(qnet__lanes x)
+{
+    qnet__lanes_int bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
+{
+    qnet__lanes x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. tanh |x| = -d / (2 + d), d = e^-2|x| - 1. Worst errors over every 257th bit
+   pattern of a float: sigma 2.33, tanh 2.49 units in the last place.
+
+   e^-a = 2^-m e^r with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a is below half
+   of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits, so that m
+   times it is exact. 2^-m = power * rest, as no float is as small as 2^-150, and the smallest ones
+   are to be reached with one rounding, at the end. e^r - 1 = r + r^2 q(r), q fitted (least squares,
+   reweighted towards the least maximum) to a relative error of 1.4e-8. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+{
+    const qnet__lanes_int sign = qnet__lanes_to_bits(x) & ~0x7fffffff;
+    const qnet__lanes zero = qnet__lanes_zero(), most = qnet__lanes_all(104);
+    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(x) & 0x7fffffff);
+    qnet__lanes a = of_tanh ? 2.0f * size : size, rounded, m, r, q, expm1, power, rest, d;
+    qnet__lanes_int bits;
+    a = qnet__lanes_select(a > most, most, a); /* NaN stays */
+    rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
+    bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
+#if QNET__LANES > 1
+    m = rounded - 12582912.0f;
+#else
+    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+#endif
+    power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
+    rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = r * 0.00139464729f + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    expm1 = r + r * r * q;
+    if (of_tanh) {
+        d = power * expm1 * rest + (power * rest - 1.0f); /* near 0: d = e^r - 1 */
+        d = d / (2.0f + d);
+        return qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+    }
+    d = (power + power * expm1) * rest;
+    return qnet__lanes_select(x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
+}
+
+#endif
+
+/* `count` units from j on. */
+QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    qnet__lanes a[4], c, t, h;
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) /* W x + U h' + b */
+        a[q] = qnet__lanes_load_part(row->gates + q * n + j, count) +
+               qnet__lanes_load_part(row->uh + q * n + j, count) +
+               qnet__lanes_load_part(row->b + q * n + j, count);
+    a[0] = qnet__lanes_gate(a[0], 0); /* i (1) */
+    a[1] = qnet__lanes_gate(a[1], 0); /* f (3) */
+    a[2] = qnet__lanes_gate(a[2], 1); /* g */
+    a[3] = qnet__lanes_gate(a[3], 0); /* o (2) */
+    c = a[1] * qnet__lanes_load_part(row->c_prev + j, count) + a[0] * a[2]; /* c = f c' + i g (4) */
+    t = qnet__lanes_gate(c, 1);
+    h = a[3] * t; /* h = o tanh(c) (5) */
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) qnet__lanes_store_part(row->gates + q * n + j, a[q], count);
+    qnet__lanes_store_part(row->c + j, c, count);
+    qnet__lanes_store_part(row->tanh_c + j, t, count);
+    qnet__lanes_store_part(row->h + j, h, count);
+    qnet__lanes_store_part(row->next_h + j, h, count);
+}
+
+/* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
+QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    const qnet__lanes i = qnet__lanes_load_part(row->gates + j, count);
+    const qnet__lanes f = qnet__lanes_load_part(row->gates + n + j, count);
+    const qnet__lanes g = qnet__lanes_load_part(row->gates + 2 * n + j, count);
+    const qnet__lanes o = qnet__lanes_load_part(row->gates + 3 * n + j, count);
+    const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
+    const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
+                           qnet__lanes_load_part(row->dh + j, count);
+    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    /* h = o tanh(c) (5) */
+    const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
+    qnet__lanes da[4];
+    da[3] = dh * t * o * (one - o);
+    /* c = f c' + i g (4) */
+    da[0] = dc * g * i * (one - i);
+    da[1] = dc * c_prev * f * (one - f);
+    da[2] = dc * i * (one - g * g);
+    qnet__lanes_store_part(row->dc + j, dc * f, count);
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) {
+        qnet_real part[QNET__LANES];
+        qnet__lanes_store(part, da[q]);
+        qnet__lanes_store_part(row->dgates + q * n + j, da[q], count);
+        for (size_t k = 0; k < count; k++) row->db[q * n + j + k] += (double)part[k];
+    }
+}
+
+static void qnet__lstm_forward_row(const qnet__lstm_row *row)
+{
+    size_t j = 0;
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
+}
+
+static void qnet__lstm_backward_row(const qnet__lstm_row *row)
+{
+    size_t j = 0;
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES)
+        qnet__lstm_units_back(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+static const qnet__isa qnet__isa_table = {
+    QNET__TILE_WIDE * QNET__LANES, qnet__tile_run, qnet__pass_run,
+#if QNET__HAS_WINOGRAD
+    qnet__winograd_run,
+#else
+    NULL,
+#endif
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+};
+
+#endif /* QNET__SUFFIX */
+
+#ifdef QNET__LAST_SET /* the implementation, continued */
+#undef QNET__LAST_SET
+
+/* The kernels of a context: the one place where they are chosen. */
+static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
+{
+    const qnet__isa *plain = &qnet__isa_table;
+#if QNET__ISA_AT_RUN_TIME
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
+        return &qnet__isa_table_avx512;
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX2)
+        return &qnet__isa_table_avx2;
+#endif
+    QNET__UNUSED(ctx);
+    return plain;
+}
+#undef QNET__SUFFIX
+#undef QNET__LANES
+
+
+/* ============================================================================================
+   >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
+   qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+   ============================================================================================ */
+
+
+
+/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+static int qnet__tile_size(size_t rows)
+{
+    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
+}
+
+/* By way of a block on the stack, or without products. */
+static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
+                                          size_t columns)
+{
+    const size_t bytes = columns * sizeof(qnet_real);
+    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
+    qnet_real *c[QNET__TILE_ROWS];
+    qnet__tile part = *tile;
+    int m;
+    memset(block, 0, sizeof block);
+    for (m = 0; m < tile->rows; m++) {
+        c[m] = block[m];
+        if (tile->accumulate && tile->c[m] != NULL)
+            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
+    }
+    part.c = c;
+    part.c_at = 0;
+    if (tile->segments > 0 && tile->length > 0)
+        isa->tile(&part);
+    for (m = 0; m < tile->rows; m++) {
+        if (tile->c[m] != NULL)
+            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
+    }
+}
+
+/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
+   first `columns` columns are wanted. */
+static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
+{
+    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
+    for (m = 0; m < tile->rows; m++)
+        full = full && tile->c[m] != NULL;
+    if (full) {
+        isa->tile(tile);
+    } else {
+        qnet__run_part(isa, tile, columns);
+    }
+}
+
+#define QNET__LINE 64 /* bytes of a cache line */
+
+/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
+   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
+   after another where the rows follow each other, as the hardware likes best. next: NULL where
+   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
+   a loss. */
+static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
+                           size_t part)
+{
+    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
+    tile->ahead = (uintptr_t)tile; /* here already */
+    tile->ahead_step = 0;
+    if (next != NULL && part * line < row) {
+        const size_t before = step == wide ? tile->segments * tile->length : 1;
+        tile->ahead = (uintptr_t)next + part * before * line;
+        tile->ahead_step = step == wide ? line : step * sizeof *next;
+    }
+}
+
+/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
+static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
+{
+    size_t at;
+    int m;
+    for (m = 0; m < tile->rows; m++) {
+        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
+            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
+    }
+}
+
+/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
+       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
+   column = panel * width + j, zero beyond the last column. One task per panel. */
+typedef struct qnet__packing {
+    const qnet_real *src;
+    qnet_real *dst;
+    size_t blocks, length, columns, width;
+    size_t block_step, row_step, column_step;
+} qnet__packing;
+
+#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
+
+static void qnet__pack_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__packing *p = (const qnet__packing *)arg;
+    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
+    size_t block, j, k, first, last;
+    QNET__UNUSED(worker);
+    for (block = 0; block < p->blocks; block++) {
+        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
+        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
+        if (valid < p->width)
+            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
+        if (p->column_step == 1) {
+            for (k = 0; k < p->length; k++)
+                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
+            continue;
+        }
+        for (first = 0; first < p->length; first = last) {
+            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
+            for (j = 0; j < valid; j++) {
+                const qnet_real *from = src + j * p->column_step;
+                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
+                for (k = first; k < last; k++)
+                    dst[k * p->width + j] = from[k * p->row_step];
+            }
+        }
+    }
+}
+
+static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+{
+    return columns / isa->columns + (columns % isa->columns != 0);
+}
+
+/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
+   beside the rows. A constant, so that the split depends on shapes only. */
+#define QNET__PANEL_BYTES ((size_t)384 << 10)
+
+static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
+{
+    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
+    return qnet__min_size(panels, qnet__max_size(fit, 1));
+}
+
+/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
+static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
+                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
+                           qnet_real beta, qnet_real *c, size_t ldc)
+{
+    size_t i, j, p;
+    for (i = 0; i < m; i++) {
+        for (j = 0; j < n; j++) {
+            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
+            for (p = 0; p < k; p++) {
+                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
+                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
+            }
+            c[i * ldc + j] = sum;
+        }
+    }
+}
+
+#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
+
+typedef struct qnet__gemm {
+    const qnet__isa *isa;
+    const qnet_real *a, *b;
+    qnet_real *c;
+    size_t m, n, k, ldc;
+    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
+    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
+    size_t panels, panels_per_task, bands;
+    int accumulate;
+} qnet__gemm;
+
+static void qnet__gemm_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__gemm *g = (const qnet__gemm *)arg;
+    const size_t panel_first = index / g->bands * g->panels_per_task;
+    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
+    const size_t band = index % g->bands * QNET__GEMM_BAND;
+    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t first, rows, panel;
+    qnet__tile tile;
+    int i;
+    QNET__UNUSED(worker);
+    memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_DIRECT;
+    tile.ahead = (uintptr_t)g->b;
+    tile.a = a, tile.b = &g->b, tile.c = c;
+    tile.a_step = g->a_step, tile.b_step = g->b_step;
+    tile.segments = 1, tile.length = g->k;
+    tile.accumulate = g->accumulate;
+    for (first = band; first < last; first += rows) {
+        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
+        tile.rows = qnet__tile_size(rows);
+        for (i = 0; i < tile.rows; i++) {
+            const size_t row = first + (size_t)i;
+            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
+            c[i] = row < last ? g->c + row * g->ldc : NULL;
+        }
+        for (panel = panel_first; panel < panel_last; panel++) {
+            tile.b_at = panel * g->b_panel;
+            tile.c_at = panel * g->isa->columns;
+            qnet__run_tile(g->isa, &tile,
+                           qnet__min_size(g->n - tile.c_at, g->isa->columns));
+        }
+    }
+}
+
+/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
+   would cost more than it saves. */
+static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t n)
+{
+    return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
+}
+
+/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
+QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
+                                  size_t n, size_t k)
+{
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    qnet__arena arena = {NULL, 0};
+    QNET__UNUSED(trans_a);
+    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(isa, trans_b, m, n))
+        return 0;
+    if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
+        return (size_t)-1;
+    qnet__take(&arena, qnet__panels(isa, n), k);
+    return arena.at;
+}
+
+static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
+{
+    qnet__gemm g;
+    g.isa = qnet__isa_of(ctx);
+    g.a = a, g.b = b, g.c = c;
+    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
+    g.a_row = trans_a ? 1 : lda;
+    g.a_step = trans_a ? lda : 1;
+    g.b_panel = g.isa->columns;
+    g.b_step = ldb;
+    g.panels = qnet__panels(g.isa, n);
+    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.isa->columns);
+    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
+    g.accumulate = accumulate;
+    if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
+        qnet__packing p;
+        p.src = b, p.dst = (qnet_real *)scratch;
+        p.blocks = 1, p.length = k, p.columns = n, p.width = g.isa->columns;
+        p.block_step = 0;
+        p.row_step = trans_b ? 1 : ldb;
+        p.column_step = trans_b ? ldb : 1;
+        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
+        g.b = p.dst;
+        g.b_panel = k * g.isa->columns;
+        g.b_step = g.isa->columns;
+    }
+    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+}
+
+/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
+static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
+{
+#if QNET__REAL_IS_DOUBLE
+    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
+    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
+    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
+    *done = 0;
+#else
+    const qnet_blas *blas = &ctx->hooks.blas;
+    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
+                        lda, qnet__max_size(ldb, ldc))));
+    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
+    if (*done && most > (size_t)INT_MAX) {
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
+                          (unsigned long)most, INT_MAX);
+    }
+    if (*done) {
+        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
+                    b, (int)ldb, beta, c, (int)ldc);
     }
 #endif
-    qnet__winograd_portable(p, step, i, j, block);
+    return QNET_OK;
 }
+
+/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
+static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
+{
+    size_t bytes;
+    return step >= width && qnet__mul(rows, step, &bytes) &&
+           qnet__mul(bytes, sizeof(qnet_real), &bytes);
+}
+
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
+{
+    void *own;
+    size_t bytes;
+    int done = 0;
+    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
+    if (m == 0 || n == 0 || k == 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
+                          (unsigned long)n, (unsigned long)k);
+    }
+    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
+        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
+                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
+                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
+    }
+    if (beta != 0 && beta != 1) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
+                          (double)beta);
+    }
+    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
+    if (done)
+        return QNET_OK;
+    if (QNET__REFERENCE_ONLY) {
+        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+        return QNET_OK;
+    }
+    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
+    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
+    qnet__free(ctx, own, bytes);
+    return QNET_OK;
+}
+
+/* Products after which the rows go on to the next tile while the same piece of b stays in the first
+   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
+
+/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
+       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
+   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
+   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
+   all rows, and `chain` divides QNET__PIECE. */
+static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    const size_t panels = qnet__panels(isa, columns);
+    const size_t lines = (isa->columns * sizeof *b - 1) / QNET__LINE + 1;
+    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *rest_a[QNET__TILE_ROWS];
+    qnet_real *rest_c[QNET__TILE_ROWS];
+    size_t panel, first, at, i, part;
+    const qnet_real *next, *next_a;
+    qnet__tile tile;
+    memset(&tile, 0, sizeof tile);
+    tile.chain = chain;
+    tile.b = &b;
+    tile.a_step = a_step, tile.b_step = b_step;
+    tile.segments = 1;
+    for (i = 0; i < QNET__TILE_ROWS; i++) {
+        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
+        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
+    }
+    for (panel = 0; panel < panels; panel++) {
+        const size_t wanted = qnet__min_size(columns - panel * isa->columns, isa->columns);
+        tile.c_at = panel * isa->columns;
+        for (at = 0; at < k; at += tile.length) {
+            tile.length = qnet__min_size(k - at, QNET__PIECE);
+            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
+            tile.accumulate = accumulate || at > 0;
+            next = next_a = NULL;
+            if (at + tile.length < k) {
+                next = b + tile.b_at + tile.length * b_step;
+                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
+            } else if (panel + 1 < panels) {
+                next = b + (panel + 1) * b_panel;
+            }
+            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
+                tile.rows = qnet__tile_size(rows - first);
+                tile.a = first < rest ? a + first : rest_a;
+                tile.c = first < rest ? c + first : rest_c;
+                tile.beside = a_step > 1 && first < rest;
+                if (accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, isa->columns);
+                part = first / QNET__TILE_ROWS;
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, b_step, isa->columns, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
+                }
+                qnet__run_tile(isa, &tile, wanted);
+            }
+        }
+    }
+}
+
+/* ============================================================================================
+   >>fuse: a pass over a map x[rows][channels] in memory, with the prologue or the epilogue that
+   Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+/* ---- From memory to memory ------------------------------------------------------------------- */
+
+#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
+#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
+
+
+
+static size_t qnet__pass_chunk_rows(size_t channels)
+{
+    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
+}
+
+static size_t qnet__pass_chunks(size_t rows, size_t channels)
+{
+    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
+}
+
+
+
+
+
+typedef struct qnet__pass_call {
+    qnet__pass_job job;
+    const qnet__isa *isa;
+} qnet__pass_call;
+
+static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__pass_call *call = (const qnet__pass_call *)arg;
+    const size_t rows = qnet__min_size(call->job.chunk_rows,
+                                       call->job.rows - chunk * call->job.chunk_rows);
+    QNET__UNUSED(worker);
+    if (call->job.sink->rows != NULL)
+        call->job.sink->rows[chunk] = rows;
+    call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
+}
+
+
+/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
+   source's x may be the same map. */
+static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
+                       size_t rows, size_t channels)
+{
+    qnet__pass_call call;
+    call.job.source = source, call.job.sink = sink;
+    call.job.rows = rows, call.job.channels = channels;
+    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
+    call.isa = qnet__isa_of(ctx);
+    sink->chunks = qnet__pass_chunks(rows, channels);
+    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
+}
+
+/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
+
+#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
+
+typedef struct qnet__epilogue_join {
+    const qnet__epilogue *sink;
+    size_t channels;
+    double *first, *second; /* [channels] */
+} qnet__epilogue_join;
+
+/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
+   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
+   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
+static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
+    const qnet__epilogue *s = job->sink;
+    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
+    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
+    size_t k, c;
+    double rows = 0;
+    QNET__UNUSED(worker);
+    for (c = begin; c < end; c++)
+        job->first[c] = job->second[c] = 0;
+    if (s->kind == QNET__EPILOGUE_GRADIENT) {
+        for (k = 0; k < s->chunks; k++) {
+            for (c = begin; c < end; c++) {
+                job->first[c] += s->sum1[k * n + c];
+                job->second[c] += s->sum2[k * n + c];
+            }
+        }
+        return;
+    }
+    for (k = 0; k < s->chunks; k++) {
+        rows += (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
+                             s->sum1[k * n + c];
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->first[c] /= rows;
+    for (k = 0; k < s->chunks; k++) {
+        const double m = (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            const double sum = s->sum1[k * n + c];
+            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
+            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->second[c] /= rows;
+}
+
+static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
+                              double *first, double *second)
+{
+    qnet__epilogue_join job;
+    job.sink = sink;
+    job.channels = channels;
+    job.first = first;
+    job.second = second;
+    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
+                   &job);
+}
+
+/* ============================================================================================
+   >>winograd: 3x3 convolution of stride 1 and 2 by Winograd's minimal filtering: how the tiles of a
+   batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
+   mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
+   another order of sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+
 
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
@@ -5974,7 +6519,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                                     ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
                                     qnet_real *m)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns, piece = (ptrdiff_t)QNET__PIECE;
     const ptrdiff_t size = piece * columns;
     const size_t asked = p->by_group ? QNET__PIECE * sizeof *v : 0; /* v holds all tiles */
     const qnet_real *plane = u, *next;
@@ -6016,7 +6561,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                     }
                     qnet__tile_prefetch(&tile, next, (size_t)columns, (size_t)columns,
                                    (size_t)((r - begin) / QNET__TILE_ROWS));
-                    p->kernel.run(&tile);
+                    p->isa->tile(&tile);
                 }
             }
         }
@@ -6044,11 +6589,11 @@ static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     ptrdiff_t group;
-    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
+    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
     for (group = 0; group < groups; group++) {
         qnet__winograd_multiply(p, v, first, last, qnet__winograd_u(p, group),
                                 qnet__winograd_u(p, (group + 1) % groups), m);
-        qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
+        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
                            m);
     }
 }
@@ -6060,7 +6605,7 @@ static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first,
+    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first,
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
 }
 
@@ -6071,7 +6616,7 @@ static void qnet__winograd_group_block(const qnet__winograd *p, ptrdiff_t group,
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     qnet__winograd_multiply(p, p->v + (first - p->round_first) * p->v_row, first,
                             qnet__winograd_last(p, first, p->block), u, u, m);
-    qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
+    p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
 }
 
 /* Blocks of a group follow each other, so that mostly one worker reads its part of u. */
@@ -6090,8 +6635,8 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
     const qnet__winograd *p = (const qnet__winograd *)arg;
     qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
     ptrdiff_t at;
-    for (at = 0; at < p->src_c; at += QNET__LANE_COUNT)
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
+    for (at = 0; at < p->src_c; at += QNET__SQUARE)
+        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
     for (at = p->round_first; at < p->round_last; at += p->block)
         qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
 }
@@ -6099,9 +6644,9 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT, group = (ptrdiff_t)index / strips;
+    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
                        group, p->u + group * p->planes * p->u_plane);
 }
 
@@ -6143,7 +6688,7 @@ static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
    of the tiles, 4 or 2. */
-static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
+static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
                                     const qnet_conv2d *s, int side, int backward)
 {
     const int out_h = (s->height - 1) / s->stride + 1, out_w = (s->width - 1) / s->stride + 1;
@@ -6151,7 +6696,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     ptrdiff_t small_y, small_x;
     memset(p, 0, sizeof *p);
     memset(&x, 0, sizeof x);
-    p->kernel = *kernel;
+    p->isa = isa;
     p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
                              : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
     p->backward = backward;
@@ -6231,11 +6776,11 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
 static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet_real *w, qnet_real *u)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     p.w = w, p.u = u;
-    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__WINOGRAD_GROUP)),
+    qnet__parallel(ctx, (size_t)(p.src_c / QNET__SQUARE * (p.dst_c / QNET__WINOGRAD_GROUP)),
                    qnet__winograd_kernels_task, &p);
 }
 
@@ -6245,11 +6790,11 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
                                 const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
                                 qnet__epilogue *sink, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t count;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
     sink->chunks = (size_t)p.blocks;
     p.from = *x, p.sink = *sink, p.w = w;
@@ -6283,7 +6828,7 @@ static void qnet__winograd_gradient_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first,
+    p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first,
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->d + at * p->d_row);
 }
 
@@ -6312,9 +6857,9 @@ static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff
         c[i] = du + plane * p->du_plane + i * p->du_row;
     }
     if (from < end) {
-        qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
+        qnet__multiply_rows(p->isa, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
                             (size_t)columns, (size_t)(end - from), a, (size_t)p->v_row, d,
-                            (size_t)p->d_row, p->kernel.columns, c, from > begin);
+                            (size_t)p->d_row, p->isa->columns, c, from > begin);
     }
 }
 
@@ -6341,7 +6886,7 @@ static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
                            p->d + group * QNET__WINOGRAD_GROUP, du);
     }
     for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
                            p->slab_first / QNET__WINOGRAD_GROUP + group, du + k * p->du_row);
     }
 }
@@ -6364,8 +6909,8 @@ static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
     }
     for (first = begin; first < end; first = last) {
         last = first + p->round < end ? first + p->round : end;
-        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
-        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
         for (k = 0; k < p->planes; k++)
             qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
     }
@@ -6378,7 +6923,7 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     ptrdiff_t group;
     QNET__UNUSED(worker);
     for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
                            du + group * QNET__WINOGRAD_GROUP);
     }
 }
@@ -6437,11 +6982,11 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t strips;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
     if (qnet__winograd_in_parts(&p)) {
@@ -6525,16 +7070,16 @@ static int qnet__winograd_goes_back(const qnet_conv2d *s)
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
     if (qnet__winograd_goes_back(s)) {
-        qnet__winograd_geometry(&p, &kernel, s, side, 1);
+        qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
     }
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
@@ -6708,7 +7253,7 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
 
 /* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
@@ -6716,7 +7261,7 @@ typedef struct qnet__sweep {
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][kernel.columns] */
+    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][isa->columns] */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
     ptrdiff_t src_c, dst_c, kernel_size;
     size_t phases, phases_x;
@@ -6774,7 +7319,7 @@ static void qnet__sweep_taps(const qnet__sweep *p, ptrdiff_t first, qnet__taps *
         taps->x[s] = v * p->x.tap_step;
         taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
         taps->b[s] = p->panels +
-                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->kernel.columns;
+                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->isa->columns;
     }
 }
 
@@ -6829,15 +7374,15 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
     qnet__tile tile = *piece;
     size_t wanted;
     ptrdiff_t row;
-    tile.c_at = panel * p->kernel.columns;
-    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->kernel.columns);
+    tile.c_at = panel * p->isa->columns;
+    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->isa->columns);
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
-        qnet__tile_prefetch(&tile, next, p->kernel.columns, p->kernel.columns,
+        qnet__tile_prefetch(&tile, next, p->isa->columns, p->isa->columns,
                        (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
         tile.c = pixel + row;
-        qnet__run_tile(&p->kernel, &tile, wanted);
+        qnet__run_tile(p->isa, &tile, wanted);
     }
 }
 
@@ -6884,7 +7429,7 @@ static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrd
 static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
                              ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
 {
-    const size_t columns = p->kernel.columns, segments = (size_t)taps->count;
+    const size_t columns = p->isa->columns, segments = (size_t)taps->count;
     const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
     const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     const size_t piece = qnet__min_size(length, QNET__PIECE);
@@ -6971,14 +7516,14 @@ typedef struct qnet__sweep_plan {
     size_t zero_count;
 } qnet__sweep_plan;
 
-static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__isa *isa,
                                          const qnet_conv2d *s, int src_c, int dst_c)
 {
-    const size_t panels = qnet__panels(kernel, (size_t)dst_c);
+    const size_t panels = qnet__panels(isa, (size_t)dst_c);
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__sweep_plan plan;
     plan.zero_count = (size_t)src_c * (size_t)s->kernel;
-    plan.panels = (qnet_real *)qnet__take(arena, panels * kernel->columns,
+    plan.panels = (qnet_real *)qnet__take(arena, panels * isa->columns,
                                           taps * (size_t)src_c * sizeof(qnet_real));
     plan.zeros = (qnet_real *)qnet__take(arena, plan.zero_count, sizeof(qnet_real));
     return plan;
@@ -6989,13 +7534,13 @@ static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backw
                               const qnet_real *w, qnet_real *panels)
 {
     const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__packing packing;
-    packing.src = w, packing.dst = panels, packing.width = kernel.columns;
+    packing.src = w, packing.dst = panels, packing.width = isa->columns;
     packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
     packing.length = backward ? out : in, packing.columns = backward ? in : out;
     packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    qnet__parallel(ctx, qnet__panels(&kernel, packing.columns), qnet__pack_task, &packing);
+    qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
 }
 
 /* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
@@ -7007,7 +7552,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
     qnet__sweep_plan plan;
     qnet__sweep p;
-    p.kernel = qnet__pick_kernel(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.shape = *s;
     p.backward = backward;
     p.add = add;
@@ -7016,7 +7561,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
     p.kernel_size = s->kernel;
-    plan = qnet__plan_sweep(arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
+    plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
     p.panels = plan.panels, p.zeros = plan.zeros;
 
@@ -7025,14 +7570,14 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     } else {
         p.panels = packed;
     }
-    p.panel_count = qnet__panels(&p.kernel, (size_t)p.dst_c);
+    p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
     qnet__sweep_phase(&p, 0); /* the largest */
     p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
     p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
-                                                                 p.kernel.columns);
+                                                                 p.isa->columns);
     if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS)
         p.panels_per_task = 1;
     return p;
@@ -7059,9 +7604,9 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
    tile, over the output columns whose whole kernel row lies in the image; the few columns at the
    left and right follow tap by tap. */
 typedef struct qnet__weight_sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
-    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of kernel.columns */
+    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of isa->columns */
     qnet_real *partial;      /* [groups][kernel * kernel * in_channels][dy_c] */
     qnet_real *dw;           /* [kernel * kernel * in_channels][out_channels] */
     ptrdiff_t dy_c, out_h, out_w;
@@ -7149,8 +7694,8 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
             c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
         tile.a_at = (size_t)at;
         if (accumulate)
-            qnet__tile_prefetch_sums(&tile, p->kernel.columns);
-        qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+            qnet__tile_prefetch_sums(&tile, p->isa->columns);
+        qnet__run_tile(p->isa, &tile, p->isa->columns);
     }
 }
 
@@ -7166,7 +7711,7 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
     qnet__weight_work t;
     QNET__UNUSED(worker);
     t.p = p;
-    t.panel_column = (ptrdiff_t)(index % p->panels * p->kernel.columns);
+    t.panel_column = (ptrdiff_t)(index % p->panels * p->isa->columns);
     t.dw = p->partial + group * kernel * kernel * in_c * p->dy_c + t.panel_column;
     t.block_first = super * p->blocks_per_task;
     t.block_last = t.block_first + p->blocks_per_task;
@@ -7214,7 +7759,7 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 /* Everything that follows from the shape, with the scratch: dy with its channels padded to whole
    panels (only if they are not) and the partial sums (unless there is one group to write dw
    itself). */
-static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s, qnet_real **padded)
 {
     qnet__weight_sweep p;
@@ -7222,18 +7767,18 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, channels, fit, unused;
     size_t partial_rows;
     memset(&p, 0, sizeof p);
-    p.kernel = *kernel;
+    p.isa = isa;
     p.shape = *s;
     p.out_h = qnet_conv2d_out_height(s);
     p.out_w = qnet_conv2d_out_width(s);
-    p.panels = qnet__panels(kernel, (size_t)s->out_channels);
-    p.dy_c = (ptrdiff_t)(p.panels * kernel->columns);
+    p.panels = qnet__panels(isa, (size_t)s->out_channels);
+    p.dy_c = (ptrdiff_t)(p.panels * isa->columns);
     qnet__inside(p.out_w, s->width, s->stride, -s->padding, &p.inner_first, &p.inner_last);
     qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
     p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
     tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
     p.blocks = (tile_rows - 1) / QNET__TILE_ROWS + 1;
-    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
+    block_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
     p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
     if (p.merged) {
         p.blocks_per_task = p.blocks; /* all of dw is small */
@@ -7270,10 +7815,10 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
 static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
                                       const qnet_real *dy, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet_real *padded;
-    qnet__weight_sweep p = qnet__plan_weights(&arena, &kernel, s, &padded);
+    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s, &padded);
     const ptrdiff_t weight_rows = (ptrdiff_t)s->kernel * s->kernel * s->in_channels;
     ptrdiff_t pixel;
     p.x = x, p.dy = dy, p.dw = dw;
@@ -7395,7 +7940,7 @@ static const char *qnet__conv_algorithm_name(qnet__conv_algorithm way)
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    const int side = qnet__winograd_side(shape, once);
+    const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
     if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
     if (qnet__conv_uses_blas(ctx))
@@ -7429,14 +7974,14 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm w
                                  const qnet_conv2d *shape)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet_real *padded;
     switch (way) {
     case QNET__CONV_REFERENCE: return 0;
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
         if (!qnet__winograd_goes_back(shape))
-            qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
+            qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
         return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
     case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
@@ -7444,9 +7989,9 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm w
                        sizeof(qnet_real));
         return forward.at;
     default:
-        qnet__plan_sweep(&forward, &kernel, shape, shape->in_channels, shape->out_channels);
-        qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
-        qnet__plan_weights(&weights, &kernel, shape, &padded);
+        qnet__plan_sweep(&forward, isa, shape, shape->in_channels, shape->out_channels);
+        qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
+        qnet__plan_weights(&weights, isa, shape, &padded);
         return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
     }
 }
@@ -7481,16 +8026,16 @@ static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *sink, size_t r
 static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm way,
                                 const qnet_conv2d *s)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
     switch (way) {
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
-        qnet__winograd_geometry(&p, &kernel, s, qnet__conv_side(way), 0);
+        qnet__winograd_geometry(&p, isa, s, qnet__conv_side(way), 0);
         return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
     case QNET__CONV_DIRECT:
-        return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
+        return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
     default: return 0;
     }
 }
@@ -7864,232 +8409,44 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 }
 
 /* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); the stem's in pooling.
+   >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
+   average pooling of x[batch][pixels][c] to y[batch][c]; sums over rows. The rows of max pooling
+   are computed by >>kernels. All but one of ResNet18's ReLUs are applied while maps are read and
+   written (>>fuse); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
-    for (size_t i = 0; i < count && x != NULL && y != NULL; i++) y[i] = x[i] < 0 ? 0 : x[i];
+    if (x == NULL || y == NULL) return;
+    for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
-    for (size_t i = 0; i < count && y != NULL && dy != NULL && dx != NULL; i++)
-        dx[i] = y[i] <= 0 ? 0 : dy[i];
+    if (y == NULL || dy == NULL || dx == NULL) return;
+    for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;        /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
-   become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
-{
-    const int better = (v > *best) | (v != v);
-    *winner = better ? t : *winner;
-    *best = better ? v : *best;
-}
-
-/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH], i;
-    for (i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
-   part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
-                                            const qnet__prologue_kind kind, size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    const size_t n = pool->channels;
-    size_t ox, c;
-    for (ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const qnet_real *x[9];
-        int tap[9], t, last = oy > 0 ? 0 : 3;
-        last += ox > 0 ? 0 : 1; /* the first that there is */
-        for (t = 0; t < 9; t++) {
-            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
-                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block,
-                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* sum[n] += dy where tap won. */
-QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
-                                       qnet_real *sum)
-{
-    int i;
-    for (i = 0; i < n; i++) {
-        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-        sum[i] += winner[i] == tap ? v : 0;
-    }
-}
-
-/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
-   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                      size_t ix, size_t c, qnet_real *dx)
-{
-    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
-    qnet_real sum[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) sum[i] = 0;
-    for (oy = iy / 2; oy <= last_y; oy++) {
-        for (ox = ix / 2; ox <= last_x; ox++) {
-            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
-            at = at * pool->channels + c;
-            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
-        }
-    }
-    for (i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
-{
-    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    for (ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
-#define QNET__DEFINE_MAXPOOL(name, target)                                                        \
-    target static void name(const qnet__maxpool *pool, size_t index)                              \
-    {                                                                                             \
-        if (pool->dx != NULL)                                                                     \
-            qnet__maxpool_backward_row(pool, index);                                              \
-        else if (pool->x.kind == QNET__PROLOGUE_PLAIN) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index); \
-        else if (pool->x.kind == QNET__PROLOGUE_SCALED) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index); \
-        else                                                                                      \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index); \
-    }
-
-QNET__DEFINE_MAXPOOL(qnet__maxpool_portable, )
-#if QNET__X86
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx2, QNET__AVX2)
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx512, QNET__AVX512)
-#endif
-
-/* One row: of y, or of dx where there is one. */
-typedef void (*qnet__maxpool_row)(const qnet__maxpool *pool, size_t index);
-
-typedef struct qnet__maxpool_call {
-    const qnet__maxpool *pool;
-    qnet__maxpool_row run;
-} qnet__maxpool_call;
+/* ---- Max pooling ------------------------------------------------------------------------------ */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
+    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    call->run(call->pool, index);
-}
-
-static qnet__maxpool_row qnet__maxpool_pick(const qnet_context *ctx)
-{
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__maxpool_avx512;
-    case QNET_CPU_AVX2: return qnet__maxpool_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__maxpool_portable;
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
-static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size_t batch)
+static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t batch)
 {
-    qnet__maxpool_call call;
-    call.pool = pool;
-    call.run = qnet__maxpool_pick(ctx);
     qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                   qnet__maxpool_task, &call);
+                   qnet__maxpool_task, pool);
 }
 
 /* Checks the sizes and fills them in; the arrays are left NULL. */
@@ -8108,8 +8465,8 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
-    pool->height = (size_t)height;
-    pool->width = (size_t)width;
+    pool->isa = qnet__isa_of(ctx);
+    pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
     pool->out_width = (pool->width - 1) / 2 + 1;
@@ -8125,8 +8482,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_forward", batch, height, width, channels,
                                  x && y, &pool));
     pool.x = qnet__prologue_plain(x);
-    pool.y = y;
-    pool.argmax = argmax;
+    pool.y = y, pool.argmax = argmax;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
@@ -8140,8 +8496,7 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_backward", batch, height, width, channels,
                                  argmax && dy && dx, &pool));
     pool.winner = argmax;
-    pool.dy = dy;
-    pool.dx = dx;
+    pool.dy = dy, pool.dx = dx;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
@@ -8229,8 +8584,8 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 }
 
 /* ============================================================================================
-   >>stem   A ResNet's first layer in one go: convolution 7x7/2 to 64 channels, batch norm, ReLU and
-   max pooling, forward and backward.
+   >>stem   A ResNet's first layer in one go, forward and backward: convolution 7x7/2 of
+   x[batch][height][width][channels] to 64 channels, batch norm, ReLU and max pooling 3x3/2.
 
    What the convolution gives, pre, is by far the largest map of the network. A training pass never
    has it whole: bands of its rows are made, used up while they are in cache, and forgotten.
@@ -8239,38 +8594,40 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
    pre where gamma > 0 and fall where gamma < 0: the window's maximum after them is that of its
    largest or its smallest pre. So that one is kept, and normalised by whoever reads it.
 
-   Backward. Let N be the number of the convolution's outputs, u_o the 147 inputs under its taps at
-   output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output. Then
+   Backward, for 3 channels. Let N be the number of the convolution's outputs, u_o the 147 inputs
+   under its taps at output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output.
 
-       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean))
+       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean)),
 
-          = scale (A - shift e - slope (P - e e^T / N) w),
+          = scale (cross - shift sum - slope (gram - sum sum^T / N) w),
 
-       A = sum of u_o g_o,    e = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T e / N.
+       cross = sum of u_o g_o,   sum = sum of u_o,   gram = sum of u_o u_o^T,   mean = w^T sum / N.
 
-   g is 0 but at the windows' maxima, so A has a term per output of pooling and not per pixel of
-   pre, which are four times as many; and P does not depend on the 64 channels. Two taps that are a
-   certain distance apart meet the same products wherever they lie, but for the borders: so P is a
-   matter of a few hundred sums of products, not of 147 x 147.
+   g is 0 but at the windows' maxima, so cross has a term per output of pooling and not per pixel of
+   pre, which are four times as many; and gram does not depend on the 64 channels. Two taps that are
+   a certain distance apart meet the same products wherever they lie, but for the borders: so gram
+   is a matter of a few hundred sums of products, not of 147 x 147.
+
+   gram - sum sum^T / N loses digits where the inputs' mean is large against their spread. As shift
+   is the mean of g, and mean that of pre, the sum of dpre is 0: a constant may be taken off all
+   numbers of a channel, padding included, and dw stays. So u_o is x less the mean of the channel
+   over the images' middle rows.
 
    Stride 2 is undone first: u[r][q] holds the 2 x 2 pixels (2r, 2q) ... (2r + 1, 2q + 1) of the
    image, which has a border of 3 zeros at the top and on the left, in 12 numbers. The convolution
-   is one of 4x4/1 over u then, and the rows and columns of A and P are its 4 x 4 x 12 = 192 taps,
+   is one of 4x4/1 over u then, and the rows and columns of cross and gram are its 192 taps,
 
        tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
    ============================================================================================ */
 
-#define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
-#define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
-#define QNET__STEM_U 12        /* numbers of u[r][q] */
-#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
-#define QNET__STEM_TAPS 192    /* 4 columns */
-#define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
+#define QNET__STEM_PIXELS 896   /* of pre in a band, about: in L2, unless the image is very wide */
+#define QNET__STEM_TASKS 16     /* wanted; backward: parts at most, each with its own sums */
+#define QNET__STEM_U 12         /* numbers of u[r][q] */
+#define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
-#define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
+#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8309,10 +8666,9 @@ static ptrdiff_t qnet__stem_end(const qnet__stem *s, ptrdiff_t band)
 typedef struct qnet__stem_forward_job {
     qnet__stem s;
     qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
+    const qnet__isa *isa;
     qnet__maxpool pool;
-    qnet__maxpool_row pool_row;
     const qnet__epilogue *sums; /* of the chunks, or NULL */
-    qnet__pass_run pass;
     ptrdiff_t tasks;        /* per image */
     qnet_real *rows;        /* [workers][1 + 2 band][out_w][64]: a band of pre, and the row above */
 } qnet__stem_forward_job;
@@ -8353,12 +8709,12 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
             job.chunk_rows = job.rows;
             p->sums->rows[chunk] = job.rows;
-            p->pass(&job, 0, job.rows, chunk);
+            p->isa->pass(&job, 0, job.rows, chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->pool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -8372,10 +8728,10 @@ static qnet_real *qnet__stem_take_rows(const qnet_context *ctx, const qnet__stem
 
 static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const qnet__stem s = qnet__stem_geometry(conv);
     qnet__arena arena = {NULL, 0};
-    qnet__plan_sweep(&arena, &kernel, conv, conv->in_channels, 64);
+    qnet__plan_sweep(&arena, isa, conv, conv->in_channels, 64);
     qnet__stem_take_rows(ctx, &s, &arena);
     return arena.at;
 }
@@ -8392,9 +8748,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
     p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
     p.rows = qnet__stem_take_rows(ctx, &p.s, &arena);
     p.pool = *pool;
-    p.pool_row = qnet__maxpool_pick(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.sums = sums;
-    p.pass = qnet__pass_pick(ctx);
     p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
     p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
     if (sums != NULL)
@@ -8407,186 +8762,112 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
 /* u[r .. r + 3][q] lies together, as column [r][q]: so the taps of output (y, x) are the 192
    numbers of the columns [y][x .. x + 3].
 
-   P by distances. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps
-   (t, s) and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as P is symmetric:
+   gram by lags. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps (t, s)
+   and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as gram is symmetric:
    i = 0 with j = 0 .. 3, and i = 1 .. 3 with j = -3 .. 3. These are numbers 12 .. 326 of the
    columns [r][q - 3 .. q + 3]: what follows, (3, 3) with a or b = 1, is no tap. (i = 0 with j < 0
-   is among them and not used.) So the products of all distances are a matrix product of u[r][q], 12
+   is among them and not used.) So the products of all lags are a matrix product of u[r][q], 12
    rows, by 315 columns, over all r and q.
-   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So there are
-   seven sums for rows 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven for columns;
-   tap s takes those from number s to s + 3. (The first and the last of the seven are of zeros, as
-   are u[0] and u[out_h + 2].) */
+   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So sums are
+   kept for seven classes of rows, 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven of
+   columns; tap s takes classes s to s + 3. */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
-    qnet__kernel kernel;
-    qnet__pass_run pass;
-    qnet__pass_job masks;  /* masks dpool, and its sums */
-    void (*winners)(const struct qnet__stem_backward_job *p, const qnet_real *from, ptrdiff_t at,
-                    const ptrdiff_t *place, ptrdiff_t count, double *sum);
-    const qnet_real *x;
-    const uint8_t *argmax;
-    const qnet_real *dpool;
+    const qnet__isa *isa;
+    qnet__prologue dpool;   /* [batch][pool_h][pool_w][64] */
+    qnet__pass_job mask;    /* masks dpool, and its sums */
+    const qnet_real *x;     /* [batch][height][width][3] */
+    const uint8_t *argmax;  /* of dpool */
+    qnet_real level[3];     /* taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
-    ptrdiff_t rows, wide;   /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
-    double *a;              /* [parts][64][192]: A */
-    double *p;              /* [parts][192][192]: P, half of it */
-    double *sum;            /* [parts][192]: e */
+    ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
+    double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
     qnet_real *u;           /* [workers][rows + 3][pitch][12] */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
-    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of some outputs */
-    double *edges;          /* [workers][7][7][12]: those of e */
+    qnet_real *lags;        /* [workers][7][7][12][width]: gram's sums of some outputs */
+    double *lag_sums;       /* [workers][7][7][12]: those of sum */
     const qnet_real *scale, *shift, *slope, *w; /* for the end */
-    qnet_real *dw;
+    qnet_real *dw;          /* [147][64] */
 } qnet__stem_backward_job;
+
+#define QNET__STEM_SUMS (257 * QNET__STEM_TAPS) /* of a part */
+#define QNET__STEM_GRAM (64 * QNET__STEM_TAPS)  /* where gram begins */
+#define QNET__STEM_SUM (256 * QNET__STEM_TAPS)  /* where sum begins */
 
 /* A task at one of its bands: rows first .. last - 1 of u are in columns. */
 typedef struct qnet__stem_work {
     const qnet__stem_backward_job *p;
     ptrdiff_t image, first, last;
     qnet_real *u, *columns, *lags;
-    double *edges;
-    double *a, *products, *sum; /* the part's */
-    int begun[7];               /* there are sums of these rows in lags and edges ... */
-    ptrdiff_t outputs;          /* ... of about so many outputs */
+    double *lag_sums, *sums;
+    int begun[7];      /* there are sums of this class of rows in lags and lag_sums ... */
+    ptrdiff_t outputs; /* ... of about so many outputs */
 } qnet__stem_work;
+
+/* The first row or column of a class; the next class begins where it ends. */
+static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
+{
+    return k <= 3 ? k : outputs + k - 4;
+}
 
 /* u[r] of an image; r may lie outside. */
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
     const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    ptrdiff_t a, b, q;
-    memset(u, 0, (size_t)(p->pitch * QNET__STEM_U) * sizeof *u);
-    for (a = 0; a < 2; a++) {
-        const ptrdiff_t y = 2 * r + a - 3;
-        const qnet_real *row;
-        if (y < 0 || y >= height)
-            continue;
-        row = image + y * width * 3;
-        for (q = 1; q < p->s.out_w + 3; q++) {
-            const ptrdiff_t x = 2 * q - 3;
-            for (b = 0; b < 2; b++) {
-                if (x + b >= 0 && x + b < width) {
-                    memcpy(u + (q + 3) * QNET__STEM_U + a * 6 + b * 3, row + (x + b) * 3,
-                           3 * sizeof *u);
-                }
-            }
+    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
+        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
+            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
+            const int inside = y >= 0 && y < height && x >= 0 && x < width;
+            for (ptrdiff_t c = 0; c < 3; c++)
+                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
         }
-    }
 }
 
+/* Rows first .. last - 1 of columns. */
 static void qnet__stem_columns(const qnet__stem_work *t)
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t pixels = p->s.conv.height * (ptrdiff_t)p->s.conv.width;
     const ptrdiff_t row = p->pitch * QNET__STEM_U;
     qnet_real *column = t->columns;
-    ptrdiff_t r, q, k;
-    for (r = t->first; r < t->last + 3; r++)
+    for (ptrdiff_t r = t->first; r < t->last + 3; r++)
         qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
-    for (r = 0; r < t->last - t->first; r++) {
-        for (q = 0; q < p->pitch; q++) {
-            const qnet_real *u = t->u + r * row + q * QNET__STEM_U;
-            for (k = 0; k < 4; k++, column += QNET__STEM_U)
-                memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
-        }
-    }
+    for (const qnet_real *u = t->u; u < t->u + (t->last - t->first) * row; u += QNET__STEM_U)
+        for (ptrdiff_t k = 0; k < 4; k++, column += QNET__STEM_U)
+            memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
 }
 
-/* The outputs of pooling in rows y .. y_end - 1: for each channel a list of the gradients that are
-   not 0 and the places of the pixels that they belong to; then A. */
-static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
+/* cross += the outputs of pooling in rows y .. y_end - 1. */
+static void qnet__stem_cross(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
 {
     const qnet__stem_backward_job *p = t->p;
-    const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
-    ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
-    for (; y < y_end; at += n) {
-        for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
-            place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
-            if (++x == p->s.pool_w) {
-                x = 0;
-                y++;
-            }
+    const ptrdiff_t end = (y_end - y) * p->s.pool_w;
+    const size_t begin = (size_t)((t->image * p->s.pool_h + y) * p->s.pool_w) * 64;
+    ptrdiff_t place[QNET__STEM_PIECE]; /* of the column of the window's first pixel */
+    qnet__stem_list list;
+    list.columns = t->columns, list.pitch = p->pitch;
+    list.place = place, list.sum = t->sums;
+    list.dy = p->dpool.x + begin, list.winner = p->argmax + begin;
+    for (ptrdiff_t at = 0; at < end; at += list.count) {
+        list.count = end - at < QNET__STEM_PIECE ? end - at : QNET__STEM_PIECE;
+        for (ptrdiff_t i = 0; i < list.count; i++) {
+            const ptrdiff_t row = y + (at + i) / p->s.pool_w, column = (at + i) % p->s.pool_w;
+            place[i] = ((2 * row - 1 - t->first) * p->pitch + 2 * column + 2) * QNET__STEM_COLUMN;
         }
-        p->winners(p, t->columns, at, place, n, t->a);
+        p->isa->stem(&list);
+        list.dy += list.count * 64, list.winner += list.count * 64;
     }
 }
 
-/* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
-#define QNET__STEM_VECTORS 6
-#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
-QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
-                                 const qnet_real *value, ptrdiff_t count, double *sum)
-{
-    ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
-        qnet__lanes v[QNET__STEM_VECTORS], x;
-        qnet_real block[QNET__STEM_STEP];
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            memset(&v[k], 0, sizeof v[k]);
-        for (i = 0; i < count; i++) {
-            const qnet_real *p = columns + from[i] + first;
-            QNET__UNROLL
-            for (k = 0; k < QNET__STEM_VECTORS; k++) {
-                qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
-                v[k] += x * value[i];
-            }
-        }
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
-        for (k = 0; k < QNET__STEM_STEP; k++)
-            sum[first + k] += (double)block[k];
-    }
-}
-
-/* A += those of `count` outputs of pooling from number `at`, whose windows begin at place[]. */
-QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_real *columns,
-                                  ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count,
-                                  double *sum)
-{
-    qnet_real value[QNET__STEM_PIECE];
-    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
-    for (i = 0; i < 9; i++)
-        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
-    for (c = 0; c < 64; c++, sum += QNET__STEM_TAPS) {
-        for (i = n = 0; i < count; i++) {
-            value[n] = p->dpool[(at + i) * 64 + c];
-            from[n] = place[i] + tap[p->argmax[(at + i) * 64 + c]];
-            n += value[n] != 0;
-        }
-        qnet__stem_add(columns, from, value, n, sum);
-    }
-}
-
-#define QNET__DEFINE_STEM(name, target)                                                           \
-    target static void name(const qnet__stem_backward_job *p, const qnet_real *columns,           \
-                            ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count, double *sum)   \
-    {                                                                                             \
-        qnet__stem_list(p, columns, at, place, count, sum);                                       \
-    }
-
-QNET__DEFINE_STEM(qnet__stem_list_portable, )
-#if QNET__X86
-QNET__DEFINE_STEM(qnet__stem_list_avx2, QNET__AVX2)
-QNET__DEFINE_STEM(qnet__stem_list_avx512, QNET__AVX512)
-#endif
-
-/* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
-   the seven; likewise edges, of u itself. */
-static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int side)
+/* lags += the products of rows r .. r_end - 1, all of one class, and lag_sums += those of u. */
+static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int row_class)
 {
     const qnet__stem_backward_job *p = t->p;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    const qnet_real *u[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    double sum[QNET__STEM_U];
     const ptrdiff_t rows = r_end - r;
-    ptrdiff_t i, m, k, n;
+    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
     qnet__tile tile;
-    int column;
     memset(&tile, 0, sizeof tile);
     tile.a = a, tile.b = b, tile.c = c;
     tile.rows = QNET__TILE_ROWS;
@@ -8595,80 +8876,61 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
     tile.segments = (size_t)rows;
     tile.chain = QNET__CHAIN_DIRECT;
     tile.beside = 1;
-    tile.accumulate = t->begun[side];
+    tile.accumulate = t->begun[row_class];
     tile.ahead = (uintptr_t)c;
-    for (column = 0; column < 7; column++) {
-        const ptrdiff_t q = column <= 3 ? column : p->s.out_w + column - 4;
-        qnet_real *lags = t->lags + (side * 7 + column) * QNET__STEM_U * p->wide;
-        double *edge = t->edges + (side * 7 + column) * QNET__STEM_U;
-        tile.length = column == 3 ? (size_t)(p->s.out_w - 3) : 1;
-        for (i = 0; i < rows; i++) {
-            u[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (m = 0; m < QNET__TILE_ROWS; m++)
-                a[i * QNET__TILE_ROWS + m] = u[i] + m;
+    for (int k = 0; k < 7; k++) {
+        const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
+        const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
+        const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
+        double sum[QNET__STEM_U];
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+            sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
+            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            for (ptrdiff_t n = 0; n < length; n++)
+                for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
         }
-        for (n = 0; n < p->wide; n += (ptrdiff_t)p->kernel.columns) {
-            tile.b_at = tile.c_at = (size_t)n;
-            for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.a_at = (size_t)m;
-                for (k = 0; k < QNET__TILE_ROWS; k++)
-                    c[k] = lags + (m + k) * p->wide;
-                qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+        tile.length = (size_t)length;
+        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
+            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
+                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
+                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
+                    c[i] = t->lags + (at + m + i) * p->width;
+                qnet__run_tile(p->isa, &tile, p->isa->columns);
             }
-        }
-        for (k = 0; k < QNET__STEM_U; k++)
-            sum[k] = t->begun[side] ? edge[k] : 0;
-        for (i = 0; i < rows; i++) {
-            for (n = 0; n < (ptrdiff_t)tile.length; n++) {
-                for (k = 0; k < QNET__STEM_U; k++)
-                    sum[k] += (double)u[i][n * QNET__STEM_COLUMN + k];
-            }
-        }
-        memcpy(edge, sum, sizeof sum);
+        memcpy(t->lag_sums + at, sum, sizeof sum);
     }
-    t->begun[side] = 1;
+    t->begun[row_class] = 1;
 }
 
-/* lags and edges to the taps of the part. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c. The taps
-   that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
+   The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
-    const ptrdiff_t wide = t->p->wide, n = QNET__STEM_U;
-    ptrdiff_t s, q, i, j, k, m, row, column;
-    for (q = 0; q < 4; q++)
-    for (s = 0; s < 4; s++) {
-        for (row = s; row < s + 4; row++)
-        for (column = q; column < q + 4 && t->begun[row]; column++) {
-            for (k = 0; k < n; k++)
-                t->sum[(q * 4 + s) * n + k] += t->edges[(row * 7 + column) * n + k];
-        }
-        for (i = 0; s + i < 4; i++)
-        for (j = i > 0 ? -q : 0; q + j < 4; j++) {
-            const ptrdiff_t lag = (j + 3) * QNET__STEM_COLUMN + i * n - n;
-            for (m = 0; m < n; m++) {
-                double *to = t->products + ((q * 4 + s) * n + m) * QNET__STEM_TAPS +
-                             ((q + j) * 4 + s + i) * n;
-                double sum[QNET__STEM_U];
-                memcpy(sum, to, sizeof sum);
-                for (row = s; row < s + 4; row++)
-                for (column = q; column < q + 4 && t->begun[row]; column++) {
-                    const qnet_real *from = t->lags + ((row * 7 + column) * n + m) * wide + lag;
-                    for (k = 0; k < QNET__STEM_U; k++)
-                        sum[k] += (double)from[k];
+    const ptrdiff_t n = QNET__STEM_U;
+    for (ptrdiff_t tap = 0; tap < 16; tap++) {
+        const ptrdiff_t q = tap / 4, s = tap % 4;
+        for (ptrdiff_t at = 0; at < 16; at++) { /* classes that the tap meets */
+            const ptrdiff_t row = s + at / 4, to_class = row * 7 + q + at % 4;
+            if (!t->begun[row]) continue;
+            for (ptrdiff_t k = 0; k < n; k++)
+                t->sums[QNET__STEM_SUM + tap * n + k] += t->lag_sums[to_class * n + k];
+            for (ptrdiff_t i = 0; s + i < 4; i++)
+                for (ptrdiff_t j = i > 0 ? -q : 0; q + j < 4; j++) {
+                    const qnet_real *from = t->lags + to_class * n * t->p->width +
+                                            (j + 3) * QNET__STEM_COLUMN + i * n - n;
+                    double *to = t->sums + QNET__STEM_GRAM + tap * n * QNET__STEM_TAPS +
+                                 ((q + j) * 4 + s + i) * n;
+                    for (ptrdiff_t m = 0; m < n; m++, from += t->p->width, to += QNET__STEM_TAPS)
+                        for (ptrdiff_t k = 0; k < n; k++) to[k] += (double)from[k];
                 }
-                memcpy(to, sum, sizeof sum);
-            }
         }
     }
     memset(t->begun, 0, sizeof t->begun);
     t->outputs = 0;
-}
-
-/* One of the seven for row r. */
-static int qnet__stem_side(const qnet__stem *s, ptrdiff_t r)
-{
-    return r < 3 ? (int)r : r < s->out_h ? 3 : (int)(r - s->out_h) + 4;
 }
 
 /* The bands of a part, whose sums nobody else touches. */
@@ -8678,68 +8940,50 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
     const qnet__stem *s = &p->s;
     const size_t chunks = qnet__stem_chunks(s), parts = (size_t)p->parts;
     const size_t end = (part + 1) * chunks / parts, row = (size_t)(p->pitch * QNET__STEM_U);
-    size_t chunk;
     qnet__stem_work t;
     memset(&t, 0, sizeof t);
     t.p = p;
     t.u = p->u + worker * (size_t)(p->rows + 3) * row;
     t.columns = p->columns + worker * (size_t)((p->rows * p->pitch + 3) * QNET__STEM_COLUMN);
-    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->wide;
-    t.edges = p->edges + worker * 49 * QNET__STEM_U;
-    t.a = p->a + part * 64 * QNET__STEM_TAPS;
-    t.products = p->p + part * QNET__STEM_TAPS * QNET__STEM_TAPS;
-    t.sum = p->sum + part * QNET__STEM_TAPS;
-    memset(t.a, 0, 64 * QNET__STEM_TAPS * sizeof *t.a);
-    memset(t.products, 0, QNET__STEM_TAPS * QNET__STEM_TAPS * sizeof *t.products);
-    memset(t.sum, 0, QNET__STEM_TAPS * sizeof *t.sum);
-    for (chunk = part * chunks / parts; chunk < end; chunk++) {
+    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->width;
+    t.lag_sums = p->lag_sums + worker * 49 * QNET__STEM_U;
+    t.sums = p->sums + part * QNET__STEM_SUMS;
+    memset(t.sums, 0, QNET__STEM_SUMS * sizeof *t.sums);
+    for (size_t chunk = part * chunks / parts; chunk < end; chunk++) {
         const ptrdiff_t band = (ptrdiff_t)chunk % s->bands, y = band * s->band;
         const ptrdiff_t y_end = qnet__stem_end(s, band);
         const size_t rows = (size_t)((y_end - y) * s->pool_w);
-        ptrdiff_t r, r_end;
         t.image = (ptrdiff_t)chunk / s->bands;
         t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
-        p->masks.sink->rows[chunk] = rows;
-        p->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
-        qnet__stem_winners(&t, y, y_end);
-        for (r = 2 * y; r < t.last; r = r_end) {
-            const int side = qnet__stem_side(s, r);
-            r_end = r + 1;
-            while (r_end < t.last && r_end - r < QNET__STEM_ROWS &&
-                   qnet__stem_side(s, r_end) == side) {
-                r_end++;
-            }
-            qnet__stem_products(&t, r, r_end, side);
+        p->mask.sink->rows[chunk] = rows;
+        p->isa->pass(&p->mask, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        qnet__stem_cross(&t, y, y_end);
+        for (int k = 0; k < 7; k++) {
+            const ptrdiff_t first = qnet__stem_class(s->out_h, k);
+            const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
+            const ptrdiff_t last = class_end < t.last ? class_end : t.last;
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
+                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
-        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end)
-            qnet__stem_flush(&t);
+        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
     }
 }
 
-/* The sums of all parts, for the parts' first: A's row c, or P's and s's row c - 64. */
-static void qnet__stem_join_task(void *arg, size_t index, size_t worker)
+/* Row `row` of all parts' sums, for the first part. */
+static void qnet__stem_join_task(void *arg, size_t row, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
-    const int products = index >= 64;
-    const size_t rows = products ? QNET__STEM_TAPS : 64, row = products ? index - 64 : index;
-    double *to = (products ? p->p : p->a) + row * QNET__STEM_TAPS;
-    ptrdiff_t part;
-    size_t k;
+    double *to = p->sums + row * QNET__STEM_TAPS;
     QNET__UNUSED(worker);
-    for (part = 1; part < p->parts; part++) {
-        const double *from = to + (size_t)part * rows * QNET__STEM_TAPS;
-        for (k = 0; k < QNET__STEM_TAPS; k++)
-            to[k] += from[k];
-        if (products)
-            p->sum[row] += p->sum[(size_t)part * QNET__STEM_TAPS + row];
-    }
+    for (size_t part = 1; part < (size_t)p->parts; part++)
+        for (size_t k = 0; k < QNET__STEM_TAPS; k++) to[k] += to[part * QNET__STEM_SUMS + k];
 }
 
 /* The number among the 192 of weight k = (ky 7 + kx) 3 + c; *order: that of its s, then t, to know
-   which half of P has two taps. */
+   which half of gram has two taps. */
 static ptrdiff_t qnet__stem_tap(ptrdiff_t k, ptrdiff_t *order)
 {
     const ptrdiff_t ky = k / 21, kx = k / 3 % 7;
@@ -8752,24 +8996,23 @@ static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
     const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
-    ptrdiff_t order, other_order, other, at, c;
+    const double *cross = p->sums, *gram = p->sums + QNET__STEM_GRAM;
+    const double *sum = p->sums + QNET__STEM_SUM;
+    ptrdiff_t order, other_order;
     const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
-    double cov_w[64]; /* row k of (P - e e^T / N) w */
+    double cov_w[64] = {0}; /* row k of (gram - sum sum^T / N) w */
     QNET__UNUSED(worker);
-    memset(cov_w, 0, sizeof cov_w);
-    for (other = 0; other < 147; other++) {
+    for (ptrdiff_t other = 0; other < 147; other++) {
         const ptrdiff_t i = qnet__stem_tap(other, &other_order);
-        double cov;
-        at = other_order < order ? i * QNET__STEM_TAPS + tap : tap * QNET__STEM_TAPS + i;
-        cov = p->p[at] - p->sum[tap] * p->sum[i] / outputs;
-        for (c = 0; c < 64; c++)
-            cov_w[c] += cov * (double)p->w[other * 64 + c];
+        const ptrdiff_t at = other_order < order ? i * QNET__STEM_TAPS + tap
+                                                 : tap * QNET__STEM_TAPS + i;
+        const double cov = gram[at] - sum[tap] * sum[i] / outputs;
+        for (ptrdiff_t c = 0; c < 64; c++) cov_w[c] += cov * (double)p->w[other * 64 + c];
     }
-    for (c = 0; c < 64; c++) {
-        const double a = p->a[c * QNET__STEM_TAPS + tap];
-        p->dw[k * 64 + (size_t)c] = (qnet_real)((double)p->scale[c] *
-            (a - (double)p->shift[c] * p->sum[tap] - (double)p->slope[c] * cov_w[c]));
-    }
+    for (size_t c = 0; c < 64; c++)
+        p->dw[k * 64 + c] = (qnet_real)((double)p->scale[c] *
+            (cross[c * QNET__STEM_TAPS + (size_t)tap] - (double)p->shift[c] * sum[tap] -
+             (double)p->slope[c] * cov_w[c]));
 }
 
 /* What the job needs of the arena. */
@@ -8777,25 +9020,21 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
                                      qnet__arena *arena, qnet__stem_backward_job *p)
 {
     const size_t workers = qnet__workers(ctx), real = sizeof(qnet_real);
-    size_t chunks, row;
+    size_t row;
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
-    p->kernel = qnet__pick_kernel(ctx);
-    chunks = qnet__stem_chunks(&p->s);
-    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
+    p->isa = qnet__isa_of(ctx);
+    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, qnet__stem_chunks(&p->s));
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->wide = (ptrdiff_t)(qnet__panels(&p->kernel, QNET__STEM_LAGS) * p->kernel.columns);
+    p->width = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
     row = (size_t)p->pitch * QNET__STEM_U;
-    p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
-    p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
-                                sizeof(double));
-    p->sum = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS, sizeof(double));
+    p->sums = (double *)qnet__take(arena, (size_t)p->parts, QNET__STEM_SUMS * sizeof(double));
     p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
     p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
                                          QNET__STEM_COLUMN * real);
-    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->wide * real);
-    p->edges = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
+    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->width * real);
+    p->lag_sums = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
 }
 
 static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
@@ -8806,26 +9045,31 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* Masks the gradient dpool of the pooled map where the ReLU has cut it, with sums as for a map of
-   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. */
+/* The mean of each channel over the images' middle rows. */
+static void qnet__stem_level(qnet__stem_backward_job *p)
+{
+    const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
+    for (size_t c = 0; c < 3; c++) {
+        double sum = 0;
+        for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
+            for (size_t x = 0; x < width; x++)
+                sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
+        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+    }
+}
+
+/* Masks the gradient dpool of the pooled map where the ReLU was 0, with sums as for a map of
+   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. The job
+   then is ready for qnet__stem_weight_task. */
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
-    const qnet__prologue source = qnet__prologue_plain(sums->y);
-    p->pass = qnet__pass_pick(ctx);
-    p->masks.source = &source, p->masks.sink = sums;
-    p->masks.channels = 64;
-    p->dpool = sums->y;
+    p->dpool = qnet__prologue_plain(sums->y);
+    p->mask.source = &p->dpool, p->mask.sink = sums;
+    p->mask.channels = 64;
     sums->chunks = qnet__stem_chunks(&p->s);
-    p->winners = qnet__stem_list_portable;
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        p->winners = qnet__stem_list_avx512;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        p->winners = qnet__stem_list_avx2;
-    }
-#endif
+    qnet__stem_level(p);
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
-    qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
+    qnet__parallel(ctx, 257, qnet__stem_join_task, p);
 }
 
 /* ============================================================================================
@@ -8957,75 +9201,6 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
    length, so that those of a group end at about the same step. Relies on the tile of >>gemm.
    ============================================================================================ */
 
-/* ---- sigma and tanh that a compiler can vectorise -------------------------------------------- */
-
-/* e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. */
-typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest: no float is as small as 2^-150, and the smallest ones
-                          are reached with a single rounding, at the end */
-    float expm1;       /* e^r - 1 */
-} qnet__exp_parts;
-
-/* The float that has these bits. */
-QNET__INLINE float qnet__float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-/* Beyond a = 104, e^-a is below half of the smallest float. ln 2 is taken in two parts, of which
-   the first has 16 bits, so that m times it is exact. e^r - 1 = r + r^2 q(r), q fitted (least
-   squares, reweighted towards the least maximum) to a relative error of 1.4e-8. */
-QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
-{
-    qnet__exp_parts e;
-    float rounded, m, r, q;
-    uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a;            /* written so that NaN stays */
-    rounded = a * 1.44269504f + 12582912.0f; /* 1.5 * 2^23: the sum has no digits below 1 */
-    memcpy(&bits, &rounded, sizeof bits);
-    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
-    m = FLT_EVAL_METHOD == 0 ? rounded - 12582912.0f : (float)(int32_t)bits; /* x87 has digits */
-    half = bits >> 1;
-    e.power = qnet__float_of_bits((127 - half) << 23);
-    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
-    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
-    q = 0.00139464729f;
-    q = q * r + 0.00836659782f;
-    q = q * r + 0.0416662805f;
-    q = q * r + 0.166665435f;
-    q = q * r + 0.5f;
-    e.expm1 = r + r * r * q;
-    return e;
-}
-
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. In float within 2.4 units in the last place; double, which is for reference,
-   takes the C library's exp. */
-QNET__INLINE qnet_real qnet__sigmoid(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
-    {
-        const qnet__exp_parts e = qnet__exp_of_minus(fabsf((float)x));
-        const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-        return (qnet_real)((x < 0 ? tail : 1.0f) / (1.0f + tail));
-    }
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0, where d = e^r - 1. In
-   float within 2.6 units in the last place. */
-QNET__INLINE qnet_real qnet__tanh(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
-    {
-        const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf((float)x));
-        const float power = e.power * e.rest;
-        const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-        return (qnet_real)copysignf(d / (2.0f + d), (float)x);
-    }
-}
-
 /* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
    NULL. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
@@ -9047,117 +9222,11 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
     }
 }
 
-/* ---- The element-wise half: one scan at one step --------------------------------------------- */
-
-/* Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
-typedef struct qnet__lstm_row {
-    size_t hidden;
-    const qnet_real *b, *uh;  /* forward: bias, U h' */
-    const qnet_real *c_prev;
-    qnet_real *gates;         /* forward: W x, which becomes i, f, g, o */
-    qnet_real *c, *tanh_c;    /* forward */
-    qnet_real *h, *next_h;    /* forward: h twice, for y and for the next product */
-    const qnet_real *dy, *dh; /* backward: from above, and from the step after through U */
-    qnet_real *dc;            /* backward: dc in, dc' out */
-    qnet_real *dgates;        /* backward: before the activations */
-    double *db;               /* backward: += dgates, in double, as many steps add up */
-} qnet__lstm_row;
-
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose constant length lets compilers vectorise */
-
-/* Units j .. j + run - 1. Results stay in local arrays until all inputs are read: so loops become
-   vector code though the compiler cannot know which arrays overlap. */
-QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const size_t run)
-{
-    const size_t n = row->hidden, bytes = run * sizeof(qnet_real);
-    qnet_real a[4][QNET__LSTM_RUN], c[QNET__LSTM_RUN], t[QNET__LSTM_RUN], h[QNET__LSTM_RUN];
-    for (size_t q = 0; q < 4; q++)
-        for (size_t k = 0, at = q * n + j; k < run; k++, at++)
-            a[q][k] = row->gates[at] + row->uh[at] + row->b[at];
-    for (size_t k = 0; k < run; k++) {
-        const qnet_real i = qnet__sigmoid(a[0][k]); /* (1) */
-        const qnet_real f = qnet__sigmoid(a[1][k]); /* (3) */
-        const qnet_real g = qnet__tanh(a[2][k]);
-        const qnet_real o = qnet__sigmoid(a[3][k]); /* (2) */
-        c[k] = f * row->c_prev[j + k] + i * g;      /* (4) */
-        t[k] = qnet__tanh(c[k]);
-        h[k] = o * t[k];                            /* (5) */
-        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-    }
-    for (size_t q = 0; q < 4; q++) memcpy(row->gates + q * n + j, a[q], bytes);
-    memcpy(row->c + j, c, bytes);
-    memcpy(row->tanh_c + j, t, bytes);
-    memcpy(row->h + j, h, bytes);
-    memcpy(row->next_h + j, h, bytes);
-}
-
-/* The same units backward; i = sigma(a), g = tanh(a): di/da = i (1 - i), dg/da = 1 - g^2. */
-QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t run)
-{
-    const size_t n = row->hidden, bytes = run * sizeof(qnet_real);
-    const qnet_real *gates = row->gates;
-    qnet_real a[4][QNET__LSTM_RUN], dc_prev[QNET__LSTM_RUN];
-    for (size_t k = 0, u = j; k < run; k++, u++) {
-        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real dh = row->dy[u] + row->dh[u], t = row->tanh_c[u];
-        const qnet_real dc = row->dc[u] + dh * o * (1 - t * t); /* h = o tanh(c)          (5) */
-        a[0][k] = dc * g * i * (1 - i);                         /* c = f c' + i g         (4) */
-        a[1][k] = dc * row->c_prev[u] * f * (1 - f);
-        a[2][k] = dc * i * (1 - g * g);
-        a[3][k] = dh * t * o * (1 - o);                         /* h = o tanh(c)          (5) */
-        dc_prev[k] = dc * f;                                    /* c = f c' + i g         (4) */
-    }
-    memcpy(row->dc + j, dc_prev, bytes);
-    for (size_t q = 0; q < 4; q++) {
-        double *db = row->db + q * n + j;
-        memcpy(row->dgates + q * n + j, a[q], bytes);
-        for (size_t k = 0; k < run; k++) db[k] += (double)a[q][k];
-    }
-}
-
-/* The row functions of an instruction set. */
-typedef struct qnet__lstm_rows {
-    void (*forward)(const qnet__lstm_row *row);
-    void (*backward)(const qnet__lstm_row *row);
-} qnet__lstm_rows;
-
-#define QNET__DEFINE_LSTM_ROW(name, target, units)                                                \
-    target static void name(const qnet__lstm_row *row)                                            \
-    {                                                                                             \
-        size_t j = 0;                                                                             \
-        for (; j + QNET__LSTM_RUN <= row->hidden; j += QNET__LSTM_RUN)                            \
-            units(row, j, QNET__LSTM_RUN);                                                        \
-        if (j < row->hidden) units(row, j, row->hidden - j);                                      \
-    }
-
-QNET__DEFINE_LSTM_ROW(qnet__lstm_row_portable, , qnet__lstm_units)
-QNET__DEFINE_LSTM_ROW(qnet__lstm_row_back_portable, , qnet__lstm_units_back)
-#if QNET__X86
-QNET__DEFINE_LSTM_ROW(qnet__lstm_row_avx2, QNET__AVX2, qnet__lstm_units)
-QNET__DEFINE_LSTM_ROW(qnet__lstm_row_back_avx2, QNET__AVX2, qnet__lstm_units_back)
-QNET__DEFINE_LSTM_ROW(qnet__lstm_row_avx512, QNET__AVX512, qnet__lstm_units)
-QNET__DEFINE_LSTM_ROW(qnet__lstm_row_back_avx512, QNET__AVX512, qnet__lstm_units_back)
-#endif
-
-static qnet__lstm_rows qnet__lstm_pick_rows(const qnet_context *ctx)
-{
-    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_back_portable};
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
-        rows.forward = qnet__lstm_row_avx512, rows.backward = qnet__lstm_row_back_avx512;
-    else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2)
-        rows.forward = qnet__lstm_row_avx2, rows.backward = qnet__lstm_row_back_avx2;
-#else
-    QNET__UNUSED(ctx);
-#endif
-    return rows;
-}
-
 /* ---- The layer ------------------------------------------------------------------------------- */
 
 #define QNET__LSTM_GROUP 12           /* scans of a task: two tiles of rows */
 #define QNET__LSTM_BAND 96            /* rows of C of a product's task */
-#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time: both sides of a tile stay in cache */
+#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time, where rows of A are far apart */
 #define QNET__LSTM_ROWS ((size_t)64)  /* of a task that copies rows */
 
 /* One direction. A "row" is a pair of a scan and a step below its length; rows are numbered by
@@ -9176,8 +9245,7 @@ typedef struct qnet__lstm_direction {
 } qnet__lstm_direction;
 
 typedef struct qnet__lstm {
-    qnet__kernel kernel;
-    qnet__lstm_rows row;
+    const qnet__isa *isa;
     size_t batch, steps, in, hidden, groups, rows;
     const int *length;     /* [batch] */
     const qnet_real *x;    /* [batch][steps][in] */
@@ -9208,9 +9276,9 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 
 /* Numbers between rows of `columns`: whole panels, and a cache line more, because rows a power of
    two apart would fall on the same lines of the cache. */
-static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
+static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
 {
-    return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
+    return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
 /* Sizes, and the arrays of a pass carved from scratch. */
@@ -9219,18 +9287,17 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
-    const size_t in_panels = qnet__panels(&kernel, in) * kernel.columns;
-    const size_t n_panels = qnet__panels(&kernel, n) * kernel.columns;
-    const size_t gate_panels = qnet__panels(&kernel, 4 * n) * kernel.columns;
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    const size_t in_panels = qnet__panels(isa, in) * isa->columns;
+    const size_t n_panels = qnet__panels(isa, n) * isa->columns;
+    const size_t gate_panels = qnet__panels(isa, 4 * n) * isa->columns;
     memset(l, 0, sizeof *l);
-    l->kernel = kernel;
-    l->row = qnet__lstm_pick_rows(ctx);
+    l->isa = isa;
     l->batch = batch, l->steps = (size_t)shape->steps, l->in = in, l->hidden = n;
     l->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
-    l->x_width = qnet__lstm_width(&kernel, in);
-    l->gate_width = qnet__lstm_width(&kernel, 4 * n);
-    l->h_width = qnet__lstm_width(&kernel, n);
+    l->x_width = qnet__lstm_width(isa, in);
+    l->gate_width = qnet__lstm_width(isa, 4 * n);
+    l->h_width = qnet__lstm_width(isa, n);
     l->worker_size = QNET__LSTM_GROUP * (l->gate_width + l->h_width);
     l->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     l->first = (size_t *)qnet__take(arena, l->groups * (l->steps + 1) + 1, sizeof(size_t));
@@ -9343,24 +9410,24 @@ static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward
         p[i].src = i < 2 ? dir->w : dir->u;
         p[i].dst = i < 2 ? dir->packed_w : dir->packed_u;
         p[i].blocks = 1;
-        p[i].width = l->kernel.columns;
+        p[i].width = l->isa->columns;
         p[i].length = backward ? gates : n;
         p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
         p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
     }
-    qnet__parallel(ctx, 4 * qnet__panels(&l->kernel, most), qnet__lstm_pack_task, p);
+    qnet__parallel(ctx, 4 * qnet__panels(l->isa, most), qnet__lstm_pack_task, p);
 }
 
 /* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
    c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
-    const qnet__kernel *kernel;
+    const qnet__isa *isa;
     size_t rows, columns, k, a_row, a_step;
     const qnet_real *a, *b;
     qnet_real *c; /* NULL: not wanted */
     const size_t *c_at;
     int accumulate;
-    size_t panels, chunk, chunks, tasks; /* panels of a task, and tasks per band and at all */
+    size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
 } qnet__lstm_product;
 
 /* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
@@ -9375,17 +9442,17 @@ static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
     first = index / p->chunks * QNET__LSTM_BAND;
     rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
     panel = index % p->chunks * p->chunk;
-    columns = qnet__min_size(p->chunk * p->kernel->columns, p->columns - panel * p->kernel->columns);
+    columns = qnet__min_size(p->chunk * p->isa->columns, p->columns - panel * p->isa->columns);
     for (size_t i = 0; i < rows; i++)
         c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
-               panel * p->kernel->columns;
-    for (size_t k = 0; k < p->k; k += QNET__LSTM_DEPTH) {
-        const qnet_real *b = p->b + (panel * p->k + k) * p->kernel->columns;
+               panel * p->isa->columns;
+    for (size_t k = 0; k < p->k; k += p->depth) {
+        const qnet_real *b = p->b + (panel * p->k + k) * p->isa->columns;
         for (size_t i = 0; i < rows; i++)
             a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
-        qnet__multiply_rows(p->kernel, QNET__CHAIN_DIRECT, rows, columns,
-                            qnet__min_size(p->k - k, QNET__LSTM_DEPTH), a, p->a_step, b,
-                            p->kernel->columns, p->k * p->kernel->columns, c,
+        qnet__multiply_rows(p->isa, QNET__CHAIN_DIRECT, rows, columns,
+                            qnet__min_size(p->k - k, p->depth), a, p->a_step, b,
+                            p->isa->columns, p->k * p->isa->columns, c,
                             p->accumulate || k > 0);
     }
 }
@@ -9396,10 +9463,10 @@ static void qnet__lstm_multiply(qnet_context *ctx, const qnet__lstm *l, qnet__ls
 {
     size_t tasks = 0;
     for (size_t i = 0; i < count; i++) {
-        const size_t panels = qnet__panels(&l->kernel, p[i].columns);
-        p[i].kernel = &l->kernel;
-        p[i].chunk = qnet__panels_per_task(panels, l->kernel.columns *
-                                           qnet__min_size(p[i].k, QNET__LSTM_DEPTH));
+        const size_t panels = qnet__panels(l->isa, p[i].columns);
+        p[i].isa = l->isa;
+        p[i].depth = p[i].a_step > 1 ? qnet__min_size(p[i].k, QNET__LSTM_DEPTH) : p[i].k;
+        p[i].chunk = qnet__panels_per_task(panels, l->isa->columns * p[i].depth);
         p[i].chunks = (panels - 1) / p[i].chunk + 1;
         p[i].tasks = p[i].c == NULL ? 0 : p[i].chunks * ((p[i].rows - 1) / QNET__LSTM_BAND + 1);
         tasks += p[i].tasks;
@@ -9439,9 +9506,9 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
         const size_t active = qnet__lstm_scans(l, g, step);
         const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
         if (going > 0)
-            qnet__multiply_rows(&l->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&l->kernel, 4 * n) * l->kernel.columns, n, a, 1,
-                                dir->packed_u, l->kernel.columns, n * l->kernel.columns, c, 0);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, 4 * n) * l->isa->columns, n, a, 1,
+                                dir->packed_u, l->isa->columns, n * l->isa->columns, c, 0);
         for (size_t i = 0; i < active; i++) {
             const size_t at = scan[i] * l->steps + step;
             qnet__lstm_row row;
@@ -9452,7 +9519,7 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
             row.gates = dir->gates + at * 4 * n;
             row.c = dir->c + at * n, row.tanh_c = dir->tanh_c + at * n;
             row.h = dir->y + at * 2 * n, row.next_h = h + i * l->h_width;
-            l->row.forward(&row);
+            l->isa->lstm_forward(&row);
         }
     }
 }
@@ -9529,7 +9596,7 @@ QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape
 static void qnet__lstm_spread(const qnet__lstm *l, const qnet_real *from, size_t count, size_t r,
                               qnet_real *panels)
 {
-    const size_t width = l->kernel.columns;
+    const size_t width = l->isa->columns;
     qnet_real *to = panels + r * width;
     for (size_t at = 0; at < count; at += width, to += l->rows * width) {
         const size_t part = qnet__min_size(width, count - at);
@@ -9589,12 +9656,12 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
             row.dc = dc + i * n, row.dgates = dgates + i * l->gate_width;
             row.db = db;
             a[i] = row.dgates;
-            l->row.backward(&row);
+            l->isa->lstm_backward(&row);
         }
         if (going > 0)
-            qnet__multiply_rows(&l->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&l->kernel, n) * l->kernel.columns, 4 * n, a, 1,
-                                dir->packed_u, l->kernel.columns, 4 * n * l->kernel.columns, c, 0);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, n) * l->isa->columns, 4 * n, a, 1,
+                                dir->packed_u, l->isa->columns, 4 * n * l->isa->columns, c, 0);
     }
 }
 
@@ -9984,7 +10051,7 @@ static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *co
 static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
                                    qnet__resnet_state *r)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(r->net.ctx);
+    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
     size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
     int u;
@@ -9996,7 +10063,7 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
         qnet__winograd p;
         most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
         if (side > 0) {
-            qnet__winograd_geometry(&p, &kernel, conv, side, 0);
+            qnet__winograd_geometry(&p, isa, conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
@@ -11783,7 +11850,7 @@ static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
     memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
 }
 
-/* ---- checksums ---- */
+/* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
    table[k][b] is the remainder of byte b followed by k zero bytes. */
@@ -11838,7 +11905,7 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
     return b << 16 | a;
 }
 
-/* ---- inflate ---- */
+/* ---- inflate --------------------------------------------------------------------------------- */
 
 /* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
    that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
@@ -12345,7 +12412,7 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
     return status;
 }
 
-/* ---- deflate ---- */
+/* ---- deflate --------------------------------------------------------------------------------- */
 
 #define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
 #define QNET__HASH_BITS 15
@@ -12870,7 +12937,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    the affine. Turning a volume is an act of its own, qnet_volume_reorient.
    ============================================================================================ */
 
-/* ---- 3 x 3 matrices and affines ---- */
+/* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
 /* The determinant of m. */
 static double qnet__det3(double m[3][3])
@@ -12979,7 +13046,7 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
     }
 }
 
-/* ---- volumes ---- */
+/* ---- volumes --------------------------------------------------------------------------------- */
 
 /* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
@@ -13101,7 +13168,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     return QNET_OK;
 }
 
-/* ---- the header ---- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 /* The fields of nifti_1_header that are used here, by their offset in the file:
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
@@ -13440,7 +13507,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     return qnet__nifti_affine(in);
 }
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* dst[size] from the file, unpacked; *got < size only at its end. */
 static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t size, size_t *got)
@@ -13595,7 +13662,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing ---- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
@@ -19263,7 +19330,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
 
-/* ---- Normal distribution ------------------------------------------------------------------- */
+/* ---- Normal distribution --------------------------------------------------------------------- */
 
 /* Phi(z) = erfc(-z / sqrt 2) / 2, whose relative error stays small in the lower tail. */
 QNET_API double qnet_normal_cdf(double z)
@@ -19310,7 +19377,7 @@ QNET_API double qnet_normal_quantile(double p)
     return z;
 }
 
-/* ---- Confusion matrix ---------------------------------------------------------------------- */
+/* ---- Confusion matrix ------------------------------------------------------------------------ */
 
 /* numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
@@ -19438,7 +19505,7 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting ------------------------------------------------------------------------------- */
+/* ---- Sorting --------------------------------------------------------------------------------- */
 
 #define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
 #define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
@@ -19669,7 +19736,7 @@ static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e,
     return cluster ? units : count;
 }
 
-/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
@@ -19790,7 +19857,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* ---- DeLong's test ------------------------------------------------------------------------- */
+/* ---- DeLong's test --------------------------------------------------------------------------- */
 
 /* What stands before the three sums of qnet__covariance. */
 typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
@@ -20049,7 +20116,7 @@ QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
     return few ? NULL : qnet_stars(p);
 }
 
-/* ---- Bootstrap ----------------------------------------------------------------------------- */
+/* ---- Bootstrap ------------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
@@ -20119,6 +20186,7 @@ QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
 }
 
 #if QNET__X86
+#define QNET__AVX2 __attribute__((target("avx2,fma")))
 /* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
 QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
 {

@@ -403,7 +403,7 @@ static void run_row(const qnet_context *ctx, size_t n, const qnet_real *c_prev, 
     memset(&row, 0, sizeof row);
     row.hidden = n, row.b = row.uh = zero, row.c_prev = c_prev, row.gates = gates;
     row.c = c, row.tanh_c = tanh_c, row.h = h, row.next_h = next;
-    qnet__lstm_pick_rows(ctx).forward(&row);
+    qnet__isa_of(ctx)->lstm_forward(&row);
     free(zero);
 }
 
