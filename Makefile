@@ -122,7 +122,7 @@ test:
 	@sh tests/run.sh $(BUILD)
 
 tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
-    $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
+    examples $(BUILD)/qnet_weights
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
