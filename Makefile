@@ -65,7 +65,7 @@ all: examples $(BUILD)/qnet_weights
 
 examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
 
-$(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
+$(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h examples/*/*.h)
 	@mkdir -p $(BUILD)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< $(EXTRA_$*) -lm
@@ -112,7 +112,7 @@ tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h tests/folder.h $(wildcard examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -135,7 +135,7 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
@@ -145,7 +145,7 @@ EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
 $(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
-    $(wildcard examples/*.[ch])
+    $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm
