@@ -82,6 +82,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -1577,8 +1579,8 @@ typedef struct qnet_experiment {
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
-/* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint; results.json,
-   predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
+/* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint;
+   results.json, predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,

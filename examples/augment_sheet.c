@@ -10,6 +10,10 @@
 #include "qnet.h"
 #include "examples/crossval/bids.h"
 
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
 #define COLUMNS 7
 #define SIZE 160
 #define GAP 4

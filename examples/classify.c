@@ -10,6 +10,7 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <time.h>
 #if defined(__unix__) || defined(__APPLE__)
+#include <math.h>
 #include <unistd.h>
 #endif
 

@@ -425,7 +425,7 @@ static const qnet_param entries[] = {
     {"conv1.weight", 4, {3, 3, 2, 4}, 0, 72, QNET_LAYOUT_HWIO, 1},
     {"fc.weight", 2, {2, 4, 0, 0}, 72, 8, QNET_LAYOUT_PLAIN, 1},
     {"bn1.num_batches_tracked", 0, {0, 0, 0, 0}, 80, 1, QNET_LAYOUT_PLAIN, 0}};
-static const qnet_param_table table = {"tiny", entries, 3, 80, 81};
+static const qnet_param_table tiny_table = {"tiny", entries, 3, 80, 81};
 static const char *const pairs[] = {"seed", "1", "a longer key", "and a value with \"quotes\""};
 static qnet_real block[81];
 static qnet_buffer tensors_file, pth_file, nifti_file, nifti_gz_file;
@@ -441,7 +441,7 @@ static void prepare_files(void)
     char sentence[PTH_SENTENCE];
     int i;
     for (i = 0; i < 80; i++) block[i] = (qnet_real)i / 16;
-    CHECK_OK(plain, qnet_weights_write(plain, &sink, &table, block, pairs, 2));
+    CHECK_OK(plain, qnet_weights_write(plain, &sink, &tiny_table, block, pairs, 2));
     source = qnet_source_memory(&state, tensors_file.bytes, tensors_file.size, "tensors");
     CHECK_OK(plain, qnet_safetensors_read(plain, &source, &tensors));
     CHECK(pth_from_safetensors(plain, "x.pth", tensors, &pth_file, sentence) == QNET_OK);
@@ -466,7 +466,7 @@ static void weights_write(trial *t)
     qnet_buffer b = {0};
     do {
         qnet_sink sink = qnet_sink_buffer(t->ctx, &b, "weights");
-        TRY(t, qnet_weights_write(t->ctx, &sink, &table, block, pairs, 2));
+        TRY(t, qnet_weights_write(t->ctx, &sink, &tiny_table, block, pairs, 2));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (again(t, NULL, NULL, 0));
     hash_and_free(t, &b);
@@ -475,7 +475,7 @@ static void weights_write(trial *t)
 static void weights_save(trial *t)
 {
     old_file(FOLDER "/saved");
-    do TRY(t, qnet_weights_save(t->ctx, FOLDER "/saved", &table, block, pairs, 2));
+    do TRY(t, qnet_weights_save(t->ctx, FOLDER "/saved", &tiny_table, block, pairs, 2));
     while (again_file(t, FOLDER "/saved"));
     hash_file(t, FOLDER "/saved");
 }
@@ -485,7 +485,7 @@ static void load_weights(trial *t, const char *path)
     qnet_real to[81];
     do {
         OUT(to);
-        TRY(t, qnet_weights_load(t->ctx, path, &table, to, 0, NULL));
+        TRY(t, qnet_weights_load(t->ctx, path, &tiny_table, to, 0, NULL));
     } while (again(t, to, NULL, sizeof to));
     add_hash(t, to, sizeof to);
     CHECK(memcmp(to, block, 80 * sizeof *to) == 0);
@@ -842,7 +842,7 @@ static void make_fake(qnet_context *ctx, fake_run *f)
     f->run.net = &f->net;
     f->run.state = &f->state;
     f->run.history = f->history;
-    f->net.table = &table;
+    f->net.table = &tiny_table;
     f->net.weights = f->weights;
     f->state.m = f->m, f->state.v = f->v, f->state.average = f->average;
     f->state.batches = 1;
