@@ -76,7 +76,7 @@ $(BUILD)/qnet.o: qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
 
-$(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h)
+$(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o $(EXTRA_$*) -lm
 
@@ -131,11 +131,11 @@ $(BUILD)/tests/qnet.o: qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -include stdlib.h -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
 
-$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -159,12 +159,12 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
 # Needs no private function, and its file operations are caught when it is linked.
-$(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+$(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@echo "  $@"
 	@mkdir -p $(BUILD)/tests
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) $(EXTRA_faults_files) -I. -Iexamples -o $@ $< $(BUILD)/qnet.o -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
@@ -174,7 +174,7 @@ EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
 $(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
-    $(wildcard examples/*.[ch])
+    $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm
