@@ -10,7 +10,7 @@
 #include "weights_tools/pth.h"
 #include "../memory.h"
 #include "../test.h"
-#include "crossval/publish.h"
+#include "crossval/report.h"
 #include "phantom.h"
 
 #define FOLDER "build/faults_alloc"
@@ -1111,18 +1111,18 @@ static void experiment_text(trial *t, qnet_status (*write)(const qnet_experiment
     hash_and_free(t, &b);
 }
 
-static void experiment_tables(trial *t) { experiment_text(t, qnet_experiment_tables); }
-static void experiment_json(trial *t) { experiment_text(t, qnet_experiment_json); }
+static void experiment_tables(trial *t) { experiment_text(t, report_tables); }
+static void experiment_json(trial *t) { experiment_text(t, report_json); }
 static void experiment_csv(trial *t) { experiment_text(t, qnet_experiment_csv); }
-static void experiment_manifest(trial *t) { experiment_text(t, qnet_experiment_manifest); }
-static void experiment_html(trial *t) { experiment_text(t, qnet_experiment_html); }
+static void experiment_manifest(trial *t) { experiment_text(t, report_manifest); }
+static void experiment_html(trial *t) { experiment_text(t, report_html); }
 
 static void experiment_publish(trial *t)
 {
     qnet_experiment e = *experiment;
     e.ctx = t->ctx;
     CHECK_OK(plain, qnet_make_folder(plain, FOLDER "/published"));
-    do TRY(t, publish_write(NULL, &e, FOLDER "/published"));
+    do TRY(t, report_write(NULL, &e, FOLDER "/published"));
     while (again(t, NULL, NULL, 0));
     hash_file(t, FOLDER "/published/results.json");
 }
