@@ -5930,10 +5930,11 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     qnet__lanes_store_part(row->dc + j, dc * f, count);
     QNET__UNROLL
     for (size_t q = 0; q < 4; q++) {
+        double *db = row->db + q * n + j;
         qnet_real part[QNET__LANES];
         qnet__lanes_store(part, da[q]);
         qnet__lanes_store_part(row->dgates + q * n + j, da[q], count);
-        for (size_t k = 0; k < count; k++) row->db[q * n + j + k] += (double)part[k];
+        for (size_t k = 0; k < count; k++) db[k] += (double)part[k];
     }
 }
 
@@ -9430,16 +9431,19 @@ static size_t qnet__lstm_before(const qnet__lstm_direction *dir, size_t at)
 
 /* ---- Packing and products -------------------------------------------------------------------- */
 
+/* Panel number `index` of a list of matrices. */
 static void qnet__lstm_pack_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__packing *p = (const qnet__packing *)arg + index % 4;
-    if (index / 4 * p->width < p->columns) qnet__pack_task((void *)p, index / 4, worker);
+    qnet__packing *p = (qnet__packing *)arg;
+    for (; index * p->width >= p->columns; p++) index -= (p->columns + p->width - 1) / p->width;
+    qnet__pack_task(p, index, worker);
 }
 
 /* W (where it is wanted) and U of both directions as right-hand sides; forward W^T and U^T. */
 static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward, int w_too)
 {
-    const size_t gates = 4 * l->hidden, most = qnet__max_size(l->in, gates);
+    const size_t gates = 4 * l->hidden;
+    size_t panels = 0;
     qnet__packing p[4];
     memset(p, 0, sizeof p);
     for (size_t i = 0; i < 4; i++) {
@@ -9452,8 +9456,9 @@ static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward
         p[i].length = backward ? gates : n;
         p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
         p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
+        panels += qnet__panels(l->isa, p[i].columns);
     }
-    qnet__parallel(ctx, 4 * qnet__panels(l->isa, most), qnet__lstm_pack_task, p);
+    qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
 /* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
