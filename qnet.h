@@ -4055,54 +4055,159 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
     }
 }
 
-#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
+/* ---- The product: one loop nest over tiles --------------------------------------------------- */
+
+/* A block of rows of C by some panels of columns,
+
+       c[m][j] (+)= sum over s < segments, k < length of a[s][m][k a_step] * b[s][k b_step + j],
+
+   m < rows, j < columns: all products and convolutions of this file. From outside in:
+
+       for each panel of columns                            b_panel from one to the next in b
+           for each piece of k, at all segments             a piece of b stays in the first cache
+               for each tile of 6 rows                      sums in registers; a where it lies
+
+   Rule of chains. Rounding errors grow with the number of products that are added one to another,
+   so a tile adds at most `chain` of them, then adds the sum to C (Higham 2002, sec. 4.2: blocked
+   summation). The bits of C depend on where chains begin, and on nothing else: not on the height
+   or width of tiles, the number of rows, or the worker. Each piece begins a chain. So a caller may
+   choose `piece` and cut segments by the shape of the layer only; and with one segment and a
+   multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
+
+   Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
+   (behind the last one `next`); where a comes from far, also rows of a. */
+typedef struct qnet__product {
+    const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
+    int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
+    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    const qnet_real *const *b; /* [segments]: the first panel */
+    const qnet_real *next;     /* b of the product that follows, or NULL */
+    qnet_real *const *c;       /* [rows] */
+    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t a_rows, a_step, b_step, b_panel;
+    size_t chain, piece;
+    int accumulate;            /* 1: adds to what C holds */
+} qnet__product;
+
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT) /* of k, mostly: the longest chain */
+#define QNET__SEGMENTS 64                        /* of a product at most */
+
+/* The rows of a that follow those of the tile at row `first`: of the next tile in this piece or,
+   behind the last one, of the first in the next piece. */
+static void qnet__product_prefetch(const qnet__product *p, size_t first, size_t at)
+{
+    for (size_t m = 0; m < QNET__TILE_ROWS; m++) {
+        const size_t row = first + QNET__TILE_ROWS + m;
+        const qnet_real *from = row < p->rows ? p->a[row] + at
+                                              : p->a[qnet__min_size(m, p->rows - 1)] + at +
+                                                    p->piece;
+        for (size_t line = 0; line < p->piece * sizeof *from; line += QNET__LINE)
+            QNET__PREFETCH((uintptr_t)from + line);
+    }
+}
+
+static void qnet__multiply(const qnet__kernel *kernel, const qnet__product *p)
+{
+    const size_t width = kernel->columns, lines = (width * sizeof **p->b - 1) / QNET__LINE + 1;
+    const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
+    qnet_real *tail_c[QNET__TILE_ROWS];
+    qnet__tile tile;
+    for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
+        const size_t row = qnet__min_size(full + m, p->rows - 1);
+        tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
+        for (size_t s = 0; s < p->segments; s++) {
+            tail_a[s * QNET__TILE_ROWS + m] = p->beside ? p->a[s * p->a_rows] + row
+                                                        : p->a[s * p->a_rows + row];
+        }
+    }
+    memset(&tile, 0, sizeof tile);
+    tile.a_step = p->a_step, tile.b_step = p->b_step;
+    tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
+        const size_t panel = tile.c_at / width * p->b_panel;
+        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+            const qnet_real *next = p->next, *next_a = NULL;
+            tile.length = qnet__min_size(p->length - at, p->piece);
+            tile.b_at = panel + at * p->b_step;
+            tile.accumulate = p->accumulate || at > 0;
+            if (at + tile.length < p->length) {
+                next = p->b[0] + tile.b_at + tile.length * p->b_step;
+                next_a = p->beside ? p->a[0] + (at + tile.length) * p->a_step : NULL;
+            } else if (tile.c_at + width < p->columns) {
+                next = p->b[0] + panel + p->b_panel;
+            }
+            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
+                const int tail = first == full, beside = p->beside && !tail;
+                const size_t part = first / QNET__TILE_ROWS;
+                tile.rows = qnet__tile_size(p->rows - first);
+                tile.a = tail ? tail_a : beside ? p->a : p->a + first;
+                tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
+                tile.a_at = at * p->a_step + (beside ? first : 0);
+                tile.beside = beside;
+                tile.c = tail ? tail_c : p->c + first;
+                if (p->accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, width);
+                if (p->far)
+                    qnet__product_prefetch(p, first, at);
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, p->b_step, width, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
+                }
+                qnet__run_tile(kernel, &tile, qnet__min_size(p->columns - tile.c_at, width));
+            }
+        }
+    }
+}
+
+/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
+   the rows of a lie beside each other. */
+static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    qnet__product p;
+    memset(&p, 0, sizeof p);
+    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
+    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
+    p.c = c, p.accumulate = accumulate;
+    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
+    p.chain = chain, p.piece = QNET__PIECE;
+    qnet__multiply(kernel, &p);
+}
+
+/* ---- qnet_gemm ------------------------------------------------------------------------------- */
+
+#define QNET__GEMM_BAND 96 /* rows of C per task: their part of A stays in a second-level cache */
 
 typedef struct qnet__gemm {
     qnet__kernel kernel;
+    qnet__product product; /* but for its pointers and the block of C */
     const qnet_real *a, *b;
     qnet_real *c;
-    size_t m, n, k, ldc;
-    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
-    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
-    size_t panels, panels_per_task, bands;
-    int accumulate;
+    size_t m, n, a_row, ldc;
+    size_t panels_per_task, bands;
 } qnet__gemm;
 
 static void qnet__gemm_task(void *arg, size_t index, size_t worker)
 {
     const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel_first = index / g->bands * g->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
-    const size_t band = index % g->bands * QNET__GEMM_BAND;
-    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, rows, panel;
-    qnet__tile tile;
-    int i;
+    const size_t panel = index / g->bands * g->panels_per_task, column = panel * g->kernel.columns;
+    const size_t row = index % g->bands * QNET__GEMM_BAND;
+    const qnet_real *a[QNET__GEMM_BAND], *b = g->b + panel * g->product.b_panel;
+    qnet_real *c[QNET__GEMM_BAND];
+    qnet__product p = g->product;
     QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = (uintptr_t)g->b;
-    tile.a = a, tile.b = &g->b, tile.c = c;
-    tile.a_step = g->a_step, tile.b_step = g->b_step;
-    tile.segments = 1, tile.length = g->k;
-    tile.accumulate = g->accumulate;
-    for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
-        tile.rows = qnet__tile_size(rows);
-        for (i = 0; i < tile.rows; i++) {
-            const size_t row = first + (size_t)i;
-            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
-            c[i] = row < last ? g->c + row * g->ldc : NULL;
-        }
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * g->b_panel;
-            tile.c_at = panel * g->kernel.columns;
-            qnet__run_tile(&g->kernel, &tile,
-                           qnet__min_size(g->n - tile.c_at, g->kernel.columns));
-        }
+    p.a = a, p.b = &b, p.c = c;
+    p.rows = qnet__min_size(QNET__GEMM_BAND, g->m - row);
+    p.columns = qnet__min_size(g->panels_per_task * g->kernel.columns, g->n - column);
+    for (size_t i = 0; i < p.rows; i++) {
+        a[i] = g->a + (row + i) * g->a_row;
+        c[i] = g->c + (row + i) * g->ldc + column;
     }
+    qnet__multiply(&g->kernel, &p);
 }
 
 /* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
@@ -4132,17 +4237,20 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
                             size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
 {
     qnet__gemm g;
+    size_t panels;
+    memset(&g, 0, sizeof g);
     g.kernel = qnet__pick_kernel(ctx);
+    panels = qnet__panels(&g.kernel, n);
     g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
+    g.m = m, g.n = n, g.ldc = ldc;
     g.a_row = trans_a ? 1 : lda;
-    g.a_step = trans_a ? lda : 1;
-    g.b_panel = g.kernel.columns;
-    g.b_step = ldb;
-    g.panels = qnet__panels(&g.kernel, n);
-    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.kernel.columns);
+    g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
+    g.product.b_step = ldb, g.product.b_panel = g.kernel.columns;
+    g.product.segments = 1, g.product.length = k;
+    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = k;
+    g.product.accumulate = accumulate;
+    g.panels_per_task = qnet__panels_per_task(panels, k * g.kernel.columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    g.accumulate = accumulate;
     if (qnet__gemm_packs(&g.kernel, trans_b, m, n)) {
         qnet__packing p;
         p.src = b, p.dst = (qnet_real *)scratch;
@@ -4150,12 +4258,11 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
         p.block_step = 0;
         p.row_step = trans_b ? 1 : ldb;
         p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
+        qnet__parallel(ctx, panels, qnet__pack_task, &p);
         g.b = p.dst;
-        g.b_panel = k * g.kernel.columns;
-        g.b_step = g.kernel.columns;
+        g.product.b_step = g.kernel.columns, g.product.b_panel = k * g.kernel.columns;
     }
-    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+    qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
 }
 
 /* The route to a BLAS, which counts in int. *done: 0 where there is none. */
@@ -4246,70 +4353,6 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
     qnet__free(ctx, own, bytes);
     return QNET_OK;
-}
-
-/* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
-
-/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
-       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
-   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
-   all rows, and `chain` divides QNET__PIECE. */
-static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    const size_t panels = qnet__panels(kernel, columns);
-    const size_t lines = (kernel->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *rest_a[QNET__TILE_ROWS];
-    qnet_real *rest_c[QNET__TILE_ROWS];
-    size_t panel, first, at, i, part;
-    const qnet_real *next, *next_a;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = chain;
-    tile.b = &b;
-    tile.a_step = a_step, tile.b_step = b_step;
-    tile.segments = 1;
-    for (i = 0; i < QNET__TILE_ROWS; i++) {
-        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
-        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
-    }
-    for (panel = 0; panel < panels; panel++) {
-        const size_t wanted = qnet__min_size(columns - panel * kernel->columns, kernel->columns);
-        tile.c_at = panel * kernel->columns;
-        for (at = 0; at < k; at += tile.length) {
-            tile.length = qnet__min_size(k - at, QNET__PIECE);
-            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
-            tile.accumulate = accumulate || at > 0;
-            next = next_a = NULL;
-            if (at + tile.length < k) {
-                next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
-            } else if (panel + 1 < panels) {
-                next = b + (panel + 1) * b_panel;
-            }
-            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
-                tile.rows = qnet__tile_size(rows - first);
-                tile.a = first < rest ? a + first : rest_a;
-                tile.c = first < rest ? c + first : rest_c;
-                tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, kernel->columns);
-                part = first / QNET__TILE_ROWS;
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, b_step, kernel->columns, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
-                }
-                qnet__run_tile(kernel, &tile, wanted);
-            }
-        }
-    }
 }
 
 /* ============================================================================================
