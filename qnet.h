@@ -15,6 +15,7 @@
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
+       >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
        >>pool >>stem >>dense >>lstm >>gradcheck
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
@@ -78,8 +79,6 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
-                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -88,6 +87,11 @@
                               but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
+       QNET_PASTED            this text is part of another header, so that it cannot include itself
+                              for AVX2 and AVX-512: the kernels are what the compiler's flags allow,
+                              as -mavx2 -mfma. Found out by itself where it is pasted into a .c file
+       QNET_FILE              the file's name in quotes, if it was renamed and the compiler does not
+                              know __FILE_NAME__ (gcc before 12, clang before 9)
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
                               kernels that AUTO picks, unless NULL; for tests and measurements
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
@@ -1603,7 +1607,7 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #endif
 #endif /* QNET_H */
 
-/* ---- END OF API: read no further to use the library, read on to audit it ------------------- */
+/* ---- END OF API: read no further to use the library, read on to audit it --------------------- */
 
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
@@ -1687,12 +1691,44 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #define QNET__X86 0
 #endif
 
+/* QNET__ISA_AT_RUN_TIME: the kernels are compiled for several instruction sets, for which this file
+   includes itself. It cannot where it was pasted into another; an include level of 0 is a paste
+   into a .c file. Then, as elsewhere, there are the kernels that the compiler's flags allow. */
+#if QNET__X86 && !defined(QNET_PASTED) && !(defined(__INCLUDE_LEVEL__) && __INCLUDE_LEVEL__ == 0)
+#define QNET__ISA_AT_RUN_TIME 1
+#else
+#define QNET__ISA_AT_RUN_TIME 0
+#endif
+#ifndef QNET_FILE
+#ifdef __FILE_NAME__ /* without its folder, as quotes look in this file's folder first */
+#define QNET_FILE __FILE_NAME__
+#else
+#define QNET_FILE "qnet.h"
+#endif
+#endif
+
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
     !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
 #define QNET__NEON 1
 #else
 #define QNET__NEON 0
+#endif
+
+/* The last set that is compiled: the only one, or the plain one where there is a choice. */
+#if QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX512F__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX512
+#define QNET__LANES_COMPILED 16
+#elif QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX2__) && defined(__FMA__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX2
+#define QNET__LANES_COMPILED 8
+#else
+#define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
+#else
+#define QNET__LANES_COMPILED 1
+#endif
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -2126,7 +2162,7 @@ static void qnet__cblas_sgemm(void *user, int trans_a, int trans_b, int m, int n
    vol. 1, 14.3 and 15.2). */
 static qnet_cpu qnet__detect_cpu(void)
 {
-#if QNET__X86
+#if QNET__ISA_AT_RUN_TIME
     const unsigned osxsave_avx_fma = 1u << 27 | 1u << 28 | 1u << 12;        /* leaf 1, ECX */
     const unsigned avx2 = 1u << 5;                                          /* leaf 7, EBX */
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -2143,7 +2179,7 @@ static qnet_cpu qnet__detect_cpu(void)
     }
     return QNET_CPU_AVX512;
 #else
-    return QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR;
+    return QNET__CPU_COMPILED;
 #endif
 }
 
@@ -2156,9 +2192,9 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK)
         return QNET_CPU_AUTO;
 #endif
-    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR)
-        return wanted == QNET_CPU_AUTO ? best : wanted;
-    return wanted == QNET_CPU_AVX2 && best == QNET_CPU_AVX512 ? wanted : QNET_CPU_AUTO;
+    if (wanted == QNET_CPU_AUTO || wanted == best)
+        return best;
+    return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
@@ -2727,7 +2763,7 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
 
 #if defined(QNET__POSIX)
 #define qnet__remove remove
@@ -3603,23 +3639,14 @@ static int qnet__parse_number(const char *text, double *out)
 }
 
 /* ============================================================================================
-   >>gemm: the one micro-kernel under all matrix products and convolutions, the packing of its
-   right-hand side, and qnet_gemm.
+   >>kernels: the inner loops that exist once per instruction set (ISA). First the structures that
+   they take, which all sets share; then the loops themselves, and the table of a set's functions.
 
-   The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
-
-       C[m][c_at + j] (+)= sum over s < segments, k < length of
-                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
-
-   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
-     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
-     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
-                           under tap s, or a row of zeros outside the image; b is the weights;
-     gradient of inputs    the same, with dy as the input;
-     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
-                           the row: a_step goes from pixel to pixel, b is dy itself.
-   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
-   and add, so the shape of a tile does not change the bits of a result.
+   Their vector type qnet__lanes is as wide as the set's registers: 16 floats with AVX-512, 8 with
+   AVX2, 4 with NEON and wherever else the compiler has vector types, 1 where it has none. On x86
+   the machine decides at run time: this file then includes itself, once with AVX2 and once with
+   AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
+   without Winograd's transforms. Elsewhere there is one set, with everything.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -3643,7 +3670,24 @@ static int qnet__parse_number(const char *text, double *out)
 #include <arm_neon.h>
 #endif
 
-/* A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
+/* ---- What the tile takes --------------------------------------------------------------------- */
+
+/* The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
+
+       C[m][c_at + j] (+)= sum over s < segments, k < length of
+                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
+
+   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
+     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
+     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
+                           under tap s, or a row of zeros outside the image; b is the weights;
+     gradient of inputs    the same, with dy as the input;
+     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
+                           the row: a_step goes from pixel to pixel, b is dy itself.
+   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
+   and add, so the shape of a tile does not change the bits of a result.
+
+   A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
    and a broadcast; with 32 registers 24, 4 and 1. Fewer rows than the usual 14 x 2 of AVX-512, but
    half the loads for a multiply-add (10 for 24, not 16 and some row pointers that find no register
    for 28), which is what counts where two hardware threads share a core. */
@@ -3678,15 +3722,20 @@ typedef struct qnet__tile {
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
 /* Hides where i comes from: clang would rather step a pointer per row, more than there are. */
 #define QNET__KEEP_INDEX(i) __asm__("" : "+r"(i))
-#define QNET__INLINE static inline __attribute__((always_inline))
 #elif defined(__GNUC__)
 #define QNET__UNROLL _Pragma("GCC unroll 16")
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static inline __attribute__((always_inline))
 #else
 #define QNET__UNROLL
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static
+#endif
+
+/* A function whose constant arguments select code at each call. Without optimisation that would
+   only multiply the code. */
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__OPTIMIZE__)
+#define QNET__INLINE static inline __attribute__((always_inline))
+#else
+#define QNET__INLINE QNET__HELPER
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -3712,719 +3761,7 @@ typedef enum qnet__turn {
     QNET__TURN_ADD    /* they are added to C, and new ones begin */
 } qnet__turn;
 
-/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
-   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
-   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
-   there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
-   does not matter which products of zeros are left out. */
-#define QNET__DEFINE_TILE(name, target, vector, wide, load, store, broadcast, multiply, fma, add) \
-    target QNET__INLINE void name##_keep(qnet_real *c, const vector *acc, const int held)         \
-    {                                                                                             \
-        int n;                                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++, c += sizeof(vector) / sizeof(qnet_real)) {                     \
-            store(c, add(held ? load(c) : broadcast(0), acc[n])); /* 0 + -0 = 0 */                \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_step(const qnet__tile *t, const int rows, const int beside,   \
-                                         const qnet_real *const *a, size_t i, const qnet_real *b, \
-                                         uintptr_t ahead, const qnet__turn turn,                  \
-                                         vector (*acc)[wide])                                     \
-    {                                                                                             \
-        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
-        vector bk[wide];                                                                          \
-        int m, n;                                                                                 \
-        QNET__PREFETCH(ahead);                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++) {                                                              \
-            bk[n] = load(b + (size_t)n * lanes);                                                  \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);                   \
-            if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD) {                             \
-                name##_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);                   \
-            }                                                                                     \
-            QNET__UNROLL                                                                          \
-            for (n = 0; n < wide; n++) {                                                          \
-                acc[m][n] = turn == QNET__TURN_NONE ? fma(x, bk[n], acc[m][n])                    \
-                                                    : multiply(x, bk[n]);                         \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
-                                         const size_t a_step, const int beside)                   \
-    {                                                                                             \
-        const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
-        const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;                                 \
-        size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */                   \
-        uintptr_t ahead = t->ahead;                                                               \
-        int m, held = t->accumulate; /* 1: C holds a part of the sum */                           \
-        vector acc[QNET__TILE_ROWS][wide];                                                        \
-        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);                      \
-        i += a_step, b += b_step, ahead += ahead_step;                                            \
-        for (;;) {                                                                                \
-            while (k < t->length) {                                                               \
-                if (chain == t->chain) {                                                          \
-                    if (held) {                                                                   \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);        \
-                    } else {                                                                      \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);      \
-                    }                                                                             \
-                    held = 1, chain = 1;                                                          \
-                    k++, i += a_step, b += b_step, ahead += ahead_step;                           \
-                }                                                                                 \
-                end = qnet__min_size(t->length, k + t->chain - chain);                            \
-                chain += end - k;                                                                 \
-                for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {             \
-                    QNET__KEEP_INDEX(i);                                                          \
-                    name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);           \
-                }                                                                                 \
-            }                                                                                     \
-            if (++s == t->segments) {                                                             \
-                break;                                                                            \
-            }                                                                                     \
-            a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;                            \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            if (held) {                                                                           \
-                name##_keep(t->c[m] + t->c_at, acc[m], 1);                                        \
-            } else {                                                                              \
-                name##_keep(t->c[m] + t->c_at, acc[m], 0);                                        \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target static void name(const qnet__tile *t)                                                  \
-    {                                                                                             \
-        if (t->rows == 6 && t->a_step == 1) {                                                     \
-            name##_rows(t, 6, 1, 0);                                                              \
-        } else if (t->rows == 6 && t->beside) {                                                   \
-            name##_rows(t, 6, t->a_step, 1);                                                      \
-        } else if (t->rows == 6) {                                                                \
-            name##_rows(t, 6, t->a_step, 0);                                                      \
-        } else if (t->rows == 4) {                                                                \
-            name##_rows(t, 4, t->a_step, 0);                                                      \
-        } else {                                                                                  \
-            name##_rows(t, 2, t->a_step, 0);                                                      \
-        }                                                                                         \
-    }
-
-#if QNET__X86
-#define QNET__AVX512 __attribute__((target("avx512f")))
-#define QNET__AVX2 __attribute__((target("avx2,fma")))
-QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_loadu_ps,
-                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_add_ps)
-QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_loadu_ps,
-                  _mm256_storeu_ps, _mm256_set1_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_add_ps)
-#elif QNET__NEON
-QNET__INLINE float32x4_t qnet__neon_multiply_add(float32x4_t x, float32x4_t y, float32x4_t z)
-{
-    return vfmaq_f32(z, x, y);
-}
-
-QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, vld1q_f32, vst1q_f32,
-                  vdupq_n_f32, vmulq_f32, qnet__neon_multiply_add, vaddq_f32)
-#endif
-
-/* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
-#if defined(__GNUC__) || defined(__clang__)
-typedef qnet_real qnet__vector __attribute__((vector_size(16)));
-#else
-typedef qnet_real qnet__vector;
-#endif
-#define QNET__LANES (sizeof(qnet__vector) / sizeof(qnet_real))
-
-QNET__INLINE qnet__vector qnet__vector_load(const qnet_real *p)
-{
-    qnet__vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-QNET__INLINE void qnet__vector_store(qnet_real *p, qnet__vector v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
-QNET__INLINE qnet__vector qnet__vector_broadcast(qnet_real x)
-{
-    qnet_real all[QNET__LANES];
-    size_t i;
-    QNET__UNROLL
-    for (i = 0; i < QNET__LANES; i++)
-        all[i] = x;
-    return qnet__vector_load(all);
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply(qnet__vector x, qnet__vector y)
-{
-    return x * y;
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply_add(qnet__vector x, qnet__vector y, qnet__vector z)
-{
-    return x * y + z;
-}
-
-QNET__INLINE qnet__vector qnet__vector_add(qnet__vector x, qnet__vector y)
-{
-    return x + y;
-}
-
-#define QNET__PORTABLE_WIDE 2
-QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE,
-                  qnet__vector_load, qnet__vector_store, qnet__vector_broadcast,
-                  qnet__vector_multiply, qnet__vector_multiply_add, qnet__vector_add)
-
-/* A tile function with its shape. */
-typedef struct qnet__kernel {
-    size_t columns;
-    void (*run)(const qnet__tile *tile);
-} qnet__kernel;
-
-static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
-{
-    static const qnet__kernel portable = {QNET__PORTABLE_WIDE * QNET__LANES, qnet__tile_portable};
-#if QNET__X86
-    static const qnet__kernel avx512 = {64, qnet__tile_avx512}, avx2 = {16, qnet__tile_avx2};
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return avx512;
-    case QNET_CPU_AVX2: return avx2;
-    default: return portable;
-    }
-#elif QNET__NEON
-    static const qnet__kernel neon = {16, qnet__tile_neon};
-    return qnet_context_cpu(ctx) == QNET_CPU_NEON ? neon : portable;
-#else
-    QNET__UNUSED(ctx);
-    return portable;
-#endif
-}
-
-/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
-static int qnet__tile_size(size_t rows)
-{
-    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
-}
-
-/* By way of a block on the stack, or without products. */
-static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet__tile *tile,
-                                          size_t columns)
-{
-    const size_t bytes = columns * sizeof(qnet_real);
-    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile part = *tile;
-    int m;
-    memset(block, 0, sizeof block);
-    for (m = 0; m < tile->rows; m++) {
-        c[m] = block[m];
-        if (tile->accumulate && tile->c[m] != NULL)
-            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
-    }
-    part.c = c;
-    part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        kernel->run(&part);
-    for (m = 0; m < tile->rows; m++) {
-        if (tile->c[m] != NULL)
-            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == kernel->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        kernel->run(tile);
-    } else {
-        qnet__run_part(kernel, tile, columns);
-    }
-}
-
-#define QNET__LINE 64 /* bytes of a cache line */
-
-/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
-   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
-   after another where the rows follow each other, as the hardware likes best. next: NULL where
-   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
-   a loss. */
-static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
-                           size_t part)
-{
-    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
-    tile->ahead = (uintptr_t)tile; /* here already */
-    tile->ahead_step = 0;
-    if (next != NULL && part * line < row) {
-        const size_t before = step == wide ? tile->segments * tile->length : 1;
-        tile->ahead = (uintptr_t)next + part * before * line;
-        tile->ahead_step = step == wide ? line : step * sizeof *next;
-    }
-}
-
-/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
-static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
-{
-    size_t at;
-    int m;
-    for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
-            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-    }
-}
-
-/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
-       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
-   column = panel * width + j, zero beyond the last column. One task per panel. */
-typedef struct qnet__packing {
-    const qnet_real *src;
-    qnet_real *dst;
-    size_t blocks, length, columns, width;
-    size_t block_step, row_step, column_step;
-} qnet__packing;
-
-#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
-
-static void qnet__pack_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__packing *p = (const qnet__packing *)arg;
-    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
-    size_t block, j, k, first, last;
-    QNET__UNUSED(worker);
-    for (block = 0; block < p->blocks; block++) {
-        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
-        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
-        if (valid < p->width)
-            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
-        if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++)
-                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
-            continue;
-        }
-        for (first = 0; first < p->length; first = last) {
-            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
-            for (j = 0; j < valid; j++) {
-                const qnet_real *from = src + j * p->column_step;
-                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++)
-                    dst[k * p->width + j] = from[k * p->row_step];
-            }
-        }
-    }
-}
-
-static size_t qnet__panels(const qnet__kernel *kernel, size_t columns)
-{
-    return columns / kernel->columns + (columns % kernel->columns != 0);
-}
-
-/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
-   beside the rows. A constant, so that the split depends on shapes only. */
-#define QNET__PANEL_BYTES ((size_t)384 << 10)
-
-static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
-{
-    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
-    return qnet__min_size(panels, qnet__max_size(fit, 1));
-}
-
-/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
-static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
-                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
-                           qnet_real beta, qnet_real *c, size_t ldc)
-{
-    size_t i, j, p;
-    for (i = 0; i < m; i++) {
-        for (j = 0; j < n; j++) {
-            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
-            for (p = 0; p < k; p++) {
-                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
-                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
-            }
-            c[i * ldc + j] = sum;
-        }
-    }
-}
-
-/* ---- The product: one loop nest over tiles --------------------------------------------------- */
-
-/* A block of rows of C by some panels of columns,
-
-       c[m][j] (+)= sum over s < segments, k < length of a[s][m][k a_step] * b[s][k b_step + j],
-
-   m < rows, j < columns: all products and convolutions of this file. From outside in:
-
-       for each panel of columns                            b_panel from one to the next in b
-           for each piece of k, at all segments             a piece of b stays in the first cache
-               for each tile of 6 rows                      sums in registers; a where it lies
-
-   Rule of chains. Rounding errors grow with the number of products that are added one to another,
-   so a tile adds at most `chain` of them, then adds the sum to C (Higham 2002, sec. 4.2: blocked
-   summation). The bits of C depend on where chains begin, and on nothing else: not on the height
-   or width of tiles, the number of rows, or the worker. Each piece begins a chain. So a caller may
-   choose `piece` and cut segments by the shape of the layer only; and with one segment and a
-   multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
-
-   Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
-   (behind the last one `next`); where a comes from far, also rows of a. */
-typedef struct qnet__product {
-    const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
-    int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
-    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
-    const qnet_real *const *b; /* [segments]: the first panel */
-    const qnet_real *next;     /* b of the product that follows, or NULL */
-    qnet_real *const *c;       /* [rows] */
-    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
-    size_t a_rows, a_step, b_step, b_panel;
-    size_t chain, piece;       /* at least 1 */
-    int accumulate;            /* 1: adds to what C holds */
-} qnet__product;
-
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT) /* of k, mostly: the longest chain */
-#define QNET__SEGMENTS 64                        /* of a product at most */
-
-/* The rows of a that follow those of the tile at row `first`: of the next tile in this piece or,
-   behind the last one, of the first in the next piece. */
-static void qnet__product_prefetch(const qnet__product *p, size_t first, size_t at)
-{
-    for (size_t m = 0; m < QNET__TILE_ROWS; m++) {
-        const size_t row = first + QNET__TILE_ROWS + m;
-        const qnet_real *from = row < p->rows ? p->a[row] + at
-                                              : p->a[qnet__min_size(m, p->rows - 1)] + at +
-                                                    p->piece;
-        for (size_t line = 0; line < p->piece * sizeof *from; line += QNET__LINE)
-            QNET__PREFETCH((uintptr_t)from + line);
-    }
-}
-
-static void qnet__multiply(const qnet__kernel *kernel, const qnet__product *p)
-{
-    const size_t width = kernel->columns, lines = (width * sizeof **p->b - 1) / QNET__LINE + 1;
-    const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
-    qnet_real *tail_c[QNET__TILE_ROWS];
-    qnet__tile tile;
-    for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
-        const size_t row = qnet__min_size(full + m, p->rows - 1);
-        tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
-        for (size_t s = 0; s < p->segments; s++) {
-            tail_a[s * QNET__TILE_ROWS + m] = p->beside ? p->a[s * p->a_rows] + row
-                                                        : p->a[s * p->a_rows + row];
-        }
-    }
-    memset(&tile, 0, sizeof tile);
-    tile.a_step = p->a_step, tile.b_step = p->b_step;
-    tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
-    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
-        const size_t panel = tile.c_at / width * p->b_panel;
-        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
-            const qnet_real *next = p->next, *next_a = NULL;
-            tile.length = qnet__min_size(p->length - at, p->piece);
-            tile.b_at = panel + at * p->b_step;
-            tile.accumulate = p->accumulate || at > 0;
-            if (at + tile.length < p->length) {
-                next = p->b[0] + tile.b_at + tile.length * p->b_step;
-                next_a = p->beside ? p->a[0] + (at + tile.length) * p->a_step : NULL;
-            } else if (tile.c_at + width < p->columns) {
-                next = p->b[0] + panel + p->b_panel;
-            }
-            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
-                const int tail = first == full, beside = p->beside && !tail;
-                const size_t part = first / QNET__TILE_ROWS;
-                tile.rows = qnet__tile_size(p->rows - first);
-                tile.a = tail ? tail_a : beside ? p->a : p->a + first;
-                tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
-                tile.a_at = at * p->a_step + (beside ? first : 0);
-                tile.beside = beside;
-                tile.c = tail ? tail_c : p->c + first;
-                if (p->accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, width);
-                if (p->far)
-                    qnet__product_prefetch(p, first, at);
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, p->b_step, width, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
-                }
-                qnet__run_tile(kernel, &tile, qnet__min_size(p->columns - tile.c_at, width));
-            }
-        }
-    }
-}
-
-/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
-   the rows of a lie beside each other. */
-static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    qnet__product p;
-    memset(&p, 0, sizeof p);
-    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
-    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
-    p.c = c, p.accumulate = accumulate;
-    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
-    p.chain = chain, p.piece = QNET__PIECE;
-    qnet__multiply(kernel, &p);
-}
-
-/* ---- qnet_gemm ------------------------------------------------------------------------------- */
-
-#define QNET__GEMM_BAND 96 /* rows of C per task: their part of A stays in a second-level cache */
-
-typedef struct qnet__gemm {
-    qnet__kernel kernel;
-    qnet__product product; /* but for its pointers and the block of C */
-    const qnet_real *a, *b;
-    qnet_real *c;
-    size_t m, n, a_row, ldc;
-    size_t panels_per_task, bands;
-} qnet__gemm;
-
-static void qnet__gemm_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel = index / g->bands * g->panels_per_task, column = panel * g->kernel.columns;
-    const size_t row = index % g->bands * QNET__GEMM_BAND;
-    const qnet_real *a[QNET__GEMM_BAND], *b = g->b + panel * g->product.b_panel;
-    qnet_real *c[QNET__GEMM_BAND];
-    qnet__product p = g->product;
-    QNET__UNUSED(worker);
-    p.a = a, p.b = &b, p.c = c;
-    p.rows = qnet__min_size(QNET__GEMM_BAND, g->m - row);
-    p.columns = qnet__min_size(g->panels_per_task * g->kernel.columns, g->n - column);
-    for (size_t i = 0; i < p.rows; i++) {
-        a[i] = g->a + (row + i) * g->a_row;
-        c[i] = g->c + (row + i) * g->ldc + column;
-    }
-    qnet__multiply(&g->kernel, &p);
-}
-
-/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
-   would cost more than it saves. */
-static int qnet__gemm_packs(const qnet__kernel *kernel, int trans_b, size_t m, size_t n)
-{
-    return trans_b || n % kernel->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
-}
-
-/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
-QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
-                                  size_t n, size_t k)
-{
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
-    qnet__arena arena = {NULL, 0};
-    QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
-        return 0;
-    if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k))
-        return (size_t)-1;
-    qnet__take(&arena, qnet__panels(&kernel, n), k);
-    return arena.at;
-}
-
-static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
-{
-    qnet__gemm g;
-    size_t panels;
-    memset(&g, 0, sizeof g);
-    g.kernel = qnet__pick_kernel(ctx);
-    panels = qnet__panels(&g.kernel, n);
-    g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.ldc = ldc;
-    g.a_row = trans_a ? 1 : lda;
-    g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
-    g.product.b_step = ldb, g.product.b_panel = g.kernel.columns;
-    g.product.segments = 1, g.product.length = k;
-    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = k;
-    g.product.accumulate = accumulate;
-    g.panels_per_task = qnet__panels_per_task(panels, k * g.kernel.columns);
-    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    if (qnet__gemm_packs(&g.kernel, trans_b, m, n)) {
-        qnet__packing p;
-        p.src = b, p.dst = (qnet_real *)scratch;
-        p.blocks = 1, p.length = k, p.columns = n, p.width = g.kernel.columns;
-        p.block_step = 0;
-        p.row_step = trans_b ? 1 : ldb;
-        p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, panels, qnet__pack_task, &p);
-        g.b = p.dst;
-        g.product.b_step = g.kernel.columns, g.product.b_panel = k * g.kernel.columns;
-    }
-    qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
-}
-
-/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
-static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
-{
-#if QNET__REAL_IS_DOUBLE
-    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
-    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
-    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
-    *done = 0;
-#else
-    const qnet_blas *blas = &ctx->hooks.blas;
-    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
-                        lda, qnet__max_size(ldb, ldc))));
-    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
-    if (*done && most > (size_t)INT_MAX) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
-                          (unsigned long)most, INT_MAX);
-    }
-    if (*done) {
-        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
-                    b, (int)ldb, beta, c, (int)ldc);
-    }
-#endif
-    return QNET_OK;
-}
-
-/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
-static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
-{
-    size_t bytes;
-    return step >= width && qnet__mul(rows, step, &bytes) &&
-           qnet__mul(bytes, sizeof(qnet_real), &bytes);
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
-   says so, for qnet__free. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL && bytes > 0) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL)
-            return qnet__no_memory(ctx, bytes, what);
-    }
-    return QNET_OK;
-}
-
-QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
-{
-    void *own;
-    size_t bytes;
-    int done = 0;
-    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
-    if (m == 0 || n == 0 || k == 0) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
-                          (unsigned long)n, (unsigned long)k);
-    }
-    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
-        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
-                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
-                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
-    }
-    if (beta != 0 && beta != 1) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
-                          (double)beta);
-    }
-    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
-    if (done)
-        return QNET_OK;
-    if (QNET__REFERENCE_ONLY) {
-        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
-        return QNET_OK;
-    }
-    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
-    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
-    qnet__free(ctx, own, bytes);
-    return QNET_OK;
-}
-
-/* ============================================================================================
-   >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
-   `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
-   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does
-   the same from memory to memory.
-   ============================================================================================ */
-
-/* Numbers side by side in channels. Compilers with vector types split them into the registers that
-   the target has; for others a vector is one number. */
-#if defined(__GNUC__) || defined(__clang__)
-#define QNET__LANE_COUNT (QNET__REAL_IS_DOUBLE ? 8 : 16)
-typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
-#define QNET__WIDE_COUNT 8
-typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(qnet_real))));
-typedef double qnet__wide __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(double))));
-#else
-#define QNET__LANE_COUNT 1
-typedef qnet_real qnet__lanes;
-#define QNET__WIDE_COUNT 1
-typedef qnet_real qnet__narrow;
-typedef double qnet__wide;
-#endif
-
-QNET__INLINE void qnet__lanes_load(qnet__lanes *v, const qnet_real *p)
-{
-    memcpy(v, p, sizeof *v);
-}
-
-QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
-{
-    memcpy(p, v, sizeof *v);
-}
-
-/* y = x[QNET__WIDE_COUNT] in double. */
-QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
-{
-    qnet__narrow v;
-    memcpy(&v, x, sizeof v);
-#if QNET__WIDE_COUNT > 1
-    *y = __builtin_convertvector(v, qnet__wide);
-#else
-    *y = (double)v;
-#endif
-}
-
-/* y[QNET__WIDE_COUNT] = x, rounded. */
-QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
-{
-#if QNET__WIDE_COUNT > 1
-    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
-#else
-    const qnet__narrow v = (qnet_real)*x;
-#endif
-    memcpy(y, &v, sizeof v);
-}
-
-/* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
-QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const int or_zero)
-{
-#if QNET__LANE_COUNT > 1
-    qnet__lanes zero;
-    memset(&zero, 0, sizeof zero);
-    {
-        const __typeof__(*v < zero) cut = or_zero ? *test <= zero : *test < zero;
-        *v = (qnet__lanes)((__typeof__(*v < zero))*v & ~cut);
-    }
-#else
-    *v = *test < 0 || (or_zero && *test == 0) ? 0 : *v;
-#endif
-}
+/* ---- What is done to a map while it is read and written -------------------------------------- */
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
@@ -4452,52 +3789,6 @@ static qnet__prologue qnet__prologue_plain(const qnet_real *x)
     memset(&s, 0, sizeof s);
     s.x = x;
     return s;
-}
-
-/* What a source wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__prologue_lanes {
-    qnet__lanes mean, scale, beta, shift, slope;
-} qnet__prologue_lanes;
-
-QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                        ptrdiff_t c, qnet__prologue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        qnet__lanes_load(&k->mean, s->mean + c);
-        qnet__lanes_load(&k->scale, s->scale + c);
-    }
-    if (kind == QNET__PROLOGUE_NORMALISED)
-        qnet__lanes_load(&k->beta, s->beta + c);
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes_load(&k->shift, s->shift + c);
-        qnet__lanes_load(&k->slope, s->slope + c);
-    }
-}
-
-/* v = the numbers at offset `at` (of pixel and channel) of the source, whose channels are k's. */
-QNET__INLINE void qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   const qnet__prologue_lanes *k, ptrdiff_t at, qnet__lanes *v)
-{
-    qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__PROLOGUE_NORMALISED) {
-        *v = (*v - k->mean) * k->scale + k->beta;
-        qnet__lanes_cut(v, v, 0);
-    }
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes pre;
-        qnet__lanes_load(&pre, s->pre + at);
-        *v = k->scale * (*v - k->shift - (pre - k->mean) * k->slope);
-    }
-}
-
-/* Asks for the cache lines of what will be read at `at`, which may lie outside the map. */
-QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   ptrdiff_t at)
-{
-    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__PROLOGUE_GRADIENT)
-        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
 /* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
@@ -4538,150 +3829,11 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
     return s;
 }
 
-/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
-   before in double, as rounding errors grow with the length of a chain of additions. */
-typedef struct qnet__sums {
-    qnet__lanes center, sum1, sum2;
-    qnet__wide all1[QNET__LANE_COUNT / QNET__WIDE_COUNT], all2[QNET__LANE_COUNT / QNET__WIDE_COUNT];
-} qnet__sums;
-
-QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
-{
-    int i;
-    for (i = 0; i < QNET__LANE_COUNT / QNET__WIDE_COUNT; i++) {
-        qnet__wide more;
-        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE_COUNT, &more);
-        sums->all1[i] += more;
-        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE_COUNT, &more);
-        sums->all2[i] += more;
-    }
-    memset(&sums->sum1, 0, sizeof sums->sum1);
-    memset(&sums->sum2, 0, sizeof sums->sum2);
-}
-
-/* What a sink wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__epilogue_lanes {
-    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
-} qnet__epilogue_lanes;
-
-QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
-        return;
-    if (s->mean != NULL)
-        qnet__lanes_load(&k->mean, s->mean + c);
-    if (s->scale != NULL) {
-        qnet__lanes_load(&k->scale, s->scale + c);
-        qnet__lanes_load(&k->beta, s->beta + c);
-    }
-    if (s->residual_mean != NULL) {
-        qnet__lanes_load(&k->residual_mean, s->residual_mean + c);
-        qnet__lanes_load(&k->residual_scale, s->residual_scale + c);
-        qnet__lanes_load(&k->residual_beta, s->residual_beta + c);
-    }
-}
-
-/* The numbers `value` go to offset `at` (of pixel and channel) of the sink, whose channels are
-   k's. */
-QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                     const qnet__lanes *value, qnet__sums *sums)
-{
-    qnet__lanes v = *value, other;
-    if (kind == QNET__EPILOGUE_MOMENTS) {
-        other = v - sums->center;
-        sums->sum1 += other;
-        sums->sum2 += other * other;
-    }
-    if (kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - k->mean) * k->scale + k->beta;
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            if (s->residual_mean != NULL)
-                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
-            if (s->residual_relu)
-                qnet__lanes_cut(&other, &other, 0);
-            v += other;
-        }
-        if (s->relu)
-            qnet__lanes_cut(&v, &v, 0);
-    }
-    if (kind == QNET__EPILOGUE_GRADIENT) {
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            v += other;
-        }
-        if (s->mask != NULL) {
-            qnet__lanes_load(&other, s->mask + at);
-            qnet__lanes_cut(&v, &other, 1);
-        } else if (s->scale != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            other = (other - k->mean) * k->scale + k->beta;
-            qnet__lanes_cut(&v, &other, 1);
-        }
-        if (s->pre != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            sums->sum1 += v;
-            sums->sum2 += v * (other - k->mean);
-        }
-    }
-    if (s->y != NULL)
-        qnet__lanes_store(s->y + at, &v);
-}
-
-/* Asks for the cache lines of what will be read and written at `at`. */
-QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t at)
-{
-    if (s->y != NULL)
-        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
-    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
-        s->residual != NULL)
-        QNET__PREFETCH((uintptr_t)(s->residual + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
-        QNET__PREFETCH((uintptr_t)(s->mask + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
-        QNET__PREFETCH((uintptr_t)(s->pre + at));
-}
-
-/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
-QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
-{
-    if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
-    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
-    }
-}
-
-/* ---- From memory to memory ------------------------------------------------------------------- */
-
-#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
-#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
-
 typedef struct qnet__pass_job {
     const qnet__prologue *source;
     const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
-
-/* `rows` rows from `first` on; their sums are those of a chunk. */
-typedef void (*qnet__pass_run)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
-
-static size_t qnet__pass_chunk_rows(size_t channels)
-{
-    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
-}
-
-static size_t qnet__pass_chunks(size_t rows, size_t channels)
-{
-    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
-}
 
 /* The twin, by the definitions of source and sink. */
 static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
@@ -4748,25 +3900,828 @@ static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t 
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+/* ---- What Winograd's transforms take --------------------------------------------------------- */
+
+/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
+typedef enum qnet__winograd_form {
+    QNET__WINOGRAD_SAME,  /* stride 1 */
+    QNET__WINOGRAD_HALF,  /* stride 2 */
+    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+} qnet__winograd_form;
+
+#define QNET__WINOGRAD_MOST 9   /* points of an axis, at most */
+#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
+#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
+#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
+#define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
+
+/* Outputs along an axis of a tile. */
+QNET__INLINE int qnet__winograd_outputs(int points)
 {
-    qnet__pass_channels(job, first, rows, chunk, 0);
+    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
-   and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Points for 4 outputs. */
+QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_SAME ? 6 : 9;
+}
+
+/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
+   tile before does not. */
+QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
+}
+
+QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
+}
+
+QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 8 : 4;
+}
+
+/* Pixels along an axis that a tile with this number of points reads, and writes. */
+QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
+           : form == QNET__WINOGRAD_HALF ? points
+                                         : (points + 1) / 2;
+}
+
+QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
+           : form == QNET__WINOGRAD_HALF ? points / 2
+                                         : points - 1;
+}
+
+/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
+typedef struct qnet__winograd_axis {
+    ptrdiff_t tiles, large, side;
+    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
+} qnet__winograd_axis;
+
+/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
+   pixels before first * step, where `first` is the first of its outputs. */
+typedef struct qnet__winograd_map {
+    ptrdiff_t height, width, channels;
+    int step, border, more;
+    int size; /* of views: as for tiles with 4 outputs */
+} qnet__winograd_map;
+
+/* How a pass is cut into tasks; see the table at "Schedules" (>>winograd). */
+typedef enum qnet__winograd_schedule {
+    QNET__WINOGRAD_BY_BLOCK,
+    QNET__WINOGRAD_BY_ROUND,
+    QNET__WINOGRAD_BY_GROUP,
+    QNET__WINOGRAD_BY_PART,
+    QNET__WINOGRAD_BY_SQUARE
+} qnet__winograd_schedule;
+
+/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
+   large large, large small, small small. So those that use more points along an axis follow each
+   other. */
+typedef struct qnet__winograd {
+    const struct qnet__isa *isa;
+    qnet__winograd_form form;
+    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
+    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
+    qnet__winograd_axis y, x;
+    ptrdiff_t kind_end[4], tiles;         /* of the batch */
+    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
+    qnet__winograd_schedule schedule;
+    ptrdiff_t block, blocks;              /* tiles of a block, and blocks of the batch */
+    ptrdiff_t round, first, last;         /* tiles of a round, and those of the current one */
+    int makes_v, makes_d;                 /* what a strip's task does */
+    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
+    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time */
+    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
+    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
+    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
+    qnet__prologue from;                    /* plain or normalised */
+    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
+    qnet__epilogue sink;
+    const qnet_real *w;                   /* [3][3][in][out] */
+    int backward;                         /* w is turned round and in, out are dst_c, src_c */
+    qnet_real *u;
+    const qnet_real *packed;              /* u, or what was packed before */
+    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
+    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
+} qnet__winograd;
+
+/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
+   them or outside the map. */
+typedef struct qnet__winograd_view {
+    int points_y, points_x;
+    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
+} qnet__winograd_view;
+
+static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
+                                const qnet__winograd_map *map, qnet__winograd_view *view)
+{
+    const int size = map->size;
+    int kind = 0, large_y, large_x, rows, columns, y, x;
+    ptrdiff_t image, i, j, top, left, *at = view->at;
+    while (tile >= p->kind_end[kind])
+        kind++;
+    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
+    large_y = kind == 1 || kind == 2, large_x = kind < 2;
+    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
+    i = large_y ? p->y.large : p->y.tiles - p->y.large;
+    image = tile / j / i;
+    i = tile / j % i + (large_y ? 0 : p->y.large);
+    j = tile % j + (large_x ? 0 : p->x.large);
+    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
+    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
+    rows = ((int)p->y.side + large_y) * map->step + map->more;
+    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->points_y = (int)(large_y ? p->y.points : p->y.few);
+    view->points_x = (int)(large_x ? p->x.points : p->x.few);
+    for (y = 0; y < size; y++) {
+        const ptrdiff_t row = (image * map->height + top + y) * map->width;
+        const int there = y < rows && top + y >= 0 && top + y < map->height;
+        for (x = 0; x < size; x++) {
+            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            *at++ = inside ? (row + left + x) * map->channels : -1;
+        }
+    }
+}
+
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
+}
+
+/* The parts of the algorithm that have a kernel. */
+typedef enum qnet__winograd_step {
+    QNET__WINOGRAD_INPUT,
+    QNET__WINOGRAD_GRADIENT,
+    QNET__WINOGRAD_OUTPUT,
+    QNET__WINOGRAD_KERNELS,
+    QNET__WINOGRAD_KERNEL_GRADIENTS
+} qnet__winograd_step;
+
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;        /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
+#define QNET__STEM_TAPS 192    /* 4 columns */
+#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
+
+/* sum[64][QNET__STEM_TAPS] += the taps of `count` outputs of pooling, times their gradients
+   dy[count][64]: those of output i lie in columns at place[i] and what the winner of its window
+   adds, row and column 0 .. 2 of the window, of which rows are `pitch` columns apart. */
+typedef struct qnet__stem_list {
+    const qnet_real *columns, *dy;
+    const uint8_t *winner; /* [count][64] */
+    const ptrdiff_t *place;
+    ptrdiff_t pitch, count;
+    double *sum;
+} qnet__stem_list;
+
+/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
+static qnet_real qnet__sigmoid(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
+    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
+}
+
+static qnet_real qnet__tanh(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
+    return (qnet_real)tanhf((float)x);
+}
+
+/* ---- sigma and tanh that a compiler can vectorise ----
+   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
+   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
+   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
+   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
+   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
+   relative error of 1.4e-8. */
+typedef struct qnet__exp_parts {
+    float power, rest; /* 2^-m = power * rest */
+    float expm1;       /* e^r - 1 */
+} qnet__exp_parts;
+
+/* The float that has these bits. */
+QNET__INLINE float qnet__float_of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
+{
+    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
+    qnet__exp_parts e;
+    float rounded, m, r, q;
+    uint32_t bits, half;
+    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
+    rounded = a * 1.44269504f + round;
+    m = rounded - round;
+    memcpy(&bits, &rounded, sizeof bits);
+    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
+    half = bits >> 1;
+    e.power = qnet__float_of_bits((127 - half) << 23);
+    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = 0.00139464729f;
+    q = q * r + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    e.expm1 = r + r * r * q;
+    return e;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. */
+QNET__INLINE float qnet__sigmoid_fast(float x)
+{
+    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
+    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
+    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
+}
+
+/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
+QNET__INLINE float qnet__tanh_fast(float x)
+{
+    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
+    const float power = e.power * e.rest;
+    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
+    return copysignf(d / (2.0f + d), x);
+}
+
+/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
+   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
+   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
+   reference and stays with the library. */
+QNET__INLINE qnet_real qnet__gate(qnet_real x)
+{
+    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
+}
+
+QNET__INLINE qnet_real qnet__squash(qnet_real x)
+{
+    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
+}
+
+/* ---- The table of a set ---------------------------------------------------------------------- */
+
+typedef struct qnet__isa {
+    size_t columns; /* of a tile */
+    void (*tile)(const qnet__tile *t);
+    /* `rows` rows from `first` on; their sums are those of a chunk. */
+    void (*pass)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
+    /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
+    void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
+                     qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
+    void (*stem)(const qnet__stem_list *list);
+    void (*lstm)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
+                 const qnet_real *before, qnet_real *gates, qnet_real *cell, qnet_real *cell_tanh,
+                 qnet_real *h, qnet_real *next_h);
+    void (*lstm_back)(size_t n, const qnet_real *gates, const qnet_real *before,
+                      const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
+                      qnet_real *dc, qnet_real *dgates, double *db);
+} qnet__isa;
+
+/* The names of what a set defines: each stands for one that ends in the set's suffix. */
+#define QNET__JOIN_(name, suffix) name##suffix
+#define QNET__JOIN(name, suffix) QNET__JOIN_(name, suffix)
+#define QNET__ISA(name) QNET__JOIN(name, QNET__SUFFIX)
+#define qnet__lanes QNET__ISA(qnet__lanes)
+#define qnet__narrow QNET__ISA(qnet__narrow)
+#define qnet__wide QNET__ISA(qnet__wide)
+#define qnet__lanes_load QNET__ISA(qnet__lanes_load)
+#define qnet__lanes_store QNET__ISA(qnet__lanes_store)
+#define qnet__lanes_zero QNET__ISA(qnet__lanes_zero)
+#define qnet__lanes_all QNET__ISA(qnet__lanes_all)
+#define qnet__lanes_fma QNET__ISA(qnet__lanes_fma)
+#define qnet__lanes_cut QNET__ISA(qnet__lanes_cut)
+#define qnet__widen QNET__ISA(qnet__widen)
+#define qnet__wide_round QNET__ISA(qnet__wide_round)
+#define qnet__tile_keep QNET__ISA(qnet__tile_keep)
+#define qnet__tile_step QNET__ISA(qnet__tile_step)
+#define qnet__tile_rows QNET__ISA(qnet__tile_rows)
+#define qnet__tile_run QNET__ISA(qnet__tile_run)
+#define qnet__prologue_lanes QNET__ISA(qnet__prologue_lanes)
+#define qnet__prologue_channels QNET__ISA(qnet__prologue_channels)
+#define qnet__prologue_get QNET__ISA(qnet__prologue_get)
+#define qnet__prologue_prefetch QNET__ISA(qnet__prologue_prefetch)
+#define qnet__sums QNET__ISA(qnet__sums)
+#define qnet__sums_fold QNET__ISA(qnet__sums_fold)
+#define qnet__epilogue_lanes QNET__ISA(qnet__epilogue_lanes)
+#define qnet__epilogue_channels QNET__ISA(qnet__epilogue_channels)
+#define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
+#define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
+#define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_columns QNET__ISA(qnet__pass_columns)
+#define qnet__pass_run QNET__ISA(qnet__pass_run)
+#define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
+#define qnet__winograd_at QNET__ISA(qnet__winograd_at)
+#define qnet__winograd_a QNET__ISA(qnet__winograd_a)
+#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
+#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
+#define qnet__winograd_odd_points QNET__ISA(qnet__winograd_odd_points)
+#define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
+#define qnet__winograd_bt2_back QNET__ISA(qnet__winograd_bt2_back)
+#define qnet__winograd_odd_outputs QNET__ISA(qnet__winograd_odd_outputs)
+#define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
+#define qnet__winograd_at2_back QNET__ISA(qnet__winograd_at2_back)
+#define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
+#define qnet__winograd_g2 QNET__ISA(qnet__winograd_g2)
+#define qnet__winograd_gt2 QNET__ISA(qnet__winograd_gt2)
+#define qnet__winograd_to_points QNET__ISA(qnet__winograd_to_points)
+#define qnet__winograd_to_pixels QNET__ISA(qnet__winograd_to_pixels)
+#define qnet__winograd_from_outputs QNET__ISA(qnet__winograd_from_outputs)
+#define qnet__winograd_to_taps QNET__ISA(qnet__winograd_to_taps)
+#define qnet__winograd_to_kernel_points QNET__ISA(qnet__winograd_to_kernel_points)
+#define qnet__winograd_get QNET__ISA(qnet__winograd_get)
+#define qnet__winograd_prefetch QNET__ISA(qnet__winograd_prefetch)
+#define qnet__winograd_put QNET__ISA(qnet__winograd_put)
+#define qnet__winograd_input_tile QNET__ISA(qnet__winograd_input_tile)
+#define qnet__winograd_get_dy QNET__ISA(qnet__winograd_get_dy)
+#define qnet__winograd_gradient_tile QNET__ISA(qnet__winograd_gradient_tile)
+#define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
+#define qnet__winograd_sink QNET__ISA(qnet__winograd_sink)
+#define qnet__winograd_output_tile QNET__ISA(qnet__winograd_output_tile)
+#define qnet__winograd_output QNET__ISA(qnet__winograd_output)
+#define qnet__winograd_gather QNET__ISA(qnet__winograd_gather)
+#define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
+#define qnet__winograd_get_du QNET__ISA(qnet__winograd_get_du)
+#define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
+#define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
+#define qnet__winograd_same QNET__ISA(qnet__winograd_same)
+#define qnet__winograd_half QNET__ISA(qnet__winograd_half)
+#define qnet__winograd_double QNET__ISA(qnet__winograd_double)
+#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
+#define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward_row QNET__ISA(qnet__maxpool_forward_row)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_pixel QNET__ISA(qnet__maxpool_pixel)
+#define qnet__maxpool_backward_row QNET__ISA(qnet__maxpool_backward_row)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
+#define qnet__stem_add QNET__ISA(qnet__stem_add)
+#define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
+#define qnet__lstm_units QNET__ISA(qnet__lstm_units)
+#define qnet__lstm_row QNET__ISA(qnet__lstm_row)
+#define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
+#define qnet__lstm_row_back QNET__ISA(qnet__lstm_row_back)
+#define qnet__isa_table QNET__ISA(qnet__isa_table)
+
+#define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
+#define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
+#define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
+
+#if QNET__ISA_AT_RUN_TIME
+#define QNET__SUFFIX _avx512
+#define QNET__LANES 16
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#define QNET__SUFFIX _avx2
+#define QNET__LANES 8
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#endif
+
+/* The last set is compiled as the file goes on. */
+#define QNET__SUFFIX _plain
+#define QNET__LANES QNET__LANES_COMPILED
+#define QNET__LAST_SET
+
+#endif /* QNET_IMPLEMENTATION, continued below */
+
+#ifdef QNET__SUFFIX /* the part that is compiled for each set */
+
+/* ---- Vectors --------------------------------------------------------------------------------- */
+
+#if QNET__LANES > 1
+typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
+typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
+#else
+typedef qnet_real qnet__lanes, qnet__narrow;
+typedef double qnet__wide;
+#endif
+
+QNET__INLINE qnet__lanes qnet__lanes_load(const qnet_real *p)
+{
+    qnet__lanes v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+QNET__INLINE void qnet__lanes_store(qnet_real *p, qnet__lanes v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zero(void)
+{
+    qnet__lanes v;
+    memset(&v, 0, sizeof v);
+    return v;
+}
+
+/* x in all lanes. A difference, as 0 + -0 is 0. */
+QNET__INLINE qnet__lanes qnet__lanes_all(qnet_real x)
+{
+    return x - qnet__lanes_zero();
+}
+
+/* x y + z, rounded once where the set has such an instruction. */
+QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lanes z)
+{
+#if QNET__LANES == 16
+    return (qnet__lanes)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif QNET__LANES == 8
+    return (qnet__lanes)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#elif QNET__NEON
+    return (qnet__lanes)vfmaq_f32((float32x4_t)z, (float32x4_t)x, (float32x4_t)y);
+#else
+    return x * y + z;
+#endif
+}
+
+/* v, but 0 where test < 0 (or_zero: <= 0). A NaN in test keeps v. */
+QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
+{
+#if QNET__LANES > 1
+    const qnet__lanes zero = qnet__lanes_zero();
+    const __typeof__(v < zero) cut = or_zero ? test <= zero : test < zero;
+    return (qnet__lanes)((__typeof__(v < zero))v & ~cut);
+#else
+    return test < 0 || (or_zero && test == 0) ? 0 : v;
+#endif
+}
+
+/* *y = x[QNET__WIDE] in double. */
+QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
+{
+    qnet__narrow v;
+    memcpy(&v, x, sizeof v);
+#if QNET__LANES > 1
+    *y = __builtin_convertvector(v, qnet__wide);
+#else
+    *y = (double)v;
+#endif
+}
+
+/* y[QNET__WIDE] = x, rounded. */
+QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
+{
+#if QNET__LANES > 1
+    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
+#else
+    const qnet__narrow v = (qnet_real)*x;
+#endif
+    memcpy(y, &v, sizeof v);
+}
+
+/* ---- The tile -------------------------------------------------------------------------------- */
+
+QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
+{
+    int n;
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
+        qnet__lanes_store(c, (held ? qnet__lanes_load(c) : qnet__lanes_zero()) + acc[n]);
+}
+
+/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
+   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
+   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
+   there are registers for all addresses. A chain's sums go to C row by row while the next chain
+   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
+   does not matter which products of zeros are left out. */
+QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int beside,
+                                  const qnet_real *const *a, size_t i, const qnet_real *b,
+                                  uintptr_t ahead, const qnet__turn turn,
+                                  qnet__lanes (*acc)[QNET__TILE_WIDE])
+{
+    qnet__lanes bk[QNET__TILE_WIDE];
+    int m, n;
+    QNET__PREFETCH(ahead);
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++)
+        bk[n] = qnet__lanes_load(b + n * QNET__LANES);
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
+        if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);
+        QNET__UNROLL
+        for (n = 0; n < QNET__TILE_WIDE; n++)
+            acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
+    }
+}
+
+QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const size_t a_step,
+                                  const int beside)
+{
+    const size_t b_step = t->b_step, ahead_step = t->ahead_step;
+    const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;
+    size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */
+    uintptr_t ahead = t->ahead;
+    int m, held = t->accumulate; /* 1: C holds a part of the sum */
+    qnet__lanes acc[QNET__TILE_ROWS][QNET__TILE_WIDE];
+    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);
+    i += a_step, b += b_step, ahead += ahead_step;
+    for (;;) {
+        while (k < t->length) {
+            if (chain == t->chain) {
+                if (held)
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);
+                else
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);
+                held = 1, chain = 1;
+                k++, i += a_step, b += b_step, ahead += ahead_step;
+            }
+            end = qnet__min_size(t->length, k + t->chain - chain);
+            chain += end - k;
+            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
+                QNET__KEEP_INDEX(i);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);
+            }
+        }
+        if (++s == t->segments)
+            break;
+        a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;
+    }
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        if (held)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 1);
+        else
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 0);
+    }
+}
+
+static void qnet__tile_run(const qnet__tile *t)
+{
+    if (t->rows == 6 && t->a_step == 1)
+        qnet__tile_rows(t, 6, 1, 0);
+    else if (t->rows == 6 && t->beside)
+        qnet__tile_rows(t, 6, t->a_step, 1);
+    else if (t->rows == 6)
+        qnet__tile_rows(t, 6, t->a_step, 0);
+    else if (t->rows == 4)
+        qnet__tile_rows(t, 4, t->a_step, 0);
+    else
+        qnet__tile_rows(t, 2, t->a_step, 0);
+}
+
+/* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
+
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__prologue_lanes {
+    qnet__lanes mean, scale, beta, shift, slope;
+} qnet__prologue_lanes;
+
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t c, qnet__prologue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__PROLOGUE_PLAIN) {
+        k->mean = qnet__lanes_load(s->mean + c);
+        k->scale = qnet__lanes_load(s->scale + c);
+    }
+    if (kind == QNET__PROLOGUE_NORMALISED)
+        k->beta = qnet__lanes_load(s->beta + c);
+    if (kind == QNET__PROLOGUE_GRADIENT) {
+        k->shift = qnet__lanes_load(s->shift + c);
+        k->slope = qnet__lanes_load(s->slope + c);
+    }
+}
+
+/* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+{
+    qnet__lanes v = qnet__lanes_load(s->x + at);
+    if (kind == QNET__PROLOGUE_NORMALISED) {
+        v = (v - k->mean) * k->scale + k->beta;
+        v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+    return v;
+}
+
+/* Prefetches what will be read at `at`, which may lie outside the map. */
+QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t at)
+{
+    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
+}
+
+/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
+   before in double, as rounding errors grow with the length of a chain of additions. */
+typedef struct qnet__sums {
+    qnet__lanes center, sum1, sum2;
+    qnet__wide all1[QNET__LANES / QNET__WIDE], all2[QNET__LANES / QNET__WIDE];
+} qnet__sums;
+
+QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
+{
+    int i;
+    for (i = 0; i < QNET__LANES / QNET__WIDE; i++) {
+        qnet__wide more;
+        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE, &more);
+        sums->all1[i] += more;
+        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE, &more);
+        sums->all2[i] += more;
+    }
+    sums->sum1 = sums->sum2 = qnet__lanes_zero();
+}
+
+/* What an epilogue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__epilogue_lanes {
+    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
+} qnet__epilogue_lanes;
+
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
+        return;
+    if (s->mean != NULL)
+        k->mean = qnet__lanes_load(s->mean + c);
+    if (s->scale != NULL) {
+        k->scale = qnet__lanes_load(s->scale + c);
+        k->beta = qnet__lanes_load(s->beta + c);
+    }
+    if (s->residual_mean != NULL) {
+        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
+        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
+        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+    }
+}
+
+/* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
+                                     qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS) {
+        const qnet__lanes d = v - sums->center;
+        sums->sum1 += d;
+        sums->sum2 += d * d;
+    }
+    if (kind == QNET__EPILOGUE_NORMALISE) {
+        v = (v - k->mean) * k->scale + k->beta;
+        if (s->residual != NULL) {
+            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            if (s->residual_mean != NULL)
+                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
+            if (s->residual_relu)
+                other = qnet__lanes_cut(other, other, 0);
+            v += other;
+        }
+        if (s->relu)
+            v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__EPILOGUE_GRADIENT) {
+        if (s->residual != NULL)
+            v += qnet__lanes_load(s->residual + at);
+        if (s->mask != NULL) {
+            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+        } else if (s->scale != NULL) {
+            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
+        }
+        if (s->pre != NULL) {
+            sums->sum1 += v;
+            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+        }
+    }
+    if (s->y != NULL)
+        qnet__lanes_store(s->y + at, v);
+}
+
+/* Prefetches what will be read and written at `at`. */
+QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t at)
+{
+    if (s->y != NULL)
+        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
+    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
+        s->residual != NULL)
+        QNET__PREFETCH((uintptr_t)(s->residual + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
+        QNET__PREFETCH((uintptr_t)(s->mask + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
+        QNET__PREFETCH((uintptr_t)(s->pre + at));
+}
+
+/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
+QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
+                                     const qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS)
+        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
+        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
+        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+    }
+}
+
+/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
+   column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
-        const ptrdiff_t d = c + QNET__LANE_COUNT;
+    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
+        const ptrdiff_t d = c + QNET__LANES;
         qnet__prologue_lanes from_left, from_right;
         qnet__epilogue_lanes to_left, to_right;
         qnet__sums left, right;
-        qnet__lanes v;
         qnet__prologue_channels(job->source, from, c, &from_left);
         qnet__prologue_channels(job->source, from, d, &from_right);
         qnet__epilogue_channels(job->sink, to, c, &to_left);
@@ -4774,14 +4729,15 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
         memset(&left, 0, sizeof left);
         memset(&right, 0, sizeof right);
         if (to == QNET__EPILOGUE_MOMENTS) {
-            qnet__prologue_get(job->source, from, &from_left, first + c, &left.center);
-            qnet__prologue_get(job->source, from, &from_right, first + d, &right.center);
+            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
+            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            qnet__prologue_get(job->source, from, &from_left, first + r * n + c, &v);
-            qnet__epilogue_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
-            qnet__prologue_get(job->source, from, &from_right, first + r * n + d, &v);
-            qnet__epilogue_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
+            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
+            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
+            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
+            v = qnet__prologue_get(job->source, from, &from_right, next);
+            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
             if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
                 qnet__sums_fold(&left);
                 qnet__sums_fold(&right);
@@ -4793,148 +4749,33 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
 
-#define QNET__DEFINE_PASS(name, target)                                                           \
-    target static void name(const qnet__pass_job *job, size_t at, size_t rows, size_t chunk)      \
-    {                                                                                             \
-        const qnet__epilogue_kind to = job->sink->kind; \
-        if (job->source->kind == QNET__PROLOGUE_NORMALISED) \
-            qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (job->source->kind == QNET__PROLOGUE_GRADIENT) \
-            qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_MOMENTS) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_MOMENTS, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_NORMALISE) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_NORMALISE, at, rows, chunk); \
-        else                                                                                      \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_GRADIENT, at, rows, chunk); \
-    }
-
-QNET__DEFINE_PASS(qnet__pass_portable, )
-#if QNET__X86
-QNET__DEFINE_PASS(qnet__pass_avx2, QNET__AVX2)
-QNET__DEFINE_PASS(qnet__pass_avx512, QNET__AVX512)
-#endif
-
-typedef struct qnet__pass_call {
-    qnet__pass_job job;
-    qnet__pass_run run;
-} qnet__pass_call;
-
-static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+/* One of prologue and epilogue is plain. */
+static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
-    const qnet__pass_call *call = (const qnet__pass_call *)arg;
-    const size_t rows = qnet__min_size(call->job.chunk_rows,
-                                       call->job.rows - chunk * call->job.chunk_rows);
-    QNET__UNUSED(worker);
-    if (call->job.sink->rows != NULL)
-        call->job.sink->rows[chunk] = rows;
-    call->run(&call->job, chunk * call->job.chunk_rows, rows, chunk);
-}
-
-static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
-{
+    const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
+    const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
     if (QNET__REFERENCE_ONLY)
-        return qnet__pass_ref;
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__pass_avx512;
-    case QNET_CPU_AVX2: return qnet__pass_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__pass_portable;
+        qnet__pass_channels(job, first, rows, chunk, 0);
+    else if (from == QNET__PROLOGUE_NORMALISED)
+        qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
+    else if (from == QNET__PROLOGUE_GRADIENT)
+        qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_MOMENTS)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_NORMALISE)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
+    else
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
 }
 
-/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
-   source's x may be the same map. */
-static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
-                       size_t rows, size_t channels)
-{
-    qnet__pass_call call;
-    call.job.source = source, call.job.sink = sink;
-    call.job.rows = rows, call.job.channels = channels;
-    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
-    call.run = qnet__pass_pick(ctx);
-    sink->chunks = qnet__pass_chunks(rows, channels);
-    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
-}
-
-/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
-
-#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
-
-typedef struct qnet__epilogue_join {
-    const qnet__epilogue *sink;
-    size_t channels;
-    double *first, *second; /* [channels] */
-} qnet__epilogue_join;
-
-/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
-   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
-   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
-static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
-    const qnet__epilogue *s = job->sink;
-    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
-    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
-    size_t k, c;
-    double rows = 0;
-    QNET__UNUSED(worker);
-    for (c = begin; c < end; c++)
-        job->first[c] = job->second[c] = 0;
-    if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        for (k = 0; k < s->chunks; k++) {
-            for (c = begin; c < end; c++) {
-                job->first[c] += s->sum1[k * n + c];
-                job->second[c] += s->sum2[k * n + c];
-            }
-        }
-        return;
-    }
-    for (k = 0; k < s->chunks; k++) {
-        rows += (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
-                             s->sum1[k * n + c];
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->first[c] /= rows;
-    for (k = 0; k < s->chunks; k++) {
-        const double m = (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            const double sum = s->sum1[k * n + c];
-            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
-            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->second[c] /= rows;
-}
-
-static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
-                              double *first, double *second)
-{
-    qnet__epilogue_join job;
-    job.sink = sink;
-    job.channels = channels;
-    job.first = first;
-    job.second = second;
-    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
-                   &job);
-}
-
-/* ============================================================================================
-   >>winograd: 3x3 convolution by Winograd's minimal filtering: stride 1, mostly by F(4x4, 3x3), and
-   stride 2.
+#if QNET__HAS_WINOGRAD
+/* ---- Winograd's transforms ---------------------------------------------------------------------
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
    takes 36 multiplications per channel pair where the direct sum takes 144 (Winograd 1980; Lavin &
    Gray 2016). Over all tiles of all images each of the 36 elements is a matrix product,
-   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
+   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile.
 
    The matrices come from interpolation at the points 0, infinity, a, -a, b and -b. With a = 5/8 and
    b = 3/2 all entries of A and B are exact in binary, and the rounding error of 4x4 tiles is less
@@ -4991,11 +4832,9 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
    linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
-   again a matrix product for each element. The twins are those of >>conv: the equation that this
-   room evaluates is the same, in another order of sums.
-   ============================================================================================ */
+   again a matrix product for each element. */
 
-/* ---- The transforms in one dimension, for 6, 5, 4 or 3 points -------------------------------- */
+/* In one dimension, for 6, 5, 4 or 3 points. */
 
 #define QNET__WINOGRAD_A 0.625
 #define QNET__WINOGRAD_B 1.5
@@ -5004,14 +4843,6 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
 #define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
-
-#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
-
-/* Outputs along an axis of a tile. */
-QNET__INLINE int qnet__winograd_outputs(int points)
-{
-    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
-}
 
 /* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
    what x has beyond that is not read.
@@ -5149,7 +4980,7 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
     y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
 }
 
-/* ---- The same for stride 2, for 9, 7 or 5 points --------------------------------------------- */
+/* For stride 2, with 9, 7 or 5 points. */
 
 #define QNET__WINOGRAD_R 0.75
 #define QNET__WINOGRAD_T 2.0
@@ -5294,54 +5125,7 @@ QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const p
     y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
 }
 
-/* ---- The transforms of tiles ----------------------------------------------------------------- */
-
-/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
-typedef enum qnet__winograd_form {
-    QNET__WINOGRAD_SAME,  /* stride 1 */
-    QNET__WINOGRAD_HALF,  /* stride 2 */
-    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
-} qnet__winograd_form;
-
-#define QNET__WINOGRAD_MOST 9 /* points of an axis, at most */
-
-/* Points for 4 outputs. */
-QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_SAME ? 6 : 9;
-}
-
-/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
-   tile before does not. */
-QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
-}
-
-QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
-}
-
-QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 8 : 4;
-}
-
-/* Pixels along an axis that a tile with this number of points reads, and writes. */
-QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
-           : form == QNET__WINOGRAD_HALF ? points
-                                         : (points + 1) / 2;
-}
-
-QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
-           : form == QNET__WINOGRAD_HALF ? points / 2
-                                         : points - 1;
-}
+/* For a tile. */
 
 QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
                                            const qnet__lanes *x, qnet__lanes *y,
@@ -5401,123 +5185,11 @@ QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form
     }
 }
 
-#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
-#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
-
-/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
-typedef struct qnet__winograd_axis {
-    ptrdiff_t tiles, large, side;
-    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
-} qnet__winograd_axis;
-
-/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
-   pixels before first * step, where `first` is the first of its outputs. */
-typedef struct qnet__winograd_map {
-    ptrdiff_t height, width, channels;
-    int step, border, more;
-    int size; /* of views: as for tiles with 4 outputs */
-} qnet__winograd_map;
-
-/* How a pass is cut into tasks; see the table at "Schedules". */
-typedef enum qnet__winograd_schedule {
-    QNET__WINOGRAD_BY_BLOCK,
-    QNET__WINOGRAD_BY_ROUND,
-    QNET__WINOGRAD_BY_GROUP,
-    QNET__WINOGRAD_BY_PART,
-    QNET__WINOGRAD_BY_SQUARE
-} qnet__winograd_schedule;
-
-/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
-   large large, large small, small small. So those that use more points along an axis follow each
-   other. */
-typedef struct qnet__winograd {
-    qnet__kernel kernel;
-    qnet__winograd_form form;
-    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
-    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
-    qnet__winograd_axis y, x;
-    ptrdiff_t kind_end[4], tiles;         /* of the batch */
-    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
-    qnet__winograd_schedule schedule;
-    ptrdiff_t block, blocks;              /* tiles of a block, and blocks of the batch */
-    ptrdiff_t round, first, last;         /* tiles of a round, and those of the current one */
-    int makes_v, makes_d;                 /* what a strip's task does */
-    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
-    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time */
-    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
-    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
-    qnet__prologue from;                    /* plain or normalised */
-    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
-    qnet__epilogue sink;
-    const qnet_real *w;                   /* [3][3][in][out] */
-    int backward;                         /* w is turned round and in, out are dst_c, src_c */
-    qnet_real *u;
-    const qnet_real *packed;              /* u, or what was packed before */
-    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
-    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
-} qnet__winograd;
-
-/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
-   them or outside the map. */
-typedef struct qnet__winograd_view {
-    int points_y, points_x;
-    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
-} qnet__winograd_view;
-
-static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
-                                const qnet__winograd_map *map, qnet__winograd_view *view)
+QNET__INLINE qnet__lanes qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            ptrdiff_t c)
 {
-    const int size = map->size;
-    int kind = 0, large_y, large_x, rows, columns, y, x;
-    ptrdiff_t image, i, j, top, left, *at = view->at;
-    while (tile >= p->kind_end[kind])
-        kind++;
-    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
-    large_y = kind == 1 || kind == 2, large_x = kind < 2;
-    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
-    i = large_y ? p->y.large : p->y.tiles - p->y.large;
-    image = tile / j / i;
-    i = tile / j % i + (large_y ? 0 : p->y.large);
-    j = tile % j + (large_x ? 0 : p->x.large);
-    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
-    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
-    rows = ((int)p->y.side + large_y) * map->step + map->more;
-    columns = ((int)p->x.side + large_x) * map->step + map->more;
-    view->points_y = (int)(large_y ? p->y.points : p->y.few);
-    view->points_x = (int)(large_x ? p->x.points : p->x.few);
-    for (y = 0; y < size; y++) {
-        const ptrdiff_t row = (image * map->height + top + y) * map->width;
-        const int there = y < rows && top + y >= 0 && top + y < map->height;
-        for (x = 0; x < size; x++) {
-            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
-            *at++ = inside ? (row + left + x) * map->channels : -1;
-        }
-    }
-}
-
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
-static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
-                                 ptrdiff_t *last)
-{
-    const int more_y = plane / p->x.points >= p->y.few;
-    const int more_x = plane % p->x.points >= p->x.few;
-    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
-    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
-    *first = *first > begin ? *first : begin;
-    *last = *last < end ? *last : end;
-}
-
-QNET__INLINE void qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                     const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                     qnet__lanes *v)
-{
-    if (at < 0) {
-        memset(v, 0, sizeof *v);
-    } else {
-        qnet__prologue_get(s, kind, k, at + c, v);
-    }
+    return at < 0 ? qnet__lanes_zero() : qnet__prologue_get(s, kind, k, at + c);
 }
 
 /* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
@@ -5541,20 +5213,20 @@ QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__p
 QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
                                      const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
 {
-    qnet__lanes_store(to, &x[0]);
-    qnet__lanes_store(to + plane, &x[1]);
-    qnet__lanes_store(to + 2 * plane, &x[2]);
+    qnet__lanes_store(to, x[0]);
+    qnet__lanes_store(to + plane, x[1]);
+    qnet__lanes_store(to + 2 * plane, x[2]);
     if (points > 3)
-        qnet__lanes_store(to + 3 * plane, &x[3]);
+        qnet__lanes_store(to + 3 * plane, x[3]);
     if (points > 4)
-        qnet__lanes_store(to + 4 * plane, &x[4]);
+        qnet__lanes_store(to + 4 * plane, x[4]);
     if (points > 5)
-        qnet__lanes_store(to + 5 * plane, &x[5]);
+        qnet__lanes_store(to + 5 * plane, x[5]);
     if (form != QNET__WINOGRAD_SAME && points > 6)
-        qnet__lanes_store(to + 6 * plane, &x[6]);
+        qnet__lanes_store(to + 6 * plane, x[6]);
     if (form != QNET__WINOGRAD_SAME && points > 7) {
-        qnet__lanes_store(to + 7 * plane, &x[7]);
-        qnet__lanes_store(to + 8 * plane, &x[8]);
+        qnet__lanes_store(to + 7 * plane, x[7]);
+        qnet__lanes_store(to + 8 * plane, x[8]);
     }
 }
 
@@ -5569,7 +5241,7 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+    for (c = 0; c < p->src_c; c += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->from, kind, c, &k);
@@ -5578,17 +5250,17 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
             qnet__lanes d[QNET__WINOGRAD_MOST];
             if (x >= size - qnet__winograd_fresh(form))
                 qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
-            qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
-            qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
-            qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
-            qnet__winograd_get(&p->from, kind, &k, from[3 * size], c, &d[3]);
-            qnet__winograd_get(&p->from, kind, &k, from[4 * size], c, &d[4]);
+            d[0] = qnet__winograd_get(&p->from, kind, &k, from[0], c);
+            d[1] = qnet__winograd_get(&p->from, kind, &k, from[size], c);
+            d[2] = qnet__winograd_get(&p->from, kind, &k, from[2 * size], c);
+            d[3] = qnet__winograd_get(&p->from, kind, &k, from[3 * size], c);
+            d[4] = qnet__winograd_get(&p->from, kind, &k, from[4 * size], c);
             if (size > 5)
-                qnet__winograd_get(&p->from, kind, &k, from[5 * size], c, &d[5]);
+                d[5] = qnet__winograd_get(&p->from, kind, &k, from[5 * size], c);
             if (size > 6) {
-                qnet__winograd_get(&p->from, kind, &k, from[6 * size], c, &d[6]);
-                qnet__winograd_get(&p->from, kind, &k, from[7 * size], c, &d[7]);
-                qnet__winograd_get(&p->from, kind, &k, from[8 * size], c, &d[8]);
+                d[6] = qnet__winograd_get(&p->from, kind, &k, from[6 * size], c);
+                d[7] = qnet__winograd_get(&p->from, kind, &k, from[7 * size], c);
+                d[8] = qnet__winograd_get(&p->from, kind, &k, from[8 * size], c);
             }
             qnet__winograd_to_points(form, points_y, d, half + x, pitch);
         }
@@ -5601,13 +5273,15 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
 }
 
 /* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                        const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                        qnet__lanes *v)
+QNET__INLINE qnet__lanes qnet__winograd_get_dy(const qnet__winograd *p,
+                                               const qnet__prologue_kind kind,
+                                               const qnet__prologue_lanes *k, ptrdiff_t at,
+                                               ptrdiff_t c)
 {
-    qnet__winograd_get(&p->dy, kind, k, at, c, v);
+    const qnet__lanes v = qnet__winograd_get(&p->dy, kind, k, at, c);
     if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
         qnet__lanes_store(p->dy_made + at + c, v);
+    return v;
 }
 
 /* A dY A^T of a tile. */
@@ -5621,17 +5295,17 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
     const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
     ptrdiff_t c;
     int y, x;
-    for (c = p->slab_first; c < end; c += QNET__LANE_COUNT, d += QNET__LANE_COUNT) {
+    for (c = p->slab_first; c < end; c += QNET__LANES, d += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[4 * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->dy, kind, c, &k);
         for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
             qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
-            qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
-            qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
-            qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
-            qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
+            e[0] = qnet__winograd_get_dy(p, kind, &k, at[x], c);
+            e[1] = qnet__winograd_get_dy(p, kind, &k, at[4 + x], c);
+            e[2] = qnet__winograd_get_dy(p, kind, &k, at[8 + x], c);
+            e[3] = qnet__winograd_get_dy(p, kind, &k, at[12 + x], c);
             qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
         }
         for (y = 0; y < points_y; y++) {
@@ -5673,7 +5347,7 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
 /* To the sink, unless the pixel is outside the map. */
 QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
                                       const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                      ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
+                                      ptrdiff_t channel, qnet__lanes y, qnet__sums *sums)
 {
     if (at >= 0)
         qnet__epilogue_put(s, kind, k, at + channel, y, sums);
@@ -5694,7 +5368,7 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
+    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
@@ -5706,16 +5380,16 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
         qnet__epilogue_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            qnet__lanes_load(&e[0], from);
-            qnet__lanes_load(&e[1], from + row);
-            qnet__lanes_load(&e[2], from + 2 * row);
-            qnet__lanes_load(&e[3], points_y > 3 ? from + 3 * row : from);
-            qnet__lanes_load(&e[4], points_y > 4 ? from + 4 * row : from);
-            qnet__lanes_load(&e[5], points_y > 5 ? from + 5 * row : from);
+            e[0] = qnet__lanes_load(from);
+            e[1] = qnet__lanes_load(from + row);
+            e[2] = qnet__lanes_load(from + 2 * row);
+            e[3] = qnet__lanes_load(points_y > 3 ? from + 3 * row : from);
+            e[4] = qnet__lanes_load(points_y > 4 ? from + 4 * row : from);
+            e[5] = qnet__lanes_load(points_y > 5 ? from + 5 * row : from);
             if (form != QNET__WINOGRAD_SAME) {
-                qnet__lanes_load(&e[6], points_y > 6 ? from + 6 * row : from);
-                qnet__lanes_load(&e[7], points_y > 7 ? from + 7 * row : from);
-                qnet__lanes_load(&e[8], points_y > 8 ? from + 8 * row : from);
+                e[6] = qnet__lanes_load(points_y > 6 ? from + 6 * row : from);
+                e[7] = qnet__lanes_load(points_y > 7 ? from + 7 * row : from);
+                e[8] = qnet__lanes_load(points_y > 8 ? from + 8 * row : from);
             }
             qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
         }
@@ -5725,15 +5399,15 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
             qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[2], c, &e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[3], c, &e[3], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[0], c, e[0], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[1], c, e[1], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[2], c, e[2], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[3], c, e[3], &sum);
             if (size > 4) {
-                qnet__winograd_sink(s, kind, &k, pixels[4], c, &e[4], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[5], c, &e[5], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[6], c, &e[6], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[7], c, &e[7], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[4], c, e[4], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[5], c, e[5], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[6], c, e[6], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[7], c, e[7], &sum);
             }
         }
         qnet__sums_fold(&sum);
@@ -5750,7 +5424,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
     const qnet__epilogue *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
-    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
+    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
     qnet__winograd_view now, next;
     ptrdiff_t t, c;
     size_t rows = 0;
@@ -5772,8 +5446,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
         for (x = 0; x < size * size; x++)
             rows += now.at[x] >= 0;
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT)
-        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
+        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         s->rows[block] = rows;
 }
@@ -5783,51 +5457,50 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
    those of the square to come, whose rows are asked for. */
 QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
                                         ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__LANE_COUNT][QNET__LANE_COUNT])
+                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
     ptrdiff_t i, j;
     int k;
     for (k = 0; k < 9; k++) {
         if (!p->backward) {
-            for (i = 0; i < QNET__LANE_COUNT; i++) {
+            for (i = 0; i < QNET__SQUARE; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
                 QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
-        for (j = 0; j < QNET__LANE_COUNT; j++) {
+        for (j = 0; j < QNET__SQUARE; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__LANE_COUNT; i++)
+            for (i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
+/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of
    a group; u is that of the group. The lines of u that the next square fills are asked for, by
    each half of a line: once was slower on a Zen 4. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
-    qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
-    ptrdiff_t i, j, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
+    qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
+    ptrdiff_t i, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     int y, x;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
-        const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
+        const ptrdiff_t next = (c + QNET__SQUARE) % QNET__WINOGRAD_GROUP;
+        const ptrdiff_t strip = next > 0 ? first : first + QNET__SQUARE; /* of the next */
         const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c]; /* may be beyond u */
         qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
                               strip < p->src_c ? strip : first,
                               group * QNET__WINOGRAD_GROUP + next, g);
-        for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
-            const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
+        for (i = 0; i < QNET__SQUARE * QNET__SQUARE; i += QNET__WIDE) {
+            const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
             qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
-            qnet_real rounded[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
                 qnet__widen(&g[x][row][column - c], &e[0]);
                 qnet__widen(&g[3 + x][row][column - c], &e[1]);
@@ -5838,15 +5511,9 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
                 qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
-                    if (columns >= QNET__WIDE_COUNT) {
-                        QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
-                                             (uintptr_t)ahead * sizeof *to);
-                        qnet__wide_round(&e[x], to + at[column]);
-                        continue;
-                    }
-                    qnet__wide_round(&e[x], rounded);
-                    for (j = 0; j < QNET__WIDE_COUNT; j++)
-                        to[at[column + j]] = rounded[j];
+                    QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
+                                         (uintptr_t)ahead * sizeof *to);
+                    qnet__wide_round(&e[x], to + at[column]);
                 }
             }
         }
@@ -5880,7 +5547,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE_COUNT) {
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
@@ -5912,14 +5579,6 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     }
 }
 
-/* The loops above, compiled for each kind of CPU. */
-typedef enum qnet__winograd_step {
-    QNET__WINOGRAD_INPUT,
-    QNET__WINOGRAD_GRADIENT,
-    QNET__WINOGRAD_OUTPUT,
-    QNET__WINOGRAD_KERNELS,
-    QNET__WINOGRAD_KERNEL_GRADIENTS
-} qnet__winograd_step;
 
 /* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
    has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
@@ -5946,73 +5605,955 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
         qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
 }
 
-/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
-   One for each form: compilers need much longer for all in one. */
-#define QNET__DEFINE_WINOGRAD_FORM(name, target, form)                                            \
-    target static QNET__NOINLINE void name(const qnet__winograd *p, qnet__winograd_step step,     \
-                                           ptrdiff_t i, ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, form, i, j, block);                                       \
-    }
+/* A function for each form, as compilers need much longer for all in one; and one for the kernels,
+   whose arrays would take more than 16 KB of stack together with the others'. */
+static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);
+}
 
-#define QNET__DEFINE_WINOGRAD(name, target)                                                       \
-    target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
-                                                        qnet__winograd_step step, ptrdiff_t i,    \
-                                                        ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        const int y = (int)p->y.points, x = (int)p->x.points;                                     \
-        if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)                     \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);                          \
-        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);                          \
-        else if (p->planes == 36)                                                                 \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);           \
-        else if (p->planes == 9)                                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);           \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);           \
-        else                                                                                      \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);           \
-    }                                                                                             \
-                                                                                                  \
-    QNET__DEFINE_WINOGRAD_FORM(name##_same, target, QNET__WINOGRAD_SAME)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_half, target, QNET__WINOGRAD_HALF)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_double, target, QNET__WINOGRAD_DOUBLE)                      \
-                                                                                                  \
-    static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j, \
-                     qnet_real *block)                                                            \
-    {                                                                                             \
-        if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)            \
-            name##_of_kernels(p, step, i, j, block);                                              \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            name##_same(p, step, i, j, block);                                                    \
-        else if (p->form == QNET__WINOGRAD_HALF)                                                  \
-            name##_half(p, step, i, j, block);                                                    \
-        else                                                                                      \
-            name##_double(p, step, i, j, block);                                                  \
-    }
+static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
+}
 
-QNET__DEFINE_WINOGRAD(qnet__winograd_portable, )
-#if QNET__X86
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx2, QNET__AVX2)
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx512, QNET__AVX512)
-#endif
+static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
+                                                 ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
+}
+
+static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
+                                                     qnet__winograd_step step, ptrdiff_t i,
+                                                     ptrdiff_t j, qnet_real *block)
+{
+    const int y = (int)p->y.points, x = (int)p->x.points;
+    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
+    else if (step == QNET__WINOGRAD_KERNELS)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
+    else if (p->planes == 36)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);
+    else if (p->planes == 9)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);
+    else
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);
+}
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
 {
-#if QNET__X86
-    if (p->kernel.columns == 64) {
-        qnet__winograd_avx512(p, step, i, j, block);
-        return;
+    if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)
+        qnet__winograd_of_kernels(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_same(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_HALF)
+        qnet__winograd_half(p, step, i, j, block);
+    else
+        qnet__winograd_double(p, step, i, j, block);
+}
+#endif /* QNET__HAS_WINOGRAD */
+
+/* ---- Max pooling ----------------------------------------------------------------------------- */
+
+/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
+   become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? t : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH], i;
+    for (i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
     }
-    if (p->kernel.columns == 16) {
-        qnet__winograd_avx2(p, step, i, j, block);
-        return;
+    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
+   part once more, or the first that there is: that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
+                                            const qnet__prologue_kind kind, size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
+    const size_t n = pool->channels;
+    size_t ox, c;
+    for (ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const qnet_real *x[9];
+        int tap[9], t, last = oy > 0 ? 0 : 3;
+        last += ox > 0 ? 0 : 1; /* the first that there is */
+        for (t = 0; t < 9; t++) {
+            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
+                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block,
+                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* sum[n] += dy where tap won. */
+QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
+                                       qnet_real *sum)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+        sum[i] += winner[i] == tap ? v : 0;
+    }
+}
+
+/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
+   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                      size_t ix, size_t c, qnet_real *dx)
+{
+    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
+    qnet_real sum[QNET__WIDTH];
+    int i;
+    for (i = 0; i < n; i++) sum[i] = 0;
+    for (oy = iy / 2; oy <= last_y; oy++) {
+        for (ox = ix / 2; ox <= last_x; ox++) {
+            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
+            at = at * pool->channels + c;
+            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
+        }
+    }
+    for (i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
+QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
+{
+    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
+    for (ix = 0; ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    if (pool->dx != NULL)
+        qnet__maxpool_backward_row(pool, index);
+    else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index);
+    else
+        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index);
+}
+
+/* ---- The gradient of the stem's weights ------------------------------------------------------ */
+
+/* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
+QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
+                                 const qnet_real *value, ptrdiff_t count, double *sum)
+{
+    const ptrdiff_t step = QNET__STEM_VECTORS * QNET__LANES;
+    ptrdiff_t first, i, k;
+    for (first = 0; first < QNET__STEM_TAPS; first += step) {
+        qnet__lanes v[QNET__STEM_VECTORS];
+        qnet_real block[QNET__STEM_VECTORS * QNET__LANES];
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            v[k] = qnet__lanes_zero();
+        for (i = 0; i < count; i++) {
+            const qnet_real *p = columns + from[i] + first;
+            QNET__UNROLL
+            for (k = 0; k < QNET__STEM_VECTORS; k++)
+                v[k] += qnet__lanes_load(p + k * QNET__LANES) * value[i];
+        }
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            qnet__lanes_store(block + k * QNET__LANES, v[k]);
+        for (k = 0; k < step; k++)
+            sum[first + k] += (double)block[k];
+    }
+}
+
+static void qnet__stem_winners_of(const qnet__stem_list *p)
+{
+    qnet_real value[QNET__STEM_PIECE];
+    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
+    for (i = 0; i < 9; i++)
+        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
+    for (c = 0; c < 64; c++) {
+        for (i = n = 0; i < p->count; i++) {
+            value[n] = p->dy[i * 64 + c];
+            from[n] = p->place[i] + tap[p->winner[i * 64 + c]];
+            n += value[n] != 0;
+        }
+        qnet__stem_add(p->columns, from, value, n, p->sum + c * QNET__STEM_TAPS);
+    }
+}
+
+/* ---- one row of the element-wise half: a scan at a step -------------------------------------- */
+
+#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
+
+/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
+   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
+   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
+QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
+                                   const qnet_real *QNET__RESTRICT bias,
+                                   const qnet_real *QNET__RESTRICT recurrent,
+                                   const qnet_real *QNET__RESTRICT before,
+                                   qnet_real *QNET__RESTRICT gates,
+                                   qnet_real *QNET__RESTRICT cell,
+                                   qnet_real *QNET__RESTRICT cell_tanh,
+                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
+{
+    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
+    size_t q, k;
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
+    }
+    for (k = 0; k < run; k++) {
+        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
+        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
+        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
+        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
+        cell[j + k] = c;
+        cell_tanh[j + k] = t;
+        h[j + k] = next_h[j + k] = o * t;
+    }
+    for (q = 0; q < 4; q++)
+        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
+}
+
+QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
+                                 const qnet_real *QNET__RESTRICT recurrent,
+                                 const qnet_real *QNET__RESTRICT before,
+                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
+                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
+                                 qnet_real *QNET__RESTRICT next_h)
+{
+    size_t j = 0;
+    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
+        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
+                         next_h);
+    if (j < n)
+        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
+}
+
+/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
+   + what the step after sends back through U, and dc likewise:
+       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
+       di = dc g    dg = dc i    df = dc c'    dc' = dc f
+   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
+   db[4 n] += dgates, in double, since many steps add up there. */
+QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
+                                        const qnet_real *QNET__RESTRICT gates,
+                                        const qnet_real *QNET__RESTRICT before,
+                                        const qnet_real *QNET__RESTRICT cell_tanh,
+                                        const qnet_real *QNET__RESTRICT dy,
+                                        const qnet_real *QNET__RESTRICT dh,
+                                        qnet_real *QNET__RESTRICT dc,
+                                        qnet_real *QNET__RESTRICT dgates,
+                                        double *QNET__RESTRICT db)
+{
+    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
+    size_t q, k;
+    for (k = 0; k < run; k++) {
+        const size_t u = j + k;
+        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
+        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
+        const qnet_real c = dc[u] + h * o * (1 - t * t);
+        a[0][k] = c * g * i * (1 - i);
+        a[1][k] = c * before[u] * f * (1 - f);
+        a[2][k] = c * i * (1 - g * g);
+        a[3][k] = h * t * o * (1 - o);
+        dc[u] = c * f;
+    }
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) {
+            dgates[at + k] = a[q][k];
+            db[at + k] += (double)a[q][k];
+        }
+    }
+}
+
+QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
+                                      const qnet_real *QNET__RESTRICT before,
+                                      const qnet_real *QNET__RESTRICT cell_tanh,
+                                      const qnet_real *QNET__RESTRICT dy,
+                                      const qnet_real *QNET__RESTRICT dh,
+                                      qnet_real *QNET__RESTRICT dc,
+                                      qnet_real *QNET__RESTRICT dgates,
+                                      double *QNET__RESTRICT db)
+{
+    size_t j = 0;
+    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
+        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
+                              db);
+    if (j < n)
+        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+static const qnet__isa qnet__isa_table = {
+    QNET__TILE_WIDE * QNET__LANES, qnet__tile_run, qnet__pass_run,
+#if QNET__HAS_WINOGRAD
+    qnet__winograd_run,
+#else
+    NULL,
+#endif
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_row, qnet__lstm_row_back
+};
+
+#endif /* QNET__SUFFIX */
+
+#ifdef QNET__LAST_SET /* the implementation, continued */
+#undef QNET__LAST_SET
+
+/* The kernels of a context: the one place where they are chosen. */
+static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
+{
+    const qnet__isa *plain = &qnet__isa_table;
+#if QNET__ISA_AT_RUN_TIME
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
+        return &qnet__isa_table_avx512;
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX2)
+        return &qnet__isa_table_avx2;
+#endif
+    QNET__UNUSED(ctx);
+    return plain;
+}
+#undef QNET__SUFFIX
+#undef QNET__LANES
+
+
+/* ============================================================================================
+   >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
+   qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+   ============================================================================================ */
+
+/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+static int qnet__tile_size(size_t rows)
+{
+    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
+}
+
+/* By way of a block on the stack, or without products. */
+static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
+                                          size_t columns)
+{
+    const size_t bytes = columns * sizeof(qnet_real);
+    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
+    qnet_real *c[QNET__TILE_ROWS];
+    qnet__tile part = *tile;
+    int m;
+    memset(block, 0, sizeof block);
+    for (m = 0; m < tile->rows; m++) {
+        c[m] = block[m];
+        if (tile->accumulate && tile->c[m] != NULL)
+            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
+    }
+    part.c = c;
+    part.c_at = 0;
+    if (tile->segments > 0 && tile->length > 0)
+        isa->tile(&part);
+    for (m = 0; m < tile->rows; m++) {
+        if (tile->c[m] != NULL)
+            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
+    }
+}
+
+/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
+   first `columns` columns are wanted. */
+static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
+{
+    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
+    for (m = 0; m < tile->rows; m++)
+        full = full && tile->c[m] != NULL;
+    if (full) {
+        isa->tile(tile);
+    } else {
+        qnet__run_part(isa, tile, columns);
+    }
+}
+
+#define QNET__LINE 64 /* bytes of a cache line */
+
+/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
+   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
+   after another where the rows follow each other, as the hardware likes best. next: NULL where
+   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
+   a loss. */
+static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
+                           size_t part)
+{
+    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
+    tile->ahead = (uintptr_t)tile; /* here already */
+    tile->ahead_step = 0;
+    if (next != NULL && part * line < row) {
+        const size_t before = step == wide ? tile->segments * tile->length : 1;
+        tile->ahead = (uintptr_t)next + part * before * line;
+        tile->ahead_step = step == wide ? line : step * sizeof *next;
+    }
+}
+
+/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
+static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
+{
+    size_t at;
+    int m;
+    for (m = 0; m < tile->rows; m++) {
+        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
+            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
+    }
+}
+
+/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
+       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
+   column = panel * width + j, zero beyond the last column. One task per panel. */
+typedef struct qnet__packing {
+    const qnet_real *src;
+    qnet_real *dst;
+    size_t blocks, length, columns, width;
+    size_t block_step, row_step, column_step;
+} qnet__packing;
+
+#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
+
+static void qnet__pack_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__packing *p = (const qnet__packing *)arg;
+    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
+    size_t block, j, k, first, last;
+    QNET__UNUSED(worker);
+    for (block = 0; block < p->blocks; block++) {
+        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
+        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
+        if (valid < p->width)
+            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
+        if (p->column_step == 1) {
+            for (k = 0; k < p->length; k++)
+                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
+            continue;
+        }
+        for (first = 0; first < p->length; first = last) {
+            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
+            for (j = 0; j < valid; j++) {
+                const qnet_real *from = src + j * p->column_step;
+                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
+                for (k = first; k < last; k++)
+                    dst[k * p->width + j] = from[k * p->row_step];
+            }
+        }
+    }
+}
+
+static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+{
+    return columns / isa->columns + (columns % isa->columns != 0);
+}
+
+/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
+   beside the rows. A constant, so that the split depends on shapes only. */
+#define QNET__PANEL_BYTES ((size_t)384 << 10)
+
+static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
+{
+    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
+    return qnet__min_size(panels, qnet__max_size(fit, 1));
+}
+
+/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
+static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
+                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
+                           qnet_real beta, qnet_real *c, size_t ldc)
+{
+    size_t i, j, p;
+    for (i = 0; i < m; i++) {
+        for (j = 0; j < n; j++) {
+            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
+            for (p = 0; p < k; p++) {
+                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
+                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
+            }
+            c[i * ldc + j] = sum;
+        }
+    }
+}
+
+/* ---- The product: one loop nest over tiles --------------------------------------------------- */
+
+/* A block of rows of C by some panels of columns,
+
+       c[m][j] (+)= sum over s < segments, k < length of a[s][m][k a_step] * b[s][k b_step + j],
+
+   m < rows, j < columns: all products and convolutions of this file. From outside in:
+
+       for each panel of columns                            b_panel from one to the next in b
+           for each piece of k, at all segments             a piece of b stays in the first cache
+               for each tile of 6 rows                      sums in registers; a where it lies
+
+   Rule of chains. Rounding errors grow with the number of products that are added one to another,
+   so a tile adds at most `chain` of them, then adds the sum to C (Higham 2002, sec. 4.2: blocked
+   summation). The bits of C depend on where chains begin, and on nothing else: not on the height
+   or width of tiles, the number of rows, or the worker. Each piece begins a chain. So a caller may
+   choose `piece` and cut segments by the shape of the layer only; and with one segment and a
+   multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
+
+   Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
+   (behind the last one `next`); where a comes from far, also rows of a. */
+typedef struct qnet__product {
+    const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
+    int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
+    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    const qnet_real *const *b; /* [segments]: the first panel */
+    const qnet_real *next;     /* b of the product that follows, or NULL */
+    qnet_real *const *c;       /* [rows] */
+    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t a_rows, a_step, b_step, b_panel;
+    size_t chain, piece;       /* at least 1 */
+    int accumulate;            /* 1: adds to what C holds */
+} qnet__product;
+
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT) /* of k, mostly: the longest chain */
+#define QNET__SEGMENTS 64                        /* of a product at most */
+
+/* The rows of a that follow those of the tile at row `first`: of the next tile in this piece or,
+   behind the last one, of the first in the next piece. */
+static void qnet__product_prefetch(const qnet__product *p, size_t first, size_t at)
+{
+    for (size_t m = 0; m < QNET__TILE_ROWS; m++) {
+        const size_t row = first + QNET__TILE_ROWS + m;
+        const qnet_real *from = row < p->rows ? p->a[row] + at
+                                              : p->a[qnet__min_size(m, p->rows - 1)] + at +
+                                                    p->piece;
+        for (size_t line = 0; line < p->piece * sizeof *from; line += QNET__LINE)
+            QNET__PREFETCH((uintptr_t)from + line);
+    }
+}
+
+static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
+{
+    const size_t width = isa->columns, lines = (width * sizeof **p->b - 1) / QNET__LINE + 1;
+    const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
+    qnet_real *tail_c[QNET__TILE_ROWS];
+    qnet__tile tile;
+    for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
+        const size_t row = qnet__min_size(full + m, p->rows - 1);
+        tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
+        for (size_t s = 0; s < p->segments; s++) {
+            tail_a[s * QNET__TILE_ROWS + m] = p->beside ? p->a[s * p->a_rows] + row
+                                                        : p->a[s * p->a_rows + row];
+        }
+    }
+    memset(&tile, 0, sizeof tile);
+    tile.a_step = p->a_step, tile.b_step = p->b_step;
+    tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
+        const size_t panel = tile.c_at / width * p->b_panel;
+        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+            const qnet_real *next = p->next, *next_a = NULL;
+            tile.length = qnet__min_size(p->length - at, p->piece);
+            tile.b_at = panel + at * p->b_step;
+            tile.accumulate = p->accumulate || at > 0;
+            if (at + tile.length < p->length) {
+                next = p->b[0] + tile.b_at + tile.length * p->b_step;
+                next_a = p->beside ? p->a[0] + (at + tile.length) * p->a_step : NULL;
+            } else if (tile.c_at + width < p->columns) {
+                next = p->b[0] + panel + p->b_panel;
+            }
+            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
+                const int tail = first == full, beside = p->beside && !tail;
+                const size_t part = first / QNET__TILE_ROWS;
+                tile.rows = qnet__tile_size(p->rows - first);
+                tile.a = tail ? tail_a : beside ? p->a : p->a + first;
+                tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
+                tile.a_at = at * p->a_step + (beside ? first : 0);
+                tile.beside = beside;
+                tile.c = tail ? tail_c : p->c + first;
+                if (p->accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, width);
+                if (p->far)
+                    qnet__product_prefetch(p, first, at);
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, p->b_step, width, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
+                }
+                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+            }
+        }
+    }
+}
+
+/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
+   the rows of a lie beside each other. */
+static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    qnet__product p;
+    memset(&p, 0, sizeof p);
+    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
+    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
+    p.c = c, p.accumulate = accumulate;
+    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
+    p.chain = chain, p.piece = QNET__PIECE;
+    qnet__multiply(isa, &p);
+}
+
+/* ---- qnet_gemm ------------------------------------------------------------------------------- */
+
+#define QNET__GEMM_BAND 96 /* rows of C per task: their part of A stays in a second-level cache */
+
+typedef struct qnet__gemm {
+    const qnet__isa *isa;
+    qnet__product product; /* but for its pointers and the block of C */
+    const qnet_real *a, *b;
+    qnet_real *c;
+    size_t m, n, a_row, ldc;
+    size_t panels_per_task, bands;
+} qnet__gemm;
+
+static void qnet__gemm_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__gemm *g = (const qnet__gemm *)arg;
+    const size_t panel = index / g->bands * g->panels_per_task, column = panel * g->isa->columns;
+    const size_t row = index % g->bands * QNET__GEMM_BAND;
+    const qnet_real *a[QNET__GEMM_BAND], *b = g->b + panel * g->product.b_panel;
+    qnet_real *c[QNET__GEMM_BAND];
+    qnet__product p = g->product;
+    QNET__UNUSED(worker);
+    p.a = a, p.b = &b, p.c = c;
+    p.rows = qnet__min_size(QNET__GEMM_BAND, g->m - row);
+    p.columns = qnet__min_size(g->panels_per_task * g->isa->columns, g->n - column);
+    for (size_t i = 0; i < p.rows; i++) {
+        a[i] = g->a + (row + i) * g->a_row;
+        c[i] = g->c + (row + i) * g->ldc + column;
+    }
+    qnet__multiply(g->isa, &p);
+}
+
+/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
+   would cost more than it saves. */
+static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t n)
+{
+    return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
+}
+
+/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
+QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
+                                  size_t n, size_t k)
+{
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    qnet__arena arena = {NULL, 0};
+    QNET__UNUSED(trans_a);
+    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(isa, trans_b, m, n))
+        return 0;
+    if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
+        return (size_t)-1;
+    qnet__take(&arena, qnet__panels(isa, n), k);
+    return arena.at;
+}
+
+static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
+{
+    qnet__gemm g;
+    size_t panels;
+    memset(&g, 0, sizeof g);
+    g.isa = qnet__isa_of(ctx);
+    panels = qnet__panels(g.isa, n);
+    g.a = a, g.b = b, g.c = c;
+    g.m = m, g.n = n, g.ldc = ldc;
+    g.a_row = trans_a ? 1 : lda;
+    g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
+    g.product.b_step = ldb, g.product.b_panel = g.isa->columns;
+    g.product.segments = 1, g.product.length = k;
+    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = k;
+    g.product.accumulate = accumulate;
+    g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
+    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
+    if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
+        qnet__packing p;
+        p.src = b, p.dst = (qnet_real *)scratch;
+        p.blocks = 1, p.length = k, p.columns = n, p.width = g.isa->columns;
+        p.block_step = 0;
+        p.row_step = trans_b ? 1 : ldb;
+        p.column_step = trans_b ? ldb : 1;
+        qnet__parallel(ctx, panels, qnet__pack_task, &p);
+        g.b = p.dst;
+        g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
+    }
+    qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+}
+
+/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
+static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
+{
+#if QNET__REAL_IS_DOUBLE
+    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
+    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
+    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
+    *done = 0;
+#else
+    const qnet_blas *blas = &ctx->hooks.blas;
+    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
+                        lda, qnet__max_size(ldb, ldc))));
+    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
+    if (*done && most > (size_t)INT_MAX) {
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
+                          (unsigned long)most, INT_MAX);
+    }
+    if (*done) {
+        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
+                    b, (int)ldb, beta, c, (int)ldc);
     }
 #endif
-    qnet__winograd_portable(p, step, i, j, block);
+    return QNET_OK;
 }
+
+/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
+static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
+{
+    size_t bytes;
+    return step >= width && qnet__mul(rows, step, &bytes) &&
+           qnet__mul(bytes, sizeof(qnet_real), &bytes);
+}
+
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
+{
+    void *own;
+    size_t bytes;
+    int done = 0;
+    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
+    if (m == 0 || n == 0 || k == 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
+                          (unsigned long)n, (unsigned long)k);
+    }
+    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
+        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
+                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
+                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
+    }
+    if (beta != 0 && beta != 1) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
+                          (double)beta);
+    }
+    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
+    if (done)
+        return QNET_OK;
+    if (QNET__REFERENCE_ONLY) {
+        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+        return QNET_OK;
+    }
+    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
+    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
+    qnet__free(ctx, own, bytes);
+    return QNET_OK;
+}
+
+/* ============================================================================================
+   >>fuse: a pass over a map x[rows][channels] in memory, with the prologue or the epilogue that
+   Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+/* ---- From memory to memory ------------------------------------------------------------------- */
+
+#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
+#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
+
+
+
+static size_t qnet__pass_chunk_rows(size_t channels)
+{
+    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
+}
+
+static size_t qnet__pass_chunks(size_t rows, size_t channels)
+{
+    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
+}
+
+
+
+
+
+typedef struct qnet__pass_call {
+    qnet__pass_job job;
+    const qnet__isa *isa;
+} qnet__pass_call;
+
+static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__pass_call *call = (const qnet__pass_call *)arg;
+    const size_t rows = qnet__min_size(call->job.chunk_rows,
+                                       call->job.rows - chunk * call->job.chunk_rows);
+    QNET__UNUSED(worker);
+    if (call->job.sink->rows != NULL)
+        call->job.sink->rows[chunk] = rows;
+    call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
+}
+
+
+/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
+   source's x may be the same map. */
+static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
+                       size_t rows, size_t channels)
+{
+    qnet__pass_call call;
+    call.job.source = source, call.job.sink = sink;
+    call.job.rows = rows, call.job.channels = channels;
+    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
+    call.isa = qnet__isa_of(ctx);
+    sink->chunks = qnet__pass_chunks(rows, channels);
+    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
+}
+
+/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
+
+#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
+
+typedef struct qnet__epilogue_join {
+    const qnet__epilogue *sink;
+    size_t channels;
+    double *first, *second; /* [channels] */
+} qnet__epilogue_join;
+
+/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
+   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
+   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
+static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
+    const qnet__epilogue *s = job->sink;
+    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
+    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
+    size_t k, c;
+    double rows = 0;
+    QNET__UNUSED(worker);
+    for (c = begin; c < end; c++)
+        job->first[c] = job->second[c] = 0;
+    if (s->kind == QNET__EPILOGUE_GRADIENT) {
+        for (k = 0; k < s->chunks; k++) {
+            for (c = begin; c < end; c++) {
+                job->first[c] += s->sum1[k * n + c];
+                job->second[c] += s->sum2[k * n + c];
+            }
+        }
+        return;
+    }
+    for (k = 0; k < s->chunks; k++) {
+        rows += (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
+                             s->sum1[k * n + c];
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->first[c] /= rows;
+    for (k = 0; k < s->chunks; k++) {
+        const double m = (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            const double sum = s->sum1[k * n + c];
+            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
+            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->second[c] /= rows;
+}
+
+static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
+                              double *first, double *second)
+{
+    qnet__epilogue_join job;
+    job.sink = sink;
+    job.channels = channels;
+    job.first = first;
+    job.second = second;
+    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
+                   &job);
+}
+
+/* ============================================================================================
+   >>winograd: 3x3 convolution of stride 1 and 2 by Winograd's minimal filtering: how the tiles of a
+   batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
+   mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
+   another order of sums.
+   ============================================================================================ */
 
 /* ---- Schedules -------------------------------------------------------------------------------
 
@@ -6072,7 +6613,7 @@ static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
    of the tiles, 4 or 2. */
-static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
+static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
                                     const qnet_conv2d *s, int side, int backward)
 {
     const int out_h = (s->height - 1) / s->stride + 1, out_w = (s->width - 1) / s->stride + 1;
@@ -6080,7 +6621,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     ptrdiff_t small_y, small_x;
     memset(p, 0, sizeof *p);
     memset(&x, 0, sizeof x);
-    p->kernel = *kernel;
+    p->isa = isa;
     p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
                              : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
     p->backward = backward;
@@ -6146,9 +6687,9 @@ static void qnet__winograd_strip_task(void *arg, size_t index, size_t worker)
                                                                  : p->last;
     QNET__UNUSED(worker);
     if (p->makes_v)
-        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, end, p->v + at * p->v_row);
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, end, p->v + at * p->v_row);
     if (p->makes_d)
-        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, end, p->d + at * p->d_row);
+        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, end, p->d + at * p->d_row);
 }
 
 static void qnet__winograd_strips(qnet_context *ctx, qnet__winograd *p, int makes_v, int makes_d)
@@ -6172,8 +6713,8 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
     qnet__product product;
     memset(&product, 0, sizeof product);
     product.a = a, product.a_step = 1, product.far = p->schedule == QNET__WINOGRAD_BY_GROUP;
-    product.b = &u, product.b_step = p->kernel.columns;
-    product.b_panel = (size_t)p->src_c * p->kernel.columns;
+    product.b = &u, product.b_step = p->isa->columns;
+    product.b_panel = (size_t)p->src_c * p->isa->columns;
     product.c = c, product.columns = QNET__WINOGRAD_GROUP;
     product.segments = 1, product.length = (size_t)p->src_c;
     product.chain = QNET__CHAIN_WINOGRAD, product.piece = QNET__PIECE;
@@ -6187,15 +6728,15 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
             a[product.rows] = v + k * p->v_plane + (row < end - first ? row : row - 1) * p->v_row;
             c[product.rows] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP;
         }
-        qnet__multiply(&p->kernel, &product);
+        qnet__multiply(p->isa, &product);
     }
 }
 
 /* u of 64 output channels. */
 static void qnet__winograd_kernels_of(const qnet__winograd *p, ptrdiff_t group, qnet_real *u)
 {
-    for (ptrdiff_t ci = 0; ci < p->src_c; ci += QNET__LANE_COUNT)
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, ci, group, u);
+    for (ptrdiff_t ci = 0; ci < p->src_c; ci += QNET__SQUARE)
+        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, ci, group, u);
 }
 
 /* Some blocks of the round, times some groups. */
@@ -6219,11 +6760,11 @@ static void qnet__winograd_task(void *arg, size_t index, size_t worker)
         qnet_real *v = p->v + (by_block ? (ptrdiff_t)worker * p->planes * p->v_plane
                                         : (first - p->first) * p->v_row);
         if (by_block)
-            qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
+            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
         for (ptrdiff_t g = group; g < group_end; g++) {
             qnet__winograd_multiply(p, v, first, last, u + (g - group) * u_size,
                                     g + 1 < group_end ? u + (g + 1 - group) * u_size : u, m);
-            qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block,
+            p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block,
                                g * QNET__WINOGRAD_GROUP, m);
         }
     }
@@ -6232,9 +6773,9 @@ static void qnet__winograd_task(void *arg, size_t index, size_t worker)
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT, group = (ptrdiff_t)index / strips;
+    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
                        group, p->u + group * p->planes * p->u_plane);
 }
 
@@ -6274,11 +6815,11 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
 static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet_real *w, qnet_real *u)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     p.w = w, p.u = u;
-    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__WINOGRAD_GROUP)),
+    qnet__parallel(ctx, (size_t)(p.src_c / QNET__SQUARE * (p.dst_c / QNET__WINOGRAD_GROUP)),
                    qnet__winograd_kernels_task, &p);
 }
 
@@ -6288,10 +6829,10 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
                                 const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
                                 qnet__epilogue *y, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
     y->chunks = (size_t)p.blocks;
     p.from = *x, p.sink = *y, p.w = w;
@@ -6332,12 +6873,12 @@ static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff
         c[i] = du + plane * p->du_plane + i * p->du_row;
     memset(&product, 0, sizeof product);
     product.a = &v, product.a_step = (size_t)p->v_row, product.beside = 1;
-    product.b = &d, product.b_step = (size_t)p->d_row, product.b_panel = p->kernel.columns;
+    product.b = &d, product.b_step = (size_t)p->d_row, product.b_panel = p->isa->columns;
     product.c = c, product.accumulate = from > begin;
     product.rows = QNET__WINOGRAD_GROUP, product.columns = (size_t)columns;
     product.segments = 1, product.length = (size_t)(end - from);
     product.chain = QNET__CHAIN_WINOGRAD_WEIGHTS, product.piece = QNET__PIECE;
-    qnet__multiply(&p->kernel, &product);
+    qnet__multiply(p->isa, &product);
 }
 
 /* 0 in the planes of du that no tile from begin to end has. */
@@ -6377,8 +6918,8 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     for (first = begin; first < end; first = last) {
         last = by_part && first + p->round < end ? first + p->round : end;
         if (by_part) {
-            qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
-            qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+            p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
         }
         for (k = plane; k < plane_end; k++) {
             qnet__winograd_sum(p, k, by_part ? begin : 0, first, last,
@@ -6386,7 +6927,7 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
         }
     }
     for (k = 0; by_square && k < QNET__WINOGRAD_GROUP; k++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, ci + k,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, ci + k,
                            (p->slab_first + co) / QNET__WINOGRAD_GROUP, du + k * p->du_row);
     }
 }
@@ -6398,7 +6939,7 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     ptrdiff_t group;
     QNET__UNUSED(worker);
     for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
                            du + group * QNET__WINOGRAD_GROUP);
     }
 }
@@ -6450,10 +6991,10 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
     if (p.schedule == QNET__WINOGRAD_BY_PART) {
@@ -6522,16 +7063,16 @@ static int qnet__winograd_goes_back(const qnet_conv2d *s)
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
     if (qnet__winograd_goes_back(s)) {
-        qnet__winograd_geometry(&p, &kernel, s, side, 1);
+        qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
     }
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
@@ -6680,14 +7221,14 @@ static void qnet__axis_trim(qnet__axis *a)
 
 /* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel][kernel][src_c][kernel.columns]: the weights */
+    const qnet_real *panels; /* [panel][kernel][kernel][src_c][isa->columns]: the weights */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
     ptrdiff_t src_c, dst_c;
     size_t phases, phases_x;
@@ -6748,7 +7289,7 @@ static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrd
         taps->x[s] = v * p->x.tap_step;
         taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
         taps->b[s] = panels + (ky * p->shape.kernel + kx) * p->src_c *
-                                  (ptrdiff_t)p->kernel.columns;
+                                  (ptrdiff_t)p->isa->columns;
     }
 }
 
@@ -6814,7 +7355,7 @@ static void qnet__sweep_rows(const qnet__sweep *p, const qnet__taps *taps, ptrdi
 static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end, size_t panel,
                                size_t panel_end)
 {
-    const size_t column = panel * p->kernel.columns, src_c = (size_t)p->src_c;
+    const size_t column = panel * p->isa->columns, src_c = (size_t)p->src_c;
     const size_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
     const ptrdiff_t taps_all = p->y.taps * (p->merged ? 1 : p->x.taps);
     const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
@@ -6826,10 +7367,10 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
         return;
     memset(&product, 0, sizeof product);
     product.a = a, product.a_rows = QNET__SWEEP_ROWS, product.a_step = 1;
-    product.b = taps.b, product.b_step = p->kernel.columns;
-    product.b_panel = (size_t)(p->shape.kernel * p->shape.kernel) * src_c * p->kernel.columns;
+    product.b = taps.b, product.b_step = p->isa->columns;
+    product.b_panel = (size_t)(p->shape.kernel * p->shape.kernel) * src_c * p->isa->columns;
     product.c = c;
-    product.columns = qnet__min_size(panel_end * p->kernel.columns, (size_t)p->dst_c) - column;
+    product.columns = qnet__min_size(panel_end * p->isa->columns, (size_t)p->dst_c) - column;
     product.length = p->merged ? (size_t)p->x.taps * src_c : src_c;
     product.piece = qnet__min_size(product.length, QNET__PIECE);
     product.chain = QNET__CHAIN_DIRECT / product.piece * product.piece;
@@ -6841,7 +7382,7 @@ static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t 
         for (at = begin; at < end; at += (ptrdiff_t)block) {
             product.rows = qnet__min_size((size_t)(end - at), block);
             qnet__sweep_rows(p, &taps, at, product.rows, column, a, c, border);
-            qnet__multiply(&p->kernel, &product);
+            qnet__multiply(p->isa, &product);
         }
         first += taps.count;
     } while (first < taps_all);
@@ -6868,14 +7409,14 @@ typedef struct qnet__sweep_plan {
     size_t zero_count;
 } qnet__sweep_plan;
 
-static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__isa *isa,
                                          const qnet_conv2d *s, int src_c, int dst_c)
 {
-    const size_t panels = qnet__panels(kernel, (size_t)dst_c);
+    const size_t panels = qnet__panels(isa, (size_t)dst_c);
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__sweep_plan plan;
     plan.zero_count = (size_t)src_c * (size_t)s->kernel;
-    plan.panels = (qnet_real *)qnet__take(arena, panels * kernel->columns,
+    plan.panels = (qnet_real *)qnet__take(arena, panels * isa->columns,
                                           taps * (size_t)src_c * sizeof(qnet_real));
     plan.zeros = (qnet_real *)qnet__take(arena, plan.zero_count, sizeof(qnet_real));
     return plan;
@@ -6886,13 +7427,13 @@ static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backw
                               const qnet_real *w, qnet_real *panels)
 {
     const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__packing packing;
-    packing.src = w, packing.dst = panels, packing.width = kernel.columns;
+    packing.src = w, packing.dst = panels, packing.width = isa->columns;
     packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
     packing.length = backward ? out : in, packing.columns = backward ? in : out;
     packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    qnet__parallel(ctx, qnet__panels(&kernel, packing.columns), qnet__pack_task, &packing);
+    qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
 }
 
 /* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
@@ -6904,26 +7445,26 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
     qnet__sweep_plan plan;
     qnet__sweep p;
-    p.kernel = qnet__pick_kernel(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.shape = *s;
     p.backward = backward;
     p.add = add;
     p.merged = !backward && qnet__conv_merges(s);
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
-    plan = qnet__plan_sweep(arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
+    plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
     p.panels = packed != NULL ? packed : plan.panels, p.zeros = plan.zeros;
     if (packed == NULL)
         qnet__conv_panels(ctx, s, backward, w, plan.panels);
-    p.panel_count = qnet__panels(&p.kernel, (size_t)p.dst_c);
+    p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
     qnet__sweep_phase(&p, 0); /* the largest */
     p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
     p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
-                                                                 p.kernel.columns);
+                                                                 p.isa->columns);
     if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS)
         p.panels_per_task = 1;
     return p;
@@ -6948,7 +7489,7 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
    own; they are added in the order of the groups, whose number depends on the shape only. For
    whole panels of co; other shapes are lowered. */
 typedef struct qnet__weight_sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
     const qnet_real *x, *dy;
     qnet_real *partial; /* [groups][kernel * kernel * in_channels][out_channels]; dw if one group */
@@ -6983,7 +7524,7 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
 {
     const qnet_conv2d *s = &p->shape;
     const ptrdiff_t off_y = tap / s->kernel - s->padding, off_x = tap % s->kernel - s->padding;
-    const ptrdiff_t co = (ptrdiff_t)(panel * p->kernel.columns);
+    const ptrdiff_t co = (ptrdiff_t)(panel * p->isa->columns);
     ptrdiff_t y_first, y_last, x_first, x_last;
     qnet__inside(p->out_h, s->height, s->stride, off_y, &y_first, &y_last);
     qnet__inside(p->out_w, s->width, s->stride, off_x, &x_first, &x_last);
@@ -7020,7 +7561,7 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
     product.a = a, product.a_rows = 1, product.a_step = (size_t)(s->stride * in);
     product.beside = 1;
     product.b = b, product.b_step = (size_t)s->out_channels;
-    product.c = c, product.columns = p->kernel.columns;
+    product.c = c, product.columns = p->isa->columns;
     product.chain = QNET__CHAIN_DIRECT, product.piece = (size_t)p->out_w; /* whole */
     for (row = begin; row < end; row = row_end) {
         row_end = row + p->rows_per_chunk < end ? row + p->rows_per_chunk : end;
@@ -7030,10 +7571,10 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
                 product.rows = qnet__min_size(QNET__DW_ROWS, (size_t)(slice_end - ci));
                 for (i = 0; i < (ptrdiff_t)product.rows; i++) {
                     c[i] = p->partial + ((group * taps + tap) * in + ci + i) * s->out_channels +
-                           panel * p->kernel.columns;
+                           panel * p->isa->columns;
                 }
                 qnet__weight_segments(p, tap, row, row_end, ci, panel, &product, a, b);
-                qnet__multiply(&p->kernel, &product);
+                qnet__multiply(p->isa, &product);
             }
         }
     }
@@ -7057,20 +7598,20 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 }
 
 /* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
-static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    const ptrdiff_t tile_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) *
+    const ptrdiff_t tile_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) *
                                  QNET__TILE_ROWS;
     qnet__weight_sweep p;
     ptrdiff_t most, wanted, fit;
     memset(&p, 0, sizeof p);
-    p.kernel = *kernel;
+    p.isa = isa;
     p.shape = *s;
     p.out_h = qnet_conv2d_out_height(s);
     p.out_w = qnet_conv2d_out_width(s);
-    p.panels = qnet__panels(kernel, (size_t)s->out_channels);
+    p.panels = qnet__panels(isa, (size_t)s->out_channels);
     p.channels = QNET__TILE_ROWS * (tile_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / tile_bytes : 1);
     p.channels = p.channels < s->in_channels ? p.channels : s->in_channels;
     p.slices = (size_t)((s->in_channels - 1) / p.channels + 1);
@@ -7094,9 +7635,9 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
 static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
                                       const qnet_real *dy, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
-    qnet__weight_sweep p = qnet__plan_weights(&arena, &kernel, s);
+    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s);
     const size_t rows = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     p.x = x, p.dy = dy, p.dw = dw;
     p.partial = p.groups > 1 ? p.partial : dw;
@@ -7198,7 +7739,7 @@ static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    const int side = qnet__winograd_side(shape, once);
+    const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
     if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
     if (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL)
@@ -7232,28 +7773,28 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
                                      const qnet_conv2d *s)
 {
     return algorithm < QNET__CONV_WINOGRAD ||
-           (size_t)s->out_channels % qnet__pick_kernel(ctx).columns != 0;
+           (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const int side = qnet__conv_side(algorithm);
     qnet_real *column;
     void *product;
     if (algorithm < QNET__CONV_WINOGRAD)
         return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
     if (qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT)
-        qnet__plan_sweep(&data, &kernel, s, s->out_channels, s->in_channels);
+        qnet__plan_sweep(&data, isa, s, s->out_channels, s->in_channels);
     if (side > 0)
         return qnet__max_size(data.at, qnet__winograd_scratch(ctx, s, side));
-    qnet__plan_sweep(&forward, &kernel, s, s->in_channels, s->out_channels);
+    qnet__plan_sweep(&forward, isa, s, s->in_channels, s->out_channels);
     if (qnet__conv_lowers_weights(ctx, algorithm, s))
         weights.at = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
     else
-        qnet__plan_weights(&weights, &kernel, s);
+        qnet__plan_weights(&weights, isa, s);
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
@@ -7262,14 +7803,14 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm a
 static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                 const qnet_conv2d *s)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
     if (algorithm < QNET__CONV_WINOGRAD)
         return 0;
     if (algorithm == QNET__CONV_DIRECT)
-        return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
-    qnet__winograd_geometry(&p, &kernel, s, qnet__conv_side(algorithm), 0);
+        return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
+    qnet__winograd_geometry(&p, isa, s, qnet__conv_side(algorithm), 0);
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
@@ -7651,25 +8192,6 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
    round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
@@ -7685,28 +8207,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;        /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
 
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
 
 /* An output by itself over the nine taps. The window is clipped to the image, which is what padding
    with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
@@ -7761,159 +8262,16 @@ static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
     }
 }
 
-/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
-   become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
-{
-    const int better = (v > *best) | (v != v);
-    *winner = better ? t : *winner;
-    *best = better ? v : *best;
-}
-
-/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH], i;
-    for (i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
-   part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
-                                            const qnet__prologue_kind kind, size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    const size_t n = pool->channels;
-    size_t ox, c;
-    for (ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const qnet_real *x[9];
-        int tap[9], t, last = oy > 0 ? 0 : 3;
-        last += ox > 0 ? 0 : 1; /* the first that there is */
-        for (t = 0; t < 9; t++) {
-            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
-                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block,
-                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* sum[n] += dy where tap won. */
-QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
-                                       qnet_real *sum)
-{
-    int i;
-    for (i = 0; i < n; i++) {
-        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-        sum[i] += winner[i] == tap ? v : 0;
-    }
-}
-
-/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
-   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                      size_t ix, size_t c, qnet_real *dx)
-{
-    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
-    qnet_real sum[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) sum[i] = 0;
-    for (oy = iy / 2; oy <= last_y; oy++) {
-        for (ox = ix / 2; ox <= last_x; ox++) {
-            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
-            at = at * pool->channels + c;
-            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
-        }
-    }
-    for (i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
-{
-    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    for (ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
-#define QNET__DEFINE_MAXPOOL(name, target)                                                        \
-    target static void name(const qnet__maxpool *pool, size_t index)                              \
-    {                                                                                             \
-        if (pool->dx != NULL)                                                                     \
-            qnet__maxpool_backward_row(pool, index);                                              \
-        else if (pool->x.kind == QNET__PROLOGUE_PLAIN) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index); \
-        else if (pool->x.kind == QNET__PROLOGUE_SCALED) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index); \
-        else                                                                                      \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index); \
-    }
-
-QNET__DEFINE_MAXPOOL(qnet__maxpool_portable, )
-#if QNET__X86
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx2, QNET__AVX2)
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx512, QNET__AVX512)
-#endif
-
-/* One row: of y, or of dx where there is one. */
-typedef void (*qnet__maxpool_row)(const qnet__maxpool *pool, size_t index);
-
 typedef struct qnet__maxpool_call {
     const qnet__maxpool *pool;
-    qnet__maxpool_row run;
+    const qnet__isa *isa;
 } qnet__maxpool_call;
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
     QNET__UNUSED(worker);
-    call->run(call->pool, index);
-}
-
-static qnet__maxpool_row qnet__maxpool_pick(const qnet_context *ctx)
-{
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__maxpool_avx512;
-    case QNET_CPU_AVX2: return qnet__maxpool_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__maxpool_portable;
+    call->isa->maxpool(call->pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -7921,7 +8279,7 @@ static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size
 {
     qnet__maxpool_call call;
     call.pool = pool;
-    call.run = qnet__maxpool_pick(ctx);
+    call.isa = qnet__isa_of(ctx);
     if (!QNET__REFERENCE_ONLY) {
         qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
                        qnet__maxpool_task, &call);
@@ -8137,11 +8495,8 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 #define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
 #define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
 #define QNET__STEM_U 12        /* numbers of u[r][q] */
-#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
-#define QNET__STEM_TAPS 192    /* 4 columns */
 #define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
 #define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
@@ -8181,10 +8536,9 @@ static ptrdiff_t qnet__stem_end(const qnet__stem *s, ptrdiff_t band)
 typedef struct qnet__stem_forward_job {
     qnet__stem s;
     qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
+    const qnet__isa *isa;
     qnet__maxpool pool;
-    qnet__maxpool_row pool_row;
     const qnet__epilogue *sums; /* of the chunks, or NULL */
-    qnet__pass_run pass;
     ptrdiff_t tasks;        /* per image */
     qnet_real *rows;        /* [workers][1 + 2 band][out_w][64]: a band of pre, and the row above */
 } qnet__stem_forward_job;
@@ -8225,12 +8579,12 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
             job.chunk_rows = job.rows;
             p->sums->rows[chunk] = job.rows;
-            p->pass(&job, 0, job.rows, chunk);
+            p->isa->pass(&job, 0, job.rows, chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->pool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -8244,10 +8598,10 @@ static qnet_real *qnet__stem_take_rows(const qnet_context *ctx, const qnet__stem
 
 static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const qnet__stem s = qnet__stem_geometry(conv);
     qnet__arena arena = {NULL, 0};
-    qnet__plan_sweep(&arena, &kernel, conv, conv->in_channels, 64);
+    qnet__plan_sweep(&arena, isa, conv, conv->in_channels, 64);
     qnet__stem_take_rows(ctx, &s, &arena);
     return arena.at;
 }
@@ -8264,9 +8618,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
     p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
     p.rows = qnet__stem_take_rows(ctx, &p.s, &arena);
     p.pool = *pool;
-    p.pool_row = qnet__maxpool_pick(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.sums = sums;
-    p.pass = qnet__pass_pick(ctx);
     p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
     p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
     if (sums != NULL)
@@ -8291,11 +8644,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
    are u[0] and u[out_h + 2].) */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
-    qnet__kernel kernel;
-    qnet__pass_run pass;
+    const qnet__isa *isa;
     qnet__pass_job masks;  /* masks dpool, and its sums */
-    void (*winners)(const struct qnet__stem_backward_job *p, const qnet_real *from, ptrdiff_t at,
-                    const ptrdiff_t *place, ptrdiff_t count, double *sum);
     const qnet_real *x;
     const uint8_t *argmax;
     const qnet_real *dpool;
@@ -8372,7 +8722,10 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
+    qnet__stem_list list;
     ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
+    list.columns = t->columns, list.place = place, list.sum = t->a;
+    list.pitch = p->pitch;
     for (; y < y_end; at += n) {
         for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
             place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
@@ -8381,70 +8734,11 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
                 y++;
             }
         }
-        p->winners(p, t->columns, at, place, n, t->a);
+        list.dy = p->dpool + at * 64, list.winner = p->argmax + at * 64;
+        list.count = n;
+        p->isa->stem(&list);
     }
 }
-
-/* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
-#define QNET__STEM_VECTORS 6
-#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
-QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
-                                 const qnet_real *value, ptrdiff_t count, double *sum)
-{
-    ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
-        qnet__lanes v[QNET__STEM_VECTORS], x;
-        qnet_real block[QNET__STEM_STEP];
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            memset(&v[k], 0, sizeof v[k]);
-        for (i = 0; i < count; i++) {
-            const qnet_real *p = columns + from[i] + first;
-            QNET__UNROLL
-            for (k = 0; k < QNET__STEM_VECTORS; k++) {
-                qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
-                v[k] += x * value[i];
-            }
-        }
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
-        for (k = 0; k < QNET__STEM_STEP; k++)
-            sum[first + k] += (double)block[k];
-    }
-}
-
-/* A += those of `count` outputs of pooling from number `at`, whose windows begin at place[]. */
-QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_real *columns,
-                                  ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count,
-                                  double *sum)
-{
-    qnet_real value[QNET__STEM_PIECE];
-    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
-    for (i = 0; i < 9; i++)
-        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
-    for (c = 0; c < 64; c++, sum += QNET__STEM_TAPS) {
-        for (i = n = 0; i < count; i++) {
-            value[n] = p->dpool[(at + i) * 64 + c];
-            from[n] = place[i] + tap[p->argmax[(at + i) * 64 + c]];
-            n += value[n] != 0;
-        }
-        qnet__stem_add(columns, from, value, n, sum);
-    }
-}
-
-#define QNET__DEFINE_STEM(name, target)                                                           \
-    target static void name(const qnet__stem_backward_job *p, const qnet_real *columns,           \
-                            ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count, double *sum)   \
-    {                                                                                             \
-        qnet__stem_list(p, columns, at, place, count, sum);                                       \
-    }
-
-QNET__DEFINE_STEM(qnet__stem_list_portable, )
-#if QNET__X86
-QNET__DEFINE_STEM(qnet__stem_list_avx2, QNET__AVX2)
-QNET__DEFINE_STEM(qnet__stem_list_avx512, QNET__AVX512)
-#endif
 
 /* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
    the seven; likewise edges, of u itself. */
@@ -8480,13 +8774,13 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
             for (m = 0; m < QNET__TILE_ROWS; m++)
                 a[i * QNET__TILE_ROWS + m] = u[i] + m;
         }
-        for (n = 0; n < p->wide; n += (ptrdiff_t)p->kernel.columns) {
+        for (n = 0; n < p->wide; n += (ptrdiff_t)p->isa->columns) {
             tile.b_at = tile.c_at = (size_t)n;
             for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
                 tile.a_at = (size_t)m;
                 for (k = 0; k < QNET__TILE_ROWS; k++)
                     c[k] = lags + (m + k) * p->wide;
-                qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+                qnet__run_tile(p->isa, &tile, p->isa->columns);
             }
         }
         for (k = 0; k < QNET__STEM_U; k++)
@@ -8574,7 +8868,7 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
         p->masks.sink->rows[chunk] = rows;
-        p->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        p->isa->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
         qnet__stem_winners(&t, y, y_end);
         for (r = 2 * y; r < t.last; r = r_end) {
             const int side = qnet__stem_side(s, r);
@@ -8652,12 +8946,12 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
     size_t chunks, row;
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
-    p->kernel = qnet__pick_kernel(ctx);
+    p->isa = qnet__isa_of(ctx);
     chunks = qnet__stem_chunks(&p->s);
     p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->wide = (ptrdiff_t)(qnet__panels(&p->kernel, QNET__STEM_LAGS) * p->kernel.columns);
+    p->wide = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
     row = (size_t)p->pitch * QNET__STEM_U;
     p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
     p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
@@ -8683,19 +8977,10 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
     const qnet__prologue source = qnet__prologue_plain(sums->y);
-    p->pass = qnet__pass_pick(ctx);
     p->masks.source = &source, p->masks.sink = sums;
     p->masks.channels = 64;
     p->dpool = sums->y;
     sums->chunks = qnet__stem_chunks(&p->s);
-    p->winners = qnet__stem_list_portable;
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        p->winners = qnet__stem_list_avx512;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        p->winners = qnet__stem_list_avx2;
-    }
-#endif
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
     qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
 }
@@ -8838,18 +9123,6 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
    over the steps of a batch sees the padding.
    ============================================================================================ */
 
-/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
-static qnet_real qnet__sigmoid(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
-    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
-}
-
-static qnet_real qnet__tanh(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
-    return (qnet_real)tanhf((float)x);
-}
 
 /* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
@@ -8871,236 +9144,8 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
     }
 }
 
-/* ---- sigma and tanh that a compiler can vectorise ----
-   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
-   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
-   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
-   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
-   relative error of 1.4e-8. */
-typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest */
-    float expm1;       /* e^r - 1 */
-} qnet__exp_parts;
 
-/* The float that has these bits. */
-QNET__INLINE float qnet__float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
-{
-    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
-    qnet__exp_parts e;
-    float rounded, m, r, q;
-    uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
-    rounded = a * 1.44269504f + round;
-    m = rounded - round;
-    memcpy(&bits, &rounded, sizeof bits);
-    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
-    half = bits >> 1;
-    e.power = qnet__float_of_bits((127 - half) << 23);
-    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
-    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
-    q = 0.00139464729f;
-    q = q * r + 0.00836659782f;
-    q = q * r + 0.0416662805f;
-    q = q * r + 0.166665435f;
-    q = q * r + 0.5f;
-    e.expm1 = r + r * r * q;
-    return e;
-}
-
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. */
-QNET__INLINE float qnet__sigmoid_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
-QNET__INLINE float qnet__tanh_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
-    const float power = e.power * e.rest;
-    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-    return copysignf(d / (2.0f + d), x);
-}
-
-/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
-   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
-   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
-   reference and stays with the library. */
-QNET__INLINE qnet_real qnet__gate(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
-}
-
-QNET__INLINE qnet_real qnet__squash(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
-}
-
-/* ---- one row of the element-wise half: a scan at a step ---- */
-
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
-
-/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
-   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
-   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
-QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
-                                   const qnet_real *QNET__RESTRICT bias,
-                                   const qnet_real *QNET__RESTRICT recurrent,
-                                   const qnet_real *QNET__RESTRICT before,
-                                   qnet_real *QNET__RESTRICT gates,
-                                   qnet_real *QNET__RESTRICT cell,
-                                   qnet_real *QNET__RESTRICT cell_tanh,
-                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
-    size_t q, k;
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
-    }
-    for (k = 0; k < run; k++) {
-        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
-        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
-        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
-        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-        cell[j + k] = c;
-        cell_tanh[j + k] = t;
-        h[j + k] = next_h[j + k] = o * t;
-    }
-    for (q = 0; q < 4; q++)
-        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
-}
-
-QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
-                                 const qnet_real *QNET__RESTRICT recurrent,
-                                 const qnet_real *QNET__RESTRICT before,
-                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
-                                 qnet_real *QNET__RESTRICT next_h)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
-                         next_h);
-    if (j < n)
-        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
-}
-
-/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
-   + what the step after sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
-   db[4 n] += dgates, in double, since many steps add up there. */
-QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
-                                        const qnet_real *QNET__RESTRICT gates,
-                                        const qnet_real *QNET__RESTRICT before,
-                                        const qnet_real *QNET__RESTRICT cell_tanh,
-                                        const qnet_real *QNET__RESTRICT dy,
-                                        const qnet_real *QNET__RESTRICT dh,
-                                        qnet_real *QNET__RESTRICT dc,
-                                        qnet_real *QNET__RESTRICT dgates,
-                                        double *QNET__RESTRICT db)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
-    size_t q, k;
-    for (k = 0; k < run; k++) {
-        const size_t u = j + k;
-        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
-        const qnet_real c = dc[u] + h * o * (1 - t * t);
-        a[0][k] = c * g * i * (1 - i);
-        a[1][k] = c * before[u] * f * (1 - f);
-        a[2][k] = c * i * (1 - g * g);
-        a[3][k] = h * t * o * (1 - o);
-        dc[u] = c * f;
-    }
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) {
-            dgates[at + k] = a[q][k];
-            db[at + k] += (double)a[q][k];
-        }
-    }
-}
-
-QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
-                                      const qnet_real *QNET__RESTRICT before,
-                                      const qnet_real *QNET__RESTRICT cell_tanh,
-                                      const qnet_real *QNET__RESTRICT dy,
-                                      const qnet_real *QNET__RESTRICT dh,
-                                      qnet_real *QNET__RESTRICT dc,
-                                      qnet_real *QNET__RESTRICT dgates,
-                                      double *QNET__RESTRICT db)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
-                              db);
-    if (j < n)
-        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
-}
-
-/* The two loops for the kernels that a context may pick. */
-typedef struct qnet__lstm_rows {
-    void (*forward)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
-                    const qnet_real *before, qnet_real *gates, qnet_real *cell,
-                    qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h);
-    void (*backward)(size_t n, const qnet_real *gates, const qnet_real *before,
-                     const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
-                     qnet_real *dc, qnet_real *dgates, double *db);
-} qnet__lstm_rows;
-
-#define QNET__DEFINE_LSTM_ROWS(name, target)                                                      \
-    target static void name(size_t n, const qnet_real *bias, const qnet_real *recurrent,          \
-                            const qnet_real *before, qnet_real *gates, qnet_real *cell,           \
-                            qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h)                \
-    {                                                                                             \
-        qnet__lstm_row(n, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);            \
-    }                                                                                             \
-    target static void name##_back(size_t n, const qnet_real *gates, const qnet_real *before,     \
-                                   const qnet_real *cell_tanh, const qnet_real *dy,               \
-                                   const qnet_real *dh, qnet_real *dc, qnet_real *dgates,         \
-                                   double *db)                                                    \
-    {                                                                                             \
-        qnet__lstm_row_back(n, gates, before, cell_tanh, dy, dh, dc, dgates, db);                 \
-    }
-
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_portable, )
-#if QNET__X86
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx2, QNET__AVX2)
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx512, QNET__AVX512)
-#endif
-
-static qnet__lstm_rows qnet__lstm_pick_rows(const qnet_context *ctx)
-{
-    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_portable_back};
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        rows.forward = qnet__lstm_row_avx512;
-        rows.backward = qnet__lstm_row_avx512_back;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        rows.forward = qnet__lstm_row_avx2;
-        rows.backward = qnet__lstm_row_avx2_back;
-    }
-#else
-    QNET__UNUSED(ctx);
-#endif
-    return rows;
-}
-
-/* ---- the layer ---- */
+/* ---- the layer ------------------------------------------------------------------------------- */
 
 /* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
    [batch][steps][n] array is (scan * steps + t) * n. */
@@ -9270,9 +9315,9 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 
 /* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
    a power of two apart would fall on the same lines of the cache. */
-static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
+static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
 {
-    return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
+    return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
 /* Scans that a task takes through the steps together, two tiles of rows. */
@@ -9282,8 +9327,7 @@ static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
    step below its length, numbered by group, step and place in the group: the order in which
    dW, dU and db add them up. */
 typedef struct qnet__lstm_work {
-    qnet__kernel kernel;
-    qnet__lstm_rows elementwise;
+    const qnet__isa *isa;
     qnet__lstm job[2];
     size_t groups, rows;
     size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
@@ -9315,24 +9359,23 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const size_t columns = qnet__pick_kernel(ctx).columns;
+    const size_t columns = qnet__isa_of(ctx)->columns;
     size_t in_panels, n_panels, gate_panels;
     int d;
     memset(s, 0, sizeof *s);
-    s->kernel = qnet__pick_kernel(ctx);
-    s->elementwise = qnet__lstm_pick_rows(ctx);
-    in_panels = qnet__panels(&s->kernel, in) * columns;
-    n_panels = qnet__panels(&s->kernel, n) * columns;
-    gate_panels = qnet__panels(&s->kernel, 4 * n) * columns;
+    s->isa = qnet__isa_of(ctx);
+    in_panels = qnet__panels(s->isa, in) * columns;
+    n_panels = qnet__panels(s->isa, n) * columns;
+    gate_panels = qnet__panels(s->isa, 4 * n) * columns;
     s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
     s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->gate_width = qnet__lstm_width(&s->kernel, 4 * n);
-    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(&s->kernel, n));
+    s->gate_width = qnet__lstm_width(s->isa, 4 * n);
+    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(s->isa, n));
     s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
     if (!backward) {
-        s->x_width = qnet__lstm_width(&s->kernel, in);
+        s->x_width = qnet__lstm_width(s->isa, in);
         s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
         for (d = 0; d < 2; d++) {
             s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
@@ -9405,7 +9448,7 @@ static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_rea
     p.blocks = 1;
     p.length = transposed ? columns : rows;
     p.columns = transposed ? rows : columns;
-    p.width = s->kernel.columns;
+    p.width = s->isa->columns;
     p.block_step = 0;
     p.row_step = transposed ? 1 : columns;
     p.column_step = transposed ? columns : 1;
@@ -9442,13 +9485,13 @@ static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
 {
     size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
     for (i = 0; i < 4; i++) {
-        if (l->panels[i] > 0) l->panels[i] = qnet__panels(&l->work->kernel, l->packing[i].columns);
+        if (l->panels[i] > 0) l->panels[i] = qnet__panels(l->work->isa, l->packing[i].columns);
         tasks += l->panels[i];
     }
     qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
 }
 
-/* ---- forward ---- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
 {
@@ -9473,7 +9516,7 @@ static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
     const qnet__lstm_work *s = p->work;
     const qnet__lstm *job = &s->job[index % 2];
-    const size_t columns = s->kernel.columns, gates = 4 * job->hidden;
+    const size_t columns = s->isa->columns, gates = 4 * job->hidden;
     const size_t panel = index / 2 % p->chunks * p->panels_per_task;
     const size_t begin = panel * columns;
     const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
@@ -9487,7 +9530,7 @@ static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
         a[i] = s->x + (first + i) * s->x_width;
         c[i] = job->gates + s->at[first + i] * gates + begin;
     }
-    qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
+    qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
                         s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
@@ -9498,7 +9541,7 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const qnet__lstm *job = &s->job[index % 2];
     const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
+    const size_t h_width = qnet__lstm_width(s->isa, n);
     const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
     qnet_real *product = s->worker + worker * s->worker_size;
     qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
@@ -9515,12 +9558,12 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
         const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
                                                          job->backwards ? step + 1 : step));
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, 4 * n) * s->kernel.columns, n, a, 1,
-                                s->u[index % 2], s->kernel.columns, n * s->kernel.columns, c, 0);
+            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(s->isa, 4 * n) * s->isa->columns, n, a, 1,
+                                s->u[index % 2], s->isa->columns, n * s->isa->columns, c, 0);
         for (i = 0; i < active; i++) {
             const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            s->elementwise.forward(n, job->b, i < going ? c[i] : s->zero,
+            s->isa->lstm(n, job->b, i < going ? c[i] : s->zero,
                                    i < going ? job->cell + before * n : s->zero,
                                    job->gates + row * 4 * n, job->cell + row * n,
                                    job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
@@ -9546,8 +9589,8 @@ static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
     }
     qnet__lstm_lay_out(ctx, &layout);
     product.work = s;
-    product.panels = qnet__panels(&s->kernel, 4 * n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->kernel.columns);
+    product.panels = qnet__panels(s->isa, 4 * n);
+    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->isa->columns);
     product.chunks = (product.panels - 1) / product.panels_per_task + 1;
     product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
     qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
@@ -9582,7 +9625,7 @@ QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape
     return QNET_OK;
 }
 
-/* ---- backward ---- */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 /* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
 static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
@@ -9599,7 +9642,7 @@ static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width,
 /* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
 static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
 {
-    const size_t columns = s->kernel.columns, panel = s->rows * columns;
+    const size_t columns = s->isa->columns, panel = s->rows * columns;
     const size_t in = s->job[0].in, n = s->job[0].hidden;
     size_t r;
     int d;
@@ -9622,7 +9665,7 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const qnet__lstm *job = &s->job[index % 2];
     const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
+    const size_t h_width = qnet__lstm_width(s->isa, n);
     const size_t steps = (size_t)job->length[scan[0]];
     qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
     qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
@@ -9644,7 +9687,7 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
         for (i = 0; i < active; i++) {
             const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
             a[i] = dgates + i * s->gate_width;
-            s->elementwise.backward(n, job->gates + row * 4 * n,
+            s->isa->lstm_back(n, job->gates + row * 4 * n,
                                     i < going ? job->cell + before * n : s->zero,
                                     job->cell_tanh + row * n, job->dy + row * 2 * n,
                                     qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
@@ -9652,9 +9695,9 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
         }
         if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, n) * s->kernel.columns, 4 * n, a, 1,
-                                s->u[index % 2], s->kernel.columns, 4 * n * s->kernel.columns, c,
+            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(s->isa, n) * s->isa->columns, 4 * n, a, 1,
+                                s->u[index % 2], s->isa->columns, 4 * n * s->isa->columns, c,
                                 0);
     }
 }
@@ -9666,8 +9709,8 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
     const qnet__lstm_work *s = p->work;
     const int d = (int)(index % 2);
-    const size_t gates = 4 * s->job[d].hidden, columns = s->kernel.columns;
-    const size_t in_panels = qnet__panels(&s->kernel, s->job[d].in);
+    const size_t gates = 4 * s->job[d].hidden, columns = s->isa->columns;
+    const size_t in_panels = qnet__panels(s->isa, s->job[d].in);
     const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
     const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
     const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
@@ -9687,7 +9730,7 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
             qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
             if (to == NULL) continue;
             for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows,
+            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows,
                                 qnet__min_size(columns, width - at * columns), depth, a,
                                 s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
                                 row > 0);
@@ -9699,7 +9742,7 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
 static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->kernel.columns;
+    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->isa->columns;
     const size_t first = index * QNET__LSTM_BAND;
     const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
     const qnet_real *a[QNET__LSTM_BAND];
@@ -9712,7 +9755,7 @@ static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
             a[i] = s->dgates[d] + (first + i) * s->gate_width;
             c[i] = s->dx + s->at[first + i] * in;
         }
-        qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
+        qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
                             columns, gates * columns, c, d > 0);
     }
 }
@@ -9737,8 +9780,8 @@ static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
     qnet__lstm_lay_out(ctx, &layout);
     qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
     product.work = s;
-    product.panels = qnet__panels(&s->kernel, in) + qnet__panels(&s->kernel, n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, s->kernel.columns *
+    product.panels = qnet__panels(s->isa, in) + qnet__panels(s->isa, n);
+    product.panels_per_task = qnet__panels_per_task(product.panels, s->isa->columns *
                                                     qnet__min_size(s->rows, QNET__LSTM_DEPTH));
     product.chunks = (product.panels - 1) / product.panels_per_task + 1;
     product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
@@ -10120,7 +10163,7 @@ static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *co
 static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
                                    qnet__resnet_state *r)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(r->net.ctx);
+    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
     size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
     int u;
@@ -10132,7 +10175,7 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
         qnet__winograd p;
         most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
         if (side > 0) {
-            qnet__winograd_geometry(&p, &kernel, conv, side, 0);
+            qnet__winograd_geometry(&p, isa, conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
@@ -11919,7 +11962,7 @@ static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
     memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
 }
 
-/* ---- checksums ---- */
+/* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
    table[k][b] is the remainder of byte b followed by k zero bytes. */
@@ -11974,7 +12017,7 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
     return b << 16 | a;
 }
 
-/* ---- inflate ---- */
+/* ---- inflate --------------------------------------------------------------------------------- */
 
 /* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
    that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
@@ -12481,7 +12524,7 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
     return status;
 }
 
-/* ---- deflate ---- */
+/* ---- deflate --------------------------------------------------------------------------------- */
 
 #define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
 #define QNET__HASH_BITS 15
@@ -13006,7 +13049,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    the affine. Turning a volume is an act of its own, qnet_volume_reorient.
    ============================================================================================ */
 
-/* ---- 3 x 3 matrices and affines ---- */
+/* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
 /* The determinant of m. */
 static double qnet__det3(double m[3][3])
@@ -13115,7 +13158,7 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
     }
 }
 
-/* ---- volumes ---- */
+/* ---- volumes --------------------------------------------------------------------------------- */
 
 /* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
@@ -13237,7 +13280,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     return QNET_OK;
 }
 
-/* ---- the header ---- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 /* The fields of nifti_1_header that are used here, by their offset in the file:
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
@@ -13576,7 +13619,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     return qnet__nifti_affine(in);
 }
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* dst[size] from the file, unpacked; *got < size only at its end. */
 static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t size, size_t *got)
@@ -13731,7 +13774,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing ---- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
@@ -19399,7 +19442,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
 
-/* ---- Normal distribution ------------------------------------------------------------------- */
+/* ---- Normal distribution --------------------------------------------------------------------- */
 
 /* Phi(z) = erfc(-z / sqrt 2) / 2, whose relative error stays small in the lower tail. */
 QNET_API double qnet_normal_cdf(double z)
@@ -19446,7 +19489,7 @@ QNET_API double qnet_normal_quantile(double p)
     return z;
 }
 
-/* ---- Confusion matrix ---------------------------------------------------------------------- */
+/* ---- Confusion matrix ------------------------------------------------------------------------ */
 
 /* numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
@@ -19574,7 +19617,7 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting ------------------------------------------------------------------------------- */
+/* ---- Sorting --------------------------------------------------------------------------------- */
 
 #define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
 #define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
@@ -19805,7 +19848,7 @@ static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e,
     return cluster ? units : count;
 }
 
-/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
@@ -19926,7 +19969,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* ---- DeLong's test ------------------------------------------------------------------------- */
+/* ---- DeLong's test --------------------------------------------------------------------------- */
 
 /* What stands before the three sums of qnet__covariance. */
 typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
@@ -20185,7 +20228,7 @@ QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
     return few ? NULL : qnet_stars(p);
 }
 
-/* ---- Bootstrap ----------------------------------------------------------------------------- */
+/* ---- Bootstrap ------------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
@@ -20255,6 +20298,7 @@ QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
 }
 
 #if QNET__X86
+#define QNET__AVX2 __attribute__((target("avx2,fma")))
 /* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
 QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
 {
