@@ -8434,7 +8434,6 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 #define QNET__STEM_U 12         /* numbers of u[r][q] */
 #define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8672,42 +8671,35 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t rows = r_end - r;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.rows = QNET__TILE_ROWS;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.a_step = tile.b_step = QNET__STEM_COLUMN;
-    tile.segments = (size_t)rows;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = 1;
-    tile.accumulate = t->begun[row_class];
-    tile.ahead = (uintptr_t)c;
+    const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
+    qnet_real *c[QNET__STEM_U];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.beside = 1, product.a_rows = 1;
+    product.b = b, product.b_panel = p->isa->columns;
+    product.c = c, product.accumulate = t->begun[row_class];
+    product.a_step = product.b_step = QNET__STEM_COLUMN;
+    product.rows = QNET__STEM_U, product.columns = (size_t)p->width;
+    product.segments = (size_t)rows;
+    product.chain = QNET__CHAIN_DIRECT;
     for (int k = 0; k < 7; k++) {
         const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
         const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
         const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
         double sum[QNET__STEM_U];
-        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
+            c[m] = t->lags + (at + m) * p->width;
             sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        }
         for (ptrdiff_t i = 0; i < rows; i++) {
-            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = a[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
             for (ptrdiff_t n = 0; n < length; n++)
                 for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
-                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
+                    sum[m] += (double)a[i][n * QNET__STEM_COLUMN + m];
         }
-        tile.length = (size_t)length;
-        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
-            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
-                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
-                    c[i] = t->lags + (at + m + i) * p->width;
-                qnet__run_tile(p->isa, &tile, p->isa->columns);
-            }
+        product.length = product.piece = (size_t)length;
+        qnet__multiply(p->isa, &product);
         memcpy(t->lag_sums + at, sum, sizeof sum);
     }
     t->begun[row_class] = 1;
@@ -8771,8 +8763,8 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
             const ptrdiff_t first = qnet__stem_class(s->out_h, k);
             const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
             const ptrdiff_t last = class_end < t.last ? class_end : t.last;
-            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
-                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__SEGMENTS)
+                qnet__stem_lags(&t, r, last - r < QNET__SEGMENTS ? last : r + QNET__SEGMENTS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
         if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
