@@ -5701,8 +5701,8 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         won[i] = winner;
     }
     for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    for (int i = 0; pool->argmax != NULL && i < n; i++)
-        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
@@ -8584,7 +8584,7 @@ typedef struct qnet__stem_backward_job {
     qnet__pass_job mask;    /* masks dpool, and its sums */
     const qnet_real *x;     /* [batch][height][width][3] */
     const uint8_t *argmax;  /* of dpool */
-    qnet_real level[3];     /* taken off x */
+    qnet_real pad[12];      /* u in the padding: minus the channels' level, which is taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
     ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
     double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
@@ -8620,14 +8620,16 @@ static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
-    const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
-        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
-            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
-            const int inside = y >= 0 && y < height && x >= 0 && x < width;
-            for (ptrdiff_t c = 0; c < 3; c++)
-                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
-        }
+    const size_t width = (size_t)p->s.conv.width;
+    for (ptrdiff_t q = 0; q < p->pitch; q++) memcpy(u + q * QNET__STEM_U, p->pad, sizeof p->pad);
+    for (ptrdiff_t a = 0; a < 2; a++) {
+        const ptrdiff_t y = 2 * r + a - 3;
+        const qnet_real *pixel = image + y * p->s.conv.width * 3;
+        if (y < 0 || y >= p->s.conv.height) continue;
+        for (size_t x = 3; x < width + 3; x++, pixel += 3) /* from the border on */
+            for (size_t c = 0; c < 3; c++)
+                u[(x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3 + c] = pixel[c] + p->pad[c];
+    }
 }
 
 /* Rows first .. last - 1 of columns. */
@@ -8844,7 +8846,7 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* The mean of each channel over the images' middle rows. */
+/* pad from the mean of each channel over the images' middle rows. */
 static void qnet__stem_level(qnet__stem_backward_job *p)
 {
     const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
@@ -8853,7 +8855,8 @@ static void qnet__stem_level(qnet__stem_backward_job *p)
         for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
             for (size_t x = 0; x < width; x++)
                 sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
-        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+        for (size_t k = c; k < QNET__STEM_U; k += 3)
+            p->pad[k] = (qnet_real)(-sum / (double)p->s.conv.batch / (double)width);
     }
 }
 
