@@ -21,7 +21,7 @@
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
-       >>metrics >>cam >>report >>experiment                            evaluation, the tables
+       >>metrics >>cam >>experiment                                     evaluation, the protocol
 
    WHAT IT DOES
 
@@ -40,7 +40,8 @@
        cross-validation over individuals, accuracy ... F1, ROC, AUC,
                 DeLong, bootstrap, voting                            >>metrics >>experiment
        class activation maps                                         >>cam
-       Tables 1-3, Figures 3 and 5-10 as one HTML page               >>report
+
+   examples/crossval makes of that Tables 1-3 and Figures 3 and 5-10, as one HTML page.
 
    Forward and backward passes are written out by hand, layer by layer; nothing but the C library
    and its maths are needed.
@@ -60,15 +61,19 @@
 
        qnet_context *ctx;
        qnet_experiment_config config;
-       qnet_experiment *e;
+       qnet_experiment *e = NULL;
+       bids b;                              (examples/crossval/bids.h: the scans of a BIDS folder;
+       memset(&b, 0, sizeof b);              a qnet_dataset may come from anywhere)
        if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
        qnet_experiment_config_init(&config);                  (the paper's values)
-       if (qnet_experiment_run(ctx, &config, "cohort", "out", NULL, 0, &e) != QNET_OK)
-           puts(qnet_last_error(ctx));
+       if (bids_read(&b, ctx, "cohort") != QNET_OK ||
+           qnet_experiment_run(ctx, &config, &b.dataset, "out", NULL, 0, &e) != QNET_OK)
+           puts(bids_error(&b));
        else
            printf("AUC of Q-Net, cropped, by scan: %.3f\n",
                   e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].auc_first);
        qnet_experiment_destroy(e);
+       bids_free(&b);
        qnet_context_destroy(ctx);
 
    examples/ holds small programs, one idea each: one LSTM cell against Eqs. (1)-(5), stage 1,
@@ -79,6 +84,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -179,7 +186,7 @@
        Training         10 folds over individuals, 10 in each (of 99, one fold has 9); stage 1: 100
                         epochs, batch 64, Adam, 3e-4 to 1e-4 by cosine annealing; stage 2: 50
                         epochs, batch 64, 3e-4: qnet_experiment_config
-       Results          Tables 1-3, Fig. 5-10, stars, votes: API 15 to 17. examples/audit_paper.c
+       Results          what Tables 1-3 and Fig. 5-10 show: API 15 to 17. examples/audit_paper.c
                         shows what the printed results say of each other, and where they differ
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
@@ -560,6 +567,8 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
+/* Appends the names of a folder's entries, sorted by strcmp, each ended by a zero byte. */
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names);
 #endif
 
 /* Limits on what a file may ask for; define your own before the implementation. */
@@ -1150,7 +1159,6 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
-    const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
 } qnet_input_config;
@@ -1189,22 +1197,36 @@ typedef struct qnet_scan {
 typedef struct qnet_cohort {
     qnet_context *ctx;
     qnet_input_config config;
-    int scans_count, height, width; /* prepared size: config.size plus margins */
+    int scans_count, capacity;
+    int height, width; /* prepared size: config.size plus margins */
     qnet_scan *scans;
-    void *block; size_t block_bytes;
 } qnet_cohort;
 
 /* Slice t of a scan: pixels[height][width][3]. */
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t);
+/* Side of the prepared image: size plus margins for a crop, size for the full image. */
+QNET_API int qnet_input_prepared(const qnet_input_config *config);
 
-/* A cohort from maps in memory: all three must share a grid; mask may be NULL with explicit ranges
-   in the config. Used by qnet_cohort_read and by programs that have volumes already. */
+/* One scan in memory: the maps share a grid; mask may be NULL where the configuration names slices
+   and box. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+/* One scan on disk: NIfTI files. */
+typedef struct qnet_scan_files {
+    const char *subject;
+    qnet_label label; double age; qnet_sex sex;
+    const char *qsm, *r2star, *t1w, *mask;
+} qnet_scan_files;
+
+/* An empty cohort with room for `scans` scans. */
+QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
+                                        int scans, qnet_cohort **out);
+/* Checks a scan, chooses its slices, cuts them out and appends them: the cohort is as before on any
+   failure. The maps stay the caller's.
 
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
@@ -1212,39 +1234,27 @@ typedef struct qnet_scan_maps {
    the rest, the box is about its centre of mass.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
-   refused.
+   refused, as is a map that is 0 all over a slice's image.
    Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
    any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
    with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
    median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
    to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
-   QSM must be higher in the mask than around it (else its sign is wrong), and no map a copy of
-   another. Refused likewise are, by qnet_cohort_add, two subjects with one QSM map, and, in a
-   cohort's folder, a sidecar's "Units" other than ppm and 1/s.
+   QSM must be higher in the mask than around it (else its sign is wrong), no map may be a copy of
+   another, and no two subjects may have the same QSM map.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
    Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
    of. */
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels);
-/* Side of the prepared image: size plus margins for a crop, size for the full image. */
-QNET_API int qnet_input_prepared(const qnet_input_config *config);
-/* An empty cohort with room for `scans` scans; qnet_cohort_add prepares and copies. */
-QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
-                                        int scans, qnet_cohort **out);
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
-/* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
-   *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
-   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
-   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
-   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
-   other numbers of slices, than in most of ten or more. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out);
+/* A cohort of files[count]: volumes are read, cut and freed one scan after the other, so memory
+   holds the slices of all and the volumes of one. Error sentences name the file. A scan whose mask
+   lies elsewhere in the head, or in other numbers of slices, than in most of ten or more is warned
+   of (the log hook). */
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1460,7 +1470,7 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 
 /* ============================================================================================
-   API 17. The experiment: the paper's tables and figures for a cohort.
+   API 17. The experiment: what the paper's tables and figures show, for a cohort.
    ============================================================================================ */
 
 typedef enum qnet_model_kind {
@@ -1473,7 +1483,17 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Numbers that change results; every one is written to results.json. */
+/* Files that a program makes of a finished experiment, such as a report: write is called once, when
+   all results are there, and puts files into `folder` (names without a leading point, "crop-",
+   "full-" or ".tmp"). They come to the output folder together with the experiment's own; a failure
+   of write is the experiment's, and a resume calls it again. */
+struct qnet_experiment;
+typedef struct qnet_publish {
+    void *user;
+    qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
+} qnet_publish;
+
+/* Numbers that change results, and what is made of them. */
 typedef struct qnet_experiment_config {
     int use_input[2];             /* by qnet_input: 1, 1 */
     qnet_input_config input[2];
@@ -1484,6 +1504,7 @@ typedef struct qnet_experiment_config {
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     int cam_scans;                /* 3: scans of each class whose CAMs are drawn */
+    qnet_publish publish;         /* all zero: none */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
 
@@ -1544,14 +1565,22 @@ typedef struct qnet_participant {
     qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
 } qnet_participant;
 
+/* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
+   not known. examples/crossval/bids.h makes one of a BIDS folder. */
+typedef struct qnet_dataset {
+    const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
+    const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
+    int simulated;                    /* 1: no real subjects: every result says so */
+    int count;
+    const qnet_scan_files *scans;
+} qnet_dataset;
+
 typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
-    char derivatives[2][256]; /* folders of the maps, by qnet_input, given or found; "": none */
-    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
-       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
-    char dataset[256], dataset_type[32];
+    /* As in qnet_dataset, without control characters; "": none. */
+    char derivatives[256], dataset[256], dataset_type[32];
     int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
@@ -1568,8 +1597,8 @@ typedef struct qnet_experiment {
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
-/* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
-   predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
+/* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint;
+   predictions.csv, weights/ and what config.publish writes are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
@@ -1578,12 +1607,11 @@ typedef struct qnet_experiment {
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
    subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
-   shuffled labels, and where participants.tsv or maps change between the two inputs. */
+   shuffled labels, and where maps change between the two inputs. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result);
-/* The files that qnet_experiment_run writes at its end, one by one. */
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -1595,12 +1623,10 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
-/* Tables 1, 2 and 3 in the paper's form, as text. */
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *experiment, qnet_buffer *text);
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *experiment, qnet_buffer *json);
+/* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
+   scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
+   volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *experiment, qnet_buffer *json);
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qnet_buffer *html);
 
 #ifdef __cplusplus
 }
@@ -3377,6 +3403,20 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     QNET__UNUSED(bytes);
     return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
 #endif
+}
+
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
+{
+    char (*list)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0;
+    qnet_status status;
+    if (path == NULL || names == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
+    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
+    for (size_t i = 0; i < count && status == QNET_OK; i++)
+        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
+    qnet__free(ctx, list, bytes);
+    return status;
 }
 
 /* ---- The lock of a folder ---------------------------------------------------------------------
@@ -16336,13 +16376,22 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
     }
 }
 /* ============================================================================================
-   >>cohort: from volumes to images, scan by scan; folders of scans; subject-wise folds.
-   A prepared image is an axial slice in the radiological convention: row 0 is the front of the
-   head, column 0 the patient's right. Volumes are brought to RAS first, so that is the voxel grid
-   read backwards along both axes. The full input fits the whole slice into a square, true to
-   scale; the cropped one is a square of box_mm about the basal ganglia (paper,
-   "Performance Evaluation based on Input Configuration"), prepared with a margin that the random
-   crop of the augmentation moves in.
+   >>cohort: from volumes to images, scan by scan; folds over individuals.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
+   Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
+
+       turn to RAS -> same grid? -> NaN outside of the head to 0 -> mask to its large components
+           -> slices that hold it -> frame -> do the values make sense? -> resample each slice
+
+   The frame says where an image lies on the voxel grid. Pixel (row, column) shows the voxel
+       x = center_x - (column + 1/2 - side/2) step_x,  y = center_y - (row + 1/2 - side/2) step_y
+   so that row 0 is the front of the head and column 0 the patient's right (radiological
+   convention). step is as many mm along both axes, even if voxels are not square. The full input
+   fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
+   (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
+   augmentation moves its crop.
+   Volumes are those of >>nifti, percentiles those of >>image. What a folder holds, and which file is
+   which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -16399,26 +16448,30 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
     return QNET_OK;
 }
 
-/* Whether slices or box come from the mask. */
-static int qnet__input_needs_mask(const qnet_input_config *config)
-{
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
-}
-
-/* ---- one scan -------------------------------------------------------------------------------- */
-
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* The volumes of one scan, with names for error sentences. */
-typedef struct qnet__scan_files {
-    qnet_volume *volume[QNET__MAPS];
-    const char *name[QNET__MAPS];
-} qnet__scan_files;
-
-/* Slice z of a volume: [ny][nx]. */
-static const float *qnet__slice_of(const qnet_volume *volume, int z)
+/* How many of the maps are needed: the mask is where slices or box come from it. */
+static int qnet__maps_needed(const qnet_input_config *config)
 {
-    return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
+               ? QNET__MAPS : QNET__MASK;
+}
+
+/* A scan on its way from volumes to images. */
+typedef struct qnet__preparation {
+    qnet_context *ctx;
+    const qnet_input_config *config;
+    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    const char *name[QNET__MAPS];  /* for error sentences */
+    int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
+    int side;                      /* the frame */
+    double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    qnet_cut cut;
+} qnet__preparation;
+
+static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
 static int qnet__is_bad_voxel(float v)
@@ -16426,56 +16479,65 @@ static int qnet__is_bad_voxel(float v)
     return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
-   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
-   nothing changes. Returns how many; what is left lies within the head. */
-static size_t qnet__clear_outside(qnet_volume *v)
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
 {
-    const int nx = v->nx, ny = v->ny;
-    size_t cleared = 0, before;
-    int z, i, from;
-    for (z = 0; z < v->nz; z++) {
-        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
-        do {
-            before = cleared;
-            for (from = 0; from < 2; from++)
-                for (i = 0; i < nx * ny; i++) {
-                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
-                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
-                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
-                        p[at] = 0;
-                        cleared++;
-                    }
-                }
-        } while (cleared > before);
-    }
-    return cleared;
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
 }
 
-/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+/* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (int c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
+
+/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (corner = 0; corner < 8; corner++) {
+    for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
         double off[3] = {0, 0, 0}; /* mm */
-        for (r = 0; r < 3; r++)
-            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
-        for (c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
+        for (int r = 0; r < 3; r++)
+            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -16490,39 +16552,29 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     return QNET_OK;
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* Fits leave NaN and infinity outside of the head: they become 0 where they are joined, through
+   their like within a slice, to the slice's edge or to a voxel of 0. Alternates sweeps in both
+   directions until none changes a voxel. Returns how many did. */
+static size_t qnet__clear_outside(qnet_volume *v)
 {
-    if (!waived)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
-    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    return QNET_OK;
-}
-
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
-static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
-                                  qnet_volume *v, const char *name)
-{
-    char text[512], was[4] = "RAS";
-    double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
-    int c;
-    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
-    QNET__TRY(qnet_volume_reorient(v, "RAS"));
-    for (c = 0; c < 3; c++)
-        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
-    tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
-        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
-                  acquired);
-    return QNET_OK;
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    for (int z = 0; z < v->nz; z++) {
+        float *p = v->voxels + qnet__voxel_at(v, 0, 0, z);
+        do {
+            before = cleared;
+            for (int i = 0; i < 2 * nx * ny; i++) {
+                const int at = i < nx * ny ? i : 2 * nx * ny - 1 - i, x = at % nx, y = at / nx;
+                if (!qnet__is_bad_voxel(p[at])) continue;
+                if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
+                    p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
+                    continue;
+                p[at] = 0;
+                cleared++;
+            }
+        } while (cleared > before);
+    }
+    return cleared;
 }
 
 /* ---- the mask -------------------------------------------------------------------------------- */
@@ -16533,11 +16585,11 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 /* Makes the mask 0 and 1, or says why it is none. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
     int n = 0, k, whole = 1;
-    size_t i, bad = 0;
-    for (i = 0; i < count; i++) {
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
         if (qnet__is_bad_voxel(v)) {
             mask->voxels[i] = 0;
@@ -16564,61 +16616,32 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     if (n > 1 || (n == 1 && value[0] < 1))
         qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
                   : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
-    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    for (size_t i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
     return QNET_OK;
 }
 
-/* Voxels first..last of a row that are mask, one after the other along x. */
-typedef struct qnet__run {
-    int first, last, y, z;
-    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
-} qnet__run;
-
-static size_t qnet__run_root(qnet__run *run, size_t i)
+/* The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
+   their indices in queue[], breadth first, and returns how many there are. */
+static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
+                                   size_t *queue)
 {
-    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
-    return i;
-}
-
-/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
-   included (26 neighbours). */
-static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
-{
-    while (a < a_end && b < b_end) {
-        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
-            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
-            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
-        }
-        if (run[a].last < run[b].last) a++;
-        else b++;
-    }
-}
-
-/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
-static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
-{
-    size_t n = 0;
-    int x, y, z;
-    for (z = 0; z < mask->nz; z++)
-        for (y = 0; y < mask->ny; y++) {
-            const float *p = mask->voxels +
-                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
-            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
-            for (x = 0; x < mask->nx; x++) {
-                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
-                if (run) {
-                    run[n].first = run[n].last = x;
-                    run[n].y = y;
-                    run[n].z = z;
-                    run[n].parent = n;
-                    run[n].voxels = 0;
-                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    size_t tail = 1;
+    queue[0] = start;
+    mask->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
+        const int z = (int)(queue[head] / nx / ny);
+        for (int k = qnet__max_int(z - 1, 0); k <= qnet__min_int(z + 1, mask->nz - 1); k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= qnet__min_int(y + 1, mask->ny - 1); j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= qnet__min_int(x + 1, mask->nx - 1); i++) {
+                    const size_t at = qnet__voxel_at(mask, i, j, k);
+                    if (mask->voxels[at] != from) continue;
+                    mask->voxels[at] = to;
+                    queue[tail++] = at;
                 }
-                n++;
-            }
-        }
-    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
-    return n;
+    }
+    return tail;
 }
 
 /* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
@@ -16627,376 +16650,296 @@ static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *r
 static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
                                     qnet_cut *cut)
 {
-    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
-    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
-    qnet__arena arena = {NULL, 0};
-    qnet__run *run = NULL;
-    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
-    int pass, y;
-    for (pass = 0; pass < 2; pass++) { /* measure, carve */
-        arena.at = 0;
-        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
-        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
+    if (n == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
+                          name);
+    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
+    for (size_t i = 0; i < count; i++)
+        if (mask->voxels[i] == 1)
+            largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        if (mask->voxels[i] != 2) continue;
+        size = qnet__mask_component(mask, i, 2, 1, queue);
+        if (50 * size >= largest) continue;
+        for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        lost += size;
+        pieces++;
     }
-    (void)qnet__mask_runs(mask, run, row);
-    for (i = 0; i < rows; i++) {
-        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
-        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
-            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
-                const size_t below = i - ny + (size_t)(y + 1) - 1;
-                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
-            }
-    }
-    for (i = 0; i < runs; i++) {
-        qnet__run *root = &run[qnet__run_root(run, i)];
-        root->voxels += (size_t)(run[i].last - run[i].first + 1);
-        largest = qnet__max_size(largest, root->voxels);
-    }
-    for (i = 0; i < runs; i++) {
-        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
-        const size_t length = (size_t)(r->last - r->first + 1);
-        if (50 * root->voxels >= largest) {
-            kept += length;
-            continue;
-        }
-        lost += length;
-        pieces += root == r;
-        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
-               length * sizeof(float));
-    }
-    qnet__free(ctx, arena.base, bytes);
+    qnet__free(ctx, queue, n * sizeof *queue);
     if (lost)
         qnet__log(ctx, QNET_LOG_WARNING,
                   "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
                   "out", name, (double)lost, (double)pieces);
-    cut->mask_voxels = (int)kept;
+    cut->mask_voxels = (int)(n - lost);
     cut->mask_left_out = (int)lost;
     return QNET_OK;
 }
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
-typedef struct qnet__slice_choice {
-    const qnet_volume *mask; /* NULL: every slice */
-    int first, count;
-} qnet__slice_choice;
-
-/* The first slice from z upwards that the choice counts, or nz. */
-static int qnet__slice_next(const qnet__slice_choice *choice, int z)
+/* 1: slice z holds some of the mask. */
+static int qnet__mask_in_slice(const qnet_volume *mask, int z)
 {
-    const qnet_volume *mask = choice->mask;
-    if (mask == NULL) return z;
-    for (; z < mask->nz; z++) {
-        const float *voxels = qnet__slice_of(mask, z);
-        const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-        size_t i;
-        for (i = 0; i < count; i++)
-            if (voxels[i] > 0) return z;
-    }
-    return z;
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
+    const float *voxels = mask->voxels + (size_t)z * count;
+    for (size_t i = 0; i < count; i++)
+        if (voxels[i] > 0) return 1;
+    return 0;
 }
 
-static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
+/* The range of the configuration, or the central max_slices of those that hold the mask. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
-                      files->name[QNET__MASK]);
-}
-
-/* The range asked for, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet__scan_files *files, qnet__slice_choice *out)
-{
-    const int nz = files->volume[QNET__QSM]->nz;
-    qnet__slice_choice choice = {NULL, 0, 0};
-    int z, skip;
-    if (config->slice_count > 0) {
-        choice.first = config->slice_first;
-        choice.count = config->slice_count;
-        if (choice.count > nz || choice.first > nz - choice.count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    int n = 0, skip;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: slices %d..%d asked for, the volume has 0..%d",
-                              files->name[QNET__QSM], choice.first, choice.first + choice.count - 1,
-                              nz - 1);
-        *out = choice;
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
         return QNET_OK;
     }
-    choice.mask = files->volume[QNET__MASK];
-    for (z = qnet__slice_next(&choice, 0); z < nz; z = qnet__slice_next(&choice, z + 1))
-        choice.count++;
-    if (choice.count == 0) return qnet__empty_mask(ctx, files);
-    /* Of an odd surplus the larger part goes at the upper end. */
-    skip = qnet__max_int(choice.count - config->max_slices, 0) / 2;
-    choice.count = qnet__min_int(choice.count, config->max_slices);
-    choice.first = qnet__slice_next(&choice, 0);
-    for (; skip > 0; skip--) choice.first = qnet__slice_next(&choice, choice.first + 1);
-    *out = choice;
+    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
+    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
-/* How the image lies on the voxel grid: pixel (row, column) is at voxel
-   x = center_x - (column + 1/2 - side/2) step_x, y = center_y - (row + 1/2 - side/2) step_y. */
-typedef struct qnet__frame {
-    int side;
-    double center_x, center_y; /* voxels */
-    double step_x, step_y;     /* voxels per pixel */
-} qnet__frame;
-
-/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
-   0 when there are none. */
-static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
-                                double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
+   when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
 {
-    double n = 0, sum_x = 0, sum_y = 0;
-    int i, j, t, z = slices->first;
-    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
-        for (j = 0; j < v->ny; j++)
-            for (i = 0; i < v->nx; i++)
-                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+    double n = 0, sum[2] = {0, 0};
+    for (int t = 0; t < count; t++) {
+        const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
+        for (int y = 0; y < v->ny; y++)
+            for (int x = 0; x < v->nx; x++, voxel++)
+                if (*voxel != 0) {
                     n++;
-                    sum_x += i;
-                    sum_y += j;
+                    sum[0] += x;
+                    sum[1] += y;
                 }
+    }
     if (n == 0) return 0;
-    *x = sum_x / n;
-    *y = sum_y / n;
+    for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
 }
 
-/* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
-   that nothing is stretched even if voxels are not square. */
-static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *config,
-                                    const qnet__scan_files *files, const qnet__slice_choice *choice,
-                                    qnet__frame *out)
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. */
+static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
-    const qnet_volume *v = files->volume[QNET__QSM];
-    qnet__frame frame;
-    double pixel_mm, half;
+    const qnet_input_config *config = p->config;
+    const qnet_volume *v = p->map[QNET__QSM];
+    const int n[2] = {v->nx, v->ny};
+    double pixel_mm = config->box_mm / config->size;
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
-                          files->name[QNET__QSM], v->spacing[0], v->spacing[1]);
-    frame.side = qnet_input_prepared(config);
-    frame.center_x = (v->nx - 1) / 2.0;
-    frame.center_y = (v->ny - 1) / 2.0;
+        return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
+                          p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
+        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
+    } else if (config->box_explicit) {
+        /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
+        const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
+        const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
+        const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
+        const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
+        p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
+        p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
     } else {
-        pixel_mm = config->box_mm / config->size;
-        if (config->box_explicit) {
-            /* world = A (i, j, k, 1), at the middle of the chosen slices: two equations for i, j */
-            const double(*a)[4] = v->affine, k = choice->first + (choice->count - 1) / 2.0;
-            const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
-            const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
-            const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
-            frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
-            frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else {
-            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
-            all.count = files->volume[QNET__MASK]->nz;
-            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
-                                      &frame.center_y))
-                return qnet__empty_mask(ctx, files);
-        }
+        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
-    frame.step_x = pixel_mm / v->spacing[0];
-    frame.step_y = pixel_mm / v->spacing[1];
-    half = frame.side / 2.0;
-    /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-    if (!(frame.center_x + half * frame.step_x > 0 &&
-          frame.center_x - half * frame.step_x < v->nx - 1 &&
-          frame.center_y + half * frame.step_y > 0 &&
-          frame.center_y - half * frame.step_y < v->ny - 1))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
-                          files->name[QNET__QSM], frame.center_x, frame.center_y, v->nx, v->ny);
-    *out = frame;
+    p->side = qnet_input_prepared(config);
+    for (int k = 0; k < 2; k++) {
+        double half;
+        p->step[k] = pixel_mm / v->spacing[k];
+        half = p->side / 2.0 * p->step[k];
+        /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
+        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
+                              p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
+    }
     return QNET_OK;
 }
 
-/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
-static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+/* ---- do the values make sense? --------------------------------------------------------------- */
+
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
-    low[0] = (int)fmax(floor(center[0] - half_x), 0);
-    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
-    low[1] = (int)fmax(floor(center[1] - half_y), 0);
-    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+    for (int k = 0; k < 2; k++) {
+        low[k] = (int)fmax(floor(center[k] - half[k]), 0);
+        high[k] = (int)fmin(ceil(center[k] + half[k]), (k ? v->ny : v->nx) - 1);
+    }
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
    infinity there, which would spread by interpolation; elsewhere they become 0. */
-static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const qnet__frame *frame)
+static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const double center[2] = {frame->center_x, frame->center_y};
-    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
-    int low[2], high[2], m, t, x, y, z = choice->first;
-    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
-                 low, high);
-    for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (m = QNET__QSM; m <= QNET__T1W; m++) {
-            const float *voxels = qnet__slice_of(files->volume[m], z);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
+    int low[2], high[2];
+    qnet__window(grid, p->center, half, low, high);
+    for (int t = 0; t < p->slices; t++)
+        for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++) {
-                    const float v = voxels[(size_t)y * nx + (size_t)x];
+            for (int y = low[1]; y <= high[1]; y++)
+                for (int x = low[0]; x <= high[0]; x++) {
+                    const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
                     if (qnet__is_bad_voxel(v))
-                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                        return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
-                                          "%s, inside of the head", files->name[m], x, y, z,
+                                          "%s, inside of the head", p->name[m], x, y, p->z[t],
                                           v != v ? "NaN" : "infinite");
                     some |= v != 0;
                 }
             if (!some)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
+                return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
-                                  files->name[m], z);
+                                  p->name[m], p->z[t]);
         }
-    for (m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = files->volume[m]->voxels;
-        size_t i, bad = 0;
-        for (i = 0; i < count; i++)
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+        float *voxels = p->map[m]->voxels;
+        size_t bad = 0;
+        for (size_t i = 0; i < count; i++)
             if (qnet__is_bad_voxel(voxels[i])) {
                 voxels[i] = 0;
                 bad++;
             }
         if (bad)
-            qnet__log(ctx, QNET_LOG_WARNING,
+            qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", files->name[m], (double)bad);
+                      " become 0", p->name[m], (double)bad);
     }
     return QNET_OK;
 }
 
-/* What a map holds in the chosen slices, near their centre. */
-typedef struct qnet__range {
-    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
-    double low, median, high; /* 1st, 50th and 99th percentile of the others */
-    double negative;          /* their share */
-} qnet__range;
-
-/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
-   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
-static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
+                                    double q, float *work)
 {
-    if (r->zero > 0.95) return "is 0 nearly everywhere";
-    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (r->low == r->high) return "is constant";
-    if (map == QNET__QSM && size > 3) {
-        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
-            return "looks like R2*: are QSM and R2* swapped?";
-        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
-                                  : "looks like ppb: divide by 1000";
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (v[i] != 0 && where[i] >= least) work[k++] = v[i];
+    return qnet__percentile(work, k, q);
+}
+
+/* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
+   places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
+   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
+                                  float *work)
+{
+    const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    double some = 0, negative = 0, in_mask = 0, empty = 0;
+    for (size_t i = 0; i < n; i++) {
+        some += v[m][i] != 0;
+        negative += v[m][i] < 0;
+        in_mask += mask[i] > 0;
+        empty += mask[i] > 0 && v[m][i] == 0;
     }
-    if (map == QNET__QSM && size < 0.005)
-        return "is too small for ppm: a field, a phase, or not in ppm?";
-    if (map == QNET__R2STAR) {
-        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (r->median > 25 && iron < 0.9 * r->median)
+    for (int k = 0; k < 3; k++) {
+        static const double q[3] = {1, 50, 99};
+        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
+    }
+    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
+    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
+    if (limit[0] == limit[2]) return "is constant";
+    negative /= some;
+    if (m == QNET__QSM) {
+        float *size = work + n;
+        double largest;
+        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
+        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        if (largest > 3 && negative < 0.05)
+            return limit[1] >= 5 && limit[1] <= 80
+                       ? "looks like R2*: are QSM and R2* swapped?"
+                       : "does not look like susceptibility, which is of both signs";
+        if (largest > 3) return "looks like ppb: divide by 1000";
+        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
+        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
+        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
+                               qnet__percentile_where(qsm, size, 1, n, 50, work))
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
+    }
+    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
             return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (r->median < 5 || r->median > 80 || r->high > 1000)
+        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
             return "does not look like R2* in 1/s";
     }
     return NULL;
 }
 
-/* The median of QSM where the mask is set (inside = 1) or not, in a window of the chosen slices,
-   voxels of 0 left out; value: room for all of them. */
-static double qnet__median_of(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const int low[2], const int high[2], int inside, float *value)
-{
-    const qnet_volume *qsm = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    int t, x, y, z;
-    size_t n = 0;
-    for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (y = low[1]; y <= high[1]; y++)
-            for (x = low[0]; x <= high[0]; x++) {
-                const size_t at = (size_t)y * (size_t)qsm->nx + (size_t)x;
-                const float v = qnet__slice_of(qsm, z)[at];
-                if (v != 0 && (qnet__slice_of(mask, z)[at] > 0) == inside) value[n++] = v;
-            }
-    return qnet__percentile(value, n, 50);
-}
-
-/* Values that no brain has. */
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
-static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const double center[2])
+
+/* Refuses values that no brain has, in the chosen slices about a centre. */
+static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
-    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
-    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
-    int low[2], high[2], m, t, x, y, z;
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {QNET__VALUES_MM / 2.0 / grid->spacing[0],
+                            QNET__VALUES_MM / 2.0 / grid->spacing[1]};
+    const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
+    int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t room, bytes, n, k, all, in_mask, empty, i;
-    float *value, iron_limit = FLT_MAX;
-    qnet__window(grid, center, half_x, half_y, low, high);
+    size_t row, n, bytes, at = 0;
+    float *block, *v[QNET__MAPS];
+    qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
-    bytes = 2 * room * sizeof *value;
-    value = (float *)qnet__alloc(ctx, bytes);
-    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
-    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
-        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
-        const char *why;
+    row = (size_t)(high[0] - low[0] + 1);
+    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    bytes = (QNET__MAPS + 2) * n * sizeof *block;
+    block = (float *)qnet__alloc(p->ctx, bytes);
+    if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
+    memset(block, 0, bytes);
+    for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
+    for (int t = 0; t < p->slices; t++)
+        for (int y = low[1]; y <= high[1]; y++, at += row)
+            for (int m = 0; m < QNET__MAPS; m++)
+                if (p->map[m])
+                    memcpy(v[m] + at, p->map[m]->voxels + qnet__voxel_at(grid, low[0], y, p->z[t]),
+                           row * sizeof *block);
+    for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float limit[3];
         char text[600];
-        qnet__range r;
-        double size = 0, of_iron;
-        n = k = all = in_mask = empty = 0;
-        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++, all++) {
-                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
-                    const float v = qnet__slice_of(files->volume[m], z)[at];
-                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
-                        in_mask++;
-                        empty += v == 0;
-                    }
-                    if (v == 0) continue;
-                    value[n++] = v;
-                    if (m == QNET__QSM) iron[k++] = fabsf(v);
-                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
-                }
-        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
-        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
-        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
-        r.negative = n > 0 ? r.negative / (double)n : 0;
-        r.low = qnet__percentile(value, n, 1);
-        r.median = qnet__percentile(value, n, 50);
-        r.high = qnet__percentile(value, n, 99);
-        if (m == QNET__QSM) {
-            size = qnet__percentile(iron, k, 99);
-            iron_limit = qnet__percentile(value, n, 98);
-        }
-        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
-        why = qnet__unlikely(m, &r, size, of_iron);
-        if (why == NULL && m == QNET__QSM && mask != NULL &&
-            qnet__median_of(files, choice, low, high, 1, iron) <
-                qnet__median_of(files, choice, low, high, 0, iron))
-            why = "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
-        for (i = 0; why == NULL && (int)i < m; i++)
-            if (memcmp(files->volume[m]->voxels, files->volume[i]->voxels,
-                       qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float)) == 0)
+        const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
+        for (int k = 0; why == NULL && k < m; k++)
+            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why == NULL) continue;
         snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
-        status = qnet__unless(ctx, config->any_values, "any_values", text);
+                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
+                 (double)limit[2]);
+        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
     }
-    qnet__free(ctx, value, bytes);
+    qnet__free(p->ctx, block, bytes);
     return status;
 }
 
+/* ---- images ---------------------------------------------------------------------------------- */
+
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
    is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__tap(double x, int n, int *low, int *high, float *weight)
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
 {
     if (!(x > -0.5 && x < n - 0.5)) return 0;
     x = fmin(fmax(x, 0), n - 1);
@@ -17014,247 +16957,148 @@ static int qnet__samples(double step)
 }
 
 /* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
-static void qnet__resample_slice(const qnet__scan_files *files, const qnet__frame *frame, int z,
-                                 float *image)
+static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const int many_x = qnet__samples(frame->step_x), many_y = qnet__samples(frame->step_y);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const int many_x = qnet__samples(p->step[0]), many_y = qnet__samples(p->step[1]);
     const float share = 1.0f / (float)(many_x * many_y);
-    const double half = frame->side / 2.0;
-    const float *voxels[3];
-    int row, column, i, j, m, x0, x1, y0, y1;
+    const double half = p->side / 2.0;
+    int x0, x1, y0, y1;
     float fx, fy;
-    for (m = 0; m < 3; m++) voxels[m] = qnet__slice_of(files->volume[m], z);
-    for (row = 0; row < frame->side; row++)
-        for (column = 0; column < frame->side; column++, image += 3) {
-            float sum[3] = {0, 0, 0};
-            for (i = 0; i < many_y; i++) {
-                /* pixels from the centre; columns run to the patient's left, rows to the back */
-                const double below = row + (i + 0.5) / many_y - half;
-                const double y = frame->center_y - below * frame->step_y;
-                if (!qnet__tap(y, grid->ny, &y0, &y1, &fy)) continue;
-                for (j = 0; j < many_x; j++) {
-                    const double right = column + (j + 0.5) / many_x - half;
-                    const double x = frame->center_x - right * frame->step_x;
-                    if (!qnet__tap(x, grid->nx, &x0, &x1, &fx)) continue;
-                    for (m = 0; m < 3; m++) {
-                        const float *p = voxels[m] + (size_t)y0 * (size_t)grid->nx;
-                        const float *q = voxels[m] + (size_t)y1 * (size_t)grid->nx;
-                        const float top = p[x0] + fx * (p[x1] - p[x0]);
-                        const float bottom = q[x0] + fx * (q[x1] - q[x0]);
-                        sum[m] += top + fy * (bottom - top);
-                    }
+    for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
+        const int row = pixel / p->side, column = pixel % p->side;
+        float sum[3] = {0, 0, 0};
+        for (int i = 0; i < many_y; i++) {
+            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
+            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+                continue;
+            for (int j = 0; j < many_x; j++) {
+                const double right = column + (j + 0.5) / many_x - half;
+                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
+                    continue;
+                for (int m = 0; m < 3; m++) {
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
+                    const float top = a[x0] + fx * (a[x1] - a[x0]);
+                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
+                    sum[m] += top + fy * (bottom - top);
                 }
             }
-            for (m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
         }
+        for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
+    }
 }
 
 /* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
    a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
+static void qnet__cut_picture(const qnet__preparation *p, uint8_t *rgb)
 {
     static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
-    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
-    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
-    const int z = slice_z[choice->count / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
-    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
-    double sum = 0, white = 0;
-    size_t i, n = 0;
-    int panel, row, column, c;
-    for (i = 0; i < count; i++)
-        if (qnet__slice_of(t1w, z)[i] > 0) {
-            sum += (double)qnet__slice_of(t1w, z)[i];
-            n++;
+    const qnet_volume *t1w = p->map[QNET__T1W], *mask = p->map[QNET__MASK];
+    const double *mm = t1w->spacing, middle = QNET_CUT_SIDE / 2.0;
+    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) /
+                        QNET_CUT_SIDE; /* mm per pixel */
+    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
+    const int z = p->z[p->slices / 2];
+    const int y = qnet__min_int(qnet__max_int((int)(p->center[1] + 0.5), 0), t1w->ny - 1);
+    const float *slice = t1w->voxels + qnet__voxel_at(t1w, 0, 0, z);
+    double sum = 0, n = 0, white;
+    for (int i = 0; i < t1w->nx * t1w->ny; i++) {
+        sum += slice[i] > 0 ? (double)slice[i] : 0;
+        n += slice[i] > 0;
+    }
+    white = n > 0 ? 2 * sum / n : 1;
+    for (int i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++, rgb += 3) {
+        const int row = i / (2 * QNET_CUT_SIDE), column = i % QNET_CUT_SIDE;
+        const int coronal = i / QNET_CUT_SIDE % 2, axis = coronal ? 2 : 1; /* that runs downwards */
+        const int size = coronal ? t1w->nz : t1w->ny;
+        const double voxels = step / mm[axis]; /* per pixel */
+        /* The voxel under the pixel: from the patient's right, front or top on. */
+        const double u = (t1w->nx - 1) / 2.0 - (column + 0.5 - middle) * step / mm[0];
+        const double v = (size - 1) / 2.0 - (row + 0.5 - middle) * voxels;
+        const int x = (int)floor(u + 0.5), down = (int)floor(v + 0.5);
+        int box, grey = 0, in_mask = 0;
+        if (x >= 0 && x < t1w->nx && down >= 0 && down < size) {
+            const size_t at = coronal ? qnet__voxel_at(t1w, x, y, down)
+                                      : qnet__voxel_at(t1w, x, down, z);
+            grey = (int)(fmin(fmax((double)t1w->voxels[at] / white, 0), 1) * 15 + 0.5) * 17;
+            in_mask = mask && mask->voxels[at] > 0 && (row + column) % 2 == 0;
         }
-    white = n > 0 ? 2 * sum / (double)n : 1;
-    for (panel = 0; panel < 2; panel++)
-        for (row = 0; row < QNET_CUT_SIDE; row++)
-            for (column = 0; column < QNET_CUT_SIDE; column++) {
-                /* the voxel under the pixel: from the patient's right, front or top on */
-                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
-                const int n2 = panel ? t1w->nz : t1w->ny;
-                const double stride = step / mm[panel ? 2 : 1];
-                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
-                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
-                const int vy = panel ? y : v, vz = panel ? v : z;
-                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
-                                  (size_t)qnet__max_int(x, 0);
-                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
-                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
-                const uint8_t *colour = NULL;
-                int grey = 0;
-                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
-                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
-                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
-                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
-                        colour = mask_colour;
-                }
-                if (panel == 0) { /* the box's rim, one pixel wide */
-                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
-                    if (dx <= half[0] && dy <= half[1] &&
-                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
-                        colour = box_colour;
-                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
-                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
-                    colour = box_colour;
-                }
-                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
-            }
+        if (coronal) {
+            box = fabs(v - (p->z[0] - 0.5)) <= voxels / 2 ||
+                  fabs(v - (p->z[p->slices - 1] + 0.5)) <= voxels / 2;
+        } else { /* the rim, one pixel wide */
+            const double dx = fabs(u - p->center[0]), dy = fabs(v - p->center[1]);
+            box = dx <= half[0] && dy <= half[1] &&
+                  (dx > half[0] - step / mm[0] || dy > half[1] - voxels);
+        }
+        for (int c = 0; c < 3; c++)
+            rgb[c] = box ? box_colour[c] : in_mask ? mask_colour[c] : (uint8_t)grey;
+    }
 }
 
-/* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
-   filled in on the way, its picture where it has room for one. */
-static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels, qnet_cut *cut)
+/* Everything but the images: checks the maps, chooses the slices, places the frame. */
+static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
-    const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
-    const size_t side = (size_t)qnet_input_prepared(config);
-    const qnet_volume *qsm = files->volume[QNET__QSM];
-    qnet__scan_files looked; /* the volumes that are needed */
-    qnet__slice_choice choice;
-    qnet__frame frame;
-    double head[2], middle, ml;
+    const int needed = qnet__maps_needed(p->config);
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    qnet_cut *cut = &p->cut;
+    double head[2], mass[2] = {0, 0}, middle;
     char text[512];
-    int m, t, z;
-    for (m = 0; m < needed; m++) {
+    for (int m = 0; m < needed; m++) {
         size_t cleared;
-        if (files->volume[m] == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
+        if (p->map[m] == NULL)
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
-        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
+        QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
+        QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
         if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(files->volume[m]);
+        cleared = qnet__clear_outside(p->map[m]);
         if (cleared)
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", files->name[m], (double)cleared);
+            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", p->name[m], (double)cleared);
     }
-    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
-    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
-    if (needed == QNET__MAPS) {
-        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
+    mask = p->map[QNET__MASK];
+    if (mask) {
+        double ml;
+        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
+        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
         ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
         snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
     }
-    QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
-    QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
-    QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
-    cut->center[0] = frame.center_x;
-    cut->center[1] = frame.center_y;
-    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
-    {
-        qnet__slice_choice all = {NULL, 0, 0};
-        double mass[2] = {frame.center_x, frame.center_y};
-        all.count = qsm->nz;
-        if (needed == QNET__MAPS &&
-            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
-            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
-            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
-        looked = *files;
-        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
-        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
-    }
-    *slices = choice.count;
-    for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
-        slice_z[t] = z;
-        qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
-    }
-    cut->slice[0] = slice_z[0];
-    cut->slice[1] = slice_z[choice.count - 1];
+    QNET__TRY(qnet__choose_slices(p));
+    QNET__TRY(qnet__frame_plan(p, mass));
+    QNET__TRY(qnet__check_slices(p));
+    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    cut->slice[0] = p->z[0];
+    cut->slice[1] = p->z[p->slices - 1];
     middle = (cut->slice[0] + cut->slice[1]) / 2.0;
-    for (m = 0; m < 3; m++)
-        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
-                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
-                            qsm->affine[m][3];
-    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
+    for (int k = 0; k < 3; k++)
+        cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
+                            qsm->affine[k][2] * middle + qsm->affine[k][3];
+    cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
+    for (int k = 0; k < 2; k++) {
+        cut->center[k] = p->center[k];
+        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+                                ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
+    }
     return QNET_OK;
-}
-
-/* Volumes that came from memory have no file names: they are called by what they are. */
-static qnet__scan_files qnet__scan_files_of(const qnet_scan_maps *maps)
-{
-    qnet__scan_files files;
-    files.volume[QNET__QSM] = maps->qsm;
-    files.volume[QNET__R2STAR] = maps->r2star;
-    files.volume[QNET__T1W] = maps->t1w;
-    files.volume[QNET__MASK] = maps->mask;
-    files.name[QNET__QSM] = "QSM map";
-    files.name[QNET__R2STAR] = "R2* map";
-    files.name[QNET__T1W] = "T1W image";
-    files.name[QNET__MASK] = "mask of the basal ganglia";
-    return files;
-}
-
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels)
-{
-    qnet__scan_files files;
-    qnet_cut cut;
-    memset(&cut, 0, sizeof cut);
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
-    files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
 }
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
-
 #define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
-/* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
-typedef struct qnet__cohort {
-    qnet_cohort base; /* first: a qnet_cohort pointer is a pointer to this */
-    int capacity;     /* scans there is room for */
-    int *slice_z;     /* [capacity][max_slices] */
-    float *pixels;    /* [capacity][max_slices][height][width][3] */
-    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
-    char derivatives[256];
-} qnet__cohort;
-
-/* With arena->base NULL this only measures. */
-static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_config *config,
-                                       size_t scans)
-{
-    const size_t side = (size_t)qnet_input_prepared(config); /* at most 3 QNET__MAX_SIDE */
-    const size_t slices = scans * (size_t)config->max_slices;
-    const size_t image = side * side * 3 * sizeof(float);
-    qnet__cohort *cohort = (qnet__cohort *)qnet__take(arena, 1, sizeof *cohort);
-    void *list = qnet__take(arena, scans, sizeof(qnet_scan));
-    void *z = qnet__take(arena, slices, sizeof(int));
-    void *pixels = qnet__take(arena, slices, image);
-    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
-    if (cohort != NULL) {
-        memset(cohort, 0, sizeof *cohort);
-        cohort->base.scans = (qnet_scan *)list;
-        cohort->slice_z = (int *)z;
-        cohort->pixels = (float *)pixels;
-        cohort->pictures = (uint8_t *)pictures;
-    }
-    return cohort;
-}
-
-/* One block for all: a scan of fewer slices leaves the rest of its place unused, and memory that is
-   never written is not backed by the system. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__cohort *cohort;
+    qnet_cohort *cohort;
     size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
@@ -17262,34 +17106,43 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    if (config->derivatives && strlen(config->derivatives) >= sizeof cohort->derivatives)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "cohort: the name of the derivatives folder is too long");
-    (void)qnet__cohort_plan(&arena, config, (size_t)scans);
-    bytes = arena.at;
-    if (bytes == (size_t)-1)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "cohort: %d scans do not fit into memory", scans);
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a cohort's slices");
-    arena.at = 0;
-    cohort = qnet__cohort_plan(&arena, config, (size_t)scans);
+    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
+    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
+    memset(cohort, 0, bytes);
+    cohort->ctx = ctx;
+    cohort->config = *config;
     cohort->capacity = scans;
-    cohort->base.ctx = ctx;
-    cohort->base.config = *config;
-    if (config->derivatives) {
-        strcpy(cohort->derivatives, config->derivatives);
-        cohort->base.config.derivatives = cohort->derivatives;
-    }
-    cohort->base.height = cohort->base.width = qnet_input_prepared(config);
-    cohort->base.block = cohort;
-    cohort->base.block_bytes = bytes;
-    *out = &cohort->base;
+    cohort->height = cohort->width = qnet_input_prepared(config);
+    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    *out = cohort;
     return QNET_OK;
+}
+
+/* The block of a scan: its images, slice numbers and picture. Places them where the arena has
+   memory, measures where it has none. */
+static float *qnet__scan_place(const qnet_cohort *cohort, size_t slices, qnet__arena *arena,
+                               int **slice_z, uint8_t **picture)
+{
+    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
+    float *images = (float *)qnet__take(arena, slices, pixels * sizeof *images);
+    *slice_z = (int *)qnet__take(arena, slices, sizeof **slice_z);
+    *picture = (uint8_t *)qnet__take(arena, 1, QNET__CUT_BYTES);
+    return images;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
-    if (cohort != NULL) qnet__free(cohort->ctx, cohort->block, cohort->block_bytes);
+    if (cohort == NULL) return;
+    for (int s = 0; s < cohort->scans_count; s++) {
+        qnet__arena arena = {NULL, 0};
+        int *slice_z;
+        uint8_t *picture;
+        (void)qnet__scan_place(cohort, (size_t)cohort->scans[s].slices, &arena, &slice_z, &picture);
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels, arena.at);
+    }
+    qnet__free(cohort->ctx, cohort,
+               sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
@@ -17306,121 +17159,245 @@ static uint64_t qnet__volume_hash(const qnet_volume *v)
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
-    t.bytes = (size_t)v->nx * (size_t)v->ny * (size_t)v->nz * sizeof(float);
+    t.bytes = qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof(float);
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Appends a scan of `who`; the cohort is as before on any failure. */
-static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who,
-                                       const qnet__scan_files *files)
+/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
+   trained and tested on. */
+static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const size_t slices = (size_t)cohort->config.max_slices, at = (size_t)cohort->scans_count;
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet_scan scan = *who;
-    int *slice_z;
-    float *place;
-    if (cohort->scans_count >= room->capacity)
-        return qnet__fail(cohort->ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
-                          who->subject, room->capacity);
-    /* Prepared in its final place; it counts only once scans_count has gone up. */
-    slice_z = room->slice_z + at * slices;
-    place = room->pixels + at * slices * pixels;
-    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
-                                 &scan.cut));
-    scan.slice_z = slice_z;
-    scan.pixels = place;
-    scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
-    scan.source_hash = qnet__volume_hash(files->volume[QNET__QSM]);
-    for (size_t i = 0; i < at; i++) { /* one brain would be trained and tested on */
+    for (int s = 0; s < cohort->scans_count; s++) {
+        const qnet_scan *other = &cohort->scans[s];
+        const int same = strcmp(other->subject, scan->subject) == 0;
         char text[256];
-        if (cohort->scans[i].source_hash != scan.source_hash ||
-            strcmp(cohort->scans[i].subject, scan.subject) == 0)
-            continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", cohort->scans[i].subject,
-                 scan.subject);
+        if (same && other->label != scan->label)
+            return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
+                              "cohort: %s is HH in one scan, HC in another", scan->subject);
+        if (same || other->source_hash != scan->source_hash) continue;
+        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
+                 scan->subject);
         QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
     }
-    cohort->scans[at] = scan;
-    cohort->scans_count++;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+/* Appends a scan whose maps have these names. */
+static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
+                                       const char *const name[QNET__MAPS])
 {
-    qnet__scan_files files;
-    qnet_scan who;
-    qnet_context *ctx;
-    memset(&who, 0, sizeof who);
-    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
-    ctx = cohort->ctx;
-    if (maps == NULL || maps->subject == NULL || maps->subject[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "cohort: a scan needs maps and a subject's name");
-    if (strlen(maps->subject) >= sizeof who.subject)
+    qnet_context *ctx = cohort->ctx;
+    qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    qnet__arena arena = {NULL, 0};
+    qnet__preparation p;
+    qnet_scan scan;
+    int *slice_z;
+    float *pixels;
+    memset(&scan, 0, sizeof scan);
+    memset(&p, 0, sizeof p);
+    if (maps->subject == NULL || maps->subject[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
+    if (strlen(maps->subject) >= sizeof scan.subject)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: subject \"%.20s...\" has a name above %d bytes", maps->subject,
-                          (int)sizeof who.subject - 1);
+                          (int)sizeof scan.subject - 1);
     if (maps->label != QNET_HC && maps->label != QNET_HH)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cohort: %s has label %d, expected HC (0) or HH (1)", maps->subject,
                           (int)maps->label);
-    for (int s = 0; s < cohort->scans_count; s++)
-        if (strcmp(cohort->scans[s].subject, maps->subject) == 0 &&
-            cohort->scans[s].label != maps->label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "cohort: %s is HH in one scan, HC in another",
-                              maps->subject);
-    strcpy(who.subject, maps->subject);
-    who.label = maps->label;
-    who.age = maps->age;
-    who.sex = maps->sex;
-    files = qnet__scan_files_of(maps);
-    return qnet__cohort_append(cohort, &who, &files);
-}
-
-/* ---- folds ----------------------------------------------------------------------------------- */
-
-/* first[i]: the first scan of the subject of scan i. A subject with both labels is an error. */
-static qnet_status qnet__subjects(qnet_context *ctx, const qnet_cohort *cohort, int *first)
-{
-    int i, j;
-    for (i = 0; i < cohort->scans_count; i++) {
-        const qnet_scan *scan = &cohort->scans[i];
-        for (j = 0; j < i && strcmp(cohort->scans[j].subject, scan->subject) != 0;) j++;
-        first[i] = j;
-        if (scan->label != cohort->scans[j].label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
+    if (cohort->scans_count >= cohort->capacity)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
+                          maps->subject, cohort->capacity);
+    strcpy(scan.subject, maps->subject);
+    scan.label = maps->label;
+    scan.age = maps->age;
+    scan.sex = maps->sex;
+    p.ctx = ctx;
+    p.config = &cohort->config;
+    for (int m = 0; m < QNET__MAPS; m++) {
+        p.map[m] = map[m];
+        p.name[m] = name[m];
     }
+    QNET__TRY(qnet__cut_plan(&p));
+    scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
+    QNET__TRY(qnet__cohort_check(cohort, &scan));
+    (void)qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    arena.base = (unsigned char *)qnet__alloc(ctx, arena.at);
+    if (arena.base == NULL) return qnet__no_memory(ctx, arena.at, "a scan's slices");
+    arena.at = 0;
+    pixels = qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
+    for (int t = 0; t < p.slices; t++)
+        qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
+    qnet__cut_picture(&p, p.cut.picture);
+    scan.slices = p.slices;
+    scan.slice_z = slice_z;
+    scan.pixels = pixels;
+    scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
+    scan.cut = p.cut;
+    cohort->scans[cohort->scans_count++] = scan;
     return QNET_OK;
 }
 
+static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
+                                                        "mask of the basal ganglia"};
+
+QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+{
+    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
+    if (maps == NULL) return qnet__fail(cohort->ctx, QNET_ERROR_ARGUMENT, "cohort: maps are NULL");
+    return qnet__cohort_append(cohort, maps, qnet__map_names);
+}
+
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
+    float *value, *work;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    value = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    work = value + n;
+    for (int k = 0; k < 3; k++) {
+        double median, limit;
+        size_t known = 0;
+        for (size_t s = 0; s < n; s++) {
+            const qnet_scan *scan = &cohort->scans[s];
+            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
+            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        }
+        if (known < QNET__OUTLIER_SCANS) continue;
+        median = (double)qnet__percentile(work, known, 50);
+        known = 0;
+        for (size_t s = 0; s < n; s++)
+            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
+        limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
+        for (size_t s = 0; s < n; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            if (!(fabs(value[s] - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      (double)value[s], what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, value, bytes);
+    return QNET_OK;
+}
+
+#ifndef QNET_NO_STDIO
+/* Reads one scan's volumes and appends them. */
+static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
+{
+    const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
+    const int needed = qnet__maps_needed(&cohort->config);
+    qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
+    qnet_status status = QNET_OK;
+    qnet_scan_maps maps;
+    for (int m = 0; m < needed && status == QNET_OK; m++) {
+        if (path[m] == NULL)
+            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
+                                files->subject ? files->subject : "", qnet__map_names[m],
+                                m == QNET__MASK ? ", and no slices or box are given" : "");
+        else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
+    }
+    memset(&maps, 0, sizeof maps);
+    maps.subject = files->subject;
+    maps.label = files->label;
+    maps.age = files->age;
+    maps.sex = files->sex;
+    maps.qsm = v[QNET__QSM];
+    maps.r2star = v[QNET__R2STAR];
+    maps.t1w = v[QNET__T1W];
+    maps.mask = v[QNET__MASK];
+    if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
+    for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
+    return status;
+}
+
+/* All scans into an empty cohort, with progress. */
+static qnet_status qnet__cohort_load_all(qnet_cohort *cohort, const qnet_scan_files *files,
+                                         int count)
+{
+    qnet_context *ctx = cohort->ctx;
+    const double start = qnet__seconds(ctx);
+    for (int i = 0; i < count; i++) {
+        qnet_progress_info info;
+        double seconds;
+        QNET__TRY(qnet__cohort_load_one(cohort, &files[i]));
+        seconds = qnet__seconds(ctx) - start;
+        memset(&info, 0, sizeof info);
+        info.task = "read cohort";
+        info.where = files[i].subject;
+        info.step = (size_t)i + 1;
+        info.steps = (size_t)count;
+        info.loss = (double)NAN;
+        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+        info.seconds_left = seconds * (count - i - 1) / (i + 1);
+        info.fraction = (double)(i + 1) / count;
+        if (qnet__report(ctx, &info))
+            return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
+                              files[i].subject);
+    }
+    return qnet__cohort_outliers(cohort);
+}
+
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out)
+{
+    qnet_cohort *cohort = NULL;
+    qnet_status status;
+    if (files == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
+    status = qnet__cohort_load_all(cohort, files, count);
+    if (status == QNET_OK) *out = cohort;
+    else qnet_cohort_destroy(cohort);
+    return status;
+}
+#endif
+
+/* ---- folds ----------------------------------------------------------------------------------- */
+
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 count]. */
+   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
 static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                     uint64_t seed, int *work, int *fold)
 {
-    int *first = work, *order = work + cohort->scans_count;
-    size_t count[2] = {0, 0}, i;
-    int label, s, next = 0;
-    QNET__TRY(qnet__subjects(ctx, cohort, first));
-    for (s = 0; s < cohort->scans_count; s++)
-        if (first[s] == s) count[cohort->scans[s].label == QNET_HH]++;
-    for (label = 0; label < 2; label++)
-        if ((size_t)folds > count[label])
+    const int scans = cohort->scans_count;
+    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int count[2] = {0, 0}, next = 0;
+    for (int s = 0; s < scans; s++) {
+        const qnet_scan *scan = &cohort->scans[s];
+        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
+        if (scan->label != cohort->scans[first[s]].label)
+            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
+                              scan->subject);
+        count[scan->label == QNET_HH] += first[s] == s;
+    }
+    for (int label = 0; label < 2; label++)
+        if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              (int)count[label], label ? "HH" : "HC");
-    for (label = 0; label < 2; label++) {
+                              count[label], label ? "HH" : "HC");
+    for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
-        for (s = 0; s < cohort->scans_count; s++)
+        for (int s = 0; s < scans; s++)
             if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
-        for (i = 0; i < n; i++) fold[order[i]] = next++ % folds;
+        for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (s = 0; s < cohort->scans_count; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
     return QNET_OK;
 }
 
@@ -17447,15 +17424,14 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    int i, j;
     if (cohort == NULL || fold == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
-    for (i = 0; i < cohort->scans_count; i++) {
+    for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: scan %d of %s is in fold %d, expected 0..%d", i,
                               cohort->scans[i].subject, fold[i], folds - 1);
-        for (j = 0; j < i; j++)
+        for (int j = 0; j < i; j++)
             if (fold[i] != fold[j] &&
                 strcmp(cohort->scans[i].subject, cohort->scans[j].subject) == 0)
                 return qnet__fail(ctx, QNET_ERROR_LEAK, "folds: subject %s is in folds %d and %d",
@@ -17463,659 +17439,6 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     }
     return QNET_OK;
 }
-
-#ifndef QNET_NO_STDIO
-
-/* ---- participants.tsv ------------------------------------------------------------------------ */
-
-#define QNET__TABLE_BYTES ((size_t)64 << 20) /* more text than QNET__MAX_SCANS lines need */
-
-/* A piece of the table's text. */
-typedef struct qnet__span {
-    const char *at;
-    size_t size;
-} qnet__span;
-
-/* Cuts the next line off text, without its end (LF or CR LF); 0 when there is none. */
-static int qnet__next_line(qnet__span *text, qnet__span *line)
-{
-    const char *end;
-    if (text->size == 0) return 0;
-    end = (const char *)memchr(text->at, '\n', text->size);
-    line->at = text->at;
-    line->size = end ? (size_t)(end - text->at) : text->size;
-    text->at += line->size + (end != NULL);
-    text->size -= line->size + (end != NULL);
-    if (line->size > 0 && line->at[line->size - 1] == '\r') line->size--;
-    return 1;
-}
-
-/* Field number `index` of a line, spaces around it dropped; 0 when the line has fewer. */
-static int qnet__field(qnet__span line, int index, qnet__span *out)
-{
-    const char *p = line.at, *end = line.at + line.size, *stop;
-    for (; index > 0; index--) {
-        p = (const char *)memchr(p, '\t', (size_t)(end - p));
-        if (p == NULL) return 0;
-        p++;
-    }
-    stop = (const char *)memchr(p, '\t', (size_t)(end - p));
-    if (stop == NULL) stop = end;
-    while (p < stop && *p == ' ') p++;
-    while (p < stop && stop[-1] == ' ') stop--;
-    out->at = p;
-    out->size = (size_t)(stop - p);
-    return 1;
-}
-
-/* A line of nothing but spaces and tabs. */
-static int qnet__is_blank(qnet__span line)
-{
-    size_t i;
-    for (i = 0; i < line.size; i++)
-        if (line.at[i] != ' ' && line.at[i] != '\t') return 0;
-    return 1;
-}
-
-/* The same letters, large or small (ASCII). */
-static int qnet__span_is(qnet__span span, const char *word)
-{
-    size_t i;
-    for (i = 0; i < span.size; i++) {
-        const char a = span.at[i], b = word[i];
-        if ((a >= 'A' && a <= 'Z' ? a + ('a' - 'A') : a) != b) return 0;
-    }
-    return word[span.size] == '\0';
-}
-
-enum {
-    QNET__COLUMN_ID, QNET__COLUMN_GROUP, QNET__COLUMN_AGE, QNET__COLUMN_SEX, QNET__COLUMN_COUNT
-};
-
-/* The table and the place in it that an error sentence names. */
-typedef struct qnet__table {
-    qnet_context *ctx;
-    const char *path;
-    int line;                  /* from 1 */
-    int column[QNET__COLUMN_COUNT]; /* index of each field; -1: not in the table */
-    int fields;                /* in the header */
-} qnet__table;
-
-/* The sentence of a field that cannot be used: file, line, field, expected, found. */
-static qnet_status qnet__bad_field(const qnet__table *table, const char *field,
-                                   const char *expected, qnet__span found)
-{
-    const int shown = (int)qnet__min_size(found.size, 60);
-    return qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: line %d, %s: expected %s, found \"%.*s\"",
-                      table->path, table->line, field, expected, shown, found.at);
-}
-
-/* Finds the columns by their names, in any order; others are let be. */
-static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
-{
-    static const char *const names[QNET__COLUMN_COUNT] = {"participant_id", "group", "age", "sex"};
-    const int shown = (int)qnet__min_size(line.size, 60);
-    qnet__span field;
-    int c;
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) table->column[c] = -1;
-    for (table->fields = 0; qnet__field(line, table->fields, &field); table->fields++)
-        for (c = 0; c < QNET__COLUMN_COUNT; c++)
-            if (qnet__span_is(field, names[c])) {
-                if (table->column[c] >= 0)
-                    return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                                      "%s: line %d: two columns named %s", table->path, table->line,
-                                      names[c]);
-                table->column[c] = table->fields;
-            }
-    for (c = 0; c <= QNET__COLUMN_GROUP; c++)
-        if (table->column[c] < 0)
-            return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
-                              table->path, table->line, names[c], shown, line.at,
-                              table->fields > 1                         ? ""
-                              : memchr(line.at, ',', line.size) != NULL
-                                  ? ": this is comma-separated, BIDS wants tabs"
-                              : memchr(line.at, ';', line.size) != NULL
-                                  ? ": this is semicolon-separated, BIDS wants tabs"
-                                  : "");
-    return QNET_OK;
-}
-
-/* subject[64] as "sub-<label>". A label becomes part of a path: nothing but letters, digits and
-   "+-_" passes. */
-static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, char *subject)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                  "0123456789+-_";
-    qnet__span label = id;
-    size_t i;
-    if (id.size >= 4 && memcmp(id.at, "sub-", 4) == 0) {
-        label.at += 4;
-        label.size -= 4;
-    }
-    if (label.size == 0 || label.size >= 60)
-        return qnet__bad_field(table, "participant_id", "a label of 1 to 59 characters", id);
-    for (i = 0; i < label.size; i++)
-        if (memchr(allowed, label.at[i], sizeof allowed - 1) == NULL)
-            return qnet__bad_field(table, "participant_id", "letters, digits, + - _", id);
-    memcpy(subject, "sub-", 4);
-    memcpy(subject + 4, label.at, label.size);
-    subject[4 + label.size] = '\0';
-    return QNET_OK;
-}
-
-/* "n/a", "NA", "NaN", "N/A" or nothing. */
-static int qnet__is_absent(qnet__span field)
-{
-    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
-           qnet__span_is(field, "nan");
-}
-
-/* A field that only describes never ends a run: a warning, and it is unknown. */
-static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
-                            qnet__span found)
-{
-    qnet__log(table->ctx, QNET_LOG_WARNING,
-              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
-              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
-}
-
-/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
-   may stand (BIDS asks for that from 89 on). NaN where there is none. */
-static double qnet__read_age(const qnet__table *table, qnet__span field)
-{
-    char text[16];
-    double age;
-    size_t i = 0, n = field.size;
-    if (qnet__is_absent(field)) return NAN;
-    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
-    for (; i < n && i < sizeof text - 1; i++) {
-        text[i] = field.at[i] == ',' ? '.' : field.at[i];
-        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
-    }
-    text[i] = '\0';
-    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
-    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
-    return NAN;
-}
-
-/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
-static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
-{
-    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
-                                        "o", "other", "u", "unknown"};
-    int k;
-    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
-    for (k = 0; k < 11; k++)
-        if (qnet__span_is(field, words[k]))
-            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
-    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_SEX_UNKNOWN;
-}
-
-/* One line into subject, label, age and sex of *out. */
-static qnet_status qnet__read_participant(const qnet__table *table, qnet__span line, qnet_scan *out)
-{
-    qnet__span field[QNET__COLUMN_COUNT];
-    int c, fields = 0;
-    memset(out, 0, sizeof *out);
-    while (qnet__field(line, fields, &field[0])) fields++;
-    if (fields != table->fields)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: line %d: expected %d tab-separated fields, found %d",
-                          table->path, table->line, table->fields, fields);
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) {
-        field[c].at = "";
-        field[c].size = 0;
-        if (table->column[c] >= 0) (void)qnet__field(line, table->column[c], &field[c]);
-    }
-    QNET__TRY(qnet__read_subject(table, field[QNET__COLUMN_ID], out->subject));
-    if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
-    else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
-    else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
-    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
-    return QNET_OK;
-}
-
-/* Parses text into a list of participants in the order of the file: *list[*count], to be given back
-   with qnet__free(ctx, *list, *bytes). */
-static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text, qnet_scan **list,
-                                            int *count, size_t *bytes)
-{
-    qnet__span rest = text, line = text;
-    qnet_status status = QNET_OK;
-    qnet_scan *scans;
-    size_t lines = 0, n = 0, i, size;
-    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
-                           memcmp(text.at, "\xfe\xff", 2) == 0))
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
-                          table->path);
-    if (memchr(text.at, '\0', text.size) != NULL)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: holds zero bytes, expected plain text", table->path);
-    if (text.size >= 3 && memcmp(text.at, "\xef\xbb\xbf", 3) == 0) { /* UTF-8 byte-order mark */
-        text.at += 3;
-        text.size -= 3;
-    }
-    /* Counted first, so that one block holds the list. */
-    for (rest = text; qnet__next_line(&rest, &line);) lines += !qnet__is_blank(line);
-    if (lines == 0) return qnet__fail(table->ctx, QNET_ERROR_FORMAT, "%s: is empty", table->path);
-    if (lines - 1 > QNET__MAX_SCANS)
-        return qnet__fail(table->ctx, QNET_ERROR_LIMIT, "%s: more than %d participants",
-                          table->path, QNET__MAX_SCANS);
-    size = (lines - 1) * sizeof *scans; /* bounded by the file's size: a line has 1 byte at least */
-    scans = (qnet_scan *)qnet__alloc(table->ctx, size);
-    if (scans == NULL) return qnet__no_memory(table->ctx, size, "the list of participants");
-    table->fields = 0;
-    rest = text;
-    for (table->line = 1; status == QNET_OK && qnet__next_line(&rest, &line); table->line++) {
-        if (qnet__is_blank(line)) continue;
-        if (table->fields == 0) {
-            status = qnet__read_header(table, line);
-            continue;
-        }
-        status = qnet__read_participant(table, line, &scans[n]);
-        for (i = 0; i < n && status == QNET_OK; i++)
-            if (strcmp(scans[i].subject, scans[n].subject) == 0)
-                status = qnet__fail(table->ctx, QNET_ERROR_DATA,
-                                    "%s: line %d, participant_id: %s is there twice", table->path,
-                                    table->line, scans[n].subject);
-        n++;
-    }
-    if (status == QNET_OK && n == 0)
-        status = qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: no participants below the header",
-                            table->path);
-    if (status != QNET_OK) {
-        qnet__free(table->ctx, scans, size);
-        return status;
-    }
-    *list = scans;
-    *count = (int)n;
-    *bytes = size;
-    return QNET_OK;
-}
-
-/* The same from a file. */
-static qnet_status qnet__read_participants(qnet_context *ctx, const char *path, qnet_scan **list,
-                                           int *count, size_t *bytes)
-{
-    qnet__table table;
-    qnet_buffer file;
-    qnet__span text;
-    qnet_status status;
-    memset(&file, 0, sizeof file);
-    memset(&table, 0, sizeof table);
-    table.ctx = ctx;
-    table.path = path;
-    QNET__TRY(qnet_file_read(ctx, path, QNET__TABLE_BYTES, &file));
-    text.at = file.size ? (const char *)file.bytes : "";
-    text.size = file.size;
-    status = qnet__parse_participants(&table, text, list, count, bytes);
-    qnet_buffer_free(ctx, &file);
-    return status;
-}
-
-/* ---- finding the maps ------------------------------------------------------------------------ */
-
-#define QNET__PATH_SIZE 1024
-
-/* path[QNET__PATH_SIZE] = the parts joined as printf does; too long is an error. */
-static qnet_status qnet__path(qnet_context *ctx, char *path, const char *folder, const char *a,
-                              const char *b, const char *c)
-{
-    const int n = snprintf(path, QNET__PATH_SIZE, "%s%s%s%s", folder, a, b, c);
-    if (n < 0 || n >= QNET__PATH_SIZE)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder,
-                          QNET__PATH_SIZE - 1);
-    return QNET_OK;
-}
-
-/* name is <subject>_<any BIDS entities>_<suffix>.nii or .nii.gz. */
-static int qnet__name_fits(const char *name, const char *subject, const char *suffix)
-{
-    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
-    /* bytes of ".nii.gz" or ".nii" */
-    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
-    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
-    if (strncmp(name + length - kind, kind == 7 ? ".nii.gz" : ".nii", kind) != 0) return 0;
-    return name[start] == '_' && name[length - kind - end - 1] == '_' &&
-           strncmp(name + length - kind - end, suffix, end) == 0;
-}
-
-/* The file with a suffix such as "Chimap" in a folder: <subject>_<suffix>.nii.gz or .nii if it
-   exists, otherwise the only one that has more entities in its name. *found says whether there is
-   one; several are an error. path[QNET__PATH_SIZE]. */
-static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const char *subject,
-                                  const char *suffix, char *path, int *found)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    const char *match = NULL, *second = NULL;
-    char tail[64];
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int packed;
-    *found = 0;
-    snprintf(tail, sizeof tail, "_%s.nii.gz", suffix);
-    QNET__TRY(qnet__path(ctx, path, folder, "/", subject, tail));
-    packed = qnet_file_exists(path);
-    path[strlen(path) - 3] = '\0'; /* without ".gz" */
-    *found = packed || qnet_file_exists(path);
-    if (packed && qnet_file_exists(path))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", path);
-    if (packed) return qnet__path(ctx, path, folder, "/", subject, tail);
-    if (*found || qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (i = 0; i < count; i++)
-        if (qnet__name_fits(names[i], subject, suffix)) {
-            if (match) second = names[i];
-            else match = names[i];
-        }
-    if (second)
-        status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one",
-                            folder, match, second, subject, suffix);
-    else if (match) {
-        *found = 1;
-        status = qnet__path(ctx, path, folder, "/", match, "");
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
-static int qnet__same_but_zeros(const char *a, const char *b)
-{
-    size_t i = strlen("sub-"), k = i;
-    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
-    while (a[i] == '0') i++;
-    while (b[k] == '0') k++;
-    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
-}
-
-/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
-static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
-                                  char hint[96])
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    if (qnet__path_kind(folder) != 2 ||
-        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
-        return;
-    for (i = 0; i < count && hint[0] == '\0'; i++)
-        if (qnet__same_but_zeros(subject, names[i]))
-            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
-    qnet__free(ctx, names, bytes);
-}
-
-/* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
-   the only one that has it. tool[256] is "" when the maps are in the raw folders. */
-static qnet_status qnet__find_derivatives(qnet_context *ctx, const char *folder,
-                                          const qnet_input_config *config, const char *subject,
-                                          char *tool)
-{
-    char path[QNET__PATH_SIZE], anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], tail[96];
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int found;
-    tool[0] = '\0';
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives", "", ""));
-    if (config->derivatives) {
-        strcpy(tool, config->derivatives); /* its length was checked with the cohort's creation */
-        return QNET_OK;
-    }
-    if (qnet__path_kind(path) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, path, &names, &count, &bytes));
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    for (i = 0; i < count && status == QNET_OK; i++) {
-        status = qnet__path(ctx, anat, path, "/", names[i], tail);
-        if (status == QNET_OK)
-            status = qnet__find_map(ctx, anat, subject, "Chimap", map, &found);
-        if (status != QNET_OK || !found) continue;
-        if (tool[0])
-            status = qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                                "%s: both %s and %s hold a Chimap of %s, choose one by its name",
-                                path, tool, names[i], subject);
-        else strcpy(tool, names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* The paths of a subject's volumes, beside each other in the derivatives or in the raw folder; a
-   map in both is taken from the derivatives, where it is on the maps' grid. */
-static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const char *tool,
-                                   const char *subject, int needed, char (*path)[QNET__PATH_SIZE])
-{
-    /* BIDS, with the suffixes of its qMRI extension. */
-    static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
-                                                   "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
-    char hint[96] = "";
-    int m, found;
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
-    QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
-    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
-    for (m = 0; m < needed; m++) {
-        found = 0;
-        if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
-        if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (found) continue;
-        qnet__similar_subject(ctx, folder, subject, hint);
-        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
-                          subject, subject, suffix[m], tool[0] ? derived : "",
-                          tool[0] ? " or " : "", raw,
-                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
-    }
-    return QNET_OK;
-}
-
-/* ---- reading a cohort ------------------------------------------------------------------------ */
-
-/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
-   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
-static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
-                                     const char *path)
-{
-    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
-    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
-    const char *at, *stop;
-    qnet_buffer file;
-    size_t n = strlen(path);
-    int k;
-    if (map > QNET__R2STAR) return QNET_OK;
-    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
-    if (n < 4) return QNET_OK;
-    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
-    memset(&file, 0, sizeof file);
-    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
-        return QNET_OK;
-    unit[0] = '\0';
-    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
-        at = strstr((const char *)file.bytes, "\"Units\"");
-        at = at ? at + strlen("\"Units\"") : NULL;
-        while (at && *at && strchr(" \t\r\n:", *at)) at++;
-        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
-        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
-    }
-    qnet_buffer_free(ctx, &file);
-    for (k = 0; k < 3; k++)
-        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
-    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
-             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
-    return qnet__unless(ctx, config->any_values, "any_values", text);
-}
-
-/* Loads one participant's volumes and appends the scan. */
-static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
-                                         const qnet_scan *who)
-{
-    char path[QNET__MAPS][QNET__PATH_SIZE];
-    const int needed = qnet__input_needs_mask(&cohort->config) ? QNET__MAPS : QNET__MASK;
-    qnet__scan_files files;
-    qnet_status status;
-    int m;
-    memset(&files, 0, sizeof files);
-    status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
-    for (m = 0; m < needed && status == QNET_OK; m++) {
-        files.name[m] = path[m];
-        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
-        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
-    }
-    if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
-    for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
-    return status;
-}
-
-/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
-   that was forgotten would make the cohort smaller without a word. */
-static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
-                                        const qnet_scan *list, int count)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
-    size_t n = 0, bytes = 0, i;
-    int left = 0, found, s;
-    qnet_status status = QNET_OK;
-    if (qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
-    for (i = 0; i < n && status == QNET_OK; i++) {
-        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
-        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
-        if (s < count) continue;
-        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
-        found = 0;
-        if (status == QNET_OK &&
-            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several */
-        if (!found) continue;
-        if (left++ < 5)
-            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
-                     names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    if (left)
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
-                  folder, left, text, left > 5 ? ", ..." : "");
-    return status;
-}
-
-/* Median of v[n], which is reordered. */
-static double qnet__median(float *v, size_t n)
-{
-    return (double)qnet__percentile(v, n, 50);
-}
-
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
-#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
-static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
-{
-    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
-    size_t s, known;
-    int k;
-    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
-    for (k = 0; k < 3; k++) {
-        double median, limit;
-        for (s = known = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
-        }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = qnet__median(work, known);
-        for (s = known = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
-        for (s = 0; s < n; s++) {
-            qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
-            scan->cut.outlier |= k < 2 ? 1 : 2;
-            qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
-        }
-    }
-    qnet__free(cohort->ctx, value, bytes);
-    return QNET_OK;
-}
-
-/* All participants into an empty cohort, with progress. */
-static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder,
-                                         const qnet_scan *list, int count)
-{
-    qnet_context *ctx = cohort->ctx;
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const double start = qnet__seconds(ctx);
-    char tool[256], path[QNET__PATH_SIZE];
-    int i;
-    QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
-    strcpy(room->derivatives, tool); /* for the record */
-    cohort->config.derivatives = room->derivatives;
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
-    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
-    for (i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_read_one(cohort, folder, tool, &list[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = list[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
-                              list[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
-}
-
-/* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
-   and the volumes of one. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out)
-{
-    char path[QNET__PATH_SIZE];
-    qnet_scan *list = NULL;
-    qnet_cohort *cohort = NULL;
-    qnet_status status;
-    size_t bytes = 0;
-    int count = 0;
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (folder == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "read cohort: folder or result is missing");
-    QNET__TRY(qnet__path(ctx, path, folder, "/participants.tsv", "", ""));
-    QNET__TRY(qnet__read_participants(ctx, path, &list, &count, &bytes));
-    status = qnet_cohort_create(ctx, config, count, &cohort);
-    if (status == QNET_OK) status = qnet__cohort_read_all(cohort, folder, list, count);
-    qnet__free(ctx, list, bytes);
-    if (status != QNET_OK) {
-        qnet_cohort_destroy(cohort);
-        return status;
-    }
-    *out = cohort;
-    return QNET_OK;
-}
-
-#endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
    >>train
@@ -20887,10 +20210,14 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 }
 
 /* ============================================================================================
-   >>report
-   An experiment as text: the paper's tables for a terminal, results.json, predictions.csv,
-   manifest.json, and report.html, one self-contained page with the paper's figures. Nothing here
-   computes a result; every function reads struct qnet_experiment and appends to a buffer.
+   >>experiment
+   The paper's experiment on one cohort: for each input configuration, repeat and fold
+     stage 1            ResNet       cosine annealing over all epochs
+     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
+                                     from a checkpoint taken there), then its own tail
+     features           512 per slice from the frozen ResNetSWA, computed once
+     stage 2            Q-Net        BiLSTM and two heads
+   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -20903,1959 +20230,6 @@ QNET_API const char *qnet_level_name(qnet_level level)
 {
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
-
-/* ---- Numbers as text ------------------------------------------------------------------------- */
-
-#define QNET__NUMBER 32 /* room for a number as text */
-#define QNET__TEXT 112  /* room for two numbers and words between them */
-
-/* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
-   exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
-static void qnet__point(char *text)
-{
-    char *to = text;
-    for (const char *c = text; *c; c++) {
-        if ((*c >= '0' && *c <= '9') || *c == '-' || *c == '+' || *c == 'e') *to++ = *c;
-        else if (to > text && to[-1] != '.') *to++ = '.';
-    }
-    *to = '\0';
-}
-
-/* value with a fixed number of decimals, such as "0.875". */
-static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
-{
-    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
-    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
-    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
-    qnet__point(text);
-    return text;
-}
-
-/* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
-static const char *qnet__p_text(char text[QNET__NUMBER], double p)
-{
-    if (!(p < 0.0001) || p <= 0.0) return qnet__fixed(text, p, p <= 0.0 ? 0 : 4);
-    snprintf(text, QNET__NUMBER, "%.1e", p);
-    qnet__point(text);
-    return text;
-}
-
-/* ---- The writer ------------------------------------------------------------------------------ */
-
-/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
-typedef struct qnet__writer {
-    qnet_context *ctx;
-    qnet_buffer *out;
-    qnet_status status;
-    size_t start;        /* size of *out before the first byte: what a failure goes back to */
-    const char *missing; /* what stands for NaN */
-    int html;            /* HTML; otherwise JSON or plain text */
-    int depth, comma;    /* of JSON: nesting, and whether a member came before */
-} qnet__writer;
-
-static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
-                                      const char *what, const char *missing)
-{
-    memset(w, 0, sizeof *w);
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
-    w->ctx = e->ctx;
-    w->out = out;
-    w->start = out->size;
-    w->missing = missing;
-    return QNET_OK;
-}
-
-/* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status qnet__writer_end(qnet__writer *w)
-{
-    if (w->status != QNET_OK) {
-        w->out->size = w->start;
-        if (w->out->bytes) w->out->bytes[w->start] = 0;
-    }
-    return w->status;
-}
-
-static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
-{
-    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
-}
-
-static void qnet__put(qnet__writer *w, const char *text)
-{
-    qnet__put_bytes(w, text, strlen(text));
-}
-
-/* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
-   characters spaces (HTML) or escapes (JSON), and the format's own signs are escaped. */
-static void qnet__put_escaped(qnet__writer *w, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), n;
-    for (; left > 0; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f;
-        char code[16];
-        n = qnet__utf8_size(p, left);
-        if (n == 0) {
-            qnet__put(w, "\xef\xbf\xbd");
-            n = 1;
-        } else if (control && w->html) {
-            qnet__put(w, " ");
-        } else if (control || (w->html && strchr("&<>\"'", *p))) {
-            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
-            qnet__put(w, code);
-        } else {
-            if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
-            qnet__put_bytes(w, p, n);
-        }
-    }
-}
-
-/* The width or precision at *f: digits, or a star for the next argument. */
-static int qnet__format_int(const char **f, va_list *args)
-{
-    char *end;
-    long value;
-    if (**f == '*') {
-        ++*f;
-        return va_arg(*args, int);
-    }
-    value = strtol(*f, &end, 10);
-    *f = end;
-    return (int)value;
-}
-
-/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
-   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
-     %.3f  decimals, NaN as w->missing;
-     %g    digits that read back as the same double; null for what JSON has not.
-   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
-   from outside: it is escaped and put between two of these. */
-static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
-                         va_list *args)
-{
-    while (f < end) {
-        char number[QNET__NUMBER];
-        const char *text = number;
-        const size_t plain = strcspn(f, "%");
-        int width, decimals = 0, is_size;
-        double value;
-        if (plain > 0) {
-            const size_t left = (size_t)(end - f);
-            qnet__put_bytes(w, f, qnet__min_size(plain, left));
-            f += qnet__min_size(plain, left);
-            continue;
-        }
-        f++;
-        width = qnet__format_int(&f, args);
-        if (*f == '.') {
-            f++;
-            decimals = qnet__format_int(&f, args);
-        }
-        is_size = *f == 'z';
-        f += strspn(f, "lz");
-        switch (*f++) {
-        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
-        case 'u':
-            snprintf(number, sizeof number, "%llu",
-                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
-            break;
-        case 'x':
-            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
-            break;
-        case 'f':
-            value = va_arg(*args, double);
-            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
-            break;
-        case 'g':
-            value = va_arg(*args, double);
-            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
-            else text = w->missing;
-            break;
-        case 's': text = va_arg(*args, const char *); break;
-        default: text = "%"; break;
-        }
-        if (quote && f[-1] == 's') {
-            qnet__put(w, quote);
-            qnet__put_escaped(w, text);
-            qnet__put(w, quote);
-        } else if (w->status == QNET_OK) {
-            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
-        }
-    }
-}
-
-static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    va_end(args);
-}
-
-/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
-   in plain text the widths make the columns. */
-static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
-                                           const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 1) {
-        const int right = *format == '>';
-        end = format + strcspn(format, "|");
-        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
-        qnet__vprint(w, format + right, end, NULL, &args);
-        if (w->html) qnet__print(w, "</%s>", tag);
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-/* ---- What several of the texts say ----------------------------------------------------------- */
-
-static const char *qnet__input_title(int input)
-{
-    return input == QNET_INPUT_FULL ? "Full size image" : "Cropped image";
-}
-
-static int qnet__has_input(const qnet_experiment *e, int input)
-{
-    return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
-           e->level[input][QNET_LEVEL_SCAN].count > 0;
-}
-
-/* Full size first, as in the paper's tables. */
-static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
-
-/* The inputs that have results, in the order of the paper's tables; returns how many. */
-static int qnet__inputs(const qnet_experiment *e, int input[2])
-{
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
-    }
-    return count;
-}
-
-/* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
-static int qnet__main_input(const qnet_experiment *e)
-{
-    return qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-}
-
-/* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
-typedef struct qnet__group {
-    int subjects, men, women, ages, scans, slices;
-    double age_mean, age_std, age_low, age_high; /* NaN where no age is known */
-} qnet__group;
-
-/* 1 when no earlier scan is of the same subject. */
-static int qnet__is_first_scan(const qnet_experiment *e, int i)
-{
-    for (int k = 0; k < i; k++) {
-        if (strcmp(e->participants[k].subject, e->participants[i].subject) == 0) return 0;
-    }
-    return 1;
-}
-
-static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first)
-{
-    g->scans++;
-    g->slices += p->slices;
-    if (!first) return;
-    g->subjects++;
-    g->men += p->sex == QNET_MALE;
-    g->women += p->sex == QNET_FEMALE;
-    if (!qnet__is_finite(p->age)) return;
-    if (g->ages == 0 || p->age < g->age_low) g->age_low = p->age;
-    if (g->ages == 0 || p->age > g->age_high) g->age_high = p->age;
-    g->ages++; /* Welford's running mean; age_std holds the sum of squares until the end */
-    g->age_std += (p->age - g->age_mean) * (p->age - g->age_mean) * (g->ages - 1) / g->ages;
-    g->age_mean += (p->age - g->age_mean) / g->ages;
-}
-
-/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
-static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
-{
-    memset(group, 0, 3 * sizeof *group);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const int first = qnet__is_first_scan(e, i);
-        if (fold >= 0 && e->fold[i] != fold) continue;
-        qnet__group_add(&group[p->label == QNET_HH], p, first);
-        qnet__group_add(&group[2], p, first);
-    }
-    for (int k = 0; k < 3; k++) {
-        qnet__group *g = &group[k];
-        if (g->ages == 0) g->age_mean = g->age_low = g->age_high = (double)NAN;
-        g->age_std = g->ages > 1 ? sqrt(g->age_std / (g->ages - 1)) : (double)NAN;
-    }
-}
-
-/* 1 where the subjects are enough for a test to count. */
-static int qnet__is_testable(const qnet_experiment *e)
-{
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
-}
-
-/* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
-   then p is not shown either. */
-static const char *qnet__stars(const qnet_experiment *e, const qnet_delong *d)
-{
-    return d->se > 0 && qnet__is_testable(e) ? qnet_stars(d->p) : NULL;
-}
-
-/* DeLong's interval has no width where two groups do not overlap (an AUC of 0 or 1) or all scores
-   are equal (.5): the method has nothing to say, which is not the same as being sure. */
-static int qnet__is_interval(qnet_interval r)
-{
-    return r.low < r.high;
-}
-
-/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
-static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
-                                       qnet_interval r, double scale, int decimals, int sentence)
-{
-    char low[QNET__NUMBER], high[QNET__NUMBER];
-    if (!qnet__is_interval(r)) {
-        return !sentence        ? w->missing
-               : r.low == 0.5     ? "no interval: all scores are equal"
-               : r.low == r.high && (r.low == 0 || r.low == 1)
-                   ? "no interval: the groups do not overlap"
-                   : "no interval";
-    }
-    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
-             qnet__fixed(low, r.low * scale, decimals),
-             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
-             qnet__fixed(high, r.high * scale, decimals));
-    return text;
-}
-
-/* The data set's name, or that it has none. */
-static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
-{
-    if (!e->dataset[0]) qnet__put(w, "data set not named");
-    else if (w->html) qnet__put_escaped(w, e->dataset);
-    else qnet__put(w, e->dataset);
-}
-
-/* The verdict in plain sentences, about the scan-level Q-Net. */
-static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__main_input(e);
-    const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
-    const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
-    const qnet_interval auc = q->auc_ci_clustered;
-    const qnet_confusion c = q->first.count;
-    const qnet_delong *d = &level->pair[2].by_subject;
-    char p[QNET__NUMBER], text[2][QNET__TEXT];
-    if (!qnet__has_input(e, input)) {
-        qnet__put(w, "There is no result: neither input was run.");
-        return;
-    }
-    qnet__put(w, "Data: ");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
-                                "patients. "
-                              : ". ");
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
-                       "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
-                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
-                       "more HH leaves fewer to the training that judges it. ",
-                    q->auc_within_folds);
-    }
-    if (e->config.repeats > 1) qnet__put(w, "In the first repeat: ");
-    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
-                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
-                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
-                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
-                level->count,
-                input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
-                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
-                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
-                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
-                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
-    if (e->config.shuffle_labels) {
-        qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
-                         ? "A model that says the same of everybody shows neither a leak nor that "
-                           "there is none."
-                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
-                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
-                     : auc.low <= 0.5 && auc.high >= 0.5
-                         ? "That interval holds 0.5, as it should."
-                     : auc.high < 0.5
-                         ? "That interval lies below 0.5: no sign of a leak."
-                         : "That interval lies above 0.5: fewer than one such run in twenty does "
-                           "by chance; if it happens again, look for a leak.");
-        return;
-    }
-    if (!(auc.low > 0.5)) {
-        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
-                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
-    }
-    if (!qnet__is_testable(e)) {
-        qnet__put(w, "There are too few subjects to test it against the other models.");
-    } else if (!(d->se > 0)) {
-        qnet__put(w, "Its difference to ResNetSWA with voting has no variance to test with.");
-    } else {
-        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                    !(d->p <= 0.05) ? "does not differ significantly from"
-                    : d->z > 0      ? "is significantly higher than"
-                                    : "is significantly lower than",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    }
-    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
-        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
-                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
-    }
-}
-
-/* What the number behind +- is. */
-static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
-{
-    const char *sign = w->html ? "&plusmn;" : "+-";
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
-                       "cross-validation, each with its own folds and seeds, as in the paper.",
-                    sign, e->config.repeats, e->config.folds);
-    } else {
-        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
-                       "over the %d folds of one cross-validation, where the paper's is over "
-                       "repeats; the two do not compare, and neither is a standard error.",
-                    sign, e->config.folds);
-    }
-}
-
-/* Where a reader should be careful: the items of a list. */
-static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
-                               const qnet__group group[3])
-{
-    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
-    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
-    const int least = qnet__min_int(group[0].subjects, group[1].subjects);
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
-                       "within the folds, and over all folds, where they are expected below 0.5:",
-                    item);
-        for (int i = 0; i < 2 * QNET_MODELS; i++) {
-            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
-            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
-            if (!qnet__has_input(e, input)) continue;
-            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
-                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
-        }
-        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
-        qnet__put(w, end);
-    }
-    if (group[2].subjects < 50 || least < 20) {
-        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
-                       "less moves the scan-level accuracy by %.1f points; read the intervals "
-                       "before the values.%s",
-                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
-    }
-    if (!e->weights[0]) {
-        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
-                       "reports to help considerably.%s", item, end);
-    } else {
-        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
-                       "their training, the test folds are not unseen; that is noticed only where "
-                       "an experiment of this program trained them, on the same QSM maps.%s",
-                    item, end);
-    }
-    if (epochs1 < 100 || epochs2 < 50) {
-        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
-                       "100 and 50.%s", item, epochs1, epochs2, end);
-    }
-    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure%s.%s", item,
-                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
-                end);
-    if (least < QNET_STARS_SUBJECTS) {
-        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
-                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
-                       "the least. Many slices do not make up for few subjects.%s",
-                    item, least, QNET_STARS_SUBJECTS, end);
-    } else {
-        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
-    }
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
-                       "repeat.%s", item, end);
-    }
-}
-
-/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
-
-/* Begins row k of the rows of an input, which is named in the first of them only. */
-static void qnet__row_begin(qnet__writer *w, int input, int k)
-{
-    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
-    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
-}
-
-static void qnet__row_end(qnet__writer *w)
-{
-    qnet__put(w, w->html ? "</tr>\n" : "\n");
-}
-
-/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
-static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
-                                   double scale, int spread)
-{
-    char mean[QNET__NUMBER], std[QNET__NUMBER];
-    const int decimals = scale > 1 ? 2 : 3;
-    if (v.mean != v.mean) return w->missing;
-    if (!spread || v.std != v.std) return qnet__fixed(text, v.mean * scale, decimals);
-    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
-             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
-             qnet__fixed(std, v.std * scale, decimals));
-    return text;
-}
-
-/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
-static const char *const qnet__rate_names[QNET_LEVELS][4] = {
-    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
-    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
-};
-
-static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    rate[0] = r->accuracy;
-    rate[image ? 1 : 2] = r->sensitivity;
-    rate[image ? 2 : 3] = r->specificity;
-    rate[image ? 3 : 1] = r->f1;
-}
-
-/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
-static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
-    const char *const *names = qnet__rate_names[level];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
-                names[2], names[3], "AUC");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        qnet_mean_std rate[4];
-        qnet__rates(r, level, rate);
-        qnet__row_begin(w, in, m);
-        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4; k++)
-            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
-        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
-        qnet__row_end(w);
-    }
-}
-
-/* Tables 1 and 3 as in the paper: the inputs side by side. */
-static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
-                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
-                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
-                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
-                spread ? ", mean &plusmn; standard deviation" : "");
-    for (int i = 0; i < inputs; i++)
-        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
-    qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int k = 0; k < 4 * inputs; k++)
-        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
-                    qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4 * inputs; k++) {
-            qnet_mean_std rate[4];
-            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
-            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
-        }
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
-   (first 0, last 1: HTML). */
-static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
-                            int last)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char p[QNET__NUMBER];
-    if (!w->html) {
-        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
-                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
-    }
-    for (int i = 0; i < inputs * 3; i++) {
-        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
-        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
-        qnet__row_begin(w, input[i / 3], i % 3);
-        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
-                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
-        for (int by_subject = first; by_subject <= last; by_subject++) {
-            const char *none = w->missing, *stars;
-            d = by_subject ? &pair->by_subject : &pair->by_item;
-            stars = qnet__stars(e, d);
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
-                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
-        }
-        qnet__row_end(w);
-    }
-}
-
-/* Table 2: as in the paper, with the test by subject beside it. */
-static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
-                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
-                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
-                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
-                image ? " By image, as in the paper, slices count as independent: between two "
-                        "equally good models, half of all cohorts have a star there. By subject is "
-                        "the test to read: the slices of a subject are one cluster (Obuchowski "
-                        "1997)."
-                      : "",
-                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
-    qnet__cells(w, "th", "Input|1|2|>1|>2");
-    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    static const int width[5] = { -13, -14, -12, -13, 0 };
-    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    if (w->html) {
-        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s, and "
-                       "by subject on the logit scale. Rates: Wilson, percent%s.</p>\n"
-                       "<div class=\"scroll\">"
-                       "<table class=\"wide\"><thead><tr>",
-                    items, items,
-                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
-    }
-    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
-                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
-    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
-                                      r->first.sensitivity_ci, r->first.specificity_ci };
-        qnet__row_begin(w, in, m);
-        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
-        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
-            qnet__cells(w, "td", ">%*s", width[k],
-                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
-        }
-        qnet__row_end(w);
-    }
-    if (w->html) qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
-static void qnet__wrap(qnet__writer *w, size_t start)
-{
-    size_t line = start, space = start; /* a space of an earlier line is before `line` */
-    for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
-        if (w->out->bytes[i] == '\n') line = i + 1;
-        if (i - line >= 98 && space > line) {
-            w->out->bytes[space] = '\n';
-            line = space + 1;
-        }
-        if (w->out->bytes[i] == ' ') space = i;
-    }
-}
-
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffer *text)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    size_t notes;
-    QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
-    qnet__groups(e, -1, group);
-    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
-    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-                 "slices count as independent: half of all cohorts have a star between two\n"
-                 "equally good models. The test to read is the next, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
-    qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
-    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
-                 "the slices of a scan.\n\n");
-    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
-    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent, by image."
-                 "\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent.\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\n");
-    notes = w->out->size;
-    qnet__put_spread(w, e);
-    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
-                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size.");
-    if (qnet__is_testable(e)) {
-        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                     "**** p <= .0001.");
-    }
-    qnet__put(w, "\n\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "\n");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "\n");
-    qnet__wrap(w, notes);
-    return qnet__writer_end(w);
-}
-
-/* ---- results.json and manifest.json ---------------------------------------------------------- */
-
-/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void qnet__member(qnet__writer *w, const char *name, size_t length)
-{
-    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    w->comma = 1;
-    if (length == 0) return;
-    qnet__put(w, "\"");
-    qnet__put_bytes(w, name, length);
-    qnet__put(w, "\": ");
-}
-
-/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
-{
-    if (w->html) {
-        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-        return;
-    }
-    if (w->depth > 0) qnet__member(w, name, strlen(name));
-    qnet__put(w, bracket);
-    w->depth++;
-    w->comma = 0;
-}
-
-static void qnet__close(qnet__writer *w, const char *bracket)
-{
-    if (w->html) {
-        qnet__put(w, "</tbody></table>\n");
-        return;
-    }
-    w->depth--;
-    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
-    w->comma = 1;
-}
-
-/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
-   the same as rows of a table in HTML, without brackets and quotes. */
-static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 2) {
-        const size_t name = strcspn(format, " ");
-        const char *value = format + name + 1;
-        end = value + strcspn(value, ";");
-        if (w->html) {
-            const int list = *value == '[';
-            qnet__put(w, "<tr><td>");
-            qnet__put_bytes(w, format, name);
-            qnet__put(w, "</td><td class=\"n\">");
-            qnet__vprint(w, value + list, end - list, "", &args);
-            qnet__put(w, "</td></tr>\n");
-        } else {
-            qnet__member(w, format, name);
-            qnet__vprint(w, value, end, "\"", &args);
-        }
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
-#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
-#define QNET__BOX                                                                                  \
-    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
-    "\"std\": %g}"
-
-static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
-{
-    qnet__open(w, "augment", "{");
-    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
-                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
-                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
-                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
-                  a->window_high[0], a->window_high[1], a->window_high[2]);
-    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
-                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
-                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
-                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
-                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
-                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
-    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
-                  a->std[0], a->std[1], a->std[2]);
-    qnet__close(w, "}");
-}
-
-/* Every number that changes results. */
-static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
-{
-    const qnet_experiment_config *c = &e->config;
-    const qnet_stage1_config *s1 = &c->stage1;
-    const qnet_stage2_config *s2 = &c->stage2;
-    qnet__open(w, w->html ? "experiment" : "config", "{");
-    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
-                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
-    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
-    for (int i = 0; i < 2; i++) {
-        const qnet_input_config *in = &c->input[qnet__table_input[i]];
-        if (!c->use_input[qnet__table_input[i]]) continue;
-        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
-        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                         "any_values %d; any_orientation %d",
-                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
-                      in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
-                      in->any_values, in->any_orientation);
-        qnet__close(w, "}");
-    }
-    qnet__open(w, "stage1", "{");
-    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
-                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
-                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
-    qnet__close(w, "}");
-    qnet__put_augment_settings(w, &s1->augment);
-    qnet__open(w, "stage2", "{");
-    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
-                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
-    qnet__close(w, "}");
-    if (!w->html) qnet__close(w, "}");
-}
-
-static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
-{
-    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
-    else qnet__members(w, "dataset null");
-    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
-}
-
-static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char names[3][4] = { "HC", "HH", "all" };
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    qnet__open(w, "cohort", "{");
-    qnet__members(w, "data %s", e->data);
-    qnet__put_dataset_members(w, e);
-    for (int k = 2; k >= 0; k--) {
-        const qnet__group *g = &group[k];
-        qnet__open(w, names[k], "{");
-        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
-                         "age_std %g; age_min %g; age_max %g",
-                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
-                      g->age_low, g->age_high);
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "}");
-}
-
-/* One model of image_level or scan_level. */
-static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_metrics *m = &r->first;
-    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
-                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
-                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
-                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
-                  r->auc.std);
-    qnet__open(w, "first_repeat", "{");
-    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
-                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
-                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
-                  m->f1_hc, m->f1_macro);
-    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
-                     "specificity_wilson95 [%g, %g]; auc %g; auc_within_folds %g; "
-                     "auc_delong95 [%g, %g]; "
-                     "auc_delong95_by_subject [%g, %g]",
-                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
-                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
-                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
-                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
-    qnet__close(w, "}");
-}
-
-/* One model of bootstrap. */
-static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
-    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
-                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
-                  c->std);
-}
-
-/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
-static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
-                             void (*put)(qnet__writer *, const qnet_model_result *))
-{
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
-                put(w, &e->level[input][level].model[m]);
-                qnet__close(w, "}");
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
-}
-
-/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
-static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, const qnet_delong *d)
-{
-    const char *stars = qnet__stars(e, d);
-    if (stars) qnet__members(w, "p %g; stars %s", d->p, stars);
-    else qnet__members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
-    qnet__members(w, "too_few_subjects %d; no_variance %d", !qnet__is_testable(e), !(d->se > 0));
-}
-
-static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__open(w, "delong", "[");
-    for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
-        const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
-        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
-        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
-                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
-                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z);
-        qnet__put_stars(w, e, a);
-        qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g", b->se, b->z);
-        qnet__put_stars(w, e, b);
-        qnet__close(w, "}");
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "]");
-}
-
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
-    qnet__open(w, "", "{");
-    qnet__put_settings(w, e);
-    qnet__put_cohort(w, e);
-    qnet__put_levels(w, e, qnet__put_model);
-    qnet__put_delong(w, e);
-    qnet__open(w, "bootstrap", "{");
-    qnet__members(w, "resamples %d", e->config.bootstrap);
-    qnet__put_levels(w, e, qnet__put_boxes);
-    qnet__close(w, "}");
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* What is unlike the cohort in a cut. */
-static const char *qnet__outlier_name(int outlier)
-{
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
-    return names[outlier & 3];
-}
-
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    char build[256];
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__open(w, "", "{");
-    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
-                     "seconds_of_training %g",
-                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
-                  e->weights, e->seconds);
-    qnet__put_dataset_members(w, e);
-    qnet__open(w, "hashes", "{");
-    for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
-        if (!qnet__has_input(e, input)) continue;
-        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
-        else qnet__members(w, "cohort_full \"%016llx\"", hash);
-        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
-        else qnet__members(w, "run_full \"%016llx\"", run);
-    }
-    if (e->weights[0])
-        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
-    qnet__close(w, "}");
-    qnet__put_settings(w, e);
-    qnet__open(w, "scans", "[");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
-                      p->true_label == QNET_HH ? "HH" : "HC");
-        if (e->config.shuffle_labels)
-            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
-        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
-                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
-                    p->slices, e->fold[i] + 1);
-    }
-    qnet__close(w, "]");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
-        for (int i = 0; i < e->participants_count; i++) {
-            const qnet_cut *c = &e->participants[i].cut[input];
-            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
-                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                             "\"mask_left_out\": %d, \"outlier\": %s}",
-                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
-                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                          c->side_mm, c->mask_voxels, c->mask_left_out,
-                          qnet__outlier_name(c->outlier));
-        }
-        qnet__close(w, "]");
-    }
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* ---- predictions.csv ------------------------------------------------------------------------- */
-
-/* A field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
-static void qnet__put_field(qnet__writer *w, const char *text)
-{
-    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
-    if (quoted) qnet__put(w, "\"");
-    for (; *text; text++) {
-        if (*text == '"') qnet__put(w, "\"");
-        qnet__put_bytes(w, text, 1);
-    }
-    if (quoted) qnet__put(w, "\"");
-}
-
-static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input, int level,
-                           int repeat, const qnet_item *item)
-{
-    const double *p = item->probability;
-    const int *d = item->decision;
-    qnet__print(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
-                qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1);
-    if (item->scan >= 0 && item->scan < e->participants_count)
-        qnet__put_field(w, e->participants[item->scan].subject);
-    qnet__print(w, ",%d,", item->scan);
-    if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
-    else qnet__put(w, ",,");
-    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
-    if (e->config.shuffle_labels && item->scan >= 0 && item->scan < e->participants_count)
-        qnet__print(w, ",%d", (int)e->participants[item->scan].true_label);
-    qnet__put(w, "\n");
-}
-
-/* label and decisions: 1 HH, 0 HC; scan: index in the order of participants.tsv; slice from 0, the
-   lowest; z: its index in the volume. Of shuffled labels the column is shuffled_label, and
-   true_label is the last. */
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, csv, "qnet_experiment_csv", ""));
-    qnet__print(w, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-                   "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
-                e->config.shuffle_labels ? "shuffled_" : "",
-                e->config.shuffle_labels ? ",true_label" : "");
-    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
-        const int level = k / 2, input = k % 2;
-        const qnet_level_result *r = &e->level[input][level];
-        if (!qnet__has_input(e, input)) continue;
-        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++)
-            qnet__put_item(w, e, input, level, (int)(i / r->count), &r->items[i]);
-    }
-    return qnet__writer_end(w);
-}
-
-/* ---- report.html: pieces --------------------------------------------------------------------- */
-
-/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
-static void qnet__put_css(qnet__writer *w)
-{
-    qnet__put(w,
-        ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
-        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
-        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
-        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
-        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
-        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
-        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
-        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
-        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
-        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
-        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
-        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
-        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
-        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
-    qnet__put(w,
-        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
-        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
-        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
-        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
-        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
-        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
-        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
-        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
-        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
-        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
-        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
-        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
-        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
-        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
-        "background:var(--card)}\ntable{border-collapse:collapse;"
-        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
-        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
-        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
-        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
-        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
-        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
-        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
-        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
-        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
-        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
-    qnet__put(w,
-        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
-        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
-        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
-        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
-        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
-        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
-        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
-        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
-        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
-        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
-        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
-        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
-        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
-        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
-        ".cuts .odd img{outline:3px solid var(--hh)}\n"
-        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
-        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
-        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
-        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
-        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
-        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
-        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
-        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
-        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
-        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
-        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
-        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
-        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
-        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
-        ".wide{font-size:8.5pt}}\n");
-}
-
-/* bytes as base64 (RFC 4648). */
-static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char text[512];
-    size_t used = 0;
-    for (size_t i = 0; i < size; i += 3) {
-        const unsigned a = bytes[i], b = i + 1 < size ? bytes[i + 1] : 0u;
-        const unsigned c = i + 2 < size ? bytes[i + 2] : 0u, word = a << 16 | b << 8 | c;
-        text[used++] = digits[word >> 18];
-        text[used++] = digits[word >> 12 & 63];
-        text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
-        text[used++] = i + 2 < size ? digits[word & 63] : '=';
-        if (used == sizeof text || i + 3 >= size) {
-            qnet__put_bytes(w, text, used);
-            used = 0;
-        }
-    }
-}
-
-/* <img> with rgb[height][width][3] inside. alt is HTML already. */
-static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int height,
-                            const char *alt)
-{
-    qnet_buffer png;
-    qnet_sink sink;
-    memset(&png, 0, sizeof png);
-    if (w->status != QNET_OK) return;
-    sink = qnet_sink_buffer(w->ctx, &png, "a picture of the report");
-    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
-    if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
-        w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
-    }
-    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-                   "src=\"data:image/png;base64,", width, height, alt);
-    if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
-    qnet__put(w, "\">");
-    qnet_buffer_free(w->ctx, &png);
-}
-
-static void qnet__svg_open(qnet__writer *w, int height, const char *label)
-{
-    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
-}
-
-static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
-                           double y2)
-{
-    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
-}
-
-static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
-                           double height)
-{
-    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
-                style, x, y, width, height);
-}
-
-/* A text element; anchor: "start", "middle" or "end". */
-static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
-                                              const char *anchor, double x, double y,
-                                              const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
-                y);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    qnet__put(w, "</text>\n");
-    va_end(args);
-}
-
-/* The plotting area within a drawing, and the ranges that it shows. */
-typedef struct qnet__plot {
-    double left, top, width, height;
-    double x_low, x_high, y_low, y_high;
-} qnet__plot;
-
-static double qnet__plot_x(const qnet__plot *p, double x)
-{
-    return p->left + (x - p->x_low) / (p->x_high - p->x_low) * p->width;
-}
-
-static double qnet__plot_y(const qnet__plot *p, double y)
-{
-    return p->top + p->height - (y - p->y_low) / (p->y_high - p->y_low) * p->height;
-}
-
-/* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
-static double qnet__nice_step(double range, int most)
-{
-    double step = pow(10.0, floor(log10(range / most)));
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    if (step * most < range * (1 - 1e-9)) step *= 2.5;
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    return step;
-}
-
-/* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
-static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, double step,
-                             int decimals)
-{
-    const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
-    const double bottom = p->top + p->height;
-    for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
-        const double v = k * step + 0.0; /* no "-0" */
-        if (axis) {
-            const double y = qnet__plot_y(p, v);
-            qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
-            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
-        } else {
-            const double x = qnet__plot_x(p, v);
-            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
-            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
-        }
-    }
-}
-
-/* The two axes and their titles. */
-static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x, const char *y)
-{
-    const double bottom = p->top + p->height;
-    qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
-    qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
-    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
-    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
-                   "</text>\n", p->top + p->height / 2, y);
-}
-
-/* ---- report.html: figures -------------------------------------------------------------------- */
-
-/* One curve of an ROC figure. */
-typedef struct qnet__roc_line {
-    const qnet_model_result *result;
-    const char *name;
-    int style;
-} qnet__roc_line;
-
-/* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
-static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
-{
-    double last_x = 0, last_y = 0;
-    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
-    for (size_t i = 0; i < line->result->roc_count; i++) {
-        const qnet_roc_point *point = &line->result->roc[i];
-        const double x = qnet__plot_x(p, point->false_positive_rate);
-        const double y = qnet__plot_y(p, point->true_positive_rate);
-        const int end = i == 0 || i + 1 == line->result->roc_count;
-        if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
-        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
-        last_x = x;
-        last_y = y;
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int count,
-                          const char *label)
-{
-    const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
-    const double bottom = p.top + p.height;
-    qnet__svg_open(w, 342, label);
-    qnet__plot_ticks(w, &p, 0, 0.2, 1);
-    qnet__plot_ticks(w, &p, 1, 0.2, 1);
-    qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
-    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
-    for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    /* The key, from below; curves of poor models run behind it. */
-    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
-    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
-    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
-    for (int i = 1; i <= count; i++) {
-        const qnet__roc_line *line = &lines[count - i];
-        const double y = bottom - 14 - 18 * i;
-        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
-        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-/* Fig. 5 and Fig. 8: Q-Net of both inputs. */
-static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    qnet__roc_line lines[2];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    for (int i = 0; i < inputs; i++) {
-        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
-        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
-        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    }
-    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
-    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
-                   "classification, with AUC. The dashed diagonal is a classifier without skill."
-                   "</figcaption></figure>\n",
-                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
-                qnet_level_name((qnet_level)level));
-}
-
-/* Fig. 6: the three models, a panel per input. */
-static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__roc_line lines[QNET_MODELS];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int i = 0; i < inputs; i++) {
-        for (int m = 0; m < QNET_MODELS; m++) {
-            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
-            lines[m].style = m;
-            lines[m].name = qnet_model_name((qnet_model_kind)m);
-        }
-        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
-        qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
-        qnet__put(w, "</div>");
-    }
-    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
-                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
-                 "the specificity.</figcaption></figure>\n");
-}
-
-/* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
-                            const qnet_level_result *level, int by_subject)
-{
-    qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
-    const double bottom = p.top + p.height;
-    const qnet_boxplot *box[QNET_MODELS];
-    double step;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_model_result *r = &level->model[m];
-        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
-        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
-        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
-    }
-    if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
-        p.y_low -= 0.05;
-        p.y_high += 0.05;
-    }
-    step = qnet__nice_step(p.y_high - p.y_low, 6);
-    p.y_low = floor(p.y_low / step) * step;
-    p.y_high = ceil(p.y_high / step) * step;
-    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
-                                      : "Box plots of AUC, images resampled");
-    qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
-    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
-        const qnet_boxplot *b = box[m];
-        const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
-                     q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
-                     low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
-        qnet__svg_line(w, "a", x, low, x, q1);
-        qnet__svg_line(w, "a", x, q3, x, high);
-        qnet__svg_line(w, "a", x - 12, low, x + 12, low);
-        qnet__svg_line(w, "a", x - 12, high, x + 12, high);
-        qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
-        qnet__svg_line(w, "med", x - 26, median, x + 26, median);
-        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
-    }
-    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
-        const qnet_pair_result *pair = &level->pair[k];
-        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
-        const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
-        const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
-        const char *stars = qnet__stars(e, d);
-        if (!stars) continue;
-        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
-        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, d->p <= 0.05 ? y - 1 : y - 4, "%s",
-                       stars);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels two\">");
-    for (int i = 0; i < 2 * inputs; i++) {
-        const int by_subject = i % 2;
-        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
-                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
-        qnet__put(w, "</div>");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
-                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
-                   "count as independent, in the stars too; where subjects are, they do not, and "
-                   "these are the ones to read.</figcaption></figure>\n",
-                e->config.bootstrap,
-                qnet__is_testable(e)
-                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
-                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
-                    : "Without stars: there are too few subjects for a test.");
-}
-
-/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
-static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
-    int count[2][13], first = 12, last = 0, most = 1;
-    double step;
-    memset(count, 0, sizeof count);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *s = &e->participants[i];
-        int bin;
-        if (!(s->age >= 0 && s->age < 130) || !qnet__is_first_scan(e, i)) continue;
-        bin = (int)(s->age / 10);
-        most = qnet__max_int(most, ++count[s->label == QNET_HH][bin]);
-        first = qnet__min_int(first, bin);
-        last = qnet__max_int(last, bin);
-    }
-    if (first > last) return;
-    p.x_low = 10 * first;
-    p.x_high = 10 * (last + 1);
-    step = fmax(1, qnet__nice_step(most, 5));
-    p.y_high = ceil(most / step) * step;
-    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
-    qnet__svg_open(w, 236, "Ages of both groups");
-    qnet__plot_ticks(w, &p, 1, step, 0);
-    qnet__plot_ticks(w, &p, 0, 10, 0);
-    for (int bin = first; bin <= last; bin++) {
-        for (int label = 0; label < 2; label++) {
-            const double wide = p.width / (last + 1 - first);
-            const double top = qnet__plot_y(&p, count[label][bin]);
-            qnet__svg_rect(w, label ? "hh" : "hc",
-                           qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
-                           wide * 0.4, p.top + p.height - top);
-        }
-    }
-    qnet__plot_axes(w, &p, "Age in years", "Subjects");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 2 (b): men and women of each group, as bars of one length scale. */
-static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
-{
-    static const char *const names[3] = { "men", "women", "unknown" };
-    const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
-    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
-    qnet__svg_open(w, 200, "Men and women of both groups");
-    for (int label = 1; label >= 0; label--) {
-        const qnet__group *g = &group[label];
-        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
-        double y = label ? 10 : 112;
-        for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
-            const double length = 210.0 * counts[k] / most;
-            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
-            qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
-        }
-    }
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
-{
-    const qnet_curve *curve = &e->curves[c];
-    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
-}
-
-/* One polyline per fold and repeat (thin), and their mean (thick). */
-static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
-                                 const qnet__plot *p, int epochs)
-{
-    for (int c = 0; c < e->curves_count; c++) {
-        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
-        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
-        for (int i = 0; i < epochs; i++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
-        }
-        qnet__put(w, "\"/>\n");
-    }
-    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int k = 0; k < 2 * QNET_MODELS; k++) {
-        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
-        qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
-        int epochs = 0;
-        double most = 0, step;
-        for (int c = 0; c < e->curves_count; c++) {
-            for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = qnet__loss(e, c, input, model, i);
-                if (loss > most) most = loss;
-            }
-            if (e->curves[c].input == input && e->curves[c].kind == model)
-                epochs = qnet__max_int(epochs, e->curves[c].epochs);
-        }
-        if (!(most > 0)) continue;
-        step = qnet__nice_step(most, 5);
-        p.x_high = qnet__max_int(2, epochs);
-        p.y_high = ceil(most / step - 1e-9) * step;
-        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
-                    qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
-        qnet__svg_open(w, 222, "Training loss over epochs");
-        qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
-        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
-        qnet__plot_axes(w, &p, "Epoch", "Loss");
-        qnet__svg_loss_lines(w, e, input, model, &p, epochs);
-        qnet__put(w, "</svg></div>\n");
-    }
-    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
-                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
-}
-
-/* Fig. 9 (full size), Fig. 10 (cropped). */
-static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
-{
-    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
-    if (e->cams_count[input] == 0) return;
-    cells = (e->cams[input][0].width + 31) / 32;
-    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
-    for (int i = 0; i < e->cams_count[input]; i++) {
-        const qnet_cam_picture *c = &e->cams[input][i];
-        const qnet_participant *s =
-            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        if (!c->rgb || !c->grey_rgb) continue;
-        qnet__put(w, "<figure class=\"cam\"><div>");
-        qnet__put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
-        qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
-        qnet__put(w, "</div><figcaption><b>");
-        qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
-                    !s                          ? ""
-                    : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
-                                                                      : "shuffled label HC"
-                    : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability,
-                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
-                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-                   "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
-                   "right the map over it; the patient's right is at the left, slices count from "
-                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
-                   "are the middle slices of each group's first scans that Q-Net classified "
-                   "correctly, of others only where these are too few.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
-}
-
-/* The colour scale of the maps. */
-static void qnet__svg_colour_bar(qnet__writer *w)
-{
-    qnet__put(w, "<div class=\"bar\">");
-    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
-    qnet__put(w, "<defs><linearGradient id=\"jet\">");
-    for (int i = 0; i <= 16; i++) {
-        uint8_t rgb[3];
-        char colour[8];
-        qnet_jet(i / 16.0, rgb);
-        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
-        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
-    }
-    qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
-                 "fill=\"url(#jet)\"/>\n");
-    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
-    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 3. */
-static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
-{
-    int shown = 0;
-    for (int i = 0; i < 2; i++) {
-        const int input = qnet__table_input[i];
-        if (!e->augmented[input]) continue;
-        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
-                    qnet__input_title(input));
-        qnet__put_image(w, e->augmented[input], e->augmented_width[input],
-                        e->augmented_height[input], "a QSM slice and five augmented copies");
-        qnet__put(w, "</div>\n");
-    }
-    if (!shown) return;
-    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
-                 "others are draws of the training augmentation from it: flips, brightness and "
-                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
-                 "</figure>\n");
-}
-
-/* Mask, box and slices of each scan, for the eye. */
-static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-    int shown = 0, odd = 0;
-    for (int i = 0; i < e->participants_count; i++) {
-        shown += e->participants[i].cut[input].picture != NULL;
-        odd += e->participants[i].cut[input].outlier != 0;
-    }
-    if (!shown) return;
-    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
-                   "scan", odd ? " open" : "");
-    if (odd) qnet__print(w, "; %d unlike the others", odd);
-    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const qnet_cut *c = &p->cut[input];
-        if (c->picture == NULL) continue;
-        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
-        qnet__put(w, "<figcaption>");
-        qnet__put_escaped(w, p->subject);
-        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
-        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
-        qnet__put(w, "</figcaption></figure>\n");
-    }
-    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
-                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
-                   "coronal plane through its centre, the slices between the lines, counted from 0 "
-                   "at the bottom.</figcaption></figure></details>\n",
-                qnet_input_name((qnet_input)input));
-}
-
-/* ---- report.html: the page ------------------------------------------------------------------- */
-
-/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
-static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
-                            qnet_interval r)
-{
-    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
-    const double scale = percent ? 100 : 1;
-    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
-                value * scale, unit, name);
-    if (qnet__is_interval(r)) {
-        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
-                    r.high * scale);
-    }
-    qnet__put(w, "</span></div>\n");
-}
-
-static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    const int input = qnet__main_input(e);
-    const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-    const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
-                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "</p>\n");
-    if (qnet__has_input(e, input)) {
-        const char *percent = "&thinsp;%";
-        qnet__put(w, "<div class=\"tiles\">\n");
-        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
-        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
-        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
-        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
-        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                       "chance that a scan of hemochromatosis gets a higher score than one of a "
-                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                       "software: no basis for the diagnosis of a patient.</p>\n",
-                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
-    }
-    qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "</ul></div>\n");
-}
-
-static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
-    static const int rows[3] = { 1, 0, 2 };
-    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
-                   "subjects are split into %d folds, and each fold is judged by models that were "
-                   "trained on the others. ",
-                e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
-                e->config.folds);
-    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
-                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
-                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
-                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-                   "<table><thead><tr>",
-                e->config.stage1.epochs, e->config.stage2.epochs);
-    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
-                         ">Slices");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int k = 0; k < 3; k++) {
-        const qnet__group *g = &group[rows[k]];
-        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
-        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
-                             ">%d|>%d",
-                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
-                    g->age_low, g->age_high, g->scans, g->slices);
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
-    qnet__svg_ages(w, e);
-    qnet__svg_sexes(w, group);
-    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
-                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
-                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
-}
-
-static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    qnet__put(w, "<h2>Results by image</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\">");
-    qnet__put_spread(w, e);
-    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
-                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
-                 "their size.</p>\n");
-    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
-    qnet__figure_models(w, e);
-    qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__print(w, "<p class=\"key\">%s</p>\n",
-                qnet__is_testable(e)
-                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
-                      "**** p &le; .0001."
-                    : "z, p and stars are left out: there are too few subjects.");
-    qnet__figure_boxes(w, e);
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<h2>Results by scan</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
-                 "</p>\n");
-    qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
-    qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-}
-
-static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<h2>How it was trained</h2>\n");
-    qnet__figure_cuts(w, e);
-    qnet__figure_augmented(w, e);
-    if (e->curves_count > 0) qnet__figure_learning(w, e);
-    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int fold = 0; fold < e->config.folds; fold++) {
-        qnet__group g[3];
-        int named = 0;
-        qnet__groups(e, fold, g);
-        qnet__put(w, "<tr>");
-        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
-                    g[2].men, g[2].women, g[2].age_mean);
-        qnet__put(w, "<td class=\"wrap small\">");
-        for (int i = 0; i < e->participants_count; i++) {
-            if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
-            if (named++) qnet__put(w, ", ");
-            qnet__put_escaped(w, e->participants[i].subject);
-        }
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char *const names[3] = { "Build", "Data", "Results" };
-    const int minutes = e->seconds >= 600;
-    char build[256];
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
-                 "configuration, data, build and kind of processor give the same numbers again."
-                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
-    for (int i = 0; i < 3; i++) {
-        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
-        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
-    qnet__put_escaped(w, e->dataset_type);
-    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
-                    qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
-    }
-    if (e->weights[0]) {
-        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
-                       "\n", (unsigned long long)e->weights_hash);
-    }
-    qnet__print(w, "<tr><td>Time of training</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
-                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
-                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
-    qnet__put_settings(w, e);
-    qnet__put(w, "</div>\n");
-}
-
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer *html)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
-    w->html = 1;
-    qnet__groups(e, -1, group);
-    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
-    qnet__put_css(w);
-    qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
-    qnet__html_top(w, e, group);
-    qnet__html_cohort(w, e, group);
-    if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
-    if (e->cams_count[0] + e->cams_count[1] > 0) {
-        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-                     "that the network chose, dark blue ones least. The maps show where evidence "
-                     "was found, not that it is right.</p>\n");
-        qnet__svg_colour_bar(w);
-        qnet__figure_cams(w, e, QNET_INPUT_FULL);
-        qnet__figure_cams(w, e, QNET_INPUT_CROP);
-    }
-    qnet__html_training(w, e);
-    qnet__html_record(w, e);
-    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
-                   "quantitative susceptibility mapping-based deep neural network for differential "
-                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
-                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
-                QNET_VERSION);
-    return qnet__writer_end(w);
-}
-
-/* ============================================================================================
-   >>experiment
-   The paper's experiment on one cohort: for each input configuration, repeat and fold
-     stage 1            ResNet       cosine annealing over all epochs
-     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
-                                     from a checkpoint taken there), then its own tail
-     features           512 per slice from the frozen ResNetSWA, computed once
-     stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
-   ============================================================================================ */
 
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
 {
@@ -22871,6 +20245,69 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     qnet_stage1_config_init(&config->stage1);
     qnet_stage2_config_init(&config->stage2);
     config->cam_scans = 3;
+}
+
+/* ---- predictions.csv ------------------------------------------------------------------------- */
+
+/* text as a field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
+static void qnet__csv_field(char field[132], const char *text)
+{
+    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
+    if (quoted) *field++ = '"';
+    for (; *text; text++) {
+        if (*text == '"') *field++ = '"';
+        *field++ = *text;
+    }
+    if (quoted) *field++ = '"';
+    *field = '\0';
+}
+
+static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
+                                 const qnet_item *item, qnet_buffer *csv)
+{
+    const qnet_participant *p =
+        item->scan >= 0 && item->scan < e->participants_count ? &e->participants[item->scan] : NULL;
+    char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
+    qnet__csv_field(subject, p ? p->subject : "");
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet__format_number(number[m], sizeof number[m], item->probability[m]);
+        if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
+    }
+    if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
+    if (e->config.shuffle_labels && p)
+        snprintf(label, sizeof label, ",%d", (int)p->true_label);
+    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
+                              qnet_level_name((qnet_level)level),
+                              qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1,
+                              subject, item->scan, slice, item->label, number[0], number[1],
+                              number[2], item->decision[0], item->decision[1], item->decision[2],
+                              label);
+}
+
+QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
+{
+    qnet_status status;
+    size_t start;
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if (!csv)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
+    start = csv->size;
+    status = qnet_buffer_printf(e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,"
+                                "p_resnet,p_resnetswa,p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
+                                e->config.shuffle_labels ? "shuffled_" : "",
+                                e->config.shuffle_labels ? ",true_label" : "");
+    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
+        const int level = k / 2, input = k % 2;
+        const qnet_level_result *r = &e->level[input][level];
+        const size_t rows = e->config.use_input[input] ? (size_t)e->config.repeats * r->count : 0;
+        for (size_t i = 0; i < rows && status == QNET_OK; i++)
+            status = qnet__csv_row(e, input, level, (int)(i / r->count), &r->items[i], csv);
+    }
+    if (status != QNET_OK) { /* the buffer as it was */
+        csv->size = start;
+        if (csv->bytes) csv->bytes[start] = 0;
+    }
+    return status;
 }
 
 #ifndef QNET_NO_STDIO
@@ -23891,20 +21328,6 @@ done:
 
 /* ---- What the data set says of itself -------------------------------------------------------- */
 
-/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
-static int qnet__says_simulated(const char *text)
-{
-    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
-    for (; *text; text++) {
-        for (int k = 0; k < 3; k++) {
-            size_t n = 0;
-            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
-            if (!words[k][n]) return 1;
-        }
-    }
-    return 0;
-}
-
 /* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
    spaces: a terminal would obey them. */
 static void qnet__copy_text(char *to, size_t size, const char *text)
@@ -23917,74 +21340,6 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
         for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
     }
     to[at] = '\0';
-}
-
-/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
-static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
-{
-    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
-    const int tells = name || strcmp(key, "Keywords") == 0;
-    int depth = 0;
-    do {
-        const int c = qnet__header_peek(h);
-        if (c == '"') {
-            char *text;
-            size_t size;
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
-            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
-            if (tells && qnet__says_simulated(text)) e->simulated = 1;
-        } else if (c == '{' || c == '[') {
-            depth++;
-            h->at++;
-        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
-            depth -= c == '}' || c == ']';
-            h->at++;
-        } else { /* a number, true, false or null */
-            const unsigned char *start = h->at;
-            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
-            if (h->at == start) return qnet__header_fail(h, "a value");
-        }
-    } while (depth > 0);
-    return QNET_OK;
-}
-
-/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
-   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
-static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
-{
-    qnet_context *ctx = e->ctx;
-    char path[700], *key;
-    qnet_buffer text;
-    qnet__header h;
-    qnet_status status;
-    size_t size;
-    int more = 1;
-    snprintf(path, sizeof path, "%s/dataset_description.json", data);
-    if (!qnet_file_exists(path)) return QNET_OK;
-    memset(&text, 0, sizeof text);
-    status = qnet_file_read(ctx, path, 1 << 20, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        h.ctx = ctx;
-        h.file = path;
-        h.begin = h.at = text.bytes;
-        h.end = text.bytes + text.size - 1;
-        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-        status = qnet__header_expect(&h, '{', "'{'");
-    }
-    while (status == QNET_OK && more) {
-        status = qnet__header_string(&h, &key, &size);
-        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
-        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
-        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
-    }
-    qnet_buffer_free(ctx, &text);
-    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
-    e->dataset[0] = e->dataset_type[0] = '\0';
-    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
-              qnet_last_error(ctx));
-    return QNET_OK;
 }
 
 /* ---- The whole experiment -------------------------------------------------------------------- */
@@ -24058,37 +21413,24 @@ static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort
     return QNET_OK;
 }
 
-/* The folder is read anew for the second input, which may be days later. */
-static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
+/* The maps are read again for the second input, which may be days later. */
+static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
 {
-    static const char *const label[2] = { "HC", "HH" };
-    static const char changed[] = "it was changed while the first input was trained";
-    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
-        const qnet_participant *was = &e->participants[s];
-        const qnet_scan *is = &cohort->scans[s];
-        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) {
-            if (is->source_hash == was->source_hash) continue;
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
-                              is->subject, changed);
-        }
-        return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                          "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,
-                          s + 1, is->subject, label[is->label == QNET_HH], was->subject,
-                          label[was->true_label == QNET_HH], changed);
-    }
-    if (cohort->scans_count == e->participants_count) return QNET_OK;
-    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
-                      e->data, cohort->scans_count, e->participants_count, changed);
+    for (int s = 0; s < e->participants_count; s++)
+        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was changed "
+                              "while the first input was trained", e->data, cohort->scans[s].subject);
+    return QNET_OK;
 }
 
-/* The cohort's participants into the experiment, from the first input that is read; those of the
+/* The cohort's participants into the experiment, from the first input that is read; the maps of the
    second must be the same. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
                                       int input)
 {
     const size_t n = (size_t)cohort->scans_count;
     uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_participants(e, cohort));
+    if (e->participants) QNET__TRY(qnet__same_maps(e, cohort));
     pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
     e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
     if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
@@ -24171,9 +21513,9 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 
 /* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
 typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* none of a run's */
+    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
     QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_REPORT,     /* to be moved to out */
+    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
     QNET__WORK_RESULT,     /* of a fold that is done */
     QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
     QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
@@ -24186,23 +21528,19 @@ static int qnet__ends_with(const char *name, const char *end)
     return length >= n && strcmp(name + length - n, end) == 0;
 }
 
-/* What qnet_experiment_save writes. */
-static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
-                                                  "report.html", "results.json" };
-
 static qnet__work_kind qnet__work_kind_of(const char *name)
 {
     if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    for (int i = 0; i < 4; i++) {
-        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
-    }
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
+    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
+        return QNET__WORK_PUBLISHED;
     if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
     return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
 }
 
 /* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
+   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
+   how many there were of each kind. */
 static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
                                     int count[QNET__WORK_KINDS])
 {
@@ -24213,6 +21551,11 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
     memset(count, 0, QNET__WORK_KINDS * sizeof *count);
     snprintf(from, sizeof from, "%s/checkpoint", e->out);
     QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
+    for (size_t i = 0; i < names_count && to != NULL && status == QNET_OK; i++) {
+        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        if (qnet__work_kind_of(names[i]) == kind && qnet__path_kind(target) == 2)
+            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", target);
+    }
     for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
         const qnet__work_kind found = qnet__work_kind_of(names[i]);
         count[found]++;
@@ -24383,7 +21726,7 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
 }
 
 /* Reads the cohort of one input, checks that it is the one of a resumed run, and runs its folds. */
-static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
+static qnet_status qnet__input_read_and_run(qnet__job *job, const qnet_dataset *data)
 {
     qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
@@ -24397,9 +21740,9 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->work_total = 0;
     job->phase_work = 0;
     job->phase_first = -1;
-    QNET__TRY(qnet_cohort_read(ctx, data, &e->config.input[job->input], &cohort));
+    QNET__TRY(qnet_cohort_load(ctx, &e->config.input[job->input], data->scans, data->count,
+                               &cohort));
     job->cohort = cohort;
-    strcpy(e->derivatives[job->input], cohort->config.derivatives);
     e->cohort_hash[job->input] = subjects = QNET_HASH_START;
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *scan = &cohort->scans[s];
@@ -24610,26 +21953,30 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
-   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
+/* Ends a run that is complete. All is written in checkpoint/, where a full disk or a failure of the
+   caller's publish harms no earlier results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
    config.txt is removed, a resume finds all folds done and comes here again; from then on the run
    counts as complete, and what is left of it as litter. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     char path[600];
     int count[QNET__WORK_KINDS];
+    qnet_buffer csv;
+    qnet_status status;
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    QNET__TRY(qnet_experiment_save(e, path));
-    for (int i = 0; i < 4; i++) { /* before anything is moved */
-        snprintf(path, sizeof path, "%s/%s", e->out, qnet__report_names[i]);
-        if (qnet__path_kind(path) == 2)
-            return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", path);
-    }
+    if (e->config.publish.write)
+        QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
+    memset(&csv, 0, sizeof csv);
+    status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    if (status != QNET_OK) return status;
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
     QNET__TRY(qnet__old_weights_clear(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
@@ -24656,7 +22003,7 @@ static double qnet__training_seconds(const qnet_experiment *e)
 
 /* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
  * failure. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, int resume)
+static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
 {
     qnet_context *ctx = e->ctx;
     qnet__job job;
@@ -24667,7 +22014,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, in
     double pixels = 0;
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
-    QNET__TRY(qnet__dataset_describe(e, data));
     if (e->weights[0]) {
         status = qnet__initial_weights(&job, e);
         if (status != QNET_OK) {
@@ -24709,30 +22055,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, in
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__training_seconds(e);
     if (status == QNET_OK) status = qnet__publish(e);
-    return status;
-}
-
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *out)
-{
-    typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
-    static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
-                                      qnet_experiment_html, qnet_experiment_json };
-    qnet_buffer text[4];
-    char path[700];
-    qnet_status status = QNET_OK;
-    memset(text, 0, sizeof text);
-    if (e == NULL || out == NULL)
-        return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 600)
-        return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
-    for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
-    if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
-    for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%.600s/%s", out, qnet__report_names[i]);
-        status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
-    }
-    for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
     return status;
 }
 
@@ -24822,36 +22144,35 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 }
 
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result)
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result)
 {
     qnet_experiment *e;
     qnet__lock lock;
-    qnet_status status;
+    qnet_status status = QNET_OK;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    if (!data->scans || data->count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
     e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    status = qnet__copy_path(ctx, e->data, data, "data folder");
+    e->simulated = data->simulated;
+    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    if (data->derivatives)
+        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    if (data->folder) status = qnet__copy_path(ctx, e->data, data->folder, "data folder");
     if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
     if (status == QNET_OK && weights)
         status = qnet__copy_path(ctx, e->weights, weights, "weights file");
     if (status == QNET_OK && weights && !*weights)
         status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
-    for (int i = 0; i < 2; i++) { /* the caller's text may go */
-        const char *given = config->input[i].derivatives;
-        if (status != QNET_OK || !given || !config->use_input[i]) continue;
-        if (strlen(given) >= sizeof e->derivatives[i])
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT,
-                                "experiment: the name of the derivatives folder is too long");
-        else strcpy(e->derivatives[i], given);
-        e->config.input[i].derivatives = e->derivatives[i];
-    }
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) { /* nothing is read before */
         status = qnet__experiment_run(e, data, resume);
