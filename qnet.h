@@ -4363,6 +4363,7 @@ typedef struct qnet__isa {
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
 #define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
 #define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__PASS_VECTORS (QNET__LANES == 16 ? 2 : 4)
 #define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
 
 #if QNET__ISA_AT_RUN_TIME
@@ -4742,42 +4743,42 @@ QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilog
     }
 }
 
-/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
-   column (none in ResNet18) come last. */
+/* Rows of a chunk, in columns of a few vectors, so that a row is read two cache lines at once and
+   the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
-    ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
-        const ptrdiff_t d = c + QNET__LANES;
-        qnet__prologue_lanes from_left, from_right;
-        qnet__epilogue_lanes to_left, to_right;
-        qnet__sums left, right;
-        qnet__prologue_channels(job->source, from, c, &from_left);
-        qnet__prologue_channels(job->source, from, d, &from_right);
-        qnet__epilogue_channels(job->sink, to, c, &to_left);
-        qnet__epilogue_channels(job->sink, to, d, &to_right);
-        memset(&left, 0, sizeof left);
-        memset(&right, 0, sizeof right);
-        if (to == QNET__EPILOGUE_MOMENTS) {
-            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
-            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
+    const ptrdiff_t step = QNET__PASS_VECTORS * QNET__LANES;
+    ptrdiff_t r, c, k;
+    for (c = 0; c + step <= n; c += step) {
+        qnet__prologue_lanes in[QNET__PASS_VECTORS];
+        qnet__epilogue_lanes out[QNET__PASS_VECTORS];
+        qnet__sums sums[QNET__PASS_VECTORS];
+        memset(sums, 0, sizeof sums);
+        QNET__UNROLL
+        for (k = 0; k < QNET__PASS_VECTORS; k++) {
+            const ptrdiff_t d = c + k * QNET__LANES;
+            qnet__prologue_channels(job->source, from, d, &in[k]);
+            qnet__epilogue_channels(job->sink, to, d, &out[k]);
+            if (to == QNET__EPILOGUE_MOMENTS)
+                sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
-            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
-            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
-            v = qnet__prologue_get(job->source, from, &from_right, next);
-            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
-            if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
-                qnet__sums_fold(&left);
-                qnet__sums_fold(&right);
+            const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
+            QNET__UNROLL
+            for (k = 0; k < QNET__PASS_VECTORS; k++) {
+                const ptrdiff_t at = first + r * n + c + k * QNET__LANES;
+                const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at);
+                qnet__epilogue_put(job->sink, to, &out[k], at, v, &sums[k]);
             }
+            QNET__UNROLL
+            for (k = 0; k < QNET__PASS_VECTORS && fold; k++)
+                qnet__sums_fold(&sums[k]);
         }
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
+        for (k = 0; k < QNET__PASS_VECTORS; k++)
+            qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c + k * QNET__LANES, &sums[k]);
     }
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
