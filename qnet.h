@@ -15709,10 +15709,26 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
 
 /* ---- checks: NaN is refused by the form of the comparisons ------------------------------------- */
 
+/* A number of a configuration and the range that it must be in. */
+typedef struct qnet__range {
+    const char *name;
+    double value, low, high;
+} qnet__range;
+
+static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
+                              range[i].name, range[i].value, range[i].low, range[i].high);
+    return QNET_OK;
+}
+
 /* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
 static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
 {
-    const struct { const char *name; double value, low, high; } range[] = {
+    const qnet__range range[] = {
         {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
         {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
         {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
@@ -15721,10 +15737,7 @@ static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augm
         {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
         {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
         {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
-    for (size_t i = 0; i < sizeof range / sizeof range[0]; i++)
-        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: %s is %g, expected %g..%g",
-                              range[i].name, range[i].value, range[i].low, range[i].high);
+    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
     for (int i = 0; i < 3; i++)
         if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -16173,30 +16186,20 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Every number of the configuration in the range where nothing below can overflow. */
-static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *config)
+static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
-    const char *what = NULL;
-    if (config == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
-    if (config->input != QNET_INPUT_CROP && config->input != QNET_INPUT_FULL)
-        what = "input is neither crop nor full";
-    else if (config->size < 32 || config->size > QNET__MAX_SIDE)
-        what = "size is outside 32..2048";
-    else if (!(config->box_mm >= 1 && config->box_mm <= 1000))
-        what = "box_mm is outside 1..1000";
-    else if (!(config->margin >= 0 && config->margin <= 1))
-        what = "margin is outside 0..1";
-    else if (config->max_slices < 1 || config->max_slices > QNET__MAX_SLICES)
-        what = "max_slices is outside 1..1024";
-    else if (config->slice_first < 0 || config->slice_count < 0)
-        what = "slice_first or slice_count is negative";
-    else if (config->slice_count > config->max_slices)
-        what = "slice_count is above max_slices";
-    else if (config->box_explicit && !(fabs(config->box_center_mm[0]) <= 1e6 &&
-                                       fabs(config->box_center_mm[1]) <= 1e6))
-        what = "box_center_mm is not a place";
-    if (what) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: %s", what);
-    return QNET_OK;
+    if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
+    if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: input is neither crop nor full");
+    const double far = c->box_explicit ? 1e6 : DBL_MAX;
+    const qnet__range range[] = {
+        {"size", c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
+        {"margin", c->margin, 0, 1}, {"max_slices", c->max_slices, 1, QNET__MAX_SLICES},
+        {"slice_first", c->slice_first, 0, INT_MAX}, {"slice_count", c->slice_count, 0, c->max_slices},
+        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
+        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
+    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
 }
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
@@ -16870,28 +16873,20 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
     return QNET_OK;
 }
 
-/* The block of a scan: its images, slice numbers and picture. Places them where the arena has
-   memory, measures where it has none. */
-static float *qnet__scan_place(const qnet_cohort *cohort, size_t slices, qnet__arena *arena,
-                               int **slice_z, uint8_t **picture)
+/* Bytes of a scan's block: pixels, slice_z and picture. SIZE_MAX, which no allocation has: too many. */
+static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
 {
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    float *images = (float *)qnet__take(arena, slices, pixels * sizeof *images);
-    *slice_z = (int *)qnet__take(arena, slices, sizeof **slice_z);
-    *picture = (uint8_t *)qnet__take(arena, 1, QNET__CUT_BYTES);
-    return images;
+    const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
+    const double bytes = slices * (image + sizeof(int)) + (double)QNET__CUT_BYTES;
+    return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        qnet__arena arena = {NULL, 0};
-        int *slice_z;
-        uint8_t *picture;
-        (void)qnet__scan_place(cohort, (size_t)cohort->scans[s].slices, &arena, &slice_z, &picture);
-        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels, arena.at);
-    }
+    for (int s = 0; s < cohort->scans_count; s++)
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
+                   qnet__scan_bytes(cohort, cohort->scans[s].slices));
     qnet__free(cohort->ctx, cohort,
                sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
@@ -16940,11 +16935,11 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
     const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet__arena arena = {NULL, 0};
     qnet__preparation p;
     qnet_scan scan;
     int *slice_z;
     float *pixels;
+    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -16973,11 +16968,11 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    (void)qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
-    arena.base = (unsigned char *)qnet__alloc(ctx, arena.at);
-    if (arena.base == NULL) return qnet__no_memory(ctx, arena.at, "a scan's slices");
-    arena.at = 0;
-    pixels = qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    bytes = qnet__scan_bytes(cohort, p.slices);
+    pixels = (float *)qnet__alloc(ctx, bytes);
+    if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
+    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    p.cut.picture = (uint8_t *)(slice_z + p.slices);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);

@@ -270,7 +270,7 @@ static const char *hint(const char *sentence)
         {"set any_orientation", " (--any-orientation)"},
         {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
         {"choose one by its name", " (--derivatives NAME)"},
-        {"slice_count is above max_slices", " (--slices, --max-slices)"},
+        {"input configuration: slice_count", " (--slices, --max-slices)"},
         {"input configuration: size", " (--size)"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];

@@ -153,7 +153,7 @@ static void test_config(void)
     REFUSED(bad.max_slices = 0, "max_slices");
     REFUSED(bad.slice_first = -1, "slice_first");
     REFUSED(bad.slice_count = 25, "slice_count");
-    REFUSED(memset(&bad.input, 3, sizeof bad.input), "crop nor full");
+    REFUSED(memset(&bad.input, 3, sizeof bad.input), "neither crop nor full");
     REFUSED((bad.box_explicit = 1, bad.box_center_mm[1] = HUGE_VAL), "box_center_mm");
     REFUSED(bad.size = 64, "QSM map: missing");
 #undef REFUSED
