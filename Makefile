@@ -39,7 +39,7 @@ BUILD = build
 # Threads that wait asleep: on a machine that others use too, spinning ones can cost a factor of ten.
 export OMP_WAIT_POLICY ?= passive
 
-PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
 LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong oracles paper parity scan trace)
@@ -80,7 +80,9 @@ $(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o $(EXTRA_$*) -lm
 
-$(BUILD)/crossval: weights_tools/pth.h
+$(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/crossval/crossval.c $(BUILD)/qnet.o -lm
 
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h $(BUILD)/qnet.o
 	@echo "  $@"
@@ -122,7 +124,7 @@ test:
 	@sh tests/run.sh $(BUILD)
 
 tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
-    $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
+    examples $(BUILD)/qnet_weights
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 

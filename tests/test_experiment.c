@@ -2,6 +2,7 @@
    command-line side (signals, resume after a kill, sentences) is in tests/crossval.sh. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/report.h"
 #include "test.h"
 #include "folder.h"
 
@@ -86,6 +87,7 @@ static void small_config(qnet_experiment_config *c)
     c->stage2.epochs = 4;
     c->stage2.hidden = 8;
     c->cam_scans = 1;
+    c->publish.write = report_write;
 }
 
 /* The least that goes through all steps: one slice of a scan, one epoch. */
@@ -129,6 +131,7 @@ static void test_run(void)
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
     qnet_buffer text;
+    char path[256];
     const qnet_level_result *images, *scans;
     memset(&hooks, 0, sizeof hooks);
     memset(&text, 0, sizeof text);
@@ -222,16 +225,16 @@ static void test_run(void)
     CHECK(scans->pair[0].model1 == QNET_MODEL_RESNET_SWA &&
           scans->pair[0].model2 == QNET_MODEL_RESNET);
     CHECK_NEAR(scans->pair[1].by_item.auc[0], scans->model[QNET_MODEL_QNET].auc_first, 1e-12);
-    CHECK_OK(ctx, qnet_experiment_tables(e, &text));
+    CHECK_OK(ctx, report_tables(e, &text));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "", 1));
     CHECK_CONTAINS((const char *)text.bytes, "Q-Net");
     text.size = 0;
-    CHECK_OK(ctx, qnet_experiment_manifest(e, &text));
+    CHECK_OK(ctx, report_manifest(e, &text));
     CHECK_CONTAINS((const char *)text.bytes, "\"derivatives\": \"maps\""); /* found */
     CHECK(e->seconds > 0);
     qnet_buffer_free(ctx, &text);
-    CHECK_OK(ctx, qnet_experiment_save(e, "build/test-experiment/again"));
-    CHECK(qnet_file_exists("build/test-experiment/again/report.html"));
+    sprintf(path, "%s/report.html", out_folder);
+    CHECK(qnet_file_exists(path));
     qnet_experiment_destroy(e);
     qnet_context_destroy(ctx);
     CHECK(allocated == 0);
@@ -429,6 +432,65 @@ static void test_stop_and_resume(void)
     qnet_context_destroy(ctx);
 }
 
+/* The first time, writes one file and fails. */
+static qnet_status publish_at_second(void *user, const qnet_experiment *e, const char *folder)
+{
+    int *calls = (int *)user;
+    char path[700];
+    sprintf(path, "%.600s/mine.txt", folder);
+    CHECK_OK(e->ctx, qnet_file_replace(e->ctx, path, "mine", 4));
+    CHECK(e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].auc_first >= 0);
+    return ++*calls > 1 ? QNET_OK : qnet_make_folder(e->ctx, path); /* a file is in the way */
+}
+
+/* What publish writes comes to the results with all the rest or not at all, and a folder in the way
+   stops it before anything has been moved. */
+static void test_publish(void)
+{
+    static const char out[] = "build/test-experiment/published";
+    static const char *const old[4] = { "predictions.csv", "mine.txt", "report.html",
+                                        "weights/crop-repeat01-fold01-qnet.safetensors" };
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e = NULL;
+    qnet_buffer text;
+    char path[256];
+    int calls = 0;
+    memset(&text, 0, sizeof text);
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.publish.write = publish_at_second;
+    c.publish.user = &calls;
+    sprintf(path, "%s/weights", out);
+    CHECK_OK(ctx, qnet_make_folder(ctx, path));
+    for (int k = 0; k < 4; k++) {
+        sprintf(path, "%s/%s", out, old[k]);
+        CHECK_OK(ctx, qnet_file_replace(ctx, path, "old", 3));
+    }
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out, NULL, 0, &e), QNET_ERROR_IO, "mine.txt");
+    sprintf(path, "%s/mine.txt", out);
+    CHECK(qnet__remove(path) == 0);
+    CHECK_OK(ctx, qnet_make_folder(ctx, path));
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out, NULL, 1, &e), QNET_ERROR_IO, "it is a folder");
+    for (int k = 0; k < 4; k++) {
+        text.size = 0;
+        sprintf(path, "%s/%s", out, old[k]);
+        if (k != 1) CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &text));
+        if (k != 1) CHECK(text.size == 3);
+        qnet_buffer_free(ctx, &text);
+    }
+    sprintf(path, "%s/mine.txt", out);
+    CHECK(qnet__remove(path) == 0);
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, NULL, 1, &e));
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &text));
+    CHECK(text.size == 4 && calls == 3);
+    sprintf(path, "%s/checkpoint", out);
+    CHECK(!qnet_file_exists(path));
+    qnet_buffer_free(ctx, &text);
+    qnet_experiment_destroy(e);
+    qnet_context_destroy(ctx);
+}
+
 static void test_bad_arguments(void)
 {
     qnet_context *ctx;
@@ -499,23 +561,23 @@ static int change_map(void *user, const qnet_progress_info *info)
 static void test_changed_maps(void)
 {
     qnet_hooks hooks;
-    qnet_context *ctx, *writer;
+    qnet_context *ctx, *plain;
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
     memset(&hooks, 0, sizeof hooks);
-    CHECK(qnet_context_create(NULL, &writer) == QNET_OK);
+    CHECK(qnet_context_create(NULL, &plain) == QNET_OK);
     hooks.progress.report = change_map;
-    hooks.progress.user = writer;
+    hooks.progress.user = plain;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
-    forget(writer, "build/test-experiment/changed");
+    forget(plain, "build/test-experiment/changed");
     tiny_config(&c);
     c.use_input[QNET_INPUT_FULL] = 1;
     CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
                 QNET_ERROR_MISMATCH, "the QSM map of sub-06: it was changed while the first input was trained");
     CHECK(e == NULL);
-    write_cohort(writer, data_folder, 5);
+    write_cohort(plain, data_folder, 5);
     qnet_context_destroy(ctx);
-    qnet_context_destroy(writer);
+    qnet_context_destroy(plain);
 }
 
 static char warnings[8192];
@@ -713,7 +775,7 @@ static void test_shuffled_labels(void)
     CHECK_CONTAINS((const char *)csv.bytes, ",z,shuffled_label,p_resnet");
     CHECK_CONTAINS((const char *)csv.bytes, ",d_qnet,true_label\n");
     csv.size = 0;
-    CHECK_OK(ctx, qnet_experiment_manifest(e, &csv));
+    CHECK_OK(ctx, report_manifest(e, &csv));
     CHECK_CONTAINS((const char *)csv.bytes, "{\"subject\": \"sub-01\", \"group\": \"HH\", \"shuffled_group\": \"H");
     sprintf(path, "%s/weights/crop-repeat01-fold01-resnetswa.safetensors", out);
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, path, &input, &augment), QNET_ERROR_MISMATCH, "shuffled labels");
@@ -729,6 +791,7 @@ int main(void)
     RUN(test_preparation);
     RUN(test_dataset);
     RUN(test_stop_and_resume);
+    RUN(test_publish);
     RUN(test_bad_arguments);
     RUN(test_changed_maps);
     RUN(test_leak);

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/report.h"
 #include "../test.h"
 #include "../folder.h"
 
@@ -601,6 +602,7 @@ static qnet_status run_experiment(qnet_context *ctx, int resume)
     c.stage2.epochs = 1;
     c.stage2.hidden = 4;
     c.cam_scans = 1;
+    c.publish.write = report_write;
     status = run_folder(ctx, &c, "../data", "out", NULL, resume, &e);
     CHECK((status == QNET_OK) == (e != NULL));
     qnet_experiment_destroy(e);
@@ -841,6 +843,7 @@ int main(int argc, char **argv)
     ctx = make_context();
     write_cohort(ctx);
     qnet_context_destroy(ctx);
+    (void)report_tables; /* what a run prints, and does not write */
     RUN(test_functions);
     RUN(test_run);
     return test_end();

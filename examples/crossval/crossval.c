@@ -9,6 +9,7 @@
 #include "examples/crossval/bids.h"
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
+#include "report.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -177,6 +178,7 @@ static int parse(int argc, char **argv, options *o)
 {
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->config.publish.write = report_write;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return -1;
@@ -338,7 +340,7 @@ int main(int argc, char **argv)
     if (status == QNET_OK)
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
     if (d.terminal && !o.quiet) printf("\r%-118s\r", "");
-    if (status == QNET_OK) status = qnet_experiment_tables(e, &tables);
+    if (status == QNET_OK) status = report_tables(e, &tables);
     if (status == QNET_OK && !o.quiet) {
         fwrite(tables.bytes, 1, tables.size, stdout);
         printf(
