@@ -1145,6 +1145,13 @@ typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
 typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
+/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of what
+   was cut. maps->mask: what counts of the mask; NULL: not needed. */
+typedef struct qnet_viewer {
+    void *user;
+    void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
+} qnet_viewer;
+
 typedef struct qnet_input_config {
     qnet_input input;
     int size;          /* side of the network's input: 224 cropped, 256 full; >= 32 */
@@ -1156,11 +1163,11 @@ typedef struct qnet_input_config {
     int box_explicit;
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
+    const struct qnet_viewer *viewer; /* NULL: none */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
 
 /* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
-#define QNET_CUT_SIDE 64
 typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
@@ -1170,8 +1177,6 @@ typedef struct qnet_cut {
                             and y; NaN without a mask */
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
-    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
-                            and box, and a coronal plane with mask and slices; NULL: none */
 } qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
@@ -1557,7 +1562,7 @@ typedef struct qnet_participant {
     qnet_sex sex;
     int slices;
     uint64_t source_hash; /* of its QSM map: qnet_scan */
-    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
+    qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
 
 /* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
@@ -1584,7 +1589,6 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
-    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
@@ -16808,54 +16812,6 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
-   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__preparation *p, uint8_t *rgb)
-{
-    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = p->map[QNET__T1W], *mask = p->map[QNET__MASK];
-    const double *mm = t1w->spacing, middle = QNET_CUT_SIDE / 2.0;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) /
-                        QNET_CUT_SIDE; /* mm per pixel */
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
-    const int z = p->z[p->slices / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(p->center[1] + 0.5), 0), t1w->ny - 1);
-    const float *slice = t1w->voxels + qnet__voxel_at(t1w, 0, 0, z);
-    double sum = 0, n = 0, white;
-    for (int i = 0; i < t1w->nx * t1w->ny; i++) {
-        sum += slice[i] > 0 ? (double)slice[i] : 0;
-        n += slice[i] > 0;
-    }
-    white = n > 0 ? 2 * sum / n : 1;
-    for (int i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++, rgb += 3) {
-        const int row = i / (2 * QNET_CUT_SIDE), column = i % QNET_CUT_SIDE;
-        const int coronal = i / QNET_CUT_SIDE % 2, axis = coronal ? 2 : 1; /* that runs downwards */
-        const int size = coronal ? t1w->nz : t1w->ny;
-        const double voxels = step / mm[axis]; /* per pixel */
-        /* The voxel under the pixel: from the patient's right, front or top on. */
-        const double u = (t1w->nx - 1) / 2.0 - (column + 0.5 - middle) * step / mm[0];
-        const double v = (size - 1) / 2.0 - (row + 0.5 - middle) * voxels;
-        const int x = (int)floor(u + 0.5), down = (int)floor(v + 0.5);
-        int box, grey = 0, in_mask = 0;
-        if (x >= 0 && x < t1w->nx && down >= 0 && down < size) {
-            const size_t at = coronal ? qnet__voxel_at(t1w, x, y, down)
-                                      : qnet__voxel_at(t1w, x, down, z);
-            grey = (int)(fmin(fmax((double)t1w->voxels[at] / white, 0), 1) * 15 + 0.5) * 17;
-            in_mask = mask && mask->voxels[at] > 0 && (row + column) % 2 == 0;
-        }
-        if (coronal) {
-            box = fabs(v - (p->z[0] - 0.5)) <= voxels / 2 ||
-                  fabs(v - (p->z[p->slices - 1] + 0.5)) <= voxels / 2;
-        } else { /* the rim, one pixel wide */
-            const double dx = fabs(u - p->center[0]), dy = fabs(v - p->center[1]);
-            box = dx <= half[0] && dy <= half[1] &&
-                  (dx > half[0] - step / mm[0] || dy > half[1] - voxels);
-        }
-        for (int c = 0; c < 3; c++)
-            rgb[c] = box ? box_colour[c] : in_mask ? mask_colour[c] : (uint8_t)grey;
-    }
-}
-
 /* Everything but the images: checks the maps, chooses the slices, places the frame. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
@@ -16912,7 +16868,6 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
-#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
@@ -16938,11 +16893,11 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
     return QNET_OK;
 }
 
-/* Bytes of a scan's block: pixels, slice_z and picture. SIZE_MAX, which no allocation has: too many. */
+/* Bytes of a scan's block: pixels and slice_z. SIZE_MAX, which no allocation has: too many. */
 static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
 {
     const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
-    const double bytes = slices * (image + sizeof(int)) + (double)QNET__CUT_BYTES;
+    const double bytes = slices * (image + sizeof(int));
     return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
@@ -17037,17 +16992,20 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     pixels = (float *)qnet__alloc(ctx, bytes);
     if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
     slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
-    p.cut.picture = (uint8_t *)(slice_z + p.slices);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
-    qnet__cut_picture(&p, p.cut.picture);
     scan.slices = p.slices;
     scan.slice_z = slice_z;
     scan.pixels = pixels;
     scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
+    if (cohort->config.viewer) {
+        qnet_scan_maps seen = *maps;
+        seen.mask = p.map[QNET__MASK];
+        cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
+    }
     return QNET_OK;
 }
 
@@ -17063,6 +17021,13 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
+/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
+   no mask. */
+static double qnet__cut_measure(const qnet_scan *scan, int k)
+{
+    return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
+}
+
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
    than in most of the cohort: further from the median than 5 standard deviations, these estimated
    by 1.48 times the median of the distances, and than what persons and outlines differ by. */
@@ -17072,36 +17037,35 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
                                         "mm to the front from the head's centre to the mask's",
                                         "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
+    const int n = cohort->scans_count;
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
+    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
-        double median, limit;
+        double median = 0, limit = 0;
         size_t known = 0;
-        for (size_t s = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        for (int pass = 0; pass < 2; pass++) { /* the median, and the median of the distances to it */
+            known = 0;
+            for (int s = 0; s < n; s++) {
+                const double value = qnet__cut_measure(&cohort->scans[s], k);
+                if (value == value) work[known++] = (float)(pass ? fabs(value - median) : value);
+            }
+            if (pass == 0) median = (double)qnet__percentile(work, known, 50);
+            else limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
         }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = (double)qnet__percentile(work, known, 50);
-        known = 0;
-        for (size_t s = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
-        for (size_t s = 0; s < n; s++) {
+        for (int s = 0; s < n && known >= QNET__OUTLIER_SCANS; s++) {
             qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
+            const double value = qnet__cut_measure(scan, k);
+            if (!(fabs(value - median) > limit)) continue;
             scan->cut.outlier |= k < 2 ? 1 : 2;
             qnet__log(cohort->ctx, QNET_LOG_WARNING,
                       "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
+                      value, what[k], median);
         }
     }
-    qnet__free(cohort->ctx, value, bytes);
+    qnet__free(cohort->ctx, work, bytes);
     return QNET_OK;
 }
 
@@ -21211,19 +21175,6 @@ static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, 
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
-/* Where each scan was cut, with copies of the pictures. */
-static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
-{
-    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
-        qnet_cut *cut = &e->participants[s].cut[input];
-        *cut = cohort->scans[s].cut;
-        if (cut->picture == NULL) continue;
-        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
-        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
-    }
-    return QNET_OK;
-}
-
 /* The maps are read again for the second input, which may be days later. */
 static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
 {
@@ -21240,12 +21191,11 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
                                       int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_maps(e, cohort));
-    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
-    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
-    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
-    if (e->participants) return qnet__cuts_keep(e, cohort, input);
+    if (e->participants) {
+        QNET__TRY(qnet__same_maps(e, cohort));
+        for (size_t s = 0; s < n; s++) e->participants[s].cut[input] = cohort->scans[s].cut;
+        return QNET_OK;
+    }
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -21260,8 +21210,9 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].age = cohort->scans[s].age;
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
+        e->participants[s].cut[input] = cohort->scans[s].cut;
     }
-    return qnet__cuts_keep(e, cohort, input);
+    return QNET_OK;
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -22025,8 +21976,6 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
-    for (int i = 0; i < 2; i++)
-        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
