@@ -1147,6 +1147,8 @@ QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
 /* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of what
    was cut. maps->mask: what counts of the mask; NULL: not needed. */
+struct qnet_scan;
+struct qnet_scan_maps;
 typedef struct qnet_viewer {
     void *user;
     void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
@@ -16302,6 +16304,19 @@ static int qnet__is_bad_voxel(float v)
     return !(fabsf(v) <= FLT_MAX);
 }
 
+/* Sets NaN and infinity to 0. Returns how many there were. */
+static size_t qnet__zero_bad_voxels(qnet_volume *v)
+{
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++)
+        if (qnet__is_bad_voxel(v->voxels[i])) {
+            v->voxels[i] = 0;
+            bad++;
+        }
+    return bad;
+}
+
 /* A refusal that the caller may have waived: then it is a warning. */
 static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
 {
@@ -16400,7 +16415,11 @@ static size_t qnet__clear_outside(qnet_volume *v)
     return cleared;
 }
 
-/* ---- the mask -------------------------------------------------------------------------------- */
+/* ---- the mask --------------------------------------------------------------------------------
+
+   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a brain
+   mask. The last two would be silent: every slice would hold some of them. So a mask is made binary,
+   or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -16410,15 +16429,10 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
-    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
-        if (qnet__is_bad_voxel(v)) {
-            mask->voxels[i] = 0;
-            bad++;
-            continue;
-        }
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -16443,7 +16457,7 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
+/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
    their indices in queue[], breadth first, and returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
@@ -16559,7 +16573,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. */
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. The
+   full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its margin
+   adds pixels, not millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -16597,7 +16613,12 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     return QNET_OK;
 }
 
-/* ---- do the values make sense? --------------------------------------------------------------- */
+/* ---- do the values make sense? ---------------------------------------------------------------
+
+   A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
+   one vendor turns give a result that looks like one; so what no brain has is refused, by
+   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for heavy
+   iron load; qnet_cohort_add gives them. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
@@ -16636,14 +16657,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
-        float *voxels = p->map[m]->voxels;
-        size_t bad = 0;
-        for (size_t i = 0; i < count; i++)
-            if (qnet__is_bad_voxel(voxels[i])) {
-                voxels[i] = 0;
-                bad++;
-            }
+        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
         if (bad)
             qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
@@ -16779,7 +16793,8 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
+/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two voxels
+   are the mean of several samples, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -16812,7 +16827,8 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* Everything but the images: checks the maps, chooses the slices, places the frame. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame. The order counts:
+   what is refused first has the plainest sentence, and values are looked at where the frame is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
@@ -16865,7 +16881,11 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     return QNET_OK;
 }
 
-/* ---- cohorts --------------------------------------------------------------------------------- */
+/* ---- cohorts ---------------------------------------------------------------------------------
+
+   One block for the list, which does not grow, and one for the images of each scan, as large as its
+   slices need. hash is of the pixels: the identity of what a network saw. source_hash is of the QSM
+   volume: it stays whatever is cut from it, so that a person is recognised under another name. */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
@@ -16919,9 +16939,10 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
+/* Of the voxels, as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
-    qnet_safetensor t; /* hashed as in a file: the same on every machine */
+    qnet_safetensor t;
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
@@ -16948,7 +16969,8 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names. */
+/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort is
+   as before on any failure. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
@@ -17099,49 +17121,51 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
     return status;
 }
 
-/* All scans into an empty cohort, with progress. */
-static qnet_status qnet__cohort_load_all(qnet_cohort *cohort, const qnet_scan_files *files,
-                                         int count)
+/* Tells that scan i (from 0) of count has been read since `start`; the hook may stop the reading. */
+static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
+                                         double start)
 {
-    qnet_context *ctx = cohort->ctx;
-    const double start = qnet__seconds(ctx);
-    for (int i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_load_one(cohort, &files[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = files[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = (double)NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
-                              files[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
+    const double seconds = qnet__seconds(ctx) - start;
+    qnet_progress_info info;
+    memset(&info, 0, sizeof info);
+    info.task = "read cohort";
+    info.where = subject;
+    info.step = (size_t)i + 1;
+    info.steps = (size_t)count;
+    info.loss = (double)NAN;
+    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+    info.seconds_left = seconds * (count - i - 1) / (i + 1);
+    info.fraction = (double)(i + 1) / count;
+    if (!qnet__report(ctx, &info)) return QNET_OK;
+    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
 }
 
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
-    qnet_status status;
+    qnet_status status = QNET_OK;
+    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    status = qnet__cohort_load_all(cohort, files, count);
+    start = qnet__seconds(ctx);
+    for (int i = 0; i < count && status == QNET_OK; i++) {
+        status = qnet__cohort_load_one(cohort, &files[i]);
+        if (status == QNET_OK)
+            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+    }
+    if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
     else qnet_cohort_destroy(cohort);
     return status;
 }
 #endif
 
-/* ---- folds ----------------------------------------------------------------------------------- */
+/* ---- folds -----------------------------------------------------------------------------------
+
+   Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
+   tested on a brain that it has seen (paper, "Training Procedure"). */
 
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
    folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
