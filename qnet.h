@@ -1145,8 +1145,8 @@ typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
 typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
-/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of what
-   was cut. maps->mask: what counts of the mask; NULL: not needed. */
+/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. */
 struct qnet_scan;
 struct qnet_scan_maps;
 typedef struct qnet_viewer {
@@ -15689,7 +15689,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
    Places, composed into one coordinate map, so that an image is interpolated once however many of
    them were drawn:
 
-       out pixel -> + crop -> inverse shift-scale-rotate -> grid distortion -> flips -> source (x, y)
+      out pixel -> + crop -> inverse shift-scale-rotate -> grid distortion -> flips -> source (x, y)
 
    A coordinate beyond the border of any image on this way is mirrored there. At last comes
    (v - mean) / std. A cropped input has been cut out of the slice with a margin: percentiles are
@@ -15778,7 +15778,7 @@ QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int 
     return r;
 }
 
-/* ---- checks: NaN is refused by the form of the comparisons ------------------------------------- */
+/* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
 
 /* A number of a configuration and the range that it must be in. */
 typedef struct qnet__range {
@@ -15851,7 +15851,8 @@ static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation
                           "augment: crop of %dx%d at row %d, column %d from an image of %dx%d",
                           out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
     if (!(fabs(sum) <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: a number of the record is not finite");
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: a number of the record is not finite");
     if ((r->affine && !(r->scale > 0)) || (r->gamma_on && !(r->gamma > 0)))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: scale is %g and gamma is %g, expected above 0", r->scale,
@@ -15930,10 +15931,10 @@ QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_c
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
-/* v ^ gamma for v in 0..1 by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2, it
-   is 2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second one
-   linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value: 1.1e-7
-   up to a gamma of 1.2. */
+/* v ^ gamma for v in 0..1 by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2,
+   it is 2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second
+   one linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value:
+   1.1e-7 up to a gamma of 1.2. */
 #define QNET__POWER_BITS 9
 typedef struct qnet__power_table {
     float exponent[128]; /* 0 for 0 and denormal numbers */
@@ -16095,8 +16096,9 @@ QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, 
     return top + fy * (bottom - top);
 }
 
-/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear, normalised.
-   Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a dependence. */
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
+   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
+   dependence. */
 static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
                            const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
                            qnet_real *out)
@@ -16130,7 +16132,8 @@ static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y
     const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
     for (int X = 0; X < out_w; X++) {
         const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
-        for (int c = 0; c < 3; c++) out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
+        for (int c = 0; c < 3; c++)
+            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
     }
 }
 
@@ -16224,9 +16227,8 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop.
-   Volumes are those of >>nifti, percentiles those of >>image. What a folder holds, and which file is
-   which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
+   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -16263,11 +16265,12 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
     if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "input configuration: input is neither crop nor full");
-    const double far = c->box_explicit ? 1e6 : DBL_MAX;
+    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
     const qnet__range range[] = {
-        {"size", c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
-        {"margin", c->margin, 0, 1}, {"max_slices", c->max_slices, 1, QNET__MAX_SLICES},
-        {"slice_first", c->slice_first, 0, INT_MAX}, {"slice_count", c->slice_count, 0, c->max_slices},
+        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
+        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
+        {"slice_first", (double)c->slice_first, 0, INT_MAX},
+        {"slice_count", (double)c->slice_count, 0, most},
         {"box_center_mm[0]", c->box_center_mm[0], -far, far},
         {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
     return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
@@ -16417,9 +16420,9 @@ static size_t qnet__clear_outside(qnet_volume *v)
 
 /* ---- the mask --------------------------------------------------------------------------------
 
-   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a brain
-   mask. The last two would be silent: every slice would hold some of them. So a mask is made binary,
-   or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
+   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
+   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
+   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -16457,8 +16460,8 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
-   their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
+   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
@@ -16469,9 +16472,11 @@ static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, 
     for (size_t head = 0; head < tail; head++) {
         const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
         const int z = (int)(queue[head] / nx / ny);
-        for (int k = qnet__max_int(z - 1, 0); k <= qnet__min_int(z + 1, mask->nz - 1); k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= qnet__min_int(y + 1, mask->ny - 1); j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= qnet__min_int(x + 1, mask->nx - 1); i++) {
+        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
+        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
+        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
                     const size_t at = qnet__voxel_at(mask, i, j, k);
                     if (mask->voxels[at] != from) continue;
                     mask->voxels[at] = to;
@@ -16573,9 +16578,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. The
-   full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its margin
-   adds pixels, not millimetres per pixel. */
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
+   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
+   margin adds pixels, not millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -16617,8 +16622,8 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 
    A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
    one vendor turns give a result that looks like one; so what no brain has is refused, by
-   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for heavy
-   iron load; qnet_cohort_add gives them. */
+   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
+   heavy iron load; qnet_cohort_add gives them. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
@@ -16712,7 +16717,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
         if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
                                qnet__percentile_where(qsm, size, 1, n, 50, work))
-            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
+                   "it?";
     }
     if (m == QNET__R2STAR) { /* iron: where QSM is highest */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
@@ -16793,8 +16799,8 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two voxels
-   are the mean of several samples, or fine detail would be aliased. */
+/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
+   voxels are the mean of several samples, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -16827,8 +16833,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* Everything but the images: checks the maps, chooses the slices, places the frame. The order counts:
-   what is refused first has the plainest sentence, and values are looked at where the frame is. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
+   counts: what is refused first has the plainest sentence, and values are looked at where the frame
+   is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
@@ -16969,8 +16976,8 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort is
-   as before on any failure. */
+/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
+   is as before on any failure. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
@@ -17068,7 +17075,7 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     for (int k = 0; k < 3; k++) {
         double median = 0, limit = 0;
         size_t known = 0;
-        for (int pass = 0; pass < 2; pass++) { /* the median, and the median of the distances to it */
+        for (int pass = 0; pass < 2; pass++) { /* the median; the median of the distances to it */
             known = 0;
             for (int s = 0; s < n; s++) {
                 const double value = qnet__cut_measure(&cohort->scans[s], k);
@@ -17121,7 +17128,7 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
     return status;
 }
 
-/* Tells that scan i (from 0) of count has been read since `start`; the hook may stop the reading. */
+/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
 static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
                                          double start)
 {
@@ -21204,8 +21211,9 @@ static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *
 {
     for (int s = 0; s < e->participants_count; s++)
         if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was changed "
-                              "while the first input was trained", e->data, cohort->scans[s].subject);
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was "
+                              "changed while the first input was trained", e->data,
+                              cohort->scans[s].subject);
     return QNET_OK;
 }
 
