@@ -1128,15 +1128,10 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                int in_h, int in_w, const float low[3],
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch);
-/* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
+/* Those limits of count pixels. scratch: room for count floats, such as that above. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch);
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out);
-/* Source coordinate (x, y) in the prepared image of output pixel (out_x, out_y) under a record. */
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y);
 /* Bilinear resize of in[in_h][in_w][channels], pixel centres aligned (half-pixel convention). */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w);
@@ -1150,6 +1145,15 @@ typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
 typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
+/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. */
+struct qnet_scan;
+struct qnet_scan_maps;
+typedef struct qnet_viewer {
+    void *user;
+    void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
+} qnet_viewer;
+
 typedef struct qnet_input_config {
     qnet_input input;
     int size;          /* side of the network's input: 224 cropped, 256 full; >= 32 */
@@ -1161,11 +1165,11 @@ typedef struct qnet_input_config {
     int box_explicit;
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
+    const struct qnet_viewer *viewer; /* NULL: none */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
 
 /* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
-#define QNET_CUT_SIDE 64
 typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
@@ -1175,8 +1179,6 @@ typedef struct qnet_cut {
                             and y; NaN without a mask */
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
-    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
-                            and box, and a coronal plane with mask and slices; NULL: none */
 } qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
@@ -1562,7 +1564,7 @@ typedef struct qnet_participant {
     qnet_sex sex;
     int slices;
     uint64_t source_hash; /* of its QSM map: qnet_scan */
-    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
+    qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
 
 /* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
@@ -1589,7 +1591,6 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
-    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
@@ -15338,42 +15339,35 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 #endif
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation").
-   Order: stretch, flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate,
-   crop. The first, third and fourth change values and run on the pixels of the prepared image;
-   all the others move pixels and are composed into one coordinate map, so that an image is
-   interpolated once however many of them were drawn, and not at all when none of them
-   interpolates. A cropped input is cut out of the slice first, with a margin, and then treated so:
-   its percentiles are those of the cut-out, and what a rotation brings in at the corners beyond the
-   margin is mirrored. Formulas and ranges are those of Albumentations 0.5-1.0, which the paper
-   cites (Buslaev et al. 2020); "histogram stretching" is not defined there nor in the paper: here
-   it is a linear map of the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
+   out[out_h][out_w][3]. The paper's eight steps change values or places. Values, on all of the
+   prepared image:
+
+       v -> (v - low) / (high - low), clipped -> alpha v + beta, clipped -> v ^ gamma
+
+   Places, composed into one coordinate map, so that an image is interpolated once however many of
+   them were drawn:
+
+      out pixel -> + crop -> inverse shift-scale-rotate -> grid distortion -> flips -> source (x, y)
+
+   A coordinate beyond the border of any image on this way is mirrored there. At last comes
+   (v - mean) / std. A cropped input has been cut out of the slice with a margin: percentiles are
+   those of the cut-out, and step 8, the crop, moves within the margin. A full input is prepared at
+   the network's size, so that its crop is all of it and its step 8 does nothing.
+   Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
+   2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
+   the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   Random numbers are those of >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 {
-    int c;
-    memset(config, 0, sizeof *config);
-    config->stretch = QNET_STRETCH_PERCENTILE;
-    config->percentile_low = 1;
-    config->percentile_high = 99;
-    config->window_low[0] = -0.2;  /* QSM, ppm */
-    config->window_high[0] = 0.2;
-    config->window_high[1] = 60;   /* R2*, 1/s; T1W has no absolute unit: 0 0, by percentile */
-    config->p_hflip = 0.5;
-    config->p_vflip = 0.5;
-    config->p_brightness_contrast = 0.7;
-    config->p_gamma = 0.3;
-    config->p_grid = 0.25;
-    config->p_affine = 0.5;
-    config->brightness = 0.2;
-    config->contrast = 0.2;
-    config->gamma_low = 80;
-    config->gamma_high = 120;
-    config->grid_limit = 0.3;
-    config->shift = 0.0625;
-    config->scale = 0.1;
-    config->rotate = 45;
-    for (c = 0; c < 3; c++) config->std[c] = 1;
+    static const qnet_augment_config paper = {
+        QNET_STRETCH_PERCENTILE, 1, 99, {-0.2, 0, 0}, {0.2, 60, 0}, /* T1W has no absolute unit */
+        0.5, 0.5, 0.7, 0.3, 0.25, 0.5,           /* probabilities, in the order of the steps */
+        0.2, 0.2, 80, 120, 0.3, 0.0625, 0.1, 45, /* ranges, likewise */
+        0, {0, 0, 0}, {1, 1, 1}};
+    *config = paper;
 }
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
@@ -15386,115 +15380,146 @@ QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
     config->std[2] = 0.225;
 }
 
-/* ---- drawing: the parameters first ----------------------------------------------------------- */
+/* ---- the parameters of one image ------------------------------------------------------------- */
 
-/* The record of no transform but the crop at (crop_y, crop_x). */
-static qnet_augmentation qnet__augment_identity(int crop_y, int crop_x)
+/* A number in -limit..limit; 0 where the transform is off, though drawn all the same. */
+static double qnet__draw(qnet_rng *rng, int on, double limit)
 {
-    qnet_augmentation record;
-    int i;
-    memset(&record, 0, sizeof record);
-    record.alpha = record.gamma = record.scale = 1;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) record.grid_x[i] = record.grid_y[i] = 1;
-    record.crop_y = crop_y;
-    record.crop_x = crop_x;
-    return record;
+    const double value = qnet_rng_range(rng, -limit, limit);
+    return on ? value : 0;
 }
 
 /* 27 uniform numbers are drawn whatever the coins say, in this order: coin hflip; coin vflip; coin
    brightness-contrast, alpha, beta; coin gamma, gamma; coin grid, 6 factors along x, 6 along y;
    coin affine, angle, scale, dx, dy; crop row, crop column. So a changed probability or
-   physics_safe leaves every other draw as it was. Fields of a transform that did not fall hold
-   the identity. */
+   physics_safe leaves every other draw as it was. Fields of a transform that is off hold the
+   identity. */
 QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, qnet_rng *rng,
                                              int in_h, int in_w, int out_h, int out_w)
 {
-    const qnet_augmentation none = qnet__augment_identity(0, 0);
-    qnet_augmentation record = none;
-    double gammas, row, column;
-    int i;
-    record.hflip = qnet_rng_uniform(rng) < config->p_hflip;
-    record.vflip = qnet_rng_uniform(rng) < config->p_vflip;
-    record.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast;
-    record.alpha = 1 + qnet_rng_range(rng, -config->contrast, config->contrast);
-    record.beta = qnet_rng_range(rng, -config->brightness, config->brightness);
-    /* A whole number of percent, both ends included. */
-    record.gamma_on = qnet_rng_uniform(rng) < config->p_gamma;
-    gammas = floor(config->gamma_high - config->gamma_low) + 1;
-    record.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
-    record.grid = qnet_rng_uniform(rng) < config->p_grid;
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_x[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_y[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    record.affine = qnet_rng_uniform(rng) < config->p_affine;
-    record.angle = qnet_rng_range(rng, -config->rotate, config->rotate);
-    record.scale = 1 + qnet_rng_range(rng, -config->scale, config->scale);
-    record.dx = qnet_rng_range(rng, -config->shift, config->shift);
-    record.dy = qnet_rng_range(rng, -config->shift, config->shift);
-    row = qnet_rng_uniform(rng); /* as in Albumentations, in - out itself is never reached */
-    column = qnet_rng_uniform(rng);
-    record.crop_y = (int)floor(row * qnet__max_int(in_h - out_h, 0));
-    record.crop_x = (int)floor(column * qnet__max_int(in_w - out_w, 0));
-
-    /* Only now, so that the numbers above are drawn all the same. */
-    if (config->physics_safe) record.vflip = record.brightness_contrast = record.gamma_on = 0;
-    if (!record.brightness_contrast) {
-        record.alpha = none.alpha;
-        record.beta = none.beta;
-    }
-    if (!record.gamma_on) record.gamma = none.gamma;
-    if (!record.grid) {
-        memcpy(record.grid_x, none.grid_x, sizeof none.grid_x);
-        memcpy(record.grid_y, none.grid_y, sizeof none.grid_y);
-    }
-    if (!record.affine) {
-        record.angle = none.angle;
-        record.scale = none.scale;
-        record.dx = none.dx;
-        record.dy = none.dy;
-    }
-    return record;
+    const int any = !config->physics_safe;
+    qnet_augmentation r;
+    double gamma;
+    memset(&r, 0, sizeof r);
+    r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
+    r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
+    r.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast && any;
+    r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
+    r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
+    r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
+    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
+    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
+    r.gamma = r.gamma_on ? gamma : 1;
+    r.grid = qnet_rng_uniform(rng) < config->p_grid;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_y[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    r.affine = qnet_rng_uniform(rng) < config->p_affine;
+    r.angle = qnet__draw(rng, r.affine, config->rotate);
+    r.scale = 1 + qnet__draw(rng, r.affine, config->scale);
+    r.dx = qnet__draw(rng, r.affine, config->shift);
+    r.dy = qnet__draw(rng, r.affine, config->shift);
+    /* As in Albumentations, in - out itself is never reached. */
+    r.crop_y = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_h - out_h, 0));
+    r.crop_x = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_w - out_w, 0));
+    return r;
 }
 
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
-    return qnet__augment_identity(qnet__max_int(in_h - out_h, 0) / 2,
-                                  qnet__max_int(in_w - out_w, 0) / 2);
+    qnet_augmentation r;
+    memset(&r, 0, sizeof r);
+    r.alpha = r.gamma = r.scale = 1;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) r.grid_x[i] = r.grid_y[i] = 1;
+    r.crop_y = qnet__max_int(in_h - out_h, 0) / 2;
+    r.crop_x = qnet__max_int(in_w - out_w, 0) / 2;
+    return r;
+}
+
+/* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
+
+/* A number of a configuration and the range that it must be in. */
+typedef struct qnet__range {
+    const char *name;
+    double value, low, high;
+} qnet__range;
+
+static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
+                              range[i].name, range[i].value, range[i].low, range[i].high);
+    return QNET_OK;
+}
+
+/* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
+static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
+{
+    const qnet__range range[] = {
+        {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
+        {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
+        {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
+        {"brightness", c->brightness, 0, DBL_MAX}, {"contrast", c->contrast, 0, DBL_MAX},
+        {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
+        {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
+        {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
+        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
+    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
+    for (int i = 0; i < 3; i++)
+        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
+                              c->mean[i], c->std[i]);
+    if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
+          c->percentile_high <= 100))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
+                          c->percentile_low, c->percentile_high);
+    for (int i = 0; i < 3; i++)
+        if (!(c->window_low[i] <= c->window_high[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stretch: window %g..%g of channel %d is empty", c->window_low[i],
+                              c->window_high[i], i);
+    return QNET_OK;
+}
+
+#define QNET__MAX_PIXELS (INT_MAX / 16) /* of an image: its bytes are an int */
+
+/* Bytes of the grid's map_x[in_w] and map_y[in_h], a row's x[in_w] and y[in_w], and the image after
+   the value transforms, [in_h][in_w][3]; (size_t)-1 when that is no size. */
+QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
+{
+    if (in_h < 1 || in_w < 1 || in_h > QNET__MAX_PIXELS / in_w) return (size_t)-1;
+    return (3 * (size_t)in_w + (size_t)in_h) * sizeof(double) +
+           (size_t)in_h * (size_t)in_w * 3 * sizeof(float);
+}
+
+/* A record whose map has an inverse, for images of these sizes. */
+static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation *r, int in_h,
+                                      int in_w, int out_h, int out_w)
+{
+    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
+    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
+    if (qnet_augment_scratch(in_h, in_w) == (size_t)-1 || out_h < 1 || out_w < 1 || r->crop_y < 0 ||
+        r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: crop of %dx%d at row %d, column %d from an image of %dx%d",
+                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
+    if (!(fabs(sum) <= DBL_MAX))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: a number of the record is not finite");
+    if ((r->affine && !(r->scale > 0)) || (r->gamma_on && !(r->gamma > 0)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: scale is %g and gamma is %g, expected above 0", r->scale,
+                          r->gamma);
+    return QNET_OK;
 }
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
-
-/* Blocks that preparing one image of h x w needs. */
-typedef struct qnet__image_scratch {
-    float *image;            /* [h w][3] after the value transforms */
-    float *values;           /* [h w]: the non-zero pixels of a channel */
-    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
-    double *from_x, *from_y; /* [w]: source of each pixel of an output row */
-} qnet__image_scratch;
-
-static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h, size_t w)
-{
-    qnet__image_scratch s;
-    size_t n = 0;
-    if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
-    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
-    s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
-    s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
-    s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
-    s.from_y = (double *)qnet__take(arena, w, sizeof *s.from_y);
-    return s;
-}
-
-/* Bytes for an image of in_h x in_w; (size_t)-1 when that is no size. */
-QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
-{
-    qnet__arena arena = {NULL, 0};
-    if (in_h < 1 || in_w < 1) return (size_t)-1;
-    (void)qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    return arena.at;
-}
 
 /* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
    stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
@@ -15527,50 +15552,32 @@ static float qnet__percentile(float *v, size_t n, double q)
     const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
     const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
     float a, b = FLT_MAX;
-    size_t i;
     if (n == 0) return 0;
     a = qnet__select(v, n, rank);
-    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
     if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
-/* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
-static qnet_status qnet__stretch_check(qnet_context *ctx, const qnet_augment_config *config)
-{
-    int c;
-    if (!(config->percentile_low >= 0 && config->percentile_low < config->percentile_high &&
-          config->percentile_high <= 100))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
-                          config->percentile_low, config->percentile_high);
-    for (c = 0; c < 3; c++)
-        if (!(config->window_low[c] <= config->window_high[c]))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stretch: window %g..%g of channel %d is empty",
-                              config->window_low[c], config->window_high[c], c);
-    return QNET_OK;
-}
-
-/* 1: the channel's limits are percentiles. */
-static int qnet__by_percentile(const qnet_augment_config *config, int c)
-{
-    return config->stretch != QNET_STRETCH_WINDOW ||
-           !(config->window_low[c] < config->window_high[c]);
-}
-
 /* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
    outside the head, nor infinite or NaN; both 0 for a channel without any. */
-static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
-                                    size_t count, float *values, float low[3], float high[3])
+QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
+                                         const float *pixels, size_t count, float low[3],
+                                         float high[3], void *scratch)
 {
-    size_t i, n;
-    int c;
-    for (c = 0; c < 3; c++) {
+    float *values = (float *)scratch;
+    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    for (int c = 0; c < 3; c++) {
+        size_t n = 0;
         low[c] = (float)config->window_low[c];
         high[c] = (float)config->window_high[c];
-        if (!qnet__by_percentile(config, c)) continue;
-        for (i = n = 0; i < count; i++) {
+        if (config->stretch == QNET_STRETCH_WINDOW &&
+            config->window_low[c] < config->window_high[c])
+            continue;
+        for (size_t i = 0; i < count; i++) {
             const float value = pixels[3 * i + (size_t)c];
             values[n] = value; /* n <= i */
             n += value != 0 && fabsf(value) <= FLT_MAX;
@@ -15578,71 +15585,86 @@ static void qnet__stretch_limits_in(const qnet_augment_config *config, const flo
         low[c] = qnet__percentile(values, n, config->percentile_low);
         high[c] = qnet__percentile(values, n, config->percentile_high);
     }
-}
-
-/* scratch: qnet_augment_scratch(h, w) bytes of any h * w >= count, or NULL. */
-QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
-                                         const float *pixels, size_t count, float low[3],
-                                         float high[3], void *scratch)
-{
-    const size_t bytes = (count ? count : 1) * sizeof(float);
-    float *values;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels or limits are missing");
-    if (count > (size_t)INT_MAX)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
-    QNET__TRY(qnet__stretch_check(ctx, config));
-    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    qnet__stretch_limits_in(config, pixels, count, values, low, high);
-    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
-/* value clipped to 0..1; NaN becomes 0. */
-static float qnet__clip01(float value)
+/* ---- values ---------------------------------------------------------------------------------- */
+
+/* v ^ gamma for v in 0..1 by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2,
+   it is 2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second
+   one linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value:
+   1.1e-7 up to a gamma of 1.2. */
+#define QNET__POWER_BITS 9
+typedef struct qnet__power_table {
+    float exponent[128]; /* 0 for 0 and denormal numbers */
+    float mantissa[(1 << QNET__POWER_BITS) + 1];
+} qnet__power_table;
+
+static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
-    value = value > 0 ? value : 0;
-    return value < 1 ? value : 1;
+    table->exponent[0] = 0;
+    for (int i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
+    for (int i = 0; i <= 1 << QNET__POWER_BITS; i++)
+        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
 }
 
-/* 1 / (high - low); 0, which makes the channel 0, without contrast or where it would overflow. */
-static float qnet__stretch_scale(float low, float high)
+/* 0 and 1 come out exactly. */
+static float qnet__power(const qnet__power_table *table, float v)
 {
-    const float span = high - low;
-    return span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    const int rest_bits = 23 - QNET__POWER_BITS;
+    uint32_t bits, i;
+    float rest;
+    memcpy(&bits, &v, sizeof bits);
+    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    return table->exponent[bits >> 23] *
+           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
 
-/* out = (pixels - low) / (high - low), clipped; out may be pixels. */
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out)
+/* The value transforms of pixels[count][3] into image[count][3]. A channel without contrast, or
+   whose range overflows, becomes 0, and so does NaN. Without brightness and contrast, alpha 1 and
+   beta 0 change no bit. Operation after operation, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
-    float scale[3];
-    size_t i;
-    int c;
-    for (c = 0; c < 3; c++) scale[c] = qnet__stretch_scale(low[c], high[c]);
-    for (i = 0; i < 3 * count; i += 3) {
-        out[i] = qnet__clip01((pixels[i] - low[0]) * scale[0]);
-        out[i + 1] = qnet__clip01((pixels[i + 1] - low[1]) * scale[1]);
-        out[i + 2] = qnet__clip01((pixels[i + 2] - low[2]) * scale[2]);
+    const float alpha = (float)record->alpha, beta = (float)record->beta;
+    enum { LANES = 12 }; /* four pixels */
+    float from[LANES], scale[LANES], v[LANES] = {0};
+    for (int k = 0; k < LANES; k++) {
+        const float span = high[k % 3] - low[k % 3];
+        from[k] = low[k % 3];
+        scale[k] = span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    }
+    for (size_t i = 0; i < 3 * count; i += LANES) {
+        const size_t bytes = qnet__min_size(3 * count - i, LANES) * sizeof *v;
+        memcpy(v, pixels + i, bytes);
+        for (int k = 0; k < LANES; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] * alpha + beta;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        memcpy(image + i, v, bytes);
+    }
+    if (record->gamma_on) {
+        qnet__power_table table;
+        qnet__power_plan(&table, record->gamma);
+        for (size_t i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
     }
 }
 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect_far(double x, double last)
+QNET__INLINE double qnet__reflect(double x, int size)
 {
+    const double last = size - 1;
+    if (x >= 0 && x <= last) return x;
     if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
-}
-QNET__INLINE double qnet__reflect(double x, int size)
-{
-    const double last = size - 1;
-    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -15655,8 +15677,7 @@ static double qnet__grid_entry(const double *factor, int size, int i)
     const int piece = qnet__min_int(i / step, QNET_GRID_STEPS), start = piece * step;
     const int length = piece < QNET_GRID_STEPS ? step : size - start;
     double first = 0, last;
-    int k;
-    for (k = 0; k < piece; k++) first += step * factor[k];
+    for (int k = 0; k < piece; k++) first += step * factor[k];
     last = piece < QNET_GRID_STEPS ? first + step * factor[piece] : size;
     return length > 1 ? first + (last - first) * (i - start) / (length - 1) : first;
 }
@@ -15666,14 +15687,15 @@ typedef struct qnet__warp {
     const qnet_augmentation *record;
     int in_h, in_w;
     double xx, xy, x0, yx, yy, y0; /* x = xx X + xy Y + x0, y = yx X + yy Y + y0 */
-    const double *map_x, *map_y;   /* qnet__grid_entry of each pixel; NULL: computed when needed */
+    const double *map_x, *map_y;   /* [in_w], [in_h]: the grid distortion */
 } qnet__warp;
 
 /* Shift-scale-rotate takes (x, y) to M (x, y, 1) with, about the centre (cx, cy) = (w/2, h/2),
    M = [a b (1-a) cx - b cy + dx w; -b a b cx + (1-a) cy + dy h], a = scale cos, b = scale sin
    (OpenCV's getRotationMatrix2D). An output pixel is fetched from M^-1 of itself; the linear part's
-   inverse is [a -b; b a] / scale^2. */
-static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w)
+   inverse is [a -b; b a] / scale^2. map_x[in_w] and map_y[in_h] are filled. */
+static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
+                                  double *map_x, double *map_y)
 {
     qnet__warp warp;
     memset(&warp, 0, sizeof warp);
@@ -15681,6 +15703,12 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     warp.in_h = in_h;
     warp.in_w = in_w;
     warp.xx = warp.yy = 1;
+    warp.map_x = map_x;
+    warp.map_y = map_y;
+    for (int i = 0; record->grid && i < in_w; i++)
+        map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
+    for (int i = 0; record->grid && i < in_h; i++)
+        map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
     if (record->affine) {
         const double radians = record->angle * 3.14159265358979323846 / 180;
         const double a = record->scale * cos(radians), b = record->scale * sin(radians);
@@ -15697,18 +15725,14 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     return warp;
 }
 
-/* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
+/* The map at a coordinate in 0..size-1 between pixels: linear between its entries. */
+QNET__INLINE double qnet__grid_at(const double *map, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
-    const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
-    const double b = map ? map[next] : qnet__grid_entry(factor, size, next);
-    return a + (x - i) * (b - a);
+    return map[i] + (x - i) * (map[next] - map[i]);
 }
 
-/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
-   crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
-   border of an intermediate image, the coordinate is reflected there too. */
+/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y). */
 QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
                                    double *y)
 {
@@ -15717,250 +15741,62 @@ QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y,
     double sx = qnet__reflect(warp->xx * X + warp->xy * Y + warp->x0, warp->in_w);
     double sy = qnet__reflect(warp->yx * X + warp->yy * Y + warp->y0, warp->in_h);
     if (r->grid) {
-        sx = qnet__reflect(qnet__grid_at(warp->map_x, r->grid_x, warp->in_w, sx), warp->in_w);
-        sy = qnet__reflect(qnet__grid_at(warp->map_y, r->grid_y, warp->in_h, sy), warp->in_h);
+        sx = qnet__reflect(qnet__grid_at(warp->map_x, warp->in_w, sx), warp->in_w);
+        sy = qnet__reflect(qnet__grid_at(warp->map_y, warp->in_h, sy), warp->in_h);
     }
     *x = r->hflip ? warp->in_w - 1 - sx : sx;
     *y = r->vflip ? warp->in_h - 1 - sy : sy;
 }
 
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y)
-{
-    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet__warp_point(&warp, out_x, out_y, x, y);
-}
-
-/* Ranges of a configuration: probabilities, limits, and a normalisation that can be divided by. */
-static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
-{
-    const double p[6] = {c->p_hflip, c->p_vflip, c->p_brightness_contrast,
-                         c->p_gamma, c->p_grid, c->p_affine};
-    const double limit[4] = {c->brightness, c->contrast, c->shift, c->rotate};
-    int i;
-    for (i = 0; i < 6; i++)
-        if (!(p[i] >= 0 && p[i] <= 1))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a probability is %g, expected 0..1", p[i]);
-    for (i = 0; i < 4; i++)
-        if (!(limit[i] >= 0 && limit[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a limit of brightness, contrast, shift or rotate is %g",
-                              limit[i]);
-    if (!(c->scale >= 0 && c->scale < 1) || !(c->grid_limit >= 0 && c->grid_limit < 1) ||
-        !(c->gamma_low > 0 && c->gamma_low <= c->gamma_high && c->gamma_high <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: scale %g, grid_limit %g, gamma %g..%g out of range", c->scale,
-                          c->grid_limit, c->gamma_low, c->gamma_high);
-    for (i = 0; i < 3; i++)
-        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] > 0 && c->std[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
-                              c->mean[i], c->std[i]);
-    return qnet__stretch_check(ctx, c);
-}
-
-/* ---- applying a record ----------------------------------------------------------------------- */
-
-/* Every number of a record finite and in the range where the map has an inverse. */
-static qnet_status qnet__augment_check(qnet_context *ctx, const qnet_augment_config *config,
-                                       const qnet_augmentation *r, int in_h, int in_w, int out_h,
-                                       int out_w)
-{
-    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
-    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
-    int i;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
-    for (i = 0; i < 3; i++) sum += config->mean[i] + config->std[i];
-    if (in_h < 1 || in_w < 1 || out_h < 1 || out_w < 1 || out_h > in_h || out_w > in_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: output of %dx%d from an image of %dx%d", out_h, out_w, in_h,
-                          in_w);
-    if (r->crop_y < 0 || r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: crop of %dx%d at row %d, column %d leaves the image of %dx%d",
-                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
-    if (!(fabs(sum) <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: a number of the record, mean or std is not finite");
-    if (r->affine && !(r->scale > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: scale is %g, expected above 0",
-                          r->scale);
-    if (r->gamma_on && !(r->gamma > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: gamma is %g, expected above 0",
-                          r->gamma);
-    for (i = 0; i < 3; i++)
-        if (!(config->std[i] >= FLT_MIN)) /* so that 1 / std is finite */
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: std of channel %d is %g, expected above 0", i,
-                              config->std[i]);
-    return qnet__stretch_check(ctx, config);
-}
-
-/* v ^ gamma for v in 0..1, by the definition. */
-QNET__HELPER float qnet__power_ref(float v, double gamma)
-{
-    return (float)pow(v, gamma);
-}
-
-/* The same by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2, it is
-   2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second one
-   linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value: 1.1e-7
-   up to a gamma of 1.2. */
-#define QNET__POWER_BITS 9
-typedef struct qnet__power_table {
-    double gamma;
-    float exponent[128]; /* 0 for 0 and denormal numbers */
-    float mantissa[(1 << QNET__POWER_BITS) + 1];
-} qnet__power_table;
-
-/* The tables of one gamma; 640 calls of pow. */
-static void qnet__power_plan(qnet__power_table *table, double gamma)
-{
-    int i;
-    table->gamma = gamma;
-    table->exponent[0] = 0;
-    for (i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
-    for (i = 0; i <= 1 << QNET__POWER_BITS; i++)
-        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
-}
-
-/* v in 0..1; 0 and 1 come out exactly. */
-static float qnet__power(const qnet__power_table *table, float v)
-{
-#ifdef QNET_REFERENCE
-    return qnet__power_ref(v, table->gamma);
-#else
-    const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
-    memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
-    return table->exponent[bits >> 23] *
-           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
-#endif
-}
-
-/* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
-   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
-static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    const float alpha = (float)record->alpha, beta = (float)record->beta;
-    float from[12], scale[12], v[12] = {0};
-    size_t i;
-    int k;
-    for (k = 0; k < 12; k++) {
-        from[k] = low[k % 3];
-        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
-    }
-    for (i = 0; i < 3 * count; i += 12) {
-        const int whole = 3 * count - i >= 12;
-        if (whole) memcpy(v, pixels + i, sizeof v);
-        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
-        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        if (whole) memcpy(image + i, v, sizeof v);
-        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
-    }
-    if (record->gamma_on) {
-        qnet__power_table table;
-        qnet__power_plan(&table, record->gamma);
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-/* One output row without interpolation: flips and crop move whole pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int y = r->vflip ? warp->in_h - 1 - (out_y + r->crop_y) : out_y + r->crop_y;
-    const float *row = image + (size_t)y * (size_t)warp->in_w * 3;
-    int X, c;
-    for (X = 0; X < out_w; X++) {
-        const int x = r->hflip ? warp->in_w - 1 - (X + r->crop_x) : X + r->crop_x;
-        for (c = 0; c < 3; c++) out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
 /* (1-fy) ((1-fx) p[0] + fx p[right]) + fy ((1-fx) q[0] + fx q[right]). */
-static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
+QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
 {
     const float top = p[0] + fx * (p[right] - p[0]), bottom = q[0] + fx * (q[right] - q[0]);
-    return (qnet_real)(top + fy * (bottom - top));
+    return top + fy * (bottom - top);
 }
 
-/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
-   [out_w]: where the row's pixels come from. */
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
+   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
+   dependence. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
+                           qnet_real *out)
 {
-    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
-    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
-    int X;
-    for (X = 0; X < out_w; X++, out += 3) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0);
+    for (int X = 0; X < out_w; X++)
+        if (warp->record->affine || out_y == 0 || X == 0)
+            qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
+        else y[X] = y[0]; /* without rotation y depends on the row alone, and x, kept, not on it */
+    for (int X = 0; X < out_w; X++, out += 3) {
+        const int x0 = (int)x[X], y0 = (int)y[X];
+        const float fx = (float)(x[X] - x0), fy = (float)(y[X] - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
         const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
         const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
         const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
-        out[0] = (v0 - m0) * s0;
-        out[1] = (v1 - m1) * s1;
-        out[2] = (v2 - m2) * s2;
+        out[0] = (v0 - mean[0]) * rstd[0];
+        out[1] = (v1 - mean[1]) * rstd[1];
+        out[2] = (v2 - mean[2]) * rstd[2];
     }
 }
 
-/* out[out_h][out_w][3] by the record; arguments have been checked. */
-static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
-                              const float *pixels, int in_h, int in_w, const float low[3],
-                              const float high[3], const qnet__image_scratch *s, qnet_real *out,
-                              int out_h, int out_w)
+/* The same without interpolation, where only flips and crop move pixels. */
+static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
 {
-    qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet_real mean[3], rstd[3];
-    double y, unused;
-    int i, X;
-    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
-    if (record->grid) {
-        for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
-        for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
-        warp.map_x = s->map_x;
-        warp.map_y = s->map_y;
-    }
-    for (i = 0; i < 3; i++) {
-        mean[i] = (qnet_real)config->mean[i];
-        rstd[i] = (qnet_real)(1 / config->std[i]);
-    }
-    for (i = 0; i < out_h; i++) {
-        qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (!record->affine && !record->grid) {
-            qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
-            continue;
-        }
-        /* Without rotation x is a function of the column alone, y one of the row. */
-        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
-            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
-        if (!record->affine) {
-            qnet__warp_point(&warp, 0, i, &unused, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-        }
-        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+    const qnet_augmentation *r = warp->record;
+    const int last = warp->in_w - 1, y = out_y + r->crop_y;
+    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
+    for (int X = 0; X < out_w; X++) {
+        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
+        for (int c = 0; c < 3; c++)
+            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
     }
 }
+
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -15968,30 +15804,40 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    float limit[2][3];
-    size_t bytes;
+    const size_t bytes = qnet_augment_scratch(in_h, in_w);
+    qnet_real mean[3], rstd[3];
+    double *map_x, *map_y, *x, *y;
+    float *image, limit[2][3];
+    qnet__warp warp;
+    size_t count;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
-    QNET__TRY(qnet__augment_check(ctx, config, record, in_h, in_w, out_h, out_w));
-    /* Pixel indices times 3 channels are int in the loops. */
-    if (in_h > INT_MAX / 4 / in_w)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "augment: an image of %dx%d is too large", in_h,
-                          in_w);
-    bytes = qnet_augment_scratch(in_h, in_w);
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    if (low == NULL || high == NULL) {
-        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
-                                limit[1]);
+    QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
+    map_y = map_x + in_w;
+    x = map_y + in_h;
+    y = x + in_w;
+    image = (float *)(void *)(y + in_w);
+    count = (size_t)in_h * (size_t)in_w;
+    if (low == NULL || high == NULL) { /* the configuration is right: no failure */
+        (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
-    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    qnet__augment_values(record, pixels, count, low, high, image);
+    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    for (int c = 0; c < 3; c++) {
+        mean[c] = (qnet_real)config->mean[c];
+        rstd[c] = (qnet_real)(1 / config->std[c]);
+    }
+    for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
+        if (record->affine || record->grid)
+            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
+        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+    if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
 
@@ -16010,27 +15856,19 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    int X, Y, c;
+    const size_t n = (size_t)channels;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (Y = 0; Y < out_h; Y++) {
+    for (int Y = 0; Y < out_h; Y++) {
         const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y, y1 = qnet__min_int(y0 + 1, in_h - 1);
-        const float fy = (float)(y - y0);
-        for (X = 0; X < out_w; X++) {
+        const int y0 = (int)y;
+        for (int X = 0; X < out_w; X++) {
             const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x, x1 = qnet__min_int(x0 + 1, in_w - 1);
-            const float fx = (float)(x - x0);
-            const size_t row0 = (size_t)y0 * (size_t)in_w, row1 = (size_t)y1 * (size_t)in_w;
-            const float *p00 = in + (row0 + (size_t)x0) * (size_t)channels;
-            const float *p01 = in + (row0 + (size_t)x1) * (size_t)channels;
-            const float *p10 = in + (row1 + (size_t)x0) * (size_t)channels;
-            const float *p11 = in + (row1 + (size_t)x1) * (size_t)channels;
-            float *to = out + ((size_t)Y * (size_t)out_w + (size_t)X) * (size_t)channels;
-            for (c = 0; c < channels; c++) {
-                const float top = p00[c] + fx * (p01[c] - p00[c]);
-                const float bottom = p10[c] + fx * (p11[c] - p10[c]);
-                to[c] = top + fy * (bottom - top);
-            }
+            const int x0 = (int)x;
+            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
+            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
+            const size_t right = x0 + 1 < in_w ? n : 0;
+            for (size_t c = 0; c < n; c++)
+                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
         }
     }
 }
@@ -16048,9 +15886,8 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop.
-   Volumes are those of >>nifti, percentiles those of >>image. What a folder holds, and which file is
-   which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
+   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -16081,30 +15918,21 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Every number of the configuration in the range where nothing below can overflow. */
-static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *config)
+static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
-    const char *what = NULL;
-    if (config == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
-    if (config->input != QNET_INPUT_CROP && config->input != QNET_INPUT_FULL)
-        what = "input is neither crop nor full";
-    else if (config->size < 32 || config->size > QNET__MAX_SIDE)
-        what = "size is outside 32..2048";
-    else if (!(config->box_mm >= 1 && config->box_mm <= 1000))
-        what = "box_mm is outside 1..1000";
-    else if (!(config->margin >= 0 && config->margin <= 1))
-        what = "margin is outside 0..1";
-    else if (config->max_slices < 1 || config->max_slices > QNET__MAX_SLICES)
-        what = "max_slices is outside 1..1024";
-    else if (config->slice_first < 0 || config->slice_count < 0)
-        what = "slice_first or slice_count is negative";
-    else if (config->slice_count > config->max_slices)
-        what = "slice_count is above max_slices";
-    else if (config->box_explicit && !(fabs(config->box_center_mm[0]) <= 1e6 &&
-                                       fabs(config->box_center_mm[1]) <= 1e6))
-        what = "box_center_mm is not a place";
-    if (what) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: %s", what);
-    return QNET_OK;
+    if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
+    if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: input is neither crop nor full");
+    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
+    const qnet__range range[] = {
+        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
+        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
+        {"slice_first", (double)c->slice_first, 0, INT_MAX},
+        {"slice_count", (double)c->slice_count, 0, most},
+        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
+        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
+    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
 }
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
@@ -16136,6 +15964,19 @@ static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 static int qnet__is_bad_voxel(float v)
 {
     return !(fabsf(v) <= FLT_MAX);
+}
+
+/* Sets NaN and infinity to 0. Returns how many there were. */
+static size_t qnet__zero_bad_voxels(qnet_volume *v)
+{
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++)
+        if (qnet__is_bad_voxel(v->voxels[i])) {
+            v->voxels[i] = 0;
+            bad++;
+        }
+    return bad;
 }
 
 /* A refusal that the caller may have waived: then it is a warning. */
@@ -16236,7 +16077,11 @@ static size_t qnet__clear_outside(qnet_volume *v)
     return cleared;
 }
 
-/* ---- the mask -------------------------------------------------------------------------------- */
+/* ---- the mask --------------------------------------------------------------------------------
+
+   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
+   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
+   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -16246,15 +16091,10 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
-    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
-        if (qnet__is_bad_voxel(v)) {
-            mask->voxels[i] = 0;
-            bad++;
-            continue;
-        }
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -16279,8 +16119,8 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
-   their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
+   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
@@ -16291,9 +16131,11 @@ static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, 
     for (size_t head = 0; head < tail; head++) {
         const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
         const int z = (int)(queue[head] / nx / ny);
-        for (int k = qnet__max_int(z - 1, 0); k <= qnet__min_int(z + 1, mask->nz - 1); k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= qnet__min_int(y + 1, mask->ny - 1); j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= qnet__min_int(x + 1, mask->nx - 1); i++) {
+        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
+        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
+        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
                     const size_t at = qnet__voxel_at(mask, i, j, k);
                     if (mask->voxels[at] != from) continue;
                     mask->voxels[at] = to;
@@ -16395,7 +16237,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. */
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
+   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
+   margin adds pixels, not millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -16433,7 +16277,12 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     return QNET_OK;
 }
 
-/* ---- do the values make sense? --------------------------------------------------------------- */
+/* ---- do the values make sense? ---------------------------------------------------------------
+
+   A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
+   one vendor turns give a result that looks like one; so what no brain has is refused, by
+   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
+   heavy iron load; qnet_cohort_add gives them. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
@@ -16472,14 +16321,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
-        float *voxels = p->map[m]->voxels;
-        size_t bad = 0;
-        for (size_t i = 0; i < count; i++)
-            if (qnet__is_bad_voxel(voxels[i])) {
-                voxels[i] = 0;
-                bad++;
-            }
+        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
         if (bad)
             qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
@@ -16534,7 +16376,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
         if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
                                qnet__percentile_where(qsm, size, 1, n, 50, work))
-            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
+                   "it?";
     }
     if (m == QNET__R2STAR) { /* iron: where QSM is highest */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
@@ -16615,7 +16458,8 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
+/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
+   voxels are the mean of several samples, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -16648,55 +16492,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
-   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__preparation *p, uint8_t *rgb)
-{
-    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = p->map[QNET__T1W], *mask = p->map[QNET__MASK];
-    const double *mm = t1w->spacing, middle = QNET_CUT_SIDE / 2.0;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) /
-                        QNET_CUT_SIDE; /* mm per pixel */
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
-    const int z = p->z[p->slices / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(p->center[1] + 0.5), 0), t1w->ny - 1);
-    const float *slice = t1w->voxels + qnet__voxel_at(t1w, 0, 0, z);
-    double sum = 0, n = 0, white;
-    for (int i = 0; i < t1w->nx * t1w->ny; i++) {
-        sum += slice[i] > 0 ? (double)slice[i] : 0;
-        n += slice[i] > 0;
-    }
-    white = n > 0 ? 2 * sum / n : 1;
-    for (int i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++, rgb += 3) {
-        const int row = i / (2 * QNET_CUT_SIDE), column = i % QNET_CUT_SIDE;
-        const int coronal = i / QNET_CUT_SIDE % 2, axis = coronal ? 2 : 1; /* that runs downwards */
-        const int size = coronal ? t1w->nz : t1w->ny;
-        const double voxels = step / mm[axis]; /* per pixel */
-        /* The voxel under the pixel: from the patient's right, front or top on. */
-        const double u = (t1w->nx - 1) / 2.0 - (column + 0.5 - middle) * step / mm[0];
-        const double v = (size - 1) / 2.0 - (row + 0.5 - middle) * voxels;
-        const int x = (int)floor(u + 0.5), down = (int)floor(v + 0.5);
-        int box, grey = 0, in_mask = 0;
-        if (x >= 0 && x < t1w->nx && down >= 0 && down < size) {
-            const size_t at = coronal ? qnet__voxel_at(t1w, x, y, down)
-                                      : qnet__voxel_at(t1w, x, down, z);
-            grey = (int)(fmin(fmax((double)t1w->voxels[at] / white, 0), 1) * 15 + 0.5) * 17;
-            in_mask = mask && mask->voxels[at] > 0 && (row + column) % 2 == 0;
-        }
-        if (coronal) {
-            box = fabs(v - (p->z[0] - 0.5)) <= voxels / 2 ||
-                  fabs(v - (p->z[p->slices - 1] + 0.5)) <= voxels / 2;
-        } else { /* the rim, one pixel wide */
-            const double dx = fabs(u - p->center[0]), dy = fabs(v - p->center[1]);
-            box = dx <= half[0] && dy <= half[1] &&
-                  (dx > half[0] - step / mm[0] || dy > half[1] - voxels);
-        }
-        for (int c = 0; c < 3; c++)
-            rgb[c] = box ? box_colour[c] : in_mask ? mask_colour[c] : (uint8_t)grey;
-    }
-}
-
-/* Everything but the images: checks the maps, chooses the slices, places the frame. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
+   counts: what is refused first has the plainest sentence, and values are looked at where the frame
+   is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
@@ -16749,10 +16547,13 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     return QNET_OK;
 }
 
-/* ---- cohorts --------------------------------------------------------------------------------- */
+/* ---- cohorts ---------------------------------------------------------------------------------
+
+   One block for the list, which does not grow, and one for the images of each scan, as large as its
+   slices need. hash is of the pixels: the identity of what a network saw. source_hash is of the QSM
+   volume: it stays whatever is cut from it, so that a person is recognised under another name. */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
-#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
@@ -16778,28 +16579,20 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
     return QNET_OK;
 }
 
-/* The block of a scan: its images, slice numbers and picture. Places them where the arena has
-   memory, measures where it has none. */
-static float *qnet__scan_place(const qnet_cohort *cohort, size_t slices, qnet__arena *arena,
-                               int **slice_z, uint8_t **picture)
+/* Bytes of a scan's block: pixels and slice_z. SIZE_MAX, which no allocation has: too many. */
+static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
 {
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    float *images = (float *)qnet__take(arena, slices, pixels * sizeof *images);
-    *slice_z = (int *)qnet__take(arena, slices, sizeof **slice_z);
-    *picture = (uint8_t *)qnet__take(arena, 1, QNET__CUT_BYTES);
-    return images;
+    const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
+    const double bytes = slices * (image + sizeof(int));
+    return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        qnet__arena arena = {NULL, 0};
-        int *slice_z;
-        uint8_t *picture;
-        (void)qnet__scan_place(cohort, (size_t)cohort->scans[s].slices, &arena, &slice_z, &picture);
-        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels, arena.at);
-    }
+    for (int s = 0; s < cohort->scans_count; s++)
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
+                   qnet__scan_bytes(cohort, cohort->scans[s].slices));
     qnet__free(cohort->ctx, cohort,
                sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
@@ -16812,9 +16605,10 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
+/* Of the voxels, as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
-    qnet_safetensor t; /* hashed as in a file: the same on every machine */
+    qnet_safetensor t;
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
@@ -16841,18 +16635,19 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names. */
+/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
+   is as before on any failure. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
     const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet__arena arena = {NULL, 0};
     qnet__preparation p;
     qnet_scan scan;
     int *slice_z;
     float *pixels;
+    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -16881,21 +16676,24 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    (void)qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
-    arena.base = (unsigned char *)qnet__alloc(ctx, arena.at);
-    if (arena.base == NULL) return qnet__no_memory(ctx, arena.at, "a scan's slices");
-    arena.at = 0;
-    pixels = qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    bytes = qnet__scan_bytes(cohort, p.slices);
+    pixels = (float *)qnet__alloc(ctx, bytes);
+    if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
+    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
-    qnet__cut_picture(&p, p.cut.picture);
     scan.slices = p.slices;
     scan.slice_z = slice_z;
     scan.pixels = pixels;
     scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
+    if (cohort->config.viewer) {
+        qnet_scan_maps seen = *maps;
+        seen.mask = p.map[QNET__MASK];
+        cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
+    }
     return QNET_OK;
 }
 
@@ -16911,6 +16709,13 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
+/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
+   no mask. */
+static double qnet__cut_measure(const qnet_scan *scan, int k)
+{
+    return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
+}
+
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
    than in most of the cohort: further from the median than 5 standard deviations, these estimated
    by 1.48 times the median of the distances, and than what persons and outlines differ by. */
@@ -16920,36 +16725,35 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
                                         "mm to the front from the head's centre to the mask's",
                                         "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
+    const int n = cohort->scans_count;
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
+    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
-        double median, limit;
+        double median = 0, limit = 0;
         size_t known = 0;
-        for (size_t s = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        for (int pass = 0; pass < 2; pass++) { /* the median; the median of the distances to it */
+            known = 0;
+            for (int s = 0; s < n; s++) {
+                const double value = qnet__cut_measure(&cohort->scans[s], k);
+                if (value == value) work[known++] = (float)(pass ? fabs(value - median) : value);
+            }
+            if (pass == 0) median = (double)qnet__percentile(work, known, 50);
+            else limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
         }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = (double)qnet__percentile(work, known, 50);
-        known = 0;
-        for (size_t s = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
-        for (size_t s = 0; s < n; s++) {
+        for (int s = 0; s < n && known >= QNET__OUTLIER_SCANS; s++) {
             qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
+            const double value = qnet__cut_measure(scan, k);
+            if (!(fabs(value - median) > limit)) continue;
             scan->cut.outlier |= k < 2 ? 1 : 2;
             qnet__log(cohort->ctx, QNET_LOG_WARNING,
                       "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
+                      value, what[k], median);
         }
     }
-    qnet__free(cohort->ctx, value, bytes);
+    qnet__free(cohort->ctx, work, bytes);
     return QNET_OK;
 }
 
@@ -16983,49 +16787,51 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
     return status;
 }
 
-/* All scans into an empty cohort, with progress. */
-static qnet_status qnet__cohort_load_all(qnet_cohort *cohort, const qnet_scan_files *files,
-                                         int count)
+/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
+static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
+                                         double start)
 {
-    qnet_context *ctx = cohort->ctx;
-    const double start = qnet__seconds(ctx);
-    for (int i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_load_one(cohort, &files[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = files[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = (double)NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
-                              files[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
+    const double seconds = qnet__seconds(ctx) - start;
+    qnet_progress_info info;
+    memset(&info, 0, sizeof info);
+    info.task = "read cohort";
+    info.where = subject;
+    info.step = (size_t)i + 1;
+    info.steps = (size_t)count;
+    info.loss = (double)NAN;
+    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+    info.seconds_left = seconds * (count - i - 1) / (i + 1);
+    info.fraction = (double)(i + 1) / count;
+    if (!qnet__report(ctx, &info)) return QNET_OK;
+    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
 }
 
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
-    qnet_status status;
+    qnet_status status = QNET_OK;
+    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    status = qnet__cohort_load_all(cohort, files, count);
+    start = qnet__seconds(ctx);
+    for (int i = 0; i < count && status == QNET_OK; i++) {
+        status = qnet__cohort_load_one(cohort, &files[i]);
+        if (status == QNET_OK)
+            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+    }
+    if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
     else qnet_cohort_destroy(cohort);
     return status;
 }
 #endif
 
-/* ---- folds ----------------------------------------------------------------------------------- */
+/* ---- folds -----------------------------------------------------------------------------------
+
+   Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
+   tested on a brain that it has seen (paper, "Training Procedure"). */
 
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
    folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
@@ -21059,26 +20865,14 @@ static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, 
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
-/* Where each scan was cut, with copies of the pictures. */
-static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
-{
-    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
-        qnet_cut *cut = &e->participants[s].cut[input];
-        *cut = cohort->scans[s].cut;
-        if (cut->picture == NULL) continue;
-        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
-        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
-    }
-    return QNET_OK;
-}
-
 /* The maps are read again for the second input, which may be days later. */
 static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
 {
     for (int s = 0; s < e->participants_count; s++)
         if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was changed "
-                              "while the first input was trained", e->data, cohort->scans[s].subject);
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was "
+                              "changed while the first input was trained", e->data,
+                              cohort->scans[s].subject);
     return QNET_OK;
 }
 
@@ -21088,12 +20882,11 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
                                       int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_maps(e, cohort));
-    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
-    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
-    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
-    if (e->participants) return qnet__cuts_keep(e, cohort, input);
+    if (e->participants) {
+        QNET__TRY(qnet__same_maps(e, cohort));
+        for (size_t s = 0; s < n; s++) e->participants[s].cut[input] = cohort->scans[s].cut;
+        return QNET_OK;
+    }
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -21108,8 +20901,9 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].age = cohort->scans[s].age;
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
+        e->participants[s].cut[input] = cohort->scans[s].cut;
     }
-    return qnet__cuts_keep(e, cohort, input);
+    return QNET_OK;
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -21873,8 +21667,6 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
-    for (int i = 0; i < 2; i++)
-        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
