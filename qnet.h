@@ -19268,7 +19268,6 @@ typedef struct qnet__bootstrap {
     double *auc;               /* [resamples]; NaN: no sample with both classes was found */
     size_t count, units, groups;
     uint64_t seed;
-    qnet_cpu cpu;
     int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
@@ -19307,95 +19306,14 @@ QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint
     return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
 }
 
-#define QNET__DRAW_BLOCKS 64 /* of four words, made at a time */
-
-/* The next QNET__DRAW_BLOCKS blocks of a stream of which whole blocks have been used:
-   words[4 * QNET__DRAW_BLOCKS], as qnet_rng_u32 would give them one by one. */
-QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
-{
-    for (int i = 0; i < QNET__DRAW_BLOCKS; i++, rng->counter[0]++)
-        qnet__philox(rng->counter, rng->key, words + 4 * i);
-}
-
-#if QNET__X86
-#define QNET__AVX2 __attribute__((target("avx2,fma")))
-/* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
-QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
-{
-    const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
-    for (int i = 0; i < QNET__DRAW_BLOCKS; i += 4, rng->counter[0] += 4) {
-        __m256i c0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)rng->counter[0]),
-                                      _mm256_set_epi64x(3, 2, 1, 0));
-        __m256i c1 = _mm256_set1_epi64x((long long)rng->counter[1]);
-        __m256i c2 = _mm256_set1_epi64x((long long)rng->counter[2]);
-        __m256i c3 = _mm256_set1_epi64x((long long)rng->counter[3]);
-        __m256i even, odd;
-        uint32_t k0 = rng->key[0], k1 = rng->key[1];
-        for (int round = 0; round < 10; round++) {
-            const __m256i p0 = _mm256_mul_epu32(c0, m0), p1 = _mm256_mul_epu32(c2, m1);
-            c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1),
-                                  _mm256_set1_epi64x((long long)k0));
-            c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3),
-                                  _mm256_set1_epi64x((long long)k1));
-            c1 = p1;
-            c3 = p0;
-            k0 += 0x9e3779b9u;
-            k1 += 0xbb67ae85u;
-        }
-        /* Lane b of c0..c3 holds the words of block b: side by side, then block by block. */
-        c0 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
-        c2 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
-        even = _mm256_unpacklo_epi64(c0, c2);
-        odd = _mm256_unpackhi_epi64(c0, c2);
-        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i),
-                            _mm256_permute2x128_si256(even, odd, 0x20));
-        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i + 8),
-                            _mm256_permute2x128_si256(even, odd, 0x31));
-    }
-}
-#endif
-
-static void qnet__draw_words(qnet_cpu cpu, qnet_rng *rng, uint32_t *words)
-{
-#if QNET__X86 && !defined(QNET_REFERENCE)
-    if (cpu >= QNET_CPU_AVX2) {
-        qnet__draw_words_avx2(rng, words);
-        return;
-    }
-#endif
-    QNET__UNUSED(cpu);
-    qnet__draw_words_ref(rng, words);
-}
-
-/* The words of a stream, made many at a time. */
-typedef struct qnet__draws {
-    qnet_rng rng;
-    size_t used;
-    uint32_t words[4 * QNET__DRAW_BLOCKS];
-} qnet__draws;
-
-/* As many units as there are, drawn with replacement as by qnet_rng_below. Counts unit u at
-   counts[place[u]], or counts[u] where place is NULL. */
-static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet__draws *d,
+/* As many units as there are, drawn with replacement. Counts unit u at counts[place[u]], or
+   counts[u] where place is NULL. */
+static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet_rng *rng,
                              uint32_t *counts)
 {
-    const uint64_t units = b->units;
-    const uint32_t threshold = (uint32_t)((((uint64_t)1 << 32) - units) % units);
-    size_t left = b->units;
-    while (left > 0) {
-        size_t end;
-        if (d->used == 4 * QNET__DRAW_BLOCKS) {
-            qnet__draw_words(b->cpu, &d->rng, d->words);
-            d->used = 0;
-        }
-        end = d->used + qnet__min_size(left, 4 * QNET__DRAW_BLOCKS - d->used);
-        for (; d->used < end; d->used++) {
-            const uint64_t product = d->words[d->used] * units;
-            const size_t u = (size_t)(product >> 32);
-            if ((uint32_t)(product & 0xffffffffu) < threshold) continue;
-            counts[place ? place[u] : u]++;
-            left--;
-        }
+    for (size_t i = 0; i < b->units; i++) {
+        const uint32_t u = qnet_rng_below(rng, (uint32_t)b->units);
+        counts[place ? place[u] : u]++;
     }
 }
 
@@ -19407,18 +19325,16 @@ static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
     const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
     uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
     uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
-    qnet__draws draws;
+    qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
-    draws.rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
-    draws.used = 4 * QNET__DRAW_BLOCKS;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
         if (by_unit) memset(weight, 0, b->units * sizeof *weight);
         if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
         if (by_unit) {
-            qnet__draw_units(b, NULL, &draws, weight);
+            qnet__draw_units(b, NULL, &rng, weight);
             for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
         } else {
-            qnet__draw_units(b, b->slot, &draws, sum);
+            qnet__draw_units(b, b->slot, &rng, sum);
         }
         auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
     }
@@ -19484,7 +19400,6 @@ static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, cons
     b.tied = e->tied;
     b.count = count;
     b.seed = seed;
-    b.cpu = qnet_context_cpu(ctx);
     qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
     for (size_t r = resamples; r-- > 0;) {
         if (b.auc[r] != b.auc[r]) failed = r;
