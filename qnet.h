@@ -4014,6 +4014,15 @@ typedef struct qnet__winograd_map {
     int size; /* of views: as for tiles with 4 outputs */
 } qnet__winograd_map;
 
+/* How a pass is cut into tasks; see the table at "Schedules" (>>winograd). */
+typedef enum qnet__winograd_schedule {
+    QNET__WINOGRAD_BY_BLOCK,
+    QNET__WINOGRAD_BY_ROUND,
+    QNET__WINOGRAD_BY_GROUP,
+    QNET__WINOGRAD_BY_PART,
+    QNET__WINOGRAD_BY_SQUARE
+} qnet__winograd_schedule;
+
 /* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
    large large, large small, small small. So those that use more points along an axis follow each
    other. */
@@ -4025,17 +4034,15 @@ typedef struct qnet__winograd {
     qnet__winograd_axis y, x;
     ptrdiff_t kind_end[4], tiles;         /* of the batch */
     ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
-    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
-    ptrdiff_t round_first, round_last;
+    qnet__winograd_schedule schedule;
+    ptrdiff_t block, blocks;              /* tiles of a block, and blocks of the batch */
+    ptrdiff_t round, first, last;         /* tiles of a round, and those of the current one */
+    int makes_v, makes_d;                 /* what a strip's task does */
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
-    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
     ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
-    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
     ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
     qnet__prologue from;                    /* plain or normalised */
     qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
@@ -5993,8 +6000,6 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
    ============================================================================================ */
 
-
-
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
 static int qnet__tile_size(size_t rows)
 {
@@ -6144,54 +6149,159 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
     }
 }
 
-#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
+/* ---- The product: one loop nest over tiles --------------------------------------------------- */
+
+/* A block of rows of C by some panels of columns,
+
+       c[m][j] (+)= sum over s < segments, k < length of a[s][m][k a_step] * b[s][k b_step + j],
+
+   m < rows, j < columns: all products and convolutions of this file. From outside in:
+
+       for each panel of columns                            b_panel from one to the next in b
+           for each piece of k, at all segments             a piece of b stays in the first cache
+               for each tile of 6 rows                      sums in registers; a where it lies
+
+   Rule of chains. Rounding errors grow with the number of products that are added one to another,
+   so a tile adds at most `chain` of them, then adds the sum to C (Higham 2002, sec. 4.2: blocked
+   summation). The bits of C depend on where chains begin, and on nothing else: not on the height
+   or width of tiles, the number of rows, or the worker. Each piece begins a chain. So a caller may
+   choose `piece` and cut segments by the shape of the layer only; and with one segment and a
+   multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
+
+   Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
+   (behind the last one `next`); where a comes from far, also rows of a. */
+typedef struct qnet__product {
+    const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
+    int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
+    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    const qnet_real *const *b; /* [segments]: the first panel */
+    const qnet_real *next;     /* b of the product that follows, or NULL */
+    qnet_real *const *c;       /* [rows] */
+    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t a_rows, a_step, b_step, b_panel;
+    size_t chain, piece;       /* at least 1 */
+    int accumulate;            /* 1: adds to what C holds */
+} qnet__product;
+
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT) /* of k, mostly: the longest chain */
+#define QNET__SEGMENTS 64                        /* of a product at most */
+
+/* The rows of a that follow those of the tile at row `first`: of the next tile in this piece or,
+   behind the last one, of the first in the next piece. */
+static void qnet__product_prefetch(const qnet__product *p, size_t first, size_t at)
+{
+    for (size_t m = 0; m < QNET__TILE_ROWS; m++) {
+        const size_t row = first + QNET__TILE_ROWS + m;
+        const qnet_real *from = row < p->rows ? p->a[row] + at
+                                              : p->a[qnet__min_size(m, p->rows - 1)] + at +
+                                                    p->piece;
+        for (size_t line = 0; line < p->piece * sizeof *from; line += QNET__LINE)
+            QNET__PREFETCH((uintptr_t)from + line);
+    }
+}
+
+static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
+{
+    const size_t width = isa->columns, lines = (width * sizeof **p->b - 1) / QNET__LINE + 1;
+    const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
+    qnet_real *tail_c[QNET__TILE_ROWS];
+    qnet__tile tile;
+    for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
+        const size_t row = qnet__min_size(full + m, p->rows - 1);
+        tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
+        for (size_t s = 0; s < p->segments; s++) {
+            tail_a[s * QNET__TILE_ROWS + m] = p->beside ? p->a[s * p->a_rows] + row
+                                                        : p->a[s * p->a_rows + row];
+        }
+    }
+    memset(&tile, 0, sizeof tile);
+    tile.a_step = p->a_step, tile.b_step = p->b_step;
+    tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
+        const size_t panel = tile.c_at / width * p->b_panel;
+        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+            const qnet_real *next = p->next, *next_a = NULL;
+            tile.length = qnet__min_size(p->length - at, p->piece);
+            tile.b_at = panel + at * p->b_step;
+            tile.accumulate = p->accumulate || at > 0;
+            if (at + tile.length < p->length) {
+                next = p->b[0] + tile.b_at + tile.length * p->b_step;
+                next_a = p->beside ? p->a[0] + (at + tile.length) * p->a_step : NULL;
+            } else if (tile.c_at + width < p->columns) {
+                next = p->b[0] + panel + p->b_panel;
+            }
+            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
+                const int tail = first == full, beside = p->beside && !tail;
+                const size_t part = first / QNET__TILE_ROWS;
+                tile.rows = qnet__tile_size(p->rows - first);
+                tile.a = tail ? tail_a : beside ? p->a : p->a + first;
+                tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
+                tile.a_at = at * p->a_step + (beside ? first : 0);
+                tile.beside = beside;
+                tile.c = tail ? tail_c : p->c + first;
+                if (p->accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, width);
+                if (p->far)
+                    qnet__product_prefetch(p, first, at);
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, p->b_step, width, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
+                }
+                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+            }
+        }
+    }
+}
+
+/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
+   the rows of a lie beside each other. */
+static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    qnet__product p;
+    memset(&p, 0, sizeof p);
+    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
+    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
+    p.c = c, p.accumulate = accumulate;
+    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
+    p.chain = chain, p.piece = QNET__PIECE;
+    qnet__multiply(isa, &p);
+}
+
+/* ---- qnet_gemm ------------------------------------------------------------------------------- */
+
+#define QNET__GEMM_BAND 96 /* rows of C per task: their part of A stays in a second-level cache */
 
 typedef struct qnet__gemm {
     const qnet__isa *isa;
+    qnet__product product; /* but for its pointers and the block of C */
     const qnet_real *a, *b;
     qnet_real *c;
-    size_t m, n, k, ldc;
-    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
-    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
-    size_t panels, panels_per_task, bands;
-    int accumulate;
+    size_t m, n, a_row, ldc;
+    size_t panels_per_task, bands;
 } qnet__gemm;
 
 static void qnet__gemm_task(void *arg, size_t index, size_t worker)
 {
     const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel_first = index / g->bands * g->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
-    const size_t band = index % g->bands * QNET__GEMM_BAND;
-    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, rows, panel;
-    qnet__tile tile;
-    int i;
+    const size_t panel = index / g->bands * g->panels_per_task, column = panel * g->isa->columns;
+    const size_t row = index % g->bands * QNET__GEMM_BAND;
+    const qnet_real *a[QNET__GEMM_BAND], *b = g->b + panel * g->product.b_panel;
+    qnet_real *c[QNET__GEMM_BAND];
+    qnet__product p = g->product;
     QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = (uintptr_t)g->b;
-    tile.a = a, tile.b = &g->b, tile.c = c;
-    tile.a_step = g->a_step, tile.b_step = g->b_step;
-    tile.segments = 1, tile.length = g->k;
-    tile.accumulate = g->accumulate;
-    for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
-        tile.rows = qnet__tile_size(rows);
-        for (i = 0; i < tile.rows; i++) {
-            const size_t row = first + (size_t)i;
-            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
-            c[i] = row < last ? g->c + row * g->ldc : NULL;
-        }
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * g->b_panel;
-            tile.c_at = panel * g->isa->columns;
-            qnet__run_tile(g->isa, &tile,
-                           qnet__min_size(g->n - tile.c_at, g->isa->columns));
-        }
+    p.a = a, p.b = &b, p.c = c;
+    p.rows = qnet__min_size(QNET__GEMM_BAND, g->m - row);
+    p.columns = qnet__min_size(g->panels_per_task * g->isa->columns, g->n - column);
+    for (size_t i = 0; i < p.rows; i++) {
+        a[i] = g->a + (row + i) * g->a_row;
+        c[i] = g->c + (row + i) * g->ldc + column;
     }
+    qnet__multiply(g->isa, &p);
 }
 
 /* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
@@ -6221,17 +6331,20 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
                             size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
 {
     qnet__gemm g;
+    size_t panels;
+    memset(&g, 0, sizeof g);
     g.isa = qnet__isa_of(ctx);
+    panels = qnet__panels(g.isa, n);
     g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
+    g.m = m, g.n = n, g.ldc = ldc;
     g.a_row = trans_a ? 1 : lda;
-    g.a_step = trans_a ? lda : 1;
-    g.b_panel = g.isa->columns;
-    g.b_step = ldb;
-    g.panels = qnet__panels(g.isa, n);
-    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.isa->columns);
+    g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
+    g.product.b_step = ldb, g.product.b_panel = g.isa->columns;
+    g.product.segments = 1, g.product.length = k;
+    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = k;
+    g.product.accumulate = accumulate;
+    g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    g.accumulate = accumulate;
     if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
         qnet__packing p;
         p.src = b, p.dst = (qnet_real *)scratch;
@@ -6239,12 +6352,11 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
         p.block_step = 0;
         p.row_step = trans_b ? 1 : ldb;
         p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
+        qnet__parallel(ctx, panels, qnet__pack_task, &p);
         g.b = p.dst;
-        g.b_panel = k * g.isa->columns;
-        g.b_step = g.isa->columns;
+        g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
     }
-    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+    qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
 }
 
 /* The route to a BLAS, which counts in int. *done: 0 where there is none. */
@@ -6335,70 +6447,6 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
     qnet__free(ctx, own, bytes);
     return QNET_OK;
-}
-
-/* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
-
-/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
-       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
-   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
-   all rows, and `chain` divides QNET__PIECE. */
-static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    const size_t panels = qnet__panels(isa, columns);
-    const size_t lines = (isa->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *rest_a[QNET__TILE_ROWS];
-    qnet_real *rest_c[QNET__TILE_ROWS];
-    size_t panel, first, at, i, part;
-    const qnet_real *next, *next_a;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = chain;
-    tile.b = &b;
-    tile.a_step = a_step, tile.b_step = b_step;
-    tile.segments = 1;
-    for (i = 0; i < QNET__TILE_ROWS; i++) {
-        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
-        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
-    }
-    for (panel = 0; panel < panels; panel++) {
-        const size_t wanted = qnet__min_size(columns - panel * isa->columns, isa->columns);
-        tile.c_at = panel * isa->columns;
-        for (at = 0; at < k; at += tile.length) {
-            tile.length = qnet__min_size(k - at, QNET__PIECE);
-            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
-            tile.accumulate = accumulate || at > 0;
-            next = next_a = NULL;
-            if (at + tile.length < k) {
-                next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
-            } else if (panel + 1 < panels) {
-                next = b + (panel + 1) * b_panel;
-            }
-            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
-                tile.rows = qnet__tile_size(rows - first);
-                tile.a = first < rest ? a + first : rest_a;
-                tile.c = first < rest ? c + first : rest_c;
-                tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, isa->columns);
-                part = first / QNET__TILE_ROWS;
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, b_step, isa->columns, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
-                }
-                qnet__run_tile(isa, &tile, wanted);
-            }
-        }
-    }
 }
 
 /* ============================================================================================
@@ -6539,170 +6587,39 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    another order of sums.
    ============================================================================================ */
 
+/* ---- Schedules -------------------------------------------------------------------------------
 
+   With P planes (points of a tile), ci and co channels that come in and go out, a pass makes
+       v[P][tiles][ci]  transformed inputs      d[P][tiles][co]  transformed dy, for dw
+       u[P][ci][co]     transformed kernels     m[P][tiles][co]  products
+   in 2 P tiles ci co FLOPs: P = 36 and 16 outputs make a quarter of the direct sum's. What of it
+   is there at a time, and by whom it is made, follows from where it fits. A group is 64 channels,
+   a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
+   and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
+   y, dx      when                           v                       u            a task
+     block    8 blocks for each worker       own, a block            shared       a block: its v, then
+              or more                                                             all groups' m and output
+     round    fewer                          shared, <= 9 MB         shared       a block and a group
+     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
+              2 groups for each worker       stride 2 a quarter)     group        all blocks
+   dw         when                           v and d                 du           a task
+     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
+     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
+     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
+                                             of a slab of co
 
+   y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
+   a chain in each round, so that its schedule may not depend on the number of workers. */
 
-
-
-
-
-
-
-/* ---- Forward and gradient of the inputs ------------------------------------------------------ */
-
-/* m[plane][row][group] = sum over ci of v[plane][row][ci] * u[plane][ci][group], a row for each of
-   the tiles first .. last - 1 that has the plane. A row of m beyond may be written too. u: that of
-   the group; behind: what is multiplied next. A piece of u stays in the first cache while the rows
-   go by; those to come are asked for where they come from far. */
-static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
-                                    ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
-                                    qnet_real *m)
-{
-    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns, piece = (ptrdiff_t)QNET__PIECE;
-    const ptrdiff_t size = piece * columns;
-    const size_t asked = p->by_group ? QNET__PIECE * sizeof *v : 0; /* v holds all tiles */
-    const qnet_real *plane = u, *next;
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    ptrdiff_t k, panel, begin, end, r, row, at;
-    qnet__tile tile;
-    size_t line;
-    int i;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_WINOGRAD;
-    tile.a = a, tile.b = &u, tile.c = c;
-    tile.a_step = 1, tile.b_step = (size_t)columns;
-    tile.segments = 1, tile.length = (size_t)piece;
-    for (k = 0; k < p->planes; k++, plane += p->u_plane) {
-        u = plane;
-        begin = first, end = last;
-        qnet__winograd_range(p, k, &begin, &end);
-        for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns) {
-            for (at = 0; at < p->src_c; at += piece, u += size) {
-                tile.accumulate = at > 0;
-                next = u + size;
-                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP)
-                    next = k + 1 < p->planes ? plane + p->u_plane : behind;
-                for (r = begin; r < end; r += QNET__TILE_ROWS) {
-                    /* From a row to the one in its place in the next tile or, after the last, in
-                       the first of the next piece. */
-                    const ptrdiff_t to_next = r + QNET__TILE_ROWS < end
-                                                  ? QNET__TILE_ROWS * p->v_row
-                                                  : piece - (r - begin) * p->v_row;
-                    tile.rows = qnet__tile_size((size_t)(end - r));
-                    for (i = 0; i < tile.rows; i++) {
-                        row = (r + i < end ? r + i : end - 1) - first;
-                        a[i] = v + k * p->v_plane + row * p->v_row + at;
-                        row = r + i - first;
-                        c[i] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP + panel;
-                        for (line = 0; line < asked; line += QNET__LINE)
-                            QNET__PREFETCH((uintptr_t)a[i] + (uintptr_t)to_next * sizeof *v + line);
-                    }
-                    qnet__tile_prefetch(&tile, next, (size_t)columns, (size_t)columns,
-                                   (size_t)((r - begin) / QNET__TILE_ROWS));
-                    p->isa->tile(&tile);
-                }
-            }
-        }
-    }
-}
-
-static ptrdiff_t qnet__winograd_last(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t count)
-{
-    const ptrdiff_t end = p->round_last > 0 ? p->round_last : p->tiles;
-    return first + count < end ? first + count : end;
-}
-
-static const qnet_real *qnet__winograd_u(const qnet__winograd *p, ptrdiff_t group)
-{
-    return p->packed + group * p->planes * p->u_plane;
-}
-
-/* A block from end to end, in memory of the worker's own. */
-static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t first = (ptrdiff_t)index * p->block;
-    const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
-    qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
-    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
-    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
-    ptrdiff_t group;
-    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
-    for (group = 0; group < groups; group++) {
-        qnet__winograd_multiply(p, v, first, last, qnet__winograd_u(p, group),
-                                qnet__winograd_u(p, (group + 1) % groups), m);
-        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
-                           m);
-    }
-}
-
-#define QNET__WINOGRAD_STRIP 4 /* tiles that a task transforms for a shared v */
-
-static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
-    QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first,
-                       qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
-}
-
-/* A group of output channels of the block that begins with tile `first`, from the shared v. */
-static void qnet__winograd_group_block(const qnet__winograd *p, ptrdiff_t group, ptrdiff_t first,
-                                       const qnet_real *u, size_t worker)
-{
-    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
-    qnet__winograd_multiply(p, p->v + (first - p->round_first) * p->v_row, first,
-                            qnet__winograd_last(p, first, p->block), u, u, m);
-    p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
-}
-
-/* Blocks of a group follow each other, so that mostly one worker reads its part of u. */
-static void qnet__winograd_group_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t blocks = (p->round_last - p->round_first - 1) / p->block + 1;
-    const ptrdiff_t group = (ptrdiff_t)index / blocks, block = (ptrdiff_t)index % blocks;
-    qnet__winograd_group_block(p, group, p->round_first + block * p->block,
-                               qnet__winograd_u(p, group), worker);
-}
-
-/* The kernels of a group, and all blocks. */
-static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
-    ptrdiff_t at;
-    for (at = 0; at < p->src_c; at += QNET__SQUARE)
-        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
-    for (at = p->round_first; at < p->round_last; at += p->block)
-        qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
-}
-
-static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
-    QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
-                       group, p->u + group * p->planes * p->u_plane);
-}
-
-/* A block is a small multiple of QNET__TILE_ROWS: v and m of one stay in a second-level cache of
-   1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
-   more for each worker, each is a task. With fewer, all workers transform into one v, round by
-   round, and then share out the output channels too. But where u is too large for caches, and v has
-   room for all tiles (at stride 2 for a quarter, in up to four rounds), who has a group of output
-   channels transforms its kernels, and uses them at once (by_group), unless there are too few
-   groups for all workers. The bits are the same. */
-#define QNET__WINOGRAD_BLOCKS 8
-#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
-#define QNET__WINOGRAD_ALL 131072     /* tiles * channels by group or by square, at most */
-#define QNET__WINOGRAD_U_MOST 4194304 /* numbers of a u or du as a whole: 16 MB */
-#define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
+#define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
+#define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
+#define QNET__WINOGRAD_ALL 131072       /* tiles * channels by group or by square, at most */
+#define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du as a whole: 16 MB */
+#define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
+#define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
+#define QNET__WINOGRAD_STRIP 4          /* tiles that a task transforms for a shared v or d */
 
 /* Cuts n outputs into tiles of `most` at most. */
 static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t most, int stride)
@@ -6762,9 +6679,8 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
     p->planes = p->y.points * p->x.points;
     p->block = p->src_c <= 64 ? 12 : 48;
-    if (p->src_c >= 512 && p->form == QNET__WINOGRAD_SAME) { /* u comes from far */
-        p->block = 96;
-    }
+    if (p->src_c >= 512 && p->form == QNET__WINOGRAD_SAME)
+        p->block = QNET__WINOGRAD_BLOCK; /* u comes from memory */
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
@@ -6787,6 +6703,114 @@ static int qnet__winograd_by_channels(const qnet__winograd *p)
            p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
+/* The next round of tiles. */
+static void qnet__winograd_next(qnet__winograd *p)
+{
+    p->first = p->last;
+    p->last = p->first + p->round < p->tiles ? p->first + p->round : p->tiles;
+}
+
+/* Runs a task for each strip of the round's tiles, which makes v, d or both. */
+static void qnet__winograd_strip_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->first + at;
+    const ptrdiff_t end = first + QNET__WINOGRAD_STRIP < p->last ? first + QNET__WINOGRAD_STRIP
+                                                                 : p->last;
+    QNET__UNUSED(worker);
+    if (p->makes_v)
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, end, p->v + at * p->v_row);
+    if (p->makes_d)
+        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, end, p->d + at * p->d_row);
+}
+
+static void qnet__winograd_strips(qnet_context *ctx, qnet__winograd *p, int makes_v, int makes_d)
+{
+    p->makes_v = makes_v, p->makes_d = makes_d;
+    qnet__parallel(ctx, (size_t)((p->last - p->first - 1) / QNET__WINOGRAD_STRIP + 1),
+                   qnet__winograd_strip_task, p);
+}
+
+/* ---- Forward and gradient of the inputs ------------------------------------------------------ */
+
+/* m[plane][row][64] = sum over ci of v[plane][row][ci] * u[plane][ci][64], a row for each of the
+   tiles first .. last - 1 that has the plane. A row of m beyond may be written too. u: that of the
+   group; next: of the group that is multiplied next. */
+static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
+                                    ptrdiff_t last, const qnet_real *u, const qnet_real *next,
+                                    qnet_real *m)
+{
+    const qnet_real *a[QNET__WINOGRAD_BLOCK + 1];
+    qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_step = 1, product.far = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    product.b = &u, product.b_step = p->isa->columns;
+    product.b_panel = (size_t)p->src_c * p->isa->columns;
+    product.c = c, product.columns = QNET__WINOGRAD_GROUP;
+    product.segments = 1, product.length = (size_t)p->src_c;
+    product.chain = QNET__CHAIN_WINOGRAD, product.piece = QNET__PIECE;
+    for (ptrdiff_t k = 0; k < p->planes; k++, u += p->u_plane) {
+        ptrdiff_t begin = first, end = last, row;
+        qnet__winograd_range(p, k, &begin, &end);
+        product.next = k + 1 < p->planes ? u + p->u_plane : next;
+        product.rows = 0;
+        for (row = begin - first; begin + (ptrdiff_t)product.rows < end || product.rows % 2 != 0;
+             row++, product.rows++) {
+            a[product.rows] = v + k * p->v_plane + (row < end - first ? row : row - 1) * p->v_row;
+            c[product.rows] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP;
+        }
+        qnet__multiply(p->isa, &product);
+    }
+}
+
+/* u of 64 output channels. */
+static void qnet__winograd_kernels_of(const qnet__winograd *p, ptrdiff_t group, qnet_real *u)
+{
+    for (ptrdiff_t ci = 0; ci < p->src_c; ci += QNET__SQUARE)
+        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, ci, group, u);
+}
+
+/* Some blocks of the round, times some groups. */
+static void qnet__winograd_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const int by_block = p->schedule == QNET__WINOGRAD_BY_BLOCK;
+    const int by_group = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    const ptrdiff_t blocks = (p->last - p->first - 1) / p->block + 1, task = (ptrdiff_t)index;
+    const ptrdiff_t group = by_block ? 0 : by_group ? task : task / blocks;
+    const ptrdiff_t group_end = by_block ? p->dst_c / QNET__WINOGRAD_GROUP : group + 1;
+    const ptrdiff_t block_end = by_block ? task + 1 : by_group ? blocks : task % blocks + 1;
+    const ptrdiff_t u_size = p->planes * p->u_plane;
+    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
+    const qnet_real *u = p->packed + (by_group ? (ptrdiff_t)worker : group) * u_size;
+    if (by_group)
+        qnet__winograd_kernels_of(p, group, p->u + (ptrdiff_t)worker * u_size);
+    for (ptrdiff_t block = by_group ? 0 : block_end - 1; block < block_end; block++) {
+        const ptrdiff_t first = p->first + block * p->block;
+        const ptrdiff_t last = first + p->block < p->last ? first + p->block : p->last;
+        qnet_real *v = p->v + (by_block ? (ptrdiff_t)worker * p->planes * p->v_plane
+                                        : (first - p->first) * p->v_row);
+        if (by_block)
+            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+        for (ptrdiff_t g = group; g < group_end; g++) {
+            qnet__winograd_multiply(p, v, first, last, u + (g - group) * u_size,
+                                    g + 1 < group_end ? u + (g + 1 - group) * u_size : u, m);
+            p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block,
+                               g * QNET__WINOGRAD_GROUP, m);
+        }
+    }
+}
+
+static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
+    QNET__UNUSED(worker);
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
+                       group, p->u + group * p->planes * p->u_plane);
+}
+
 /* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers, int packed)
 {
@@ -6795,21 +6819,28 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     const ptrdiff_t all = qnet__winograd_room(p, QNET__WINOGRAD_ALL);
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    p->by_group = !packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers;
-    if (p->by_group) { /* mostly one round, as kernels are transformed in each */
-        const ptrdiff_t rounds = (p->tiles * p->src_c - 1) / all + 1;
+    size_t makers = 1, u_makers = (size_t)groups; /* of a v each, of a group's u */
+    p->schedule = QNET__WINOGRAD_BY_ROUND;
+    if (!packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers) {
+        const ptrdiff_t rounds = (p->tiles * p->src_c - 1) / all + 1; /* each transforms all of u */
+        p->schedule = QNET__WINOGRAD_BY_GROUP;
         p->round = ((p->tiles - 1) / rounds / p->block + 1) * p->block;
-        p->round = p->round < p->tiles ? p->round : p->tiles;
+        u_makers = workers;
     } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
-        p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
+        p->round = most > 0 ? most : p->block;
+    } else {
+        p->schedule = QNET__WINOGRAD_BY_BLOCK;
+        p->round = p->block;
+        makers = workers;
     }
-    p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
-    if (!packed) {
-        p->u = (qnet_real *)qnet__take(
-            arena, (p->by_group ? workers : (size_t)groups) * (size_t)p->u_plane, bytes);
-    }
-    p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane, bytes);
+    p->round = p->round < p->tiles ? p->round : p->tiles;
+    p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
+    if (!packed)
+        p->u = (qnet_real *)qnet__take(arena, u_makers * (size_t)p->u_plane, bytes);
+    p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, bytes);
+    if (p->schedule == QNET__WINOGRAD_BY_BLOCK)
+        p->round = p->tiles;
 }
 
 /* u of a kernel w, for forward passes or, with backward = 1, for the gradient of the inputs. */
@@ -6828,55 +6859,31 @@ static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int sid
    or NULL. */
 static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
-                                qnet__epilogue *sink, void *scratch)
+                                qnet__epilogue *y, void *scratch)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    ptrdiff_t count;
     qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
-    sink->chunks = (size_t)p.blocks;
-    p.from = *x, p.sink = *sink, p.w = w;
+    y->chunks = (size_t)p.blocks;
+    p.from = *x, p.sink = *y, p.w = w;
     p.packed = u != NULL ? u : p.u;
-    if (u == NULL && !p.by_group)
+    if (u == NULL && p.schedule != QNET__WINOGRAD_BY_GROUP)
         qnet__winograd_pack(ctx, s, side, backward, w, p.u);
-    if (p.round == 0) {
-        qnet__parallel(ctx, (size_t)p.blocks, qnet__winograd_block_task, &p);
-        return;
-    }
-    for (; p.round_first < p.tiles; p.round_first = p.round_last) {
-        p.round_last = 0;
-        p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
-        count = p.round_last - p.round_first;
-        qnet__parallel(ctx, (size_t)((count - 1) / QNET__WINOGRAD_STRIP + 1),
-                       qnet__winograd_input_task, &p);
-        if (p.by_group) {
-            qnet__parallel(ctx, (size_t)(p.dst_c / QNET__WINOGRAD_GROUP),
-                           qnet__winograd_whole_group_task, &p);
-            continue;
-        }
-        qnet__parallel(ctx, (size_t)(((count - 1) / p.block + 1) * p.dst_c / QNET__WINOGRAD_GROUP),
-                       qnet__winograd_group_task, &p);
+    while (p.last < p.tiles) {
+        const int by_block = p.schedule == QNET__WINOGRAD_BY_BLOCK;
+        const int by_group = p.schedule == QNET__WINOGRAD_BY_GROUP;
+        qnet__winograd_next(&p);
+        if (!by_block)
+            qnet__winograd_strips(ctx, &p, 1, 0);
+        qnet__parallel(ctx, (size_t)((by_group ? 1 : (p.last - p.first - 1) / p.block + 1) *
+                                     (by_block ? 1 : p.dst_c / QNET__WINOGRAD_GROUP)),
+                       qnet__winograd_task, &p);
     }
 }
 
 /* ---- Gradient of the weights ----------------------------------------------------------------- */
-
-static void qnet__winograd_gradient_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
-    QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first,
-                       qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->d + at * p->d_row);
-}
-
-static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
-{
-    (index % 2 == 0 ? qnet__winograd_input_task : qnet__winograd_gradient_task)(arg, index / 2,
-                                                                                worker);
-}
 
 /* du[ci][co] (+)= sum of v[tile][ci] * d[tile][co] over the tiles first .. last - 1 that have the
    plane, for a group of ci and `columns` of co. v, d and du are those of the first ci, co and
@@ -6885,74 +6892,75 @@ static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff
                                ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns,
                                const qnet_real *v, const qnet_real *d, qnet_real *du)
 {
-    const qnet_real *a[QNET__WINOGRAD_GROUP];
     qnet_real *c[QNET__WINOGRAD_GROUP];
-    ptrdiff_t i, from = first, end = last;
+    ptrdiff_t from = first, end = last;
+    qnet__product product;
     qnet__winograd_range(p, plane, &from, &end);
     qnet__winograd_range(p, plane, &begin, &last); /* the first tile in du, if any */
+    if (from >= end)
+        return;
     v += plane * p->v_plane + (from - first) * p->v_row;
     d += plane * p->d_plane + (from - first) * p->d_row;
-    for (i = 0; i < QNET__WINOGRAD_GROUP; i++) {
-        a[i] = v + i;
+    for (ptrdiff_t i = 0; i < QNET__WINOGRAD_GROUP; i++)
         c[i] = du + plane * p->du_plane + i * p->du_row;
-    }
-    if (from < end) {
-        qnet__multiply_rows(p->isa, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
-                            (size_t)columns, (size_t)(end - from), a, (size_t)p->v_row, d,
-                            (size_t)p->d_row, p->isa->columns, c, from > begin);
-    }
+    memset(&product, 0, sizeof product);
+    product.a = &v, product.a_step = (size_t)p->v_row, product.beside = 1;
+    product.b = &d, product.b_step = (size_t)p->d_row, product.b_panel = p->isa->columns;
+    product.c = c, product.accumulate = from > begin;
+    product.rows = QNET__WINOGRAD_GROUP, product.columns = (size_t)columns;
+    product.segments = 1, product.length = (size_t)(end - from);
+    product.chain = QNET__CHAIN_WINOGRAD_WEIGHTS, product.piece = QNET__PIECE;
+    qnet__multiply(p->isa, &product);
 }
 
-static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
+/* 0 in the planes of du that no tile from begin to end has. */
+static void qnet__winograd_clear(const qnet__winograd *p, ptrdiff_t begin, ptrdiff_t end,
+                                 qnet_real *du)
 {
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t groups = p->src_c / QNET__WINOGRAD_GROUP, k = (ptrdiff_t)index / groups;
-    const ptrdiff_t channel = (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP;
-    QNET__UNUSED(worker);
-    qnet__winograd_sum(p, k, 0, p->round_first, p->round_last, p->dst_c, p->v + channel, p->d,
-                       p->du + channel * p->du_row);
-}
-
-/* dw of a square of channels, with a du of the worker's own. */
-static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t groups = p->slab_groups, group = (ptrdiff_t)index % groups;
-    const ptrdiff_t channel = (ptrdiff_t)index / groups * QNET__WINOGRAD_GROUP;
-    qnet_real *du = p->du + (ptrdiff_t)worker * p->planes * p->du_plane;
-    ptrdiff_t k;
-    for (k = 0; k < p->planes; k++) {
-        qnet__winograd_sum(p, k, 0, 0, p->tiles, QNET__WINOGRAD_GROUP, p->v + channel,
-                           p->d + group * QNET__WINOGRAD_GROUP, du);
-    }
-    for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
-        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
-                           p->slab_first / QNET__WINOGRAD_GROUP + group, du + k * p->du_row);
-    }
-}
-
-/* All of it for one of the parts of the tiles, with a v and d of the worker's own. */
-static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t part = (ptrdiff_t)index, begin = p->tiles * part / p->parts;
-    const ptrdiff_t end = p->tiles * (part + 1) / p->parts;
-    qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
-    qnet_real *d = p->d + (ptrdiff_t)worker * p->planes * p->d_plane;
-    qnet_real *du = p->du + part * p->planes * p->du_plane;
-    ptrdiff_t first, last, k;
-    for (k = 0; k < p->planes; k++) { /* a part may have no tile with this plane */
-        first = begin, last = end;
+    for (ptrdiff_t k = 0; k < p->planes; k++) {
+        ptrdiff_t first = begin, last = end;
         qnet__winograd_range(p, k, &first, &last);
         if (first >= last)
             memset(du + k * p->du_plane, 0, (size_t)(p->src_c * p->dst_c) * sizeof *du);
     }
+}
+
+/* du of a part of the tiles; or of a plane and a group of ci, in a round; or of a group of ci and
+   one of co, and dw of these. */
+static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
+    const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
+    const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
+    const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
+    const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
+    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
+    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
+    const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
+    qnet_real *v = p->v + maker * p->planes * p->v_plane;
+    qnet_real *d = p->d + maker * p->planes * p->d_plane;
+    qnet_real *du = p->du + owner * p->planes * p->du_plane + (by_square ? 0 : ci * p->du_row);
+    ptrdiff_t first, last, k;
+    if (by_part)
+        qnet__winograd_clear(p, begin, end, du);
     for (first = begin; first < end; first = last) {
-        last = first + p->round < end ? first + p->round : end;
-        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
-        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
-        for (k = 0; k < p->planes; k++)
-            qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
+        last = by_part && first + p->round < end ? first + p->round : end;
+        if (by_part) {
+            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+            p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+        }
+        for (k = plane; k < plane_end; k++) {
+            qnet__winograd_sum(p, k, by_part ? begin : 0, first, last,
+                               by_square ? QNET__WINOGRAD_GROUP : p->dst_c, v + ci, d + co, du);
+        }
+    }
+    for (k = 0; by_square && k < QNET__WINOGRAD_GROUP; k++) {
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, ci + k,
+                           (p->slab_first + co) / QNET__WINOGRAD_GROUP, du + k * p->du_row);
     }
 }
 
@@ -6968,56 +6976,49 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     }
 }
 
-/* Where du is small (64 channels: 590 KB, 1.3 MB at stride 2), the tiles are shared out in parts,
-   each with a du that one worker adds up. Else all workers transform the tiles of a round, and then
-   share out du. A du that is too large for caches is not made as a whole, if v may hold all tiles:
-   each worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is
-   made of it (by_square); d has as many channels of dy at a time as there is room for. Rounds
-   restart the chains of sums, so that this may not depend on the number of workers. */
-static int qnet__winograd_in_parts(const qnet__winograd *p)
-{
-    return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
-}
-
 /* Takes du, v and d from the arena, which may have no base. */
 static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, size_t workers)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    size_t makers = 1; /* of a v and d each */
+    size_t makers = 1, owners = 1; /* of a v and d each, of a du */
     p->parts = 1;
-    p->by_square = qnet__winograd_by_channels(p);
     p->slab = p->dst_c;
-    if (qnet__winograd_in_parts(p)) {
+    p->du_row = p->dst_c;
+    if (channels <= QNET__WINOGRAD_GROUP) {
+        p->schedule = QNET__WINOGRAD_BY_PART;
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
         p->parts = p->tiles / (4 * p->round); /* each long enough to be worth a du of its own */
         p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
-        makers = workers;
-    } else if (p->by_square) {
+        makers = workers, owners = (size_t)p->parts;
+    } else if (qnet__winograd_by_channels(p)) {
         const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / 2 / p->tiles;
+        p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
         p->slab = most / QNET__WINOGRAD_GROUP * QNET__WINOGRAD_GROUP;
         p->slab = p->slab < QNET__WINOGRAD_GROUP ? QNET__WINOGRAD_GROUP : p->slab;
         p->slab = p->slab < p->dst_c ? p->slab : p->dst_c;
+        p->du_row = QNET__WINOGRAD_GROUP;
+        owners = workers;
     } else {
+        p->schedule = QNET__WINOGRAD_BY_ROUND;
         p->round = qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / 2 / channels; /* v and d */
         p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
         p->round = p->round < 16 ? 16 : p->round;
         p->round = p->round < p->tiles ? p->round : p->tiles;
     }
-    p->du_row = p->by_square ? QNET__WINOGRAD_GROUP : p->dst_c;
-    p->du_plane = (p->by_square ? QNET__WINOGRAD_GROUP : p->src_c) * p->du_row + QNET__WINOGRAD_PAD;
+    p->du_plane = QNET__WINOGRAD_PAD + p->du_row * (p->schedule == QNET__WINOGRAD_BY_SQUARE
+                                                        ? QNET__WINOGRAD_GROUP : p->src_c);
     p->d_row = p->slab + QNET__WINOGRAD_PAD;
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
-    p->du = (qnet_real *)qnet__take(
-        arena, (p->by_square ? workers : (size_t)p->parts) * (size_t)p->du_plane, bytes);
+    p->du = (qnet_real *)qnet__take(arena, owners * (size_t)p->du_plane, bytes);
     p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
     p->d = (qnet_real *)qnet__take(arena, makers * (size_t)p->d_plane, bytes);
 }
 
-/* dy_made: gets dy as it is worked out, where that is not plain; one of its own maps, or NULL. */
+/* dy_made: gets dy as it is computed, where that is not plain; one of its own maps, or NULL. */
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
@@ -7025,42 +7026,29 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    ptrdiff_t strips;
     qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
-    if (qnet__winograd_in_parts(&p)) {
-        qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_part_task, &p);
-        p.round_first = p.tiles;
+    if (p.schedule == QNET__WINOGRAD_BY_PART) {
+        qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_weights_task, &p);
+        p.last = p.tiles;
     }
-    strips = (p.round - 1) / QNET__WINOGRAD_STRIP + 1; /* of a whole round */
-    if (p.by_square) { /* one round */
-        p.round_last = p.tiles;
-        qnet__parallel(ctx, (size_t)strips, qnet__winograd_input_task, &p);
-        for (; p.slab_first < p.dst_c; p.slab_first += p.slab) {
-            const ptrdiff_t left = p.dst_c - p.slab_first;
-            p.slab_groups = (left < p.slab ? left : p.slab) / QNET__WINOGRAD_GROUP;
-            qnet__parallel(ctx, (size_t)strips, qnet__winograd_gradient_task, &p);
-            qnet__parallel(ctx, (size_t)(p.src_c / QNET__WINOGRAD_GROUP * p.slab_groups),
-                           qnet__winograd_square_task, &p);
+    while (p.last < p.tiles) {
+        qnet__winograd_next(&p);
+        for (p.slab_first = 0; p.slab_first < p.dst_c; p.slab_first += p.slab) {
+            const ptrdiff_t left = p.dst_c - p.slab_first, slab = left < p.slab ? left : p.slab;
+            qnet__winograd_strips(ctx, &p, p.slab_first == 0, 1);
+            qnet__parallel(ctx, (size_t)((p.schedule == QNET__WINOGRAD_BY_SQUARE
+                                              ? slab / QNET__WINOGRAD_GROUP : p.planes) *
+                                         (p.src_c / QNET__WINOGRAD_GROUP)),
+                           qnet__winograd_weights_task, &p);
         }
-        return;
     }
-    for (; p.round_first < p.tiles; p.round_first = p.round_last) {
-        p.round_last = 0;
-        p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
-        strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
-        qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
-        qnet__parallel(ctx, (size_t)(p.planes * (p.src_c / QNET__WINOGRAD_GROUP)),
-                       qnet__winograd_sum_task, &p);
-    }
-    qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
+    if (p.schedule != QNET__WINOGRAD_BY_SQUARE)
+        qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
 }
 
-/* On maps of at most this many pixels a good part of the taps is outside. Pixels at the same place
-   of many images have the same ones there, and the direct form leaves these out: on 2x2 pixels five
-   of nine. */
-#define QNET__SWEEP_PLACES 16
+/* ---- Where it pays --------------------------------------------------------------------------- */
 
 /* The largest side of tiles for a convolution, or 0 where another form is better. Winograd's is for
    strides 1 and 2 with whole groups of 64 channels, and pays where it saves two fifths of the
@@ -7076,15 +7064,11 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     const int64_t h = (s->height - 1) / s->stride + 1, w = (s->width - 1) / s->stride + 1;
     const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
     const int64_t in_image = s->stride == 1 ? 1 : QNET__WINOGRAD_TILES_2 / 16;
-    int64_t direct;
-    int side;
     if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
-    /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
-    direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
-    for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
+    for (int side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
         qnet__winograd_cut(&y, (ptrdiff_t)h, side, s->stride);
@@ -7092,7 +7076,8 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
         tiles = (int64_t)y.tiles * x.tiles;
         if (tiles >= in_image && s->batch * tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
-            return 5 * products <= 3 * direct ? side : 0;
+            /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
+            return 5 * products <= 3 * 9 * h * w ? side : 0;
         }
     }
     return 0;
@@ -7129,9 +7114,11 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
-                       x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co].
-   The direct sums here go by the tile of >>gemm, which reads pixels where they lie. The functions
-   at the end of this room pick: Winograd's form where it fits, a BLAS where there is a hook.
+                       x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
+   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
+   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
+   copied to a matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -7197,64 +7184,18 @@ static qnet_status qnet__conv_check(qnet_context *ctx, const qnet_conv2d *s, con
     return QNET_OK;
 }
 
-/* ---- The twins: the equation and its derivatives as plain loops ------------------------------ */
-
-/* The offset in x of channel 0 of the pixel under tap (ky, kx) of output pixel p, or -1 outside. */
-static ptrdiff_t qnet__conv_pixel(const qnet_conv2d *s, ptrdiff_t p, int ky, int kx)
+static size_t qnet__conv_out_pixels(const qnet_conv2d *s)
 {
-    const ptrdiff_t out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
-    const ptrdiff_t ox = p % out_w, oy = p / out_w % out_h, n = p / out_w / out_h;
-    const ptrdiff_t y = oy * s->stride + ky - s->padding, x = ox * s->stride + kx - s->padding;
-    if (y < 0 || y >= s->height || x < 0 || x >= s->width)
-        return -1;
-    return ((n * s->height + y) * s->width + x) * s->in_channels;
+    return (size_t)s->batch * (size_t)qnet_conv2d_out_height(s) *
+           (size_t)qnet_conv2d_out_width(s);
 }
 
-static ptrdiff_t qnet__conv_out_pixels(const qnet_conv2d *s)
+static size_t qnet__conv_in_pixels(const qnet_conv2d *s)
 {
-    return (ptrdiff_t)s->batch * qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
+    return (size_t)s->batch * (size_t)s->height * (size_t)s->width;
 }
 
-static ptrdiff_t qnet__conv_in_count(const qnet_conv2d *s)
-{
-    return (ptrdiff_t)s->batch * s->height * s->width * s->in_channels;
-}
-
-/* Each of y, dx and dw that is not NULL; with `add`, dx is added to what it holds.
-     y[p][co]            += x[at + ci] * w[ky][kx][ci][co], so
-     dx[at + ci]         += dy[p][co]  * w[ky][kx][ci][co] and
-     dw[ky][kx][ci][co]  += dy[p][co]  * x[at + ci]. */
-static void qnet__conv2d_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
-                             const qnet_real *dy, qnet_real *y, qnet_real *dx, int add,
-                             qnet_real *dw)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), taps = (ptrdiff_t)s->kernel * s->kernel;
-    const ptrdiff_t in = s->in_channels, out = s->out_channels;
-    ptrdiff_t p, tap, ci, co;
-    if (y != NULL)
-        memset(y, 0, (size_t)(pixels * out) * sizeof *y);
-    if (dx != NULL && !add)
-        memset(dx, 0, (size_t)qnet__conv_in_count(s) * sizeof *dx);
-    if (dw != NULL)
-        memset(dw, 0, (size_t)(taps * in * out) * sizeof *dw);
-    for (p = 0; p < pixels; p++) {
-        for (tap = 0; tap < taps; tap++) {
-            const ptrdiff_t at =
-                qnet__conv_pixel(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
-            for (ci = 0; at >= 0 && ci < in; ci++) {
-                const ptrdiff_t k = (tap * in + ci) * out;
-                for (co = 0; y != NULL && co < out; co++)
-                    y[p * out + co] += x[at + ci] * w[k + co];
-                for (co = 0; dx != NULL && co < out; co++)
-                    dx[at + ci] += dy[p * out + co] * w[k + co];
-                for (co = 0; dw != NULL && co < out; co++)
-                    dw[k + co] += dy[p * out + co] * x[at + ci];
-            }
-        }
-    }
-}
-
-/* ---- Forward and gradient of the inputs: one sweep of the tile over pixels ------------------- */
+/* ---- Direct, forward and gradient of the inputs: one sweep over pixels ----------------------- */
 
 /* One axis of a sweep: grid point g writes destination dst_first + g dst_step, and its tap t reads
    source src_first + g src_step + t tap_step with kernel index kernel_first + t kernel_step. */
@@ -7291,19 +7232,37 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
     return a;
 }
 
+/* 1 when tap t of some grid point falls inside the source. */
+static int qnet__axis_meets(const qnet__axis *a, ptrdiff_t t)
+{
+    const ptrdiff_t first = a->src_first + t * a->tap_step;
+    const ptrdiff_t last = first + (a->grid - 1) * a->src_step;
+    return first < a->src && last >= 0;
+}
+
+/* Leaves out taps that are outside at all grid points: on a map of 1x1, eight of 3x3. */
+static void qnet__axis_trim(qnet__axis *a)
+{
+    while (a->taps > 1 && !qnet__axis_meets(a, a->taps - 1))
+        a->taps--;
+    while (a->taps > 1 && !qnet__axis_meets(a, 0)) {
+        a->src_first += a->tap_step, a->kernel_first += a->kernel_step;
+        a->taps--;
+    }
+}
+
 /* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
-    int by_place;            /* on a small map: the same place of all images, then the next place */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][isa->columns] */
+    const qnet_real *panels; /* [panel][kernel][kernel][src_c][isa->columns]: the weights */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
-    ptrdiff_t src_c, dst_c, kernel_size;
+    ptrdiff_t src_c, dst_c;
     size_t phases, phases_x;
     size_t panel_count, panels_per_task;
     size_t bands, band;      /* of a phase; and grid points in each, over all images */
@@ -7320,6 +7279,8 @@ static void qnet__sweep_phase(qnet__sweep *p, size_t phase)
         p->y = qnet__axis_forward(s->height, out_h, s);
         p->x = qnet__axis_forward(s->width, out_w, s);
     }
+    qnet__axis_trim(&p->y);
+    qnet__axis_trim(&p->x);
 }
 
 /* With few input channels a tap is too short a loop. A kernel row of pixels, kernel * channels
@@ -7335,31 +7296,32 @@ static int qnet__conv_merges(const qnet_conv2d *s)
            s->kernel * s->kernel * s->in_channels <= QNET__MERGE;
 }
 
-#define QNET__SWEEP_TAPS 16    /* of one pass of the tile; larger kernels add up several passes */
-#define QNET__SWEEP_ROWS 48    /* pixels that go by while a piece of the weights stays in cache */
+#define QNET__SWEEP_TAPS 16    /* of one product; larger kernels add up several */
+#define QNET__SWEEP_ROWS 48    /* pixels of one product: a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
 #define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
 
-/* The taps of a pass: where each one reads, relative to the pixel under tap (0, 0). */
+/* The segments of a product: where each tap reads, relative to the pixel under tap (0, 0). */
 typedef struct qnet__taps {
     ptrdiff_t count, y[QNET__SWEEP_TAPS], x[QNET__SWEEP_TAPS], offset[QNET__SWEEP_TAPS];
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
-static void qnet__sweep_taps(const qnet__sweep *p, ptrdiff_t first, qnet__taps *taps)
+static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
+                             qnet__taps *taps)
 {
     const ptrdiff_t across = p->merged ? 1 : p->x.taps, left = p->y.taps * across - first;
-    ptrdiff_t s;
     taps->count = left < QNET__SWEEP_TAPS ? left : QNET__SWEEP_TAPS;
-    for (s = 0; s < taps->count; s++) {
+    taps->b[0] = panels; /* even without taps */
+    for (ptrdiff_t s = 0; s < taps->count; s++) {
         const ptrdiff_t u = (first + s) / across, v = (first + s) % across;
         const ptrdiff_t ky = p->y.kernel_first + u * p->y.kernel_step;
         const ptrdiff_t kx = p->x.kernel_first + v * p->x.kernel_step;
         taps->y[s] = u * p->y.tap_step;
         taps->x[s] = v * p->x.tap_step;
         taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
-        taps->b[s] = p->panels +
-                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->isa->columns;
+        taps->b[s] = panels + (ky * p->shape.kernel + kx) * p->src_c *
+                                  (ptrdiff_t)p->isa->columns;
     }
 }
 
@@ -7379,159 +7341,83 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     const ptrdiff_t y = p->y.src_first + i * p->y.src_step;
     const ptrdiff_t x = p->x.src_first + j * p->x.src_step;
     const ptrdiff_t at = (y * p->x.src + x) * p->src_c;
-    const int inside_x = qnet__axis_inside(&p->x, x);
-    ptrdiff_t s, v;
-    if (inside_x && qnet__axis_inside(&p->y, y)) {
-        for (s = 0; s < taps->count; s++)
-            a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
-        return;
-    }
-    for (s = 0; s < taps->count; s++) {
-        const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s];
-        if (ty < 0 || ty >= p->y.src) {
-            a[s * QNET__SWEEP_ROWS] = p->zeros;
+    const int inside_y = qnet__axis_inside(&p->y, y), inside_x = qnet__axis_inside(&p->x, x);
+    for (ptrdiff_t s = 0; s < taps->count; s++, a += QNET__SWEEP_ROWS) {
+        const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s], from = at + taps->offset[s];
+        if (!inside_y && (ty < 0 || ty >= p->y.src)) {
+            *a = p->zeros;
         } else if (inside_x || (!p->merged && tx >= 0 && tx < p->x.src)) {
-            a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
+            *a = image + from;
         } else if (!p->merged) {
-            a[s * QNET__SWEEP_ROWS] = p->zeros;
+            *a = p->zeros;
         } else {
-            a[s * QNET__SWEEP_ROWS] = border;
-            for (v = 0; v < p->x.taps; v++, border += p->src_c) {
+            *a = border;
+            for (ptrdiff_t v = 0; v < p->x.taps; v++, border += p->src_c) {
                 const int inside = x + v >= 0 && x + v < p->x.src;
-                memcpy(border, inside ? image + (at + taps->offset[s] + v * p->src_c) : p->zeros,
+                memcpy(border, inside ? image + (from + v * p->src_c) : p->zeros,
                        (size_t)p->src_c * sizeof *border);
             }
         }
     }
 }
 
-/* A piece of a panel's weights for all rows of a block, whose outputs are at pixel[row], or NULL.
-   tile->a: the pointers of row 0; next: the weights of the piece that follows, or NULL. */
-static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
-                              const qnet_real *next, qnet_real *const *pixel, ptrdiff_t rows,
-                              size_t panel)
+/* The rows of a product, pixels from number `at` of all images on: a[tap][row] and c[row]. */
+static void qnet__sweep_rows(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t at,
+                             size_t rows, size_t column, const qnet_real **a, qnet_real **c,
+                             qnet_real (*border)[QNET__MERGE])
 {
-    qnet__tile tile = *piece;
-    size_t wanted;
-    ptrdiff_t row;
-    tile.c_at = panel * p->isa->columns;
-    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->isa->columns);
-    for (row = 0; row < rows; row += QNET__TILE_ROWS) {
-        tile.a = piece->a + row;
-        qnet__tile_prefetch(&tile, next, p->isa->columns, p->isa->columns,
-                       (size_t)(row / QNET__TILE_ROWS));
-        tile.rows = qnet__tile_size((size_t)(rows - row));
-        tile.c = pixel + row;
-        qnet__run_tile(p->isa, &tile, wanted);
-    }
-}
-
-/* A block of pixels, one after another from first: their outputs to pixel[], the inputs under the
-   taps to a[tap][row], and used[tap] = 1 unless all of those are zeros. */
-static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t first,
-                              ptrdiff_t rows, const qnet_real **a, qnet_real **pixel,
-                              unsigned char *used, qnet_real (*border)[QNET__MERGE])
-{
-    const ptrdiff_t places = p->y.grid * p->x.grid, batch = p->shape.batch;
-    ptrdiff_t n = p->by_place ? first % batch : first / places;
-    ptrdiff_t place = p->by_place ? first / batch : first % places, row, s;
-    ptrdiff_t i = place / p->x.grid, j = place % p->x.grid;
-    memset(used, !p->by_place, QNET__SWEEP_TAPS);
-    for (row = 0; row < rows || row % QNET__TILE_ROWS != 0; row++) {
+    ptrdiff_t j = at % p->x.grid, i = at / p->x.grid % p->y.grid, n = at / p->x.grid / p->y.grid;
+    for (size_t row = 0; row < rows; row++) {
         qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
-        if (row >= rows) { /* rows left over repeat the last pixel and are not kept */
-            pixel[row] = NULL;
-            continue;
-        }
-        for (s = 0; s < taps->count && p->by_place; s++)
-            used[s] |= a[s * QNET__SWEEP_ROWS + row] != p->zeros;
-        pixel[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
-                               p->x.dst_first + j * p->x.dst_step) * p->dst_c;
-        if (row + 1 == rows || (p->by_place && ++n < batch))
-            continue;
+        c[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
+                           p->x.dst_first + j * p->x.dst_step) * p->dst_c + column;
         if (++j == p->x.grid) {
             j = 0;
-            i++;
-        }
-        if (p->by_place) {
-            n = 0;
-        } else if (i == p->y.grid) {
-            i = 0;
-            n++;
+            if (++i == p->y.grid) {
+                i = 0;
+                n++;
+            }
         }
     }
 }
 
-/* One pass over the pixels begin .. end - 1 and the panels of a task, a block of pixels at a time:
-   piece by piece of the weights, all of the block. A piece has QNET__PIECE channels of all taps; on
-   the smallest maps of one tap, as others may be left out. Merged kernel rows are few and short:
-   there all of them are one piece, and a block is a tile. */
-static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
-                             ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
+/* The panels panel .. panel_end - 1 of all pixels begin .. end - 1 of a phase. A segment is a tap,
+   and a piece QNET__PIECE channels of all taps; merged kernel rows are few and short: there all of
+   them are one piece, and a product has one tile of rows. */
+static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end, size_t panel,
+                               size_t panel_end)
 {
-    const size_t columns = p->isa->columns, segments = (size_t)taps->count;
-    const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
-    const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
-    const size_t piece = qnet__min_size(length, QNET__PIECE);
-    const size_t together = p->by_place ? QNET__PIECE / piece : qnet__max_size(segments, 1);
-    const ptrdiff_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
+    const size_t column = panel * p->isa->columns, src_c = (size_t)p->src_c;
+    const size_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
+    const ptrdiff_t taps_all = p->y.taps * (p->merged ? 1 : p->x.taps);
     const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
-    qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *pixel[QNET__SWEEP_ROWS];
-    unsigned char used[QNET__SWEEP_TAPS];
-    ptrdiff_t first, rows;
-    const qnet_real *next;
-    size_t panel, segment, at;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.a_rows = QNET__SWEEP_ROWS;
-    tile.a_step = 1, tile.b_step = columns;
-    tile.chain = QNET__CHAIN_DIRECT / piece * piece;
-    for (first = begin; first < end; first += block) {
-        rows = end - first < block ? end - first : block;
-        qnet__sweep_block(p, taps, first, rows, a, pixel, used, border);
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.accumulate = accumulate;
-            for (at = 0; at < length; at += tile.length) {
-                tile.length = qnet__min_size(p->merged ? length : piece, length - at);
-                tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
-                for (segment = 0; segment < segments; segment += together) {
-                    tile.segments = qnet__min_size(together, segments - segment);
-                    if (memchr(used + segment, 1, tile.segments) == NULL)
-                        continue;
-                    tile.a = a + segment * QNET__SWEEP_ROWS, tile.b = taps->b + segment;
-                    next = taps->b[0] + (panel + 1 < panel_last ? panel + 1 : panel_first) *
-                                            panel_size;
-                    if (segment + tile.segments < segments) {
-                        next = taps->b[segment + tile.segments] + tile.b_at;
-                    } else if (at + tile.length < length) {
-                        next = taps->b[0] + tile.b_at + tile.length * columns;
-                    }
-                    qnet__sweep_piece(p, &tile, next, pixel, rows, panel);
-                    tile.accumulate = 1;
-                }
-            }
-            if (!tile.accumulate) { /* no tap inside the image */
-                tile.a = a, tile.segments = 0;
-                qnet__sweep_piece(p, &tile, NULL, pixel, rows, panel);
-            }
-        }
-    }
-}
-
-/* All taps over the pixels begin .. end - 1 of a phase. */
-static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end,
-                               size_t panel_first, size_t panel_last)
-{
-    const ptrdiff_t segments = p->merged ? p->y.taps : p->y.taps * p->x.taps;
-    ptrdiff_t first = 0;
+    qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *c[QNET__SWEEP_ROWS];
+    ptrdiff_t first = 0, at;
+    qnet__product product;
     qnet__taps taps;
-    if (segments == 0 && p->add)
+    if (taps_all == 0 && p->add)
         return;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_rows = QNET__SWEEP_ROWS, product.a_step = 1;
+    product.b = taps.b, product.b_step = p->isa->columns;
+    product.b_panel = (size_t)(p->shape.kernel * p->shape.kernel) * src_c * p->isa->columns;
+    product.c = c;
+    product.columns = qnet__min_size(panel_end * p->isa->columns, (size_t)p->dst_c) - column;
+    product.length = p->merged ? (size_t)p->x.taps * src_c : src_c;
+    product.piece = qnet__min_size(product.length, QNET__PIECE);
+    product.chain = QNET__CHAIN_DIRECT / product.piece * product.piece;
     do { /* once even without taps, to write zeros */
-        qnet__sweep_taps(p, first, &taps);
-        qnet__sweep_pass(p, &taps, begin, end, panel_first, panel_last, p->add || first > 0);
+        qnet__sweep_taps(p, p->panels + panel * product.b_panel, first, &taps);
+        product.segments = (size_t)taps.count;
+        product.next = taps.b[0];
+        product.accumulate = p->add || first > 0;
+        for (at = begin; at < end; at += (ptrdiff_t)block) {
+            product.rows = qnet__min_size((size_t)(end - at), block);
+            qnet__sweep_rows(p, &taps, at, product.rows, column, a, c, border);
+            qnet__multiply(p->isa, &product);
+        }
         first += taps.count;
-    } while (first < segments);
+    } while (first < taps_all);
 }
 
 /* The phases of a band follow each other, as they read the same pixels. */
@@ -7539,15 +7425,14 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
 {
     qnet__sweep p = *(const qnet__sweep *)arg;
     const size_t band = index / p.phases % p.bands;
-    const size_t panel_first = index / p.phases / p.bands * p.panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + p.panels_per_task, p.panel_count);
+    const size_t panel = index / p.phases / p.bands * p.panels_per_task;
     ptrdiff_t pixels, end;
     QNET__UNUSED(worker);
     qnet__sweep_phase(&p, index % p.phases);
     pixels = p.shape.batch * p.y.grid * p.x.grid;
     end = (ptrdiff_t)((band + 1) * p.band);
-    end = end < pixels ? end : pixels;
-    qnet__sweep_pixels(&p, (ptrdiff_t)(band * p.band), end, panel_first, panel_last);
+    qnet__sweep_pixels(&p, (ptrdiff_t)(band * p.band), end < pixels ? end : pixels, panel,
+                       qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
 /* Scratch of a sweep: the packed weights and a row of zeros. */
@@ -7597,19 +7482,13 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.backward = backward;
     p.add = add;
     p.merged = !backward && qnet__conv_merges(s);
-    p.by_place = !p.merged && s->height * (int64_t)s->width <= QNET__SWEEP_PLACES;
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
-    p.kernel_size = s->kernel;
     plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
-    p.panels = plan.panels, p.zeros = plan.zeros;
-
-    if (packed == NULL) {
+    p.panels = packed != NULL ? packed : plan.panels, p.zeros = plan.zeros;
+    if (packed == NULL)
         qnet__conv_panels(ctx, s, backward, w, plan.panels);
-    } else {
-        p.panels = packed;
-    }
     p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
@@ -7633,35 +7512,30 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
                    qnet__sweep_task, &p);
 }
 
-/* ---- Gradient of the weights ----------------------------------------------------------------- */
+/* ---- Direct, gradient of the weights --------------------------------------------------------- */
 
-/* The tile holds dw[ky][kx][block of ci][panel of co] and sums over pixels, x and dy both read in
-   place. A task owns a panel, some blocks of ci and all taps, and one of `groups` ranges of output
-   rows (counted over all images); it goes through its rows in chunks that stay in cache, and adds
-   up in partial[group]. The partial sums are then added in the order of the groups. The number of
-   groups depends on the shape only.
-   Where kernel rows are merged (see qnet__conv_merges), kx and ci together are the rows of the
-   tile, over the output columns whose whole kernel row lies in the image; the few columns at the
-   left and right follow tap by tap. */
+/* dw[ky][kx][ci][co] = sum over output pixels of x[pixel under the tap][ci] dy[co]: a product whose
+   k goes over pixels, a segment per row of a map, a row per ci; x and dy are both read in place. A
+   task has a panel of co, some ci and all taps, and one of `groups` ranges of output rows (counted
+   over all images), in chunks of rows whose x stays in cache. Each group has a partial sum of its
+   own; they are added in the order of the groups, whose number depends on the shape only. For
+   whole panels of co; other shapes are lowered. */
 typedef struct qnet__weight_sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
-    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of isa->columns */
-    qnet_real *partial;      /* [groups][kernel * kernel * in_channels][dy_c] */
-    qnet_real *dw;           /* [kernel * kernel * in_channels][out_channels] */
-    ptrdiff_t dy_c, out_h, out_w;
-    ptrdiff_t rows, rows_per_group, rows_per_chunk;
-    ptrdiff_t inner_first, inner_last; /* output columns whose kernel rows lie in the image */
-    ptrdiff_t blocks, blocks_per_task, supers;
-    size_t panels, groups;
-    int merged;
+    const qnet_real *x, *dy;
+    qnet_real *partial; /* [groups][kernel * kernel * in_channels][out_channels]; dw if one group */
+    qnet_real *dw;      /* [kernel * kernel * in_channels][out_channels] */
+    ptrdiff_t out_h, out_w, rows, rows_per_group, rows_per_chunk;
+    ptrdiff_t channels; /* ci of a task */
+    size_t panels, slices, groups; /* slices: of ci */
 } qnet__weight_sweep;
 
-#define QNET__CHUNK_ROWS 64               /* output rows of a chunk at most: segments of a tile */
-#define QNET__CHUNK_PIXELS 448            /* and pixels, about; of merged rows 4 times as many */
+#define QNET__CHUNK_PIXELS 448            /* of a chunk, about */
 #define QNET__CHUNK_BYTES ((ptrdiff_t)288 << 10) /* of x in a chunk, about */
 #define QNET__DW_BYTES ((ptrdiff_t)160 << 10) /* of dw in the work of one task */
 #define QNET__DW_TASKS 32                 /* wanted, by grouping rows */
+#define QNET__DW_ROWS 96                  /* ci of a product: whole tiles */
 #define QNET__REDUCE_ROWS 64              /* of dw per task of the reduction */
 
 /* first <= o < last: the outputs whose source o * stride + offset is in 0 .. in - 1. */
@@ -7674,180 +7548,118 @@ static void qnet__inside(ptrdiff_t out, ptrdiff_t in, ptrdiff_t stride, ptrdiff_
     *first = *first < *last ? *first : *last;
 }
 
-/* A task at one of its chunks. */
-typedef struct qnet__weight_work {
-    const qnet__weight_sweep *p;
-    qnet_real *dw;           /* [kernel * kernel * in_channels] rows dy_c apart, at the panel */
-    ptrdiff_t panel_column;  /* the panel's first */
-    ptrdiff_t block_first, block_last;
-    ptrdiff_t row_first, row_last; /* output rows over all images */
-} qnet__weight_work;
-
-/* dw[ky][kx][r] (+)= the sum over the chunk's output columns first .. last - 1 of
-   x[pixel under tap (ky, kx)][r] * dy, for rows r = 0 .. rows - 1: the channels of that pixel, and
-   of the pixels to its right where rows are more than channels. A segment per output row. */
-static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdiff_t kx,
-                                 ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, int accumulate)
+/* The segments of a tap over the output rows row .. row_end - 1, where it is inside: a[s] is x at
+   channel ci of the first pixel, b[s] dy there at the first column of the panel. */
+static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, ptrdiff_t row,
+                                  ptrdiff_t row_end, ptrdiff_t ci, size_t panel,
+                                  qnet__product *product, const qnet_real **a, const qnet_real **b)
 {
-    const qnet__weight_sweep *p = t->p;
-    const ptrdiff_t in_c = p->shape.in_channels, stride = p->shape.stride;
-    const ptrdiff_t most = QNET__TILE_ROWS;
-    const ptrdiff_t off_y = ky - p->shape.padding, off_x = kx - p->shape.padding;
-    const qnet_real *a[QNET__CHUNK_ROWS * QNET__TILE_ROWS], *b[QNET__CHUNK_ROWS];
-    qnet_real *c[QNET__TILE_ROWS], *dw = t->dw + (ky * p->shape.kernel + kx) * in_c * p->dy_c;
-    ptrdiff_t r, y_first, y_last, x_first, x_last, i, m;
-    size_t segments = 0;
-    qnet__tile tile;
-    qnet__inside(p->out_h, p->shape.height, stride, off_y, &y_first, &y_last);
-    qnet__inside(last, p->shape.width, stride, off_x, &x_first, &x_last);
-    x_first = x_first > first ? x_first : first;
-    for (r = t->row_first; r < t->row_last && x_first < x_last; r++) {
-        const ptrdiff_t n = r / p->out_h, oy = r % p->out_h;
-        const ptrdiff_t y = n * p->shape.height + oy * stride + off_y;
+    const qnet_conv2d *s = &p->shape;
+    const ptrdiff_t off_y = tap / s->kernel - s->padding, off_x = tap % s->kernel - s->padding;
+    const ptrdiff_t co = (ptrdiff_t)(panel * p->isa->columns);
+    ptrdiff_t y_first, y_last, x_first, x_last;
+    qnet__inside(p->out_h, s->height, s->stride, off_y, &y_first, &y_last);
+    qnet__inside(p->out_w, s->width, s->stride, off_x, &x_first, &x_last);
+    product->segments = 0;
+    product->length = (size_t)(x_last - x_first);
+    for (; row < row_end && x_first < x_last; row++) {
+        const ptrdiff_t n = row / p->out_h, oy = row % p->out_h;
+        const ptrdiff_t y = n * s->height + oy * s->stride + off_y;
         if (oy < y_first || oy >= y_last)
             continue;
-        for (m = 0; m < QNET__TILE_ROWS; m++) { /* the last row again: read, never kept */
-            a[(ptrdiff_t)segments * QNET__TILE_ROWS + m] =
-                p->x + (y * p->shape.width + x_first * stride + off_x) * in_c +
-                (m < rows ? m : rows - 1);
-        }
-        b[segments++] = p->dy + (r * p->out_w + x_first) * p->dy_c + t->panel_column;
-    }
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.a_step = (size_t)(stride * in_c);
-    tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.ahead = (uintptr_t)dw, tile.ahead_step = 0; /* nothing that would come late */
-    tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
-    tile.accumulate = accumulate;
-    tile.c_at = 0;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = rows >= QNET__TILE_ROWS;
-    for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
-        const ptrdiff_t begin = i * most, end = begin + most < rows ? begin + most : rows;
-        ptrdiff_t at = begin;
-        tile.rows = qnet__tile_size((size_t)(end - begin));
-        if (at + tile.rows > rows) { /* end with the last row; those of the block before drop out */
-            at = rows > tile.rows ? rows - tile.rows : 0;
-        }
-        for (m = 0; m < tile.rows; m++)
-            c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
-        tile.a_at = (size_t)at;
-        if (accumulate)
-            qnet__tile_prefetch_sums(&tile, p->isa->columns);
-        qnet__run_tile(p->isa, &tile, p->isa->columns);
+        *a++ = p->x + (y * s->width + x_first * s->stride + off_x) * s->in_channels + ci;
+        *b++ = p->dy + (row * p->out_w + x_first) * s->out_channels + co;
+        product->segments++;
     }
 }
 
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const ptrdiff_t kernel = p->shape.kernel, in_c = p->shape.in_channels;
-    const ptrdiff_t super = (ptrdiff_t)(index / p->panels) % p->supers;
-    const ptrdiff_t group = (ptrdiff_t)(index / p->panels) / p->supers;
+    const qnet_conv2d *s = &p->shape;
+    const ptrdiff_t taps = (ptrdiff_t)s->kernel * s->kernel, in = s->in_channels;
+    const size_t panel = index % p->panels;
+    const ptrdiff_t slice = (ptrdiff_t)(index / p->panels % p->slices) * p->channels;
+    const ptrdiff_t slice_end = slice + p->channels < in ? slice + p->channels : in;
+    const ptrdiff_t group = (ptrdiff_t)(index / p->panels / p->slices);
     const ptrdiff_t begin = group * p->rows_per_group;
     const ptrdiff_t end = begin + p->rows_per_group < p->rows ? begin + p->rows_per_group : p->rows;
-    ptrdiff_t ky, kx;
-    qnet__weight_work t;
+    const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
+    qnet_real *c[QNET__DW_ROWS];
+    ptrdiff_t row, row_end, tap, ci, i;
+    qnet__product product;
     QNET__UNUSED(worker);
-    t.p = p;
-    t.panel_column = (ptrdiff_t)(index % p->panels * p->isa->columns);
-    t.dw = p->partial + group * kernel * kernel * in_c * p->dy_c + t.panel_column;
-    t.block_first = super * p->blocks_per_task;
-    t.block_last = t.block_first + p->blocks_per_task;
-    for (t.row_first = begin; t.row_first < end; t.row_first = t.row_last) {
-        const int add = t.row_first > begin;
-        t.row_last = t.row_first + p->rows_per_chunk < end ? t.row_first + p->rows_per_chunk : end;
-        for (ky = 0; ky < kernel; ky++) {
-            if (p->merged)
-                qnet__weight_columns(&t, ky, 0, kernel * in_c, p->inner_first, p->inner_last, add);
-            for (kx = 0; kx < kernel; kx++) {
-                if (p->merged) {
-                    qnet__weight_columns(&t, ky, kx, in_c, 0, p->inner_first, 1);
-                    qnet__weight_columns(&t, ky, kx, in_c, p->inner_last, p->out_w, 1);
-                } else {
-                    qnet__weight_columns(&t, ky, kx, in_c, 0, p->out_w, add);
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_rows = 1, product.a_step = (size_t)(s->stride * in);
+    product.beside = 1;
+    product.b = b, product.b_step = (size_t)s->out_channels;
+    product.c = c, product.columns = p->isa->columns;
+    product.chain = QNET__CHAIN_DIRECT, product.piece = (size_t)p->out_w; /* whole */
+    for (row = begin; row < end; row = row_end) {
+        row_end = row + p->rows_per_chunk < end ? row + p->rows_per_chunk : end;
+        product.accumulate = row > begin;
+        for (tap = 0; tap < taps; tap++) {
+            for (ci = slice; ci < slice_end; ci += QNET__DW_ROWS) {
+                product.rows = qnet__min_size(QNET__DW_ROWS, (size_t)(slice_end - ci));
+                for (i = 0; i < (ptrdiff_t)product.rows; i++) {
+                    c[i] = p->partial + ((group * taps + tap) * in + ci + i) * s->out_channels +
+                           panel * p->isa->columns;
                 }
+                qnet__weight_segments(p, tap, row, row_end, ci, panel, &product, a, b);
+                qnet__multiply(p->isa, &product);
             }
         }
     }
 }
 
-/* dw[r][co] = partial[0][r][co] + partial[1][r][co] + ..., in this order. */
+/* dw = partial[0] + partial[1] + ..., in this order. */
 static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const ptrdiff_t out_c = p->shape.out_channels;
-    const ptrdiff_t rows = (ptrdiff_t)p->shape.kernel * p->shape.kernel * p->shape.in_channels;
-    const ptrdiff_t first = (ptrdiff_t)index * QNET__REDUCE_ROWS;
-    const ptrdiff_t last = first + QNET__REDUCE_ROWS < rows ? first + QNET__REDUCE_ROWS : rows;
-    ptrdiff_t r, co;
-    size_t group;
+    const size_t out = (size_t)p->shape.out_channels;
+    const size_t all = (size_t)(p->shape.kernel * p->shape.kernel) *
+                       (size_t)p->shape.in_channels * out;
+    const size_t first = index * QNET__REDUCE_ROWS * out;
+    const size_t last = qnet__min_size(first + QNET__REDUCE_ROWS * out, all);
     QNET__UNUSED(worker);
-    for (r = first; r < last; r++) {
-        qnet_real *dw = p->dw + r * out_c;
-        const qnet_real *partial = p->partial + r * p->dy_c;
-        memcpy(dw, partial, (size_t)out_c * sizeof *dw);
-        for (group = 1; group < p->groups; group++) {
-            partial += rows * p->dy_c;
-            for (co = 0; co < out_c; co++)
-                dw[co] += partial[co];
-        }
+    memcpy(p->dw + first, p->partial + first, (last - first) * sizeof *p->dw);
+    for (size_t group = 1; group < p->groups; group++) {
+        for (size_t i = first; i < last; i++)
+            p->dw[i] += p->partial[group * all + i];
     }
 }
 
-/* Everything that follows from the shape, with the scratch: dy with its channels padded to whole
-   panels (only if they are not) and the partial sums (unless there is one group to write dw
-   itself). */
+/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
-                                             const qnet_conv2d *s, qnet_real **padded)
+                                             const qnet_conv2d *s)
 {
-    qnet__weight_sweep p;
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, channels, fit, unused;
-    size_t partial_rows;
+    const ptrdiff_t tile_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) *
+                                 QNET__TILE_ROWS;
+    qnet__weight_sweep p;
+    ptrdiff_t most, wanted, fit;
     memset(&p, 0, sizeof p);
     p.isa = isa;
     p.shape = *s;
     p.out_h = qnet_conv2d_out_height(s);
     p.out_w = qnet_conv2d_out_width(s);
     p.panels = qnet__panels(isa, (size_t)s->out_channels);
-    p.dy_c = (ptrdiff_t)(p.panels * isa->columns);
-    qnet__inside(p.out_w, s->width, s->stride, -s->padding, &p.inner_first, &p.inner_last);
-    qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
-    p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
-    tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
-    p.blocks = (tile_rows - 1) / QNET__TILE_ROWS + 1;
-    block_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
-    p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
-    if (p.merged) {
-        p.blocks_per_task = p.blocks; /* all of dw is small */
-    }
-    p.supers = (p.blocks - 1) / p.blocks_per_task + 1;
+    p.channels = QNET__TILE_ROWS * (tile_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / tile_bytes : 1);
+    p.channels = p.channels < s->in_channels ? p.channels : s->in_channels;
+    p.slices = (size_t)((s->in_channels - 1) / p.channels + 1);
     p.rows = s->batch * p.out_h;
-    channels = p.blocks_per_task * QNET__TILE_ROWS;
-    channels = channels < s->in_channels ? channels : s->in_channels;
-    fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * channels);
-    p.rows_per_chunk = (QNET__CHUNK_PIXELS * (p.merged ? 4 : 1) - 1) / p.out_w + 1;
+    fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * p.channels);
+    p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
     p.rows_per_chunk = p.rows_per_chunk < fit ? p.rows_per_chunk : fit > 0 ? fit : 1;
-    if (p.rows_per_chunk > QNET__CHUNK_ROWS)
-        p.rows_per_chunk = QNET__CHUNK_ROWS;
+    p.rows_per_chunk = p.rows_per_chunk < QNET__SEGMENTS ? p.rows_per_chunk : QNET__SEGMENTS;
     most = (p.rows - 1) / p.rows_per_chunk + 1;
-    tasks = (ptrdiff_t)p.panels * p.supers;
-    wanted = (QNET__DW_TASKS - 1) / tasks + 1;
+    wanted = (QNET__DW_TASKS - 1) / (ptrdiff_t)(p.panels * p.slices) + 1;
     wanted = wanted < most ? wanted : most;
     p.rows_per_group = (p.rows - 1) / wanted + 1;
     p.groups = (size_t)((p.rows - 1) / p.rows_per_group + 1);
-    *padded = NULL;
-    if (p.dy_c != s->out_channels) {
-        *padded = (qnet_real *)qnet__take(arena, (size_t)(p.rows * p.out_w),
-                                          (size_t)p.dy_c * sizeof(qnet_real));
-    }
-    if (p.dy_c != s->out_channels || p.groups > 1) {
-        if (!qnet__mul(p.groups, taps * (size_t)s->in_channels, &partial_rows))
-            partial_rows = (size_t)-1;
-        p.partial = (qnet_real *)qnet__take(arena, partial_rows,
-                                            (size_t)p.dy_c * sizeof(qnet_real));
+    if (p.groups > 1) {
+        p.partial = (qnet_real *)qnet__take(arena, p.groups * (size_t)s->out_channels,
+                                            taps * (size_t)s->in_channels * sizeof(qnet_real));
     }
     return p;
 }
@@ -7857,111 +7669,90 @@ static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, c
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
-    qnet_real *padded;
-    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s, &padded);
-    const ptrdiff_t weight_rows = (ptrdiff_t)s->kernel * s->kernel * s->in_channels;
-    ptrdiff_t pixel;
+    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s);
+    const size_t rows = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     p.x = x, p.dy = dy, p.dw = dw;
-    if (padded != NULL) {
-        memset(padded, 0, (size_t)(p.rows * p.out_w * p.dy_c) * sizeof *padded);
-        for (pixel = 0; pixel < p.rows * p.out_w; pixel++) {
-            memcpy(padded + pixel * p.dy_c, dy + pixel * s->out_channels,
-                   (size_t)s->out_channels * sizeof *padded);
-        }
-        p.dy = padded;
-    }
-    if (p.partial == NULL)
-        p.partial = dw;
-    qnet__parallel(ctx, p.panels * (size_t)p.supers * p.groups, qnet__weight_task, &p);
-    if (p.partial != dw) {
-        qnet__parallel(ctx, (size_t)((weight_rows - 1) / QNET__REDUCE_ROWS + 1),
-                       qnet__weight_reduce_task, &p);
-    }
+    p.partial = p.groups > 1 ? p.partial : dw;
+    qnet__parallel(ctx, p.panels * p.slices * p.groups, qnet__weight_task, &p);
+    if (p.groups > 1)
+        qnet__parallel(ctx, (rows - 1) / QNET__REDUCE_ROWS + 1, qnet__weight_reduce_task, &p);
 }
 
-/* ---- By way of a BLAS ------------------------------------------------------------------------ */
+/* ---- By lowering to matrix products ---------------------------------------------------------- */
 
 /* column[oy][ox][ky][kx][ci]: the pixels of one image x[height][width][in] under every tap, zeros
-   outside, so that its convolution is the matrix product column * w. */
-static void qnet__im2col(const qnet_conv2d *s, const qnet_real *x, qnet_real *column)
+   outside, so that its convolution is the matrix product column * w. With dx, the transpose: each
+   number of column is added to the pixel that it would be copied from. */
+static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_real *column,
+                              qnet_real *dx)
 {
-    const ptrdiff_t out = (ptrdiff_t)qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
-    const size_t pixel = (size_t)s->in_channels;
-    ptrdiff_t p, at;
-    int ky, kx;
-    for (p = 0; p < out; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++, column += pixel) {
-                at = qnet__conv_pixel(s, p, ky, kx);
-                if (at >= 0) {
-                    memcpy(column, x + at, pixel * sizeof *column);
-                } else {
-                    memset(column, 0, pixel * sizeof *column);
-                }
-            }
-        }
+    const ptrdiff_t out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
+    const ptrdiff_t kernel = s->kernel, in = s->in_channels;
+    for (ptrdiff_t oy = 0; oy < out_h; oy++)
+    for (ptrdiff_t ox = 0; ox < out_w; ox++)
+    for (ptrdiff_t tap = 0; tap < kernel * kernel; tap++, column += in) {
+        const ptrdiff_t iy = oy * s->stride + tap / kernel - s->padding;
+        const ptrdiff_t ix = ox * s->stride + tap % kernel - s->padding;
+        const int inside = iy >= 0 && iy < s->height && ix >= 0 && ix < s->width;
+        const ptrdiff_t at = (iy * s->width + ix) * in;
+        if (dx == NULL && inside)
+            memcpy(column, x + at, (size_t)in * sizeof *column);
+        else if (dx == NULL)
+            memset(column, 0, (size_t)in * sizeof *column);
+        for (ptrdiff_t ci = 0; dx != NULL && inside && ci < in; ci++)
+            dx[at + ci] += column[ci];
     }
 }
 
-/* The transpose of im2col: adds every entry of dcolumn to the pixel it was copied from. */
-static void qnet__col2im(const qnet_conv2d *s, int add, const qnet_real *dcolumn, qnet_real *dx)
+/* Bytes that column and its products take. */
+static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
+                                       void *scratch, qnet_real **column, void **product)
 {
-    const ptrdiff_t out = (ptrdiff_t)qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
-    ptrdiff_t p, at;
-    int ky, kx, ci;
-    memset(dx, 0, add ? 0 : (size_t)(qnet__conv_in_count(s) / s->batch) * sizeof *dx);
-    for (p = 0; p < out; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++, dcolumn += s->in_channels) {
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < s->in_channels; ci++)
-                    dx[at + ci] += dcolumn[ci];
-            }
-        }
-    }
+    const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
+    const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    *column = (qnet_real *)qnet__take(&arena, pixels, k * sizeof(qnet_real));
+    *product = qnet__take(&arena, ctx->hooks.blas.sgemm != NULL ? 0 : qnet_gemm_scratch(
+                                      ctx, 1, 0, k, (size_t)s->out_channels, pixels), 1);
+    return arena.at;
 }
 
 /* Image by image, with qnet_gemm going to the hook:
    y = column w;  dw += column^T dy;  dcolumn = dy w^T.
-   y is written if it is given, else those of dw and dx that are given, with `add` added to what dx
-   holds. */
-static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, int add,
-                                   const qnet_real *x, const qnet_real *w, const qnet_real *dy,
-                                   qnet_real *y, qnet_real *dx, qnet_real *dw, qnet_real *column)
+   That of y, dw and dx which is given, with `add` added to what dx holds. */
+static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
+                                    const qnet_real *x, const qnet_real *w, const qnet_real *dy,
+                                    qnet_real *y, qnet_real *dx, qnet_real *dw, void *scratch)
 {
-    const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    const size_t k = taps * (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const size_t pixels = (size_t)(qnet__conv_out_pixels(s) / s->batch);
-    const size_t image = (size_t)(qnet__conv_in_count(s) / s->batch);
-    int n;
-    for (n = 0; n < s->batch; n++) {
-        const size_t at_y = (size_t)n * pixels * out, at_x = (size_t)n * image;
-        if (y != NULL || dw != NULL)
-            qnet__im2col(s, x + at_x, column);
+    const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
+    const size_t out = (size_t)s->out_channels;
+    const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
+    const size_t image = qnet__conv_in_pixels(s) / (size_t)s->batch * (size_t)s->in_channels;
+    qnet_real *column;
+    void *product;
+    qnet__conv_lower_scratch(ctx, s, scratch, &column, &product);
+    for (size_t n = 0; n < (size_t)s->batch; n++) {
+        const size_t at_y = n * pixels * out, at_x = n * image;
+        if (dx == NULL)
+            qnet__conv_column(s, x + at_x, column, NULL);
         if (y != NULL) {
             QNET__TRY(qnet_gemm(ctx, 0, 0, pixels, out, k, column, k, w, out, 0, y + at_y, out,
-                                NULL));
-            continue;
-        }
-        if (dw != NULL) {
+                                product));
+        } else if (dw != NULL) {
             QNET__TRY(qnet_gemm(ctx, 1, 0, k, out, pixels, column, k, dy + at_y, out,
-                                n > 0 ? (qnet_real)1 : (qnet_real)0, dw, out, NULL));
-        }
-        if (dx != NULL) {
+                                n > 0 ? (qnet_real)1 : (qnet_real)0, dw, out, product));
+        } else {
             QNET__TRY(qnet_gemm(ctx, 0, 1, pixels, k, out, dy + at_y, out, w, out, 0, column, k,
-                                NULL));
-            qnet__col2im(s, add, column, dx + at_x);
+                                product));
+            memset(dx + at_x, 0, add ? 0 : image * sizeof *dx);
+            qnet__conv_column(s, NULL, column, dx + at_x);
         }
     }
     return QNET_OK;
 }
 
-static int qnet__conv_uses_blas(const qnet_context *ctx)
-{
-    return !QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL;
-}
+/* ---- The choice of an algorithm -------------------------------------------------------------- */
 
-/* The one place where the way to do a convolution is chosen. */
 typedef enum qnet__conv_algorithm {
     QNET__CONV_REFERENCE,
     QNET__CONV_BLAS,
@@ -7970,10 +7761,10 @@ typedef enum qnet__conv_algorithm {
     QNET__CONV_DIRECT
 } qnet__conv_algorithm;
 
-static const char *qnet__conv_algorithm_name(qnet__conv_algorithm way)
+static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
 {
     static const char *const name[] = {"reference", "BLAS", "Winograd", "Winograd 2", "direct"};
-    return name[way];
+    return name[algorithm];
 }
 
 /* once: the kernel may be packed once for many passes. */
@@ -7983,22 +7774,23 @@ static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_
     const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
     if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
-    if (qnet__conv_uses_blas(ctx))
+    if (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL)
         return QNET__CONV_BLAS;
     return side == 4 ? QNET__CONV_WINOGRAD : side == 2 ? QNET__CONV_WINOGRAD_2 : QNET__CONV_DIRECT;
 }
 
-/* The largest side of Winograd's tiles; 0: another way. */
-static int qnet__conv_side(qnet__conv_algorithm way)
+/* The largest side of Winograd's tiles; 0: another algorithm. */
+static int qnet__conv_side(qnet__conv_algorithm algorithm)
 {
-    return way == QNET__CONV_WINOGRAD ? 4 : way == QNET__CONV_WINOGRAD_2 ? 2 : 0;
+    return algorithm == QNET__CONV_WINOGRAD ? 4 : algorithm == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
-/* The way of the gradient of the inputs. */
-static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm way,
+/* That of the gradient of the inputs. */
+static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm algorithm,
                                                       const qnet_conv2d *s)
 {
-    return qnet__conv_side(way) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT : way;
+    return qnet__conv_side(algorithm) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT
+                                                                          : algorithm;
 }
 
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
@@ -8008,181 +7800,157 @@ QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_c
     return qnet__conv_algorithm_name(qnet__conv_pick(ctx, shape, 0));
 }
 
-/* ---- The public functions, which pick -------------------------------------------------------- */
+/* The direct gradient of the weights is for whole panels. */
+static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                     const qnet_conv2d *s)
+{
+    return algorithm < QNET__CONV_WINOGRAD ||
+           (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
+}
 
-static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm way,
-                                 const qnet_conv2d *shape)
+static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                 const qnet_conv2d *s)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     const qnet__isa *isa = qnet__isa_of(ctx);
-    qnet_real *padded;
-    switch (way) {
-    case QNET__CONV_REFERENCE: return 0;
-    case QNET__CONV_WINOGRAD:
-    case QNET__CONV_WINOGRAD_2:
-        if (!qnet__winograd_goes_back(shape))
-            qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
-        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
-    case QNET__CONV_BLAS:
-        qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
-                   (size_t)(shape->kernel * shape->kernel) * (size_t)shape->in_channels *
-                       sizeof(qnet_real));
-        return forward.at;
-    default:
-        qnet__plan_sweep(&forward, isa, shape, shape->in_channels, shape->out_channels);
-        qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
-        qnet__plan_weights(&weights, isa, shape, &padded);
-        return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
-    }
-}
-
-/* The map of a source: its own where that is plain, else worked out into temp, which may be the
-   source's x. */
-static const qnet_real *qnet__prologue_map(qnet_context *ctx, const qnet__prologue *source,
-                                           size_t rows, int channels, qnet_real *temp)
-{
-    qnet__epilogue sink = qnet__epilogue_plain(temp);
-    if (source->kind == QNET__PROLOGUE_PLAIN)
-        return source->x;
-    qnet__pass(ctx, source, &sink, rows, (size_t)channels);
-    return temp;
-}
-
-/* Ways other than Winograd's store the map first, and apply the sink then. */
-static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *sink, size_t rows, int channels)
-{
-    qnet_real *map = sink->y;
-    const qnet__prologue source = qnet__prologue_plain(map);
-    if (sink->kind == QNET__EPILOGUE_MOMENTS) {
-        sink->y = NULL; /* nothing changes there */
-    }
-    if (sink->kind != QNET__EPILOGUE_PLAIN)
-        qnet__pass(ctx, &source, sink, rows, (size_t)channels);
-    sink->y = map;
+    const int side = qnet__conv_side(algorithm);
+    qnet_real *column;
+    void *product;
+    if (algorithm < QNET__CONV_WINOGRAD)
+        return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+    if (qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT)
+        qnet__plan_sweep(&data, isa, s, s->out_channels, s->in_channels);
+    if (side > 0)
+        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, s, side));
+    qnet__plan_sweep(&forward, isa, s, s->in_channels, s->out_channels);
+    if (qnet__conv_lowers_weights(ctx, algorithm, s))
+        weights.at = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+    else
+        qnet__plan_weights(&weights, isa, s);
+    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
    form. */
-static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm way,
+static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                 const qnet_conv2d *s)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
-    switch (way) {
-    case QNET__CONV_WINOGRAD:
-    case QNET__CONV_WINOGRAD_2:
-        qnet__winograd_geometry(&p, isa, s, qnet__conv_side(way), 0);
-        return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
-    case QNET__CONV_DIRECT:
+    if (algorithm < QNET__CONV_WINOGRAD)
+        return 0;
+    if (algorithm == QNET__CONV_DIRECT)
         return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
-    default: return 0;
-    }
+    qnet__winograd_geometry(&p, isa, s, qnet__conv_side(algorithm), 0);
+    return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
-static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm way, const qnet_conv2d *s,
+static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
-    if (qnet__conv_side(way) > 0) {
-        qnet__winograd_pack(ctx, s, qnet__conv_side(way), 0, w, packed);
-    } else if (way == QNET__CONV_DIRECT) {
+    if (qnet__conv_side(algorithm) > 0)
+        qnet__winograd_pack(ctx, s, qnet__conv_side(algorithm), 0, w, packed);
+    else if (algorithm == QNET__CONV_DIRECT)
         qnet__conv_panels(ctx, s, 0, w, packed);
-    }
 }
 
-/* What Winograd's way takes for the source: plain maps at stride 2. */
-static qnet__prologue qnet__winograd_source(qnet_context *ctx, const qnet_conv2d *s,
-                                            const qnet__prologue *source, size_t rows,
-                                            qnet_real *temp)
+/* ---- Forward and backward -------------------------------------------------------------------- */
+
+/* The map that a prologue describes: its own where that is plain, else made in temp, which may be
+   the prologue's x. */
+static const qnet_real *qnet__prologue_map(qnet_context *ctx, const qnet__prologue *x,
+                                           size_t pixels, int channels, qnet_real *temp)
 {
-    return s->stride == 1
-               ? *source
-               : qnet__prologue_plain(qnet__prologue_map(ctx, source, rows, s->in_channels, temp));
+    qnet__epilogue made = qnet__epilogue_plain(temp);
+    if (x->kind == QNET__PROLOGUE_PLAIN)
+        return x->x;
+    qnet__pass(ctx, x, &made, pixels, (size_t)channels);
+    return temp;
 }
 
-/* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for
-   a source that is not plain; Winograd's way needs it at stride 2 only. */
-static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm way,
-                                      const qnet_conv2d *s, const qnet__prologue *source,
-                                      const qnet_real *w, const qnet_real *packed,
-                                      qnet__epilogue *sink, qnet_real *temp, void *scratch)
+/* y, a map that is stored already, through its epilogue. */
+static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *y, size_t pixels, int channels)
 {
-    const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
-    const qnet_real *x;
-    if (qnet__conv_side(way) > 0) {
-        const qnet__prologue from = qnet__winograd_source(ctx, s, source, in_rows, temp);
-        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, &from, w, packed, sink, scratch);
-        return QNET_OK;
-    }
-    x = qnet__prologue_map(ctx, source, in_rows, s->in_channels, temp);
-    if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_ref(s, x, w, NULL, sink->y, NULL, 0, NULL);
-    } else if (way == QNET__CONV_BLAS) {
-        QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
-                                  (qnet_real *)scratch));
-    } else {
-        qnet__conv_sweep(ctx, s, 0, 0, x, w, packed, sink->y, scratch);
-    }
-    qnet__epilogue_map(ctx, sink, (size_t)qnet__conv_out_pixels(s), s->out_channels);
+    qnet_real *map = y->y;
+    const qnet__prologue stored = qnet__prologue_plain(map);
+    if (y->kind == QNET__EPILOGUE_MOMENTS)
+        y->y = NULL; /* the map does not change */
+    if (y->kind != QNET__EPILOGUE_PLAIN)
+        qnet__pass(ctx, &stored, y, pixels, (size_t)channels);
+    y->y = map;
+}
+
+/* y <- the convolution of x with w or, backward, y <- dx from x = dy. Winograd's form applies the
+   forward prologue at stride 1 and the epilogues, but that of dx at stride 2; else qnet__pass does.
+   packed: w by qnet__conv_pack, or NULL. With `add`, which Winograd's form has not, dx is added to
+   what y->y holds. temp: as large as x, unless that is plain or its prologue applied. */
+static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                  const qnet_conv2d *s, int backward, int add,
+                                  const qnet__prologue *x, const qnet_real *w,
+                                  const qnet_real *packed, qnet__epilogue *y, qnet_real *temp,
+                                  void *scratch)
+{
+    const int side = qnet__conv_side(algorithm), ends = side > 0 && (s->stride == 1 || !backward);
+    size_t in_pixels = qnet__conv_in_pixels(s), out_pixels = qnet__conv_out_pixels(s);
+    qnet__epilogue plain = qnet__epilogue_plain(y->y);
+    qnet__prologue from = *x;
+    if (side == 0 || s->stride > 1 || backward)
+        from = qnet__prologue_plain(qnet__prologue_map(
+            ctx, x, backward ? out_pixels : in_pixels,
+            backward ? s->out_channels : s->in_channels, temp));
+    if (side > 0)
+        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, ends ? y : &plain, scratch);
+    else if (algorithm == QNET__CONV_DIRECT)
+        qnet__conv_sweep(ctx, s, backward, add, from.x, w, packed, y->y, scratch);
+    else if (backward)
+        QNET__TRY(qnet__conv_lower(ctx, s, add, NULL, w, from.x, NULL, y->y, NULL, scratch));
+    else
+        QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, NULL, y->y, NULL, NULL, scratch));
+    if (!ends)
+        qnet__epilogue_map(ctx, y, backward ? in_pixels : out_pixels,
+                           backward ? s->in_channels : s->out_channels);
     return QNET_OK;
 }
 
-/* dw and sink, unless NULL, from the gradient of the output; sink gets that of x. With `add`, which
-   Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
-   Winograd's way needs temp_dy too, unless dy is plain, but temp_x at stride 2 only. temp_dy may be
-   one of dy's maps, which is lost then. */
-static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm way,
+static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                      const qnet_conv2d *s, const qnet__prologue *x,
+                                      const qnet_real *w, const qnet_real *packed,
+                                      qnet__epilogue *y, qnet_real *temp, void *scratch)
+{
+    return qnet__conv_map(ctx, algorithm, s, 0, 0, x, w, packed, y, temp, scratch);
+}
+
+/* dw and dx, unless NULL, from the gradient dy of the output: dy is made (by Winograd's form on the
+   way, where dw is wanted), dw is a sum over x and dy, dx the convolution of dy, with its epilogue.
+   temp_x and temp_dy: as large as x and dy, unless plain; Winograd's form at stride 1 needs no
+   temp_x. temp_dy may be one of dy's maps, which is lost then. */
+static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                        const qnet_conv2d *s, const qnet__prologue *x,
                                        const qnet_real *w, const qnet__prologue *dy,
-                                       qnet__epilogue *sink, int add, qnet_real *dw,
+                                       qnet__epilogue *dx, int add, qnet_real *dw,
                                        qnet_real *temp_x, qnet_real *temp_dy, void *scratch)
 {
-    const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
-    const size_t out_rows = (size_t)qnet__conv_out_pixels(s);
-    const qnet_real *from_x = NULL, *from_dy;
-    const int side = qnet__conv_side(way);
-    qnet_real *dx = sink != NULL ? sink->y : NULL;
-    if (side > 0) {
-        qnet__prologue made = *dy;
-        if (dw != NULL) {
-            const qnet__prologue from = qnet__winograd_source(ctx, s, x, in_rows, temp_x);
-            qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
-            made = dy->kind == QNET__PROLOGUE_PLAIN ? *dy : qnet__prologue_plain(temp_dy);
-        }
-        if (sink != NULL) {
-            made = qnet__prologue_plain(qnet__prologue_map(ctx, &made, out_rows, s->out_channels,
-                                                       temp_dy));
-        }
-        if (sink != NULL && s->stride == 1) {
-            qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
-        } else if (sink != NULL) {
-            qnet__epilogue plain = qnet__epilogue_plain(dx);
-            if (qnet__winograd_goes_back(s)) {
-                qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, &plain, scratch);
-            } else {
-                qnet__conv_sweep(ctx, s, 1, 0, made.x, w, NULL, dx, scratch);
-            }
-            qnet__epilogue_map(ctx, sink, in_rows, s->in_channels);
-        }
-        return QNET_OK;
-    }
-    if (dw != NULL)
-        from_x = qnet__prologue_map(ctx, x, in_rows, s->in_channels, temp_x);
-    from_dy = qnet__prologue_map(ctx, dy, out_rows, s->out_channels, temp_dy);
-    if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
-    } else if (way == QNET__CONV_BLAS) {
-        QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
-                                  (qnet_real *)scratch));
+    const int side = qnet__conv_side(algorithm);
+    qnet__prologue from = *x, made = *dy;
+    if (dw != NULL && (side == 0 || s->stride > 1))
+        from = qnet__prologue_plain(qnet__prologue_map(ctx, x, qnet__conv_in_pixels(s),
+                                                       s->in_channels, temp_x));
+    if (dw != NULL && side > 0) {
+        qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
+        made = dy->kind == QNET__PROLOGUE_PLAIN ? *dy : qnet__prologue_plain(temp_dy);
     } else {
-        if (dw != NULL)
-            qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
-        if (dx != NULL)
-            qnet__conv_sweep(ctx, s, 1, add, from_dy, w, NULL, dx, scratch);
+        made = qnet__prologue_plain(qnet__prologue_map(ctx, dy, qnet__conv_out_pixels(s),
+                                                       s->out_channels, temp_dy));
     }
-    if (sink != NULL)
-        qnet__epilogue_map(ctx, sink, in_rows, s->in_channels);
-    return QNET_OK;
+    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, algorithm, s))
+        QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, made.x, NULL, NULL, dw, scratch));
+    else if (dw != NULL && side == 0)
+        qnet__conv_weights_direct(ctx, s, from.x, made.x, dw, scratch);
+    if (dx == NULL)
+        return QNET_OK;
+    return qnet__conv_map(ctx, qnet__conv_algorithm_back(algorithm, s), s, 1, add, &made, w, NULL,
+                          dx, NULL, scratch);
 }
 
 /* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
@@ -8197,8 +7965,8 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch)
 {
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = qnet__epilogue_plain(y);
+    const qnet__prologue from = qnet__prologue_plain(x);
+    qnet__epilogue to = qnet__epilogue_plain(y);
     qnet_status status;
     size_t bytes;
     void *own;
@@ -8207,7 +7975,7 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     bytes = qnet_conv2d_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
-    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
+    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &from, w, NULL, &to,
                                 NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
@@ -8218,8 +7986,8 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                           void *scratch)
 {
-    const qnet__prologue source = qnet__prologue_plain(x), gradient = qnet__prologue_plain(dy);
-    qnet__epilogue sink = qnet__epilogue_plain(dx);
+    const qnet__prologue from = qnet__prologue_plain(x), gradient = qnet__prologue_plain(dy);
+    qnet__epilogue to = qnet__epilogue_plain(dx);
     qnet_status status;
     size_t bytes;
     void *own;
@@ -8230,8 +7998,8 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     }
     bytes = qnet_conv2d_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
-    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, &gradient,
-                                 dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
+    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &from, w, &gradient,
+                                 dx != NULL ? &to : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
 }
