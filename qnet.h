@@ -53,6 +53,7 @@
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
+   - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
    - It uses the CPU only, in single precision (double as a reference build).
@@ -15831,15 +15832,16 @@ static size_t qnet__clear_outside(qnet_volume *v)
         float *p = v->voxels + qnet__voxel_at(v, 0, 0, z);
         do {
             before = cleared;
-            for (int i = 0; i < 2 * nx * ny; i++) {
-                const int at = i < nx * ny ? i : 2 * nx * ny - 1 - i, x = at % nx, y = at / nx;
-                if (!qnet__is_bad_voxel(p[at])) continue;
-                if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
-                    p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
-                    continue;
-                p[at] = 0;
-                cleared++;
-            }
+            for (int back = 0; back < 2; back++)
+                for (int i = 0; i < nx * ny; i++) {
+                    const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
+                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
+                        p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
+                        continue;
+                    p[at] = 0;
+                    cleared++;
+                }
         } while (cleared > before);
     }
     return cleared;
