@@ -1267,59 +1267,6 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config);
 /* First epoch (from 0) whose weights are averaged: epochs - max(1, round(swa_share * epochs)). */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config);
 
-typedef struct qnet_epoch {
-    double loss, learning_rate, seconds;
-} qnet_epoch; /* stage 2: scan + image */
-
-/* A training run: network, optimiser, averages, history; owns its memory. An epoch visits every
-   training image once, in batches of nearly equal size, none above `batch`. */
-typedef struct qnet_stage1 {
-    qnet_context *ctx;
-    qnet_stage1_config config;
-    const qnet_cohort *cohort;
-    qnet_resnet *net;
-    int epoch;            /* epochs done */
-    qnet_epoch *history;  /* [config.epochs] */
-    uint64_t step;        /* Adam steps done */
-    int averaged;         /* weights averaged so far */
-    int finished;         /* qnet_stage1_finish has run: net holds the result */
-    struct qnet__stage1_state *state;
-} qnet_stage1;
-
-/* scans[count]: the training scans, as indices into the cohort. label_of[cohort->scans_count]
-   replaces the cohort's labels when not NULL (shuffled-label control). weights (NULL: random):
-   a block with qnet_resnet's table to start from. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const int *label_of, const qnet_real *weights,
-                                        qnet_stage1 **out);
-QNET_API void qnet_stage1_destroy(qnet_stage1 *run);
-/* One epoch. QNET_STOPPED leaves the run unusable but for qnet_stage1_load and _destroy;
-   QNET_ERROR_NUMERIC names epoch and step. */
-QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run);
-/* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
-   the training images, augmentation off (Izmailov et al. 2018). */
-QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run);
-/* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
-   and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
-   configuration, the cohort or the scans differ; a run without SWA may be loaded into one with SWA
-   as long as its epoch is not past qnet_stage1_swa_start: up to there they are the same run. */
-QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink);
-QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source);
-#ifndef QNET_NO_STDIO
-QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path);
-QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path);
-/* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after every epoch. */
-QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint);
-#endif
-
-/* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
-   slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
-   work done at once and does not change the result. */
-QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
-                                const qnet_cohort *cohort, const int *scans, int count,
-                                qnet_real *features, double *probability);
-
 typedef struct qnet_stage2_config {
     int epochs, batch;     /* 50, 64 */
     double rate;           /* 3e-4, fixed */
@@ -1329,28 +1276,61 @@ typedef struct qnet_stage2_config {
 } qnet_stage2_config;
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
-typedef struct qnet_stage2 {
+typedef struct qnet_epoch {
+    double loss, learning_rate, seconds;
+} qnet_epoch; /* stage 2: scan + image */
+
+/* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
+   visits every item, a slice in stage 1 and a scan in stage 2, once, in batches of nearly equal
+   size, none above `batch`. */
+typedef struct qnet_training {
     qnet_context *ctx;
-    qnet_stage2_config config;
-    qnet_scan_model *model;
-    int epoch;
-    qnet_epoch *history;
-    uint64_t step;
-    struct qnet__stage2_state *state;
-} qnet_stage2;
+    qnet_resnet *net;       /* of stage 1; NULL in stage 2 */
+    qnet_scan_model *model; /* of stage 2; NULL in stage 1 */
+    int epochs, epoch;      /* in all, done */
+    qnet_epoch *history;    /* [epochs] */
+    uint64_t step;          /* Adam steps done */
+    int averaged;           /* weights averaged so far */
+    int finished;           /* qnet_training_finish has run: the network is the result */
+    struct qnet__training_state *state;
+} qnet_training;
+
+/* scans[count]: the training scans, as indices into the cohort, which must outlive the run. weights
+   (NULL: random): a block with qnet_resnet's table to start from. */
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out);
 /* features[count][steps][512] (copied), length[count], label[count]: the frozen embedding's. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
-                                        const int *label, int count, qnet_stage2 **out);
-QNET_API void qnet_stage2_destroy(qnet_stage2 *run);
-QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run);
-QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink);
-QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source);
+                                        const int *label, int count, qnet_training **out);
+QNET_API void qnet_training_destroy(qnet_training *run);
+/* One epoch. QNET_STOPPED leaves the run unusable but for qnet_training_load and _destroy;
+   QNET_ERROR_NUMERIC names epoch and step. */
+QNET_API qnet_status qnet_training_epoch(qnet_training *run);
+/* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
+   the training images, augmentation off (Izmailov et al. 2018). */
+QNET_API qnet_status qnet_training_finish(qnet_training *run);
+/* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
+   and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
+   configuration, the cohort or the scans differ; a run without SWA may be loaded into one with SWA
+   as long as its epoch is not past qnet_stage1_swa_start: up to there they are the same run. */
+QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink);
+QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source);
 #ifndef QNET_NO_STDIO
-QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path);
-QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path);
-QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint);
+QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path);
+QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path);
+/* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after each of them. */
+QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint);
 #endif
+
+/* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
+   slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
+   work done at once and does not change the result. */
+QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
+                                const qnet_cohort *cohort, const int *scans, int count,
+                                qnet_real *features, double *probability);
+
 /* image[count][steps] and scan[count]: probability of HH. The model's batch bounds the work done
    at once. */
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
@@ -18064,13 +18044,257 @@ QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
    >>train
    Training (paper, "Training Procedure"). Stage 1 trains ResNet18 on single slices; qnet_embed
    runs it over whole scans; stage 2 trains the scan-level model on those features, which no longer
-   change. An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a
-   run that was stopped goes on with the same bits.
+   change. Both are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
+
+     order   = shuffle(0..count-1), seeded by (seed, epoch)
+     batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
+     average += (weights - average) / (n + 1)                   late in a run with SWA
+
+   An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
+   was stopped goes on with the same bits.
    ============================================================================================ */
 
-/* ---- what both stages share ------------------------------------------------------------------ */
+/* ---- configurations as text ------------------------------------------------------------------
+   "key=value" lines: the metadata of checkpoints and weights files, and what a resume compares. */
 
-/* Batches of an epoch: as few as hold `count` items with at most `batch` in each. */
+/* A number of a configuration: its key in files and messages, its place and its range. */
+typedef struct qnet__setting {
+    const char *key;
+    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    size_t offset;
+    double low, high;
+} qnet__setting; /* a table of settings ends with a key of NULL */
+
+#define QNET__SETTING(config, type, name, low, high) \
+    { #name, type, offsetof(config, name), low, high }
+#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
+/* beta < 1 and eps > 0 keep Adam's divisions from 0. */
+#define QNET__ADAM_SETTING(config, name, low, high) \
+    { "adam." #name, 'd', offsetof(config, adam) + offsetof(qnet_adam_config, name), low, high }
+#define QNET__ADAM_SETTINGS(config)                         \
+    QNET__ADAM_SETTING(config, beta1, 0, 0.999999999999),   \
+    QNET__ADAM_SETTING(config, beta2, 0, 0.999999999999),   \
+    QNET__ADAM_SETTING(config, eps, DBL_MIN, DBL_MAX)
+
+static const qnet__setting qnet__stage1_settings[] = {
+    QNET__SETTING(qnet_stage1_config, 'i', epochs, 1, INT_MAX),
+    QNET__SETTING(qnet_stage1_config, 'i', batch, 1, INT_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', rate_first, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', rate_last, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', swa_share, 0, 1),
+    QNET__SETTING(qnet_stage1_config, 'd', swa_rate, 0, DBL_MAX),
+    QNET__ADAM_SETTINGS(qnet_stage1_config),
+    QNET__SETTINGS_END
+};
+
+static const qnet__setting qnet__stage2_settings[] = {
+    QNET__SETTING(qnet_stage2_config, 'i', epochs, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', batch, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'd', rate, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', hidden, 1, INT_MAX),
+    QNET__ADAM_SETTINGS(qnet_stage2_config),
+    QNET__SETTINGS_END
+};
+
+/* What the network sees of an image at test time, too. */
+#define QNET__CHANNEL_SETTING(name, c, low, high) \
+    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
+#define QNET__CHANNEL_SETTINGS(c)                        \
+    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
+    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
+    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
+    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
+static const qnet__setting qnet__stretch_settings[] = {
+    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
+    QNET__CHANNEL_SETTINGS(0),
+    QNET__CHANNEL_SETTINGS(1),
+    QNET__CHANNEL_SETTINGS(2),
+    QNET__SETTINGS_END
+};
+
+/* What training alone does to it; qnet__augment_config_check knows the ranges. */
+static const qnet__setting qnet__augment_settings[] = {
+    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_low, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_high, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
+    QNET__SETTINGS_END
+};
+
+/* How far a run is; all the rest follows from the epoch. */
+static const qnet__setting qnet__training_settings[] = {
+    QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
+    QNET__SETTING(qnet_training, 'i', finished, 0, 1),
+    QNET__SETTINGS_END
+};
+
+static double qnet__setting_get(const qnet__setting *f, const void *config)
+{
+    const void *at = (const unsigned char *)config + f->offset;
+    if (f->type == 's') return (double)*(const qnet_stretch *)at;
+    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+}
+
+/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
+static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
+                                      const void *config)
+{
+    for (; f->key != NULL; f++) {
+        const double value = qnet__setting_get(f, config);
+        if (!(value >= f->low && value <= f->high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
+                              f->key, value, f->low, f->high);
+    }
+    return QNET_OK;
+}
+
+/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
+   different ones different text: no bit is lost. */
+static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
+                                     const qnet__setting *f, const void *config)
+{
+    for (; f->key != NULL; f++) {
+        char number[40];
+        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
+    }
+    return QNET_OK;
+}
+
+/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
+   number that is missing or out of its range. */
+static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
+                                     const char *name, const qnet__setting *f, void *config)
+{
+    for (; f->key != NULL; f++) {
+        void *at = (unsigned char *)config + f->offset;
+        const char *text = qnet_safetensors_metadata(file, f->key);
+        double value;
+        if (text == NULL || !qnet__parse_number(text, &value) ||
+            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
+                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
+                              text ? text : "nothing");
+        if (f->type == 'd') *(double *)at = value;
+        else if (f->type == 'i') *(int *)at = (int)value;
+        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
+    }
+    return QNET_OK;
+}
+
+#define QNET__METADATA_PAIRS 80
+
+/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
+   k. Returns the number of lines. */
+static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
+{
+    int n = 0;
+    while (*text && n < QNET__METADATA_PAIRS) {
+        char *equals = strchr(text, '='), *end = strchr(text, '\n');
+        if (!equals || !end || equals > end) break;
+        *equals = *end = '\0';
+        pairs[2 * n] = text;
+        pairs[2 * n + 1] = equals + 1;
+        n++;
+        text = end + 1;
+    }
+    return n;
+}
+
+/* ---- checkpoints: arrays, and lines of text as metadata, in a safetensors file --------------- */
+
+/* count numbers of dtype F32 or F64 at data. */
+typedef struct qnet__slab {
+    const char *name;
+    qnet_dtype dtype;
+    void *data;
+    size_t count;
+} qnet__slab;
+
+#define QNET__SLABS 5
+#define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
+#define QNET__EPOCH_NUMBERS (sizeof(qnet_epoch) / sizeof(double)) /* a history is an array of F64 */
+
+/* text is cut up: it becomes the file's metadata; slabs become its tensors, one-dimensional. */
+static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, qnet_buffer *text,
+                                          const qnet__slab *slabs, int count)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const int lines = qnet__metadata_pairs((char *)text->bytes, pairs);
+    qnet_safetensor tensors[QNET__SLABS];
+    memset(tensors, 0, sizeof(tensors));
+    for (int i = 0; i < count; i++) {
+        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
+        tensors[i].dtype = slabs[i].dtype;
+        tensors[i].ndim = 1;
+        tensors[i].shape[0] = slabs[i].count;
+        tensors[i].data = slabs[i].data;
+    }
+    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, lines);
+}
+
+/* QNET_ERROR_MISMATCH for the first line of text, which is cut up, that the file has otherwise or
+   not at all; keys that begin with `skip` are not compared (NULL: all are). */
+static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
+                                            const char *name, qnet_buffer *text, const char *skip)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const int lines = qnet__metadata_pairs((char *)text->bytes, pairs);
+    for (int i = 0; i < lines; i++) {
+        const char *key = pairs[2 * i], *expected = pairs[2 * i + 1];
+        const char *found = qnet_safetensors_metadata(file, key);
+        if (skip != NULL && strncmp(key, skip, strlen(skip)) == 0) continue;
+        if (found == NULL || strcmp(found, expected) != 0)
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
+                              key, expected, found ? found : "nothing");
+    }
+    return QNET_OK;
+}
+
+/* Copies the file's arrays into the slabs, after all of them have been checked. */
+static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet__slab *slabs, int count)
+{
+    for (int i = 0; i < count; i++) {
+        const qnet__slab *s = &slabs[i];
+        const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
+        if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
+                              "found %.0f of type %s", name, s->name, (double)s->count,
+                              qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
+                              t ? qnet_dtype_name(t->dtype) : "none");
+        for (size_t k = 0; k < s->count; k++)
+            if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is not finite", name,
+                                  s->name, (double)k);
+    }
+    for (int i = 0; i < count; i++) {
+        const qnet_safetensor *t = qnet_safetensors_find(file, slabs[i].name);
+        memcpy(slabs[i].data, t->data, t->bytes);
+    }
+    return QNET_OK;
+}
+
+/* ---- a loop over items in batches, with progress --------------------------------------------- */
+
+/* Batches of a loop: as few as hold `count` items with at most `batch` in each. */
 static size_t qnet__batches(size_t count, int batch)
 {
     return (count + (size_t)batch - 1) / (size_t)batch;
@@ -18082,271 +18306,76 @@ static size_t qnet__batch_start(size_t count, size_t n, size_t k)
     return count / n * k + qnet__min_size(k, count % n);
 }
 
-/* order[count] = 0..count-1, shuffled for this epoch. */
-static void qnet__epoch_order(uint64_t seed, int purpose, int epoch, int *order, size_t count)
-{
-    qnet_rng rng = qnet_rng_at(seed, purpose, (uint32_t)epoch, 0);
-    size_t i;
-    for (i = 0; i < count; i++) order[i] = (int)i;
-    qnet_rng_shuffle(&rng, order, count);
-}
-
-/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
-   tie, which an AUC sees. */
-static double qnet__probability_hh(const qnet_real *logits)
-{
-    return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
-}
-
-/* 0 <= beta < 1 and eps > 0, which is what keeps Adam's divisions from 0; false for NaN. */
-static int qnet__adam_is_sound(const qnet_adam_config *adam)
-{
-    return adam->beta1 >= 0 && adam->beta1 < 1 && adam->beta2 >= 0 && adam->beta2 < 1 &&
-           adam->eps > 0 && adam->eps <= DBL_MAX;
-}
-
-/* Progress of one epoch, or of a task without epochs (epochs = 0). */
-typedef struct qnet__meter {
+/* An epoch, or a task without epochs (epochs = 0). */
+typedef struct qnet__loop {
     qnet_context *ctx;
     const char *task;
-    int epoch, epochs;    /* from 1 */
-    size_t steps;         /* of the epoch */
-    double items_before;  /* of the task, in earlier epochs */
-    double items_total;   /* of the whole task */
-    double start;         /* seconds */
-} qnet__meter;
+    int epoch, epochs;   /* from 1 */
+    size_t count, steps; /* items and batches */
+    double start;        /* seconds */
+    size_t step;         /* the batch at hand, from 1, which holds */
+    size_t first, n;     /* items first .. first + n - 1 */
+} qnet__loop;
 
-/* items: of one epoch, or of the task. Asks for the time: call it where the work begins. */
-static qnet__meter qnet__meter_start(qnet_context *ctx, const char *task, int epoch, int epochs,
-                                     size_t steps, size_t items)
+static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
+                                   size_t count, size_t steps)
 {
-    qnet__meter m;
-    m.ctx = ctx;
-    m.task = task;
-    m.epoch = epoch;
-    m.epochs = epochs;
-    m.steps = steps;
-    m.items_before = epochs > 0 ? (double)items * (epoch - 1) : 0;
-    m.items_total = epochs > 0 ? (double)items * epochs : (double)items;
-    m.start = qnet__seconds(ctx);
-    return m;
+    const qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0};
+    return p;
+}
+
+/* To the next batch; 0 after the last one. */
+static int qnet__loop_next(qnet__loop *p)
+{
+    if (p->step == p->steps) return 0;
+    p->first = qnet__batch_start(p->count, p->steps, p->step++);
+    p->n = qnet__batch_start(p->count, p->steps, p->step) - p->first;
+    return 1;
 }
 
 /* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
 #define QNET__PLACE 128
-static const char *qnet__meter_place(const qnet__meter *m, size_t step, char text[QNET__PLACE])
+static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
 {
     char epoch[48] = "";
-    if (m->epochs > 0)
-        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", m->epoch, m->epochs);
-    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", m->task, epoch, (double)step,
-             (double)m->steps);
+    if (p->epochs > 0)
+        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", p->epoch, p->epochs);
+    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", p->task, epoch, (double)p->step,
+             (double)p->steps);
     return text;
 }
 
-/* After step `step` (from 1) of the epoch, with `items` of it done. */
-static qnet_status qnet__meter_report(const qnet__meter *m, size_t step, size_t items, double loss,
-                                      double learning_rate)
+/* Reports that the batch at hand is done; the fraction is of all epochs. Who runs many tasks wraps
+   the hook and puts in its own. */
+static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
-    double elapsed = qnet__seconds(m->ctx) - m->start;
-    double left = m->items_total - m->items_before - (double)items;
+    const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
+    const double count = (double)p->count, epochs = p->epochs > 0 ? p->epochs : 1;
+    const double left = count * (epochs - (p->epoch > 0 ? p->epoch - 1 : 0)) - done;
     char place[QNET__PLACE];
     qnet_progress_info info;
-    info.task = m->task;
+    info.task = p->task;
     info.where = "";
-    info.epoch = m->epoch;
-    info.epochs = m->epochs;
-    info.step = step;
-    info.steps = m->steps;
+    info.epoch = p->epoch;
+    info.epochs = p->epochs;
+    info.step = p->step;
+    info.steps = p->steps;
     info.loss = loss;
     info.learning_rate = learning_rate;
-    info.items_per_second = elapsed > 0 ? (double)items / elapsed : 0;
+    info.items_per_second = elapsed > 0 ? done / elapsed : 0;
     info.seconds_left = info.items_per_second > 0 ? left / info.items_per_second : -1;
-    info.fraction = 1 - left / m->items_total;
-    /* The fraction is of this task; who runs many tasks wraps the hook and puts in its own. */
-    if (qnet__report(m->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(m->ctx, QNET_STOPPED, "%s: stopped by the caller",
-                      qnet__meter_place(m, step, place));
-}
-
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says
-   nothing of what the step after it made of them. */
-static qnet_status qnet__check_weights(const qnet__meter *m, const qnet_param_table *table,
-                                       const qnet_real *weights)
-{
-    char place[QNET__PLACE];
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        if (qnet__first_bad(weights + p->offset, p->count) < p->count)
-            return qnet__fail(m->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                              qnet__meter_place(m, m->steps, place), p->name);
-    }
-    return QNET_OK;
-}
-
-/* ---- checkpoints: flat arrays and lines of text in a safetensors file ------------------------ */
-
-#define QNET__FIELDS 64
-
-typedef struct qnet__fields {
-    char key[QNET__FIELDS][32], value[QNET__FIELDS][32];
-    int count;
-} qnet__fields;
-
-/* Appends a line; key and value must fit 31 characters. */
-static void qnet__field_text(qnet__fields *f, const char *key, const char *value)
-{
-    snprintf(f->key[f->count], sizeof(f->key[0]), "%s", key);
-    snprintf(f->value[f->count], sizeof(f->value[0]), "%s", value);
-    f->count++;
-}
-
-/* Equal numbers give equal text and different ones different text, so text can be compared. */
-static void qnet__field_number(qnet__fields *f, const char *key, double value)
-{
-    char text[32];
-    qnet__format_number(text, sizeof(text), value); /* 17 digits where needed: no bit is lost */
-    qnet__field_text(f, key, text);
-}
-
-/* 64 bits, which a double could not hold, in hexadecimal. */
-static void qnet__field_bits(qnet__fields *f, const char *key, uint64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof(text), "0x%08lx%08lx", (unsigned long)(value >> 32),
-             (unsigned long)(value & 0xffffffffu));
-    qnet__field_text(f, key, text);
-}
-
-/* The three lines of an optimiser. */
-static void qnet__field_adam(qnet__fields *f, const qnet_adam_config *adam)
-{
-    qnet__field_number(f, "adam.beta1", adam->beta1);
-    qnet__field_number(f, "adam.beta2", adam->beta2);
-    qnet__field_number(f, "adam.eps", adam->eps);
-}
-
-/* An array of a checkpoint: count numbers of dtype F32 or F64 at data. */
-typedef struct qnet__slab {
-    const char *name;
-    qnet_dtype dtype;
-    void *data;
-    size_t count;
-} qnet__slab;
-
-#define QNET__SLABS 5
-
-/* count numbers of the networks' own type, which float and double builds keep apart. */
-static qnet__slab qnet__slab_real(const char *name, qnet_real *data, size_t count)
-{
-    qnet__slab s;
-    s.name = name;
-    s.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-    s.data = data;
-    s.count = count;
-    return s;
-}
-
-/* The history is an array of structs of three doubles: F64 [3 epochs] in the file. */
-static qnet__slab qnet__slab_history(qnet_epoch *history, int epochs)
-{
-    qnet__slab s;
-    s.name = "history";
-    s.dtype = QNET_F64;
-    s.data = history;
-    s.count = (size_t)epochs * (sizeof(qnet_epoch) / sizeof(double));
-    return s;
-}
-
-/* fields become the file's metadata, slabs its tensors, one-dimensional and in host memory. */
-static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink,
-                                          const qnet__fields *fields, const qnet__slab *slabs,
-                                          int count)
-{
-    const char *pairs[2 * QNET__FIELDS];
-    qnet_safetensor tensors[QNET__SLABS];
-    int i;
-    for (i = 0; i < fields->count; i++) {
-        pairs[2 * i] = fields->key[i];
-        pairs[2 * i + 1] = fields->value[i];
-    }
-    memset(tensors, 0, sizeof(tensors));
-    for (i = 0; i < count; i++) {
-        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
-        tensors[i].dtype = slabs[i].dtype;
-        tensors[i].ndim = 1;
-        tensors[i].shape[0] = slabs[i].count;
-        tensors[i].data = slabs[i].data;
-    }
-    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, fields->count);
-}
-
-/* QNET_ERROR_MISMATCH for the first field of the file that is not as expected; those whose key
-   begins with `skip` are not compared (NULL: all are). */
-static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
-                                            const char *name, const qnet__fields *expected,
-                                            const char *skip)
-{
-    int i;
-    for (i = 0; i < expected->count; i++) {
-        const char *found = qnet_safetensors_metadata(file, expected->key[i]);
-        if (skip != NULL && strncmp(expected->key[i], skip, strlen(skip)) == 0) continue;
-        if (found == NULL || strcmp(found, expected->value[i]) != 0)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
-                              expected->key[i], expected->value[i], found ? found : "nothing");
-    }
-    return QNET_OK;
-}
-
-/* A whole number 0..most of the file's metadata. */
-static qnet_status qnet__checkpoint_count(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *name, const char *key, double most,
-                                          double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    double value;
-    if (text == NULL || !qnet__parse_number(text, &value) ||
-        !(value >= 0 && value <= most && floor(value) == value))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: %s: expected a whole number of at most %.0f, "
-                          "found %.64s", name, key, most, text ? text : "nothing");
-    *out = value;
-    return QNET_OK;
-}
-
-/* Copies the file's arrays into the slabs, after all of them have been checked. */
-static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *name, const qnet__slab *slabs, int count)
-{
-    int i, copy;
-    size_t k;
-    for (copy = 0; copy < 2; copy++)
-        for (i = 0; i < count; i++) {
-            const qnet__slab *s = &slabs[i];
-            const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
-            if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                  "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
-                                  "found %.0f of type %s", name, s->name, (double)s->count,
-                                  qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
-                                  t ? qnet_dtype_name(t->dtype) : "none");
-            for (k = 0; k < s->count && !copy; k++)
-                if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
-                    return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                      "%s: damaged checkpoint: '%s': number %.0f is not finite",
-                                      name, s->name, (double)k);
-            if (copy) memcpy(s->data, t->data, t->bytes);
-        }
-    return QNET_OK;
+    info.fraction = 1 - left / (count * epochs);
+    if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
+    return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
+                      qnet__loop_place(p, place));
 }
 
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
 
 typedef struct qnet__image {
     int scan, slice, label;
-    size_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    uint64_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    size_t place; /* in an array [scans of the list][max_slices] */
     int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
     float low[3], high[3]; /* which no record changes */
 } qnet__image;
@@ -18361,11 +18390,12 @@ typedef struct qnet__loader {
     qnet_status *status;         /* [largest batch]: a task cannot write to ctx */
     unsigned char *scratch;      /* [workers][scratch_bytes] */
     size_t scratch_bytes;
+    uint64_t hash;               /* of pixels, labels, order and random streams of the images */
+    uint64_t seed;
     /* Of the batch at hand: */
     const int *order;            /* order[first + i] is image i of the batch; NULL: first + i */
     size_t first;
     int epoch;                   /* of the augmentation; -1: test time */
-    uint64_t seed;
 } qnet__loader;
 
 /* Checks the scans and counts their images. */
@@ -18373,7 +18403,6 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
 {
-    int i;
     memset(l, 0, sizeof(*l));
     l->cohort = cohort;
     l->height = height;
@@ -18382,7 +18411,7 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: the network's input is %d x %d, the prepared images %d x %d", task,
                           height, width, cohort->height, cohort->width);
-    for (i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++) {
         if (scans[i] < 0 || scans[i] >= cohort->scans_count)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: scan %d: expected 0..%d", task,
                               scans[i], cohort->scans_count - 1);
@@ -18395,33 +18424,39 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
 }
 
 /* Memory for batches of `batch`. */
-static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, int batch)
+static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, size_t batch)
 {
-    size_t pixels = (size_t)l->height * (size_t)l->width;
-    l->scratch_bytes = qnet_augment_scratch(l->cohort->height, l->cohort->width);
-    l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
-    l->batch = (qnet_real *)qnet__take(a, (size_t)batch * pixels, 3 * sizeof(qnet_real));
-    l->status = (qnet_status *)qnet__take(a, (size_t)batch, sizeof(qnet_status));
+    const size_t pixels = (size_t)l->height * (size_t)l->width;
+    const size_t scratch = qnet_augment_scratch(l->cohort->height, l->cohort->width);
     /* Rounded up, so that no two workers write to one cache line. */
-    l->scratch_bytes = (l->scratch_bytes + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
+    l->scratch_bytes = (scratch + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
+    l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
+    l->batch = (qnet_real *)qnet__take(a, batch * pixels, 3 * sizeof(qnet_real));
+    l->status = (qnet_status *)qnet__take(a, batch, sizeof(qnet_status));
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
-/* Lists the images of scans[count] in order. label_of (NULL: the cohort's): by scan. */
-static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, const int *label_of)
+/* Lists the images of scans[count] in order. */
+static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
     size_t n = 0;
-    int i, scan, slice;
-    for (i = 0; i < count; i++) {
-        size_t index = 0;
-        for (scan = 0; scan < scans[i]; scan++) index += (size_t)l->cohort->scans[scan].slices;
-        for (slice = 0; slice < l->cohort->scans[scan].slices; slice++) {
+    l->hash = QNET_HASH_START;
+    for (int i = 0; i < count; i++) {
+        const qnet_scan *scan = &l->cohort->scans[scans[i]];
+        uint64_t index = 0, bits[3];
+        for (int k = 0; k < scans[i]; k++) index += (uint64_t)l->cohort->scans[k].slices;
+        bits[0] = scan->hash;
+        bits[1] = index;
+        bits[2] = (uint64_t)scan->label;
+        l->hash = qnet_hash(l->hash, bits, sizeof(bits));
+        for (int slice = 0; slice < scan->slices; slice++) {
             qnet__image *image = &l->images[n++];
-            image->scan = scan;
+            memset(image, 0, sizeof(*image));
+            image->scan = scans[i];
             image->slice = slice;
             image->index = index++;
-            image->ready = 0;
-            image->label = label_of ? label_of[scan] : (int)l->cohort->scans[scan].label;
+            image->place = (size_t)i * (size_t)l->cohort->config.max_slices + (size_t)slice;
+            image->label = (int)scan->label;
         }
     }
 }
@@ -18441,11 +18476,11 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
     const float *pixels = qnet_scan_slice(l->cohort, image->scan, image->slice);
     const int in_h = l->cohort->height, in_w = l->cohort->width;
     const size_t count = (size_t)in_h * (size_t)in_w;
+    qnet_real *to = l->batch + i * (size_t)l->height * (size_t)l->width * 3;
     void *scratch = l->scratch + worker * l->scratch_bytes;
     qnet_augmentation record;
-    size_t k;
     if (!image->ready) {
-        for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
+        for (size_t k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
             if (!qnet__is_finite((double)pixels[k]))
                 return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
         QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
@@ -18459,57 +18494,38 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
         record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     }
     return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
-                                     image->high,
-                                     l->batch + i * (size_t)l->height * (size_t)l->width * 3,
-                                     l->height, l->width, scratch);
+                                     image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs beside its like: it may not write to the context, so it keeps the status only. */
+/* Runs in parallel: it may not write to the context, so it keeps the status only. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     qnet__loader *l = (qnet__loader *)arg;
     l->status[index] = qnet__loader_apply(NULL, l, index, worker);
 }
 
-/* Fills l->batch with the n images of step `step` (from 1): those at order[first..], or first.. if
-   order is NULL. epoch: of the augmentation, -1: none. The first failure by index is told. */
-static qnet_status qnet__loader_load(const qnet__meter *m, size_t step, qnet__loader *l, int epoch,
-                                     const int *order, size_t first, size_t n)
+/* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
+   is NULL. epoch: of the augmentation, -1: none. Of several failures the first by index is told. */
+static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
+                                     const int *order)
 {
-    qnet_context *ctx = m->ctx;
     char place[QNET__PLACE];
-    size_t i;
     l->order = order;
-    l->first = first;
+    l->first = p->first;
     l->epoch = epoch;
-    qnet__parallel(ctx, n, qnet__loader_task, l);
-    for (i = 0; i < n; i++)
+    qnet__parallel(p->ctx, p->n, qnet__loader_task, l);
+    for (size_t i = 0; i < p->n; i++)
         if (l->status[i] != QNET_OK) {
             const qnet__image *image = qnet__loader_image(l, i);
-            qnet_status status = qnet__loader_apply(ctx, l, i, 0); /* again, for its sentence */
-            return qnet__fail(ctx, status, "%s: subject %s, slice %d: %s",
-                              qnet__meter_place(m, step, place),
-                              l->cohort->scans[image->scan].subject, image->slice,
-                              qnet_last_error(ctx));
+            qnet_status status = qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
+            return qnet__fail(p->ctx, status, "%s: subject %s, slice %d: %s",
+                              qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
+                              image->slice, qnet_last_error(p->ctx));
         }
     return QNET_OK;
 }
 
-/* ---- stage 1: images ------------------------------------------------------------------------- */
-
-typedef struct qnet__stage1_state {
-    qnet_stage1 run; /* first, so that a pointer to it is the start of the block */
-    size_t bytes;    /* of the block: everything but the network */
-    qnet__loader loader;
-    size_t batches;  /* of an epoch */
-    qnet_real *m, *v, *average; /* [table->trainable]; average NULL without SWA */
-    qnet_real *logits;          /* [largest batch][2] */
-    int *label;                 /* [largest batch] */
-    int *order;                 /* [images] */
-    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
-    int broken;                 /* stopped or failed half way through an epoch */
-    int unsaved;                /* by qnet_stage1_run, whose last save failed */
-} qnet__stage1_state;
+/* ---- the training of both stages ------------------------------------------------------------- */
 
 /* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
@@ -18528,6 +18544,19 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
+/* The paper's numbers; hidden and steps are ours. */
+QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
+{
+    memset(config, 0, sizeof(*config));
+    config->epochs = 50;
+    config->batch = 64;
+    config->rate = 3e-4;
+    qnet_adam_config_init(&config->adam);
+    config->hidden = 256;
+    config->steps = 24;
+    config->seed = 1;
+}
+
 /* At least one epoch is averaged, whatever the share. */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
 {
@@ -18541,160 +18570,87 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
-/* The name in progress reports and errors: which of the two runs of a fold it is. */
-static const char *qnet__stage1_task(const qnet_stage1 *run)
-{
-    return run->config.swa ? "stage 1 SWA" : "stage 1";
-}
+/* One block; the network has its own. */
+typedef struct qnet__training_state {
+    qnet_training run;          /* first, so that a pointer to it is the start of the block */
+    size_t bytes;               /* of the block */
+    qnet_stage1_config config;  /* in stage 2 what both stages have: rate_first = rate_last */
+    qnet_stage2_config config2; /* of stage 2 */
+    const char *task;           /* in progress reports and messages */
+    const qnet_param_table *table;
+    qnet_real *weights;         /* [table->total] */
+    qnet_real *gradients;       /* [table->trainable] */
+    qnet_real *m, *v, *average; /* [table->trainable]; average NULL without SWA */
+    size_t count, batches;      /* items, and batches of an epoch */
+    int *order;                 /* [count] */
+    int *batch_label;           /* [largest batch] */
+    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
+    int broken;                 /* stopped or failed half way through an epoch */
+    /* Stage 1: */
+    qnet__loader loader;
+    qnet_real *logits;          /* [largest batch][2] */
+    /* Stage 2: */
+    size_t row;                 /* steps * 512: numbers of a scan */
+    qnet_real *features;        /* [count][row] */
+    int *length, *label;        /* [count] */
+    qnet_real *batch;           /* [largest batch][row] */
+    int *batch_length;          /* [largest batch] */
+} qnet__training_state;
 
-/* The configuration and the labels, before anything is asked for. */
-static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
+/* The whole block; with base NULL it only measures. largest: items of the largest batch. */
+static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
-    if (c->epochs < 1 || c->batch < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: epochs %d and batch %d: expected 1 or more", c->epochs,
-                          c->batch);
-    if (!(c->rate_first >= 0 && c->rate_first <= DBL_MAX) || !qnet__adam_is_sound(&c->adam) ||
-        !(c->rate_last >= 0 && c->rate_last <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: rates %g, %g, beta1 %g, beta2 %g or eps %g out of range",
-                          c->rate_first, c->rate_last, c->adam.beta1, c->adam.beta2, c->adam.eps);
-    if (!(c->swa_share >= 0 && c->swa_share <= 1) || !(c->swa_rate >= 0 && c->swa_rate <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: swa_share %g, swa_rate %g: expected a share of 0..1 and a rate",
-                          c->swa_share, c->swa_rate);
-    return qnet__augment_config_check(ctx, &c->augment);
-}
-
-static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_config *c,
-                                      const qnet_cohort *cohort, const int *scans, int count,
-                                      const int *label_of)
-{
-    int i, k, of_label[QNET_CLASSES] = {0, 0};
-    QNET__TRY(qnet__stage1_config_check(ctx, c));
-    for (i = 0; i < count; i++) {
-        int label;
-        if (scans[i] < 0 || scans[i] >= cohort->scans_count) continue; /* told by the loader */
-        label = label_of ? label_of[scans[i]] : (int)cohort->scans[scans[i]].label;
-        if (label < 0 || label >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
-        of_label[label]++;
-        for (k = 0; k < i; k++)
-            if (scans[k] == scans[i])
-                return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
-                                  scans[i]);
-    }
-    if (count > 0 && of_label[QNET_HC] + of_label[QNET_HH] == count &&
-        (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
-                          of_label[QNET_HC], of_label[QNET_HH]);
-    return QNET_OK;
-}
-
-/* What a run trains on: the pixels, labels, order and random streams of its images. */
-static uint64_t qnet__stage1_hash(const qnet__loader *l)
-{
-    uint64_t hash = QNET_HASH_START;
-    unsigned char bytes[32];
-    size_t i;
-    for (i = 0; i < l->count; i++) {
-        const qnet__image *image = &l->images[i];
-        qnet__store_le64(bytes, l->cohort->scans[image->scan].hash);
-        qnet__store_le64(bytes + 8, image->index);
-        qnet__store_le64(bytes + 16, (uint64_t)image->slice);
-        qnet__store_le64(bytes + 24, (uint64_t)image->label);
-        hash = qnet_hash(hash, bytes, sizeof(bytes));
-    }
-    return hash;
-}
-
-/* The whole block; with base NULL it only measures. trainable: numbers that Adam moves. */
-static void qnet__stage1_plan(qnet_context *ctx, qnet__stage1_state *s, qnet__arena *a, int largest,
-                              size_t trainable)
-{
-    const qnet_stage1_config *c = &s->run.config;
+    const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
     qnet__take(a, 1, sizeof(*s));
-    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)c->epochs, sizeof(qnet_epoch));
-    s->m = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->v = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    if (c->swa) s->average = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->logits = (qnet_real *)qnet__take(a, (size_t)largest * QNET_CLASSES, sizeof(qnet_real));
-    s->label = (int *)qnet__take(a, (size_t)largest, sizeof(int));
-    s->order = (int *)qnet__take(a, s->loader.count, sizeof(int));
-    qnet__loader_plan(ctx, &s->loader, a, largest);
+    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)s->run.epochs, sizeof(qnet_epoch));
+    s->m = (qnet_real *)qnet__take(a, trainable, real);
+    s->v = (qnet_real *)qnet__take(a, trainable, real);
+    if (s->config.swa) s->average = (qnet_real *)qnet__take(a, trainable, real);
+    s->order = (int *)qnet__take(a, s->count, sizeof(int));
+    s->batch_label = (int *)qnet__take(a, largest, sizeof(int));
+    if (s->run.net != NULL) {
+        s->logits = (qnet_real *)qnet__take(a, largest, QNET_CLASSES * real);
+        qnet__loader_plan(s->run.ctx, &s->loader, a, largest);
+    } else {
+        s->features = (qnet_real *)qnet__take(a, s->count, s->row * real);
+        s->length = (int *)qnet__take(a, s->count, sizeof(int));
+        s->label = (int *)qnet__take(a, s->count, sizeof(int));
+        s->batch = (qnet_real *)qnet__take(a, largest, s->row * real);
+        s->batch_length = (int *)qnet__take(a, largest, sizeof(int));
+    }
 }
 
-/* Two blocks: the network's own, and one for everything else. A plan is run twice, to measure and
-   to carve; epochs and the finish then ask for no memory. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const int *label_of, const qnet_real *weights,
-                                        qnet_stage1 **out)
+/* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
+   nor the finish asks for memory. On failure the network is still the caller's. */
+static qnet_status qnet__training_carve(const qnet__training_state *s, size_t largest,
+                                        qnet__training_state **out)
 {
-    qnet__stage1_state s, *self;
+    qnet_context *ctx = s->run.ctx;
+    qnet__training_state copy = *s;
     qnet__arena arena = {NULL, 0};
-    qnet_resnet_config net_config;
-    qnet_resnet *net = NULL;
-    size_t trainable;
-    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
-    QNET__TRY(qnet__stage1_check(ctx, config, cohort, scans, count, label_of));
-    memset(&s, 0, sizeof(s));
-    s.run.ctx = ctx;
-    s.run.config = *config;
-    s.run.cohort = cohort;
-    QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
-                                   config->size));
-    s.batches = qnet__batches(s.loader.count, config->batch);
-
-    qnet_resnet_config_init(&net_config);
-    net_config.height = net_config.width = config->size;
-    /* The largest batch there will be, which may be well below config->batch. */
-    net_config.batch = (int)((s.loader.count + s.batches - 1) / s.batches);
-    QNET__TRY(qnet_resnet_create(ctx, &net_config, &net));
-    trainable = net->table->trainable;
-    s.run.net = net;
-
-    qnet__stage1_plan(ctx, &s, &arena, net_config.batch, trainable);
-    s.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, s.bytes);
-    if (arena.base == NULL) {
-        qnet_resnet_destroy(net);
-        return qnet__no_memory(ctx, s.bytes, "a stage 1 run");
-    }
+    qnet__training_plan(&copy, &arena, largest);
+    copy.bytes = arena.at;
+    arena.base = (unsigned char *)qnet__alloc(ctx, copy.bytes);
+    if (arena.base == NULL) return qnet__no_memory(ctx, copy.bytes, "a training run");
+    memset(arena.base, 0, copy.bytes);
     arena.at = 0;
-    qnet__stage1_plan(ctx, &s, &arena, net_config.batch, trainable);
-    self = (qnet__stage1_state *)(void *)arena.base;
-    *self = s;
-    self->run.state = self;
-    self->loader.augment = &self->run.config.augment;
-    self->loader.seed = config->seed;
-    qnet__loader_fill(&self->loader, scans, count, label_of);
-    self->data_hash = qnet__stage1_hash(&self->loader);
-    if (weights != NULL)
-        self->weights_hash = qnet_hash(QNET_HASH_START, weights,
-                                       net->table->total * sizeof(qnet_real));
-    memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
-    memset(self->m, 0, trainable * sizeof(qnet_real));
-    memset(self->v, 0, trainable * sizeof(qnet_real));
-    if (weights) memcpy(net->weights, weights, net->table->total * sizeof(qnet_real));
-    else qnet_resnet_init(net, config->seed);
-    *out = &self->run;
+    qnet__training_plan(&copy, &arena, largest);
+    *out = (qnet__training_state *)(void *)arena.base;
+    **out = copy;
+    (*out)->run.state = *out;
     return QNET_OK;
 }
 
-/* The state is the start of the block that holds all but the network. */
-QNET_API void qnet_stage1_destroy(qnet_stage1 *run)
+QNET_API void qnet_training_destroy(qnet_training *run)
 {
     if (run == NULL) return;
     qnet_resnet_destroy(run->net);
+    qnet_scan_model_destroy(run->model);
     qnet__free(run->ctx, run->state, run->state->bytes);
 }
 
 /* Refuses NULL and a run that stopped half way through an epoch. */
-static qnet_status qnet__stage1_ready(const qnet_stage1 *run, const char *function)
+static qnet_status qnet__training_ready(const qnet_training *run, const char *function)
 {
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     if (run->state->broken)
@@ -18704,137 +18660,157 @@ static qnet_status qnet__stage1_ready(const qnet_stage1 *run, const char *functi
     return QNET_OK;
 }
 
-/* Forward, loss, backward and one step of Adam on `n` images that lie in the loader's batch. */
-static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter, size_t step, int n,
-                                     double rate, double *loss)
+/* order[count] = 0..count-1, shuffled for this epoch. */
+static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 {
-    qnet__stage1_state *s = run->state;
+    const int purpose = s->run.net ? QNET_RANDOM_SHUFFLE : QNET_RANDOM_SHUFFLE_SCAN;
+    qnet_rng rng = qnet_rng_at(s->config.seed, purpose, (uint32_t)epoch, 0);
+    for (size_t i = 0; i < s->count; i++) s->order[i] = (int)i;
+    qnet_rng_shuffle(&rng, s->order, s->count);
+}
+
+/* The status of a loss, with the place where it is no number. */
+static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
+{
     char place[QNET__PLACE];
-    qnet_resnet *net = run->net;
-    qnet_status status;
-    QNET__TRY(qnet_resnet_forward(net, s->loader.batch, n, 1, s->logits, NULL));
-    status = qnet_cross_entropy(run->ctx, (size_t)n, QNET_CLASSES, s->logits, s->label, loss,
-                                s->logits);
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
-        return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                          qnet__meter_place(meter, step, place));
-    QNET__TRY(status);
+    if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
+        return status;
+    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
+                      qnet__loop_place(p, place));
+}
+
+/* Stage 1: loss = mean of -log softmax(logits)[label] over the images of the batch. */
+static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
+{
+    qnet__loader *l = &s->loader;
+    const int n = (int)p->n;
+    QNET__TRY(qnet__loader_load(p, l, s->run.epoch, s->order));
+    for (size_t i = 0; i < p->n; i++) s->batch_label[i] = qnet__loader_image(l, i)->label;
+    QNET__TRY(qnet_resnet_forward(s->run.net, l->batch, n, 1, s->logits, NULL));
+    QNET__TRY(qnet__loss_check(p, qnet_cross_entropy(p->ctx, p->n, QNET_CLASSES, s->logits,
+                                                     s->batch_label, loss, s->logits), loss));
     /* logits now holds the gradient of the loss with respect to them. */
-    QNET__TRY(qnet_resnet_backward(net, s->loader.batch, n, s->logits));
-    run->step++;
-    qnet_adam_step(run->ctx, &run->config.adam, net->table->trainable, net->weights, net->gradients,
-                   s->m, s->v, rate, run->step);
+    return qnet_resnet_backward(s->run.net, l->batch, n, s->logits);
+}
+
+/* Stage 2: loss = mean over the scans of the batch + mean over their slices; padded steps count
+   nowhere. */
+static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
+{
+    double image = 0, scan = 0;
+    qnet_status status;
+    for (size_t i = 0; i < p->n; i++) {
+        const size_t item = (size_t)s->order[p->first + i];
+        memcpy(s->batch + i * s->row, s->features + item * s->row, s->row * sizeof(qnet_real));
+        s->batch_length[i] = s->length[item];
+        s->batch_label[i] = s->label[item];
+    }
+    status = qnet_scan_model_loss(s->run.model, s->batch, s->batch_length, s->batch_label,
+                                  (int)p->n, &image, &scan, 1);
+    *loss = image + scan;
+    return qnet__loss_check(p, status, loss);
+}
+
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says nothing of
+   what the step after it made of them. */
+static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
+{
+    char place[QNET__PLACE];
+    for (int i = 0; i < s->table->count; i++) {
+        const qnet_param *param = &s->table->entries[i];
+        if (qnet__first_bad(s->weights + param->offset, param->count) < param->count)
+            return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
+                              qnet__loop_place(p, place), param->name);
+    }
     return QNET_OK;
 }
 
-/* Shuffle; per batch: augment, forward, loss, backward, Adam; then, late in a run with SWA, take
-   the weights into the average. The loss of the history is the mean over images, not batches. */
-QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run)
+/* The loss of the history is the mean over items, not over batches. */
+QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
-    qnet__stage1_state *s;
-    qnet__meter meter;
-    double rate, sum = 0;
-    size_t k, i, first, end;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_epoch"));
+    double rate, loss = 0, sum = 0;
+    qnet__training_state *s;
+    qnet_epoch *record;
+    qnet__loop p;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_epoch"));
     s = run->state;
-    if (run->epoch >= run->config.epochs)
+    if (run->epoch >= run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage1_epoch: all %d epochs are done", run->config.epochs);
-    /* A step that fails cannot be taken back, so the run is spent until the epoch's end. */
-    s->broken = 1;
-    rate = qnet__stage1_rate(&run->config, run->epoch);
-    meter = qnet__meter_start(run->ctx, qnet__stage1_task(run), run->epoch + 1, run->config.epochs,
-                              s->batches, s->loader.count);
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->epoch, s->order, s->loader.count);
-    for (k = 0; k < s->batches; k++) {
-        double loss;
-        first = qnet__batch_start(s->loader.count, s->batches, k);
-        end = qnet__batch_start(s->loader.count, s->batches, k + 1);
-        QNET__TRY(qnet__loader_load(&meter, k + 1, &s->loader, run->epoch, s->order, first,
-                                    end - first));
-        for (i = first; i < end; i++) s->label[i - first] = s->loader.images[s->order[i]].label;
-        QNET__TRY(qnet__stage1_step(run, &meter, k + 1, (int)(end - first), rate, &loss));
-        sum += loss * (double)(end - first);
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, sum / (double)end, rate));
+                          "qnet_training_epoch: all %d epochs are done", run->epochs);
+    s->broken = 1; /* until the epoch's end: a step cannot be taken back */
+    rate = qnet__stage1_rate(&s->config, run->epoch);
+    p = qnet__loop_begin(run->ctx, s->task, run->epoch + 1, run->epochs, s->count, s->batches);
+    qnet__training_shuffle(s, run->epoch);
+    while (qnet__loop_next(&p)) {
+        QNET__TRY(run->net ? qnet__stage1_loss(s, &p, &loss) : qnet__stage2_loss(s, &p, &loss));
+        run->step++;
+        qnet_adam_step(run->ctx, &s->config.adam, s->table->trainable, s->weights, s->gradients,
+                       s->m, s->v, rate, run->step);
+        sum += loss * (double)p.n;
+        QNET__TRY(qnet__loop_report(&p, sum / (double)(p.first + p.n), rate));
     }
-    QNET__TRY(qnet__check_weights(&meter, run->net->table, run->net->weights));
-    if (run->config.swa && run->epoch >= qnet_stage1_swa_start(&run->config)) {
-        qnet_swa_update(run->ctx, run->net->table->trainable, s->average, run->net->weights,
+    QNET__TRY(qnet__training_check_weights(s, &p));
+    if (s->config.swa && run->epoch >= qnet_stage1_swa_start(&s->config)) {
+        qnet_swa_update(run->ctx, s->table->trainable, s->average, s->weights,
                         (uint64_t)run->averaged);
         run->averaged++;
     }
-    run->history[run->epoch].loss = sum / (double)s->loader.count;
-    run->history[run->epoch].learning_rate = rate;
-    run->history[run->epoch].seconds = qnet__seconds(run->ctx) - meter.start;
-    run->epoch++;
+    record = &run->history[run->epoch++];
+    record->loss = sum / (double)s->count;
+    record->learning_rate = rate;
+    record->seconds = qnet__seconds(run->ctx) - p.start;
     s->broken = 0;
     return QNET_OK;
 }
 
-/* Running mean 0, variance 1, no batch counted. */
-static void qnet__reset_statistics(qnet_resnet *net)
-{
-    int i;
-    size_t k;
-    for (i = 0; i < net->table->count; i++) {
-        const qnet_param *p = &net->table->entries[i];
-        int one = strstr(p->name, "running_var") != NULL;
-        for (k = 0; !p->trainable && k < p->count; k++)
-            net->weights[p->offset + k] = (qnet_real)one;
-    }
-}
-
-/* The averaged weights have seen no batch, so their batch norms' statistics are found anew: one
+/* The averaged weights have seen no batch, so their batch norms' statistics are estimated anew: one
    pass over the training images without augmentation. With momentum n_k / (n_1 + ... + n_k) the
    running statistics are the mean over all batches, each weighted by its images. */
-static qnet_status qnet__stage1_statistics(qnet_stage1 *run)
+static qnet_status qnet__training_statistics(qnet__training_state *s)
 {
-    qnet__stage1_state *s = run->state;
-    qnet__meter meter = qnet__meter_start(run->ctx, "batch-norm statistics", 0, 0, s->batches,
-                                          s->loader.count);
+    qnet_resnet *net = s->run.net;
     qnet_status status = QNET_OK;
-    size_t k, first, end;
-    qnet__reset_statistics(run->net);
-    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->config.epochs, s->order,
-                      s->loader.count);
-    for (k = 0; k < s->batches && status == QNET_OK; k++) {
-        first = qnet__batch_start(s->loader.count, s->batches, k);
-        end = qnet__batch_start(s->loader.count, s->batches, k + 1);
-        qnet_resnet_set_momentum(run->net, (double)(end - first) / (double)end);
-        status = qnet__loader_load(&meter, k + 1, &s->loader, -1, s->order, first,
-                                   end - first);
-        if (status == QNET_OK)
-            status = qnet_resnet_forward(run->net, s->loader.batch, (int)(end - first), 1, NULL,
-                                         NULL);
-        if (status == QNET_OK) status = qnet__meter_report(&meter, k + 1, end, NAN, 0);
+    qnet__loop p =
+        qnet__loop_begin(s->run.ctx, "batch-norm statistics", 0, 0, s->count, s->batches);
+    for (int i = 0; i < s->table->count; i++) { /* running mean 0, variance 1 */
+        const qnet_param *param = &s->table->entries[i];
+        for (size_t k = 0; !param->trainable && k < param->count; k++)
+            s->weights[param->offset + k] = (qnet_real)qnet__is_variance(param->name);
     }
-    qnet_resnet_set_momentum(run->net, QNET_BATCHNORM_MOMENTUM);
-    QNET__TRY(status);
-    return qnet__check_weights(&meter, run->net->table, run->net->weights);
+    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
+    qnet__training_shuffle(s, s->run.epochs);
+    while (status == QNET_OK && qnet__loop_next(&p)) {
+        qnet_resnet_set_momentum(net, (double)p.n / (double)(p.first + p.n));
+        status = qnet__loader_load(&p, &s->loader, -1, s->order);
+        if (status == QNET_OK)
+            status = qnet_resnet_forward(net, s->loader.batch, (int)p.n, 1, NULL, NULL);
+        if (status == QNET_OK) status = qnet__loop_report(&p, NAN, 0);
+    }
+    qnet_resnet_set_momentum(net, QNET_BATCHNORM_MOMENTUM);
+    return status == QNET_OK ? qnet__training_check_weights(s, &p) : status;
 }
 
-/* Without SWA nothing is left to do: the running statistics have followed the weights all along.
-   Statistics of batch norms are not averaged, they are found anew. */
-QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run)
+/* Without SWA nothing is left to do: the running statistics have followed the weights. */
+QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
-    qnet__stage1_state *s;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_finish"));
+    qnet__training_state *s;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
     s = run->state;
-    if (run->epoch < run->config.epochs)
+    if (run->epoch < run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage1_finish: %d of %d epochs are done", run->epoch,
-                          run->config.epochs);
-    if (run->finished) return QNET_OK;
-    if (run->config.swa) {
+                          "qnet_training_finish: %d of %d epochs are done", run->epoch,
+                          run->epochs);
+    if (s->config.swa && !run->finished) {
         s->broken = 1; /* until the statistics are whole */
-        memcpy(run->net->weights, s->average, run->net->table->trainable * sizeof(qnet_real));
-        QNET__TRY(qnet__stage1_statistics(run));
+        memcpy(s->weights, s->average, s->table->trainable * sizeof(qnet_real));
+        QNET__TRY(qnet__training_statistics(s));
         s->broken = 0;
     }
     run->finished = 1;
     return QNET_OK;
 }
+
+/* ---- the checkpoint of a run ----------------------------------------------------------------- */
 
 /* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
@@ -18843,90 +18819,61 @@ static const char *qnet__kernels_name(const qnet_context *ctx)
     return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
-/* Everything that decides the run's bits but its start weights, which the checkpoint replaces. */
-static void qnet__stage1_fields(const qnet_stage1 *run, qnet__fields *f)
+/* Everything that decides the run's bits, as text. */
+static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
 {
-    static const char *const axis[] = {"0", "1", "2"};
-    const qnet_stage1_config *c = &run->config;
-    const qnet_augment_config *a = &c->augment;
-    char key[32];
-    int i;
-    f->count = 0;
-    qnet__field_text(f, "kind", "qnet stage 1 checkpoint 1");
-    qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
-    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
-    qnet__field_text(f, "network", run->net->table->network);
-    qnet__field_number(f, "epochs", c->epochs);
-    qnet__field_number(f, "batch", c->batch);
-    qnet__field_number(f, "rate_first", c->rate_first);
-    qnet__field_number(f, "rate_last", c->rate_last);
-    qnet__field_number(f, "swa", c->swa != 0);
-    qnet__field_number(f, "swa_share", c->swa_share);
-    qnet__field_number(f, "swa_rate", c->swa_rate);
-    qnet__field_adam(f, &c->adam);
-    qnet__field_number(f, "augment.stretch", a->stretch);
-    qnet__field_number(f, "augment.percentile_low", a->percentile_low);
-    qnet__field_number(f, "augment.percentile_high", a->percentile_high);
-    qnet__field_number(f, "augment.p_hflip", a->p_hflip);
-    qnet__field_number(f, "augment.p_vflip", a->p_vflip);
-    qnet__field_number(f, "augment.p_brightness_contrast", a->p_brightness_contrast);
-    qnet__field_number(f, "augment.p_gamma", a->p_gamma);
-    qnet__field_number(f, "augment.p_grid", a->p_grid);
-    qnet__field_number(f, "augment.p_affine", a->p_affine);
-    qnet__field_number(f, "augment.brightness", a->brightness);
-    qnet__field_number(f, "augment.contrast", a->contrast);
-    qnet__field_number(f, "augment.gamma_low", a->gamma_low);
-    qnet__field_number(f, "augment.gamma_high", a->gamma_high);
-    qnet__field_number(f, "augment.grid_limit", a->grid_limit);
-    qnet__field_number(f, "augment.shift", a->shift);
-    qnet__field_number(f, "augment.scale", a->scale);
-    qnet__field_number(f, "augment.rotate", a->rotate);
-    qnet__field_number(f, "augment.physics_safe", a->physics_safe != 0);
-    for (i = 0; i < 3; i++) {
-        snprintf(key, sizeof(key), "augment.window_low.%s", axis[i]);
-        qnet__field_number(f, key, a->window_low[i]);
-        snprintf(key, sizeof(key), "augment.window_high.%s", axis[i]);
-        qnet__field_number(f, key, a->window_high[i]);
-        snprintf(key, sizeof(key), "augment.mean.%s", axis[i]);
-        qnet__field_number(f, key, a->mean[i]);
-        snprintf(key, sizeof(key), "augment.std.%s", axis[i]);
-        qnet__field_number(f, key, a->std[i]);
+    qnet_context *ctx = s->run.ctx;
+    const qnet_stage1_config *c = &s->config;
+    const int stage = s->run.net ? 1 : 2;
+    QNET__TRY(qnet_buffer_printf(
+        ctx, text,
+        "kind=qnet stage %d checkpoint 2\nreal=%s\nkernels=%s\nnetwork=%s\nseed=0x%016llx\n"
+        "%s and labels=0x%016llx\n",
+        stage, QNET__REAL_IS_DOUBLE ? "double" : "float", qnet__kernels_name(ctx),
+        s->table->network, (unsigned long long)c->seed, stage == 1 ? "images" : "features",
+        (unsigned long long)s->data_hash));
+    if (stage == 2) {
+        QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage2_settings, &s->config2));
+        return qnet_buffer_printf(ctx, text, "steps=%d\n", s->config2.steps);
     }
-    qnet__field_number(f, "size", c->size);
-    qnet__field_bits(f, "seed", c->seed);
-    qnet__field_bits(f, "images and labels", run->state->data_hash);
-    qnet__field_bits(f, "initial weights", run->state->weights_hash);
+    QNET__TRY(qnet_buffer_printf(ctx, text, "swa=%d\nsize=%d\ninitial weights=0x%016llx\n", c->swa,
+                                 c->size, (unsigned long long)s->weights_hash));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage1_settings, c));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__stretch_settings, &c->augment));
+    return qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, &c->augment);
 }
 
 /* The arrays of a checkpoint with this many averaged weights; returns how many arrays. */
-static int qnet__stage1_slabs(const qnet_stage1 *run, int averaged, qnet__slab slabs[QNET__SLABS])
+static int qnet__training_slabs(const qnet__training_state *s, int averaged,
+                                qnet__slab slabs[QNET__SLABS])
 {
-    const qnet_param_table *table = run->net->table;
-    int n = 0;
-    slabs[n++] = qnet__slab_history(run->history, run->config.epochs);
-    slabs[n++] = qnet__slab_real("weights", run->net->weights, table->total);
-    slabs[n++] = qnet__slab_real("adam.m", run->state->m, table->trainable);
-    slabs[n++] = qnet__slab_real("adam.v", run->state->v, table->trainable);
-    if (averaged > 0)
-        slabs[n++] = qnet__slab_real("swa.average", run->state->average, table->trainable);
-    return n;
+    const size_t trainable = s->table->trainable;
+    const qnet__slab all[QNET__SLABS] = {
+        {"history", QNET_F64, s->run.history, (size_t)s->run.epochs * QNET__EPOCH_NUMBERS},
+        {"weights", QNET__REAL_DTYPE, s->weights, s->table->total},
+        {"adam.m", QNET__REAL_DTYPE, s->m, trainable},
+        {"adam.v", QNET__REAL_DTYPE, s->v, trainable},
+        {"swa.average", QNET__REAL_DTYPE, s->average, trainable}};
+    memcpy(slabs, all, sizeof(all));
+    return averaged > 0 ? QNET__SLABS : QNET__SLABS - 1;
 }
 
 /* The lines of the configuration first, then how far the run is, then the arrays. */
-QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
+QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
 {
-    qnet__fields fields;
+    qnet_buffer text = {NULL, 0, 0, NULL};
     qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_write"));
-    qnet__stage1_fields(run, &fields);
-    qnet__field_text(&fields, "version", QNET_VERSION);
-    qnet__field_number(&fields, "epoch", run->epoch);
-    qnet__field_number(&fields, "step", (double)run->step);
-    qnet__field_number(&fields, "averaged", run->averaged);
-    qnet__field_number(&fields, "finished", run->finished);
-    count = qnet__stage1_slabs(run, run->averaged, slabs);
-    return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
+    qnet_status status;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_write"));
+    status = qnet__training_text(run->state, &text);
+    if (status == QNET_OK)
+        status = qnet__settings_text(run->ctx, &text, "", qnet__training_settings, run);
+    if (status == QNET_OK) {
+        const int count = qnet__training_slabs(run->state, run->averaged, slabs);
+        status = qnet__checkpoint_write(run->ctx, sink, &text, slabs, count);
+    }
+    qnet_buffer_free(run->ctx, &text);
+    return status;
 }
 
 /* The running variances in a file's flat block: none may be below 0, as in a weights file. */
@@ -18934,176 +18881,248 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
                                          const char *name, const qnet_param_table *table)
 {
     const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
-    int i;
-    size_t k;
-    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+    for (int i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
         const qnet_param *p = &table->entries[i];
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+        for (size_t k = 0; k < p->count && qnet__is_variance(p->name); k++) {
+            const double value = qnet__element(w->dtype, w->data, p->offset + k);
+            if (value < 0)
                 return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                   "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
-                                  "below 0", name, p->name, (double)k,
-                                  qnet__element(w->dtype, w->data, p->offset + k));
+                                  "below 0", name, p->name, (double)k, value);
+        }
     }
     return QNET_OK;
 }
 
-/* Checks everything of the file before the first number of the run changes. */
-static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
-                                        const char *name)
+/* Checks everything of the file before the first number of the run changes. text is cut up. */
+static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
+                                               const char *name, qnet_buffer *text)
 {
-    const int start = qnet_stage1_swa_start(&run->config);
+    qnet_context *ctx = run->ctx;
+    qnet__training_state *s = run->state;
+    const int start = qnet_stage1_swa_start(&s->config);
     const char *swa = qnet_safetensors_metadata(file, "swa");
     /* Up to `start` a run with SWA and one without do the same. */
-    const int branch = run->config.swa && swa != NULL && strcmp(swa, "0") == 0;
-    double epoch, step, averaged, finished;
-    qnet__fields fields;
+    const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
+    qnet_training read = *run;
     qnet__slab slabs[QNET__SLABS];
     int count;
-    qnet__stage1_fields(run, &fields);
-    QNET__TRY(qnet__checkpoint_compare(run->ctx, file, name, &fields, branch ? "swa" : NULL));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "epoch", run->config.epochs, &epoch));
-    if (branch && epoch > start)
-        return qnet__fail(run->ctx, QNET_ERROR_MISMATCH,
-                          "%s: checkpoint of a run without SWA after epoch %.0f: expected %d at "
-                          "most, where averaging begins", name, epoch, start);
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "step", 9007199254740992.0, &step));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "averaged", run->config.epochs,
-                                     &averaged));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "finished", 1, &finished));
-    /* Step and averaged follow from the epoch: a file where they do not was not written here. */
-    if (step != epoch * (double)run->state->batches ||
-        (finished > 0 && epoch < run->config.epochs) ||
-        averaged != (run->config.swa && epoch > start ? epoch - start : 0))
-        return qnet__fail(run->ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %.0f, step %.0f, averaged %.0f and "
-                          "finished %.0f contradict each other", name, epoch, step, averaged,
-                          finished);
-    count = qnet__stage1_slabs(run, (int)averaged, slabs);
-    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
-    QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
-    run->epoch = (int)epoch;
-    run->step = (uint64_t)step;
-    run->averaged = (int)averaged;
-    run->finished = finished > 0;
-    run->state->broken = 0;
+    QNET__TRY(qnet__checkpoint_compare(ctx, file, name, text, branch ? "swa" : NULL));
+    QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
+    if (branch && read.epoch > start)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: checkpoint of a run without SWA after epoch %d: expected %d at "
+                          "most, where averaging begins", name, read.epoch, start);
+    if (read.epoch > run->epochs || (read.finished && read.epoch < run->epochs))
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: damaged checkpoint: epoch %d of %d and finished %d contradict each "
+                          "other", name, read.epoch, run->epochs, read.finished);
+    read.step = (uint64_t)read.epoch * s->batches;
+    read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
+    QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
+    count = qnet__training_slabs(s, read.averaged, slabs);
+    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs, count));
+    *run = read;
+    s->broken = 0;
     return QNET_OK;
 }
 
+static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
+                                          const char *name)
+{
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__training_text(run->state, &text);
+    if (status == QNET_OK) status = qnet__training_restore_text(run, file, name, &text);
+    qnet_buffer_free(run->ctx, &text);
+    return status;
+}
+
 /* Any failure leaves the run as it was. */
-QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source)
+QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source)
 {
     qnet_safetensors *file = NULL;
     qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__stage1_restore(run, file, qnet__source_name(source));
+    status = qnet__training_restore(run, file, qnet__source_name(source));
     qnet_safetensors_destroy(file);
     return status;
 }
 
 #ifndef QNET_NO_STDIO
 /* A run that may not be saved does not touch the file either. */
-QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path)
+QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_save"));
+    QNET__TRY(qnet__training_ready(run, "qnet_training_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_stage1_write(run, &sink);
+    status = qnet_training_write(run, &sink);
     if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
     qnet__file_abandon(&file);
     return status;
 }
 
-/* qnet_stage1_read of a path. */
-QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
+QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_stage1_read(run, &source);
+    status = qnet_training_read(run, &source);
     qnet__file_close(&file);
     return status;
 }
 
-/* Goes on from wherever the run is; a run that is finished stays as it is, but for a save that
-   failed: that is made up for. */
-QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
+/* Goes on from wherever the run is. The last save is made again on a run that is finished: the one
+   before may have failed. */
+QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint)
 {
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_run"));
-    while (run->epoch < run->config.epochs) {
-        QNET__TRY(qnet_stage1_epoch(run));
-        if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
+    QNET__TRY(qnet__training_ready(run, "qnet_training_run"));
+    while (run->epoch < run->epochs) {
+        QNET__TRY(qnet_training_epoch(run));
+        if (checkpoint) QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    if (run->finished && !run->state->unsaved) return QNET_OK;
-    if (!run->finished) QNET__TRY(qnet_stage1_finish(run));
-    run->state->unsaved = 1;
-    if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
-    run->state->unsaved = 0;
-    return QNET_OK;
+    QNET__TRY(qnet_training_finish(run));
+    return checkpoint ? qnet_training_save(run, checkpoint) : QNET_OK;
 }
 #endif
 
+/* ---- stage 1: images ------------------------------------------------------------------------- */
+
+/* Of scans[count], which lie in the cohort: each once, and of either class at least one. */
+static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
+                                            const int *scans, int count)
+{
+    int of_label[QNET_CLASSES] = {0, 0};
+    for (int i = 0; i < count; i++) {
+        const int label = (int)cohort->scans[scans[i]].label;
+        if (label < 0 || label >= QNET_CLASSES)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
+        of_label[label]++;
+        for (int k = 0; k < i; k++)
+            if (scans[k] == scans[i])
+                return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
+                                  scans[i]);
+    }
+    if (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
+                          of_label[QNET_HC], of_label[QNET_HH]);
+    return QNET_OK;
+}
+
+static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
+{
+    QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
+    return qnet__augment_config_check(ctx, &c->augment);
+}
+
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out)
+{
+    qnet__training_state s, *self = NULL;
+    qnet_resnet_config net_config;
+    qnet_status status;
+    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
+    QNET__TRY(qnet__stage1_config_check(ctx, config));
+    memset(&s, 0, sizeof(s));
+    QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
+                                   config->size));
+    QNET__TRY(qnet__stage1_check_scans(ctx, cohort, scans, count));
+    s.run.ctx = ctx;
+    s.run.epochs = config->epochs;
+    s.config = *config;
+    s.config.swa = config->swa != 0;
+    s.task = config->swa ? "stage 1 SWA" : "stage 1"; /* which of the two runs of a fold it is */
+    s.count = s.loader.count;
+    s.batches = qnet__batches(s.count, config->batch);
+
+    qnet_resnet_config_init(&net_config);
+    net_config.height = net_config.width = config->size;
+    /* The largest batch there will be, which may be well below config->batch. */
+    net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
+    QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
+    s.table = s.run.net->table;
+    s.weights = s.run.net->weights;
+    s.gradients = s.run.net->gradients;
+    status = qnet__training_carve(&s, (size_t)net_config.batch, &self);
+    if (status != QNET_OK) {
+        qnet_resnet_destroy(s.run.net);
+        return status;
+    }
+    self->loader.augment = &self->config.augment;
+    self->loader.seed = config->seed;
+    qnet__loader_fill(&self->loader, scans, count);
+    self->data_hash = self->loader.hash;
+    if (weights != NULL) {
+        const size_t bytes = s.table->total * sizeof(qnet_real);
+        self->weights_hash = qnet_hash(QNET_HASH_START, weights, bytes);
+        memcpy(s.weights, weights, bytes);
+    } else {
+        qnet_resnet_init(s.run.net, config->seed);
+    }
+    *out = &self->run;
+    return QNET_OK;
+}
+
 /* ---- the embedding: features and slice probabilities of whole scans -------------------------- */
+
+/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
+   tie, which an AUC sees. */
+static double qnet__probability_hh(const qnet_real *logits)
+{
+    return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
+}
 
 typedef struct qnet__embedding {
     qnet__loader loader;
     qnet_real *batch_features; /* [batch][512] */
     qnet_real *logits;         /* [batch][2] */
-    qnet_real *features;       /* [count][max_slices][512]: the results, until all is well */
-    double *probability;       /* [count][max_slices] */
+    qnet_real *features;       /* [places][512]: the results, until all is well */
+    double *probability;       /* [places] */
 } qnet__embedding;
 
 /* batch: slices at once; places: scans * max_slices. */
-static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, int batch,
+static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, size_t batch,
                              size_t places)
 {
     const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    e->batch_features = (qnet_real *)qnet__take(a, (size_t)batch, row);
-    e->logits = (qnet_real *)qnet__take(a, (size_t)batch * QNET_CLASSES, sizeof(qnet_real));
+    e->batch_features = (qnet_real *)qnet__take(a, batch, row);
+    e->logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
     e->features = (qnet_real *)qnet__take(a, places, row);
     e->probability = (double *)qnet__take(a, places, sizeof(double));
     qnet__loader_plan(ctx, &e->loader, a, batch);
 }
 
-/* The test-time pass (paper: stretching and crop only), batch by batch. Slices come in the order of
-   scans[count], so a place is reached by counting. */
-static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, const int *scans,
-                                   int batch, int max_slices)
+/* The test-time pass (paper: stretching and crop only), batch by batch. */
+static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
 {
-    qnet_context *ctx = net->ctx;
     qnet__loader *l = &e->loader;
-    size_t batches = qnet__batches(l->count, batch), k, i, first, end, place = 0;
-    qnet__meter meter = qnet__meter_start(ctx, "features", 0, 0, batches, l->count);
-    int scan = 0, slice = 0;
-    for (k = 0; k < batches; k++) {
-        first = qnet__batch_start(l->count, batches, k);
-        end = qnet__batch_start(l->count, batches, k + 1);
-        QNET__TRY(qnet__loader_load(&meter, k + 1, l, -1, NULL, first, end - first));
-        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)(end - first), 0, e->logits,
-                                      e->batch_features));
-        for (i = 0; i < end - first; i++) {
+    qnet__loop p = qnet__loop_begin(net->ctx, "features", 0, 0, l->count,
+                                    qnet__batches(l->count, (int)batch));
+    while (qnet__loop_next(&p)) {
+        QNET__TRY(qnet__loader_load(&p, l, -1, NULL));
+        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)p.n, 0, e->logits, e->batch_features));
+        for (size_t i = 0; i < p.n; i++) {
+            const qnet__image *image = qnet__loader_image(l, i);
             const qnet_real *f = e->batch_features + i * QNET_FEATURES;
             const qnet_real *z = e->logits + i * QNET_CLASSES;
-            /* A loop, not an if: a scan may have no slice. */
-            while (slice == l->cohort->scans[scans[scan]].slices) {
-                scan++;
-                slice = 0;
-            }
-            place = (size_t)scan * (size_t)max_slices + (size_t)slice++;
             if (qnet__first_bad(f, QNET_FEATURES) < QNET_FEATURES ||
                 qnet__first_bad(z, QNET_CLASSES) < QNET_CLASSES)
-                return qnet__fail(ctx, QNET_ERROR_NUMERIC,
+                return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
                                   "features: subject %s, slice %d: the network gives NaN or "
-                                  "infinity", l->cohort->scans[scans[scan]].subject, slice - 1);
-            memcpy(e->features + place * QNET_FEATURES, f, QNET_FEATURES * sizeof(qnet_real));
-            e->probability[place] = qnet__probability_hh(z);
+                                  "infinity", l->cohort->scans[image->scan].subject, image->slice);
+            memcpy(e->features + image->place * QNET_FEATURES, f,
+                   QNET_FEATURES * sizeof(qnet_real));
+            e->probability[image->place] = qnet__probability_hh(z);
         }
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, NAN, 0));
+        QNET__TRY(qnet__loop_report(&p, NAN, 0));
     }
     return QNET_OK;
 }
@@ -19119,8 +19138,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
     qnet_status status;
-    size_t bytes, places;
-    int i, batch, max_slices;
+    size_t bytes, places, batch;
     if (net == NULL) return QNET_ERROR_ARGUMENT;
     ctx = net->ctx;
     if (augment == NULL || cohort == NULL || scans == NULL || count < 1)
@@ -19132,26 +19150,25 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     memset(&e, 0, sizeof(e));
     QNET__TRY(qnet__loader_measure(ctx, &e.loader, "features", cohort, scans, count,
                                    net->config.height, net->config.width));
-    max_slices = cohort->config.max_slices;
-    for (i = 0; i < count; i++)
-        if (cohort->scans[scans[i]].slices > max_slices)
+    for (int i = 0; i < count; i++)
+        if (cohort->scans[scans[i]].slices > cohort->config.max_slices)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "features: subject %s has %d slices: expected %d at most",
                               cohort->scans[scans[i]].subject, cohort->scans[scans[i]].slices,
-                              max_slices);
+                              cohort->config.max_slices);
     e.loader.augment = augment;
-    places = (size_t)count * (size_t)max_slices;
-    batch = (int)qnet__min_size((size_t)net->config.batch, e.loader.count);
+    places = (size_t)count * (size_t)cohort->config.max_slices;
+    batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
     qnet__embed_plan(ctx, &e, &arena, batch, places);
     bytes = arena.at;
     arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "features");
     arena.at = 0;
     qnet__embed_plan(ctx, &e, &arena, batch, places);
-    qnet__loader_fill(&e.loader, scans, count, NULL);
+    qnet__loader_fill(&e.loader, scans, count);
     memset(e.features, 0, places * QNET_FEATURES * sizeof(qnet_real));
     memset(e.probability, 0, places * sizeof(double));
-    status = qnet__embed_run(net, &e, scans, batch, max_slices);
+    status = qnet__embed_run(net, &e, batch);
     if (status == QNET_OK && features)
         memcpy(features, e.features, places * QNET_FEATURES * sizeof(qnet_real));
     if (status == QNET_OK && probability)
@@ -19162,403 +19179,121 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-typedef struct qnet__stage2_state {
-    qnet_stage2 run; /* first, so that a pointer to it is the start of the block */
-    size_t bytes;    /* of the block: everything but the model */
-    int count;       /* scans */
-    size_t batches;  /* of an epoch */
-    size_t row;      /* steps * 512: numbers of a scan */
-    qnet_real *features;              /* [count][steps][512] */
-    int *length, *label, *order;      /* [count] */
-    qnet_real *batch;                 /* [largest batch][steps][512] */
-    int *batch_length, *batch_label;  /* [largest batch] */
-    qnet_real *m, *v;                 /* [table->trainable] */
-    uint64_t data_hash;
-    int broken, unsaved;              /* as in stage 1 */
-} qnet__stage2_state;
-
-/* The paper's numbers ("Training Procedure"); hidden and steps are ours. */
-QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
-{
-    memset(config, 0, sizeof(*config));
-    config->epochs = 50;
-    config->batch = 64;
-    config->rate = 3e-4;
-    qnet_adam_config_init(&config->adam);
-    config->hidden = 256;
-    config->steps = 24;
-    config->seed = 1;
-}
-
-/* features[count][steps][512] are looked at up to each scan's length only. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
-    if (c->epochs < 1 || c->batch < 1 || c->steps < 1 || c->hidden < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: epochs %d, batch %d, steps %d, hidden %d: expected 1 or more",
-                          c->epochs, c->batch, c->steps, c->hidden);
-    if (!(c->rate >= 0 && c->rate <= DBL_MAX) || !qnet__adam_is_sound(&c->adam))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: rate %g, beta1 %g, beta2 %g or eps %g out of range", c->rate,
-                          c->adam.beta1, c->adam.beta2, c->adam.eps);
+    QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
+    if (c->steps < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: steps %d: expected 1 or more",
+                          c->steps);
     return QNET_OK;
 }
 
-static qnet_status qnet__stage2_check(qnet_context *ctx, const qnet_stage2_config *c,
-                                      const qnet_real *features, const int *length,
-                                      const int *label, int count)
+/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
+static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
+                                     const int *length, const int *label)
 {
-    int i;
-    QNET__TRY(qnet__stage2_config_check(ctx, c));
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
-    for (i = 0; i < count; i++) {
-        size_t row = (size_t)c->steps * QNET_FEATURES, used, bad;
-        if (length[i] < 1 || length[i] > c->steps || label[i] < 0 || label[i] >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1", i,
-                              length[i], label[i], c->steps);
-        used = (size_t)length[i] * QNET_FEATURES;
-        bad = qnet__first_bad(features + (size_t)i * row, used);
-        if (bad < used)
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "stage 2: scan %d, slice %d: feature %d is NaN or infinite", i,
-                              (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
-    }
-    return QNET_OK;
-}
-
-/* The whole block; with base NULL it only measures. */
-static void qnet__stage2_plan(qnet__stage2_state *s, qnet__arena *a, int largest, size_t trainable)
-{
-    size_t count = (size_t)s->count, batch = (size_t)largest;
-    qnet__take(a, 1, sizeof(*s));
-    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)s->run.config.epochs, sizeof(qnet_epoch));
-    s->features = (qnet_real *)qnet__take(a, count, s->row * sizeof(qnet_real));
-    s->length = (int *)qnet__take(a, count, sizeof(int));
-    s->label = (int *)qnet__take(a, count, sizeof(int));
-    s->order = (int *)qnet__take(a, count, sizeof(int));
-    s->batch = (qnet_real *)qnet__take(a, batch, s->row * sizeof(qnet_real));
-    s->batch_length = (int *)qnet__take(a, batch, sizeof(int));
-    s->batch_label = (int *)qnet__take(a, batch, sizeof(int));
-    s->m = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->v = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-}
-
-/* Copies the scans, zero beyond their slices, and takes the hash of all. */
-static void qnet__stage2_fill(qnet__stage2_state *s, const qnet_real *features, const int *length,
-                              const int *label)
-{
-    int i;
-    memset(s->features, 0, (size_t)s->count * s->row * sizeof(qnet_real));
+    const int steps = s->config2.steps;
     s->data_hash = QNET_HASH_START;
-    for (i = 0; i < s->count; i++) {
-        size_t at = (size_t)i * s->row;
-        size_t bytes = (size_t)length[i] * QNET_FEATURES * sizeof(qnet_real);
+    for (size_t i = 0; i < s->count; i++) {
+        const qnet_real *from = features + i * s->row;
+        qnet_real *to = s->features + i * s->row;
+        size_t used, bad;
+        if (length[i] < 1 || length[i] > steps || label[i] < 0 || label[i] >= QNET_CLASSES)
+            return qnet__fail(s->run.ctx, QNET_ERROR_ARGUMENT,
+                              "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1",
+                              (int)i, length[i], label[i], steps);
+        used = (size_t)length[i] * QNET_FEATURES;
+        bad = qnet__first_bad(from, used);
+        if (bad < used)
+            return qnet__fail(s->run.ctx, QNET_ERROR_NUMERIC,
+                              "stage 2: scan %d, slice %d: feature %d is NaN or infinite", (int)i,
+                              (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
+        memcpy(to, from, used * sizeof(qnet_real));
         s->length[i] = length[i];
         s->label[i] = label[i];
-        memcpy(s->features + at, features + at, bytes);
-        s->data_hash = qnet_hash(s->data_hash, s->features + at, bytes);
+        s->data_hash = qnet_hash(s->data_hash, to, used * sizeof(qnet_real));
         s->data_hash = qnet_hash(s->data_hash, &s->length[i], sizeof(int));
         s->data_hash = qnet_hash(s->data_hash, &s->label[i], sizeof(int));
     }
+    return QNET_OK;
 }
 
-/* Two blocks, as in stage 1: the model's own, and one for everything else. */
+/* The rate is fixed, and nothing is averaged (paper, "Training Procedure"). */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
-                                        const int *label, int count, qnet_stage2 **out)
+                                        const int *label, int count, qnet_training **out)
 {
-    qnet__stage2_state s, *self;
-    qnet__arena arena = {NULL, 0};
+    qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
-    qnet_scan_model *model = NULL;
-    size_t trainable;
+    qnet_status status;
     if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
         out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage2_create: an argument is NULL");
-    QNET__TRY(qnet__stage2_check(ctx, config, features, length, label, count));
+    QNET__TRY(qnet__stage2_config_check(ctx, config));
+    if (count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
     memset(&s, 0, sizeof(s));
     s.run.ctx = ctx;
-    s.run.config = *config;
-    s.count = count;
+    s.run.epochs = config->epochs;
+    s.config2 = *config;
+    s.config.epochs = config->epochs;
+    s.config.rate_first = s.config.rate_last = config->rate;
+    s.config.adam = config->adam;
+    s.config.seed = config->seed;
+    s.task = "stage 2";
+    s.count = (size_t)count;
+    s.batches = qnet__batches(s.count, config->batch);
     s.row = (size_t)config->steps * QNET_FEATURES;
-    s.batches = qnet__batches((size_t)count, config->batch);
 
     qnet_scan_config_init(&model_config);
     model_config.hidden = config->hidden;
     model_config.steps = config->steps;
-    model_config.batch = (int)(((size_t)count + s.batches - 1) / s.batches);
-    QNET__TRY(qnet_scan_model_create(ctx, &model_config, &model));
-    trainable = model->table->trainable;
-    s.run.model = model;
-
-    qnet__stage2_plan(&s, &arena, model_config.batch, trainable);
-    s.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, s.bytes);
-    if (arena.base == NULL) {
-        qnet_scan_model_destroy(model);
-        return qnet__no_memory(ctx, s.bytes, "a stage 2 run");
+    model_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
+    QNET__TRY(qnet_scan_model_create(ctx, &model_config, &s.run.model));
+    s.table = s.run.model->table;
+    s.weights = s.run.model->weights;
+    s.gradients = s.run.model->gradients;
+    status = qnet__training_carve(&s, (size_t)model_config.batch, &self);
+    if (status != QNET_OK) {
+        qnet_scan_model_destroy(s.run.model);
+        return status;
     }
-    arena.at = 0;
-    qnet__stage2_plan(&s, &arena, model_config.batch, trainable);
-    self = (qnet__stage2_state *)(void *)arena.base;
-    *self = s;
-    self->run.state = self;
-    qnet__stage2_fill(self, features, length, label);
-    memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
-    memset(self->m, 0, trainable * sizeof(qnet_real));
-    memset(self->v, 0, trainable * sizeof(qnet_real));
-    qnet_scan_model_init(model, config->seed);
+    status = qnet__stage2_fill(self, features, length, label);
+    if (status != QNET_OK) {
+        qnet_training_destroy(&self->run);
+        return status;
+    }
+    qnet_scan_model_init(s.run.model, config->seed);
     *out = &self->run;
     return QNET_OK;
 }
 
-/* As qnet_stage1_destroy. */
-QNET_API void qnet_stage2_destroy(qnet_stage2 *run)
-{
-    if (run == NULL) return;
-    qnet_scan_model_destroy(run->model);
-    qnet__free(run->ctx, run->state, run->state->bytes);
-}
-
-/* Refuses NULL and a run that stopped half way through an epoch. */
-static qnet_status qnet__stage2_ready(const qnet_stage2 *run, const char *function)
-{
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    if (run->state->broken)
-        return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "%s: the run ended half way through an epoch: load a checkpoint",
-                          function);
-    return QNET_OK;
-}
-
-/* Gathers the scans order[first..end), and takes one step; *loss = CE(scan) + CE(image). */
-static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter, size_t step,
-                                     size_t first, size_t end, double *loss)
-{
-    char place[QNET__PLACE];
-    qnet__stage2_state *s = run->state;
-    qnet_scan_model *model = run->model;
-    double image_loss = 0, scan_loss = 0;
-    qnet_status status;
-    size_t i;
-    /* Loss of a batch: mean over its scans + mean over their slices; padded steps count nowhere. */
-    for (i = first; i < end; i++) {
-        int scan = s->order[i];
-        memcpy(s->batch + (i - first) * s->row, s->features + (size_t)scan * s->row,
-               s->row * sizeof(qnet_real));
-        s->batch_length[i - first] = s->length[scan];
-        s->batch_label[i - first] = s->label[scan];
-    }
-    status = qnet_scan_model_loss(model, s->batch, s->batch_length, s->batch_label,
-                                  (int)(end - first), &image_loss, &scan_loss, 1);
-    *loss = image_loss + scan_loss;
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
-        return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                          qnet__meter_place(meter, step, place));
-    QNET__TRY(status);
-    run->step++;
-    qnet_adam_step(run->ctx, &run->config.adam, model->table->trainable, model->weights,
-                   model->gradients, s->m, s->v, run->config.rate, run->step);
-    return QNET_OK;
-}
-
-/* As qnet_stage1_epoch, at a fixed rate and without averaging (paper, "Training Procedure"). */
-QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run)
-{
-    qnet__stage2_state *s;
-    qnet__meter meter;
-    double sum = 0, loss;
-    size_t k, first, end, count;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_epoch"));
-    s = run->state;
-    count = (size_t)s->count;
-    if (run->epoch >= run->config.epochs)
-        return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage2_epoch: all %d epochs are done", run->config.epochs);
-    s->broken = 1; /* until the epoch's end */
-    meter = qnet__meter_start(run->ctx, "stage 2", run->epoch + 1, run->config.epochs, s->batches,
-                              count);
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE_SCAN, run->epoch, s->order, count);
-    for (k = 0; k < s->batches; k++) {
-        first = qnet__batch_start(count, s->batches, k);
-        end = qnet__batch_start(count, s->batches, k + 1);
-        QNET__TRY(qnet__stage2_step(run, &meter, k + 1, first, end, &loss));
-        sum += loss * (double)(end - first);
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, sum / (double)end, run->config.rate));
-    }
-    QNET__TRY(qnet__check_weights(&meter, run->model->table, run->model->weights));
-    run->history[run->epoch].loss = sum / (double)count;
-    run->history[run->epoch].learning_rate = run->config.rate;
-    run->history[run->epoch].seconds = qnet__seconds(run->ctx) - meter.start;
-    run->epoch++;
-    s->broken = 0;
-    return QNET_OK;
-}
-
-/* Everything that decides the run's bits; the start weights follow from the seed. */
-static void qnet__stage2_fields(const qnet_stage2 *run, qnet__fields *f)
-{
-    const qnet_stage2_config *c = &run->config;
-    f->count = 0;
-    qnet__field_text(f, "kind", "qnet stage 2 checkpoint 1");
-    qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
-    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
-    qnet__field_text(f, "network", run->model->table->network);
-    qnet__field_number(f, "epochs", c->epochs);
-    qnet__field_number(f, "batch", c->batch);
-    qnet__field_number(f, "rate", c->rate);
-    qnet__field_adam(f, &c->adam);
-    qnet__field_number(f, "hidden", c->hidden);
-    qnet__field_number(f, "steps", c->steps);
-    qnet__field_bits(f, "seed", c->seed);
-    qnet__field_bits(f, "features and labels", run->state->data_hash);
-}
-
-/* The arrays of a checkpoint; returns how many. */
-static int qnet__stage2_slabs(const qnet_stage2 *run, qnet__slab slabs[QNET__SLABS])
-{
-    const qnet_param_table *table = run->model->table;
-    slabs[0] = qnet__slab_history(run->history, run->config.epochs);
-    slabs[1] = qnet__slab_real("weights", run->model->weights, table->total);
-    slabs[2] = qnet__slab_real("adam.m", run->state->m, table->trainable);
-    slabs[3] = qnet__slab_real("adam.v", run->state->v, table->trainable);
-    return 4;
-}
-
-/* As qnet_stage1_write. */
-QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink)
-{
-    qnet__fields fields;
-    qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_write"));
-    qnet__stage2_fields(run, &fields);
-    qnet__field_text(&fields, "version", QNET_VERSION);
-    qnet__field_number(&fields, "epoch", run->epoch);
-    qnet__field_number(&fields, "step", (double)run->step);
-    count = qnet__stage2_slabs(run, slabs);
-    return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
-}
-
-/* Checks everything of the file before the first number of the run changes. */
-static qnet_status qnet__stage2_restore(qnet_stage2 *run, const qnet_safetensors *file,
-                                        const char *name)
-{
-    double epoch, step;
-    qnet__fields fields;
-    qnet__slab slabs[QNET__SLABS];
-    int count;
-    qnet__stage2_fields(run, &fields);
-    QNET__TRY(qnet__checkpoint_compare(run->ctx, file, name, &fields, NULL));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "epoch", run->config.epochs, &epoch));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "step", 9007199254740992.0, &step));
-    if (step != epoch * (double)run->state->batches)
-        return qnet__fail(run->ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %.0f and step %.0f contradict each other",
-                          name, epoch, step);
-    count = qnet__stage2_slabs(run, slabs);
-    QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
-    run->epoch = (int)epoch;
-    run->step = (uint64_t)step;
-    run->state->broken = 0;
-    return QNET_OK;
-}
-
-/* Any failure leaves the run as it was. */
-QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source)
-{
-    qnet_safetensors *file = NULL;
-    qnet_status status;
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__stage2_restore(run, file, qnet__source_name(source));
-    qnet_safetensors_destroy(file);
-    return status;
-}
-
-#ifndef QNET_NO_STDIO
-/* A run that may not be saved does not touch the file either. */
-QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path)
-{
-    qnet__file file;
-    qnet_sink sink;
-    qnet_status status;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_save"));
-    QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_stage2_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
-}
-
-/* qnet_stage2_read of a path. */
-QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
-{
-    qnet__file file;
-    qnet_source source;
-    qnet_status status;
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_stage2_read(run, &source);
-    qnet__file_close(&file);
-    return status;
-}
-
-/* Goes on from wherever the run is, to its last epoch; a save that failed is made up for. */
-QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint)
-{
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_run"));
-    while (run->epoch < run->config.epochs || run->state->unsaved) {
-        if (run->epoch < run->config.epochs) QNET__TRY(qnet_stage2_epoch(run));
-        run->state->unsaved = 1;
-        if (checkpoint) QNET__TRY(qnet_stage2_save(run, checkpoint));
-        run->state->unsaved = 0;
-    }
-    return QNET_OK;
-}
-#endif
-
-/* ---- using the scan-level model -------------------------------------------------------------- */
-
-typedef struct qnet__prediction {
-    qnet_real *image_logits, *scan_logits; /* [batch][steps][2], [batch][2] */
-    double *image, *scan;                  /* [count][steps], [count]: until all is well */
-} qnet__prediction;
-
-/* batch: scans at once. */
-static void qnet__predict_plan(qnet__prediction *p, qnet__arena *a, size_t batch, size_t steps,
-                               size_t count)
-{
-    p->image_logits = (qnet_real *)qnet__take(a, batch * steps, QNET_CLASSES * sizeof(qnet_real));
-    p->scan_logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
-    p->image = (double *)qnet__take(a, count * steps, sizeof(double));
-    p->scan = (double *)qnet__take(a, count, sizeof(double));
-}
-
 /* features[count][steps][512] are read in place: scans that follow each other are a batch. A scan's
-   result does not depend on what else is in its batch. */
-static qnet_status qnet__predict_run(qnet_scan_model *model, qnet__prediction *p,
-                                     const qnet_real *features, const int *length, size_t batch,
-                                     size_t count)
+   result does not depend on what else is in its batch. image[count][steps], scan[count]; logits:
+   room for those of a batch. */
+static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *features,
+                                     const int *length, size_t batch, size_t count,
+                                     qnet_real *image_logits, qnet_real *scan_logits,
+                                     double *image, double *scan)
 {
-    size_t steps = (size_t)model->config.steps, row = steps * QNET_FEATURES, first, i, t, n;
-    for (first = 0; first < count; first += n) {
+    const size_t steps = (size_t)model->config.steps;
+    size_t n;
+    for (size_t first = 0; first < count; first += n) {
         n = qnet__min_size(batch, count - first);
-        QNET__TRY(qnet_scan_model_forward(model, features + first * row, length + first, (int)n,
-                                          p->image_logits, p->scan_logits));
-        for (i = 0; i < n; i++) {
-            const qnet_real *z = p->image_logits + i * steps * QNET_CLASSES;
-            size_t used = (size_t)length[first + i];
-            if (qnet__first_bad(p->scan_logits + i * QNET_CLASSES, QNET_CLASSES) < QNET_CLASSES ||
+        QNET__TRY(qnet_scan_model_forward(model, features + first * steps * QNET_FEATURES,
+                                          length + first, (int)n, image_logits, scan_logits));
+        for (size_t i = 0; i < n; i++) {
+            const qnet_real *z = image_logits + i * steps * QNET_CLASSES;
+            const qnet_real *whole = scan_logits + i * QNET_CLASSES;
+            const size_t used = (size_t)length[first + i];
+            if (qnet__first_bad(whole, QNET_CLASSES) < QNET_CLASSES ||
                 qnet__first_bad(z, used * QNET_CLASSES) < used * QNET_CLASSES)
                 return qnet__fail(model->ctx, QNET_ERROR_NUMERIC,
                                   "scan %.0f: the model gives NaN or infinity",
                                   (double)(first + i));
-            p->scan[first + i] = qnet__probability_hh(p->scan_logits + i * QNET_CLASSES);
-            for (t = 0; t < steps; t++)
-                p->image[(first + i) * steps + t] =
+            scan[first + i] = qnet__probability_hh(whole);
+            for (size_t t = 0; t < steps; t++)
+                image[(first + i) * steps + t] =
                     t < used ? qnet__probability_hh(z + t * QNET_CLASSES) : 0;
         }
     }
@@ -19570,15 +19305,14 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                                              const int *length, int count, double *image,
                                              double *scan)
 {
-    qnet__prediction p;
+    qnet_real *image_logits = NULL, *scan_logits = NULL; /* [batch][steps][2], [batch][2] */
+    double *images = NULL, *scans = NULL;                /* the results, until all is well */
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
     qnet_status status;
-    size_t bytes, batch, steps;
-    int i;
+    size_t bytes = 0, batch, steps, n;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
     ctx = model->ctx;
-    steps = (size_t)model->config.steps;
     if (features == NULL || length == NULL || count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_scan_model_predict: an argument is NULL, or no scan");
@@ -19587,22 +19321,30 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
                           "expected %d and %d", model->config.features, model->config.classes,
                           QNET_FEATURES, QNET_CLASSES);
-    for (i = 0; i < count; i++)
+    for (int i = 0; i < count; i++)
         if (length[i] < 1 || length[i] > model->config.steps)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_scan_model_predict: scan %d: length %d: expected 1..%d", i,
                               length[i], model->config.steps);
-    batch = qnet__min_size((size_t)model->config.batch, (size_t)count);
-    qnet__predict_plan(&p, &arena, batch, steps, (size_t)count);
-    bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
-    arena.at = 0;
-    qnet__predict_plan(&p, &arena, batch, steps, (size_t)count);
-    status = qnet__predict_run(model, &p, features, length, batch, (size_t)count);
-    if (status == QNET_OK && image)
-        memcpy(image, p.image, (size_t)count * steps * sizeof(double));
-    if (status == QNET_OK && scan) memcpy(scan, p.scan, (size_t)count * sizeof(double));
+    n = (size_t)count;
+    steps = (size_t)model->config.steps;
+    batch = qnet__min_size((size_t)model->config.batch, n);
+    for (int pass = 0; pass < 2; pass++) {
+        image_logits =
+            (qnet_real *)qnet__take(&arena, batch * steps, QNET_CLASSES * sizeof(qnet_real));
+        scan_logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
+        images = (double *)qnet__take(&arena, n * steps, sizeof(double));
+        scans = (double *)qnet__take(&arena, n, sizeof(double));
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.at = 0;
+        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
+        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
+    }
+    status = qnet__predict_run(model, features, length, batch, n, image_logits, scan_logits,
+                               images, scans);
+    if (status == QNET_OK && image) memcpy(image, images, n * steps * sizeof(double));
+    if (status == QNET_OK && scan) memcpy(scan, scans, n * sizeof(double));
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -23181,25 +22923,6 @@ static void qnet__remove_file(const char *path)
     (void)qnet__remove(path); /* a work file that is not there is as good as removed */
 }
 
-#define QNET__METADATA_PAIRS 64
-
-/* Metadata of a weights file: what it is, and how its images were prepared. pairs[] points into
-   text, which holds "key=value" lines and is cut up in place; returns the number of pairs. */
-static int qnet__metadata_pairs(char *text, const char **pairs, int most)
-{
-    int n = 0;
-    while (*text && n < most) {
-        char *equals = strchr(text, '='), *end = strchr(text, '\n');
-        if (!equals || !end || equals > end) break;
-        *equals = *end = '\0';
-        pairs[2 * n] = text;
-        pairs[2 * n + 1] = equals + 1;
-        n++;
-        text = end + 1;
-    }
-    return n;
-}
-
 /* What a weights file says of a subject on whom it was trained: hashes of the name and of the QSM
    map, of which the second tells who it is, whatever the name, the order or the crop. */
 #define QNET__RECORD 32
@@ -23249,7 +22972,7 @@ static qnet_status qnet__job_save_weights(const qnet__job *job, const char *mode
         status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
     if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
     if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
+        int n = qnet__metadata_pairs((char *)text.bytes, pairs);
         status = qnet_weights_save(ctx, path, table, block, pairs, n);
     }
     qnet_buffer_free(ctx, &text);
@@ -23431,12 +23154,12 @@ static qnet_status qnet__fold_test_images(const qnet__job *job, qnet_resnet *net
 
 /* Runs stage 1 with or without SWA to its end, saving after every epoch; the run without SWA leaves
    a copy at the epoch where the run with SWA leaves its path. *out is finished. */
-static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
+static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_training **out)
 {
     qnet_context *ctx = job->e->ctx;
     qnet_stage1_config config = job->e->config.stage1;
     char checkpoint[700], branch[700];
-    qnet_stage1 *run = NULL;
+    qnet_training *run = NULL;
     qnet_status status;
     int start;
     config.size = job->cohort->config.size;
@@ -23446,32 +23169,32 @@ static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
     if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
     qnet__job_path(job, "-branch.checkpoint", branch);
-    QNET__TRY(qnet_stage1_create(ctx, &config, job->cohort, job->train, job->train_count, NULL,
+    QNET__TRY(qnet_stage1_create(ctx, &config, job->cohort, job->train, job->train_count,
                                  job->initial ? job->initial->weights : NULL, &run));
     status = QNET_OK;
     if (job->resume && qnet_file_exists(checkpoint)) {
-        status = qnet_stage1_load(run, checkpoint);
+        status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT)
             status = qnet__fail(ctx, status, "%s; remove that file to do its part again",
                                 qnet_last_error(ctx));
     } else if (swa && start > 0) {
-        status = qnet_stage1_load(run, branch);
+        status = qnet_training_load(run, branch);
     }
     job->phase_first = swa ? start : 0;
     while (status == QNET_OK && run->epoch < config.epochs) {
-        status = qnet_stage1_epoch(run);
+        status = qnet_training_epoch(run);
         if (status == QNET_OK && !swa && run->epoch == start)
-            status = qnet_stage1_save(run, branch);
+            status = qnet_training_save(run, branch);
         if (status == QNET_OK && run->epoch < config.epochs)
-            status = qnet_stage1_save(run, checkpoint);
+            status = qnet_training_save(run, checkpoint);
     }
-    if (status == QNET_OK && !run->finished) status = qnet_stage1_finish(run);
-    if (status == QNET_OK) status = qnet_stage1_save(run, checkpoint);
+    if (status == QNET_OK && !run->finished) status = qnet_training_finish(run);
+    if (status == QNET_OK) status = qnet_training_save(run, checkpoint);
     if (status == QNET_OK) {
         job->phase_work += job->work_epoch * (config.epochs - job->phase_first);
         *out = run;
     } else {
-        qnet_stage1_destroy(run);
+        qnet_training_destroy(run);
     }
     job->phase_first = -1;
     return status;
@@ -23499,7 +23222,7 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fol
     qnet__arena arena = { NULL, 0 };
     qnet_real *features = NULL;
     double *image = NULL, *scan = NULL;
-    qnet_stage2 *run = NULL;
+    qnet_training *run = NULL;
     char checkpoint[700];
     size_t bytes = 0;
     qnet_status status;
@@ -23529,8 +23252,8 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fol
                                     job->train_count, &run);
     }
     if (status == QNET_OK && job->resume && qnet_file_exists(checkpoint))
-        status = qnet_stage2_load(run, checkpoint);
-    if (status == QNET_OK) status = qnet_stage2_run(run, checkpoint);
+        status = qnet_training_load(run, checkpoint);
+    if (status == QNET_OK) status = qnet_training_run(run, checkpoint);
     if (status == QNET_OK) {
         status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
                             job->test_count, features, NULL);
@@ -23551,7 +23274,7 @@ static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fol
         qnet__copy_curve(r->curve[QNET_MODEL_QNET], run->history, run->epoch);
         status = qnet__job_save_weights(job, "qnet", run->model->table, run->model->weights);
     }
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
     qnet__free(ctx, arena.base, bytes);
     if (status == QNET_OK) qnet__remove_file(checkpoint);
     return status;
@@ -23562,7 +23285,7 @@ static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
 {
     static const char *const work_files[] = { "-branch.checkpoint", "-resnet.checkpoint",
                                               "-swa.checkpoint" };
-    qnet_stage1 *run = NULL;
+    qnet_training *run = NULL;
     char path[700];
     qnet_status status = QNET_ERROR_NOT_FOUND;
     if (job->resume) status = qnet__fold_load(job, r);
@@ -23576,7 +23299,7 @@ static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
         if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
         if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
         if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
-        qnet_stage1_destroy(run);
+        qnet_training_destroy(run);
         if (status != QNET_OK) return status;
     }
     QNET__TRY(qnet__fold_save(job, r));
@@ -24413,7 +24136,7 @@ static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors 
 {
     static const char *const stretch[2] = { "percentile", "window" };
     const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
-    const int n = qnet__metadata_pairs(text, pairs, QNET__METADATA_PAIRS);
+    const int n = qnet__metadata_pairs(text, pairs);
     for (int k = 0; k < n; k++) {
         const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
         const char *was = qnet_safetensors_metadata(file, key);
