@@ -39,7 +39,7 @@ BUILD = build
 # Threads that wait asleep: on a machine that others use too, spinning ones can cost a factor of ten.
 export OMP_WAIT_POLICY ?= passive
 
-PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
@@ -70,7 +70,10 @@ $(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< $(EXTRA_$*) -lm
 
-$(BUILD)/crossval: weights_tools/pth.h
+$(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h qnet.h
+	@mkdir -p $(BUILD)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ examples/crossval/crossval.c -lm
 
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
 	@mkdir -p $(BUILD)
@@ -112,7 +115,7 @@ tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h examples/crossval/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -135,7 +138,8 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h \
+    $(wildcard examples/*.[ch] examples/crossval/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm

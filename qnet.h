@@ -1447,7 +1447,17 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Numbers that change results; every one is written to results.json. */
+/* Files that a program makes of a finished experiment, such as a report: write is called once, when
+   all results are there, and puts files into `folder` (names without a leading point, "crop-",
+   "full-" or ".tmp"). They come to the output folder together with the experiment's own; a failure
+   of write is the experiment's, and a resume calls it again. */
+struct qnet_experiment;
+typedef struct qnet_publish {
+    void *user;
+    qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
+} qnet_publish;
+
+/* Numbers that change results, and what is made of them. */
 typedef struct qnet_experiment_config {
     int use_input[2];             /* by qnet_input: 1, 1 */
     qnet_input_config input[2];
@@ -1458,6 +1468,7 @@ typedef struct qnet_experiment_config {
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     int cam_scans;                /* 3: scans of each class whose CAMs are drawn */
+    qnet_publish publish;         /* all zero: none */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
 
@@ -1542,8 +1553,8 @@ typedef struct qnet_experiment {
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
-/* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
-   predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
+/* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint;
+   predictions.csv, weights/ and what config.publish writes are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
@@ -1556,8 +1567,6 @@ typedef struct qnet_experiment {
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const char *data, const char *out, const char *weights,
                                          int resume, qnet_experiment **result);
-/* The files that qnet_experiment_run writes at its end, one by one. */
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -1569,10 +1578,13 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
+/* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
+   scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
+   volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
+QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
 /* Tables 1, 2 and 3 in the paper's form, as text. */
 QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *experiment, qnet_buffer *text);
 QNET_API qnet_status qnet_experiment_json(const qnet_experiment *experiment, qnet_buffer *json);
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
 QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *experiment, qnet_buffer *json);
 QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qnet_buffer *html);
 
@@ -20571,10 +20583,14 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 }
 
 /* ============================================================================================
-   >>report
-   An experiment as text: the paper's tables for a terminal, results.json, predictions.csv,
-   manifest.json, and report.html, one self-contained page with the paper's figures. Nothing here
-   computes a result; every function reads struct qnet_experiment and appends to a buffer.
+   >>experiment
+   The paper's experiment on one cohort: for each input configuration, repeat and fold
+     stage 1            ResNet       cosine annealing over all epochs
+     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
+                                     from a checkpoint taken there), then its own tail
+     features           512 per slice from the frozen ResNetSWA, computed once
+     stage 2            Q-Net        BiLSTM and two heads
+   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -20587,1959 +20603,6 @@ QNET_API const char *qnet_level_name(qnet_level level)
 {
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
-
-/* ---- Numbers as text ------------------------------------------------------------------------- */
-
-#define QNET__NUMBER 32 /* room for a number as text */
-#define QNET__TEXT 112  /* room for two numbers and words between them */
-
-/* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
-   exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
-static void qnet__point(char *text)
-{
-    char *to = text;
-    for (const char *c = text; *c; c++) {
-        if ((*c >= '0' && *c <= '9') || *c == '-' || *c == '+' || *c == 'e') *to++ = *c;
-        else if (to > text && to[-1] != '.') *to++ = '.';
-    }
-    *to = '\0';
-}
-
-/* value with a fixed number of decimals, such as "0.875". */
-static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
-{
-    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
-    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
-    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
-    qnet__point(text);
-    return text;
-}
-
-/* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
-static const char *qnet__p_text(char text[QNET__NUMBER], double p)
-{
-    if (!(p < 0.0001) || p <= 0.0) return qnet__fixed(text, p, p <= 0.0 ? 0 : 4);
-    snprintf(text, QNET__NUMBER, "%.1e", p);
-    qnet__point(text);
-    return text;
-}
-
-/* ---- The writer ------------------------------------------------------------------------------ */
-
-/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
-typedef struct qnet__writer {
-    qnet_context *ctx;
-    qnet_buffer *out;
-    qnet_status status;
-    size_t start;        /* size of *out before the first byte: what a failure goes back to */
-    const char *missing; /* what stands for NaN */
-    int html;            /* HTML; otherwise JSON or plain text */
-    int depth, comma;    /* of JSON: nesting, and whether a member came before */
-} qnet__writer;
-
-static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
-                                      const char *what, const char *missing)
-{
-    memset(w, 0, sizeof *w);
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
-    w->ctx = e->ctx;
-    w->out = out;
-    w->start = out->size;
-    w->missing = missing;
-    return QNET_OK;
-}
-
-/* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status qnet__writer_end(qnet__writer *w)
-{
-    if (w->status != QNET_OK) {
-        w->out->size = w->start;
-        if (w->out->bytes) w->out->bytes[w->start] = 0;
-    }
-    return w->status;
-}
-
-static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
-{
-    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
-}
-
-static void qnet__put(qnet__writer *w, const char *text)
-{
-    qnet__put_bytes(w, text, strlen(text));
-}
-
-/* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
-   characters spaces (HTML) or escapes (JSON), and the format's own signs are escaped. */
-static void qnet__put_escaped(qnet__writer *w, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), n;
-    for (; left > 0; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f;
-        char code[16];
-        n = qnet__utf8_size(p, left);
-        if (n == 0) {
-            qnet__put(w, "\xef\xbf\xbd");
-            n = 1;
-        } else if (control && w->html) {
-            qnet__put(w, " ");
-        } else if (control || (w->html && strchr("&<>\"'", *p))) {
-            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
-            qnet__put(w, code);
-        } else {
-            if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
-            qnet__put_bytes(w, p, n);
-        }
-    }
-}
-
-/* The width or precision at *f: digits, or a star for the next argument. */
-static int qnet__format_int(const char **f, va_list *args)
-{
-    char *end;
-    long value;
-    if (**f == '*') {
-        ++*f;
-        return va_arg(*args, int);
-    }
-    value = strtol(*f, &end, 10);
-    *f = end;
-    return (int)value;
-}
-
-/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
-   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
-     %.3f  decimals, NaN as w->missing;
-     %g    digits that read back as the same double; null for what JSON has not.
-   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
-   from outside: it is escaped and put between two of these. */
-static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
-                         va_list *args)
-{
-    while (f < end) {
-        char number[QNET__NUMBER];
-        const char *text = number;
-        const size_t plain = strcspn(f, "%");
-        int width, decimals = 0, is_size;
-        double value;
-        if (plain > 0) {
-            const size_t left = (size_t)(end - f);
-            qnet__put_bytes(w, f, qnet__min_size(plain, left));
-            f += qnet__min_size(plain, left);
-            continue;
-        }
-        f++;
-        width = qnet__format_int(&f, args);
-        if (*f == '.') {
-            f++;
-            decimals = qnet__format_int(&f, args);
-        }
-        is_size = *f == 'z';
-        f += strspn(f, "lz");
-        switch (*f++) {
-        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
-        case 'u':
-            snprintf(number, sizeof number, "%llu",
-                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
-            break;
-        case 'x':
-            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
-            break;
-        case 'f':
-            value = va_arg(*args, double);
-            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
-            break;
-        case 'g':
-            value = va_arg(*args, double);
-            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
-            else text = w->missing;
-            break;
-        case 's': text = va_arg(*args, const char *); break;
-        default: text = "%"; break;
-        }
-        if (quote && f[-1] == 's') {
-            qnet__put(w, quote);
-            qnet__put_escaped(w, text);
-            qnet__put(w, quote);
-        } else if (w->status == QNET_OK) {
-            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
-        }
-    }
-}
-
-static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    va_end(args);
-}
-
-/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
-   in plain text the widths make the columns. */
-static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
-                                           const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 1) {
-        const int right = *format == '>';
-        end = format + strcspn(format, "|");
-        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
-        qnet__vprint(w, format + right, end, NULL, &args);
-        if (w->html) qnet__print(w, "</%s>", tag);
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-/* ---- What several of the texts say ----------------------------------------------------------- */
-
-static const char *qnet__input_title(int input)
-{
-    return input == QNET_INPUT_FULL ? "Full size image" : "Cropped image";
-}
-
-static int qnet__has_input(const qnet_experiment *e, int input)
-{
-    return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
-           e->level[input][QNET_LEVEL_SCAN].count > 0;
-}
-
-/* Full size first, as in the paper's tables. */
-static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
-
-/* The inputs that have results, in the order of the paper's tables; returns how many. */
-static int qnet__inputs(const qnet_experiment *e, int input[2])
-{
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
-    }
-    return count;
-}
-
-/* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
-static int qnet__main_input(const qnet_experiment *e)
-{
-    return qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-}
-
-/* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
-typedef struct qnet__group {
-    int subjects, men, women, ages, scans, slices;
-    double age_mean, age_std, age_low, age_high; /* NaN where no age is known */
-} qnet__group;
-
-/* 1 when no earlier scan is of the same subject. */
-static int qnet__is_first_scan(const qnet_experiment *e, int i)
-{
-    for (int k = 0; k < i; k++) {
-        if (strcmp(e->participants[k].subject, e->participants[i].subject) == 0) return 0;
-    }
-    return 1;
-}
-
-static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first)
-{
-    g->scans++;
-    g->slices += p->slices;
-    if (!first) return;
-    g->subjects++;
-    g->men += p->sex == QNET_MALE;
-    g->women += p->sex == QNET_FEMALE;
-    if (!qnet__is_finite(p->age)) return;
-    if (g->ages == 0 || p->age < g->age_low) g->age_low = p->age;
-    if (g->ages == 0 || p->age > g->age_high) g->age_high = p->age;
-    g->ages++; /* Welford's running mean; age_std holds the sum of squares until the end */
-    g->age_std += (p->age - g->age_mean) * (p->age - g->age_mean) * (g->ages - 1) / g->ages;
-    g->age_mean += (p->age - g->age_mean) / g->ages;
-}
-
-/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
-static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
-{
-    memset(group, 0, 3 * sizeof *group);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const int first = qnet__is_first_scan(e, i);
-        if (fold >= 0 && e->fold[i] != fold) continue;
-        qnet__group_add(&group[p->label == QNET_HH], p, first);
-        qnet__group_add(&group[2], p, first);
-    }
-    for (int k = 0; k < 3; k++) {
-        qnet__group *g = &group[k];
-        if (g->ages == 0) g->age_mean = g->age_low = g->age_high = (double)NAN;
-        g->age_std = g->ages > 1 ? sqrt(g->age_std / (g->ages - 1)) : (double)NAN;
-    }
-}
-
-/* 1 where the subjects are enough for a test to count. */
-static int qnet__is_testable(const qnet_experiment *e)
-{
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
-}
-
-/* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
-   then p is not shown either. */
-static const char *qnet__stars(const qnet_experiment *e, const qnet_delong *d)
-{
-    return d->se > 0 && qnet__is_testable(e) ? qnet_stars(d->p) : NULL;
-}
-
-/* DeLong's interval has no width where two groups do not overlap (an AUC of 0 or 1) or all scores
-   are equal (.5): the method has nothing to say, which is not the same as being sure. */
-static int qnet__is_interval(qnet_interval r)
-{
-    return r.low < r.high;
-}
-
-/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
-static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
-                                       qnet_interval r, double scale, int decimals, int sentence)
-{
-    char low[QNET__NUMBER], high[QNET__NUMBER];
-    if (!qnet__is_interval(r)) {
-        return !sentence        ? w->missing
-               : r.low == 0.5     ? "no interval: all scores are equal"
-               : r.low == r.high && (r.low == 0 || r.low == 1)
-                   ? "no interval: the groups do not overlap"
-                   : "no interval";
-    }
-    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
-             qnet__fixed(low, r.low * scale, decimals),
-             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
-             qnet__fixed(high, r.high * scale, decimals));
-    return text;
-}
-
-/* The data set's name, or that it has none. */
-static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
-{
-    if (!e->dataset[0]) qnet__put(w, "data set not named");
-    else if (w->html) qnet__put_escaped(w, e->dataset);
-    else qnet__put(w, e->dataset);
-}
-
-/* The verdict in plain sentences, about the scan-level Q-Net. */
-static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__main_input(e);
-    const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
-    const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
-    const qnet_interval auc = q->auc_ci_clustered;
-    const qnet_confusion c = q->first.count;
-    const qnet_delong *d = &level->pair[2].by_subject;
-    char p[QNET__NUMBER], text[2][QNET__TEXT];
-    if (!qnet__has_input(e, input)) {
-        qnet__put(w, "There is no result: neither input was run.");
-        return;
-    }
-    qnet__put(w, "Data: ");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
-                                "patients. "
-                              : ". ");
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
-                       "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
-                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
-                       "more HH leaves fewer to the training that judges it. ",
-                    q->auc_within_folds);
-    }
-    if (e->config.repeats > 1) qnet__put(w, "In the first repeat: ");
-    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
-                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
-                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
-                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
-                level->count,
-                input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
-                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
-                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
-                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
-                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
-    if (e->config.shuffle_labels) {
-        qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
-                         ? "A model that says the same of everybody shows neither a leak nor that "
-                           "there is none."
-                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
-                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
-                     : auc.low <= 0.5 && auc.high >= 0.5
-                         ? "That interval holds 0.5, as it should."
-                     : auc.high < 0.5
-                         ? "That interval lies below 0.5: no sign of a leak."
-                         : "That interval lies above 0.5: fewer than one such run in twenty does "
-                           "by chance; if it happens again, look for a leak.");
-        return;
-    }
-    if (!(auc.low > 0.5)) {
-        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
-                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
-    }
-    if (!qnet__is_testable(e)) {
-        qnet__put(w, "There are too few subjects to test it against the other models.");
-    } else if (!(d->se > 0)) {
-        qnet__put(w, "Its difference to ResNetSWA with voting has no variance to test with.");
-    } else {
-        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                    !(d->p <= 0.05) ? "does not differ significantly from"
-                    : d->z > 0      ? "is significantly higher than"
-                                    : "is significantly lower than",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    }
-    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
-        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
-                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
-    }
-}
-
-/* What the number behind +- is. */
-static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
-{
-    const char *sign = w->html ? "&plusmn;" : "+-";
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
-                       "cross-validation, each with its own folds and seeds, as in the paper.",
-                    sign, e->config.repeats, e->config.folds);
-    } else {
-        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
-                       "over the %d folds of one cross-validation, where the paper's is over "
-                       "repeats; the two do not compare, and neither is a standard error.",
-                    sign, e->config.folds);
-    }
-}
-
-/* Where a reader should be careful: the items of a list. */
-static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
-                               const qnet__group group[3])
-{
-    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
-    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
-    const int least = qnet__min_int(group[0].subjects, group[1].subjects);
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
-                       "within the folds, and over all folds, where they are expected below 0.5:",
-                    item);
-        for (int i = 0; i < 2 * QNET_MODELS; i++) {
-            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
-            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
-            if (!qnet__has_input(e, input)) continue;
-            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
-                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
-        }
-        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
-        qnet__put(w, end);
-    }
-    if (group[2].subjects < 50 || least < 20) {
-        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
-                       "less moves the scan-level accuracy by %.1f points; read the intervals "
-                       "before the values.%s",
-                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
-    }
-    if (!e->weights[0]) {
-        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
-                       "reports to help considerably.%s", item, end);
-    } else {
-        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
-                       "their training, the test folds are not unseen; that is noticed only where "
-                       "an experiment of this program trained them, on the same QSM maps.%s",
-                    item, end);
-    }
-    if (epochs1 < 100 || epochs2 < 50) {
-        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
-                       "100 and 50.%s", item, epochs1, epochs2, end);
-    }
-    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure%s.%s", item,
-                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
-                end);
-    if (least < QNET_STARS_SUBJECTS) {
-        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
-                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
-                       "the least. Many slices do not make up for few subjects.%s",
-                    item, least, QNET_STARS_SUBJECTS, end);
-    } else {
-        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
-    }
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
-                       "repeat.%s", item, end);
-    }
-}
-
-/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
-
-/* Begins row k of the rows of an input, which is named in the first of them only. */
-static void qnet__row_begin(qnet__writer *w, int input, int k)
-{
-    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
-    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
-}
-
-static void qnet__row_end(qnet__writer *w)
-{
-    qnet__put(w, w->html ? "</tr>\n" : "\n");
-}
-
-/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
-static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
-                                   double scale, int spread)
-{
-    char mean[QNET__NUMBER], std[QNET__NUMBER];
-    const int decimals = scale > 1 ? 2 : 3;
-    if (v.mean != v.mean) return w->missing;
-    if (!spread || v.std != v.std) return qnet__fixed(text, v.mean * scale, decimals);
-    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
-             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
-             qnet__fixed(std, v.std * scale, decimals));
-    return text;
-}
-
-/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
-static const char *const qnet__rate_names[QNET_LEVELS][4] = {
-    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
-    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
-};
-
-static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    rate[0] = r->accuracy;
-    rate[image ? 1 : 2] = r->sensitivity;
-    rate[image ? 2 : 3] = r->specificity;
-    rate[image ? 3 : 1] = r->f1;
-}
-
-/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
-static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
-    const char *const *names = qnet__rate_names[level];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
-                names[2], names[3], "AUC");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        qnet_mean_std rate[4];
-        qnet__rates(r, level, rate);
-        qnet__row_begin(w, in, m);
-        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4; k++)
-            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
-        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
-        qnet__row_end(w);
-    }
-}
-
-/* Tables 1 and 3 as in the paper: the inputs side by side. */
-static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
-                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
-                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
-                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
-                spread ? ", mean &plusmn; standard deviation" : "");
-    for (int i = 0; i < inputs; i++)
-        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
-    qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int k = 0; k < 4 * inputs; k++)
-        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
-                    qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4 * inputs; k++) {
-            qnet_mean_std rate[4];
-            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
-            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
-        }
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
-   (first 0, last 1: HTML). */
-static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
-                            int last)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char p[QNET__NUMBER];
-    if (!w->html) {
-        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
-                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
-    }
-    for (int i = 0; i < inputs * 3; i++) {
-        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
-        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
-        qnet__row_begin(w, input[i / 3], i % 3);
-        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
-                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
-        for (int by_subject = first; by_subject <= last; by_subject++) {
-            const char *none = w->missing, *stars;
-            d = by_subject ? &pair->by_subject : &pair->by_item;
-            stars = qnet__stars(e, d);
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
-                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
-        }
-        qnet__row_end(w);
-    }
-}
-
-/* Table 2: as in the paper, with the test by subject beside it. */
-static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
-                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
-                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
-                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
-                image ? " By image, as in the paper, slices count as independent: between two "
-                        "equally good models, half of all cohorts have a star there. By subject is "
-                        "the test to read: the slices of a subject are one cluster (Obuchowski "
-                        "1997)."
-                      : "",
-                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
-    qnet__cells(w, "th", "Input|1|2|>1|>2");
-    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    static const int width[5] = { -13, -14, -12, -13, 0 };
-    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    if (w->html) {
-        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s, and "
-                       "by subject on the logit scale. Rates: Wilson, percent%s.</p>\n"
-                       "<div class=\"scroll\">"
-                       "<table class=\"wide\"><thead><tr>",
-                    items, items,
-                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
-    }
-    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
-                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
-    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
-                                      r->first.sensitivity_ci, r->first.specificity_ci };
-        qnet__row_begin(w, in, m);
-        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
-        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
-            qnet__cells(w, "td", ">%*s", width[k],
-                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
-        }
-        qnet__row_end(w);
-    }
-    if (w->html) qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
-static void qnet__wrap(qnet__writer *w, size_t start)
-{
-    size_t line = start, space = start; /* a space of an earlier line is before `line` */
-    for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
-        if (w->out->bytes[i] == '\n') line = i + 1;
-        if (i - line >= 98 && space > line) {
-            w->out->bytes[space] = '\n';
-            line = space + 1;
-        }
-        if (w->out->bytes[i] == ' ') space = i;
-    }
-}
-
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffer *text)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    size_t notes;
-    QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
-    qnet__groups(e, -1, group);
-    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
-    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-                 "slices count as independent: half of all cohorts have a star between two\n"
-                 "equally good models. The test to read is the next, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
-    qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
-    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
-                 "the slices of a scan.\n\n");
-    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
-    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent, by image."
-                 "\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent.\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\n");
-    notes = w->out->size;
-    qnet__put_spread(w, e);
-    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
-                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size.");
-    if (qnet__is_testable(e)) {
-        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                     "**** p <= .0001.");
-    }
-    qnet__put(w, "\n\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "\n");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "\n");
-    qnet__wrap(w, notes);
-    return qnet__writer_end(w);
-}
-
-/* ---- results.json and manifest.json ---------------------------------------------------------- */
-
-/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void qnet__member(qnet__writer *w, const char *name, size_t length)
-{
-    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    w->comma = 1;
-    if (length == 0) return;
-    qnet__put(w, "\"");
-    qnet__put_bytes(w, name, length);
-    qnet__put(w, "\": ");
-}
-
-/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
-{
-    if (w->html) {
-        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-        return;
-    }
-    if (w->depth > 0) qnet__member(w, name, strlen(name));
-    qnet__put(w, bracket);
-    w->depth++;
-    w->comma = 0;
-}
-
-static void qnet__close(qnet__writer *w, const char *bracket)
-{
-    if (w->html) {
-        qnet__put(w, "</tbody></table>\n");
-        return;
-    }
-    w->depth--;
-    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
-    w->comma = 1;
-}
-
-/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
-   the same as rows of a table in HTML, without brackets and quotes. */
-static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 2) {
-        const size_t name = strcspn(format, " ");
-        const char *value = format + name + 1;
-        end = value + strcspn(value, ";");
-        if (w->html) {
-            const int list = *value == '[';
-            qnet__put(w, "<tr><td>");
-            qnet__put_bytes(w, format, name);
-            qnet__put(w, "</td><td class=\"n\">");
-            qnet__vprint(w, value + list, end - list, "", &args);
-            qnet__put(w, "</td></tr>\n");
-        } else {
-            qnet__member(w, format, name);
-            qnet__vprint(w, value, end, "\"", &args);
-        }
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
-#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
-#define QNET__BOX                                                                                  \
-    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
-    "\"std\": %g}"
-
-static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
-{
-    qnet__open(w, "augment", "{");
-    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
-                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
-                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
-                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
-                  a->window_high[0], a->window_high[1], a->window_high[2]);
-    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
-                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
-                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
-                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
-                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
-                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
-    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
-                  a->std[0], a->std[1], a->std[2]);
-    qnet__close(w, "}");
-}
-
-/* Every number that changes results. */
-static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
-{
-    const qnet_experiment_config *c = &e->config;
-    const qnet_stage1_config *s1 = &c->stage1;
-    const qnet_stage2_config *s2 = &c->stage2;
-    qnet__open(w, w->html ? "experiment" : "config", "{");
-    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
-                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
-    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
-    for (int i = 0; i < 2; i++) {
-        const qnet_input_config *in = &c->input[qnet__table_input[i]];
-        if (!c->use_input[qnet__table_input[i]]) continue;
-        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
-        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                         "any_values %d; any_orientation %d",
-                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
-                      in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
-                      in->any_values, in->any_orientation);
-        qnet__close(w, "}");
-    }
-    qnet__open(w, "stage1", "{");
-    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
-                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
-                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
-    qnet__close(w, "}");
-    qnet__put_augment_settings(w, &s1->augment);
-    qnet__open(w, "stage2", "{");
-    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
-                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
-    qnet__close(w, "}");
-    if (!w->html) qnet__close(w, "}");
-}
-
-static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
-{
-    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
-    else qnet__members(w, "dataset null");
-    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
-}
-
-static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char names[3][4] = { "HC", "HH", "all" };
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    qnet__open(w, "cohort", "{");
-    qnet__members(w, "data %s", e->data);
-    qnet__put_dataset_members(w, e);
-    for (int k = 2; k >= 0; k--) {
-        const qnet__group *g = &group[k];
-        qnet__open(w, names[k], "{");
-        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
-                         "age_std %g; age_min %g; age_max %g",
-                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
-                      g->age_low, g->age_high);
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "}");
-}
-
-/* One model of image_level or scan_level. */
-static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_metrics *m = &r->first;
-    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
-                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
-                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
-                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
-                  r->auc.std);
-    qnet__open(w, "first_repeat", "{");
-    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
-                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
-                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
-                  m->f1_hc, m->f1_macro);
-    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
-                     "specificity_wilson95 [%g, %g]; auc %g; auc_within_folds %g; "
-                     "auc_delong95 [%g, %g]; "
-                     "auc_delong95_by_subject [%g, %g]",
-                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
-                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
-                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
-                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
-    qnet__close(w, "}");
-}
-
-/* One model of bootstrap. */
-static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
-    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
-                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
-                  c->std);
-}
-
-/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
-static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
-                             void (*put)(qnet__writer *, const qnet_model_result *))
-{
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
-                put(w, &e->level[input][level].model[m]);
-                qnet__close(w, "}");
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
-}
-
-/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
-static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, const qnet_delong *d)
-{
-    const char *stars = qnet__stars(e, d);
-    if (stars) qnet__members(w, "p %g; stars %s", d->p, stars);
-    else qnet__members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
-    qnet__members(w, "too_few_subjects %d; no_variance %d", !qnet__is_testable(e), !(d->se > 0));
-}
-
-static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__open(w, "delong", "[");
-    for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
-        const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
-        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
-        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
-                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
-                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z);
-        qnet__put_stars(w, e, a);
-        qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g", b->se, b->z);
-        qnet__put_stars(w, e, b);
-        qnet__close(w, "}");
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "]");
-}
-
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
-    qnet__open(w, "", "{");
-    qnet__put_settings(w, e);
-    qnet__put_cohort(w, e);
-    qnet__put_levels(w, e, qnet__put_model);
-    qnet__put_delong(w, e);
-    qnet__open(w, "bootstrap", "{");
-    qnet__members(w, "resamples %d", e->config.bootstrap);
-    qnet__put_levels(w, e, qnet__put_boxes);
-    qnet__close(w, "}");
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* What is unlike the cohort in a cut. */
-static const char *qnet__outlier_name(int outlier)
-{
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
-    return names[outlier & 3];
-}
-
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    char build[256];
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__open(w, "", "{");
-    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
-                     "seconds_of_training %g",
-                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
-                  e->weights, e->seconds);
-    qnet__put_dataset_members(w, e);
-    qnet__open(w, "hashes", "{");
-    for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
-        if (!qnet__has_input(e, input)) continue;
-        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
-        else qnet__members(w, "cohort_full \"%016llx\"", hash);
-        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
-        else qnet__members(w, "run_full \"%016llx\"", run);
-    }
-    if (e->weights[0])
-        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
-    qnet__close(w, "}");
-    qnet__put_settings(w, e);
-    qnet__open(w, "scans", "[");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
-                      p->true_label == QNET_HH ? "HH" : "HC");
-        if (e->config.shuffle_labels)
-            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
-        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
-                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
-                    p->slices, e->fold[i] + 1);
-    }
-    qnet__close(w, "]");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
-        for (int i = 0; i < e->participants_count; i++) {
-            const qnet_cut *c = &e->participants[i].cut[input];
-            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
-                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                             "\"mask_left_out\": %d, \"outlier\": %s}",
-                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
-                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                          c->side_mm, c->mask_voxels, c->mask_left_out,
-                          qnet__outlier_name(c->outlier));
-        }
-        qnet__close(w, "]");
-    }
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* ---- predictions.csv ------------------------------------------------------------------------- */
-
-/* A field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
-static void qnet__put_field(qnet__writer *w, const char *text)
-{
-    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
-    if (quoted) qnet__put(w, "\"");
-    for (; *text; text++) {
-        if (*text == '"') qnet__put(w, "\"");
-        qnet__put_bytes(w, text, 1);
-    }
-    if (quoted) qnet__put(w, "\"");
-}
-
-static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input, int level,
-                           int repeat, const qnet_item *item)
-{
-    const double *p = item->probability;
-    const int *d = item->decision;
-    qnet__print(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
-                qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1);
-    if (item->scan >= 0 && item->scan < e->participants_count)
-        qnet__put_field(w, e->participants[item->scan].subject);
-    qnet__print(w, ",%d,", item->scan);
-    if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
-    else qnet__put(w, ",,");
-    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
-    if (e->config.shuffle_labels && item->scan >= 0 && item->scan < e->participants_count)
-        qnet__print(w, ",%d", (int)e->participants[item->scan].true_label);
-    qnet__put(w, "\n");
-}
-
-/* label and decisions: 1 HH, 0 HC; scan: index in the order of participants.tsv; slice from 0, the
-   lowest; z: its index in the volume. Of shuffled labels the column is shuffled_label, and
-   true_label is the last. */
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, csv, "qnet_experiment_csv", ""));
-    qnet__print(w, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-                   "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
-                e->config.shuffle_labels ? "shuffled_" : "",
-                e->config.shuffle_labels ? ",true_label" : "");
-    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
-        const int level = k / 2, input = k % 2;
-        const qnet_level_result *r = &e->level[input][level];
-        if (!qnet__has_input(e, input)) continue;
-        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++)
-            qnet__put_item(w, e, input, level, (int)(i / r->count), &r->items[i]);
-    }
-    return qnet__writer_end(w);
-}
-
-/* ---- report.html: pieces --------------------------------------------------------------------- */
-
-/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
-static void qnet__put_css(qnet__writer *w)
-{
-    qnet__put(w,
-        ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
-        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
-        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
-        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
-        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
-        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
-        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
-        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
-        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
-        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
-        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
-        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
-        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
-        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
-    qnet__put(w,
-        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
-        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
-        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
-        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
-        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
-        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
-        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
-        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
-        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
-        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
-        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
-        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
-        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
-        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
-        "background:var(--card)}\ntable{border-collapse:collapse;"
-        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
-        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
-        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
-        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
-        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
-        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
-        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
-        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
-        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
-        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
-    qnet__put(w,
-        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
-        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
-        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
-        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
-        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
-        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
-        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
-        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
-        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
-        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
-        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
-        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
-        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
-        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
-        ".cuts .odd img{outline:3px solid var(--hh)}\n"
-        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
-        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
-        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
-        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
-        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
-        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
-        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
-        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
-        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
-        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
-        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
-        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
-        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
-        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
-        ".wide{font-size:8.5pt}}\n");
-}
-
-/* bytes as base64 (RFC 4648). */
-static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char text[512];
-    size_t used = 0;
-    for (size_t i = 0; i < size; i += 3) {
-        const unsigned a = bytes[i], b = i + 1 < size ? bytes[i + 1] : 0u;
-        const unsigned c = i + 2 < size ? bytes[i + 2] : 0u, word = a << 16 | b << 8 | c;
-        text[used++] = digits[word >> 18];
-        text[used++] = digits[word >> 12 & 63];
-        text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
-        text[used++] = i + 2 < size ? digits[word & 63] : '=';
-        if (used == sizeof text || i + 3 >= size) {
-            qnet__put_bytes(w, text, used);
-            used = 0;
-        }
-    }
-}
-
-/* <img> with rgb[height][width][3] inside. alt is HTML already. */
-static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int height,
-                            const char *alt)
-{
-    qnet_buffer png;
-    qnet_sink sink;
-    memset(&png, 0, sizeof png);
-    if (w->status != QNET_OK) return;
-    sink = qnet_sink_buffer(w->ctx, &png, "a picture of the report");
-    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
-    if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
-        w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
-    }
-    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-                   "src=\"data:image/png;base64,", width, height, alt);
-    if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
-    qnet__put(w, "\">");
-    qnet_buffer_free(w->ctx, &png);
-}
-
-static void qnet__svg_open(qnet__writer *w, int height, const char *label)
-{
-    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
-}
-
-static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
-                           double y2)
-{
-    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
-}
-
-static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
-                           double height)
-{
-    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
-                style, x, y, width, height);
-}
-
-/* A text element; anchor: "start", "middle" or "end". */
-static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
-                                              const char *anchor, double x, double y,
-                                              const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
-                y);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    qnet__put(w, "</text>\n");
-    va_end(args);
-}
-
-/* The plotting area within a drawing, and the ranges that it shows. */
-typedef struct qnet__plot {
-    double left, top, width, height;
-    double x_low, x_high, y_low, y_high;
-} qnet__plot;
-
-static double qnet__plot_x(const qnet__plot *p, double x)
-{
-    return p->left + (x - p->x_low) / (p->x_high - p->x_low) * p->width;
-}
-
-static double qnet__plot_y(const qnet__plot *p, double y)
-{
-    return p->top + p->height - (y - p->y_low) / (p->y_high - p->y_low) * p->height;
-}
-
-/* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
-static double qnet__nice_step(double range, int most)
-{
-    double step = pow(10.0, floor(log10(range / most)));
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    if (step * most < range * (1 - 1e-9)) step *= 2.5;
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    return step;
-}
-
-/* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
-static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, double step,
-                             int decimals)
-{
-    const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
-    const double bottom = p->top + p->height;
-    for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
-        const double v = k * step + 0.0; /* no "-0" */
-        if (axis) {
-            const double y = qnet__plot_y(p, v);
-            qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
-            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
-        } else {
-            const double x = qnet__plot_x(p, v);
-            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
-            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
-        }
-    }
-}
-
-/* The two axes and their titles. */
-static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x, const char *y)
-{
-    const double bottom = p->top + p->height;
-    qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
-    qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
-    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
-    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
-                   "</text>\n", p->top + p->height / 2, y);
-}
-
-/* ---- report.html: figures -------------------------------------------------------------------- */
-
-/* One curve of an ROC figure. */
-typedef struct qnet__roc_line {
-    const qnet_model_result *result;
-    const char *name;
-    int style;
-} qnet__roc_line;
-
-/* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
-static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
-{
-    double last_x = 0, last_y = 0;
-    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
-    for (size_t i = 0; i < line->result->roc_count; i++) {
-        const qnet_roc_point *point = &line->result->roc[i];
-        const double x = qnet__plot_x(p, point->false_positive_rate);
-        const double y = qnet__plot_y(p, point->true_positive_rate);
-        const int end = i == 0 || i + 1 == line->result->roc_count;
-        if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
-        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
-        last_x = x;
-        last_y = y;
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int count,
-                          const char *label)
-{
-    const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
-    const double bottom = p.top + p.height;
-    qnet__svg_open(w, 342, label);
-    qnet__plot_ticks(w, &p, 0, 0.2, 1);
-    qnet__plot_ticks(w, &p, 1, 0.2, 1);
-    qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
-    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
-    for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    /* The key, from below; curves of poor models run behind it. */
-    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
-    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
-    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
-    for (int i = 1; i <= count; i++) {
-        const qnet__roc_line *line = &lines[count - i];
-        const double y = bottom - 14 - 18 * i;
-        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
-        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-/* Fig. 5 and Fig. 8: Q-Net of both inputs. */
-static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    qnet__roc_line lines[2];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    for (int i = 0; i < inputs; i++) {
-        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
-        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
-        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    }
-    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
-    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
-                   "classification, with AUC. The dashed diagonal is a classifier without skill."
-                   "</figcaption></figure>\n",
-                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
-                qnet_level_name((qnet_level)level));
-}
-
-/* Fig. 6: the three models, a panel per input. */
-static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__roc_line lines[QNET_MODELS];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int i = 0; i < inputs; i++) {
-        for (int m = 0; m < QNET_MODELS; m++) {
-            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
-            lines[m].style = m;
-            lines[m].name = qnet_model_name((qnet_model_kind)m);
-        }
-        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
-        qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
-        qnet__put(w, "</div>");
-    }
-    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
-                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
-                 "the specificity.</figcaption></figure>\n");
-}
-
-/* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
-                            const qnet_level_result *level, int by_subject)
-{
-    qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
-    const double bottom = p.top + p.height;
-    const qnet_boxplot *box[QNET_MODELS];
-    double step;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_model_result *r = &level->model[m];
-        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
-        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
-        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
-    }
-    if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
-        p.y_low -= 0.05;
-        p.y_high += 0.05;
-    }
-    step = qnet__nice_step(p.y_high - p.y_low, 6);
-    p.y_low = floor(p.y_low / step) * step;
-    p.y_high = ceil(p.y_high / step) * step;
-    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
-                                      : "Box plots of AUC, images resampled");
-    qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
-    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
-        const qnet_boxplot *b = box[m];
-        const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
-                     q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
-                     low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
-        qnet__svg_line(w, "a", x, low, x, q1);
-        qnet__svg_line(w, "a", x, q3, x, high);
-        qnet__svg_line(w, "a", x - 12, low, x + 12, low);
-        qnet__svg_line(w, "a", x - 12, high, x + 12, high);
-        qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
-        qnet__svg_line(w, "med", x - 26, median, x + 26, median);
-        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
-    }
-    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
-        const qnet_pair_result *pair = &level->pair[k];
-        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
-        const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
-        const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
-        const char *stars = qnet__stars(e, d);
-        if (!stars) continue;
-        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
-        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, d->p <= 0.05 ? y - 1 : y - 4, "%s",
-                       stars);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels two\">");
-    for (int i = 0; i < 2 * inputs; i++) {
-        const int by_subject = i % 2;
-        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
-                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
-        qnet__put(w, "</div>");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
-                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
-                   "count as independent, in the stars too; where subjects are, they do not, and "
-                   "these are the ones to read.</figcaption></figure>\n",
-                e->config.bootstrap,
-                qnet__is_testable(e)
-                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
-                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
-                    : "Without stars: there are too few subjects for a test.");
-}
-
-/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
-static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
-    int count[2][13], first = 12, last = 0, most = 1;
-    double step;
-    memset(count, 0, sizeof count);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *s = &e->participants[i];
-        int bin;
-        if (!(s->age >= 0 && s->age < 130) || !qnet__is_first_scan(e, i)) continue;
-        bin = (int)(s->age / 10);
-        most = qnet__max_int(most, ++count[s->label == QNET_HH][bin]);
-        first = qnet__min_int(first, bin);
-        last = qnet__max_int(last, bin);
-    }
-    if (first > last) return;
-    p.x_low = 10 * first;
-    p.x_high = 10 * (last + 1);
-    step = fmax(1, qnet__nice_step(most, 5));
-    p.y_high = ceil(most / step) * step;
-    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
-    qnet__svg_open(w, 236, "Ages of both groups");
-    qnet__plot_ticks(w, &p, 1, step, 0);
-    qnet__plot_ticks(w, &p, 0, 10, 0);
-    for (int bin = first; bin <= last; bin++) {
-        for (int label = 0; label < 2; label++) {
-            const double wide = p.width / (last + 1 - first);
-            const double top = qnet__plot_y(&p, count[label][bin]);
-            qnet__svg_rect(w, label ? "hh" : "hc",
-                           qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
-                           wide * 0.4, p.top + p.height - top);
-        }
-    }
-    qnet__plot_axes(w, &p, "Age in years", "Subjects");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 2 (b): men and women of each group, as bars of one length scale. */
-static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
-{
-    static const char *const names[3] = { "men", "women", "unknown" };
-    const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
-    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
-    qnet__svg_open(w, 200, "Men and women of both groups");
-    for (int label = 1; label >= 0; label--) {
-        const qnet__group *g = &group[label];
-        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
-        double y = label ? 10 : 112;
-        for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
-            const double length = 210.0 * counts[k] / most;
-            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
-            qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
-        }
-    }
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
-{
-    const qnet_curve *curve = &e->curves[c];
-    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
-}
-
-/* One polyline per fold and repeat (thin), and their mean (thick). */
-static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
-                                 const qnet__plot *p, int epochs)
-{
-    for (int c = 0; c < e->curves_count; c++) {
-        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
-        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
-        for (int i = 0; i < epochs; i++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
-        }
-        qnet__put(w, "\"/>\n");
-    }
-    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int k = 0; k < 2 * QNET_MODELS; k++) {
-        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
-        qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
-        int epochs = 0;
-        double most = 0, step;
-        for (int c = 0; c < e->curves_count; c++) {
-            for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = qnet__loss(e, c, input, model, i);
-                if (loss > most) most = loss;
-            }
-            if (e->curves[c].input == input && e->curves[c].kind == model)
-                epochs = qnet__max_int(epochs, e->curves[c].epochs);
-        }
-        if (!(most > 0)) continue;
-        step = qnet__nice_step(most, 5);
-        p.x_high = qnet__max_int(2, epochs);
-        p.y_high = ceil(most / step - 1e-9) * step;
-        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
-                    qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
-        qnet__svg_open(w, 222, "Training loss over epochs");
-        qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
-        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
-        qnet__plot_axes(w, &p, "Epoch", "Loss");
-        qnet__svg_loss_lines(w, e, input, model, &p, epochs);
-        qnet__put(w, "</svg></div>\n");
-    }
-    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
-                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
-}
-
-/* Fig. 9 (full size), Fig. 10 (cropped). */
-static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
-{
-    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
-    if (e->cams_count[input] == 0) return;
-    cells = (e->cams[input][0].width + 31) / 32;
-    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
-    for (int i = 0; i < e->cams_count[input]; i++) {
-        const qnet_cam_picture *c = &e->cams[input][i];
-        const qnet_participant *s =
-            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        if (!c->rgb || !c->grey_rgb) continue;
-        qnet__put(w, "<figure class=\"cam\"><div>");
-        qnet__put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
-        qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
-        qnet__put(w, "</div><figcaption><b>");
-        qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
-                    !s                          ? ""
-                    : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
-                                                                      : "shuffled label HC"
-                    : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability,
-                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
-                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-                   "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
-                   "right the map over it; the patient's right is at the left, slices count from "
-                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
-                   "are the middle slices of each group's first scans that Q-Net classified "
-                   "correctly, of others only where these are too few.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
-}
-
-/* The colour scale of the maps. */
-static void qnet__svg_colour_bar(qnet__writer *w)
-{
-    qnet__put(w, "<div class=\"bar\">");
-    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
-    qnet__put(w, "<defs><linearGradient id=\"jet\">");
-    for (int i = 0; i <= 16; i++) {
-        uint8_t rgb[3];
-        char colour[8];
-        qnet_jet(i / 16.0, rgb);
-        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
-        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
-    }
-    qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
-                 "fill=\"url(#jet)\"/>\n");
-    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
-    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 3. */
-static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
-{
-    int shown = 0;
-    for (int i = 0; i < 2; i++) {
-        const int input = qnet__table_input[i];
-        if (!e->augmented[input]) continue;
-        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
-                    qnet__input_title(input));
-        qnet__put_image(w, e->augmented[input], e->augmented_width[input],
-                        e->augmented_height[input], "a QSM slice and five augmented copies");
-        qnet__put(w, "</div>\n");
-    }
-    if (!shown) return;
-    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
-                 "others are draws of the training augmentation from it: flips, brightness and "
-                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
-                 "</figure>\n");
-}
-
-/* Mask, box and slices of each scan, for the eye. */
-static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-    int shown = 0, odd = 0;
-    for (int i = 0; i < e->participants_count; i++) {
-        shown += e->participants[i].cut[input].picture != NULL;
-        odd += e->participants[i].cut[input].outlier != 0;
-    }
-    if (!shown) return;
-    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
-                   "scan", odd ? " open" : "");
-    if (odd) qnet__print(w, "; %d unlike the others", odd);
-    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const qnet_cut *c = &p->cut[input];
-        if (c->picture == NULL) continue;
-        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
-        qnet__put(w, "<figcaption>");
-        qnet__put_escaped(w, p->subject);
-        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
-        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
-        qnet__put(w, "</figcaption></figure>\n");
-    }
-    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
-                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
-                   "coronal plane through its centre, the slices between the lines, counted from 0 "
-                   "at the bottom.</figcaption></figure></details>\n",
-                qnet_input_name((qnet_input)input));
-}
-
-/* ---- report.html: the page ------------------------------------------------------------------- */
-
-/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
-static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
-                            qnet_interval r)
-{
-    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
-    const double scale = percent ? 100 : 1;
-    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
-                value * scale, unit, name);
-    if (qnet__is_interval(r)) {
-        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
-                    r.high * scale);
-    }
-    qnet__put(w, "</span></div>\n");
-}
-
-static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    const int input = qnet__main_input(e);
-    const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-    const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
-                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "</p>\n");
-    if (qnet__has_input(e, input)) {
-        const char *percent = "&thinsp;%";
-        qnet__put(w, "<div class=\"tiles\">\n");
-        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
-        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
-        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
-        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
-        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                       "chance that a scan of hemochromatosis gets a higher score than one of a "
-                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                       "software: no basis for the diagnosis of a patient.</p>\n",
-                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
-    }
-    qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "</ul></div>\n");
-}
-
-static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
-    static const int rows[3] = { 1, 0, 2 };
-    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
-                   "subjects are split into %d folds, and each fold is judged by models that were "
-                   "trained on the others. ",
-                e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
-                e->config.folds);
-    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
-                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
-                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
-                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-                   "<table><thead><tr>",
-                e->config.stage1.epochs, e->config.stage2.epochs);
-    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
-                         ">Slices");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int k = 0; k < 3; k++) {
-        const qnet__group *g = &group[rows[k]];
-        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
-        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
-                             ">%d|>%d",
-                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
-                    g->age_low, g->age_high, g->scans, g->slices);
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
-    qnet__svg_ages(w, e);
-    qnet__svg_sexes(w, group);
-    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
-                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
-                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
-}
-
-static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    qnet__put(w, "<h2>Results by image</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\">");
-    qnet__put_spread(w, e);
-    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
-                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
-                 "their size.</p>\n");
-    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
-    qnet__figure_models(w, e);
-    qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__print(w, "<p class=\"key\">%s</p>\n",
-                qnet__is_testable(e)
-                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
-                      "**** p &le; .0001."
-                    : "z, p and stars are left out: there are too few subjects.");
-    qnet__figure_boxes(w, e);
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<h2>Results by scan</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
-                 "</p>\n");
-    qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
-    qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-}
-
-static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<h2>How it was trained</h2>\n");
-    qnet__figure_cuts(w, e);
-    qnet__figure_augmented(w, e);
-    if (e->curves_count > 0) qnet__figure_learning(w, e);
-    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int fold = 0; fold < e->config.folds; fold++) {
-        qnet__group g[3];
-        int named = 0;
-        qnet__groups(e, fold, g);
-        qnet__put(w, "<tr>");
-        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
-                    g[2].men, g[2].women, g[2].age_mean);
-        qnet__put(w, "<td class=\"wrap small\">");
-        for (int i = 0; i < e->participants_count; i++) {
-            if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
-            if (named++) qnet__put(w, ", ");
-            qnet__put_escaped(w, e->participants[i].subject);
-        }
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char *const names[3] = { "Build", "Data", "Results" };
-    const int minutes = e->seconds >= 600;
-    char build[256];
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
-                 "configuration, data, build and kind of processor give the same numbers again."
-                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
-    for (int i = 0; i < 3; i++) {
-        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
-        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
-    qnet__put_escaped(w, e->dataset_type);
-    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
-                    qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
-    }
-    if (e->weights[0]) {
-        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
-                       "\n", (unsigned long long)e->weights_hash);
-    }
-    qnet__print(w, "<tr><td>Time of training</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
-                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
-                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
-    qnet__put_settings(w, e);
-    qnet__put(w, "</div>\n");
-}
-
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer *html)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
-    w->html = 1;
-    qnet__groups(e, -1, group);
-    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
-    qnet__put_css(w);
-    qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
-    qnet__html_top(w, e, group);
-    qnet__html_cohort(w, e, group);
-    if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
-    if (e->cams_count[0] + e->cams_count[1] > 0) {
-        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-                     "that the network chose, dark blue ones least. The maps show where evidence "
-                     "was found, not that it is right.</p>\n");
-        qnet__svg_colour_bar(w);
-        qnet__figure_cams(w, e, QNET_INPUT_FULL);
-        qnet__figure_cams(w, e, QNET_INPUT_CROP);
-    }
-    qnet__html_training(w, e);
-    qnet__html_record(w, e);
-    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
-                   "quantitative susceptibility mapping-based deep neural network for differential "
-                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
-                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
-                QNET_VERSION);
-    return qnet__writer_end(w);
-}
-
-/* ============================================================================================
-   >>experiment
-   The paper's experiment on one cohort: for each input configuration, repeat and fold
-     stage 1            ResNet       cosine annealing over all epochs
-     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
-                                     from a checkpoint taken there), then its own tail
-     features           512 per slice from the frozen ResNetSWA, computed once
-     stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
-   ============================================================================================ */
 
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
 {
@@ -22555,6 +20618,69 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     qnet_stage1_config_init(&config->stage1);
     qnet_stage2_config_init(&config->stage2);
     config->cam_scans = 3;
+}
+
+/* ---- predictions.csv ------------------------------------------------------------------------- */
+
+/* text as a field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
+static void qnet__csv_field(char field[132], const char *text)
+{
+    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
+    if (quoted) *field++ = '"';
+    for (; *text; text++) {
+        if (*text == '"') *field++ = '"';
+        *field++ = *text;
+    }
+    if (quoted) *field++ = '"';
+    *field = '\0';
+}
+
+static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
+                                 const qnet_item *item, qnet_buffer *csv)
+{
+    const qnet_participant *p =
+        item->scan >= 0 && item->scan < e->participants_count ? &e->participants[item->scan] : NULL;
+    char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
+    qnet__csv_field(subject, p ? p->subject : "");
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet__format_number(number[m], sizeof number[m], item->probability[m]);
+        if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
+    }
+    if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
+    if (e->config.shuffle_labels && p)
+        snprintf(label, sizeof label, ",%d", (int)p->true_label);
+    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
+                              qnet_level_name((qnet_level)level),
+                              qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1,
+                              subject, item->scan, slice, item->label, number[0], number[1],
+                              number[2], item->decision[0], item->decision[1], item->decision[2],
+                              label);
+}
+
+QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
+{
+    qnet_status status;
+    size_t start;
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if (!csv)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
+    start = csv->size;
+    status = qnet_buffer_printf(e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,"
+                                "p_resnet,p_resnetswa,p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
+                                e->config.shuffle_labels ? "shuffled_" : "",
+                                e->config.shuffle_labels ? ",true_label" : "");
+    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
+        const int level = k / 2, input = k % 2;
+        const qnet_level_result *r = &e->level[input][level];
+        const size_t rows = e->config.use_input[input] ? (size_t)e->config.repeats * r->count : 0;
+        for (size_t i = 0; i < rows && status == QNET_OK; i++)
+            status = qnet__csv_row(e, input, level, (int)(i / r->count), &r->items[i], csv);
+    }
+    if (status != QNET_OK) { /* the buffer as it was */
+        csv->size = start;
+        if (csv->bytes) csv->bytes[start] = 0;
+    }
+    return status;
 }
 
 #ifndef QNET_NO_STDIO
@@ -23836,9 +21962,9 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 
 /* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
 typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* none of a run's */
+    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
     QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_REPORT,     /* to be moved to out */
+    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
     QNET__WORK_RESULT,     /* of a fold that is done */
     QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
     QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
@@ -23851,23 +21977,19 @@ static int qnet__ends_with(const char *name, const char *end)
     return length >= n && strcmp(name + length - n, end) == 0;
 }
 
-/* What qnet_experiment_save writes. */
-static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
-                                                  "report.html", "results.json" };
-
 static qnet__work_kind qnet__work_kind_of(const char *name)
 {
     if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    for (int i = 0; i < 4; i++) {
-        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
-    }
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
+    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
+        return QNET__WORK_PUBLISHED;
     if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
     return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
 }
 
 /* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
+   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
+   how many there were of each kind. */
 static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
                                     int count[QNET__WORK_KINDS])
 {
@@ -23878,6 +22000,11 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
     memset(count, 0, QNET__WORK_KINDS * sizeof *count);
     snprintf(from, sizeof from, "%s/checkpoint", e->out);
     QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
+    for (size_t i = 0; i < names_count && to != NULL && status == QNET_OK; i++) {
+        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        if (qnet__work_kind_of(names[i]) == kind && qnet__path_kind(target) == 2)
+            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", target);
+    }
     for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
         const qnet__work_kind found = qnet__work_kind_of(names[i]);
         count[found]++;
@@ -24275,26 +22402,30 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
-   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
+/* Ends a run that is complete. All is written in checkpoint/, where a full disk or a failure of the
+   caller's publish harms no earlier results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
    config.txt is removed, a resume finds all folds done and comes here again; from then on the run
    counts as complete, and what is left of it as litter. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     char path[600];
     int count[QNET__WORK_KINDS];
+    qnet_buffer csv;
+    qnet_status status;
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    QNET__TRY(qnet_experiment_save(e, path));
-    for (int i = 0; i < 4; i++) { /* before anything is moved */
-        snprintf(path, sizeof path, "%s/%s", e->out, qnet__report_names[i]);
-        if (qnet__path_kind(path) == 2)
-            return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", path);
-    }
+    if (e->config.publish.write)
+        QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
+    memset(&csv, 0, sizeof csv);
+    status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    if (status != QNET_OK) return status;
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
     QNET__TRY(qnet__old_weights_clear(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
@@ -24374,30 +22505,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, in
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__training_seconds(e);
     if (status == QNET_OK) status = qnet__publish(e);
-    return status;
-}
-
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *out)
-{
-    typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
-    static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
-                                      qnet_experiment_html, qnet_experiment_json };
-    qnet_buffer text[4];
-    char path[700];
-    qnet_status status = QNET_OK;
-    memset(text, 0, sizeof text);
-    if (e == NULL || out == NULL)
-        return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 600)
-        return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
-    for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
-    if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
-    for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%.600s/%s", out, qnet__report_names[i]);
-        status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
-    }
-    for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
     return status;
 }
 
@@ -24563,6 +22670,1902 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);
+}
+
+/* ============================================================================================
+   >>report
+   An experiment as text: the paper's tables for a terminal, results.json, predictions.csv,
+   manifest.json, and report.html, one self-contained page with the paper's figures. Nothing here
+   computes a result; every function reads struct qnet_experiment and appends to a buffer.
+   ============================================================================================ */
+
+/* ---- Numbers as text ------------------------------------------------------------------------- */
+
+#define QNET__NUMBER 32 /* room for a number as text */
+#define QNET__TEXT 112  /* room for two numbers and words between them */
+
+/* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
+   exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
+static void qnet__point(char *text)
+{
+    char *to = text;
+    for (const char *c = text; *c; c++) {
+        if ((*c >= '0' && *c <= '9') || *c == '-' || *c == '+' || *c == 'e') *to++ = *c;
+        else if (to > text && to[-1] != '.') *to++ = '.';
+    }
+    *to = '\0';
+}
+
+/* value with a fixed number of decimals, such as "0.875". */
+static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
+{
+    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
+    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
+    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
+    qnet__point(text);
+    return text;
+}
+
+/* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
+static const char *qnet__p_text(char text[QNET__NUMBER], double p)
+{
+    if (!(p < 0.0001) || p <= 0.0) return qnet__fixed(text, p, p <= 0.0 ? 0 : 4);
+    snprintf(text, QNET__NUMBER, "%.1e", p);
+    qnet__point(text);
+    return text;
+}
+
+/* ---- The writer ------------------------------------------------------------------------------ */
+
+/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
+typedef struct qnet__writer {
+    qnet_context *ctx;
+    qnet_buffer *out;
+    qnet_status status;
+    size_t start;        /* size of *out before the first byte: what a failure goes back to */
+    const char *missing; /* what stands for NaN */
+    int html;            /* HTML; otherwise JSON or plain text */
+    int depth, comma;    /* of JSON: nesting, and whether a member came before */
+} qnet__writer;
+
+static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
+                                      const char *what, const char *missing)
+{
+    memset(w, 0, sizeof *w);
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
+    w->ctx = e->ctx;
+    w->out = out;
+    w->start = out->size;
+    w->missing = missing;
+    return QNET_OK;
+}
+
+/* The outcome; a failure leaves the buffer as it was found. */
+static qnet_status qnet__writer_end(qnet__writer *w)
+{
+    if (w->status != QNET_OK) {
+        w->out->size = w->start;
+        if (w->out->bytes) w->out->bytes[w->start] = 0;
+    }
+    return w->status;
+}
+
+static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
+{
+    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
+}
+
+static void qnet__put(qnet__writer *w, const char *text)
+{
+    qnet__put_bytes(w, text, strlen(text));
+}
+
+/* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
+   characters spaces (HTML) or escapes (JSON), and the format's own signs are escaped. */
+static void qnet__put_escaped(qnet__writer *w, const char *text)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), n;
+    for (; left > 0; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f;
+        char code[16];
+        n = qnet__utf8_size(p, left);
+        if (n == 0) {
+            qnet__put(w, "\xef\xbf\xbd");
+            n = 1;
+        } else if (control && w->html) {
+            qnet__put(w, " ");
+        } else if (control || (w->html && strchr("&<>\"'", *p))) {
+            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
+            qnet__put(w, code);
+        } else {
+            if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
+            qnet__put_bytes(w, p, n);
+        }
+    }
+}
+
+/* The width or precision at *f: digits, or a star for the next argument. */
+static int qnet__format_int(const char **f, va_list *args)
+{
+    char *end;
+    long value;
+    if (**f == '*') {
+        ++*f;
+        return va_arg(*args, int);
+    }
+    value = strtol(*f, &end, 10);
+    *f = end;
+    return (int)value;
+}
+
+/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
+   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
+     %.3f  decimals, NaN as w->missing;
+     %g    digits that read back as the same double; null for what JSON has not.
+   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
+   from outside: it is escaped and put between two of these. */
+static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
+                         va_list *args)
+{
+    while (f < end) {
+        char number[QNET__NUMBER];
+        const char *text = number;
+        const size_t plain = strcspn(f, "%");
+        int width, decimals = 0, is_size;
+        double value;
+        if (plain > 0) {
+            const size_t left = (size_t)(end - f);
+            qnet__put_bytes(w, f, qnet__min_size(plain, left));
+            f += qnet__min_size(plain, left);
+            continue;
+        }
+        f++;
+        width = qnet__format_int(&f, args);
+        if (*f == '.') {
+            f++;
+            decimals = qnet__format_int(&f, args);
+        }
+        is_size = *f == 'z';
+        f += strspn(f, "lz");
+        switch (*f++) {
+        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
+        case 'u':
+            snprintf(number, sizeof number, "%llu",
+                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
+            break;
+        case 'x':
+            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
+            break;
+        case 'f':
+            value = va_arg(*args, double);
+            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
+            break;
+        case 'g':
+            value = va_arg(*args, double);
+            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
+            else text = w->missing;
+            break;
+        case 's': text = va_arg(*args, const char *); break;
+        default: text = "%"; break;
+        }
+        if (quote && f[-1] == 's') {
+            qnet__put(w, quote);
+            qnet__put_escaped(w, text);
+            qnet__put(w, quote);
+        } else if (w->status == QNET_OK) {
+            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
+        }
+    }
+}
+
+static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    qnet__vprint(w, format, format + strlen(format), NULL, &args);
+    va_end(args);
+}
+
+/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
+   in plain text the widths make the columns. */
+static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
+                                           const char *format, ...)
+{
+    const char *end;
+    va_list args;
+    va_start(args, format);
+    for (;; format = end + 1) {
+        const int right = *format == '>';
+        end = format + strcspn(format, "|");
+        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
+        qnet__vprint(w, format + right, end, NULL, &args);
+        if (w->html) qnet__print(w, "</%s>", tag);
+        if (!*end) break;
+    }
+    va_end(args);
+}
+
+/* ---- What several of the texts say ----------------------------------------------------------- */
+
+static const char *qnet__input_title(int input)
+{
+    return input == QNET_INPUT_FULL ? "Full size image" : "Cropped image";
+}
+
+static int qnet__has_input(const qnet_experiment *e, int input)
+{
+    return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
+           e->level[input][QNET_LEVEL_SCAN].count > 0;
+}
+
+/* Full size first, as in the paper's tables. */
+static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
+
+/* The inputs that have results, in the order of the paper's tables; returns how many. */
+static int qnet__inputs(const qnet_experiment *e, int input[2])
+{
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
+    }
+    return count;
+}
+
+/* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
+static int qnet__main_input(const qnet_experiment *e)
+{
+    return qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+}
+
+/* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
+typedef struct qnet__group {
+    int subjects, men, women, ages, scans, slices;
+    double age_mean, age_std, age_low, age_high; /* NaN where no age is known */
+} qnet__group;
+
+/* 1 when no earlier scan is of the same subject. */
+static int qnet__is_first_scan(const qnet_experiment *e, int i)
+{
+    for (int k = 0; k < i; k++) {
+        if (strcmp(e->participants[k].subject, e->participants[i].subject) == 0) return 0;
+    }
+    return 1;
+}
+
+static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first)
+{
+    g->scans++;
+    g->slices += p->slices;
+    if (!first) return;
+    g->subjects++;
+    g->men += p->sex == QNET_MALE;
+    g->women += p->sex == QNET_FEMALE;
+    if (!qnet__is_finite(p->age)) return;
+    if (g->ages == 0 || p->age < g->age_low) g->age_low = p->age;
+    if (g->ages == 0 || p->age > g->age_high) g->age_high = p->age;
+    g->ages++; /* Welford's running mean; age_std holds the sum of squares until the end */
+    g->age_std += (p->age - g->age_mean) * (p->age - g->age_mean) * (g->ages - 1) / g->ages;
+    g->age_mean += (p->age - g->age_mean) / g->ages;
+}
+
+/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
+static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
+{
+    memset(group, 0, 3 * sizeof *group);
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *p = &e->participants[i];
+        const int first = qnet__is_first_scan(e, i);
+        if (fold >= 0 && e->fold[i] != fold) continue;
+        qnet__group_add(&group[p->label == QNET_HH], p, first);
+        qnet__group_add(&group[2], p, first);
+    }
+    for (int k = 0; k < 3; k++) {
+        qnet__group *g = &group[k];
+        if (g->ages == 0) g->age_mean = g->age_low = g->age_high = (double)NAN;
+        g->age_std = g->ages > 1 ? sqrt(g->age_std / (g->ages - 1)) : (double)NAN;
+    }
+}
+
+/* 1 where the subjects are enough for a test to count. */
+static int qnet__is_testable(const qnet_experiment *e)
+{
+    qnet__group group[3];
+    qnet__groups(e, -1, group);
+    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
+}
+
+/* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
+   then p is not shown either. */
+static const char *qnet__stars(const qnet_experiment *e, const qnet_delong *d)
+{
+    return d->se > 0 && qnet__is_testable(e) ? qnet_stars(d->p) : NULL;
+}
+
+/* DeLong's interval has no width where two groups do not overlap (an AUC of 0 or 1) or all scores
+   are equal (.5): the method has nothing to say, which is not the same as being sure. */
+static int qnet__is_interval(qnet_interval r)
+{
+    return r.low < r.high;
+}
+
+/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
+static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
+                                       qnet_interval r, double scale, int decimals, int sentence)
+{
+    char low[QNET__NUMBER], high[QNET__NUMBER];
+    if (!qnet__is_interval(r)) {
+        return !sentence        ? w->missing
+               : r.low == 0.5     ? "no interval: all scores are equal"
+               : r.low == r.high && (r.low == 0 || r.low == 1)
+                   ? "no interval: the groups do not overlap"
+                   : "no interval";
+    }
+    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
+             qnet__fixed(low, r.low * scale, decimals),
+             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
+             qnet__fixed(high, r.high * scale, decimals));
+    return text;
+}
+
+/* The data set's name, or that it has none. */
+static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
+{
+    if (!e->dataset[0]) qnet__put(w, "data set not named");
+    else if (w->html) qnet__put_escaped(w, e->dataset);
+    else qnet__put(w, e->dataset);
+}
+
+/* The verdict in plain sentences, about the scan-level Q-Net. */
+static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
+{
+    const int input = qnet__main_input(e);
+    const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
+    const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
+    const qnet_interval auc = q->auc_ci_clustered;
+    const qnet_confusion c = q->first.count;
+    const qnet_delong *d = &level->pair[2].by_subject;
+    char p[QNET__NUMBER], text[2][QNET__TEXT];
+    if (!qnet__has_input(e, input)) {
+        qnet__put(w, "There is no result: neither input was run.");
+        return;
+    }
+    qnet__put(w, "Data: ");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
+                                "patients. "
+                              : ". ");
+    if (e->config.shuffle_labels) {
+        qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
+                       "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
+                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
+                       "more HH leaves fewer to the training that judges it. ",
+                    q->auc_within_folds);
+    }
+    if (e->config.repeats > 1) qnet__put(w, "In the first repeat: ");
+    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
+                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
+                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
+                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
+                level->count,
+                input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
+                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
+                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
+                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
+                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
+    if (e->config.shuffle_labels) {
+        qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
+                         ? "A model that says the same of everybody shows neither a leak nor that "
+                           "there is none."
+                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
+                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
+                     : auc.low <= 0.5 && auc.high >= 0.5
+                         ? "That interval holds 0.5, as it should."
+                     : auc.high < 0.5
+                         ? "That interval lies below 0.5: no sign of a leak."
+                         : "That interval lies above 0.5: fewer than one such run in twenty does "
+                           "by chance; if it happens again, look for a leak.");
+        return;
+    }
+    if (!(auc.low > 0.5)) {
+        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
+                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
+    }
+    if (!qnet__is_testable(e)) {
+        qnet__put(w, "There are too few subjects to test it against the other models.");
+    } else if (!(d->se > 0)) {
+        qnet__put(w, "Its difference to ResNetSWA with voting has no variance to test with.");
+    } else {
+        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
+                    !(d->p <= 0.05) ? "does not differ significantly from"
+                    : d->z > 0      ? "is significantly higher than"
+                                    : "is significantly lower than",
+                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
+    }
+    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
+        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
+        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
+                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
+    }
+}
+
+/* What the number behind +- is. */
+static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
+{
+    const char *sign = w->html ? "&plusmn;" : "+-";
+    if (e->config.repeats > 1) {
+        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
+                       "cross-validation, each with its own folds and seeds, as in the paper.",
+                    sign, e->config.repeats, e->config.folds);
+    } else {
+        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
+                       "over the %d folds of one cross-validation, where the paper's is over "
+                       "repeats; the two do not compare, and neither is a standard error.",
+                    sign, e->config.folds);
+    }
+}
+
+/* Where a reader should be careful: the items of a list. */
+static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
+                               const qnet__group group[3])
+{
+    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
+    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
+    const int least = qnet__min_int(group[0].subjects, group[1].subjects);
+    if (e->config.shuffle_labels) {
+        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
+                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
+                       "within the folds, and over all folds, where they are expected below 0.5:",
+                    item);
+        for (int i = 0; i < 2 * QNET_MODELS; i++) {
+            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
+            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
+            if (!qnet__has_input(e, input)) continue;
+            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
+                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
+        }
+        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
+        qnet__put(w, end);
+    }
+    if (group[2].subjects < 50 || least < 20) {
+        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
+                       "less moves the scan-level accuracy by %.1f points; read the intervals "
+                       "before the values.%s",
+                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
+    }
+    if (!e->weights[0]) {
+        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
+                       "reports to help considerably.%s", item, end);
+    } else {
+        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
+                       "their training, the test folds are not unseen; that is noticed only where "
+                       "an experiment of this program trained them, on the same QSM maps.%s",
+                    item, end);
+    }
+    if (epochs1 < 100 || epochs2 < 50) {
+        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
+                       "100 and 50.%s", item, epochs1, epochs2, end);
+    }
+    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
+                   "which the paper prints, are therefore too sure%s.%s", item,
+                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
+                end);
+    if (least < QNET_STARS_SUBJECTS) {
+        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
+                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
+                       "the least. Many slices do not make up for few subjects.%s",
+                    item, least, QNET_STARS_SUBJECTS, end);
+    } else {
+        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
+    }
+    if (e->config.repeats > 1) {
+        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
+                       "repeat.%s", item, end);
+    }
+}
+
+/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
+
+/* Begins row k of the rows of an input, which is named in the first of them only. */
+static void qnet__row_begin(qnet__writer *w, int input, int k)
+{
+    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
+    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
+    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
+}
+
+static void qnet__row_end(qnet__writer *w)
+{
+    qnet__put(w, w->html ? "</tr>\n" : "\n");
+}
+
+/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
+static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
+                                   double scale, int spread)
+{
+    char mean[QNET__NUMBER], std[QNET__NUMBER];
+    const int decimals = scale > 1 ? 2 : 3;
+    if (v.mean != v.mean) return w->missing;
+    if (!spread || v.std != v.std) return qnet__fixed(text, v.mean * scale, decimals);
+    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
+             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
+             qnet__fixed(std, v.std * scale, decimals));
+    return text;
+}
+
+/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
+static const char *const qnet__rate_names[QNET_LEVELS][4] = {
+    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
+    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
+};
+
+static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
+{
+    const int image = level == QNET_LEVEL_IMAGE;
+    rate[0] = r->accuracy;
+    rate[image ? 1 : 2] = r->sensitivity;
+    rate[image ? 2 : 3] = r->specificity;
+    rate[image ? 3 : 1] = r->f1;
+}
+
+/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
+static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
+{
+    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
+    const char *const *names = qnet__rate_names[level];
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char text[QNET__TEXT];
+    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
+                names[2], names[3], "AUC");
+    for (int i = 0; i < inputs * QNET_MODELS; i++) {
+        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
+        const qnet_model_result *r = &e->level[in][level].model[m];
+        qnet_mean_std rate[4];
+        qnet__rates(r, level, rate);
+        qnet__row_begin(w, in, m);
+        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
+        for (int k = 0; k < 4; k++)
+            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
+        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
+        qnet__row_end(w);
+    }
+}
+
+/* Tables 1 and 3 as in the paper: the inputs side by side. */
+static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
+{
+    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char text[QNET__TEXT];
+    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
+                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
+                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
+                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
+                spread ? ", mean &plusmn; standard deviation" : "");
+    for (int i = 0; i < inputs; i++)
+        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
+    qnet__put(w, "</tr><tr><th>Model</th>");
+    for (int k = 0; k < 4 * inputs; k++)
+        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
+    qnet__put(w, "</tr></thead><tbody>\n");
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
+                    qnet_model_name((qnet_model_kind)m));
+        for (int k = 0; k < 4 * inputs; k++) {
+            qnet_mean_std rate[4];
+            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
+            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
+        }
+        qnet__row_end(w);
+    }
+    qnet__put(w, "</tbody></table></div>\n");
+}
+
+/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
+   (first 0, last 1: HTML). */
+static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
+                            int last)
+{
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char p[QNET__NUMBER];
+    if (!w->html) {
+        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
+                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
+    }
+    for (int i = 0; i < inputs * 3; i++) {
+        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
+        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
+        qnet__row_begin(w, input[i / 3], i % 3);
+        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
+                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
+        for (int by_subject = first; by_subject <= last; by_subject++) {
+            const char *none = w->missing, *stars;
+            d = by_subject ? &pair->by_subject : &pair->by_item;
+            stars = qnet__stars(e, d);
+            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
+                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
+        }
+        qnet__row_end(w);
+    }
+}
+
+/* Table 2: as in the paper, with the test by subject beside it. */
+static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
+{
+    const int image = level == QNET_LEVEL_IMAGE;
+    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
+                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
+                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
+                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
+                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
+                image ? " By image, as in the paper, slices count as independent: between two "
+                        "equally good models, half of all cohorts have a star there. By subject is "
+                        "the test to read: the slices of a subject are one cluster (Obuchowski "
+                        "1997)."
+                      : "",
+                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
+    qnet__cells(w, "th", "Input|1|2|>1|>2");
+    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
+    qnet__put(w, "</tr></thead><tbody>\n");
+    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
+    qnet__put(w, "</tbody></table></div>\n");
+}
+
+static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
+{
+    static const int width[5] = { -13, -14, -12, -13, 0 };
+    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    char text[QNET__TEXT];
+    if (w->html) {
+        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s, and "
+                       "by subject on the logit scale. Rates: Wilson, percent%s.</p>\n"
+                       "<div class=\"scroll\">"
+                       "<table class=\"wide\"><thead><tr>",
+                    items, items,
+                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
+    }
+    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
+                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
+    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
+    for (int i = 0; i < inputs * QNET_MODELS; i++) {
+        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
+        const qnet_model_result *r = &e->level[in][level].model[m];
+        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
+                                      r->first.sensitivity_ci, r->first.specificity_ci };
+        qnet__row_begin(w, in, m);
+        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
+        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
+            qnet__cells(w, "td", ">%*s", width[k],
+                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
+        }
+        qnet__row_end(w);
+    }
+    if (w->html) qnet__put(w, "</tbody></table></div>\n");
+}
+
+/* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
+static void qnet__wrap(qnet__writer *w, size_t start)
+{
+    size_t line = start, space = start; /* a space of an earlier line is before `line` */
+    for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
+        if (w->out->bytes[i] == '\n') line = i + 1;
+        if (i - line >= 98 && space > line) {
+            w->out->bytes[space] = '\n';
+            line = space + 1;
+        }
+        if (w->out->bytes[i] == ' ') space = i;
+    }
+}
+
+QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffer *text)
+{
+    qnet__writer writer, *w = &writer;
+    qnet__group group[3];
+    size_t notes;
+    QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
+    qnet__groups(e, -1, group);
+    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
+                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
+    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
+    qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
+                 "slices count as independent: half of all cohorts have a star between two\n"
+                 "equally good models. The test to read is the next, by subject.\n\n");
+    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
+    qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
+    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
+    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
+                 "the slices of a scan.\n\n");
+    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
+    qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
+    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
+    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
+                 "others: Wilson,\npercent, by image."
+                 "\n\n");
+    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
+    qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
+                 "others: Wilson,\npercent.\n\n");
+    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
+    qnet__put(w, "\n");
+    notes = w->out->size;
+    qnet__put_spread(w, e);
+    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
+                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
+                 "their size.");
+    if (qnet__is_testable(e)) {
+        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
+                     "**** p <= .0001.");
+    }
+    qnet__put(w, "\n\n");
+    qnet__put_warnings(w, e, group);
+    qnet__put(w, "\n");
+    qnet__put_verdict(w, e);
+    qnet__put(w, "\n");
+    qnet__wrap(w, notes);
+    return qnet__writer_end(w);
+}
+
+/* ---- results.json and manifest.json ---------------------------------------------------------- */
+
+/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
+static void qnet__member(qnet__writer *w, const char *name, size_t length)
+{
+    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
+    w->comma = 1;
+    if (length == 0) return;
+    qnet__put(w, "\"");
+    qnet__put_bytes(w, name, length);
+    qnet__put(w, "\": ");
+}
+
+/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
+static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
+{
+    if (w->html) {
+        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
+        return;
+    }
+    if (w->depth > 0) qnet__member(w, name, strlen(name));
+    qnet__put(w, bracket);
+    w->depth++;
+    w->comma = 0;
+}
+
+static void qnet__close(qnet__writer *w, const char *bracket)
+{
+    if (w->html) {
+        qnet__put(w, "</tbody></table>\n");
+        return;
+    }
+    w->depth--;
+    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
+    w->comma = 1;
+}
+
+/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
+   the same as rows of a table in HTML, without brackets and quotes. */
+static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
+{
+    const char *end;
+    va_list args;
+    va_start(args, format);
+    for (;; format = end + 2) {
+        const size_t name = strcspn(format, " ");
+        const char *value = format + name + 1;
+        end = value + strcspn(value, ";");
+        if (w->html) {
+            const int list = *value == '[';
+            qnet__put(w, "<tr><td>");
+            qnet__put_bytes(w, format, name);
+            qnet__put(w, "</td><td class=\"n\">");
+            qnet__vprint(w, value + list, end - list, "", &args);
+            qnet__put(w, "</td></tr>\n");
+        } else {
+            qnet__member(w, format, name);
+            qnet__vprint(w, value, end, "\"", &args);
+        }
+        if (!*end) break;
+    }
+    va_end(args);
+}
+
+#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
+#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
+#define QNET__BOX                                                                                  \
+    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
+    "\"std\": %g}"
+
+static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
+{
+    qnet__open(w, "augment", "{");
+    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
+                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
+                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
+                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
+                  a->window_high[0], a->window_high[1], a->window_high[2]);
+    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
+                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
+                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
+                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
+                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
+                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
+    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
+                  a->std[0], a->std[1], a->std[2]);
+    qnet__close(w, "}");
+}
+
+/* Every number that changes results. */
+static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
+{
+    const qnet_experiment_config *c = &e->config;
+    const qnet_stage1_config *s1 = &c->stage1;
+    const qnet_stage2_config *s2 = &c->stage2;
+    qnet__open(w, w->html ? "experiment" : "config", "{");
+    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
+                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
+                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
+                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
+    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
+    for (int i = 0; i < 2; i++) {
+        const qnet_input_config *in = &c->input[qnet__table_input[i]];
+        if (!c->use_input[qnet__table_input[i]]) continue;
+        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
+        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
+                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
+                         "any_values %d; any_orientation %d",
+                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
+                      in->slice_count, in->box_explicit, in->box_center_mm[0],
+                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
+                      in->any_values, in->any_orientation);
+        qnet__close(w, "}");
+    }
+    qnet__open(w, "stage1", "{");
+    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
+                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
+                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
+    qnet__close(w, "}");
+    qnet__put_augment_settings(w, &s1->augment);
+    qnet__open(w, "stage2", "{");
+    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
+                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
+    qnet__close(w, "}");
+    if (!w->html) qnet__close(w, "}");
+}
+
+static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
+{
+    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
+    else qnet__members(w, "dataset null");
+    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
+}
+
+static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
+{
+    static const char names[3][4] = { "HC", "HH", "all" };
+    qnet__group group[3];
+    qnet__groups(e, -1, group);
+    qnet__open(w, "cohort", "{");
+    qnet__members(w, "data %s", e->data);
+    qnet__put_dataset_members(w, e);
+    for (int k = 2; k >= 0; k--) {
+        const qnet__group *g = &group[k];
+        qnet__open(w, names[k], "{");
+        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
+                         "age_std %g; age_min %g; age_max %g",
+                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
+                      g->age_low, g->age_high);
+        qnet__close(w, "}");
+    }
+    qnet__close(w, "}");
+}
+
+/* One model of image_level or scan_level. */
+static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
+{
+    const qnet_metrics *m = &r->first;
+    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
+                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
+                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
+                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
+                  r->auc.std);
+    qnet__open(w, "first_repeat", "{");
+    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
+                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
+                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
+                  m->f1_hc, m->f1_macro);
+    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
+                     "specificity_wilson95 [%g, %g]; auc %g; auc_within_folds %g; "
+                     "auc_delong95 [%g, %g]; "
+                     "auc_delong95_by_subject [%g, %g]",
+                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
+                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
+                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
+                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
+    qnet__close(w, "}");
+}
+
+/* One model of bootstrap. */
+static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
+{
+    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
+    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
+                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
+                  c->std);
+}
+
+/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
+static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
+                             void (*put)(qnet__writer *, const qnet_model_result *))
+{
+    for (int level = 0; level < QNET_LEVELS; level++) {
+        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
+        for (int input = 0; input < 2; input++) {
+            if (!qnet__has_input(e, input)) continue;
+            qnet__open(w, qnet_input_name((qnet_input)input), "{");
+            for (int m = QNET_MODELS - 1; m >= 0; m--) {
+                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
+                put(w, &e->level[input][level].model[m]);
+                qnet__close(w, "}");
+            }
+            qnet__close(w, "}");
+        }
+        qnet__close(w, "}");
+    }
+}
+
+/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
+static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, const qnet_delong *d)
+{
+    const char *stars = qnet__stars(e, d);
+    if (stars) qnet__members(w, "p %g; stars %s", d->p, stars);
+    else qnet__members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
+    qnet__members(w, "too_few_subjects %d; no_variance %d", !qnet__is_testable(e), !(d->se > 0));
+}
+
+static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
+{
+    qnet__open(w, "delong", "[");
+    for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
+        const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
+        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
+        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
+        if (!qnet__has_input(e, input)) continue;
+        qnet__open(w, "", "{");
+        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
+                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
+                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
+                      a->auc[1], a->se, a->z);
+        qnet__put_stars(w, e, a);
+        qnet__open(w, "clustered", "{");
+        qnet__members(w, "se %g; z %g", b->se, b->z);
+        qnet__put_stars(w, e, b);
+        qnet__close(w, "}");
+        qnet__close(w, "}");
+    }
+    qnet__close(w, "]");
+}
+
+QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
+{
+    qnet__writer writer, *w = &writer;
+    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
+    qnet__open(w, "", "{");
+    qnet__put_settings(w, e);
+    qnet__put_cohort(w, e);
+    qnet__put_levels(w, e, qnet__put_model);
+    qnet__put_delong(w, e);
+    qnet__open(w, "bootstrap", "{");
+    qnet__members(w, "resamples %d", e->config.bootstrap);
+    qnet__put_levels(w, e, qnet__put_boxes);
+    qnet__close(w, "}");
+    qnet__close(w, "}");
+    return qnet__writer_end(w);
+}
+
+/* What is unlike the cohort in a cut. */
+static const char *qnet__outlier_name(int outlier)
+{
+    static const char *const names[4] = {"", "place of the mask", "number of slices",
+                                         "place of the mask, number of slices"};
+    return names[outlier & 3];
+}
+
+QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
+{
+    qnet__writer writer, *w = &writer;
+    char build[256];
+    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
+    qnet_describe_build(e->ctx, build, sizeof build);
+    qnet__open(w, "", "{");
+    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
+                     "seconds_of_training %g",
+                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
+                  e->weights, e->seconds);
+    qnet__put_dataset_members(w, e);
+    qnet__open(w, "hashes", "{");
+    for (int input = 0; input < 2; input++) {
+        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
+        if (!qnet__has_input(e, input)) continue;
+        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
+        else qnet__members(w, "cohort_full \"%016llx\"", hash);
+        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
+        else qnet__members(w, "run_full \"%016llx\"", run);
+    }
+    if (e->weights[0])
+        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
+    qnet__close(w, "}");
+    qnet__put_settings(w, e);
+    qnet__open(w, "scans", "[");
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *p = &e->participants[i];
+        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
+                      p->true_label == QNET_HH ? "HH" : "HC");
+        if (e->config.shuffle_labels)
+            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
+        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
+                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
+                    p->slices, e->fold[i] + 1);
+    }
+    qnet__close(w, "]");
+    for (int input = 0; input < 2; input++) {
+        if (!qnet__has_input(e, input)) continue;
+        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
+        for (int i = 0; i < e->participants_count; i++) {
+            const qnet_cut *c = &e->participants[i].cut[input];
+            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
+                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
+                             "\"mask_left_out\": %d, \"outlier\": %s}",
+                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
+                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
+                          c->side_mm, c->mask_voxels, c->mask_left_out,
+                          qnet__outlier_name(c->outlier));
+        }
+        qnet__close(w, "]");
+    }
+    qnet__close(w, "}");
+    return qnet__writer_end(w);
+}
+
+/* ---- report.html: pieces --------------------------------------------------------------------- */
+
+/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
+static void qnet__put_css(qnet__writer *w)
+{
+    qnet__put(w,
+        ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
+        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
+        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
+        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
+        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
+        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
+        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
+        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
+        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
+        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
+        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
+        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
+        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
+        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
+        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
+        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
+    qnet__put(w,
+        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
+        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
+        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
+        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
+        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
+        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
+        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
+        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
+        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
+        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
+        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
+        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
+        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
+        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
+        "background:var(--card)}\ntable{border-collapse:collapse;"
+        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
+        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
+        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
+        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
+        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
+        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
+        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
+        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
+        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
+        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
+        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
+        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
+    qnet__put(w,
+        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
+        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
+        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
+        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
+        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
+        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
+        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
+        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
+        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
+        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
+        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
+        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
+        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
+        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
+        ".cuts .odd img{outline:3px solid var(--hh)}\n"
+        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
+        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
+        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
+        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
+        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
+        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
+        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
+        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
+        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
+        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
+        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
+        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
+        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
+        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
+        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
+        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
+        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
+        ".wide{font-size:8.5pt}}\n");
+}
+
+/* bytes as base64 (RFC 4648). */
+static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t size)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char text[512];
+    size_t used = 0;
+    for (size_t i = 0; i < size; i += 3) {
+        const unsigned a = bytes[i], b = i + 1 < size ? bytes[i + 1] : 0u;
+        const unsigned c = i + 2 < size ? bytes[i + 2] : 0u, word = a << 16 | b << 8 | c;
+        text[used++] = digits[word >> 18];
+        text[used++] = digits[word >> 12 & 63];
+        text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
+        text[used++] = i + 2 < size ? digits[word & 63] : '=';
+        if (used == sizeof text || i + 3 >= size) {
+            qnet__put_bytes(w, text, used);
+            used = 0;
+        }
+    }
+}
+
+/* <img> with rgb[height][width][3] inside. alt is HTML already. */
+static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int height,
+                            const char *alt)
+{
+    qnet_buffer png;
+    qnet_sink sink;
+    memset(&png, 0, sizeof png);
+    if (w->status != QNET_OK) return;
+    sink = qnet_sink_buffer(w->ctx, &png, "a picture of the report");
+    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
+    if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
+        w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
+    }
+    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
+                   "src=\"data:image/png;base64,", width, height, alt);
+    if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
+    qnet__put(w, "\">");
+    qnet_buffer_free(w->ctx, &png);
+}
+
+static void qnet__svg_open(qnet__writer *w, int height, const char *label)
+{
+    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
+}
+
+static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
+                           double y2)
+{
+    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
+}
+
+static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
+                           double height)
+{
+    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
+                style, x, y, width, height);
+}
+
+/* A text element; anchor: "start", "middle" or "end". */
+static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
+                                              const char *anchor, double x, double y,
+                                              const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
+                y);
+    qnet__vprint(w, format, format + strlen(format), NULL, &args);
+    qnet__put(w, "</text>\n");
+    va_end(args);
+}
+
+/* The plotting area within a drawing, and the ranges that it shows. */
+typedef struct qnet__plot {
+    double left, top, width, height;
+    double x_low, x_high, y_low, y_high;
+} qnet__plot;
+
+static double qnet__plot_x(const qnet__plot *p, double x)
+{
+    return p->left + (x - p->x_low) / (p->x_high - p->x_low) * p->width;
+}
+
+static double qnet__plot_y(const qnet__plot *p, double y)
+{
+    return p->top + p->height - (y - p->y_low) / (p->y_high - p->y_low) * p->height;
+}
+
+/* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
+static double qnet__nice_step(double range, int most)
+{
+    double step = pow(10.0, floor(log10(range / most)));
+    if (step * most < range * (1 - 1e-9)) step *= 2;
+    if (step * most < range * (1 - 1e-9)) step *= 2.5;
+    if (step * most < range * (1 - 1e-9)) step *= 2;
+    return step;
+}
+
+/* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
+static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, double step,
+                             int decimals)
+{
+    const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
+    const double bottom = p->top + p->height;
+    for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
+        const double v = k * step + 0.0; /* no "-0" */
+        if (axis) {
+            const double y = qnet__plot_y(p, v);
+            qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
+            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
+        } else {
+            const double x = qnet__plot_x(p, v);
+            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
+            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
+        }
+    }
+}
+
+/* The two axes and their titles. */
+static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x, const char *y)
+{
+    const double bottom = p->top + p->height;
+    qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
+    qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
+    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
+    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
+                   "</text>\n", p->top + p->height / 2, y);
+}
+
+/* ---- report.html: figures -------------------------------------------------------------------- */
+
+/* One curve of an ROC figure. */
+typedef struct qnet__roc_line {
+    const qnet_model_result *result;
+    const char *name;
+    int style;
+} qnet__roc_line;
+
+/* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
+static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
+{
+    double last_x = 0, last_y = 0;
+    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
+    for (size_t i = 0; i < line->result->roc_count; i++) {
+        const qnet_roc_point *point = &line->result->roc[i];
+        const double x = qnet__plot_x(p, point->false_positive_rate);
+        const double y = qnet__plot_y(p, point->true_positive_rate);
+        const int end = i == 0 || i + 1 == line->result->roc_count;
+        if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
+        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
+        last_x = x;
+        last_y = y;
+    }
+    qnet__put(w, "\"/>\n");
+}
+
+static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int count,
+                          const char *label)
+{
+    const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
+    const double bottom = p.top + p.height;
+    qnet__svg_open(w, 342, label);
+    qnet__plot_ticks(w, &p, 0, 0.2, 1);
+    qnet__plot_ticks(w, &p, 1, 0.2, 1);
+    qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
+    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
+    for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
+    /* The key, from below; curves of poor models run behind it. */
+    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
+    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
+    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
+    for (int i = 1; i <= count; i++) {
+        const qnet__roc_line *line = &lines[count - i];
+        const double y = bottom - 14 - 18 * i;
+        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
+        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
+    }
+    qnet__put(w, "</svg>\n");
+}
+
+/* Fig. 5 and Fig. 8: Q-Net of both inputs. */
+static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
+{
+    qnet__roc_line lines[2];
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    for (int i = 0; i < inputs; i++) {
+        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
+        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
+        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
+    }
+    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
+    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
+    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
+                   "classification, with AUC. The dashed diagonal is a classifier without skill."
+                   "</figcaption></figure>\n",
+                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
+                qnet_level_name((qnet_level)level));
+}
+
+/* Fig. 6: the three models, a panel per input. */
+static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
+{
+    qnet__roc_line lines[QNET_MODELS];
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    qnet__put(w, "<figure><div class=\"panels\">");
+    for (int i = 0; i < inputs; i++) {
+        for (int m = 0; m < QNET_MODELS; m++) {
+            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
+            lines[m].style = m;
+            lines[m].name = qnet_model_name((qnet_model_kind)m);
+        }
+        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
+        qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
+        qnet__put(w, "</div>");
+    }
+    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
+                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
+                 "the specificity.</figcaption></figure>\n");
+}
+
+/* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
+static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
+                            const qnet_level_result *level, int by_subject)
+{
+    qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
+    const double bottom = p.top + p.height;
+    const qnet_boxplot *box[QNET_MODELS];
+    double step;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        const qnet_model_result *r = &level->model[m];
+        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
+        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
+        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
+    }
+    if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
+        p.y_low -= 0.05;
+        p.y_high += 0.05;
+    }
+    step = qnet__nice_step(p.y_high - p.y_low, 6);
+    p.y_low = floor(p.y_low / step) * step;
+    p.y_high = ceil(p.y_high / step) * step;
+    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
+                                      : "Box plots of AUC, images resampled");
+    qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
+    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
+    for (int m = 0; m < QNET_MODELS; m++) {
+        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
+        const qnet_boxplot *b = box[m];
+        const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
+                     q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
+                     low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
+        qnet__svg_line(w, "a", x, low, x, q1);
+        qnet__svg_line(w, "a", x, q3, x, high);
+        qnet__svg_line(w, "a", x - 12, low, x + 12, low);
+        qnet__svg_line(w, "a", x - 12, high, x + 12, high);
+        qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
+        qnet__svg_line(w, "med", x - 26, median, x + 26, median);
+        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
+    }
+    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
+        const qnet_pair_result *pair = &level->pair[k];
+        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
+        const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
+        const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
+        const char *stars = qnet__stars(e, d);
+        if (!stars) continue;
+        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
+        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, d->p <= 0.05 ? y - 1 : y - 4, "%s",
+                       stars);
+    }
+    qnet__put(w, "</svg>\n");
+}
+
+static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
+{
+    int input[2];
+    const int inputs = qnet__inputs(e, input);
+    qnet__put(w, "<figure><div class=\"panels two\">");
+    for (int i = 0; i < 2 * inputs; i++) {
+        const int by_subject = i % 2;
+        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
+                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
+        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
+        qnet__put(w, "</div>");
+    }
+    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
+                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
+                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
+                   "count as independent, in the stars too; where subjects are, they do not, and "
+                   "these are the ones to read.</figcaption></figure>\n",
+                e->config.bootstrap,
+                qnet__is_testable(e)
+                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
+                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
+                    : "Without stars: there are too few subjects for a test.");
+}
+
+/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
+static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
+{
+    qnet__plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
+    int count[2][13], first = 12, last = 0, most = 1;
+    double step;
+    memset(count, 0, sizeof count);
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *s = &e->participants[i];
+        int bin;
+        if (!(s->age >= 0 && s->age < 130) || !qnet__is_first_scan(e, i)) continue;
+        bin = (int)(s->age / 10);
+        most = qnet__max_int(most, ++count[s->label == QNET_HH][bin]);
+        first = qnet__min_int(first, bin);
+        last = qnet__max_int(last, bin);
+    }
+    if (first > last) return;
+    p.x_low = 10 * first;
+    p.x_high = 10 * (last + 1);
+    step = fmax(1, qnet__nice_step(most, 5));
+    p.y_high = ceil(most / step) * step;
+    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
+    qnet__svg_open(w, 236, "Ages of both groups");
+    qnet__plot_ticks(w, &p, 1, step, 0);
+    qnet__plot_ticks(w, &p, 0, 10, 0);
+    for (int bin = first; bin <= last; bin++) {
+        for (int label = 0; label < 2; label++) {
+            const double wide = p.width / (last + 1 - first);
+            const double top = qnet__plot_y(&p, count[label][bin]);
+            qnet__svg_rect(w, label ? "hh" : "hc",
+                           qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
+                           wide * 0.4, p.top + p.height - top);
+        }
+    }
+    qnet__plot_axes(w, &p, "Age in years", "Subjects");
+    qnet__put(w, "</svg></div>\n");
+}
+
+/* Fig. 2 (b): men and women of each group, as bars of one length scale. */
+static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
+{
+    static const char *const names[3] = { "men", "women", "unknown" };
+    const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
+    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
+    qnet__svg_open(w, 200, "Men and women of both groups");
+    for (int label = 1; label >= 0; label--) {
+        const qnet__group *g = &group[label];
+        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
+        double y = label ? 10 : 112;
+        for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
+            const double length = 210.0 * counts[k] / most;
+            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
+            qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
+            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
+        }
+    }
+    qnet__put(w, "</svg></div>\n");
+}
+
+/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
+static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
+{
+    const qnet_curve *curve = &e->curves[c];
+    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
+    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
+}
+
+/* One polyline per fold and repeat (thin), and their mean (thick). */
+static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
+                                 const qnet__plot *p, int epochs)
+{
+    for (int c = 0; c < e->curves_count; c++) {
+        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
+        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
+        for (int i = 0; i < epochs; i++) {
+            const double loss = qnet__loss(e, c, input, model, i);
+            if (loss != loss) continue;
+            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
+        }
+        qnet__put(w, "\"/>\n");
+    }
+    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
+    for (int i = 0; i < epochs; i++) {
+        double sum = 0;
+        int n = 0;
+        for (int c = 0; c < e->curves_count; c++) {
+            const double loss = qnet__loss(e, c, input, model, i);
+            if (loss != loss) continue;
+            sum += loss;
+            n++;
+        }
+        if (n == 0) continue;
+        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
+    }
+    qnet__put(w, "\"/>\n");
+}
+
+static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
+{
+    qnet__put(w, "<figure><div class=\"panels\">");
+    for (int k = 0; k < 2 * QNET_MODELS; k++) {
+        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
+        qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
+        int epochs = 0;
+        double most = 0, step;
+        for (int c = 0; c < e->curves_count; c++) {
+            for (int i = 0; i < e->curves[c].epochs; i++) {
+                const double loss = qnet__loss(e, c, input, model, i);
+                if (loss > most) most = loss;
+            }
+            if (e->curves[c].input == input && e->curves[c].kind == model)
+                epochs = qnet__max_int(epochs, e->curves[c].epochs);
+        }
+        if (!(most > 0)) continue;
+        step = qnet__nice_step(most, 5);
+        p.x_high = qnet__max_int(2, epochs);
+        p.y_high = ceil(most / step - 1e-9) * step;
+        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
+                    qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
+        qnet__svg_open(w, 222, "Training loss over epochs");
+        qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
+        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
+        qnet__plot_axes(w, &p, "Epoch", "Loss");
+        qnet__svg_loss_lines(w, e, input, model, &p, epochs);
+        qnet__put(w, "</svg></div>\n");
+    }
+    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
+                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
+                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
+}
+
+/* Fig. 9 (full size), Fig. 10 (cropped). */
+static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
+{
+    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
+    if (e->cams_count[input] == 0) return;
+    cells = (e->cams[input][0].width + 31) / 32;
+    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
+    for (int i = 0; i < e->cams_count[input]; i++) {
+        const qnet_cam_picture *c = &e->cams[input][i];
+        const qnet_participant *s =
+            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
+        if (!c->rgb || !c->grey_rgb) continue;
+        qnet__put(w, "<figure class=\"cam\"><div>");
+        qnet__put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
+        qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
+        qnet__put(w, "</div><figcaption><b>");
+        qnet__put_escaped(w, s ? s->subject : "");
+        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
+                    !s                          ? ""
+                    : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
+                                                                      : "shuffled label HC"
+                    : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
+                    c->slice + 1, c->probability,
+                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
+    }
+    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
+                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
+                   "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
+                   "right the map over it; the patient's right is at the left, slices count from "
+                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
+                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
+                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
+                   "are the middle slices of each group's first scans that Q-Net classified "
+                   "correctly, of others only where these are too few.</figcaption></figure>\n",
+                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
+}
+
+/* The colour scale of the maps. */
+static void qnet__svg_colour_bar(qnet__writer *w)
+{
+    qnet__put(w, "<div class=\"bar\">");
+    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
+    qnet__put(w, "<defs><linearGradient id=\"jet\">");
+    for (int i = 0; i <= 16; i++) {
+        uint8_t rgb[3];
+        char colour[8];
+        qnet_jet(i / 16.0, rgb);
+        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
+        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
+    }
+    qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
+                 "fill=\"url(#jet)\"/>\n");
+    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
+    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
+    qnet__put(w, "</svg></div>\n");
+}
+
+/* Fig. 3. */
+static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
+{
+    int shown = 0;
+    for (int i = 0; i < 2; i++) {
+        const int input = qnet__table_input[i];
+        if (!e->augmented[input]) continue;
+        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
+                    qnet__input_title(input));
+        qnet__put_image(w, e->augmented[input], e->augmented_width[input],
+                        e->augmented_height[input], "a QSM slice and five augmented copies");
+        qnet__put(w, "</div>\n");
+    }
+    if (!shown) return;
+    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
+                 "others are draws of the training augmentation from it: flips, brightness and "
+                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
+                 "</figure>\n");
+}
+
+/* Mask, box and slices of each scan, for the eye. */
+static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
+{
+    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
+    int shown = 0, odd = 0;
+    for (int i = 0; i < e->participants_count; i++) {
+        shown += e->participants[i].cut[input].picture != NULL;
+        odd += e->participants[i].cut[input].outlier != 0;
+    }
+    if (!shown) return;
+    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
+                   "scan", odd ? " open" : "");
+    if (odd) qnet__print(w, "; %d unlike the others", odd);
+    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
+    for (int i = 0; i < e->participants_count; i++) {
+        const qnet_participant *p = &e->participants[i];
+        const qnet_cut *c = &p->cut[input];
+        if (c->picture == NULL) continue;
+        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
+        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
+        qnet__put(w, "<figcaption>");
+        qnet__put_escaped(w, p->subject);
+        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
+        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
+        qnet__put(w, "</figcaption></figure>\n");
+    }
+    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
+                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
+                   "coronal plane through its centre, the slices between the lines, counted from 0 "
+                   "at the bottom.</figcaption></figure></details>\n",
+                qnet_input_name((qnet_input)input));
+}
+
+/* ---- report.html: the page ------------------------------------------------------------------- */
+
+/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
+static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
+                            qnet_interval r)
+{
+    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
+    const double scale = percent ? 100 : 1;
+    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
+                value * scale, unit, name);
+    if (qnet__is_interval(r)) {
+        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
+                    r.high * scale);
+    }
+    qnet__put(w, "</span></div>\n");
+}
+
+static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
+{
+    const int input = qnet__main_input(e);
+    const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
+    const qnet_metrics *m = &q->first;
+    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
+                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
+                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
+    qnet__put_verdict(w, e);
+    qnet__put(w, "</p>\n");
+    if (qnet__has_input(e, input)) {
+        const char *percent = "&thinsp;%";
+        qnet__put(w, "<div class=\"tiles\">\n");
+        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
+        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
+        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
+        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
+        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
+                       "chance that a scan of hemochromatosis gets a higher score than one of a "
+                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
+                       "software: no basis for the diagnosis of a patient.</p>\n",
+                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
+    }
+    qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
+    qnet__put_warnings(w, e, group);
+    qnet__put(w, "</ul></div>\n");
+}
+
+static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
+{
+    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
+    static const int rows[3] = { 1, 0, 2 };
+    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
+                   "subjects are split into %d folds, and each fold is judged by models that were "
+                   "trained on the others. ",
+                e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
+                e->config.folds);
+    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
+                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
+                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
+                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
+                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
+                   "<table><thead><tr>",
+                e->config.stage1.epochs, e->config.stage2.epochs);
+    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
+                         ">Slices");
+    qnet__put(w, "</tr></thead><tbody>\n");
+    for (int k = 0; k < 3; k++) {
+        const qnet__group *g = &group[rows[k]];
+        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
+        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
+                             ">%d|>%d",
+                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
+                    g->age_low, g->age_high, g->scans, g->slices);
+        qnet__row_end(w);
+    }
+    qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
+    qnet__svg_ages(w, e);
+    qnet__svg_sexes(w, group);
+    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
+                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
+                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
+}
+
+static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
+{
+    int input[2];
+    qnet__put(w, "<h2>Results by image</h2>\n");
+    qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
+    qnet__put(w, "<p class=\"key\">");
+    qnet__put_spread(w, e);
+    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
+                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
+                 "their size.</p>\n");
+    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
+    qnet__figure_models(w, e);
+    qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
+    qnet__print(w, "<p class=\"key\">%s</p>\n",
+                qnet__is_testable(e)
+                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
+                      "**** p &le; .0001."
+                    : "z, p and stars are left out: there are too few subjects.");
+    qnet__figure_boxes(w, e);
+    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
+    qnet__put(w, "<h2>Results by scan</h2>\n");
+    qnet__html_rates(w, e, QNET_LEVEL_SCAN);
+    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
+                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
+                 "</p>\n");
+    qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
+    qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
+    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
+}
+
+static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
+{
+    qnet__put(w, "<h2>How it was trained</h2>\n");
+    qnet__figure_cuts(w, e);
+    qnet__figure_augmented(w, e);
+    if (e->curves_count > 0) qnet__figure_learning(w, e);
+    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
+                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
+    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
+    qnet__put(w, "</tr></thead><tbody>\n");
+    for (int fold = 0; fold < e->config.folds; fold++) {
+        qnet__group g[3];
+        int named = 0;
+        qnet__groups(e, fold, g);
+        qnet__put(w, "<tr>");
+        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
+                    g[2].men, g[2].women, g[2].age_mean);
+        qnet__put(w, "<td class=\"wrap small\">");
+        for (int i = 0; i < e->participants_count; i++) {
+            if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
+            if (named++) qnet__put(w, ", ");
+            qnet__put_escaped(w, e->participants[i].subject);
+        }
+        qnet__put(w, "</td></tr>\n");
+    }
+    qnet__put(w, "</tbody></table></div>\n");
+}
+
+static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
+{
+    static const char *const names[3] = { "Build", "Data", "Results" };
+    const int minutes = e->seconds >= 600;
+    char build[256];
+    qnet_describe_build(e->ctx, build, sizeof build);
+    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
+                 "configuration, data, build and kind of processor give the same numbers again."
+                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
+    for (int i = 0; i < 3; i++) {
+        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
+        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
+        qnet__put(w, "</td></tr>\n");
+    }
+    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
+    qnet__put_dataset(w, e);
+    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
+    qnet__put_escaped(w, e->dataset_type);
+    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
+    for (int input = 0; input < 2; input++) {
+        if (!qnet__has_input(e, input)) continue;
+        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
+                    qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
+    }
+    if (e->weights[0]) {
+        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
+                       "\n", (unsigned long long)e->weights_hash);
+    }
+    qnet__print(w, "<tr><td>Time of training</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
+                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
+                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
+    qnet__put_settings(w, e);
+    qnet__put(w, "</div>\n");
+}
+
+QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer *html)
+{
+    qnet__writer writer, *w = &writer;
+    qnet__group group[3];
+    QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
+    w->html = 1;
+    qnet__groups(e, -1, group);
+    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
+                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
+                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
+    qnet__put_dataset(w, e);
+    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
+    qnet__put_css(w);
+    qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
+    qnet__html_top(w, e, group);
+    qnet__html_cohort(w, e, group);
+    if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
+    if (e->cams_count[0] + e->cams_count[1] > 0) {
+        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
+                     "that the network chose, dark blue ones least. The maps show where evidence "
+                     "was found, not that it is right.</p>\n");
+        qnet__svg_colour_bar(w);
+        qnet__figure_cams(w, e, QNET_INPUT_FULL);
+        qnet__figure_cams(w, e, QNET_INPUT_CROP);
+    }
+    qnet__html_training(w, e);
+    qnet__html_record(w, e);
+    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
+                   "quantitative susceptibility mapping-based deep neural network for differential "
+                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
+                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
+                QNET_VERSION);
+    return qnet__writer_end(w);
 }
 
 #if defined(__GNUC__) || defined(__clang__)

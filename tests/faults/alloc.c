@@ -10,6 +10,7 @@
 #include "weights_tools/pth.h"
 #include "../memory.h"
 #include "../test.h"
+#include "crossval/publish.h"
 #include "phantom.h"
 
 #define FOLDER "build/faults_alloc"
@@ -1120,13 +1121,14 @@ static void experiment_csv(trial *t) { experiment_text(t, qnet_experiment_csv); 
 static void experiment_manifest(trial *t) { experiment_text(t, qnet_experiment_manifest); }
 static void experiment_html(trial *t) { experiment_text(t, qnet_experiment_html); }
 
-static void experiment_save(trial *t)
+static void experiment_publish(trial *t)
 {
     qnet_experiment e = *experiment;
     e.ctx = t->ctx;
-    do TRY(t, qnet_experiment_save(&e, FOLDER "/saved-run"));
+    CHECK_OK(plain, qnet_make_folder(plain, FOLDER "/published"));
+    do TRY(t, publish_write(NULL, &e, FOLDER "/published"));
     while (again(t, NULL, NULL, 0));
-    hash_file(t, FOLDER "/saved-run/predictions.csv");
+    hash_file(t, FOLDER "/published/results.json");
 }
 
 static void preparation_load(trial *t)
@@ -1171,7 +1173,7 @@ static const one_case cases[] = {
     CASE(stage2_write, 0), CASE(stage2_save, 0), CASE(stage2_read, 0), CASE(stage2_load, 0),
     CASE(roc, 0), CASE(auc, 0), CASE(delong, 0), CASE(bootstrap, 0), CASE(boxplot, 0),
     CASE(experiment_tables, 0), CASE(experiment_json, 20), CASE(experiment_csv, 20),
-    CASE(experiment_manifest, 0), CASE(experiment_html, 10), CASE(experiment_save, 4),
+    CASE(experiment_manifest, 0), CASE(experiment_html, 10), CASE(experiment_publish, 4),
     CASE(preparation_load, 2), CASE(experiment_run, 1)};
 
 static double no_time(void *user)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/publish.h"
 #include "../test.h"
 
 /* ---- Operations that can fail ------------------------------------------------------------------------------- */
@@ -599,6 +600,7 @@ static qnet_status run_experiment(qnet_context *ctx, int resume)
     c.stage2.epochs = 1;
     c.stage2.hidden = 4;
     c.cam_scans = 1;
+    c.publish.write = publish_write;
     status = qnet_experiment_run(ctx, &c, "../data", "out", NULL, resume, &e);
     CHECK((status == QNET_OK) == (e != NULL));
     qnet_experiment_destroy(e);

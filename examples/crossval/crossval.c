@@ -8,6 +8,7 @@
 #include "qnet.h"
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
+#include "publish.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -175,6 +176,7 @@ static int parse(int argc, char **argv, options *o)
 {
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->config.publish.write = publish_write;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return -1;
