@@ -1550,6 +1550,7 @@ typedef struct qnet_experiment {
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds; /* of training, in all sessions of a run that was stopped and resumed */
+    struct qnet__block *blocks; /* the memory of all this */
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
@@ -18242,11 +18243,11 @@ typedef struct qnet__slab {
 #define QNET__EPOCH_NUMBERS (sizeof(qnet_epoch) / sizeof(double)) /* a history is an array of F64 */
 
 /* text is cut up: it becomes the file's metadata; slabs become its tensors, one-dimensional. */
-static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, qnet_buffer *text,
+static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, char *text,
                                           const qnet__slab *slabs, int count)
 {
     const char *pairs[2 * QNET__METADATA_PAIRS];
-    const int lines = qnet__metadata_pairs((char *)text->bytes, pairs);
+    const int lines = qnet__metadata_pairs(text, pairs);
     qnet_safetensor tensors[QNET__SLABS];
     memset(tensors, 0, sizeof(tensors));
     for (int i = 0; i < count; i++) {
@@ -18262,10 +18263,10 @@ static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, qn
 /* QNET_ERROR_MISMATCH for the first line of text, which is cut up, that the file has otherwise or
    not at all; keys that begin with `skip` are not compared (NULL: all are). */
 static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
-                                            const char *name, qnet_buffer *text, const char *skip)
+                                            const char *name, char *text, const char *skip)
 {
     const char *pairs[2 * QNET__METADATA_PAIRS];
-    const int lines = qnet__metadata_pairs((char *)text->bytes, pairs);
+    const int lines = qnet__metadata_pairs(text, pairs);
     for (int i = 0; i < lines; i++) {
         const char *key = pairs[2 * i], *expected = pairs[2 * i + 1];
         const char *found = qnet_safetensors_metadata(file, key);
@@ -18882,7 +18883,7 @@ QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
         status = qnet__settings_text(run->ctx, &text, "", qnet__training_settings, run);
     if (status == QNET_OK) {
         const int count = qnet__training_slabs(run->state, run->averaged, slabs);
-        status = qnet__checkpoint_write(run->ctx, sink, &text, slabs, count);
+        status = qnet__checkpoint_write(run->ctx, sink, (char *)text.bytes, slabs, count);
     }
     qnet_buffer_free(run->ctx, &text);
     return status;
@@ -18908,7 +18909,7 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
 
 /* Checks everything of the file before the first number of the run changes. text is cut up. */
 static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
-                                               const char *name, qnet_buffer *text)
+                                               const char *name, char *text)
 {
     qnet_context *ctx = run->ctx;
     qnet__training_state *s = run->state;
@@ -18944,7 +18945,8 @@ static qnet_status qnet__training_restore(qnet_training *run, const qnet_safeten
 {
     qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status = qnet__training_text(run->state, &text);
-    if (status == QNET_OK) status = qnet__training_restore_text(run, file, name, &text);
+    if (status == QNET_OK)
+        status = qnet__training_restore_text(run, file, name, (char *)text.bytes);
     qnet_buffer_free(run->ctx, &text);
     return status;
 }
@@ -20683,57 +20685,56 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
     return status;
 }
 
+/* The memory of an experiment's results is a list of such blocks; data follow at QNET__ALIGN. */
+typedef struct qnet__block {
+    struct qnet__block *next;
+    size_t bytes;
+} qnet__block;
+
 #ifndef QNET_NO_STDIO
 
-/* ---- Configuration as text ---------------------------------------------------------------------
-   "key=value" lines: what a resume compares, and what weight files carry. */
+/* ---- configuration as text --------------------------------------------------------------------
+   What a resume compares, and what weights files carry. */
 
-/* One line of a configuration text; the decimal sign is a point whatever the locale. */
-static qnet_status qnet__config_line(qnet_context *ctx, qnet_buffer *text, const char *key,
-                                     double value)
-{
-    char number[40];
-    qnet__format_number(number, sizeof number, value);
-    return qnet_buffer_printf(ctx, text, "%s=%s\n", key, number);
-}
+static const qnet__setting qnet__experiment_settings[] = {
+    QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
+    QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, 99),
+    QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTINGS_END
+};
 
-/* A line whose key has a prefix and an index, such as "augment.mean.0". */
-static qnet_status qnet__config_line_at(qnet_context *ctx, qnet_buffer *text, const char *key,
-                                        int i, double value)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%s.%d", key, i);
-    return qnet__config_line(ctx, text, name, value);
-}
+/* Of what is made of the folds' results: a resume may change it. */
+static const qnet__setting qnet__evaluation_settings[] = {
+    QNET__SETTING(qnet_experiment_config, 'i', bootstrap, 2, 10000000),
+    QNET__SETTING(qnet_experiment_config, 'i', cam_scans, 0, 1000),
+    QNET__SETTINGS_END
+};
 
-/* The fields of a preparation: where the slices come from and what the network sees of them. */
+static const qnet__setting qnet__input_settings[] = {
+    QNET__SETTING(qnet_input_config, 'i', size, 32, 4096),
+    QNET__SETTING(qnet_input_config, 'd', box_mm, 1e-3, 1e4),
+    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, 4096),
+    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, 32767),
+    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, 32767),
+    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
+    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
+      1e6 },
+    QNET__SETTINGS_END
+};
+
+/* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
     QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
                                  qnet_input_name(in->input), QNET__PREPARATION));
-    QNET__TRY(qnet__config_line(ctx, text, "size", in->size));
-    QNET__TRY(qnet__config_line(ctx, text, "box_mm", in->box_mm));
-    QNET__TRY(qnet__config_line(ctx, text, "margin", in->margin));
-    QNET__TRY(qnet__config_line(ctx, text, "max_slices", in->max_slices));
-    QNET__TRY(qnet__config_line(ctx, text, "slice_first", in->slice_first));
-    QNET__TRY(qnet__config_line(ctx, text, "slice_count", in->slice_count));
-    QNET__TRY(qnet__config_line(ctx, text, "box_explicit", in->box_explicit));
-    QNET__TRY(qnet__config_line_at(ctx, text, "box_center_mm", 0, in->box_center_mm[0]));
-    QNET__TRY(qnet__config_line_at(ctx, text, "box_center_mm", 1, in->box_center_mm[1]));
-    QNET__TRY(qnet__config_line(ctx, text, "stretch", (double)a->stretch));
-    QNET__TRY(qnet__config_line(ctx, text, "percentile_low", a->percentile_low));
-    QNET__TRY(qnet__config_line(ctx, text, "percentile_high", a->percentile_high));
-    for (int c = 0; c < 3; c++) {
-        QNET__TRY(qnet__config_line_at(ctx, text, "window_low", c, a->window_low[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "window_high", c, a->window_high[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "mean", c, a->mean[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "std", c, a->std[c]));
-    }
-    return QNET_OK;
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
+    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
 }
 
-/* Every field that changes what a fold computes; the evaluation behind the folds is made anew. */
+/* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
@@ -20743,48 +20744,26 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
                                  "weights=%016llx\n", /* 2: the second way to seed them */
                                  QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
                                  qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         if (c->use_input[i]) QNET__TRY(qnet__preparation_text(ctx, &c->input[i], a, text));
-    }
-    QNET__TRY(qnet__config_line(ctx, text, "folds", c->folds));
-    QNET__TRY(qnet__config_line(ctx, text, "repeats", c->repeats));
-    QNET__TRY(qnet__config_line(ctx, text, "shuffle_labels", c->shuffle_labels));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__experiment_settings, c));
     QNET__TRY(qnet_buffer_printf(ctx, text, "seed=%llu\n", (unsigned long long)c->seed));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.epochs", c->stage1.epochs));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.batch", c->stage1.batch));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.rate_first", c->stage1.rate_first));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.rate_last", c->stage1.rate_last));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.swa_share", c->stage1.swa_share));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.swa_rate", c->stage1.swa_rate));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.beta1", c->stage1.adam.beta1));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.beta2", c->stage1.adam.beta2));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.eps", c->stage1.adam.eps));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_hflip", a->p_hflip));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_vflip", a->p_vflip));
-    QNET__TRY(
-        qnet__config_line(ctx, text, "augment.p_brightness_contrast", a->p_brightness_contrast));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_gamma", a->p_gamma));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_grid", a->p_grid));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_affine", a->p_affine));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.brightness", a->brightness));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.contrast", a->contrast));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.gamma_low", a->gamma_low));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.gamma_high", a->gamma_high));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.grid_limit", a->grid_limit));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.shift", a->shift));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.scale", a->scale));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.rotate", a->rotate));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.physics_safe", a->physics_safe));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.epochs", c->stage2.epochs));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.batch", c->stage2.batch));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.rate", c->stage2.rate));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.hidden", c->stage2.hidden));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.adam.beta1", c->stage2.adam.beta1));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.adam.beta2", c->stage2.adam.beta2));
-    return qnet__config_line(ctx, text, "stage2.adam.eps", c->stage2.adam.eps);
+    QNET__TRY(qnet__settings_text(ctx, text, "stage1.", qnet__stage1_settings, &c->stage1));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, a));
+    return qnet__settings_text(ctx, text, "stage2.", qnet__stage2_settings, &c->stage2);
 }
 
-/* ---- Evaluation of one level ----------------------------------------------------------------- */
+static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
+{
+    if (!c->use_input[0] && !c->use_input[1])
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
+    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__evaluation_settings, c));
+    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
+    return qnet__stage2_config_check(ctx, &c->stage2);
+}
+
+/* ---- evaluation of one level ----------------------------------------------------------------- */
 
 /* Mean and standard deviation (n - 1; NaN for one value) of the values that are finite. */
 static qnet_mean_std qnet__mean_std(const double *values, int count)
@@ -20798,200 +20777,166 @@ static qnet_mean_std qnet__mean_std(const double *values, int count)
         n++;
     }
     r.mean = n ? sum / n : (double)NAN;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         if (qnet__is_finite(values[i])) square += (values[i] - r.mean) * (values[i] - r.mean);
-    }
     r.std = n > 1 ? sqrt(square / (n - 1)) : (double)NAN;
     return r;
 }
 
-/* The columns of a level's items that the metrics read, each [n]. */
+/* The columns of a level's items that the metrics read, and what is computed from them. */
 typedef struct qnet__columns {
-    int *label, *decision, *cluster;
-    double *score;
+    int *label, *decision, *cluster; /* [n] */
+    double *score, *score1;          /* [n] */
+    double *boot;                    /* [bootstrap] */
+    double *values;                  /* [QNET__FIGURES][parts] */
+    size_t n;
+    int parts;                       /* the more of folds and repeats */
 } qnet__columns;
 
-/* Fills the columns with the items of one model, those of `fold` or (-1) all; returns how many. */
-static size_t qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
-                                 int fold, const int *subject)
+/* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
+   index of its subject. */
+static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
+                               int fold, const int *subject)
 {
-    size_t n = 0;
+    c->n = 0;
     for (size_t i = 0; i < count; i++) {
         if (fold >= 0 && items[i].fold != fold) continue;
-        c->label[n] = items[i].label;
-        c->decision[n] = items[i].decision[model];
-        c->cluster[n] = subject[items[i].scan];
-        c->score[n] = items[i].probability[model];
-        n++;
+        c->label[c->n] = items[i].label;
+        c->decision[c->n] = items[i].decision[model];
+        c->cluster[c->n] = subject[items[i].scan];
+        c->score[c->n++] = items[i].probability[model];
     }
-    return n;
 }
 
-/* One value per repeat (or, with one repeat, per fold) of the five figures of Tables 1 and 3. */
-typedef struct qnet__figures {
-    double accuracy, sensitivity, specificity, f1, auc;
-} qnet__figures;
-
-static qnet_status qnet__figures_of(qnet_context *ctx, const qnet__columns *c, size_t n,
-                                    qnet__figures *out)
+/* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
+   items of one class is NaN. */
+#define QNET__FIGURES 5
+static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
 {
     qnet_metrics m;
-    double auc;
-    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &m));
-    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0)
-        auc = (double)NAN; /* one-class fold */
-    else
-        QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &auc));
-    out->accuracy = m.accuracy;
-    out->sensitivity = m.sensitivity;
-    out->specificity = m.specificity;
-    out->f1 = m.f1;
-    out->auc = auc;
+    double auc = (double)NAN;
+    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
+    if (m.count.tp + m.count.fn > 0 && m.count.tn + m.count.fp > 0)
+        QNET__TRY(qnet_auc(ctx, c->label, c->score, c->n, &auc));
+    c->values[k] = m.accuracy;
+    c->values[c->parts + k] = m.sensitivity;
+    c->values[2 * c->parts + k] = m.specificity;
+    c->values[3 * c->parts + k] = m.f1;
+    c->values[4 * c->parts + k] = auc;
     return QNET_OK;
 }
 
-/* One line of Tables 1 and 3: mean and deviation over repeats, or value and that over folds. */
+/* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
+   and deviation over repeats, or of one repeat the pooled value and the deviation over folds. On
+   return the columns hold all items of the first repeat. */
 static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experiment_config *config,
                                           const qnet_level_result *level, int model,
-                                          const int *subject, qnet__columns *columns,
-                                          double *values, qnet_model_result *out)
+                                          const int *subject, qnet__columns *c,
+                                          qnet_model_result *out)
 {
-    const int by_fold = config->repeats == 1;
-    const int parts = by_fold ? config->folds : config->repeats;
-    qnet__figures f;
-    qnet_mean_std *cell[5];
-    cell[0] = &out->accuracy;
-    cell[1] = &out->sensitivity;
-    cell[2] = &out->specificity;
-    cell[3] = &out->f1;
-    cell[4] = &out->auc;
-    for (int k = 0; k < parts; k++) {
-        const qnet_item *items = level->items + (by_fold ? 0 : (size_t)k * level->count);
-        size_t n =
-            qnet__columns_fill(columns, items, level->count, model, by_fold ? k : -1, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        values[k] = f.accuracy;
-        values[parts + k] = f.sensitivity;
-        values[2 * parts + k] = f.specificity;
-        values[3 * parts + k] = f.f1;
-        values[4 * parts + k] = f.auc;
+    qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
+                                                &out->specificity, &out->f1, &out->auc};
+    const size_t count = level->count;
+    int n = config->folds;
+    for (int fold = 0; fold < config->folds; fold++) {
+        qnet__columns_fill(c, level->items, count, model, fold, subject);
+        QNET__TRY(qnet__figures(ctx, c, fold));
     }
-    for (int q = 0; q < 5; q++) *cell[q] = qnet__mean_std(values + q * parts, parts);
-    if (by_fold) { /* the value over all test items, as the paper pools them */
-        size_t n = qnet__columns_fill(columns, level->items, level->count, model, -1, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        out->accuracy.mean = f.accuracy;
-        out->sensitivity.mean = f.sensitivity;
-        out->specificity.mean = f.specificity;
-        out->f1.mean = f.f1;
-        out->auc.mean = f.auc;
+    out->auc_within_folds = qnet__mean_std(c->values + 4 * c->parts, config->folds).mean;
+    if (config->repeats > 1) n = config->repeats;
+    for (int k = 0; k < config->repeats && config->repeats > 1; k++) {
+        qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
+        QNET__TRY(qnet__figures(ctx, c, k));
     }
+    for (int q = 0; q < QNET__FIGURES; q++) *cell[q] = qnet__mean_std(c->values + q * c->parts, n);
+    qnet__columns_fill(c, level->items, count, model, -1, subject);
+    QNET__TRY(qnet__figures(ctx, c, 0));
+    for (int q = 0; q < QNET__FIGURES && config->repeats == 1; q++)
+        cell[q]->mean = c->values[q * c->parts];
     return QNET_OK;
 }
 
 /* Everything of one model on the first repeat: metrics, ROC, DeLong intervals, bootstraps. */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
-                                        const qnet_level_result *level, int model,
-                                        const int *subject, qnet__columns *columns, double *boot,
-                                        qnet_model_result *out)
+                                        const qnet__columns *c, qnet_model_result *out)
 {
-    size_t n;
-    double sum = 0;
-    int folds = 0;
+    const size_t n = c->n;
     qnet_delong d;
-    for (int fold = 0; fold < config->folds; fold++) {
-        qnet__figures f;
-        n = qnet__columns_fill(columns, level->items, level->count, model, fold, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        if (f.auc != f.auc) continue;
-        sum += f.auc;
-        folds++;
-    }
-    out->auc_within_folds = folds > 0 ? sum / folds : (double)NAN;
-    n = qnet__columns_fill(columns, level->items, level->count, model, -1, subject);
-    QNET__TRY(qnet_metrics_from(ctx, columns->label, columns->decision, n, &out->first));
-    QNET__TRY(qnet_auc(ctx, columns->label, columns->score, n, &out->auc_first));
-    QNET__TRY(qnet_delong_test(ctx, columns->label, columns->score, NULL, NULL, n, &d));
+    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &out->first));
+    QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &out->auc_first));
+    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, NULL, n, &d));
     out->auc_ci = d.ci[0];
-    QNET__TRY(qnet_delong_test(ctx, columns->label, columns->score, NULL, columns->cluster, n, &d));
+    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, c->cluster, n, &d));
     out->auc_ci_clustered = qnet_logit_interval(d.auc[0], d.variance[0]);
-    QNET__TRY(qnet_roc(ctx, columns->label, columns->score, n, out->roc, &out->roc_count));
+    QNET__TRY(qnet_roc(ctx, c->label, c->score, n, out->roc, &out->roc_count));
     for (int by_subject = 0; by_subject < 2; by_subject++) {
-        QNET__TRY(qnet_bootstrap_auc(ctx, columns->label, columns->score,
-                                     by_subject ? columns->cluster : NULL, n, config->bootstrap,
-                                     config->seed, boot));
-        QNET__TRY(qnet_boxplot_of(ctx, boot, (size_t)config->bootstrap,
+        QNET__TRY(qnet_bootstrap_auc(ctx, c->label, c->score, by_subject ? c->cluster : NULL, n,
+                                     config->bootstrap, config->seed, c->boot));
+        QNET__TRY(qnet_boxplot_of(ctx, c->boot, (size_t)config->bootstrap,
                                   by_subject ? &out->bootstrap_clustered : &out->bootstrap));
     }
     return QNET_OK;
 }
 
-/* The pairs of Table 2, in its order. */
-static qnet_status qnet__evaluate_pairs(qnet_context *ctx, qnet_level_result *level,
-                                        const int *subject, qnet__columns *columns, double *score1)
+/* The models one by one, then the pairs of Table 2, in its order. */
+static qnet_status qnet__evaluate_columns(qnet_context *ctx, const qnet_experiment_config *config,
+                                          qnet_level_result *level, const int *subject,
+                                          qnet__columns *c)
 {
     static const qnet_model_kind pairs[3][2] = { { QNET_MODEL_RESNET_SWA, QNET_MODEL_RESNET },
                                                  { QNET_MODEL_QNET, QNET_MODEL_RESNET },
                                                  { QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA } };
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_model_result *out = &level->model[m];
+        QNET__TRY(qnet__evaluate_figures(ctx, config, level, m, subject, c, out));
+        QNET__TRY(qnet__evaluate_model(ctx, config, c, out));
+    }
     for (int k = 0; k < 3; k++) {
         qnet_pair_result *pair = &level->pair[k];
-        size_t n;
         pair->model1 = pairs[k][0];
         pair->model2 = pairs[k][1];
-        n = qnet__columns_fill(columns, level->items, level->count, (int)pair->model1, -1, subject);
-        memcpy(score1, columns->score, n * sizeof *score1);
-        qnet__columns_fill(columns, level->items, level->count, (int)pair->model2, -1, subject);
-        QNET__TRY(
-            qnet_delong_test(ctx, columns->label, score1, columns->score, NULL, n, &pair->by_item));
-        QNET__TRY(qnet_delong_test(ctx, columns->label, score1, columns->score, columns->cluster, n,
+        qnet__columns_fill(c, level->items, level->count, (int)pair->model1, -1, subject);
+        memcpy(c->score1, c->score, c->n * sizeof *c->score);
+        qnet__columns_fill(c, level->items, level->count, (int)pair->model2, -1, subject);
+        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, NULL, c->n, &pair->by_item));
+        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, c->cluster, c->n,
                                    &pair->by_subject));
     }
     return QNET_OK;
 }
 
-/* Fills a level's results from its items. subject[scan]: the index of its subject. */
+/* Fills a level's results from its items. */
 static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *level,
                                         const int *subject)
 {
-    qnet_context *ctx = e->ctx;
-    const int parts = qnet__max_int(e->config.repeats, e->config.folds);
     qnet__arena arena = { NULL, 0 };
-    qnet__columns columns;
-    double *boot = NULL, *values = NULL, *score1 = NULL;
-    qnet_status status = QNET_OK;
+    qnet__columns c;
+    qnet_status status;
     size_t bytes = 0;
-    memset(&columns, 0, sizeof columns);
+    memset(&c, 0, sizeof c);
+    c.parts = qnet__max_int(e->config.repeats, e->config.folds);
     for (int pass = 0; pass < 2; pass++) {
-        columns.label = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.score = (double *)qnet__take(&arena, level->count, sizeof(double));
-        score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
-        boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        values = (double *)qnet__take(&arena, (size_t)parts * 5, sizeof(double));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "the evaluation");
-        }
+        c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
+        c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
+        c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
+        c.values = (double *)qnet__take(&arena, (size_t)c.parts, QNET__FIGURES * sizeof(double));
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.at = 0;
+        arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
+        if (!arena.base) return qnet__no_memory(e->ctx, bytes, "the evaluation");
     }
-    for (int m = 0; m < QNET_MODELS && status == QNET_OK; m++) {
-        status = qnet__evaluate_figures(ctx, &e->config, level, m, subject, &columns, values,
-                                        &level->model[m]);
-        if (status == QNET_OK) {
-            status = qnet__evaluate_model(ctx, &e->config, level, m, subject, &columns, boot,
-                                          &level->model[m]);
-        }
-    }
-    if (status == QNET_OK) status = qnet__evaluate_pairs(ctx, level, subject, &columns, score1);
-    qnet__free(ctx, arena.base, bytes);
+    status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);
+    qnet__free(e->ctx, arena.base, bytes);
     return status;
 }
 
-/* ---- One fold -------------------------------------------------------------------------------- */
+/* ---- what the work on a fold needs ----------------------------------------------------------- */
 
-/* What a fold's work needs; one lives in qnet_experiment_run and is passed down. */
+/* One lives in qnet_experiment_run and is passed down. */
 typedef struct qnet__job {
     qnet_experiment *e;
     qnet_cohort *cohort;
@@ -21000,22 +20945,90 @@ typedef struct qnet__job {
     char subjects[24];    /* hash of the names of the cohort's subjects, in their order */
     char trained_on[24];  /* the same of initial weights that have no records; "": not known */
     qnet_buffer seen;     /* records of the subjects that the initial weights have seen */
-    int input, repeat, fold; /* all from 0 */
-    int *train, *test;       /* scans of this fold's two sides */
-    int train_count, test_count;
-    int *length, *label;     /* [train_count] for stage 2 */
-    int opened;              /* 1: out/checkpoint is there and is this run's */
-    uint64_t fingerprint;    /* of configuration, cohort and initial weights: the run's identity */
-    uint64_t embedding_hash; /* of this fold's resnetswa file, once it is written */
-    const qnet_buffer *text; /* the configuration, as config.txt holds it */
+    qnet_buffer text;     /* the configuration, as config.txt holds it */
+    uint64_t fingerprint; /* of configuration, cohort and initial weights: the run's identity */
     int resume;
-    qnet_progress outer; /* the caller's progress hook */
+    int opened;           /* 1: out/checkpoint is there and is this run's */
+    int input, repeat, fold; /* all from 0 */
+    /* By scan of the cohort, each [scans]: */
+    int *subject, *fold_of;  /* a subject is the index of its first scan */
+    int *image_at;           /* a scan's first image among all of the cohort */
+    /* Of the fold, with room for all scans: */
+    int *train, *test;       /* scans of its two sides */
+    int *length, *label;     /* for stage 2 */
+    int train_count, test_count, test_images;
+    qnet_real *features;     /* [scans][max_slices][512] */
+    double *image, *scan;    /* [scans][max_slices], [scans]: probabilities of HH */
+    uint64_t embedding_hash; /* of its resnetswa file, once it is written */
+    /* Its result: */
+    double *test_image;      /* [QNET_MODELS][images of the test scans, in order] */
+    double *test_scan;       /* [QNET_MODELS][test scans] */
+    qnet_epoch *curve[QNET_MODELS];
+    /* For a picture: */
+    qnet_real *pixels;       /* [size][size][3] */
+    float *map, *grey;       /* [size][size] */
+    void *scratch;           /* of the augmentation */
+    /* Progress, in epochs of stage 1: */
+    qnet_progress outer;     /* the caller's hook */
     char where[64];
-    double share_before, share;               /* of the whole job: earlier inputs, this input */
-    double work_done, work_total, work_epoch; /* pixels to train on: so far, in all, in one epoch */
-    double phase_work;                        /* of this fold, before the present stage-1 run */
-    int phase_first; /* epoch at which the present stage-1 run began; -1: not stage 1 */
+    double share_before, share; /* of the whole job: earlier inputs, this input */
+    double epochs;           /* of this input, before the present stage-1 run */
+    int run_first;           /* epoch at which that began; -1: not stage 1 */
 } qnet__job;
+
+/* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
+static int qnet__fold_epochs(const qnet_experiment_config *c)
+{
+    return 2 * c->stage1.epochs - qnet_stage1_swa_start(&c->stage1);
+}
+
+static int qnet__model_epochs(const qnet_experiment_config *c, int model)
+{
+    return model == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs;
+}
+
+/* The arrays of an input's folds; with base NULL it only measures. */
+static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
+{
+    const size_t n = (size_t)job->cohort->scans_count;
+    const size_t steps = (size_t)job->cohort->config.max_slices;
+    const size_t pixels = (size_t)job->cohort->config.size * (size_t)job->cohort->config.size;
+    int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
+                          &job->length, &job->label};
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
+        *ints[i] = (int *)qnet__take(a, n, sizeof(int));
+    job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
+    job->image = (double *)qnet__take(a, n * steps, sizeof(double));
+    job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
+    job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
+    for (int m = 0; m < QNET_MODELS; m++)
+        job->curve[m] = (qnet_epoch *)qnet__take(a, (size_t)qnet__model_epochs(&job->e->config, m),
+                                                 sizeof(qnet_epoch));
+    job->pixels = (qnet_real *)qnet__take(a, pixels, 3 * sizeof(qnet_real));
+    job->map = (float *)qnet__take(a, pixels, sizeof(float));
+    job->grey = (float *)qnet__take(a, pixels, sizeof(float));
+    job->scratch = qnet__take(a, qnet_augment_scratch(job->cohort->height, job->cohort->width), 1);
+}
+
+/* Memory that is given back with the experiment: count * size bytes, zeroed. NULL, with the error
+   told, when there is none. */
+static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
+{
+    size_t bytes = SIZE_MAX;
+    qnet__block *block = NULL;
+    if (qnet__mul(count, size, &bytes) && qnet__add(bytes, QNET__ALIGN, &bytes))
+        block = (qnet__block *)qnet__alloc(e->ctx, bytes);
+    if (block == NULL) {
+        (void)qnet__no_memory(e->ctx, bytes, what);
+        return NULL;
+    }
+    memset(block, 0, bytes);
+    block->next = e->blocks;
+    block->bytes = bytes;
+    e->blocks = block;
+    return (unsigned char *)block + QNET__ALIGN;
+}
 
 /* The path out/checkpoint/<input>-repeat01-fold03<suffix>. */
 static void qnet__job_path(const qnet__job *job, const char *suffix, char path[700])
@@ -21024,95 +21037,35 @@ static void qnet__job_path(const qnet__job *job, const char *suffix, char path[7
              qnet_input_name((qnet_input)job->input), job->repeat + 1, job->fold + 1, suffix);
 }
 
-/* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
-static int qnet__job_progress(void *user, const qnet_progress_info *info)
-{
-    qnet__job *job = (qnet__job *)user;
-    qnet_progress_info full = *info;
-    double work = job->work_done + job->phase_work;
-    if (!job->outer.report) return 0;
-    if (job->phase_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double epochs =
-            (info->epoch > 0 ? info->epoch - 1 : job->e->config.stage1.epochs) - job->phase_first;
-        if (info->epoch > 0 && info->steps > 0) epochs += (double)info->step / (double)info->steps;
-        if (epochs > 0) work += job->work_epoch * epochs;
-    }
-    full.where = job->where;
-    full.fraction = job->share_before;
-    if (job->work_total > 0)
-        full.fraction += job->share * (work < job->work_total ? work / job->work_total : 1);
-    return job->outer.report(job->outer.user, &full);
-}
-
 static void qnet__remove_file(const char *path)
 {
     (void)qnet__remove(path); /* a work file that is not there is as good as removed */
 }
 
-/* What a weights file says of a subject on whom it was trained: hashes of the name and of the QSM
-   map, of which the second tells who it is, whatever the name, the order or the crop. */
-#define QNET__RECORD 32
-static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
+/* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
+static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
-    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
-             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
-             (unsigned long long)scan->source_hash);
-}
-
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
-   say what it is and on whom it was trained, counting what its initial weights have seen; Q-Net's
-   also, on whose features it was trained (qnet_weights_check_pair). */
-static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
-                                          const qnet_param_table *table, const qnet_real *block)
-{
-    qnet_context *ctx = job->e->ctx;
+    const qnet__job *job = (const qnet__job *)user;
     const qnet_experiment_config *c = &job->e->config;
-    const char *pairs[2 * QNET__METADATA_PAIRS];
-    char path[700], suffix[64];
-    qnet_buffer text;
-    qnet_status status;
-    memset(&text, 0, sizeof text);
-    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
-    qnet__job_path(job, suffix, path);
-    status = qnet_buffer_printf(
-        ctx, &text,
-        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
-        "dataset=%s\nsimulated=%d\n",
-        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
-        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
-    if (status == QNET_OK)
-        status = qnet_buffer_printf(ctx, &text, "labels=%s\ntrained_on=%.*s",
-                                    c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
-                                    job->seen.size > 0 ? (const char *)job->seen.bytes : "");
-    for (int i = 0; i < job->train_count && status == QNET_OK; i++) {
-        char record[QNET__RECORD + 1];
-        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
-        status = qnet_buffer_append(ctx, &text, record, QNET__RECORD);
+    const double total = (double)qnet__fold_epochs(c) * c->folds * c->repeats;
+    double epochs = job->epochs;
+    qnet_progress_info full = *info;
+    if (!job->outer.report) return 0;
+    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
+        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+        if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
+        if (done > 0) epochs += done;
     }
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "\n", 1);
-    if (status == QNET_OK && strcmp(model, "qnet") == 0) {
-        status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
-                                    (unsigned long long)job->embedding_hash);
-    }
-    if (status == QNET_OK)
-        status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs);
-        status = qnet_weights_save(ctx, path, table, block, pairs, n);
-    }
-    qnet_buffer_free(ctx, &text);
-    return status;
+    full.where = job->where;
+    full.fraction = job->share_before + job->share * (epochs < total ? epochs / total : 1);
+    return job->outer.report(job->outer.user, &full);
 }
 
 /* The seed of a stage: one number per repeat and fold, so that no two runs share a stream. */
 static uint64_t qnet__job_seed(const qnet__job *job)
 {
-    uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof job->e->config.seed);
-    uint32_t place[3];
-    place[0] = (uint32_t)job->input;
-    place[1] = (uint32_t)job->repeat;
-    place[2] = (uint32_t)job->fold;
+    const uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof(uint64_t));
+    const uint32_t place[3] = {(uint32_t)job->input, (uint32_t)job->repeat, (uint32_t)job->fold};
     return qnet_hash(h, place, sizeof place);
 }
 
@@ -21124,205 +21077,282 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
     return repeat == 0 ? seed : high << 32 | qnet_rng_u32(&rng);
 }
 
-/* What a fold leaves behind: test probabilities and learning curves; one block, kept as a file. */
-typedef struct qnet__fold_result {
-    double *image;              /* [QNET_MODELS][images of the test scans, in order] */
-    double *scan;               /* [QNET_MODELS][test scans]; voting models: mean over slices */
-    double *curve[QNET_MODELS]; /* [epochs][3]: loss, learning rate, seconds */
-    int images, scans, epochs[QNET_MODELS];
-    size_t bytes;
-    void *block;
-} qnet__fold_result;
+/* ---- what a weights file says of itself ------------------------------------------------------ */
 
-static qnet_status qnet__fold_result_create(const qnet__job *job, qnet__fold_result *r)
+/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
+   the second tells who it is, whatever the name, the order or the crop. */
+#define QNET__RECORD 32
+static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
+{
+    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
+             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
+             (unsigned long long)scan->source_hash);
+}
+
+/* Which run, input, fold and model it is, on whom it was trained, counting what its initial weights
+   have seen, and how its images were prepared; of Q-Net also, on whose features it was trained
+   (qnet_weights_check_pair). */
+static qnet_status qnet__weights_text(const qnet__job *job, const char *model, qnet_buffer *text)
 {
     qnet_context *ctx = job->e->ctx;
-    qnet__arena arena = { NULL, 0 };
-    memset(r, 0, sizeof *r);
-    r->scans = job->test_count;
-    for (int i = 0; i < job->test_count; i++) r->images += job->cohort->scans[job->test[i]].slices;
-    r->epochs[QNET_MODEL_RESNET] = job->e->config.stage1.epochs;
-    r->epochs[QNET_MODEL_RESNET_SWA] = job->e->config.stage1.epochs;
-    r->epochs[QNET_MODEL_QNET] = job->e->config.stage2.epochs;
-    for (int pass = 0; pass < 2; pass++) {
-        r->image = (double *)qnet__take(&arena, (size_t)r->images * QNET_MODELS, sizeof(double));
-        r->scan = (double *)qnet__take(&arena, (size_t)r->scans * QNET_MODELS, sizeof(double));
-        for (int m = 0; m < QNET_MODELS; m++)
-            r->curve[m] = (double *)qnet__take(&arena, (size_t)r->epochs[m] * 3, sizeof(double));
-        if (pass == 0) {
-            r->bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, r->bytes);
-            if (!arena.base) return qnet__no_memory(ctx, r->bytes, "a fold's result");
-        }
+    const qnet_experiment_config *c = &job->e->config;
+    QNET__TRY(qnet_buffer_printf(
+        ctx, text,
+        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
+        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
+        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
+        job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
+    for (int i = 0; i < job->train_count; i++) {
+        char record[QNET__RECORD + 1];
+        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
+        QNET__TRY(qnet_buffer_append(ctx, text, record, QNET__RECORD));
     }
-    r->block = arena.base;
-    memset(r->block, 0, r->bytes);
+    QNET__TRY(qnet_buffer_append(ctx, text, "\n", 1));
+    if (strcmp(model, "qnet") == 0)
+        QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
+                                     (unsigned long long)job->embedding_hash));
+    return qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, text);
+}
+
+/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
+static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
+                                          const qnet_param_table *table, const qnet_real *block)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    char path[700], suffix[64];
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__weights_text(job, model, &text);
+    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
+    qnet__job_path(job, suffix, path);
+    if (status == QNET_OK) {
+        const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
+        status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
+    }
+    qnet_buffer_free(job->e->ctx, &text);
+    return status;
+}
+
+/* QNET_ERROR_MISMATCH unless the weights file, read from path, is of this run. */
+static qnet_status qnet__check_run(const qnet__job *job, const qnet_safetensors *file,
+                                   const char *path)
+{
+    const char *run = qnet_safetensors_metadata(file, "run");
+    char expected[24];
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    if (run && strcmp(run, expected) == 0) return QNET_OK;
+    return qnet__fail(job->e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s",
+                      path, run ? run : "unknown", expected);
+}
+
+/* Labels that were permuted are not those of people. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
+        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
+    return 0;
+}
+
+static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
+                                          const char *path, qnet_input_config *in,
+                                          qnet_augment_config *a)
+{
+    const char *name = qnet_safetensors_metadata(file, "input");
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    double number;
+    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
+                          name ? name : "");
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s of an earlier or later "
+                          "qnet.h, this one has rule %d: the same maps would give other pixels",
+                          path, rule ? rule : "1", QNET__PREPARATION);
+    QNET__TRY(qnet__check_labels(ctx, file, path));
+    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
+    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
+}
+
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file;
+    qnet_input_config in;
+    qnet_augment_config a;
+    qnet_status status;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    if (!weights_path || !input || !augment)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
+    qnet_safetensors_destroy(file);
+    if (status != QNET_OK) return status;
+    *input = in;
+    *augment = a;
     return QNET_OK;
 }
 
-/* The tensors of a fold's file; data points into r. */
-#define QNET__FOLD_TENSORS (2 + QNET_MODELS)
-static void qnet__fold_tensors(const qnet__fold_result *r, qnet_safetensor *t)
+/* ---- one fold -------------------------------------------------------------------------------- */
+
+/* The arrays of a fold's result. */
+static void qnet__fold_slabs(const qnet__job *job, qnet__slab slabs[QNET__SLABS])
 {
-    static const char *const names[QNET__FOLD_TENSORS] = { "image", "scan", "curve.ResNet",
-                                                           "curve.ResNetSWA", "curve.Q-Net" };
-    memset(t, 0, QNET__FOLD_TENSORS * sizeof *t);
-    for (int i = 0; i < QNET__FOLD_TENSORS; i++) {
-        snprintf(t[i].name, sizeof t[i].name, "%s", names[i]);
-        t[i].dtype = QNET_F64;
-        t[i].ndim = 2;
-        t[i].shape[0] = i < 2 ? (size_t)QNET_MODELS : (size_t)r->epochs[i - 2];
-        t[i].shape[1] = i == 0 ? (size_t)r->images : i == 1 ? (size_t)r->scans : 3;
-        t[i].count = t[i].shape[0] * t[i].shape[1];
-        t[i].bytes = t[i].count * sizeof(double);
-        t[i].data = i == 0 ? r->image : i == 1 ? r->scan : r->curve[i - 2];
+    static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
+                                                    "curve.Q-Net"};
+    const qnet__slab first[2] = {
+        {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
+        {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
+    memcpy(slabs, first, sizeof first);
+    for (int m = 0; m < QNET_MODELS; m++) {
+        slabs[2 + m].name = curves[m];
+        slabs[2 + m].dtype = QNET_F64;
+        slabs[2 + m].data = job->curve[m];
+        slabs[2 + m].count =
+            (size_t)qnet__model_epochs(&job->e->config, m) * QNET__EPOCH_NUMBERS;
     }
 }
 
-static qnet_status qnet__fold_save(const qnet__job *job, const qnet__fold_result *r)
+static qnet_status qnet__fold_save(const qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_safetensor tensors[QNET__FOLD_TENSORS];
-    char path[700], fingerprint[24];
-    const char *pairs[2];
+    qnet__slab slabs[QNET__SLABS];
+    char path[700], text[64];
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    qnet__fold_tensors(r, tensors);
-    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)job->fingerprint);
-    pairs[0] = "fingerprint";
-    pairs[1] = fingerprint;
+    qnet__fold_slabs(job, slabs);
+    snprintf(text, sizeof text, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
     qnet__job_path(job, "-result.safetensors", path);
-    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_safetensors_write(ctx, &sink, tensors, QNET__FOLD_TENSORS, pairs, 1);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
+    status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
+    if (status == QNET_OK) return qnet__file_commit(job->e->ctx, &file);
+    qnet__file_abandon(&file);
+    return status;
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
-static qnet_status qnet__fold_load(const qnet__job *job, qnet__fold_result *r)
+static qnet_status qnet__fold_load(const qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_safetensor want[QNET__FOLD_TENSORS];
-    char path[700], fingerprint[24];
+    qnet__slab slabs[QNET__SLABS];
+    char path[700], text[64];
     qnet_safetensors *file;
-    const char *found;
-    qnet_status status = QNET_OK;
+    qnet_status status;
+    qnet__fold_slabs(job, slabs);
+    snprintf(text, sizeof text, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
     qnet__job_path(job, "-result.safetensors", path);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
-    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    qnet__fold_tensors(r, want);
-    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)job->fingerprint);
-    found = qnet_safetensors_metadata(file, "fingerprint");
-    if (!found || strcmp(found, fingerprint) != 0) {
-        status = qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                            "%s: made with another configuration, cohort or initial weights "
-                            "(fingerprint %s, expected %s)",
-                            path, found ? found : "missing", fingerprint);
-    }
-    for (int pass = 0; pass < 2; pass++) { /* check all, then copy */
-        for (int i = 0; i < QNET__FOLD_TENSORS && status == QNET_OK; i++) {
-            const qnet_safetensor *t = qnet_safetensors_find(file, want[i].name);
-            if (!t || t->dtype != QNET_F64 || t->bytes != want[i].bytes) {
-                status = qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                    "%s: tensor %s: expected %lu bytes of F64, found %lu", path,
-                                    want[i].name, (unsigned long)want[i].bytes,
-                                    (unsigned long)(t ? t->bytes : 0));
-            } else if (pass == 1) {
-                double *to = i == 0 ? r->image : i == 1 ? r->scan : r->curve[i - 2];
-                memcpy(to, t->data,
-                       t->bytes); /* a fold's file stays on the machine that wrote it */
-            }
-        }
-    }
+    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    status = qnet__checkpoint_compare(job->e->ctx, file, path, text, NULL);
+    if (status == QNET_OK)
+        status = qnet__checkpoint_copy(job->e->ctx, file, path, slabs, QNET__SLABS);
     qnet_safetensors_destroy(file);
     return status;
 }
 
-static void qnet__copy_curve(double *curve, const qnet_epoch *history, int epochs)
+/* Features and probabilities of `count` scans by the frozen net; either may be NULL. */
+static qnet_status qnet__fold_embed(const qnet__job *job, qnet_resnet *net, const int *scans,
+                                    int count, qnet_real *features, double *image)
 {
-    for (int i = 0; i < epochs; i++) {
-        curve[3 * i] = history[i].loss;
-        curve[3 * i + 1] = history[i].learning_rate;
-        curve[3 * i + 2] = history[i].seconds;
-    }
+    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count, features,
+                      image);
 }
 
-/* Probabilities of the test scans' slices by net into the row of `model`, and means per scan. */
-static qnet_status qnet__fold_test_images(const qnet__job *job, qnet_resnet *net, int model,
-                                          qnet__fold_result *r)
+/* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
+   job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
+static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
+                                   const double *scan)
 {
-    qnet_context *ctx = job->e->ctx;
-    const int steps = job->cohort->config.max_slices;
-    const size_t bytes = (size_t)job->test_count * (size_t)steps * sizeof(double);
-    double *probability = (double *)qnet__alloc(ctx, bytes);
-    double *image = r->image + (size_t)model * (size_t)r->images;
-    qnet_status status;
-    if (!probability) return qnet__no_memory(ctx, bytes, "test probabilities");
-    status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                        job->test_count, NULL, probability);
-    for (int i = 0; i < job->test_count && status == QNET_OK; i++) {
+    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
+    const size_t steps = (size_t)job->cohort->config.max_slices;
+    double *image = job->test_image + model * job->test_images;
+    for (int i = 0; i < job->test_count; i++) {
         const int slices = job->cohort->scans[job->test[i]].slices;
         double sum = 0;
         for (int t = 0; t < slices; t++) {
-            *image = probability[(size_t)i * (size_t)steps + (size_t)t];
+            *image = job->image[(size_t)i * steps + (size_t)t];
             sum += *image++;
         }
-        r->scan[model * r->scans + i] = sum / slices;
+        job->test_scan[model * job->test_count + i] = scan ? scan[i] : sum / slices;
     }
-    qnet__free(ctx, probability, bytes);
-    return status;
+    memcpy(job->curve[model], run->history, (size_t)run->epochs * sizeof(qnet_epoch));
+    return qnet__job_save_weights(job, names[model], run->state->table, run->state->weights);
 }
 
-/* Runs stage 1 with or without SWA to its end, saving after every epoch; the run without SWA leaves
-   a copy at the epoch where the run with SWA leaves its path. *out is finished. */
-static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_training **out)
+/* Trains stage 1 to its end, saving after every epoch; the run without SWA leaves a copy at the
+   epoch where the run with SWA leaves its path. */
+static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int swa, int start)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_stage1_config config = job->e->config.stage1;
     char checkpoint[700], branch[700];
-    qnet_training *run = NULL;
-    qnet_status status;
-    int start;
-    config.size = job->cohort->config.size;
-    config.seed = qnet__job_seed(job);
-    config.swa = swa;
-    start = qnet_stage1_swa_start(&config);
-    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
     qnet__job_path(job, "-branch.checkpoint", branch);
-    QNET__TRY(qnet_stage1_create(ctx, &config, job->cohort, job->train, job->train_count,
-                                 job->initial ? job->initial->weights : NULL, &run));
-    status = QNET_OK;
     if (job->resume && qnet_file_exists(checkpoint)) {
-        status = qnet_training_load(run, checkpoint);
+        const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT)
-            status = qnet__fail(ctx, status, "%s; remove that file to do its part again",
-                                qnet_last_error(ctx));
+            return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
+                              qnet_last_error(run->ctx));
+        QNET__TRY(status);
     } else if (swa && start > 0) {
-        status = qnet_training_load(run, branch);
+        QNET__TRY(qnet_training_load(run, branch));
     }
-    job->phase_first = swa ? start : 0;
-    while (status == QNET_OK && run->epoch < config.epochs) {
-        status = qnet_training_epoch(run);
-        if (status == QNET_OK && !swa && run->epoch == start)
-            status = qnet_training_save(run, branch);
-        if (status == QNET_OK && run->epoch < config.epochs)
-            status = qnet_training_save(run, checkpoint);
+    while (run->epoch < run->epochs) {
+        QNET__TRY(qnet_training_epoch(run));
+        if (!swa && run->epoch == start) QNET__TRY(qnet_training_save(run, branch));
+        if (run->epoch < run->epochs) QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    if (status == QNET_OK && !run->finished) status = qnet_training_finish(run);
-    if (status == QNET_OK) status = qnet_training_save(run, checkpoint);
-    if (status == QNET_OK) {
-        job->phase_work += job->work_epoch * (config.epochs - job->phase_first);
-        *out = run;
-    } else {
-        qnet_training_destroy(run);
+    QNET__TRY(qnet_training_finish(run));
+    return qnet_training_save(run, checkpoint);
+}
+
+/* Stage 2 from the training scans' features, in job->features, to its result. */
+static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_resnet *net)
+{
+    char checkpoint[700];
+    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
+    if (job->resume && qnet_file_exists(checkpoint)) QNET__TRY(qnet_training_load(run, checkpoint));
+    QNET__TRY(qnet_training_run(run, checkpoint));
+    for (int i = 0; i < job->test_count; i++)
+        job->length[i] = job->cohort->scans[job->test[i]].slices;
+    QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
+    QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
+                                      job->image, job->scan));
+    QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
+    qnet__remove_file(checkpoint);
+    return QNET_OK;
+}
+
+/* Q-Net on the features of the frozen ResNetSWA. */
+static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
+{
+    qnet_stage2_config config = job->e->config.stage2;
+    qnet_training *run = NULL;
+    qnet_status status;
+    config.steps = job->cohort->config.max_slices;
+    config.seed = qnet__job_seed(job);
+    for (int i = 0; i < job->train_count; i++) {
+        job->length[i] = job->cohort->scans[job->train[i]].slices;
+        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
     }
-    job->phase_first = -1;
+    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count, job->features, NULL));
+    QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
+                                 job->train_count, &run));
+    status = qnet__stage2_train(job, run, net);
+    qnet_training_destroy(run);
     return status;
 }
 
@@ -21338,146 +21368,109 @@ static qnet_status qnet__job_hash_embedding(qnet__job *job)
     return QNET_OK;
 }
 
-/* Stage 2 of a fold over the frozen embedding `net`: features, training, test probabilities. */
-static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fold_result *r)
+/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved. */
+static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
-    qnet_context *ctx = job->e->ctx;
-    const int steps = job->cohort->config.max_slices;
-    const int most = qnet__max_int(job->train_count, job->test_count);
-    qnet_stage2_config config = job->e->config.stage2;
-    qnet__arena arena = { NULL, 0 };
-    qnet_real *features = NULL;
-    double *image = NULL, *scan = NULL;
+    qnet_stage1_config config = job->e->config.stage1;
+    const int start = qnet_stage1_swa_start(&config);
     qnet_training *run = NULL;
-    char checkpoint[700];
-    size_t bytes = 0;
     qnet_status status;
-    for (int pass = 0; pass < 2; pass++) {
-        features = (qnet_real *)qnet__take(&arena, (size_t)most * (size_t)steps * QNET_FEATURES,
-                                           sizeof(qnet_real));
-        image = (double *)qnet__take(&arena, (size_t)most * (size_t)steps, sizeof(double));
-        scan = (double *)qnet__take(&arena, (size_t)most, sizeof(double));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "the features of a fold");
-        }
-    }
-    config.steps = steps;
+    config.size = job->cohort->config.size;
     config.seed = qnet__job_seed(job);
-    for (int i = 0; i < job->train_count; i++) {
-        job->length[i] = job->cohort->scans[job->train[i]].slices;
-        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
-    }
-    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
-    status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
-                        job->train_count, features, NULL);
-    if (status == QNET_OK) {
-        status = qnet_stage2_create(ctx, &config, features, job->length, job->label,
-                                    job->train_count, &run);
-    }
-    if (status == QNET_OK && job->resume && qnet_file_exists(checkpoint))
-        status = qnet_training_load(run, checkpoint);
-    if (status == QNET_OK) status = qnet_training_run(run, checkpoint);
-    if (status == QNET_OK) {
-        status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                            job->test_count, features, NULL);
-    }
-    if (status == QNET_OK) {
-        for (int i = 0; i < job->test_count; i++)
-            job->length[i] = job->cohort->scans[job->test[i]].slices;
-        status = qnet_scan_model_predict(run->model, features, job->length, job->test_count, image,
-                                         scan);
-    }
-    if (status == QNET_OK) {
-        double *to = r->image + (size_t)QNET_MODEL_QNET * (size_t)r->images;
-        for (int i = 0; i < job->test_count; i++) {
-            for (int t = 0; t < job->length[i]; t++)
-                *to++ = image[(size_t)i * (size_t)steps + (size_t)t];
-            r->scan[QNET_MODEL_QNET * r->scans + i] = scan[i];
-        }
-        qnet__copy_curve(r->curve[QNET_MODEL_QNET], run->history, run->epoch);
-        status = qnet__job_save_weights(job, "qnet", run->model->table, run->model->weights);
-    }
+    config.swa = swa;
+    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
+    QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
+                                 job->initial ? job->initial->weights : NULL, &run));
+    job->run_first = swa ? start : 0;
+    status = qnet__stage1_train(job, run, swa, start);
+    job->epochs += config.epochs - job->run_first;
+    job->run_first = -1;
+    if (status == QNET_OK)
+        status = qnet__fold_embed(job, run->net, job->test, job->test_count, NULL, job->image);
+    if (status == QNET_OK)
+        status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
+    if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
+    if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net);
     qnet_training_destroy(run);
-    qnet__free(ctx, arena.base, bytes);
-    if (status == QNET_OK) qnet__remove_file(checkpoint);
     return status;
 }
 
 /* Trains and tests the three models of one fold, or reads what an earlier run has done. */
-static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
+static qnet_status qnet__fold_run(qnet__job *job)
 {
     static const char *const work_files[] = { "-branch.checkpoint", "-resnet.checkpoint",
                                               "-swa.checkpoint" };
-    qnet_training *run = NULL;
-    char path[700];
-    qnet_status status = QNET_ERROR_NOT_FOUND;
-    if (job->resume) status = qnet__fold_load(job, r);
-    if (status != QNET_ERROR_NOT_FOUND) return status;
-    for (int swa = 0; swa < 2; swa++) {
-        const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
-        QNET__TRY(qnet__fold_stage1(job, swa, &run));
-        qnet__copy_curve(r->curve[model], run->history, run->epoch);
-        status = qnet__job_save_weights(job, swa ? "resnetswa" : "resnet", run->net->table,
-                                        run->net->weights);
-        if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
-        if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
-        if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
-        qnet_training_destroy(run);
-        if (status != QNET_OK) return status;
+    if (job->resume) {
+        const qnet_status status = qnet__fold_load(job);
+        if (status != QNET_ERROR_NOT_FOUND) return status;
     }
-    QNET__TRY(qnet__fold_save(job, r));
+    QNET__TRY(qnet__fold_stage1(job, 0));
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    QNET__TRY(qnet__fold_save(job));
     for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
+        char path[700];
         qnet__job_path(job, work_files[i], path);
         qnet__remove_file(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels:
-   image_at[scan] is a scan's first image among all of the cohort. */
-static void qnet__fold_items(const qnet__job *job, const qnet__fold_result *r, const int *image_at)
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. */
+static void qnet__fold_items(const qnet__job *job)
 {
-    qnet_level_result *levels = job->e->level[job->input];
-    int image = 0;
+    const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
+    const qnet_level_result *images = &job->e->level[job->input][QNET_LEVEL_IMAGE];
+    const double *image = job->test_image;
     for (int i = 0; i < job->test_count; i++) {
         const int s = job->test[i];
         const qnet_scan *scan = &job->cohort->scans[s];
-        qnet_item *whole = levels[QNET_LEVEL_SCAN].items +
-                           (size_t)job->repeat * levels[QNET_LEVEL_SCAN].count + (size_t)s;
-        qnet_item *slice = levels[QNET_LEVEL_IMAGE].items +
-                           (size_t)job->repeat * levels[QNET_LEVEL_IMAGE].count +
-                           (size_t)image_at[s];
+        const size_t repeat = (size_t)job->repeat;
+        qnet_item *whole = scans->items + repeat * scans->count + (size_t)s;
+        qnet_item *slice = images->items + repeat * images->count + (size_t)job->image_at[s];
         int votes[QNET_MODELS] = { 0, 0, 0 };
+        whole->scan = s;
+        whole->slice = whole->z = -1;
+        whole->fold = job->fold;
+        whole->label = (int)scan->label;
         for (int t = 0; t < scan->slices; t++, slice++, image++) {
-            slice->scan = s;
+            *slice = *whole;
             slice->slice = t;
             slice->z = scan->slice_z[t];
-            slice->fold = job->fold;
-            slice->label = (int)scan->label;
             for (int m = 0; m < QNET_MODELS; m++) {
-                slice->probability[m] = r->image[(size_t)m * (size_t)r->images + (size_t)image];
+                slice->probability[m] = image[m * job->test_images];
                 slice->decision[m] = slice->probability[m] > 0.5;
                 votes[m] += slice->decision[m];
             }
         }
-        whole->scan = s;
-        whole->slice = -1;
-        whole->z = -1;
-        whole->fold = job->fold;
-        whole->label = (int)scan->label;
         for (int m = 0; m < QNET_MODELS; m++) {
-            whole->probability[m] = r->scan[m * r->scans + i];
-            whole->decision[m] = m == QNET_MODEL_QNET
-                                     ? whole->probability[m] > 0.5
-                                     : 2 * votes[m] > scan->slices; /* a tie is HC */
+            whole->probability[m] = job->test_scan[m * job->test_count + i];
+            whole->decision[m] = 2 * votes[m] > scan->slices; /* a tie is HC */
         }
+        whole->decision[QNET_MODEL_QNET] = whole->probability[QNET_MODEL_QNET] > 0.5;
     }
 }
 
-/* ---- Pictures -------------------------------------------------------------------------------- */
+static qnet_status qnet__fold_curves(const qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_curve *curve = &e->curves[e->curves_count];
+        const int epochs = qnet__model_epochs(&e->config, m);
+        curve->epoch = (qnet_epoch *)qnet__experiment_alloc(e, (size_t)epochs, sizeof(qnet_epoch),
+                                                            "learning curves");
+        if (!curve->epoch) return QNET_ERROR_MEMORY;
+        curve->input = job->input;
+        curve->repeat = job->repeat;
+        curve->fold = job->fold;
+        curve->kind = m;
+        curve->epochs = epochs;
+        memcpy(curve->epoch, job->curve[m], (size_t)epochs * sizeof(qnet_epoch));
+        e->curves_count++;
+    }
+    return QNET_OK;
+}
+
+/* ---- pictures -------------------------------------------------------------------------------- */
 
 #define QNET__SHEET_COLUMNS 6
 #define QNET__SHEET_GAP 4
@@ -21488,211 +21481,151 @@ static uint8_t qnet__to_byte(double v)
     return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
 }
 
-/* An augmentation record's picture with the network's normalisation left out: values in 0..1. */
-static qnet_augment_config qnet__display_config(const qnet_augment_config *augment)
+/* The middle slice of a scan into job->pixels: as the network sees it, or for the eye, with the
+   normalisation left out, so that values are in 0..1. record NULL: without augmentation. */
+static qnet_status qnet__draw_slice(const qnet__job *job, int scan, int for_eye,
+                                    const qnet_augmentation *record)
 {
-    qnet_augment_config config = *augment;
-    for (int c = 0; c < 3; c++) {
+    const int size = job->cohort->config.size, side = job->cohort->height;
+    const qnet_augmentation test = qnet_augment_test(side, side, size, size);
+    qnet_augment_config config = job->e->config.stage1.augment;
+    for (int c = 0; c < 3 && for_eye; c++) {
         config.mean[c] = 0;
         config.std[c] = 1;
     }
-    return config;
+    return qnet_augment_apply(job->e->ctx, &config, record ? record : &test,
+                              qnet_scan_slice(job->cohort, scan,
+                                              job->cohort->scans[scan].slices / 2),
+                              side, side, job->pixels, size, size, job->scratch);
 }
 
 /* Fig. 3: the QSM channel of one slice without augmentation, then as five draws make it. */
-static qnet_status qnet__augmentation_sheet(qnet_experiment *e, const qnet_cohort *cohort,
-                                            int input)
+static qnet_status qnet__augmentation_sheet(qnet__job *job)
 {
-    qnet_context *ctx = e->ctx;
-    const int size = cohort->config.size, side = cohort->height;
+    qnet_experiment *e = job->e;
+    const int size = job->cohort->config.size, side = job->cohort->height;
     const int width = QNET__SHEET_COLUMNS * size + (QNET__SHEET_COLUMNS - 1) * QNET__SHEET_GAP;
-    const qnet_augment_config config = qnet__display_config(&e->config.stage1.augment);
-    const size_t pixels = (size_t)size * (size_t)size;
-    const size_t image_bytes = pixels * 3 * sizeof(qnet_real),
-                 scratch_bytes = qnet_augment_scratch(side, side);
-    qnet_real *image = (qnet_real *)qnet__alloc(ctx, image_bytes);
-    void *scratch = qnet__alloc(ctx, scratch_bytes);
-    uint8_t *sheet = (uint8_t *)qnet__alloc(ctx, (size_t)width * (size_t)size * 3);
-    qnet_status status = QNET_OK;
+    const size_t bytes = (size_t)width * (size_t)size * 3;
+    uint8_t *sheet = (uint8_t *)qnet__experiment_alloc(e, bytes, 1, "the augmentation sheet");
     int scan = 0;
-    if (!image || !scratch || !sheet)
-        status = qnet__no_memory(ctx, image_bytes + scratch_bytes, "the augmentation sheet");
-    while (scan + 1 < cohort->scans_count && cohort->scans[scan].label != QNET_HH) scan++;
-    if (status == QNET_OK) memset(sheet, 255, (size_t)width * (size_t)size * 3);
-    for (int k = 0; k < QNET__SHEET_COLUMNS && status == QNET_OK; k++) {
+    if (!sheet) return QNET_ERROR_MEMORY;
+    memset(sheet, 255, bytes);
+    while (scan + 1 < job->cohort->scans_count && job->cohort->scans[scan].label != QNET_HH) scan++;
+    for (int k = 0; k < QNET__SHEET_COLUMNS; k++) {
         qnet_rng rng =
             qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, QNET__SHEET_EPOCH, (uint64_t)k);
-        qnet_augmentation record = k == 0
-                                       ? qnet_augment_test(side, side, size, size)
-                                       : qnet_augment_draw(&config, &rng, side, side, size, size);
-        status = qnet_augment_apply(ctx, &config, &record,
-                                    qnet_scan_slice(cohort, scan, cohort->scans[scan].slices / 2),
-                                    side, side, image, size, size, scratch);
-        for (size_t p = 0; p < pixels && status == QNET_OK; p++) {
-            uint8_t *to = sheet + ((p / (size_t)size) * (size_t)width + p % (size_t)size +
-                                   (size_t)k * (size_t)(size + QNET__SHEET_GAP)) *
-                                      3;
-            to[0] = to[1] = to[2] = qnet__to_byte((double)image[3 * p]);
-        }
+        const qnet_augmentation record =
+            qnet_augment_draw(&e->config.stage1.augment, &rng, side, side, size, size);
+        QNET__TRY(qnet__draw_slice(job, scan, 1, k == 0 ? NULL : &record));
+        for (int y = 0; y < size; y++)
+            for (int x = 0; x < size; x++)
+                memset(sheet + 3 * (y * width + x + k * (size + QNET__SHEET_GAP)),
+                       qnet__to_byte((double)job->pixels[3 * (y * size + x)]), 3);
     }
-    qnet__free(ctx, image, image_bytes);
-    qnet__free(ctx, scratch, scratch_bytes);
-    if (status != QNET_OK) {
-        qnet__free(ctx, sheet, (size_t)width * (size_t)size * 3);
-        return status;
-    }
-    e->augmented[input] = sheet;
-    e->augmented_width[input] = width;
-    e->augmented_height[input] = size;
+    e->augmented[job->input] = sheet;
+    e->augmented_width[job->input] = width;
+    e->augmented_height[job->input] = size;
     return QNET_OK;
 }
 
-/* CAM of the middle slice of scan s by `net`, for the class that the slice is given. */
-static qnet_status qnet__cam_draw(qnet_experiment *e, const qnet_cohort *cohort, qnet_resnet *net,
-                                  int s, qnet_cam_picture *picture)
-{
-    qnet_context *ctx = e->ctx;
-    const int size = cohort->config.size, side = cohort->height,
-              slice = cohort->scans[s].slices / 2;
-    const size_t pixels = (size_t)size * (size_t)size;
-    const qnet_augment_config *network = &e->config.stage1.augment;
-    const qnet_augment_config display = qnet__display_config(network);
-    const qnet_augmentation record = qnet_augment_test(side, side, size, size);
-    qnet__arena arena = { NULL, 0 };
-    qnet_real *image = NULL, logits[QNET_CLASSES], probability[QNET_CLASSES];
-    float *map = NULL, *grey = NULL;
-    void *scratch = NULL;
-    size_t bytes = 0;
-    qnet_status status;
-    for (int pass = 0; pass < 2; pass++) {
-        image = (qnet_real *)qnet__take(&arena, pixels * 3, sizeof(qnet_real));
-        map = (float *)qnet__take(&arena, pixels, sizeof(float));
-        grey = (float *)qnet__take(&arena, pixels, sizeof(float));
-        scratch = qnet__take(&arena, qnet_augment_scratch(side, side), 1);
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "an activation map");
-        }
-    }
-    status = qnet_augment_apply(ctx, &display, &record, qnet_scan_slice(cohort, s, slice), side,
-                                side, image, size, size, scratch);
-    for (size_t p = 0; p < pixels && status == QNET_OK; p++) {
-        grey[p] = (float)image[3 * p];
-        picture->grey_rgb[3 * p] = qnet__to_byte((double)grey[p]);
-        picture->grey_rgb[3 * p + 1] = picture->grey_rgb[3 * p + 2] = picture->grey_rgb[3 * p];
-    }
-    if (status == QNET_OK) {
-        status = qnet_augment_apply(ctx, network, &record, qnet_scan_slice(cohort, s, slice), side,
-                                    side, image, size, size, scratch);
-    }
-    if (status == QNET_OK) status = qnet_resnet_forward(net, image, 1, 0, logits, NULL);
-    if (status == QNET_OK) {
-        qnet_softmax(1, QNET_CLASSES, logits, probability);
-        picture->probability = (double)probability[QNET_HH];
-        status =
-            qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, map, NULL);
-    }
-    if (status == QNET_OK) {
-        qnet_cam_overlay(map, grey, size, size, picture->rgb);
-        picture->scan = s;
-        picture->slice = slice;
-    }
-    qnet__free(ctx, arena.base, bytes);
-    return status;
-}
-
-/* QNET_ERROR_MISMATCH unless the weights file at path is of this run. */
-static qnet_status qnet__check_run(const qnet__job *job, const char *path)
+/* CAM of the middle slice of scan s by the ResNetSWA that never saw it, into which net is made, for
+   the class that the slice is given. */
+static qnet_status qnet__cam_draw(qnet__job *job, qnet_resnet *net, int s,
+                                  qnet_cam_picture *picture)
 {
     qnet_context *ctx = job->e->ctx;
+    const int size = job->cohort->config.size;
+    const size_t pixels = (size_t)size * (size_t)size;
+    qnet_real logits[QNET_CLASSES], probability[QNET_CLASSES];
     qnet_safetensors *file;
-    qnet_status status = QNET_OK;
-    const char *run;
-    char expected[24];
-    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    qnet_status status;
+    char path[700];
+    picture->rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
+    picture->grey_rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
+    if (!picture->rgb || !picture->grey_rgb) return QNET_ERROR_MEMORY;
+    picture->width = picture->height = size;
+    picture->scan = s;
+    picture->slice = job->cohort->scans[s].slices / 2;
+
+    job->repeat = 0;
+    job->fold = job->e->fold[s];
+    qnet__job_path(job, "-resnetswa.safetensors", path);
+    if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
+        snprintf(path, sizeof path, "%s/weights%s", job->e->out, strrchr(path, '/'));
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    run = qnet_safetensors_metadata(file, "run");
-    if (!run || strcmp(run, expected) != 0)
-        status = qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
-                            run ? run : "unknown", expected);
+    status = qnet__check_run(job, file, path);
+    if (status == QNET_OK)
+        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 0, NULL);
     qnet_safetensors_destroy(file);
-    return status;
+    QNET__TRY(status);
+
+    QNET__TRY(qnet__draw_slice(job, s, 1, NULL));
+    for (size_t p = 0; p < pixels; p++) {
+        job->grey[p] = (float)job->pixels[3 * p];
+        memset(picture->grey_rgb + 3 * p, qnet__to_byte((double)job->grey[p]), 3);
+    }
+    QNET__TRY(qnet__draw_slice(job, s, 0, NULL));
+    QNET__TRY(qnet_resnet_forward(net, job->pixels, 1, 0, logits, NULL));
+    qnet_softmax(1, QNET_CLASSES, logits, probability);
+    picture->probability = (double)probability[QNET_HH];
+    QNET__TRY(qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, job->map,
+                       NULL));
+    qnet_cam_overlay(job->map, job->grey, size, size, picture->rgb);
+    return QNET_OK;
 }
 
 /* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
-   where it gets too few), each by the ResNetSWA that never saw the subject. */
+   where it gets too few). */
+static qnet_status qnet__cams_draw(qnet__job *job, qnet_resnet *net)
+{
+    qnet_experiment *e = job->e;
+    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
+    for (int label = 1; label >= 0; label--) {
+        int drawn = 0;
+        for (int right = 1; right >= 0; right--)
+            for (int s = 0; s < job->cohort->scans_count && drawn < e->config.cam_scans; s++) {
+                if (items[s].label != label) continue;
+                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
+                QNET__TRY(qnet__cam_draw(job, net, s,
+                                         &e->cams[job->input][e->cams_count[job->input]++]));
+                drawn++;
+            }
+    }
+    return QNET_OK;
+}
+
 static qnet_status qnet__cams(qnet__job *job)
 {
     qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    const qnet_cohort *cohort = job->cohort;
-    const int size = cohort->config.size, most = 2 * e->config.cam_scans;
-    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
     qnet_resnet_config config;
     qnet_resnet *net;
-    qnet_status status = QNET_OK;
-    if (most == 0) return QNET_OK;
+    qnet_status status;
+    if (e->config.cam_scans == 0) return QNET_OK;
     qnet_resnet_config_init(&config);
-    config.height = config.width = size;
+    config.height = config.width = job->cohort->config.size;
     config.batch = 1;
     config.training = 0;
-    e->cams[job->input] =
-        (qnet_cam_picture *)qnet__alloc(ctx, (size_t)most * sizeof(qnet_cam_picture));
-    if (!e->cams[job->input])
-        return qnet__no_memory(ctx, (size_t)most * sizeof(qnet_cam_picture), "CAM pictures");
-    memset(e->cams[job->input], 0, (size_t)most * sizeof(qnet_cam_picture));
-    QNET__TRY(qnet_resnet_create(ctx, &config, &net));
-    for (int label = 1; label >= 0; label--) {
-        int drawn = 0;
-        for (int right = 1; right >= 0; right--) {
-            for (int s = 0; s < cohort->scans_count && drawn < e->config.cam_scans; s++) {
-                qnet_cam_picture *picture = &e->cams[job->input][e->cams_count[job->input]];
-                const size_t bytes = (size_t)size * (size_t)size * 3;
-                char path[700];
-                if (items[s].label != label) continue;
-                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
-                picture->width = picture->height = size;
-                picture->rgb = (uint8_t *)qnet__alloc(ctx, bytes);
-                picture->grey_rgb = (uint8_t *)qnet__alloc(ctx, bytes);
-                e->cams_count[job->input]++; /* from here on qnet_experiment_destroy frees it */
-                drawn++;
-                if (!picture->rgb || !picture->grey_rgb) {
-                    status = qnet__no_memory(ctx, bytes, "a CAM picture");
-                    goto done;
-                }
-                job->repeat = 0;
-                job->fold = e->fold[s];
-                qnet__job_path(job, "-resnetswa.safetensors", path);
-                if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
-                    snprintf(path, sizeof path, "%s/weights%s", e->out,
-                             strrchr(path, '/'));
-                status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
-                if (status == QNET_OK) status = qnet__check_run(job, path);
-                if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
-                if (status != QNET_OK) goto done;
-            }
-        }
-    }
-done:
+    e->cams[job->input] = (qnet_cam_picture *)qnet__experiment_alloc(
+        e, 2 * (size_t)e->config.cam_scans, sizeof(qnet_cam_picture), "CAM pictures");
+    if (!e->cams[job->input]) return QNET_ERROR_MEMORY;
+    QNET__TRY(qnet_resnet_create(e->ctx, &config, &net));
+    status = qnet__cams_draw(job, net);
     qnet_resnet_destroy(net);
     return status;
 }
 
-/* ---- What the data set says of itself -------------------------------------------------------- */
+/* ---- what the data set says of itself -------------------------------------------------------- */
 
-/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
-static int qnet__says_simulated(const char *text)
+/* 1 when the bytes hold "simulat", "synthetic" or "phantom", in capitals or not. */
+static int qnet__says_simulated(const unsigned char *at, const unsigned char *end)
 {
     static const char *const words[3] = { "simulat", "synthetic", "phantom" };
-    for (; *text; text++) {
+    for (; at < end; at++)
         for (int k = 0; k < 3; k++) {
             size_t n = 0;
-            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
+            while (words[k][n] && at + n < end && (at[n] | 0x20) == words[k][n]) n++;
             if (!words[k][n]) return 1;
         }
-    }
     return 0;
 }
 
@@ -21710,362 +21643,167 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
     to[at] = '\0';
 }
 
-/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
-static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
+/* Name and kind of the data set from the members of the description's object. */
+static qnet_status qnet__description_read(qnet_experiment *e, qnet__header *h)
 {
-    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
-    const int tells = name || strcmp(key, "Keywords") == 0;
-    int depth = 0;
-    do {
-        const int c = qnet__header_peek(h);
-        if (c == '"') {
-            char *text;
-            size_t size;
+    int more = 1;
+    QNET__TRY(qnet__header_expect(h, '{', "'{'"));
+    while (more) {
+        char *key, *text;
+        size_t size;
+        const unsigned char *start;
+        QNET__TRY(qnet__header_string(h, &key, &size));
+        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        start = h->at;
+        if (qnet__header_peek(h) == '"') {
             QNET__TRY(qnet__header_string(h, &text, &size));
-            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
-            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
-            if (tells && qnet__says_simulated(text)) e->simulated = 1;
-        } else if (c == '{' || c == '[') {
-            depth++;
-            h->at++;
-        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
-            depth -= c == '}' || c == ']';
-            h->at++;
-        } else { /* a number, true, false or null */
-            const unsigned char *start = h->at;
-            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
-            if (h->at == start) return qnet__header_fail(h, "a value");
+            if (strcmp(key, "Name") == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
+            if (strcmp(key, "DatasetType") == 0)
+                qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
+        } else {
+            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
-    } while (depth > 0);
+        if (strcmp(key, "Name") == 0 || strcmp(key, "Keywords") == 0)
+            e->simulated |= qnet__says_simulated(start, h->at);
+        QNET__TRY(qnet__header_more(h, '}', &more));
+    }
     return QNET_OK;
 }
 
-/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
-   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
+/* The description of BIDS, "dataset_description.json". A folder without that file has no name; one
+   that is no JSON is told in a warning, as no number depends on it. */
 static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
 {
-    qnet_context *ctx = e->ctx;
-    char path[700], *key;
-    qnet_buffer text;
-    qnet__header h;
+    char path[700];
+    qnet_buffer text = {NULL, 0, 0, NULL};
     qnet_status status;
-    size_t size;
-    int more = 1;
     snprintf(path, sizeof path, "%s/dataset_description.json", data);
     if (!qnet_file_exists(path)) return QNET_OK;
-    memset(&text, 0, sizeof text);
-    status = qnet_file_read(ctx, path, 1 << 20, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    status = qnet_file_read(e->ctx, path, 1 << 20, &text);
+    if (status == QNET_OK) status = qnet_buffer_append(e->ctx, &text, "", 1);
     if (status == QNET_OK) {
-        h.ctx = ctx;
-        h.file = path;
-        h.begin = h.at = text.bytes;
-        h.end = text.bytes + text.size - 1;
+        qnet__header h = {e->ctx, path, text.bytes, text.bytes, text.bytes + text.size - 1};
         if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-        status = qnet__header_expect(&h, '{', "'{'");
+        status = qnet__description_read(e, &h);
     }
-    while (status == QNET_OK && more) {
-        status = qnet__header_string(&h, &key, &size);
-        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
-        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
-        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
-    }
-    qnet_buffer_free(ctx, &text);
+    qnet_buffer_free(e->ctx, &text);
     if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
     e->dataset[0] = e->dataset_type[0] = '\0';
-    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
-              qnet_last_error(ctx));
+    qnet__log(e->ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
+              qnet_last_error(e->ctx));
     return QNET_OK;
 }
 
-/* ---- The whole experiment -------------------------------------------------------------------- */
+/* ---- initial weights ------------------------------------------------------------------------- */
 
-static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
+/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
+   input's preparation as lines, cut up in place. */
+static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path, char *text)
 {
-    if (!c->use_input[0] && !c->use_input[1])
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
-    if (c->folds < 2) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: folds is %d, expected at least 2",
-                          c->folds);
+    static const char *const stretch[2] = { "percentile", "window" };
+    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
+    const int n = qnet__metadata_pairs(text, pairs);
+    for (int k = 0; k < n; k++) {
+        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
+        const char *was = qnet_safetensors_metadata(file, key);
+        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
+        if (strcmp(key, "stretch") == 0) kind = now;
+        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
+        if (!was || strcmp(was, now) == 0) continue;
+        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
+        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
+            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
+        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
+        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
+        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
+                  path, key, was, now);
     }
-    if (c->repeats < 1 || c->repeats > 99) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: repeats is %d, expected 1 to 99",
-                          c->repeats);
-    }
-    if (c->bootstrap < 2 || c->bootstrap > 10000000) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: bootstrap is %d, expected 2 to 10000000", c->bootstrap);
-    }
-    if (c->cam_scans < 0 || c->cam_scans > 1000) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: cam_scans is %d, expected 0 to 1000", c->cam_scans);
-    }
-    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
-    return qnet__stage2_config_check(ctx, &c->stage2);
 }
 
-/* Copies a path into dst[512]. */
-static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
-                                   const char *what)
-{
-    if (strlen(path) >= 512) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: a path of %lu characters, expected at most 511", what,
-                          (unsigned long)strlen(path));
-    }
-    memcpy(dst, path, strlen(path) + 1);
-    return QNET_OK;
-}
-
-/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
-   of a subject follow it. From here on the cohort has no other labels. order: [scans_count]. */
-static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, int repeat,
-                                 const int *subject, int *order)
-{
-    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
-    size_t n = 0;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) order[n++] = s;
-    }
-    qnet_rng_shuffle(&rng, order, n);
-    n = 0;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) cohort->scans[s].label = e->participants[order[n++]].true_label;
-    }
-    for (int s = 0; s < cohort->scans_count; s++)
-        cohort->scans[s].label = cohort->scans[subject[s]].label;
-}
-
-/* Where each scan was cut, with copies of the pictures. */
-static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
-{
-    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
-        qnet_cut *cut = &e->participants[s].cut[input];
-        *cut = cohort->scans[s].cut;
-        if (cut->picture == NULL) continue;
-        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
-        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
-    }
-    return QNET_OK;
-}
-
-/* The folder is read anew for the second input, which may be days later. */
-static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    static const char *const label[2] = { "HC", "HH" };
-    static const char changed[] = "it was changed while the first input was trained";
-    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
-        const qnet_participant *was = &e->participants[s];
-        const qnet_scan *is = &cohort->scans[s];
-        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) {
-            if (is->source_hash == was->source_hash) continue;
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
-                              is->subject, changed);
-        }
-        return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                          "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,
-                          s + 1, is->subject, label[is->label == QNET_HH], was->subject,
-                          label[was->true_label == QNET_HH], changed);
-    }
-    if (cohort->scans_count == e->participants_count) return QNET_OK;
-    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
-                      e->data, cohort->scans_count, e->participants_count, changed);
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; those of the
-   second must be the same. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
-                                      int input)
-{
-    const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_participants(e, cohort));
-    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
-    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
-    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
-    if (e->participants) return qnet__cuts_keep(e, cohort, input);
-    e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
-    e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
-    e->participants_count = cohort->scans_count;
-    if (!e->participants || !e->fold)
-        return qnet__no_memory(e->ctx, n * sizeof *e->participants, "participants");
-    memset(e->participants, 0, n * sizeof *e->participants);
-    for (size_t s = 0; s < n; s++) {
-        memcpy(e->participants[s].subject, cohort->scans[s].subject,
-               sizeof e->participants[s].subject);
-        e->participants[s].label = e->participants[s].true_label = cohort->scans[s].label;
-        e->participants[s].source_hash = cohort->scans[s].source_hash;
-        e->participants[s].age = cohort->scans[s].age;
-        e->participants[s].sex = cohort->scans[s].sex;
-        e->participants[s].slices = cohort->scans[s].slices;
-    }
-    return qnet__cuts_keep(e, cohort, input);
-}
-
-/* Room for the items, ROC points and curves of one input. */
-static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
-{
-    const size_t repeats = (size_t)e->config.repeats;
-    level->count = count;
-    level->items = (qnet_item *)qnet__alloc(e->ctx, repeats * count * sizeof(qnet_item));
-    if (!level->items)
-        return qnet__no_memory(e->ctx, repeats * count * sizeof(qnet_item), "test items");
-    memset(level->items, 0, repeats * count * sizeof(qnet_item));
-    for (int m = 0; m < QNET_MODELS; m++) {
-        level->model[m].roc =
-            (qnet_roc_point *)qnet__alloc(e->ctx, (count + 1) * sizeof(qnet_roc_point));
-        if (!level->model[m].roc)
-            return qnet__no_memory(e->ctx, (count + 1) * sizeof(qnet_roc_point), "ROC curves");
-    }
-    return QNET_OK;
-}
-
-static qnet_status qnet__curves_add(const qnet__job *job, const qnet__fold_result *r)
-{
-    qnet_experiment *e = job->e;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_curve *curve = &e->curves[e->curves_count];
-        const size_t n = (size_t)r->epochs[m];
-        curve->epoch = (qnet_epoch *)qnet__alloc(e->ctx, n * sizeof(qnet_epoch));
-        if (!curve->epoch)
-            return qnet__no_memory(e->ctx, n * sizeof(qnet_epoch), "learning curves");
-        curve->input = job->input;
-        curve->repeat = job->repeat;
-        curve->fold = job->fold;
-        curve->kind = m;
-        curve->epochs = r->epochs[m];
-        for (size_t i = 0; i < n; i++) {
-            curve->epoch[i].loss = r->curve[m][3 * i];
-            curve->epoch[i].learning_rate = r->curve[m][3 * i + 1];
-            curve->epoch[i].seconds = r->curve[m][3 * i + 2];
-        }
-        e->curves_count++;
-    }
-    return QNET_OK;
-}
-
-/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
-static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
-                                        const char *now)
-{
-    size_t line = strcspn(was, "\n");
-    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
-        was += line + (was[line] == '\n');
-        now += line + (now[line] == '\n');
-        line = strcspn(was, "\n");
-    }
-    if (!*was && !*now) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
-                      was, (int)strcspn(now, "\n"), now);
-}
-
-/* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
-typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
-    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
-    QNET__WORK_RESULT,     /* of a fold that is done */
-    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
-    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
-    QNET__WORK_KINDS
-} qnet__work_kind;
-
-static int qnet__ends_with(const char *name, const char *end)
-{
-    const size_t length = strlen(name), n = strlen(end);
-    return length >= n && strcmp(name + length - n, end) == 0;
-}
-
-static qnet__work_kind qnet__work_kind_of(const char *name)
-{
-    if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
-        return QNET__WORK_PUBLISHED;
-    if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
-    return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
-}
-
-/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
-   how many there were of each kind. */
-static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
-                                    int count[QNET__WORK_KINDS])
+/* Files of an experiment say how images were prepared: their normalisation is taken unless the
+   configuration has one; files that say nothing are taken for ImageNet's. */
+static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safetensors *file,
+                                             int of_experiment)
 {
     qnet_context *ctx = e->ctx;
-    char from[960], target[960], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
-    qnet_status status = QNET_OK;
-    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
-    snprintf(from, sizeof from, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
-    for (size_t i = 0; i < names_count && to != NULL && status == QNET_OK; i++) {
-        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
-        if (qnet__work_kind_of(names[i]) == kind && qnet__path_kind(target) == 2)
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", target);
+    qnet_augment_config *a = &e->config.stage1.augment, read = *a;
+    int plain = 1; /* not normalised beyond the stretch */
+    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
+    if (!qnet_safetensors_metadata(file, "mean.0")) {
+        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
+        if (plain && !of_experiment) qnet_augment_config_imagenet(a);
+        if (!of_experiment && head != NULL && head->shape[0] == QNET_CLASSES)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
+                      "how its images were prepared: %s, and subjects in common are not noticed",
+                      e->weights, plain ? "ImageNet's mean and std are taken"
+                                        : "mean and std are those given");
+        return QNET_OK;
     }
-    for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
-        const qnet__work_kind found = qnet__work_kind_of(names[i]);
-        count[found]++;
-        if (found != kind) continue;
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (to == NULL) {
-            qnet__remove_file(from);
-            continue;
-        }
-        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
-        if (qnet__rename(from, target) != 0)
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from, target,
-                                strerror(errno));
+    if (plain) {
+        QNET__TRY(qnet__settings_read(ctx, file, e->weights, qnet__stretch_settings, &read));
+        memcpy(a->mean, read.mean, sizeof a->mean);
+        memcpy(a->std, read.std, sizeof a->std);
     }
-    qnet__free(ctx, names, bytes);
-    if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s/", e->out, to);
-        qnet__sync_folder(target);
+    for (int i = 0; i < 2; i++) {
+        qnet_buffer text = {NULL, 0, 0, NULL};
+        qnet_status status;
+        if (!e->config.use_input[i]) continue;
+        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
+        if (status == QNET_OK)
+            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
+        qnet_buffer_free(ctx, &text);
+        QNET__TRY(status);
     }
-    return status;
+    return QNET_OK;
 }
 
-/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
-static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
-                                         const qnet_buffer *text)
+/* Initial weights into net, and what their file says: on whom they were trained, and how. A head of
+   other than 2 classes is left out, as ImageNet's of 1000; each fold then draws its own. */
+static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *file,
+                                      qnet_resnet *net)
 {
-    char folder[600], path[700];
-    int count[QNET__WORK_KINDS], unfinished;
-    qnet_buffer old;
+    qnet_experiment *e = job->e;
+    const char *subjects = qnet_safetensors_metadata(file, "subjects");
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    e->weights_hash = qnet_safetensors_hash(file);
+    qnet_resnet_init(net, e->config.seed);
+    QNET__TRY(qnet_weights_from_safetensors(e->ctx, file, net->table, net->weights, 1,
+                                            &job->new_head));
+    QNET__TRY(qnet__check_labels(e->ctx, file, e->weights));
+    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
+    if (seen) {
+        if (strlen(seen) % QNET__RECORD != 0)
+            return qnet__fail(e->ctx, QNET_ERROR_FORMAT,
+                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
+                              e->weights, QNET__RECORD);
+        QNET__TRY(qnet_buffer_append(e->ctx, &job->seen, seen, strlen(seen)));
+    } else if (subjects) {
+        qnet__log(e->ctx, QNET_LOG_WARNING,
+                  "%.250s: does not name the subjects that it was trained on one by one; only this "
+                  "very cohort would be noticed", e->weights);
+    }
+    return qnet__initial_preparation(e, file, subjects != NULL);
+}
+
+static qnet_status qnet__initial_weights(qnet__job *job)
+{
+    qnet_context *ctx = job->e->ctx;
+    qnet_resnet_config c;
+    qnet_safetensors *file;
     qnet_status status;
-    memset(&old, 0, sizeof old);
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    snprintf(path, sizeof path, "%s/config.txt", folder);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
-    unfinished =
-        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
-    /* Results alone: a run that was complete, and stopped while it tidied up. */
-    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
-        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
-        unfinished = 0;
-    }
-    if (resume && unfinished > 0 && qnet_file_exists(path)) {
-        QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
-        status = qnet_buffer_append(ctx, &old, "", 1);
-        if (status == QNET_OK) {
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
-        }
-        qnet_buffer_free(ctx, &old);
-        return status;
-    }
-    if (unfinished > 0) {
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
-            "to begin anew",
-            folder, unfinished);
-    }
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+    qnet_resnet_config_init(&c);
+    c.height = c.width = 32;
+    c.batch = 1;
+    c.training = 0;
+    QNET__TRY(qnet_safetensors_load(ctx, job->e->weights, &file));
+    status = qnet_resnet_create(ctx, &c, &job->initial);
+    if (status == QNET_OK) status = qnet__initial_read(job, file, job->initial);
+    qnet_safetensors_destroy(file);
+    return status;
 }
 
 /* Every subject comes into a test fold, so the initial weights may have seen none of them. */
@@ -22102,272 +21840,122 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
     return QNET_OK;
 }
 
-/* All repeats and folds of one input whose cohort is in memory. ints: 7 arrays of scans_count. */
-static qnet_status qnet__input_run(qnet__job *job, int *ints)
+/* ---- the files of a run -----------------------------------------------------------------------
+   All is written in out/checkpoint, where neither a full disk nor a failure of the caller's publish
+   harms earlier results; then it is moved, then out/checkpoint goes. Each step may be the last
+   before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
+   from then on the run counts as complete, and what is left of it as litter. */
+
+/* What a file in out/checkpoint is, by its name. */
+typedef enum qnet__work_kind {
+    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
+    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
+    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
+    QNET__WORK_RESULT,     /* of a fold that is done */
+    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
+    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
+    QNET__WORK_KINDS
+} qnet__work_kind;
+
+static qnet__work_kind qnet__work_kind_of(const char *name)
 {
-    qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    qnet_cohort *cohort = job->cohort;
-    const int n = cohort->scans_count;
-    int *subject = ints, *fold_of = ints + n, *image_at = ints + 2 * n, images = 0;
-    job->train = ints + 3 * n;
-    job->test = ints + 4 * n;
-    job->length = ints + 5 * n;
-    job->label = ints + 6 * n;
-    for (int s = 0; s < n; s++) {
-        subject[s] = s;
-        for (int q = 0; q < s && subject[s] == s; q++) {
-            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0) subject[s] = q;
-        }
-        image_at[s] = images;
-        images += cohort->scans[s].slices;
-    }
-    QNET__TRY(qnet__participants(e, cohort, job->input));
-    QNET__TRY(qnet__check_weights_leak(job));
-    if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, 0, subject, job->train);
-    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
-    QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed, fold_of));
-    if (!job->opened) { /* not before the data have been read: a mistake there leaves no folder */
-        QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
-        job->opened = 1;
-    }
-    QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
-    QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
-    QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
-    for (int repeat = 0; repeat < e->config.repeats; repeat++) {
-        if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, repeat, subject, job->train);
-        QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds,
-                                    qnet__folds_seed(e->config.seed, repeat), fold_of));
-        QNET__TRY(qnet_folds_check(ctx, cohort, e->config.folds, fold_of));
-        if (repeat == 0) memcpy(e->fold, fold_of, (size_t)n * sizeof(int));
-        for (int fold = 0; fold < e->config.folds; fold++) {
-            qnet__fold_result result;
-            qnet_status status;
-            job->repeat = repeat;
-            job->fold = fold;
-            job->train_count = job->test_count = 0;
-            for (int s = 0; s < n; s++) {
-                if (fold_of[s] == fold)
-                    job->test[job->test_count++] = s;
-                else
-                    job->train[job->train_count++] = s;
-            }
-            snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
-                     qnet_input_name((qnet_input)job->input), repeat + 1, e->config.repeats,
-                     fold + 1, e->config.folds);
-            job->phase_work = 0;
-            job->phase_first = -1;
-            QNET__TRY(qnet__fold_result_create(job, &result));
-            status = qnet__fold_run(job, &result);
-            if (status == QNET_OK) {
-                qnet__fold_items(job, &result, image_at);
-                status = qnet__curves_add(job, &result);
-            }
-            qnet__free(ctx, result.block, result.bytes);
-            if (status != QNET_OK) return status;
-            job->work_done += job->work_epoch * (2 * e->config.stage1.epochs -
-                                                 qnet_stage1_swa_start(&e->config.stage1));
-        }
-    }
-    for (int level = 0; level < QNET_LEVELS; level++)
-        QNET__TRY(qnet__evaluate_level(e, &e->level[job->input][level], subject));
-    return qnet__cams(job);
+    if (qnet__ends_in(name, ".tmp")) return QNET__WORK_TEMPORARY;
+    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
+        return QNET__WORK_PUBLISHED;
+    if (qnet__ends_in(name, "-result.safetensors")) return QNET__WORK_RESULT;
+    return qnet__ends_in(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
 }
 
-/* Reads the cohort of one input, checks that it is the one of a resumed run, and runs its folds. */
-static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
+/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
+   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
+   how many there were of each kind. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
+                                    int count[QNET__WORK_KINDS])
 {
-    qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    qnet_cohort *cohort;
-    int *ints;
-    uint64_t subjects;
-    size_t bytes;
-    double images = 0;
-    qnet_status status;
-    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
-    job->work_total = 0;
-    job->phase_work = 0;
-    job->phase_first = -1;
-    QNET__TRY(qnet_cohort_read(ctx, data, &e->config.input[job->input], &cohort));
-    job->cohort = cohort;
-    strcpy(e->derivatives[job->input], cohort->config.derivatives);
-    e->cohort_hash[job->input] = subjects = QNET_HASH_START;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        int label = (int)scan->label;
-        uint64_t h = qnet_hash(e->cohort_hash[job->input], &scan->hash, sizeof scan->hash);
-        subjects = qnet_hash(subjects, scan->subject, strlen(scan->subject) + 1);
-        h = qnet_hash(h, scan->subject, strlen(scan->subject) + 1);
-        e->cohort_hash[job->input] = qnet_hash(h, &label, sizeof label);
-        images += scan->slices;
+    char from[960], target[960], (*names)[QNET__NAME_SIZE];
+    size_t names_count, bytes;
+    qnet_status status = QNET_OK;
+    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
+    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &names_count, &bytes));
+    for (int moving = 0; moving < 2; moving++)
+        for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
+            const qnet__work_kind found = qnet__work_kind_of(names[i]);
+            count[found] += moving;
+            if (found != kind) continue;
+            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", names[i]);
+            if (to != NULL && !moving && qnet__path_kind(target) == 2)
+                status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
+                                    target);
+            if (!moving) continue;
+            if (to == NULL)
+                qnet__remove_file(from);
+            else if (qnet__rename(from, target) != 0)
+                status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
+                                    target, strerror(errno));
+        }
+    qnet__free(e->ctx, names, bytes);
+    if (status == QNET_OK && to != NULL) {
+        snprintf(target, sizeof target, "%s%s/", e->out, to);
+        qnet__sync_folder(target);
     }
-    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
-    job->work_epoch = images * (e->config.folds - 1) / e->config.folds * cohort->config.size *
-                      cohort->config.size;
-    job->work_done = 0;
-    job->work_total = job->work_epoch * e->config.repeats * e->config.folds *
-                      (2 * e->config.stage1.epochs - qnet_stage1_swa_start(&e->config.stage1));
-    job->fingerprint ^= e->cohort_hash[job->input];
-    e->run[job->input] = job->fingerprint;
-    bytes = (size_t)cohort->scans_count * 7 * sizeof(int);
-    ints = (int *)qnet__alloc(ctx, bytes);
-    status = ints ? qnet__input_run(job, ints) : qnet__no_memory(ctx, bytes, "the folds");
-    job->fingerprint ^= e->cohort_hash[job->input];
-    qnet__free(ctx, ints, bytes);
-    qnet_cohort_destroy(cohort);
     return status;
 }
 
-/* 1 when the network's input is not normalised beyond the stretch. */
-static int qnet__is_plain(const qnet_augment_config *a)
+/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
+static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
+                                        const char *now)
 {
-    int plain = 1;
-    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
-    return plain;
-}
-
-/* A number of a weights file's metadata. */
-static qnet_status qnet__metadata_number(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *path, const char *key, double low, double high,
-                                         double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    if (!text) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: no metadata \"%s\": not a weights file of an experiment", path, key);
+    size_t line = strcspn(was, "\n");
+    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
+        was += line + (was[line] == '\n');
+        now += line + (now[line] == '\n');
+        line = strcspn(was, "\n");
     }
-    if (!qnet__parse_number(text, out) || !(*out >= low && *out <= high)) {
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: metadata \"%s\" is \"%s\", expected %g to %g", path, key, text, low,
-                          high);
-    }
-    return QNET_OK;
-}
-
-/* Labels that were permuted are not those of people. */
-static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path)
-{
-    const char *labels = qnet_safetensors_metadata(file, "labels");
-    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    if (!*was && !*now) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%.250s: these weights were trained on shuffled labels, as a control; they "
-                      "know nothing of the disease", path);
+                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
+                      was, (int)strcspn(now, "\n"), now);
 }
 
-/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
-   input's preparation as lines, cut up in place. */
-static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path, char *text)
-{
-    static const char *const stretch[2] = { "percentile", "window" };
-    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
-    const int n = qnet__metadata_pairs(text, pairs);
-    for (int k = 0; k < n; k++) {
-        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
-        const char *was = qnet_safetensors_metadata(file, key);
-        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
-        if (strcmp(key, "stretch") == 0) kind = now;
-        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
-        if (!was || strcmp(was, now) == 0) continue;
-        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
-        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
-            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
-        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
-        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
-        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
-                  path, key, was, now);
-    }
-}
-
-/* What a file of initial weights says of itself. Those of an experiment say on whom they were
-   trained and how images were prepared: their normalisation is taken unless the configuration has
-   one; files that say nothing are taken for ImageNet's. */
-static qnet_status qnet__initial_metadata(qnet__job *job, qnet_experiment *e,
-                                          const qnet_safetensors *file)
+/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
+   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
+                                         const qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
-    qnet_augment_config *a = &e->config.stage1.augment;
-    const char *subjects = qnet_safetensors_metadata(file, "subjects");
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    const int plain = qnet__is_plain(a);
-    QNET__TRY(qnet__check_labels(ctx, file, e->weights));
-    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
-    if (seen) {
-        if (strlen(seen) % QNET__RECORD != 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
-                              e->weights, QNET__RECORD);
-        QNET__TRY(qnet_buffer_append(ctx, &job->seen, seen, strlen(seen)));
-    } else if (subjects) {
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%.250s: does not name the subjects that it was trained on one by one; only this "
-                  "very cohort would be noticed", e->weights);
+    char folder[600], path[700];
+    int count[QNET__WORK_KINDS], unfinished;
+    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
+    snprintf(path, sizeof path, "%s/config.txt", folder);
+    QNET__TRY(qnet_make_folder(ctx, folder));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
+    unfinished =
+        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
+        unfinished = 0;
     }
-    if (!qnet_safetensors_metadata(file, "mean.0")) {
-        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
-        if (plain && !subjects) qnet_augment_config_imagenet(a);
-        if (!subjects && head != NULL && head->shape[0] == QNET_CLASSES)
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
-                      "how its images were prepared: %s, and subjects in common are not noticed",
-                      e->weights, plain ? "ImageNet's mean and std are taken"
-                                        : "mean and std are those given");
-        return QNET_OK;
-    }
-    for (int c = 0; c < 3 && plain; c++) {
-        char key[16];
-        snprintf(key, sizeof key, "mean.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, -1e6, 1e6, &a->mean[c]));
-        snprintf(key, sizeof key, "std.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, 1e-9, 1e6, &a->std[c]));
-    }
-    for (int i = 0; i < 2; i++) {
-        qnet_buffer text;
-        qnet_status status;
-        if (!e->config.use_input[i]) continue;
-        memset(&text, 0, sizeof text);
-        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    if (resume && unfinished > 0 && qnet_file_exists(path)) {
+        qnet_buffer old = {NULL, 0, 0, NULL};
+        qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
+        if (status == QNET_OK) status = qnet_buffer_append(ctx, &old, "", 1);
         if (status == QNET_OK)
-            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
-        qnet_buffer_free(ctx, &text);
-        if (status != QNET_OK) return status;
+            status =
+                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+        qnet_buffer_free(ctx, &old);
+        return status;
     }
-    return QNET_OK;
-}
-
-/* Initial weights from a file into job->initial. A head of other than 2 classes is left out, as
-   ImageNet's of 1000; each fold then draws its own. */
-static qnet_status qnet__initial_weights(qnet__job *job, qnet_experiment *e)
-{
-    qnet_context *ctx = e->ctx;
-    qnet_resnet_config c;
-    qnet_safetensors *file;
-    qnet_resnet *net;
-    qnet_status status;
-    qnet_resnet_config_init(&c);
-    c.height = c.width = 32;
-    c.batch = 1;
-    c.training = 0;
-    QNET__TRY(qnet_safetensors_load(ctx, e->weights, &file));
-    e->weights_hash = qnet_safetensors_hash(file);
-    status = qnet_resnet_create(ctx, &c, &net);
-    if (status == QNET_OK) {
-        qnet_resnet_init(net, e->config.seed);
-        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 1,
-                                               &job->new_head);
-        if (status == QNET_OK) status = qnet__initial_metadata(job, e, file);
-        if (status == QNET_OK)
-            job->initial = net;
-        else
-            qnet_resnet_destroy(net);
-    }
-    qnet_safetensors_destroy(file);
-    return status;
+    if (unfinished > 0)
+        return qnet__fail(
+            ctx, QNET_ERROR_ARGUMENT,
+            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
+            "to begin anew",
+            folder, unfinished);
+    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
 
 /* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
@@ -22402,25 +21990,26 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* Ends a run that is complete. All is written in checkpoint/, where a full disk or a failure of the
-   caller's publish harms no earlier results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
-   config.txt is removed, a resume finds all folds done and comes here again; from then on the run
-   counts as complete, and what is left of it as litter. */
+static qnet_status qnet__csv_save(const qnet_experiment *e)
+{
+    char path[600];
+    qnet_buffer csv = {NULL, 0, 0, NULL};
+    qnet_status status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    return status;
+}
+
+/* Ends a run that is complete. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     char path[600];
     int count[QNET__WORK_KINDS];
-    qnet_buffer csv;
-    qnet_status status;
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
     if (e->config.publish.write)
         QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
-    memset(&csv, 0, sizeof csv);
-    status = qnet_experiment_csv(e, &csv);
-    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
-    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
-    qnet_buffer_free(e->ctx, &csv);
-    if (status != QNET_OK) return status;
+    QNET__TRY(qnet__csv_save(e));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
@@ -22437,6 +22026,210 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     return QNET_OK;
 }
 
+/* ---- the whole experiment -------------------------------------------------------------------- */
+
+/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
+   of a subject follow it. From here on the cohort has no other labels. */
+static void qnet__shuffle_labels(qnet__job *job, int repeat)
+{
+    const qnet_experiment *e = job->e;
+    qnet_scan *scans = job->cohort->scans;
+    const int *subject = job->subject;
+    int *order = job->train;
+    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
+    size_t n = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        if (subject[s] == s) order[n++] = s;
+    qnet_rng_shuffle(&rng, order, n);
+    n = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        scans[s].label = subject[s] == s ? e->participants[order[n++]].true_label
+                                         : scans[subject[s]].label;
+}
+
+/* The folder is read anew for the second input, which may be days later. */
+static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    static const char *const label[2] = { "HC", "HH" };
+    static const char changed[] = "it was changed while the first input was trained";
+    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
+        const qnet_participant *was = &e->participants[s];
+        const qnet_scan *is = &cohort->scans[s];
+        if (strcmp(is->subject, was->subject) != 0 || is->label != was->true_label)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                              "%.250s: line %d of the table is %s (%s), and was %s (%s): %s",
+                              e->data, s + 1, is->subject, label[is->label == QNET_HH],
+                              was->subject, label[was->true_label == QNET_HH], changed);
+        if (is->source_hash != was->source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
+                              is->subject, changed);
+    }
+    if (cohort->scans_count == e->participants_count) return QNET_OK;
+    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
+                      e->data, cohort->scans_count, e->participants_count, changed);
+}
+
+/* The cohort's participants into the experiment, from the first input that is read; those of the
+   second must be the same. Of each input, where its scans were cut. */
+static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
+{
+    const size_t n = (size_t)cohort->scans_count;
+    const int first = e->participants == NULL;
+    if (!first) {
+        QNET__TRY(qnet__same_participants(e, cohort));
+    } else {
+        e->participants = (qnet_participant *)qnet__experiment_alloc(
+            e, n, sizeof *e->participants, "participants");
+        e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
+        if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
+        e->participants_count = cohort->scans_count;
+    }
+    e->cut_pictures[input] =
+        (uint8_t *)qnet__experiment_alloc(e, n, QNET__CUT_BYTES, "pictures of cuts");
+    if (e->cut_pictures[input] == NULL) return QNET_ERROR_MEMORY;
+    for (size_t s = 0; s < n; s++) {
+        qnet_participant *p = &e->participants[s];
+        const qnet_scan *scan = &cohort->scans[s];
+        if (first) {
+            memcpy(p->subject, scan->subject, sizeof p->subject);
+            p->label = p->true_label = scan->label;
+            p->source_hash = scan->source_hash;
+            p->age = scan->age;
+            p->sex = scan->sex;
+            p->slices = scan->slices;
+        }
+        p->cut[input] = scan->cut;
+        if (scan->cut.picture == NULL) continue;
+        p->cut[input].picture = e->cut_pictures[input] + s * QNET__CUT_BYTES;
+        memcpy(p->cut[input].picture, scan->cut.picture, QNET__CUT_BYTES);
+    }
+    return QNET_OK;
+}
+
+/* Room for the items and ROC points of a level. */
+static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
+{
+    level->count = count;
+    level->items = (qnet_item *)qnet__experiment_alloc(e, (size_t)e->config.repeats * count,
+                                                       sizeof(qnet_item), "test items");
+    if (!level->items) return QNET_ERROR_MEMORY;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        level->model[m].roc = (qnet_roc_point *)qnet__experiment_alloc(
+            e, count + 1, sizeof(qnet_roc_point), "ROC curves");
+        if (!level->model[m].roc) return QNET_ERROR_MEMORY;
+    }
+    return QNET_OK;
+}
+
+/* Trains and tests on one fold of a repeat. */
+static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
+{
+    const qnet_experiment_config *c = &job->e->config;
+    job->repeat = repeat;
+    job->fold = fold;
+    job->train_count = job->test_count = job->test_images = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        if (job->fold_of[s] != fold) {
+            job->train[job->train_count++] = s;
+            continue;
+        }
+        job->test[job->test_count++] = s;
+        job->test_images += job->cohort->scans[s].slices;
+    }
+    snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
+             qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
+    job->epochs = (double)qnet__fold_epochs(c) * ((double)repeat * c->folds + fold);
+    QNET__TRY(qnet__fold_run(job));
+    qnet__fold_items(job);
+    return qnet__fold_curves(job);
+}
+
+/* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
+static qnet_status qnet__input_run(qnet__job *job, int images)
+{
+    qnet_experiment *e = job->e;
+    qnet_context *ctx = e->ctx;
+    const qnet_experiment_config *c = &e->config;
+    qnet_cohort *cohort = job->cohort;
+    qnet_level_result *level = e->level[job->input];
+    const int n = cohort->scans_count;
+    int image = 0;
+    for (int s = 0; s < n; s++) {
+        job->subject[s] = s;
+        for (int q = 0; q < s && job->subject[s] == s; q++)
+            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0)
+                job->subject[s] = q;
+        job->image_at[s] = image;
+        image += cohort->scans[s].slices;
+    }
+    QNET__TRY(qnet__participants(e, cohort, job->input));
+    QNET__TRY(qnet__check_weights_leak(job));
+    if (c->shuffle_labels) qnet__shuffle_labels(job, 0);
+    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
+    QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, c->seed, job->fold_of));
+    if (!job->opened) /* not before the data have been read: a mistake there leaves no folder */
+        QNET__TRY(qnet__checkpoint_open(e, job->resume, &job->text));
+    job->opened = 1;
+    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_IMAGE], (size_t)images));
+    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_SCAN], (size_t)n));
+    QNET__TRY(qnet__augmentation_sheet(job));
+    for (int repeat = 0; repeat < c->repeats; repeat++) {
+        if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
+        QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, qnet__folds_seed(c->seed, repeat),
+                                    job->fold_of));
+        QNET__TRY(qnet_folds_check(ctx, cohort, c->folds, job->fold_of));
+        if (repeat == 0) memcpy(e->fold, job->fold_of, (size_t)n * sizeof(int));
+        for (int fold = 0; fold < c->folds; fold++)
+            QNET__TRY(qnet__input_fold(job, repeat, fold));
+    }
+    for (int k = 0; k < QNET_LEVELS; k++)
+        QNET__TRY(qnet__evaluate_level(e, &level[k], job->subject));
+    return qnet__cams(job);
+}
+
+/* Reads the cohort of one input and runs its folds. */
+static qnet_status qnet__input_read_and_run(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    qnet__arena arena = { NULL, 0 };
+    uint64_t subjects = QNET_HASH_START, hash = QNET_HASH_START;
+    qnet_status status;
+    size_t bytes;
+    int images = 0;
+    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
+    job->epochs = 0;
+    job->run_first = -1;
+    QNET__TRY(qnet_cohort_read(e->ctx, e->data, &e->config.input[job->input], &job->cohort));
+    strcpy(e->derivatives[job->input], job->cohort->config.derivatives);
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        const qnet_scan *scan = &job->cohort->scans[s];
+        const int label = (int)scan->label;
+        const size_t name = strlen(scan->subject) + 1;
+        subjects = qnet_hash(subjects, scan->subject, name);
+        hash = qnet_hash(hash, &scan->hash, sizeof scan->hash);
+        hash = qnet_hash(hash, scan->subject, name);
+        hash = qnet_hash(hash, &label, sizeof label);
+        images += scan->slices;
+    }
+    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
+    e->cohort_hash[job->input] = hash;
+    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size) ^ hash;
+    e->run[job->input] = job->fingerprint;
+    qnet__job_plan(job, &arena, (size_t)images);
+    bytes = arena.at;
+    arena.at = 0;
+    arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
+    if (arena.base) {
+        qnet__job_plan(job, &arena, (size_t)images);
+        status = qnet__input_run(job, images);
+    } else {
+        status = qnet__no_memory(e->ctx, bytes, "the folds");
+    }
+    qnet__free(e->ctx, arena.base, bytes);
+    qnet_cohort_destroy(job->cohort);
+    return status;
+}
+
 /* Sum over the curves, which hold what earlier sessions took; up to the first averaged epoch the
    ResNetSWA's is the ResNet's. */
 static double qnet__training_seconds(const qnet_experiment *e)
@@ -22450,146 +22243,83 @@ static double qnet__training_seconds(const qnet_experiment *e)
     return sum;
 }
 
-/* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
- * failure. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, int resume)
+/* The inputs one after the other, then the files. */
+static qnet_status qnet__job_run(qnet__job *job)
 {
-    qnet_context *ctx = e->ctx;
-    qnet__job job;
-    qnet_progress own;
-    qnet_buffer text;
-    qnet_status status;
-    size_t curves;
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
     double pixels = 0;
-    memset(&job, 0, sizeof job);
-    memset(&text, 0, sizeof text);
-    QNET__TRY(qnet__dataset_describe(e, data));
-    if (e->weights[0]) {
-        status = qnet__initial_weights(&job, e);
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, &job.seen);
-            return status;
-        }
+    QNET__TRY(qnet__dataset_describe(e, e->data));
+    if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
+    e->curves = (qnet_curve *)qnet__experiment_alloc(
+        e, (size_t)c->repeats * (size_t)c->folds, QNET_MODELS * 2 * sizeof(qnet_curve),
+        "learning curves");
+    if (!e->curves) return QNET_ERROR_MEMORY;
+    QNET__TRY(qnet__experiment_text(e, &job->text));
+    QNET__TRY(qnet_buffer_append(e->ctx, &job->text, "", 1));
+    for (int i = 0; i < 2; i++)
+        if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
+    for (int i = 0; i < 2; i++) {
+        if (!c->use_input[i]) continue;
+        job->input = i;
+        job->share_before += job->share;
+        job->share = (double)c->input[i].size * c->input[i].size / pixels;
+        QNET__TRY(qnet__input_read_and_run(job));
     }
-    curves = (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2;
-    e->curves = (qnet_curve *)qnet__alloc(ctx, curves * sizeof(qnet_curve));
-    status =
-        e->curves ? QNET_OK : qnet__no_memory(ctx, curves * sizeof(qnet_curve), "learning curves");
-    if (status == QNET_OK) status = qnet__experiment_text(e, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        job.e = e;
-        job.text = &text;
-        job.resume = resume;
-        job.fingerprint = qnet_hash(QNET_HASH_START, text.bytes, text.size);
-        job.outer = ctx->hooks.progress;
-        own.user = &job;
-        own.report = qnet__job_progress;
-        qnet_set_progress(ctx, own);
-        for (int i = 0; i < 2; i++) {
-            if (e->config.use_input[i])
-                pixels += (double)e->config.input[i].size * e->config.input[i].size;
-        }
-        for (int i = 0; i < 2 && status == QNET_OK; i++) {
-            const double share = (double)e->config.input[i].size * e->config.input[i].size / pixels;
-            if (!e->config.use_input[i]) continue;
-            job.input = i;
-            job.share_before += job.share;
-            job.share = share;
-            status = qnet__input_read_and_run(&job, data);
-        }
-        qnet_set_progress(ctx, job.outer);
-    }
-    qnet_buffer_free(ctx, &text);
-    qnet_buffer_free(ctx, &job.seen);
-    qnet_resnet_destroy(job.initial);
     e->seconds = qnet__training_seconds(e);
-    if (status == QNET_OK) status = qnet__publish(e);
-    return status;
-}
-
-static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safetensors *file,
-                                           const char *path, qnet_input_config *in,
-                                           qnet_augment_config *a)
-{
-    const char *name = qnet_safetensors_metadata(file, "input");
-    const char *rule = qnet_safetensors_metadata(file, "preparation");
-    double v[8], number;
-    char key[40];
-    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0)) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
-                          name ? name : "");
-    }
-    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: its images were prepared by rule %.16s of an earlier or later "
-                          "qnet.h, this one has rule %d: the same maps would give other pixels",
-                          path, rule ? rule : "1", QNET__PREPARATION);
-    }
-    QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(a);
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "size", 32, 4096, &v[0]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_mm", 1e-3, 1e4, &in->box_mm));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "margin", 0, 1, &in->margin));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "max_slices", 1, 4096, &v[1]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "slice_first", 0, 32767, &v[2]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "slice_count", 0, 32767, &v[3]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_explicit", 0, 1, &v[4]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_center_mm.0", -1e6, 1e6,
-                                    &in->box_center_mm[0]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_center_mm.1", -1e6, 1e6,
-                                    &in->box_center_mm[1]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "stretch", 0, 1, &v[5]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "percentile_low", 0, 100, &a->percentile_low));
-    QNET__TRY(
-        qnet__metadata_number(ctx, file, path, "percentile_high", 0, 100, &a->percentile_high));
-    for (int c = 0; c < 3; c++) {
-        snprintf(key, sizeof key, "window_low.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e30, 1e30, &a->window_low[c]));
-        snprintf(key, sizeof key, "window_high.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e30, 1e30, &a->window_high[c]));
-        snprintf(key, sizeof key, "mean.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e6, 1e6, &a->mean[c]));
-        snprintf(key, sizeof key, "std.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, 1e-9, 1e6, &a->std[c]));
-    }
-    in->size = (int)v[0];
-    in->max_slices = (int)v[1];
-    in->slice_first = (int)v[2];
-    in->slice_count = (int)v[3];
-    in->box_explicit = (int)v[4];
-    a->stretch = (qnet_stretch)(int)v[5];
     return QNET_OK;
 }
 
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+/* Under the lock of the output folder: nothing is read before. */
+static qnet_status qnet__experiment_run(qnet_experiment *e, int resume)
 {
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    char hash[QNET__RECORD / 2 + 1];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
-    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
-        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
-    return 0;
+    qnet__job job;
+    qnet_progress own;
+    qnet_status status;
+    memset(&job, 0, sizeof job);
+    job.e = e;
+    job.resume = resume;
+    job.outer = e->ctx->hooks.progress;
+    own.user = &job;
+    own.report = qnet__job_progress;
+    qnet_set_progress(e->ctx, own);
+    status = qnet__job_run(&job);
+    qnet_set_progress(e->ctx, job.outer);
+    qnet_buffer_free(e->ctx, &job.text);
+    qnet_buffer_free(e->ctx, &job.seen);
+    qnet_resnet_destroy(job.initial);
+    return status == QNET_OK ? qnet__publish(e) : status;
 }
 
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
+/* Copies a path into dst[size]. */
+static qnet_status qnet__copy_path(qnet_context *ctx, char *dst, size_t size, const char *path,
+                                   const char *what)
 {
-    qnet_safetensors *file;
-    qnet_input_config in;
-    qnet_augment_config a;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    status = qnet__preparation_parse(ctx, file, weights_path, &in, &a);
-    qnet_safetensors_destroy(file);
-    if (status != QNET_OK) return status;
-    *input = in;
-    *augment = a;
+    if (strlen(path) >= size)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "%s: a path of %lu characters, expected at most %lu", what,
+                          (unsigned long)strlen(path), (unsigned long)size - 1);
+    memcpy(dst, path, strlen(path) + 1);
+    return QNET_OK;
+}
+
+/* Copies what the caller may take away while the experiment lives. */
+static qnet_status qnet__experiment_paths(qnet_experiment *e, const char *data, const char *out,
+                                          const char *weights)
+{
+    QNET__TRY(qnet__copy_path(e->ctx, e->data, sizeof e->data, data, "data folder"));
+    QNET__TRY(qnet__copy_path(e->ctx, e->out, sizeof e->out, out, "output folder"));
+    if (weights && !*weights)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
+    if (weights)
+        QNET__TRY(qnet__copy_path(e->ctx, e->weights, sizeof e->weights, weights, "weights file"));
+    for (int i = 0; i < 2; i++) {
+        qnet_input_config *input = &e->config.input[i];
+        if (!input->derivatives || !e->config.use_input[i]) continue;
+        QNET__TRY(qnet__copy_path(e->ctx, e->derivatives[i], sizeof e->derivatives[i],
+                                  input->derivatives, "derivatives folder"));
+        input->derivatives = e->derivatives[i];
+    }
     return QNET_OK;
 }
 
@@ -22609,67 +22339,27 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    status = qnet__copy_path(ctx, e->data, data, "data folder");
-    if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
-    if (status == QNET_OK && weights)
-        status = qnet__copy_path(ctx, e->weights, weights, "weights file");
-    if (status == QNET_OK && weights && !*weights)
-        status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
-    for (int i = 0; i < 2; i++) { /* the caller's text may go */
-        const char *given = config->input[i].derivatives;
-        if (status != QNET_OK || !given || !config->use_input[i]) continue;
-        if (strlen(given) >= sizeof e->derivatives[i])
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT,
-                                "experiment: the name of the derivatives folder is too long");
-        else strcpy(e->derivatives[i], given);
-        e->config.input[i].derivatives = e->derivatives[i];
-    }
+    status = qnet__experiment_paths(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
-    if (status == QNET_OK) { /* nothing is read before */
-        status = qnet__experiment_run(e, data, resume);
+    if (status == QNET_OK) {
+        status = qnet__experiment_run(e, resume);
         qnet__lock_release(&lock);
     }
-    if (status != QNET_OK) {
-        qnet_experiment_destroy(e);
-        return status;
-    }
-    *result = e;
-    return QNET_OK;
+    if (status == QNET_OK) *result = e;
+    else qnet_experiment_destroy(e);
+    return status;
 }
 #endif /* QNET_NO_STDIO */
 
 QNET_API void qnet_experiment_destroy(qnet_experiment *e)
 {
-    qnet_context *ctx;
     if (!e) return;
-    ctx = e->ctx;
-    for (int i = 0; i < 2; i++) {
-        for (int l = 0; l < QNET_LEVELS; l++) {
-            qnet_level_result *level = &e->level[i][l];
-            qnet__free(ctx, level->items,
-                       (size_t)e->config.repeats * level->count * sizeof(qnet_item));
-            for (int m = 0; m < QNET_MODELS; m++)
-                qnet__free(ctx, level->model[m].roc, (level->count + 1) * sizeof(qnet_roc_point));
-        }
-        for (int k = 0; k < e->cams_count[i]; k++) {
-            const size_t bytes = (size_t)e->cams[i][k].width * (size_t)e->cams[i][k].height * 3;
-            qnet__free(ctx, e->cams[i][k].rgb, bytes);
-            qnet__free(ctx, e->cams[i][k].grey_rgb, bytes);
-        }
-        qnet__free(ctx, e->cams[i], (size_t)e->config.cam_scans * 2 * sizeof(qnet_cam_picture));
-        qnet__free(ctx, e->augmented[i],
-                   (size_t)e->augmented_width[i] * (size_t)e->augmented_height[i] * 3);
+    while (e->blocks) {
+        struct qnet__block *block = e->blocks;
+        e->blocks = block->next;
+        qnet__free(e->ctx, block, block->bytes);
     }
-    for (int k = 0; k < e->curves_count; k++)
-        qnet__free(ctx, e->curves[k].epoch, (size_t)e->curves[k].epochs * sizeof(qnet_epoch));
-    qnet__free(ctx, e->curves,
-               (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
-                   sizeof(qnet_curve));
-    for (int i = 0; i < 2; i++)
-        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
-    qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
-    qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
-    qnet__free(ctx, e, sizeof *e);
+    qnet__free(e->ctx, e, sizeof *e);
 }
 
 /* ============================================================================================
