@@ -15,12 +15,13 @@
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
+       >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
        >>pool >>stem >>dense >>lstm >>gradcheck
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
-       >>metrics >>cam >>report >>experiment                            evaluation, the tables
+       >>metrics >>cam >>experiment                                     evaluation, the protocol
 
    WHAT IT DOES
 
@@ -39,7 +40,8 @@
        cross-validation over individuals, accuracy ... F1, ROC, AUC,
                 DeLong, bootstrap, voting                            >>metrics >>experiment
        class activation maps                                         >>cam
-       Tables 1-3, Figures 3 and 5-10 as one HTML page               >>report
+
+   examples/crossval makes of that Tables 1-3 and Figures 3 and 5-10, as one HTML page.
 
    Forward and backward passes are written out by hand, layer by layer; nothing but the C library
    and its maths are needed.
@@ -59,15 +61,19 @@
 
        qnet_context *ctx;
        qnet_experiment_config config;
-       qnet_experiment *e;
+       qnet_experiment *e = NULL;
+       bids b;                              (examples/crossval/bids.h: the scans of a BIDS folder;
+       memset(&b, 0, sizeof b);              a qnet_dataset may come from anywhere)
        if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
        qnet_experiment_config_init(&config);                  (the paper's values)
-       if (qnet_experiment_run(ctx, &config, "cohort", "out", NULL, 0, &e) != QNET_OK)
-           puts(qnet_last_error(ctx));
+       if (bids_read(&b, ctx, "cohort") != QNET_OK ||
+           qnet_experiment_run(ctx, &config, &b.dataset, "out", NULL, 0, &e) != QNET_OK)
+           puts(bids_error(&b));
        else
            printf("AUC of Q-Net, cropped, by scan: %.3f\n",
                   e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].auc_first);
        qnet_experiment_destroy(e);
+       bids_free(&b);
        qnet_context_destroy(ctx);
 
    examples/ holds small programs, one idea each: one LSTM cell against Eqs. (1)-(5), stage 1,
@@ -78,6 +84,8 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
+       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
+                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -86,6 +94,11 @@
                               but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
+       QNET_PASTED            this text is part of another header, so that it cannot include itself
+                              for AVX2 and AVX-512: the kernels are what the compiler's flags allow,
+                              as -mavx2 -mfma. Found out by itself where it is pasted into a .c file
+       QNET_FILE              the file's name in quotes, if it was renamed and the compiler does not
+                              know __FILE_NAME__ (gcc before 12, clang before 9)
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
                               kernels that AUTO picks, unless NULL; for tests and measurements
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
@@ -173,7 +186,7 @@
        Training         10 folds over individuals, 10 in each (of 99, one fold has 9); stage 1: 100
                         epochs, batch 64, Adam, 3e-4 to 1e-4 by cosine annealing; stage 2: 50
                         epochs, batch 64, 3e-4: qnet_experiment_config
-       Results          Tables 1-3, Fig. 5-10, stars, votes: API 15 to 17. examples/audit_paper.c
+       Results          what Tables 1-3 and Fig. 5-10 show: API 15 to 17. examples/audit_paper.c
                         shows what the printed results say of each other, and where they differ
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
@@ -554,6 +567,8 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
+/* Appends the names of a folder's entries, sorted by strcmp, each ended by a zero byte. */
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names);
 #endif
 
 /* Limits on what a file may ask for; define your own before the implementation. */
@@ -1144,7 +1159,6 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
-    const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
 } qnet_input_config;
@@ -1183,22 +1197,36 @@ typedef struct qnet_scan {
 typedef struct qnet_cohort {
     qnet_context *ctx;
     qnet_input_config config;
-    int scans_count, height, width; /* prepared size: config.size plus margins */
+    int scans_count, capacity;
+    int height, width; /* prepared size: config.size plus margins */
     qnet_scan *scans;
-    void *block; size_t block_bytes;
 } qnet_cohort;
 
 /* Slice t of a scan: pixels[height][width][3]. */
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t);
+/* Side of the prepared image: size plus margins for a crop, size for the full image. */
+QNET_API int qnet_input_prepared(const qnet_input_config *config);
 
-/* A cohort from maps in memory: all three must share a grid; mask may be NULL with explicit ranges
-   in the config. Used by qnet_cohort_read and by programs that have volumes already. */
+/* One scan in memory: the maps share a grid; mask may be NULL where the configuration names slices
+   and box. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+/* One scan on disk: NIfTI files. */
+typedef struct qnet_scan_files {
+    const char *subject;
+    qnet_label label; double age; qnet_sex sex;
+    const char *qsm, *r2star, *t1w, *mask;
+} qnet_scan_files;
+
+/* An empty cohort with room for `scans` scans. */
+QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
+                                        int scans, qnet_cohort **out);
+/* Checks a scan, chooses its slices, cuts them out and appends them: the cohort is as before on any
+   failure. The maps stay the caller's.
 
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
@@ -1206,39 +1234,27 @@ typedef struct qnet_scan_maps {
    the rest, the box is about its centre of mass.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
-   refused.
+   refused, as is a map that is 0 all over a slice's image.
    Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
    any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
    with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
    median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
    to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
-   QSM must be higher in the mask than around it (else its sign is wrong), and no map a copy of
-   another. Refused likewise are, by qnet_cohort_add, two subjects with one QSM map, and, in a
-   cohort's folder, a sidecar's "Units" other than ppm and 1/s.
+   QSM must be higher in the mask than around it (else its sign is wrong), no map may be a copy of
+   another, and no two subjects may have the same QSM map.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
    Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
    of. */
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels);
-/* Side of the prepared image: size plus margins for a crop, size for the full image. */
-QNET_API int qnet_input_prepared(const qnet_input_config *config);
-/* An empty cohort with room for `scans` scans; qnet_cohort_add prepares and copies. */
-QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
-                                        int scans, qnet_cohort **out);
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
-/* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
-   *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
-   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
-   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
-   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
-   other numbers of slices, than in most of ten or more. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out);
+/* A cohort of files[count]: volumes are read, cut and freed one scan after the other, so memory
+   holds the slices of all and the volumes of one. Error sentences name the file. A scan whose mask
+   lies elsewhere in the head, or in other numbers of slices, than in most of ten or more is warned
+   of (the log hook). */
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1434,7 +1450,7 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 
 /* ============================================================================================
-   API 17. The experiment: the paper's tables and figures for a cohort.
+   API 17. The experiment: what the paper's tables and figures show, for a cohort.
    ============================================================================================ */
 
 typedef enum qnet_model_kind {
@@ -1529,14 +1545,22 @@ typedef struct qnet_participant {
     qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
 } qnet_participant;
 
+/* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
+   not known. examples/crossval/bids.h makes one of a BIDS folder. */
+typedef struct qnet_dataset {
+    const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
+    const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
+    int simulated;                    /* 1: no real subjects: every result says so */
+    int count;
+    const qnet_scan_files *scans;
+} qnet_dataset;
+
 typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
-    char derivatives[2][256]; /* folders of the maps, by qnet_input, given or found; "": none */
-    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
-       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
-    char dataset[256], dataset_type[32];
+    /* As in qnet_dataset, without control characters; "": none. */
+    char derivatives[256], dataset[256], dataset_type[32];
     int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
@@ -1554,7 +1578,7 @@ typedef struct qnet_experiment {
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
-/* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint;
+/* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint;
    predictions.csv, weights/ and what config.publish writes are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
@@ -1564,10 +1588,11 @@ typedef struct qnet_experiment {
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
    subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
-   shuffled labels, and where participants.tsv or maps change between the two inputs. */
+   shuffled labels, and where maps change between the two inputs. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result);
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -1583,18 +1608,13 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
    scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
    volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
-/* Tables 1, 2 and 3 in the paper's form, as text. */
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *experiment, qnet_buffer *text);
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *experiment, qnet_buffer *json);
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *experiment, qnet_buffer *json);
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qnet_buffer *html);
 
 #ifdef __cplusplus
 }
 #endif
 #endif /* QNET_H */
 
-/* ---- END OF API: read no further to use the library, read on to audit it ------------------- */
+/* ---- END OF API: read no further to use the library, read on to audit it --------------------- */
 
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
@@ -1678,12 +1698,44 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #define QNET__X86 0
 #endif
 
+/* QNET__ISA_AT_RUN_TIME: the kernels are compiled for several instruction sets, for which this file
+   includes itself. It cannot where it was pasted into another; an include level of 0 is a paste
+   into a .c file. Then, as elsewhere, there are the kernels that the compiler's flags allow. */
+#if QNET__X86 && !defined(QNET_PASTED) && !(defined(__INCLUDE_LEVEL__) && __INCLUDE_LEVEL__ == 0)
+#define QNET__ISA_AT_RUN_TIME 1
+#else
+#define QNET__ISA_AT_RUN_TIME 0
+#endif
+#ifndef QNET_FILE
+#ifdef __FILE_NAME__ /* without its folder, as quotes look in this file's folder first */
+#define QNET_FILE __FILE_NAME__
+#else
+#define QNET_FILE "qnet.h"
+#endif
+#endif
+
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
     !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
 #define QNET__NEON 1
 #else
 #define QNET__NEON 0
+#endif
+
+/* The last set that is compiled: the only one, or the plain one where there is a choice. */
+#if QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX512F__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX512
+#define QNET__LANES_COMPILED 16
+#elif QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX2__) && defined(__FMA__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX2
+#define QNET__LANES_COMPILED 8
+#else
+#define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
+#else
+#define QNET__LANES_COMPILED 1
+#endif
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -2117,7 +2169,7 @@ static void qnet__cblas_sgemm(void *user, int trans_a, int trans_b, int m, int n
    vol. 1, 14.3 and 15.2). */
 static qnet_cpu qnet__detect_cpu(void)
 {
-#if QNET__X86
+#if QNET__ISA_AT_RUN_TIME
     const unsigned osxsave_avx_fma = 1u << 27 | 1u << 28 | 1u << 12;        /* leaf 1, ECX */
     const unsigned avx2 = 1u << 5;                                          /* leaf 7, EBX */
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -2134,7 +2186,7 @@ static qnet_cpu qnet__detect_cpu(void)
     }
     return QNET_CPU_AVX512;
 #else
-    return QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR;
+    return QNET__CPU_COMPILED;
 #endif
 }
 
@@ -2147,9 +2199,9 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK)
         return QNET_CPU_AUTO;
 #endif
-    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR)
-        return wanted == QNET_CPU_AUTO ? best : wanted;
-    return wanted == QNET_CPU_AVX2 && best == QNET_CPU_AVX512 ? wanted : QNET_CPU_AUTO;
+    if (wanted == QNET_CPU_AUTO || wanted == best)
+        return best;
+    return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
@@ -2718,7 +2770,7 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
 
 #if defined(QNET__POSIX)
 #define qnet__remove remove
@@ -3334,6 +3386,20 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
 #endif
 }
 
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
+{
+    char (*list)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0;
+    qnet_status status;
+    if (path == NULL || names == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
+    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
+    for (size_t i = 0; i < count && status == QNET_OK; i++)
+        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
+    qnet__free(ctx, list, bytes);
+    return status;
+}
+
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
@@ -3594,23 +3660,14 @@ static int qnet__parse_number(const char *text, double *out)
 }
 
 /* ============================================================================================
-   >>gemm: the one micro-kernel under all matrix products and convolutions, the packing of its
-   right-hand side, and qnet_gemm.
+   >>kernels: the inner loops that exist once per instruction set (ISA). First the structures that
+   they take, which all sets share; then the loops themselves, and the table of a set's functions.
 
-   The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
-
-       C[m][c_at + j] (+)= sum over s < segments, k < length of
-                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
-
-   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
-     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
-     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
-                           under tap s, or a row of zeros outside the image; b is the weights;
-     gradient of inputs    the same, with dy as the input;
-     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
-                           the row: a_step goes from pixel to pixel, b is dy itself.
-   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
-   and add, so the shape of a tile does not change the bits of a result.
+   Their vector type qnet__lanes is as wide as the set's registers: 16 floats with AVX-512, 8 with
+   AVX2, 4 with NEON and wherever else the compiler has vector types, 1 where it has none. On x86
+   the machine decides at run time: this file then includes itself, once with AVX2 and once with
+   AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
+   without Winograd's transforms. Elsewhere there is one set, with everything.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -3634,7 +3691,24 @@ static int qnet__parse_number(const char *text, double *out)
 #include <arm_neon.h>
 #endif
 
-/* A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
+/* ---- What the tile takes --------------------------------------------------------------------- */
+
+/* The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
+
+       C[m][c_at + j] (+)= sum over s < segments, k < length of
+                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
+
+   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
+     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
+     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
+                           under tap s, or a row of zeros outside the image; b is the weights;
+     gradient of inputs    the same, with dy as the input;
+     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
+                           the row: a_step goes from pixel to pixel, b is dy itself.
+   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
+   and add, so the shape of a tile does not change the bits of a result.
+
+   A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
    and a broadcast; with 32 registers 24, 4 and 1. Fewer rows than the usual 14 x 2 of AVX-512, but
    half the loads for a multiply-add (10 for 24, not 16 and some row pointers that find no register
    for 28), which is what counts where two hardware threads share a core. */
@@ -3669,15 +3743,20 @@ typedef struct qnet__tile {
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
 /* Hides where i comes from: clang would rather step a pointer per row, more than there are. */
 #define QNET__KEEP_INDEX(i) __asm__("" : "+r"(i))
-#define QNET__INLINE static inline __attribute__((always_inline))
 #elif defined(__GNUC__)
 #define QNET__UNROLL _Pragma("GCC unroll 16")
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static inline __attribute__((always_inline))
 #else
 #define QNET__UNROLL
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static
+#endif
+
+/* A function whose constant arguments select code at each call. Without optimisation that would
+   only multiply the code. */
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__OPTIMIZE__)
+#define QNET__INLINE static inline __attribute__((always_inline))
+#else
+#define QNET__INLINE QNET__HELPER
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -3703,676 +3782,7 @@ typedef enum qnet__turn {
     QNET__TURN_ADD    /* they are added to C, and new ones begin */
 } qnet__turn;
 
-/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
-   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
-   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
-   there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
-   does not matter which products of zeros are left out. */
-#define QNET__DEFINE_TILE(name, target, vector, wide, load, store, broadcast, multiply, fma, add) \
-    target QNET__INLINE void name##_keep(qnet_real *c, const vector *acc, const int held)         \
-    {                                                                                             \
-        int n;                                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++, c += sizeof(vector) / sizeof(qnet_real)) {                     \
-            store(c, add(held ? load(c) : broadcast(0), acc[n])); /* 0 + -0 = 0 */                \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_step(const qnet__tile *t, const int rows, const int beside,   \
-                                         const qnet_real *const *a, size_t i, const qnet_real *b, \
-                                         uintptr_t ahead, const qnet__turn turn,                  \
-                                         vector (*acc)[wide])                                     \
-    {                                                                                             \
-        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
-        vector bk[wide];                                                                          \
-        int m, n;                                                                                 \
-        QNET__PREFETCH(ahead);                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++) {                                                              \
-            bk[n] = load(b + (size_t)n * lanes);                                                  \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);                   \
-            if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD) {                             \
-                name##_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);                   \
-            }                                                                                     \
-            QNET__UNROLL                                                                          \
-            for (n = 0; n < wide; n++) {                                                          \
-                acc[m][n] = turn == QNET__TURN_NONE ? fma(x, bk[n], acc[m][n])                    \
-                                                    : multiply(x, bk[n]);                         \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
-                                         const size_t a_step, const int beside)                   \
-    {                                                                                             \
-        const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
-        const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;                                 \
-        size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */                   \
-        uintptr_t ahead = t->ahead;                                                               \
-        int m, held = t->accumulate; /* 1: C holds a part of the sum */                           \
-        vector acc[QNET__TILE_ROWS][wide];                                                        \
-        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);                      \
-        i += a_step, b += b_step, ahead += ahead_step;                                            \
-        for (;;) {                                                                                \
-            while (k < t->length) {                                                               \
-                if (chain == t->chain) {                                                          \
-                    if (held) {                                                                   \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);        \
-                    } else {                                                                      \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);      \
-                    }                                                                             \
-                    held = 1, chain = 1;                                                          \
-                    k++, i += a_step, b += b_step, ahead += ahead_step;                           \
-                }                                                                                 \
-                end = qnet__min_size(t->length, k + t->chain - chain);                            \
-                chain += end - k;                                                                 \
-                for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {             \
-                    QNET__KEEP_INDEX(i);                                                          \
-                    name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);           \
-                }                                                                                 \
-            }                                                                                     \
-            if (++s == t->segments) {                                                             \
-                break;                                                                            \
-            }                                                                                     \
-            a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;                            \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            if (held) {                                                                           \
-                name##_keep(t->c[m] + t->c_at, acc[m], 1);                                        \
-            } else {                                                                              \
-                name##_keep(t->c[m] + t->c_at, acc[m], 0);                                        \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target static void name(const qnet__tile *t)                                                  \
-    {                                                                                             \
-        if (t->rows == 6 && t->a_step == 1) {                                                     \
-            name##_rows(t, 6, 1, 0);                                                              \
-        } else if (t->rows == 6 && t->beside) {                                                   \
-            name##_rows(t, 6, t->a_step, 1);                                                      \
-        } else if (t->rows == 6) {                                                                \
-            name##_rows(t, 6, t->a_step, 0);                                                      \
-        } else if (t->rows == 4) {                                                                \
-            name##_rows(t, 4, t->a_step, 0);                                                      \
-        } else {                                                                                  \
-            name##_rows(t, 2, t->a_step, 0);                                                      \
-        }                                                                                         \
-    }
-
-#if QNET__X86
-#define QNET__AVX512 __attribute__((target("avx512f")))
-#define QNET__AVX2 __attribute__((target("avx2,fma")))
-QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_loadu_ps,
-                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_add_ps)
-QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_loadu_ps,
-                  _mm256_storeu_ps, _mm256_set1_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_add_ps)
-#elif QNET__NEON
-QNET__INLINE float32x4_t qnet__neon_multiply_add(float32x4_t x, float32x4_t y, float32x4_t z)
-{
-    return vfmaq_f32(z, x, y);
-}
-
-QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, vld1q_f32, vst1q_f32,
-                  vdupq_n_f32, vmulq_f32, qnet__neon_multiply_add, vaddq_f32)
-#endif
-
-/* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
-#if defined(__GNUC__) || defined(__clang__)
-typedef qnet_real qnet__vector __attribute__((vector_size(16)));
-#else
-typedef qnet_real qnet__vector;
-#endif
-#define QNET__LANES (sizeof(qnet__vector) / sizeof(qnet_real))
-
-QNET__INLINE qnet__vector qnet__vector_load(const qnet_real *p)
-{
-    qnet__vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-QNET__INLINE void qnet__vector_store(qnet_real *p, qnet__vector v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
-QNET__INLINE qnet__vector qnet__vector_broadcast(qnet_real x)
-{
-    qnet_real all[QNET__LANES];
-    size_t i;
-    QNET__UNROLL
-    for (i = 0; i < QNET__LANES; i++)
-        all[i] = x;
-    return qnet__vector_load(all);
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply(qnet__vector x, qnet__vector y)
-{
-    return x * y;
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply_add(qnet__vector x, qnet__vector y, qnet__vector z)
-{
-    return x * y + z;
-}
-
-QNET__INLINE qnet__vector qnet__vector_add(qnet__vector x, qnet__vector y)
-{
-    return x + y;
-}
-
-#define QNET__PORTABLE_WIDE 2
-QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE,
-                  qnet__vector_load, qnet__vector_store, qnet__vector_broadcast,
-                  qnet__vector_multiply, qnet__vector_multiply_add, qnet__vector_add)
-
-/* A tile function with its shape. */
-typedef struct qnet__kernel {
-    size_t columns;
-    void (*run)(const qnet__tile *tile);
-} qnet__kernel;
-
-static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
-{
-    static const qnet__kernel portable = {QNET__PORTABLE_WIDE * QNET__LANES, qnet__tile_portable};
-#if QNET__X86
-    static const qnet__kernel avx512 = {64, qnet__tile_avx512}, avx2 = {16, qnet__tile_avx2};
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return avx512;
-    case QNET_CPU_AVX2: return avx2;
-    default: return portable;
-    }
-#elif QNET__NEON
-    static const qnet__kernel neon = {16, qnet__tile_neon};
-    return qnet_context_cpu(ctx) == QNET_CPU_NEON ? neon : portable;
-#else
-    QNET__UNUSED(ctx);
-    return portable;
-#endif
-}
-
-/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
-static int qnet__tile_size(size_t rows)
-{
-    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
-}
-
-/* By way of a block on the stack, or without products. */
-static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet__tile *tile,
-                                          size_t columns)
-{
-    const size_t bytes = columns * sizeof(qnet_real);
-    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile part = *tile;
-    int m;
-    memset(block, 0, sizeof block);
-    for (m = 0; m < tile->rows; m++) {
-        c[m] = block[m];
-        if (tile->accumulate && tile->c[m] != NULL)
-            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
-    }
-    part.c = c;
-    part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        kernel->run(&part);
-    for (m = 0; m < tile->rows; m++) {
-        if (tile->c[m] != NULL)
-            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == kernel->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        kernel->run(tile);
-    } else {
-        qnet__run_part(kernel, tile, columns);
-    }
-}
-
-#define QNET__LINE 64 /* bytes of a cache line */
-
-/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
-   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
-   after another where the rows follow each other, as the hardware likes best. next: NULL where
-   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
-   a loss. */
-static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
-                           size_t part)
-{
-    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
-    tile->ahead = (uintptr_t)tile; /* here already */
-    tile->ahead_step = 0;
-    if (next != NULL && part * line < row) {
-        const size_t before = step == wide ? tile->segments * tile->length : 1;
-        tile->ahead = (uintptr_t)next + part * before * line;
-        tile->ahead_step = step == wide ? line : step * sizeof *next;
-    }
-}
-
-/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
-static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
-{
-    size_t at;
-    int m;
-    for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
-            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-    }
-}
-
-/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
-       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
-   column = panel * width + j, zero beyond the last column. One task per panel. */
-typedef struct qnet__packing {
-    const qnet_real *src;
-    qnet_real *dst;
-    size_t blocks, length, columns, width;
-    size_t block_step, row_step, column_step;
-} qnet__packing;
-
-#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
-
-static void qnet__pack_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__packing *p = (const qnet__packing *)arg;
-    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
-    size_t block, j, k, first, last;
-    QNET__UNUSED(worker);
-    for (block = 0; block < p->blocks; block++) {
-        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
-        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
-        if (valid < p->width)
-            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
-        if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++)
-                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
-            continue;
-        }
-        for (first = 0; first < p->length; first = last) {
-            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
-            for (j = 0; j < valid; j++) {
-                const qnet_real *from = src + j * p->column_step;
-                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++)
-                    dst[k * p->width + j] = from[k * p->row_step];
-            }
-        }
-    }
-}
-
-static size_t qnet__panels(const qnet__kernel *kernel, size_t columns)
-{
-    return columns / kernel->columns + (columns % kernel->columns != 0);
-}
-
-/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
-   beside the rows. A constant, so that the split depends on shapes only. */
-#define QNET__PANEL_BYTES ((size_t)384 << 10)
-
-static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
-{
-    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
-    return qnet__min_size(panels, qnet__max_size(fit, 1));
-}
-
-/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
-static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
-                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
-                           qnet_real beta, qnet_real *c, size_t ldc)
-{
-    size_t i, j, p;
-    for (i = 0; i < m; i++) {
-        for (j = 0; j < n; j++) {
-            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
-            for (p = 0; p < k; p++) {
-                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
-                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
-            }
-            c[i * ldc + j] = sum;
-        }
-    }
-}
-
-#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
-
-typedef struct qnet__gemm {
-    qnet__kernel kernel;
-    const qnet_real *a, *b;
-    qnet_real *c;
-    size_t m, n, k, ldc;
-    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
-    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
-    size_t panels, panels_per_task, bands;
-    int accumulate;
-} qnet__gemm;
-
-static void qnet__gemm_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel_first = index / g->bands * g->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
-    const size_t band = index % g->bands * QNET__GEMM_BAND;
-    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, rows, panel;
-    qnet__tile tile;
-    int i;
-    QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = (uintptr_t)g->b;
-    tile.a = a, tile.b = &g->b, tile.c = c;
-    tile.a_step = g->a_step, tile.b_step = g->b_step;
-    tile.segments = 1, tile.length = g->k;
-    tile.accumulate = g->accumulate;
-    for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
-        tile.rows = qnet__tile_size(rows);
-        for (i = 0; i < tile.rows; i++) {
-            const size_t row = first + (size_t)i;
-            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
-            c[i] = row < last ? g->c + row * g->ldc : NULL;
-        }
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * g->b_panel;
-            tile.c_at = panel * g->kernel.columns;
-            qnet__run_tile(&g->kernel, &tile,
-                           qnet__min_size(g->n - tile.c_at, g->kernel.columns));
-        }
-    }
-}
-
-/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
-   would cost more than it saves. */
-static int qnet__gemm_packs(const qnet__kernel *kernel, int trans_b, size_t m, size_t n)
-{
-    return trans_b || n % kernel->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
-}
-
-/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
-QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
-                                  size_t n, size_t k)
-{
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
-    qnet__arena arena = {NULL, 0};
-    QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
-        return 0;
-    if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k))
-        return (size_t)-1;
-    qnet__take(&arena, qnet__panels(&kernel, n), k);
-    return arena.at;
-}
-
-static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
-{
-    qnet__gemm g;
-    g.kernel = qnet__pick_kernel(ctx);
-    g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
-    g.a_row = trans_a ? 1 : lda;
-    g.a_step = trans_a ? lda : 1;
-    g.b_panel = g.kernel.columns;
-    g.b_step = ldb;
-    g.panels = qnet__panels(&g.kernel, n);
-    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.kernel.columns);
-    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    g.accumulate = accumulate;
-    if (qnet__gemm_packs(&g.kernel, trans_b, m, n)) {
-        qnet__packing p;
-        p.src = b, p.dst = (qnet_real *)scratch;
-        p.blocks = 1, p.length = k, p.columns = n, p.width = g.kernel.columns;
-        p.block_step = 0;
-        p.row_step = trans_b ? 1 : ldb;
-        p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
-        g.b = p.dst;
-        g.b_panel = k * g.kernel.columns;
-        g.b_step = g.kernel.columns;
-    }
-    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
-}
-
-/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
-static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
-{
-#if QNET__REAL_IS_DOUBLE
-    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
-    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
-    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
-    *done = 0;
-#else
-    const qnet_blas *blas = &ctx->hooks.blas;
-    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
-                        lda, qnet__max_size(ldb, ldc))));
-    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
-    if (*done && most > (size_t)INT_MAX) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
-                          (unsigned long)most, INT_MAX);
-    }
-    if (*done) {
-        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
-                    b, (int)ldb, beta, c, (int)ldc);
-    }
-#endif
-    return QNET_OK;
-}
-
-/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
-static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
-{
-    size_t bytes;
-    return step >= width && qnet__mul(rows, step, &bytes) &&
-           qnet__mul(bytes, sizeof(qnet_real), &bytes);
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
-   says so, for qnet__free. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL && bytes > 0) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL)
-            return qnet__no_memory(ctx, bytes, what);
-    }
-    return QNET_OK;
-}
-
-QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
-{
-    void *own;
-    size_t bytes;
-    int done = 0;
-    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
-    if (m == 0 || n == 0 || k == 0) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
-                          (unsigned long)n, (unsigned long)k);
-    }
-    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
-        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
-                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
-                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
-    }
-    if (beta != 0 && beta != 1) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
-                          (double)beta);
-    }
-    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
-    if (done)
-        return QNET_OK;
-    if (QNET__REFERENCE_ONLY) {
-        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
-        return QNET_OK;
-    }
-    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
-    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
-    qnet__free(ctx, own, bytes);
-    return QNET_OK;
-}
-
-/* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
-
-/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
-       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
-   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
-   all rows, and `chain` divides QNET__PIECE. */
-static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    const size_t panels = qnet__panels(kernel, columns);
-    const size_t lines = (kernel->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *rest_a[QNET__TILE_ROWS];
-    qnet_real *rest_c[QNET__TILE_ROWS];
-    size_t panel, first, at, i, part;
-    const qnet_real *next, *next_a;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = chain;
-    tile.b = &b;
-    tile.a_step = a_step, tile.b_step = b_step;
-    tile.segments = 1;
-    for (i = 0; i < QNET__TILE_ROWS; i++) {
-        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
-        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
-    }
-    for (panel = 0; panel < panels; panel++) {
-        const size_t wanted = qnet__min_size(columns - panel * kernel->columns, kernel->columns);
-        tile.c_at = panel * kernel->columns;
-        for (at = 0; at < k; at += tile.length) {
-            tile.length = qnet__min_size(k - at, QNET__PIECE);
-            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
-            tile.accumulate = accumulate || at > 0;
-            next = next_a = NULL;
-            if (at + tile.length < k) {
-                next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
-            } else if (panel + 1 < panels) {
-                next = b + (panel + 1) * b_panel;
-            }
-            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
-                tile.rows = qnet__tile_size(rows - first);
-                tile.a = first < rest ? a + first : rest_a;
-                tile.c = first < rest ? c + first : rest_c;
-                tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, kernel->columns);
-                part = first / QNET__TILE_ROWS;
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, b_step, kernel->columns, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
-                }
-                qnet__run_tile(kernel, &tile, wanted);
-            }
-        }
-    }
-}
-
-/* ============================================================================================
-   >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
-   `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
-   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does
-   the same from memory to memory.
-   ============================================================================================ */
-
-/* Numbers side by side in channels. Compilers with vector types split them into the registers that
-   the target has; for others a vector is one number. */
-#if defined(__GNUC__) || defined(__clang__)
-#define QNET__LANE_COUNT (QNET__REAL_IS_DOUBLE ? 8 : 16)
-typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
-#define QNET__WIDE_COUNT 8
-typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(qnet_real))));
-typedef double qnet__wide __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(double))));
-#else
-#define QNET__LANE_COUNT 1
-typedef qnet_real qnet__lanes;
-#define QNET__WIDE_COUNT 1
-typedef qnet_real qnet__narrow;
-typedef double qnet__wide;
-#endif
-
-QNET__INLINE void qnet__lanes_load(qnet__lanes *v, const qnet_real *p)
-{
-    memcpy(v, p, sizeof *v);
-}
-
-QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
-{
-    memcpy(p, v, sizeof *v);
-}
-
-/* y = x[QNET__WIDE_COUNT] in double. */
-QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
-{
-    qnet__narrow v;
-    memcpy(&v, x, sizeof v);
-#if QNET__WIDE_COUNT > 1
-    *y = __builtin_convertvector(v, qnet__wide);
-#else
-    *y = (double)v;
-#endif
-}
-
-/* y[QNET__WIDE_COUNT] = x, rounded. */
-QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
-{
-#if QNET__WIDE_COUNT > 1
-    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
-#else
-    const qnet__narrow v = (qnet_real)*x;
-#endif
-    memcpy(y, &v, sizeof v);
-}
-
-/* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
-QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const int or_zero)
-{
-#if QNET__LANE_COUNT > 1
-    qnet__lanes zero;
-    memset(&zero, 0, sizeof zero);
-    {
-        const __typeof__(*v < zero) cut = or_zero ? *test <= zero : *test < zero;
-        *v = (qnet__lanes)((__typeof__(*v < zero))*v & ~cut);
-    }
-#else
-    *v = *test < 0 || (or_zero && *test == 0) ? 0 : *v;
-#endif
-}
+/* ---- What is done to a map while it is read and written -------------------------------------- */
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
@@ -4400,52 +3810,6 @@ static qnet__prologue qnet__prologue_plain(const qnet_real *x)
     memset(&s, 0, sizeof s);
     s.x = x;
     return s;
-}
-
-/* What a source wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__prologue_lanes {
-    qnet__lanes mean, scale, beta, shift, slope;
-} qnet__prologue_lanes;
-
-QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                        ptrdiff_t c, qnet__prologue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        qnet__lanes_load(&k->mean, s->mean + c);
-        qnet__lanes_load(&k->scale, s->scale + c);
-    }
-    if (kind == QNET__PROLOGUE_NORMALISED)
-        qnet__lanes_load(&k->beta, s->beta + c);
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes_load(&k->shift, s->shift + c);
-        qnet__lanes_load(&k->slope, s->slope + c);
-    }
-}
-
-/* v = the numbers at offset `at` (of pixel and channel) of the source, whose channels are k's. */
-QNET__INLINE void qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   const qnet__prologue_lanes *k, ptrdiff_t at, qnet__lanes *v)
-{
-    qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__PROLOGUE_NORMALISED) {
-        *v = (*v - k->mean) * k->scale + k->beta;
-        qnet__lanes_cut(v, v, 0);
-    }
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes pre;
-        qnet__lanes_load(&pre, s->pre + at);
-        *v = k->scale * (*v - k->shift - (pre - k->mean) * k->slope);
-    }
-}
-
-/* Asks for the cache lines of what will be read at `at`, which may lie outside the map. */
-QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   ptrdiff_t at)
-{
-    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__PROLOGUE_GRADIENT)
-        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
 /* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
@@ -4486,150 +3850,11 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
     return s;
 }
 
-/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
-   before in double, as rounding errors grow with the length of a chain of additions. */
-typedef struct qnet__sums {
-    qnet__lanes center, sum1, sum2;
-    qnet__wide all1[QNET__LANE_COUNT / QNET__WIDE_COUNT], all2[QNET__LANE_COUNT / QNET__WIDE_COUNT];
-} qnet__sums;
-
-QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
-{
-    int i;
-    for (i = 0; i < QNET__LANE_COUNT / QNET__WIDE_COUNT; i++) {
-        qnet__wide more;
-        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE_COUNT, &more);
-        sums->all1[i] += more;
-        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE_COUNT, &more);
-        sums->all2[i] += more;
-    }
-    memset(&sums->sum1, 0, sizeof sums->sum1);
-    memset(&sums->sum2, 0, sizeof sums->sum2);
-}
-
-/* What a sink wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__epilogue_lanes {
-    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
-} qnet__epilogue_lanes;
-
-QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
-        return;
-    if (s->mean != NULL)
-        qnet__lanes_load(&k->mean, s->mean + c);
-    if (s->scale != NULL) {
-        qnet__lanes_load(&k->scale, s->scale + c);
-        qnet__lanes_load(&k->beta, s->beta + c);
-    }
-    if (s->residual_mean != NULL) {
-        qnet__lanes_load(&k->residual_mean, s->residual_mean + c);
-        qnet__lanes_load(&k->residual_scale, s->residual_scale + c);
-        qnet__lanes_load(&k->residual_beta, s->residual_beta + c);
-    }
-}
-
-/* The numbers `value` go to offset `at` (of pixel and channel) of the sink, whose channels are
-   k's. */
-QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                     const qnet__lanes *value, qnet__sums *sums)
-{
-    qnet__lanes v = *value, other;
-    if (kind == QNET__EPILOGUE_MOMENTS) {
-        other = v - sums->center;
-        sums->sum1 += other;
-        sums->sum2 += other * other;
-    }
-    if (kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - k->mean) * k->scale + k->beta;
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            if (s->residual_mean != NULL)
-                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
-            if (s->residual_relu)
-                qnet__lanes_cut(&other, &other, 0);
-            v += other;
-        }
-        if (s->relu)
-            qnet__lanes_cut(&v, &v, 0);
-    }
-    if (kind == QNET__EPILOGUE_GRADIENT) {
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            v += other;
-        }
-        if (s->mask != NULL) {
-            qnet__lanes_load(&other, s->mask + at);
-            qnet__lanes_cut(&v, &other, 1);
-        } else if (s->scale != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            other = (other - k->mean) * k->scale + k->beta;
-            qnet__lanes_cut(&v, &other, 1);
-        }
-        if (s->pre != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            sums->sum1 += v;
-            sums->sum2 += v * (other - k->mean);
-        }
-    }
-    if (s->y != NULL)
-        qnet__lanes_store(s->y + at, &v);
-}
-
-/* Asks for the cache lines of what will be read and written at `at`. */
-QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t at)
-{
-    if (s->y != NULL)
-        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
-    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
-        s->residual != NULL)
-        QNET__PREFETCH((uintptr_t)(s->residual + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
-        QNET__PREFETCH((uintptr_t)(s->mask + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
-        QNET__PREFETCH((uintptr_t)(s->pre + at));
-}
-
-/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
-QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
-{
-    if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
-    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
-    }
-}
-
-/* ---- From memory to memory ------------------------------------------------------------------- */
-
-#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
-#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
-
 typedef struct qnet__pass_job {
     const qnet__prologue *source;
     const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
-
-/* `rows` rows from `first` on; their sums are those of a chunk. */
-typedef void (*qnet__pass_run)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
-
-static size_t qnet__pass_chunk_rows(size_t channels)
-{
-    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
-}
-
-static size_t qnet__pass_chunks(size_t rows, size_t channels)
-{
-    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
-}
 
 /* The twin, by the definitions of source and sink. */
 static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
@@ -4696,25 +3921,821 @@ static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t 
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+/* ---- What Winograd's transforms take --------------------------------------------------------- */
+
+/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
+typedef enum qnet__winograd_form {
+    QNET__WINOGRAD_SAME,  /* stride 1 */
+    QNET__WINOGRAD_HALF,  /* stride 2 */
+    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+} qnet__winograd_form;
+
+#define QNET__WINOGRAD_MOST 9   /* points of an axis, at most */
+#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
+#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
+#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
+#define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
+
+/* Outputs along an axis of a tile. */
+QNET__INLINE int qnet__winograd_outputs(int points)
 {
-    qnet__pass_channels(job, first, rows, chunk, 0);
+    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
-   and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Points for 4 outputs. */
+QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_SAME ? 6 : 9;
+}
+
+/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
+   tile before does not. */
+QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
+}
+
+QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
+}
+
+QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 8 : 4;
+}
+
+/* Pixels along an axis that a tile with this number of points reads, and writes. */
+QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
+           : form == QNET__WINOGRAD_HALF ? points
+                                         : (points + 1) / 2;
+}
+
+QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
+           : form == QNET__WINOGRAD_HALF ? points / 2
+                                         : points - 1;
+}
+
+/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
+typedef struct qnet__winograd_axis {
+    ptrdiff_t tiles, large, side;
+    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
+} qnet__winograd_axis;
+
+/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
+   pixels before first * step, where `first` is the first of its outputs. */
+typedef struct qnet__winograd_map {
+    ptrdiff_t height, width, channels;
+    int step, border, more;
+    int size; /* of views: as for tiles with 4 outputs */
+} qnet__winograd_map;
+
+/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
+   large large, large small, small small. So those that use more points along an axis follow each
+   other. */
+typedef struct qnet__winograd {
+    const struct qnet__isa *isa;
+    qnet__winograd_form form;
+    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
+    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
+    qnet__winograd_axis y, x;
+    ptrdiff_t kind_end[4], tiles;         /* of the batch */
+    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
+    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
+    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
+    ptrdiff_t round_first, round_last;
+    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
+    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
+    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
+    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
+    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
+    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
+    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
+    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
+    qnet__prologue from;                    /* plain or normalised */
+    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
+    qnet__epilogue sink;
+    const qnet_real *w;                   /* [3][3][in][out] */
+    int backward;                         /* w is turned round and in, out are dst_c, src_c */
+    qnet_real *u;
+    const qnet_real *packed;              /* u, or what was packed before */
+    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
+    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
+} qnet__winograd;
+
+/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
+   them or outside the map. */
+typedef struct qnet__winograd_view {
+    int points_y, points_x;
+    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
+} qnet__winograd_view;
+
+static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
+                                const qnet__winograd_map *map, qnet__winograd_view *view)
+{
+    const int size = map->size;
+    int kind = 0, large_y, large_x, rows, columns, y, x;
+    ptrdiff_t image, i, j, top, left, *at = view->at;
+    while (tile >= p->kind_end[kind])
+        kind++;
+    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
+    large_y = kind == 1 || kind == 2, large_x = kind < 2;
+    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
+    i = large_y ? p->y.large : p->y.tiles - p->y.large;
+    image = tile / j / i;
+    i = tile / j % i + (large_y ? 0 : p->y.large);
+    j = tile % j + (large_x ? 0 : p->x.large);
+    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
+    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
+    rows = ((int)p->y.side + large_y) * map->step + map->more;
+    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->points_y = (int)(large_y ? p->y.points : p->y.few);
+    view->points_x = (int)(large_x ? p->x.points : p->x.few);
+    for (y = 0; y < size; y++) {
+        const ptrdiff_t row = (image * map->height + top + y) * map->width;
+        const int there = y < rows && top + y >= 0 && top + y < map->height;
+        for (x = 0; x < size; x++) {
+            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            *at++ = inside ? (row + left + x) * map->channels : -1;
+        }
+    }
+}
+
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
+}
+
+/* The parts of the algorithm that have a kernel. */
+typedef enum qnet__winograd_step {
+    QNET__WINOGRAD_INPUT,
+    QNET__WINOGRAD_GRADIENT,
+    QNET__WINOGRAD_OUTPUT,
+    QNET__WINOGRAD_KERNELS,
+    QNET__WINOGRAD_KERNEL_GRADIENTS
+} qnet__winograd_step;
+
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;        /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
+#define QNET__STEM_TAPS 192    /* 4 columns */
+#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
+
+/* sum[64][QNET__STEM_TAPS] += the taps of `count` outputs of pooling, times their gradients
+   dy[count][64]: those of output i lie in columns at place[i] and what the winner of its window
+   adds, row and column 0 .. 2 of the window, of which rows are `pitch` columns apart. */
+typedef struct qnet__stem_list {
+    const qnet_real *columns, *dy;
+    const uint8_t *winner; /* [count][64] */
+    const ptrdiff_t *place;
+    ptrdiff_t pitch, count;
+    double *sum;
+} qnet__stem_list;
+
+/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
+static qnet_real qnet__sigmoid(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
+    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
+}
+
+static qnet_real qnet__tanh(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
+    return (qnet_real)tanhf((float)x);
+}
+
+/* ---- sigma and tanh that a compiler can vectorise ----
+   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
+   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
+   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
+   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
+   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
+   relative error of 1.4e-8. */
+typedef struct qnet__exp_parts {
+    float power, rest; /* 2^-m = power * rest */
+    float expm1;       /* e^r - 1 */
+} qnet__exp_parts;
+
+/* The float that has these bits. */
+QNET__INLINE float qnet__float_of_bits(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
+{
+    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
+    qnet__exp_parts e;
+    float rounded, m, r, q;
+    uint32_t bits, half;
+    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
+    rounded = a * 1.44269504f + round;
+    m = rounded - round;
+    memcpy(&bits, &rounded, sizeof bits);
+    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
+    half = bits >> 1;
+    e.power = qnet__float_of_bits((127 - half) << 23);
+    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = 0.00139464729f;
+    q = q * r + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    e.expm1 = r + r * r * q;
+    return e;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. */
+QNET__INLINE float qnet__sigmoid_fast(float x)
+{
+    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
+    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
+    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
+}
+
+/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
+QNET__INLINE float qnet__tanh_fast(float x)
+{
+    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
+    const float power = e.power * e.rest;
+    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
+    return copysignf(d / (2.0f + d), x);
+}
+
+/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
+   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
+   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
+   reference and stays with the library. */
+QNET__INLINE qnet_real qnet__gate(qnet_real x)
+{
+    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
+}
+
+QNET__INLINE qnet_real qnet__squash(qnet_real x)
+{
+    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
+}
+
+/* ---- The table of a set ---------------------------------------------------------------------- */
+
+typedef struct qnet__isa {
+    size_t columns; /* of a tile */
+    void (*tile)(const qnet__tile *t);
+    /* `rows` rows from `first` on; their sums are those of a chunk. */
+    void (*pass)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
+    /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
+    void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
+                     qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
+    void (*stem)(const qnet__stem_list *list);
+    void (*lstm)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
+                 const qnet_real *before, qnet_real *gates, qnet_real *cell, qnet_real *cell_tanh,
+                 qnet_real *h, qnet_real *next_h);
+    void (*lstm_back)(size_t n, const qnet_real *gates, const qnet_real *before,
+                      const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
+                      qnet_real *dc, qnet_real *dgates, double *db);
+} qnet__isa;
+
+/* The names of what a set defines: each stands for one that ends in the set's suffix. */
+#define QNET__JOIN_(name, suffix) name##suffix
+#define QNET__JOIN(name, suffix) QNET__JOIN_(name, suffix)
+#define QNET__ISA(name) QNET__JOIN(name, QNET__SUFFIX)
+#define qnet__lanes QNET__ISA(qnet__lanes)
+#define qnet__narrow QNET__ISA(qnet__narrow)
+#define qnet__wide QNET__ISA(qnet__wide)
+#define qnet__lanes_load QNET__ISA(qnet__lanes_load)
+#define qnet__lanes_store QNET__ISA(qnet__lanes_store)
+#define qnet__lanes_zero QNET__ISA(qnet__lanes_zero)
+#define qnet__lanes_all QNET__ISA(qnet__lanes_all)
+#define qnet__lanes_fma QNET__ISA(qnet__lanes_fma)
+#define qnet__lanes_cut QNET__ISA(qnet__lanes_cut)
+#define qnet__widen QNET__ISA(qnet__widen)
+#define qnet__wide_round QNET__ISA(qnet__wide_round)
+#define qnet__tile_keep QNET__ISA(qnet__tile_keep)
+#define qnet__tile_step QNET__ISA(qnet__tile_step)
+#define qnet__tile_rows QNET__ISA(qnet__tile_rows)
+#define qnet__tile_run QNET__ISA(qnet__tile_run)
+#define qnet__prologue_lanes QNET__ISA(qnet__prologue_lanes)
+#define qnet__prologue_channels QNET__ISA(qnet__prologue_channels)
+#define qnet__prologue_get QNET__ISA(qnet__prologue_get)
+#define qnet__prologue_prefetch QNET__ISA(qnet__prologue_prefetch)
+#define qnet__sums QNET__ISA(qnet__sums)
+#define qnet__sums_fold QNET__ISA(qnet__sums_fold)
+#define qnet__epilogue_lanes QNET__ISA(qnet__epilogue_lanes)
+#define qnet__epilogue_channels QNET__ISA(qnet__epilogue_channels)
+#define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
+#define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
+#define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_columns QNET__ISA(qnet__pass_columns)
+#define qnet__pass_run QNET__ISA(qnet__pass_run)
+#define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
+#define qnet__winograd_at QNET__ISA(qnet__winograd_at)
+#define qnet__winograd_a QNET__ISA(qnet__winograd_a)
+#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
+#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
+#define qnet__winograd_odd_points QNET__ISA(qnet__winograd_odd_points)
+#define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
+#define qnet__winograd_bt2_back QNET__ISA(qnet__winograd_bt2_back)
+#define qnet__winograd_odd_outputs QNET__ISA(qnet__winograd_odd_outputs)
+#define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
+#define qnet__winograd_at2_back QNET__ISA(qnet__winograd_at2_back)
+#define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
+#define qnet__winograd_g2 QNET__ISA(qnet__winograd_g2)
+#define qnet__winograd_gt2 QNET__ISA(qnet__winograd_gt2)
+#define qnet__winograd_to_points QNET__ISA(qnet__winograd_to_points)
+#define qnet__winograd_to_pixels QNET__ISA(qnet__winograd_to_pixels)
+#define qnet__winograd_from_outputs QNET__ISA(qnet__winograd_from_outputs)
+#define qnet__winograd_to_taps QNET__ISA(qnet__winograd_to_taps)
+#define qnet__winograd_to_kernel_points QNET__ISA(qnet__winograd_to_kernel_points)
+#define qnet__winograd_get QNET__ISA(qnet__winograd_get)
+#define qnet__winograd_prefetch QNET__ISA(qnet__winograd_prefetch)
+#define qnet__winograd_put QNET__ISA(qnet__winograd_put)
+#define qnet__winograd_input_tile QNET__ISA(qnet__winograd_input_tile)
+#define qnet__winograd_get_dy QNET__ISA(qnet__winograd_get_dy)
+#define qnet__winograd_gradient_tile QNET__ISA(qnet__winograd_gradient_tile)
+#define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
+#define qnet__winograd_sink QNET__ISA(qnet__winograd_sink)
+#define qnet__winograd_output_tile QNET__ISA(qnet__winograd_output_tile)
+#define qnet__winograd_output QNET__ISA(qnet__winograd_output)
+#define qnet__winograd_gather QNET__ISA(qnet__winograd_gather)
+#define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
+#define qnet__winograd_get_du QNET__ISA(qnet__winograd_get_du)
+#define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
+#define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
+#define qnet__winograd_same QNET__ISA(qnet__winograd_same)
+#define qnet__winograd_half QNET__ISA(qnet__winograd_half)
+#define qnet__winograd_double QNET__ISA(qnet__winograd_double)
+#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
+#define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward_row QNET__ISA(qnet__maxpool_forward_row)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_pixel QNET__ISA(qnet__maxpool_pixel)
+#define qnet__maxpool_backward_row QNET__ISA(qnet__maxpool_backward_row)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
+#define qnet__stem_add QNET__ISA(qnet__stem_add)
+#define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
+#define qnet__lstm_units QNET__ISA(qnet__lstm_units)
+#define qnet__lstm_row QNET__ISA(qnet__lstm_row)
+#define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
+#define qnet__lstm_row_back QNET__ISA(qnet__lstm_row_back)
+#define qnet__isa_table QNET__ISA(qnet__isa_table)
+
+#define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
+#define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
+#define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
+
+#if QNET__ISA_AT_RUN_TIME
+#define QNET__SUFFIX _avx512
+#define QNET__LANES 16
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#define QNET__SUFFIX _avx2
+#define QNET__LANES 8
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#endif
+
+/* The last set is compiled as the file goes on. */
+#define QNET__SUFFIX _plain
+#define QNET__LANES QNET__LANES_COMPILED
+#define QNET__LAST_SET
+
+#endif /* QNET_IMPLEMENTATION, continued below */
+
+#ifdef QNET__SUFFIX /* the part that is compiled for each set */
+
+/* ---- Vectors --------------------------------------------------------------------------------- */
+
+#if QNET__LANES > 1
+typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
+typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
+#else
+typedef qnet_real qnet__lanes, qnet__narrow;
+typedef double qnet__wide;
+#endif
+
+QNET__INLINE qnet__lanes qnet__lanes_load(const qnet_real *p)
+{
+    qnet__lanes v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+QNET__INLINE void qnet__lanes_store(qnet_real *p, qnet__lanes v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zero(void)
+{
+    qnet__lanes v;
+    memset(&v, 0, sizeof v);
+    return v;
+}
+
+/* x in all lanes. A difference, as 0 + -0 is 0. */
+QNET__INLINE qnet__lanes qnet__lanes_all(qnet_real x)
+{
+    return x - qnet__lanes_zero();
+}
+
+/* x y + z, rounded once where the set has such an instruction. */
+QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lanes z)
+{
+#if QNET__LANES == 16
+    return (qnet__lanes)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif QNET__LANES == 8
+    return (qnet__lanes)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#elif QNET__NEON
+    return (qnet__lanes)vfmaq_f32((float32x4_t)z, (float32x4_t)x, (float32x4_t)y);
+#else
+    return x * y + z;
+#endif
+}
+
+/* v, but 0 where test < 0 (or_zero: <= 0). A NaN in test keeps v. */
+QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
+{
+#if QNET__LANES > 1
+    const qnet__lanes zero = qnet__lanes_zero();
+    const __typeof__(v < zero) cut = or_zero ? test <= zero : test < zero;
+    return (qnet__lanes)((__typeof__(v < zero))v & ~cut);
+#else
+    return test < 0 || (or_zero && test == 0) ? 0 : v;
+#endif
+}
+
+/* *y = x[QNET__WIDE] in double. */
+QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
+{
+    qnet__narrow v;
+    memcpy(&v, x, sizeof v);
+#if QNET__LANES > 1
+    *y = __builtin_convertvector(v, qnet__wide);
+#else
+    *y = (double)v;
+#endif
+}
+
+/* y[QNET__WIDE] = x, rounded. */
+QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
+{
+#if QNET__LANES > 1
+    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
+#else
+    const qnet__narrow v = (qnet_real)*x;
+#endif
+    memcpy(y, &v, sizeof v);
+}
+
+/* ---- The tile -------------------------------------------------------------------------------- */
+
+QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
+{
+    int n;
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
+        qnet__lanes_store(c, (held ? qnet__lanes_load(c) : qnet__lanes_zero()) + acc[n]);
+}
+
+/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
+   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
+   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
+   there are registers for all addresses. A chain's sums go to C row by row while the next chain
+   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
+   does not matter which products of zeros are left out. */
+QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int beside,
+                                  const qnet_real *const *a, size_t i, const qnet_real *b,
+                                  uintptr_t ahead, const qnet__turn turn,
+                                  qnet__lanes (*acc)[QNET__TILE_WIDE])
+{
+    qnet__lanes bk[QNET__TILE_WIDE];
+    int m, n;
+    QNET__PREFETCH(ahead);
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++)
+        bk[n] = qnet__lanes_load(b + n * QNET__LANES);
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
+        if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);
+        QNET__UNROLL
+        for (n = 0; n < QNET__TILE_WIDE; n++)
+            acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
+    }
+}
+
+QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const size_t a_step,
+                                  const int beside)
+{
+    const size_t b_step = t->b_step, ahead_step = t->ahead_step;
+    const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;
+    size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */
+    uintptr_t ahead = t->ahead;
+    int m, held = t->accumulate; /* 1: C holds a part of the sum */
+    qnet__lanes acc[QNET__TILE_ROWS][QNET__TILE_WIDE];
+    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);
+    i += a_step, b += b_step, ahead += ahead_step;
+    for (;;) {
+        while (k < t->length) {
+            if (chain == t->chain) {
+                if (held)
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);
+                else
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);
+                held = 1, chain = 1;
+                k++, i += a_step, b += b_step, ahead += ahead_step;
+            }
+            end = qnet__min_size(t->length, k + t->chain - chain);
+            chain += end - k;
+            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
+                QNET__KEEP_INDEX(i);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);
+            }
+        }
+        if (++s == t->segments)
+            break;
+        a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;
+    }
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        if (held)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 1);
+        else
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 0);
+    }
+}
+
+static void qnet__tile_run(const qnet__tile *t)
+{
+    if (t->rows == 6 && t->a_step == 1)
+        qnet__tile_rows(t, 6, 1, 0);
+    else if (t->rows == 6 && t->beside)
+        qnet__tile_rows(t, 6, t->a_step, 1);
+    else if (t->rows == 6)
+        qnet__tile_rows(t, 6, t->a_step, 0);
+    else if (t->rows == 4)
+        qnet__tile_rows(t, 4, t->a_step, 0);
+    else
+        qnet__tile_rows(t, 2, t->a_step, 0);
+}
+
+/* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
+
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__prologue_lanes {
+    qnet__lanes mean, scale, beta, shift, slope;
+} qnet__prologue_lanes;
+
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t c, qnet__prologue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__PROLOGUE_PLAIN) {
+        k->mean = qnet__lanes_load(s->mean + c);
+        k->scale = qnet__lanes_load(s->scale + c);
+    }
+    if (kind == QNET__PROLOGUE_NORMALISED)
+        k->beta = qnet__lanes_load(s->beta + c);
+    if (kind == QNET__PROLOGUE_GRADIENT) {
+        k->shift = qnet__lanes_load(s->shift + c);
+        k->slope = qnet__lanes_load(s->slope + c);
+    }
+}
+
+/* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+{
+    qnet__lanes v = qnet__lanes_load(s->x + at);
+    if (kind == QNET__PROLOGUE_NORMALISED) {
+        v = (v - k->mean) * k->scale + k->beta;
+        v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+    return v;
+}
+
+/* Prefetches what will be read at `at`, which may lie outside the map. */
+QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t at)
+{
+    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
+}
+
+/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
+   before in double, as rounding errors grow with the length of a chain of additions. */
+typedef struct qnet__sums {
+    qnet__lanes center, sum1, sum2;
+    qnet__wide all1[QNET__LANES / QNET__WIDE], all2[QNET__LANES / QNET__WIDE];
+} qnet__sums;
+
+QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
+{
+    int i;
+    for (i = 0; i < QNET__LANES / QNET__WIDE; i++) {
+        qnet__wide more;
+        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE, &more);
+        sums->all1[i] += more;
+        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE, &more);
+        sums->all2[i] += more;
+    }
+    sums->sum1 = sums->sum2 = qnet__lanes_zero();
+}
+
+/* What an epilogue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__epilogue_lanes {
+    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
+} qnet__epilogue_lanes;
+
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
+        return;
+    if (s->mean != NULL)
+        k->mean = qnet__lanes_load(s->mean + c);
+    if (s->scale != NULL) {
+        k->scale = qnet__lanes_load(s->scale + c);
+        k->beta = qnet__lanes_load(s->beta + c);
+    }
+    if (s->residual_mean != NULL) {
+        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
+        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
+        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+    }
+}
+
+/* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
+                                     qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS) {
+        const qnet__lanes d = v - sums->center;
+        sums->sum1 += d;
+        sums->sum2 += d * d;
+    }
+    if (kind == QNET__EPILOGUE_NORMALISE) {
+        v = (v - k->mean) * k->scale + k->beta;
+        if (s->residual != NULL) {
+            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            if (s->residual_mean != NULL)
+                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
+            if (s->residual_relu)
+                other = qnet__lanes_cut(other, other, 0);
+            v += other;
+        }
+        if (s->relu)
+            v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__EPILOGUE_GRADIENT) {
+        if (s->residual != NULL)
+            v += qnet__lanes_load(s->residual + at);
+        if (s->mask != NULL) {
+            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+        } else if (s->scale != NULL) {
+            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
+        }
+        if (s->pre != NULL) {
+            sums->sum1 += v;
+            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+        }
+    }
+    if (s->y != NULL)
+        qnet__lanes_store(s->y + at, v);
+}
+
+/* Prefetches what will be read and written at `at`. */
+QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t at)
+{
+    if (s->y != NULL)
+        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
+    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
+        s->residual != NULL)
+        QNET__PREFETCH((uintptr_t)(s->residual + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
+        QNET__PREFETCH((uintptr_t)(s->mask + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
+        QNET__PREFETCH((uintptr_t)(s->pre + at));
+}
+
+/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
+QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
+                                     const qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS)
+        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
+        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
+        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+    }
+}
+
+/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
+   column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
-        const ptrdiff_t d = c + QNET__LANE_COUNT;
+    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
+        const ptrdiff_t d = c + QNET__LANES;
         qnet__prologue_lanes from_left, from_right;
         qnet__epilogue_lanes to_left, to_right;
         qnet__sums left, right;
-        qnet__lanes v;
         qnet__prologue_channels(job->source, from, c, &from_left);
         qnet__prologue_channels(job->source, from, d, &from_right);
         qnet__epilogue_channels(job->sink, to, c, &to_left);
@@ -4722,14 +4743,15 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
         memset(&left, 0, sizeof left);
         memset(&right, 0, sizeof right);
         if (to == QNET__EPILOGUE_MOMENTS) {
-            qnet__prologue_get(job->source, from, &from_left, first + c, &left.center);
-            qnet__prologue_get(job->source, from, &from_right, first + d, &right.center);
+            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
+            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            qnet__prologue_get(job->source, from, &from_left, first + r * n + c, &v);
-            qnet__epilogue_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
-            qnet__prologue_get(job->source, from, &from_right, first + r * n + d, &v);
-            qnet__epilogue_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
+            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
+            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
+            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
+            v = qnet__prologue_get(job->source, from, &from_right, next);
+            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
             if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
                 qnet__sums_fold(&left);
                 qnet__sums_fold(&right);
@@ -4741,148 +4763,33 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
 
-#define QNET__DEFINE_PASS(name, target)                                                           \
-    target static void name(const qnet__pass_job *job, size_t at, size_t rows, size_t chunk)      \
-    {                                                                                             \
-        const qnet__epilogue_kind to = job->sink->kind; \
-        if (job->source->kind == QNET__PROLOGUE_NORMALISED) \
-            qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (job->source->kind == QNET__PROLOGUE_GRADIENT) \
-            qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_MOMENTS) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_MOMENTS, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_NORMALISE) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_NORMALISE, at, rows, chunk); \
-        else                                                                                      \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_GRADIENT, at, rows, chunk); \
-    }
-
-QNET__DEFINE_PASS(qnet__pass_portable, )
-#if QNET__X86
-QNET__DEFINE_PASS(qnet__pass_avx2, QNET__AVX2)
-QNET__DEFINE_PASS(qnet__pass_avx512, QNET__AVX512)
-#endif
-
-typedef struct qnet__pass_call {
-    qnet__pass_job job;
-    qnet__pass_run run;
-} qnet__pass_call;
-
-static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+/* One of prologue and epilogue is plain. */
+static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
-    const qnet__pass_call *call = (const qnet__pass_call *)arg;
-    const size_t rows = qnet__min_size(call->job.chunk_rows,
-                                       call->job.rows - chunk * call->job.chunk_rows);
-    QNET__UNUSED(worker);
-    if (call->job.sink->rows != NULL)
-        call->job.sink->rows[chunk] = rows;
-    call->run(&call->job, chunk * call->job.chunk_rows, rows, chunk);
-}
-
-static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
-{
+    const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
+    const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
     if (QNET__REFERENCE_ONLY)
-        return qnet__pass_ref;
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__pass_avx512;
-    case QNET_CPU_AVX2: return qnet__pass_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__pass_portable;
+        qnet__pass_channels(job, first, rows, chunk, 0);
+    else if (from == QNET__PROLOGUE_NORMALISED)
+        qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
+    else if (from == QNET__PROLOGUE_GRADIENT)
+        qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_MOMENTS)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_NORMALISE)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
+    else
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
 }
 
-/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
-   source's x may be the same map. */
-static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
-                       size_t rows, size_t channels)
-{
-    qnet__pass_call call;
-    call.job.source = source, call.job.sink = sink;
-    call.job.rows = rows, call.job.channels = channels;
-    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
-    call.run = qnet__pass_pick(ctx);
-    sink->chunks = qnet__pass_chunks(rows, channels);
-    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
-}
-
-/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
-
-#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
-
-typedef struct qnet__epilogue_join {
-    const qnet__epilogue *sink;
-    size_t channels;
-    double *first, *second; /* [channels] */
-} qnet__epilogue_join;
-
-/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
-   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
-   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
-static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
-    const qnet__epilogue *s = job->sink;
-    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
-    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
-    size_t k, c;
-    double rows = 0;
-    QNET__UNUSED(worker);
-    for (c = begin; c < end; c++)
-        job->first[c] = job->second[c] = 0;
-    if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        for (k = 0; k < s->chunks; k++) {
-            for (c = begin; c < end; c++) {
-                job->first[c] += s->sum1[k * n + c];
-                job->second[c] += s->sum2[k * n + c];
-            }
-        }
-        return;
-    }
-    for (k = 0; k < s->chunks; k++) {
-        rows += (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
-                             s->sum1[k * n + c];
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->first[c] /= rows;
-    for (k = 0; k < s->chunks; k++) {
-        const double m = (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            const double sum = s->sum1[k * n + c];
-            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
-            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->second[c] /= rows;
-}
-
-static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
-                              double *first, double *second)
-{
-    qnet__epilogue_join job;
-    job.sink = sink;
-    job.channels = channels;
-    job.first = first;
-    job.second = second;
-    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
-                   &job);
-}
-
-/* ============================================================================================
-   >>winograd: 3x3 convolution by Winograd's minimal filtering: stride 1, mostly by F(4x4, 3x3), and
-   stride 2.
+#if QNET__HAS_WINOGRAD
+/* ---- Winograd's transforms ---------------------------------------------------------------------
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
    takes 36 multiplications per channel pair where the direct sum takes 144 (Winograd 1980; Lavin &
    Gray 2016). Over all tiles of all images each of the 36 elements is a matrix product,
-   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
+   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile.
 
    The matrices come from interpolation at the points 0, infinity, a, -a, b and -b. With a = 5/8 and
    b = 3/2 all entries of A and B are exact in binary, and the rounding error of 4x4 tiles is less
@@ -4939,11 +4846,9 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
    linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
-   again a matrix product for each element. The twins are those of >>conv: the equation that this
-   room evaluates is the same, in another order of sums.
-   ============================================================================================ */
+   again a matrix product for each element. */
 
-/* ---- The transforms in one dimension, for 6, 5, 4 or 3 points -------------------------------- */
+/* In one dimension, for 6, 5, 4 or 3 points. */
 
 #define QNET__WINOGRAD_A 0.625
 #define QNET__WINOGRAD_B 1.5
@@ -4952,14 +4857,6 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
 #define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
-
-#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
-
-/* Outputs along an axis of a tile. */
-QNET__INLINE int qnet__winograd_outputs(int points)
-{
-    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
-}
 
 /* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
    what x has beyond that is not read.
@@ -5097,7 +4994,7 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
     y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
 }
 
-/* ---- The same for stride 2, for 9, 7 or 5 points --------------------------------------------- */
+/* For stride 2, with 9, 7 or 5 points. */
 
 #define QNET__WINOGRAD_R 0.75
 #define QNET__WINOGRAD_T 2.0
@@ -5242,54 +5139,7 @@ QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const p
     y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
 }
 
-/* ---- The transforms of tiles ----------------------------------------------------------------- */
-
-/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
-typedef enum qnet__winograd_form {
-    QNET__WINOGRAD_SAME,  /* stride 1 */
-    QNET__WINOGRAD_HALF,  /* stride 2 */
-    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
-} qnet__winograd_form;
-
-#define QNET__WINOGRAD_MOST 9 /* points of an axis, at most */
-
-/* Points for 4 outputs. */
-QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_SAME ? 6 : 9;
-}
-
-/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
-   tile before does not. */
-QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
-}
-
-QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
-}
-
-QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 8 : 4;
-}
-
-/* Pixels along an axis that a tile with this number of points reads, and writes. */
-QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
-           : form == QNET__WINOGRAD_HALF ? points
-                                         : (points + 1) / 2;
-}
-
-QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
-           : form == QNET__WINOGRAD_HALF ? points / 2
-                                         : points - 1;
-}
+/* For a tile. */
 
 QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
                                            const qnet__lanes *x, qnet__lanes *y,
@@ -5349,116 +5199,11 @@ QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form
     }
 }
 
-#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
-#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
-
-/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
-typedef struct qnet__winograd_axis {
-    ptrdiff_t tiles, large, side;
-    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
-} qnet__winograd_axis;
-
-/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
-   pixels before first * step, where `first` is the first of its outputs. */
-typedef struct qnet__winograd_map {
-    ptrdiff_t height, width, channels;
-    int step, border, more;
-    int size; /* of views: as for tiles with 4 outputs */
-} qnet__winograd_map;
-
-/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
-   large large, large small, small small. So those that use more points along an axis follow each
-   other. */
-typedef struct qnet__winograd {
-    qnet__kernel kernel;
-    qnet__winograd_form form;
-    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
-    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
-    qnet__winograd_axis y, x;
-    ptrdiff_t kind_end[4], tiles;         /* of the batch */
-    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
-    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
-    ptrdiff_t round_first, round_last;
-    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
-    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
-    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
-    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
-    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
-    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
-    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
-    qnet__prologue from;                    /* plain or normalised */
-    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
-    qnet__epilogue sink;
-    const qnet_real *w;                   /* [3][3][in][out] */
-    int backward;                         /* w is turned round and in, out are dst_c, src_c */
-    qnet_real *u;
-    const qnet_real *packed;              /* u, or what was packed before */
-    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
-    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
-} qnet__winograd;
-
-/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
-   them or outside the map. */
-typedef struct qnet__winograd_view {
-    int points_y, points_x;
-    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
-} qnet__winograd_view;
-
-static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
-                                const qnet__winograd_map *map, qnet__winograd_view *view)
+QNET__INLINE qnet__lanes qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            ptrdiff_t c)
 {
-    const int size = map->size;
-    int kind = 0, large_y, large_x, rows, columns, y, x;
-    ptrdiff_t image, i, j, top, left, *at = view->at;
-    while (tile >= p->kind_end[kind])
-        kind++;
-    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
-    large_y = kind == 1 || kind == 2, large_x = kind < 2;
-    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
-    i = large_y ? p->y.large : p->y.tiles - p->y.large;
-    image = tile / j / i;
-    i = tile / j % i + (large_y ? 0 : p->y.large);
-    j = tile % j + (large_x ? 0 : p->x.large);
-    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
-    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
-    rows = ((int)p->y.side + large_y) * map->step + map->more;
-    columns = ((int)p->x.side + large_x) * map->step + map->more;
-    view->points_y = (int)(large_y ? p->y.points : p->y.few);
-    view->points_x = (int)(large_x ? p->x.points : p->x.few);
-    for (y = 0; y < size; y++) {
-        const ptrdiff_t row = (image * map->height + top + y) * map->width;
-        const int there = y < rows && top + y >= 0 && top + y < map->height;
-        for (x = 0; x < size; x++) {
-            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
-            *at++ = inside ? (row + left + x) * map->channels : -1;
-        }
-    }
-}
-
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
-static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
-                                 ptrdiff_t *last)
-{
-    const int more_y = plane / p->x.points >= p->y.few;
-    const int more_x = plane % p->x.points >= p->x.few;
-    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
-    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
-    *first = *first > begin ? *first : begin;
-    *last = *last < end ? *last : end;
-}
-
-QNET__INLINE void qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                     const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                     qnet__lanes *v)
-{
-    if (at < 0) {
-        memset(v, 0, sizeof *v);
-    } else {
-        qnet__prologue_get(s, kind, k, at + c, v);
-    }
+    return at < 0 ? qnet__lanes_zero() : qnet__prologue_get(s, kind, k, at + c);
 }
 
 /* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
@@ -5482,20 +5227,20 @@ QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__p
 QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
                                      const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
 {
-    qnet__lanes_store(to, &x[0]);
-    qnet__lanes_store(to + plane, &x[1]);
-    qnet__lanes_store(to + 2 * plane, &x[2]);
+    qnet__lanes_store(to, x[0]);
+    qnet__lanes_store(to + plane, x[1]);
+    qnet__lanes_store(to + 2 * plane, x[2]);
     if (points > 3)
-        qnet__lanes_store(to + 3 * plane, &x[3]);
+        qnet__lanes_store(to + 3 * plane, x[3]);
     if (points > 4)
-        qnet__lanes_store(to + 4 * plane, &x[4]);
+        qnet__lanes_store(to + 4 * plane, x[4]);
     if (points > 5)
-        qnet__lanes_store(to + 5 * plane, &x[5]);
+        qnet__lanes_store(to + 5 * plane, x[5]);
     if (form != QNET__WINOGRAD_SAME && points > 6)
-        qnet__lanes_store(to + 6 * plane, &x[6]);
+        qnet__lanes_store(to + 6 * plane, x[6]);
     if (form != QNET__WINOGRAD_SAME && points > 7) {
-        qnet__lanes_store(to + 7 * plane, &x[7]);
-        qnet__lanes_store(to + 8 * plane, &x[8]);
+        qnet__lanes_store(to + 7 * plane, x[7]);
+        qnet__lanes_store(to + 8 * plane, x[8]);
     }
 }
 
@@ -5510,7 +5255,7 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+    for (c = 0; c < p->src_c; c += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->from, kind, c, &k);
@@ -5519,17 +5264,17 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
             qnet__lanes d[QNET__WINOGRAD_MOST];
             if (x >= size - qnet__winograd_fresh(form))
                 qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
-            qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
-            qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
-            qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
-            qnet__winograd_get(&p->from, kind, &k, from[3 * size], c, &d[3]);
-            qnet__winograd_get(&p->from, kind, &k, from[4 * size], c, &d[4]);
+            d[0] = qnet__winograd_get(&p->from, kind, &k, from[0], c);
+            d[1] = qnet__winograd_get(&p->from, kind, &k, from[size], c);
+            d[2] = qnet__winograd_get(&p->from, kind, &k, from[2 * size], c);
+            d[3] = qnet__winograd_get(&p->from, kind, &k, from[3 * size], c);
+            d[4] = qnet__winograd_get(&p->from, kind, &k, from[4 * size], c);
             if (size > 5)
-                qnet__winograd_get(&p->from, kind, &k, from[5 * size], c, &d[5]);
+                d[5] = qnet__winograd_get(&p->from, kind, &k, from[5 * size], c);
             if (size > 6) {
-                qnet__winograd_get(&p->from, kind, &k, from[6 * size], c, &d[6]);
-                qnet__winograd_get(&p->from, kind, &k, from[7 * size], c, &d[7]);
-                qnet__winograd_get(&p->from, kind, &k, from[8 * size], c, &d[8]);
+                d[6] = qnet__winograd_get(&p->from, kind, &k, from[6 * size], c);
+                d[7] = qnet__winograd_get(&p->from, kind, &k, from[7 * size], c);
+                d[8] = qnet__winograd_get(&p->from, kind, &k, from[8 * size], c);
             }
             qnet__winograd_to_points(form, points_y, d, half + x, pitch);
         }
@@ -5542,13 +5287,15 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
 }
 
 /* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                        const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                        qnet__lanes *v)
+QNET__INLINE qnet__lanes qnet__winograd_get_dy(const qnet__winograd *p,
+                                               const qnet__prologue_kind kind,
+                                               const qnet__prologue_lanes *k, ptrdiff_t at,
+                                               ptrdiff_t c)
 {
-    qnet__winograd_get(&p->dy, kind, k, at, c, v);
+    const qnet__lanes v = qnet__winograd_get(&p->dy, kind, k, at, c);
     if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
         qnet__lanes_store(p->dy_made + at + c, v);
+    return v;
 }
 
 /* A dY A^T of a tile. */
@@ -5562,17 +5309,17 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
     const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
     ptrdiff_t c;
     int y, x;
-    for (c = p->slab_first; c < end; c += QNET__LANE_COUNT, d += QNET__LANE_COUNT) {
+    for (c = p->slab_first; c < end; c += QNET__LANES, d += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[4 * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->dy, kind, c, &k);
         for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
             qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
-            qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
-            qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
-            qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
-            qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
+            e[0] = qnet__winograd_get_dy(p, kind, &k, at[x], c);
+            e[1] = qnet__winograd_get_dy(p, kind, &k, at[4 + x], c);
+            e[2] = qnet__winograd_get_dy(p, kind, &k, at[8 + x], c);
+            e[3] = qnet__winograd_get_dy(p, kind, &k, at[12 + x], c);
             qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
         }
         for (y = 0; y < points_y; y++) {
@@ -5614,7 +5361,7 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
 /* To the sink, unless the pixel is outside the map. */
 QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
                                       const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                      ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
+                                      ptrdiff_t channel, qnet__lanes y, qnet__sums *sums)
 {
     if (at >= 0)
         qnet__epilogue_put(s, kind, k, at + channel, y, sums);
@@ -5635,7 +5382,7 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
+    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
@@ -5647,16 +5394,16 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
         qnet__epilogue_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            qnet__lanes_load(&e[0], from);
-            qnet__lanes_load(&e[1], from + row);
-            qnet__lanes_load(&e[2], from + 2 * row);
-            qnet__lanes_load(&e[3], points_y > 3 ? from + 3 * row : from);
-            qnet__lanes_load(&e[4], points_y > 4 ? from + 4 * row : from);
-            qnet__lanes_load(&e[5], points_y > 5 ? from + 5 * row : from);
+            e[0] = qnet__lanes_load(from);
+            e[1] = qnet__lanes_load(from + row);
+            e[2] = qnet__lanes_load(from + 2 * row);
+            e[3] = qnet__lanes_load(points_y > 3 ? from + 3 * row : from);
+            e[4] = qnet__lanes_load(points_y > 4 ? from + 4 * row : from);
+            e[5] = qnet__lanes_load(points_y > 5 ? from + 5 * row : from);
             if (form != QNET__WINOGRAD_SAME) {
-                qnet__lanes_load(&e[6], points_y > 6 ? from + 6 * row : from);
-                qnet__lanes_load(&e[7], points_y > 7 ? from + 7 * row : from);
-                qnet__lanes_load(&e[8], points_y > 8 ? from + 8 * row : from);
+                e[6] = qnet__lanes_load(points_y > 6 ? from + 6 * row : from);
+                e[7] = qnet__lanes_load(points_y > 7 ? from + 7 * row : from);
+                e[8] = qnet__lanes_load(points_y > 8 ? from + 8 * row : from);
             }
             qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
         }
@@ -5666,15 +5413,15 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
             qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[2], c, &e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[3], c, &e[3], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[0], c, e[0], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[1], c, e[1], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[2], c, e[2], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[3], c, e[3], &sum);
             if (size > 4) {
-                qnet__winograd_sink(s, kind, &k, pixels[4], c, &e[4], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[5], c, &e[5], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[6], c, &e[6], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[7], c, &e[7], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[4], c, e[4], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[5], c, e[5], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[6], c, e[6], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[7], c, e[7], &sum);
             }
         }
         qnet__sums_fold(&sum);
@@ -5691,7 +5438,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
     const qnet__epilogue *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
-    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
+    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
     qnet__winograd_view now, next;
     ptrdiff_t t, c;
     size_t rows = 0;
@@ -5713,8 +5460,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
         for (x = 0; x < size * size; x++)
             rows += now.at[x] >= 0;
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT)
-        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
+        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         s->rows[block] = rows;
 }
@@ -5724,51 +5471,50 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
    those of the square to come, whose rows are asked for. */
 QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
                                         ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__LANE_COUNT][QNET__LANE_COUNT])
+                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
     ptrdiff_t i, j;
     int k;
     for (k = 0; k < 9; k++) {
         if (!p->backward) {
-            for (i = 0; i < QNET__LANE_COUNT; i++) {
+            for (i = 0; i < QNET__SQUARE; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
                 QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
-        for (j = 0; j < QNET__LANE_COUNT; j++) {
+        for (j = 0; j < QNET__SQUARE; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__LANE_COUNT; i++)
+            for (i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
+/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of
    a group; u is that of the group. The lines of u that the next square fills are asked for, by
    each half of a line: once was slower on a Zen 4. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
-    qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
-    ptrdiff_t i, j, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
+    qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
+    ptrdiff_t i, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     int y, x;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
-        const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
+        const ptrdiff_t next = (c + QNET__SQUARE) % QNET__WINOGRAD_GROUP;
+        const ptrdiff_t strip = next > 0 ? first : first + QNET__SQUARE; /* of the next */
         const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c]; /* may be beyond u */
         qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
                               strip < p->src_c ? strip : first,
                               group * QNET__WINOGRAD_GROUP + next, g);
-        for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
-            const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
+        for (i = 0; i < QNET__SQUARE * QNET__SQUARE; i += QNET__WIDE) {
+            const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
             qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
-            qnet_real rounded[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
                 qnet__widen(&g[x][row][column - c], &e[0]);
                 qnet__widen(&g[3 + x][row][column - c], &e[1]);
@@ -5779,15 +5525,9 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
                 qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
-                    if (columns >= QNET__WIDE_COUNT) {
-                        QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
-                                             (uintptr_t)ahead * sizeof *to);
-                        qnet__wide_round(&e[x], to + at[column]);
-                        continue;
-                    }
-                    qnet__wide_round(&e[x], rounded);
-                    for (j = 0; j < QNET__WIDE_COUNT; j++)
-                        to[at[column + j]] = rounded[j];
+                    QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
+                                         (uintptr_t)ahead * sizeof *to);
+                    qnet__wide_round(&e[x], to + at[column]);
                 }
             }
         }
@@ -5821,7 +5561,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE_COUNT) {
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
@@ -5853,14 +5593,6 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     }
 }
 
-/* The loops above, compiled for each kind of CPU. */
-typedef enum qnet__winograd_step {
-    QNET__WINOGRAD_INPUT,
-    QNET__WINOGRAD_GRADIENT,
-    QNET__WINOGRAD_OUTPUT,
-    QNET__WINOGRAD_KERNELS,
-    QNET__WINOGRAD_KERNEL_GRADIENTS
-} qnet__winograd_step;
 
 /* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
    has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
@@ -5887,73 +5619,924 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
         qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
 }
 
-/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
-   One for each form: compilers need much longer for all in one. */
-#define QNET__DEFINE_WINOGRAD_FORM(name, target, form)                                            \
-    target static QNET__NOINLINE void name(const qnet__winograd *p, qnet__winograd_step step,     \
-                                           ptrdiff_t i, ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, form, i, j, block);                                       \
-    }
+/* A function for each form, as compilers need much longer for all in one; and one for the kernels,
+   whose arrays would take more than 16 KB of stack together with the others'. */
+static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);
+}
 
-#define QNET__DEFINE_WINOGRAD(name, target)                                                       \
-    target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
-                                                        qnet__winograd_step step, ptrdiff_t i,    \
-                                                        ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        const int y = (int)p->y.points, x = (int)p->x.points;                                     \
-        if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)                     \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);                          \
-        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);                          \
-        else if (p->planes == 36)                                                                 \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);           \
-        else if (p->planes == 9)                                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);           \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);           \
-        else                                                                                      \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);           \
-    }                                                                                             \
-                                                                                                  \
-    QNET__DEFINE_WINOGRAD_FORM(name##_same, target, QNET__WINOGRAD_SAME)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_half, target, QNET__WINOGRAD_HALF)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_double, target, QNET__WINOGRAD_DOUBLE)                      \
-                                                                                                  \
-    static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j, \
-                     qnet_real *block)                                                            \
-    {                                                                                             \
-        if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)            \
-            name##_of_kernels(p, step, i, j, block);                                              \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            name##_same(p, step, i, j, block);                                                    \
-        else if (p->form == QNET__WINOGRAD_HALF)                                                  \
-            name##_half(p, step, i, j, block);                                                    \
-        else                                                                                      \
-            name##_double(p, step, i, j, block);                                                  \
-    }
+static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
+}
 
-QNET__DEFINE_WINOGRAD(qnet__winograd_portable, )
-#if QNET__X86
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx2, QNET__AVX2)
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx512, QNET__AVX512)
-#endif
+static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
+                                                 ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
+}
+
+static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
+                                                     qnet__winograd_step step, ptrdiff_t i,
+                                                     ptrdiff_t j, qnet_real *block)
+{
+    const int y = (int)p->y.points, x = (int)p->x.points;
+    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
+    else if (step == QNET__WINOGRAD_KERNELS)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
+    else if (p->planes == 36)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);
+    else if (p->planes == 9)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);
+    else
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);
+}
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
 {
-#if QNET__X86
-    if (p->kernel.columns == 64) {
-        qnet__winograd_avx512(p, step, i, j, block);
-        return;
+    if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)
+        qnet__winograd_of_kernels(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_same(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_HALF)
+        qnet__winograd_half(p, step, i, j, block);
+    else
+        qnet__winograd_double(p, step, i, j, block);
+}
+#endif /* QNET__HAS_WINOGRAD */
+
+/* ---- Max pooling ----------------------------------------------------------------------------- */
+
+/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
+   become vector code. */
+QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
+{
+    const int better = (v > *best) | (v != v);
+    *winner = better ? t : *winner;
+    *best = better ? v : *best;
+}
+
+/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH], i;
+    for (i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
+        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
     }
-    if (p->kernel.columns == 16) {
-        qnet__winograd_avx2(p, step, i, j, block);
-        return;
+    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    if (pool->argmax != NULL)
+        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
+   part once more, or the first that there is: that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
+                                            const qnet__prologue_kind kind, size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
+    const size_t n = pool->channels;
+    size_t ox, c;
+    for (ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const qnet_real *x[9];
+        int tap[9], t, last = oy > 0 ? 0 : 3;
+        last += ox > 0 ? 0 : 1; /* the first that there is */
+        for (t = 0; t < 9; t++) {
+            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
+                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block,
+                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* sum[n] += dy where tap won. */
+QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
+                                       qnet_real *sum)
+{
+    int i;
+    for (i = 0; i < n; i++) {
+        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+        sum[i] += winner[i] == tap ? v : 0;
+    }
+}
+
+/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
+   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                      size_t ix, size_t c, qnet_real *dx)
+{
+    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
+    qnet_real sum[QNET__WIDTH];
+    int i;
+    for (i = 0; i < n; i++) sum[i] = 0;
+    for (oy = iy / 2; oy <= last_y; oy++) {
+        for (ox = ix / 2; ox <= last_x; ox++) {
+            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
+            at = at * pool->channels + c;
+            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
+        }
+    }
+    for (i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
+QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
+{
+    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
+    for (ix = 0; ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    if (pool->dx != NULL)
+        qnet__maxpool_backward_row(pool, index);
+    else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index);
+    else
+        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index);
+}
+
+/* ---- The gradient of the stem's weights ------------------------------------------------------ */
+
+/* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
+QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
+                                 const qnet_real *value, ptrdiff_t count, double *sum)
+{
+    const ptrdiff_t step = QNET__STEM_VECTORS * QNET__LANES;
+    ptrdiff_t first, i, k;
+    for (first = 0; first < QNET__STEM_TAPS; first += step) {
+        qnet__lanes v[QNET__STEM_VECTORS];
+        qnet_real block[QNET__STEM_VECTORS * QNET__LANES];
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            v[k] = qnet__lanes_zero();
+        for (i = 0; i < count; i++) {
+            const qnet_real *p = columns + from[i] + first;
+            QNET__UNROLL
+            for (k = 0; k < QNET__STEM_VECTORS; k++)
+                v[k] += qnet__lanes_load(p + k * QNET__LANES) * value[i];
+        }
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            qnet__lanes_store(block + k * QNET__LANES, v[k]);
+        for (k = 0; k < step; k++)
+            sum[first + k] += (double)block[k];
+    }
+}
+
+static void qnet__stem_winners_of(const qnet__stem_list *p)
+{
+    qnet_real value[QNET__STEM_PIECE];
+    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
+    for (i = 0; i < 9; i++)
+        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
+    for (c = 0; c < 64; c++) {
+        for (i = n = 0; i < p->count; i++) {
+            value[n] = p->dy[i * 64 + c];
+            from[n] = p->place[i] + tap[p->winner[i * 64 + c]];
+            n += value[n] != 0;
+        }
+        qnet__stem_add(p->columns, from, value, n, p->sum + c * QNET__STEM_TAPS);
+    }
+}
+
+/* ---- one row of the element-wise half: a scan at a step -------------------------------------- */
+
+#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
+
+/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
+   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
+   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
+QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
+                                   const qnet_real *QNET__RESTRICT bias,
+                                   const qnet_real *QNET__RESTRICT recurrent,
+                                   const qnet_real *QNET__RESTRICT before,
+                                   qnet_real *QNET__RESTRICT gates,
+                                   qnet_real *QNET__RESTRICT cell,
+                                   qnet_real *QNET__RESTRICT cell_tanh,
+                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
+{
+    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
+    size_t q, k;
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
+    }
+    for (k = 0; k < run; k++) {
+        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
+        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
+        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
+        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
+        cell[j + k] = c;
+        cell_tanh[j + k] = t;
+        h[j + k] = next_h[j + k] = o * t;
+    }
+    for (q = 0; q < 4; q++)
+        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
+}
+
+QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
+                                 const qnet_real *QNET__RESTRICT recurrent,
+                                 const qnet_real *QNET__RESTRICT before,
+                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
+                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
+                                 qnet_real *QNET__RESTRICT next_h)
+{
+    size_t j = 0;
+    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
+        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
+                         next_h);
+    if (j < n)
+        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
+}
+
+/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
+   + what the step after sends back through U, and dc likewise:
+       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
+       di = dc g    dg = dc i    df = dc c'    dc' = dc f
+   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
+   db[4 n] += dgates, in double, since many steps add up there. */
+QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
+                                        const qnet_real *QNET__RESTRICT gates,
+                                        const qnet_real *QNET__RESTRICT before,
+                                        const qnet_real *QNET__RESTRICT cell_tanh,
+                                        const qnet_real *QNET__RESTRICT dy,
+                                        const qnet_real *QNET__RESTRICT dh,
+                                        qnet_real *QNET__RESTRICT dc,
+                                        qnet_real *QNET__RESTRICT dgates,
+                                        double *QNET__RESTRICT db)
+{
+    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
+    size_t q, k;
+    for (k = 0; k < run; k++) {
+        const size_t u = j + k;
+        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
+        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
+        const qnet_real c = dc[u] + h * o * (1 - t * t);
+        a[0][k] = c * g * i * (1 - i);
+        a[1][k] = c * before[u] * f * (1 - f);
+        a[2][k] = c * i * (1 - g * g);
+        a[3][k] = h * t * o * (1 - o);
+        dc[u] = c * f;
+    }
+    for (q = 0; q < 4; q++) {
+        const size_t at = q * n + j;
+        for (k = 0; k < run; k++) {
+            dgates[at + k] = a[q][k];
+            db[at + k] += (double)a[q][k];
+        }
+    }
+}
+
+QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
+                                      const qnet_real *QNET__RESTRICT before,
+                                      const qnet_real *QNET__RESTRICT cell_tanh,
+                                      const qnet_real *QNET__RESTRICT dy,
+                                      const qnet_real *QNET__RESTRICT dh,
+                                      qnet_real *QNET__RESTRICT dc,
+                                      qnet_real *QNET__RESTRICT dgates,
+                                      double *QNET__RESTRICT db)
+{
+    size_t j = 0;
+    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
+        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
+                              db);
+    if (j < n)
+        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+static const qnet__isa qnet__isa_table = {
+    QNET__TILE_WIDE * QNET__LANES, qnet__tile_run, qnet__pass_run,
+#if QNET__HAS_WINOGRAD
+    qnet__winograd_run,
+#else
+    NULL,
+#endif
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_row, qnet__lstm_row_back
+};
+
+#endif /* QNET__SUFFIX */
+
+#ifdef QNET__LAST_SET /* the implementation, continued */
+#undef QNET__LAST_SET
+
+/* The kernels of a context: the one place where they are chosen. */
+static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
+{
+    const qnet__isa *plain = &qnet__isa_table;
+#if QNET__ISA_AT_RUN_TIME
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
+        return &qnet__isa_table_avx512;
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX2)
+        return &qnet__isa_table_avx2;
+#endif
+    QNET__UNUSED(ctx);
+    return plain;
+}
+#undef QNET__SUFFIX
+#undef QNET__LANES
+
+
+/* ============================================================================================
+   >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
+   qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+   ============================================================================================ */
+
+
+
+/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+static int qnet__tile_size(size_t rows)
+{
+    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
+}
+
+/* By way of a block on the stack, or without products. */
+static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
+                                          size_t columns)
+{
+    const size_t bytes = columns * sizeof(qnet_real);
+    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
+    qnet_real *c[QNET__TILE_ROWS];
+    qnet__tile part = *tile;
+    int m;
+    memset(block, 0, sizeof block);
+    for (m = 0; m < tile->rows; m++) {
+        c[m] = block[m];
+        if (tile->accumulate && tile->c[m] != NULL)
+            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
+    }
+    part.c = c;
+    part.c_at = 0;
+    if (tile->segments > 0 && tile->length > 0)
+        isa->tile(&part);
+    for (m = 0; m < tile->rows; m++) {
+        if (tile->c[m] != NULL)
+            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
+    }
+}
+
+/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
+   first `columns` columns are wanted. */
+static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
+{
+    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
+    for (m = 0; m < tile->rows; m++)
+        full = full && tile->c[m] != NULL;
+    if (full) {
+        isa->tile(tile);
+    } else {
+        qnet__run_part(isa, tile, columns);
+    }
+}
+
+#define QNET__LINE 64 /* bytes of a cache line */
+
+/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
+   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
+   after another where the rows follow each other, as the hardware likes best. next: NULL where
+   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
+   a loss. */
+static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
+                           size_t part)
+{
+    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
+    tile->ahead = (uintptr_t)tile; /* here already */
+    tile->ahead_step = 0;
+    if (next != NULL && part * line < row) {
+        const size_t before = step == wide ? tile->segments * tile->length : 1;
+        tile->ahead = (uintptr_t)next + part * before * line;
+        tile->ahead_step = step == wide ? line : step * sizeof *next;
+    }
+}
+
+/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
+static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
+{
+    size_t at;
+    int m;
+    for (m = 0; m < tile->rows; m++) {
+        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
+            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
+    }
+}
+
+/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
+       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
+   column = panel * width + j, zero beyond the last column. One task per panel. */
+typedef struct qnet__packing {
+    const qnet_real *src;
+    qnet_real *dst;
+    size_t blocks, length, columns, width;
+    size_t block_step, row_step, column_step;
+} qnet__packing;
+
+#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
+
+static void qnet__pack_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__packing *p = (const qnet__packing *)arg;
+    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
+    size_t block, j, k, first, last;
+    QNET__UNUSED(worker);
+    for (block = 0; block < p->blocks; block++) {
+        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
+        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
+        if (valid < p->width)
+            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
+        if (p->column_step == 1) {
+            for (k = 0; k < p->length; k++)
+                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
+            continue;
+        }
+        for (first = 0; first < p->length; first = last) {
+            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
+            for (j = 0; j < valid; j++) {
+                const qnet_real *from = src + j * p->column_step;
+                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
+                for (k = first; k < last; k++)
+                    dst[k * p->width + j] = from[k * p->row_step];
+            }
+        }
+    }
+}
+
+static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+{
+    return columns / isa->columns + (columns % isa->columns != 0);
+}
+
+/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
+   beside the rows. A constant, so that the split depends on shapes only. */
+#define QNET__PANEL_BYTES ((size_t)384 << 10)
+
+static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
+{
+    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
+    return qnet__min_size(panels, qnet__max_size(fit, 1));
+}
+
+/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
+static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
+                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
+                           qnet_real beta, qnet_real *c, size_t ldc)
+{
+    size_t i, j, p;
+    for (i = 0; i < m; i++) {
+        for (j = 0; j < n; j++) {
+            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
+            for (p = 0; p < k; p++) {
+                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
+                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
+            }
+            c[i * ldc + j] = sum;
+        }
+    }
+}
+
+#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
+
+typedef struct qnet__gemm {
+    const qnet__isa *isa;
+    const qnet_real *a, *b;
+    qnet_real *c;
+    size_t m, n, k, ldc;
+    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
+    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
+    size_t panels, panels_per_task, bands;
+    int accumulate;
+} qnet__gemm;
+
+static void qnet__gemm_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__gemm *g = (const qnet__gemm *)arg;
+    const size_t panel_first = index / g->bands * g->panels_per_task;
+    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
+    const size_t band = index % g->bands * QNET__GEMM_BAND;
+    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t first, rows, panel;
+    qnet__tile tile;
+    int i;
+    QNET__UNUSED(worker);
+    memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_DIRECT;
+    tile.ahead = (uintptr_t)g->b;
+    tile.a = a, tile.b = &g->b, tile.c = c;
+    tile.a_step = g->a_step, tile.b_step = g->b_step;
+    tile.segments = 1, tile.length = g->k;
+    tile.accumulate = g->accumulate;
+    for (first = band; first < last; first += rows) {
+        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
+        tile.rows = qnet__tile_size(rows);
+        for (i = 0; i < tile.rows; i++) {
+            const size_t row = first + (size_t)i;
+            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
+            c[i] = row < last ? g->c + row * g->ldc : NULL;
+        }
+        for (panel = panel_first; panel < panel_last; panel++) {
+            tile.b_at = panel * g->b_panel;
+            tile.c_at = panel * g->isa->columns;
+            qnet__run_tile(g->isa, &tile,
+                           qnet__min_size(g->n - tile.c_at, g->isa->columns));
+        }
+    }
+}
+
+/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
+   would cost more than it saves. */
+static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t n)
+{
+    return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
+}
+
+/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
+QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
+                                  size_t n, size_t k)
+{
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    qnet__arena arena = {NULL, 0};
+    QNET__UNUSED(trans_a);
+    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(isa, trans_b, m, n))
+        return 0;
+    if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
+        return (size_t)-1;
+    qnet__take(&arena, qnet__panels(isa, n), k);
+    return arena.at;
+}
+
+static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
+{
+    qnet__gemm g;
+    g.isa = qnet__isa_of(ctx);
+    g.a = a, g.b = b, g.c = c;
+    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
+    g.a_row = trans_a ? 1 : lda;
+    g.a_step = trans_a ? lda : 1;
+    g.b_panel = g.isa->columns;
+    g.b_step = ldb;
+    g.panels = qnet__panels(g.isa, n);
+    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.isa->columns);
+    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
+    g.accumulate = accumulate;
+    if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
+        qnet__packing p;
+        p.src = b, p.dst = (qnet_real *)scratch;
+        p.blocks = 1, p.length = k, p.columns = n, p.width = g.isa->columns;
+        p.block_step = 0;
+        p.row_step = trans_b ? 1 : ldb;
+        p.column_step = trans_b ? ldb : 1;
+        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
+        g.b = p.dst;
+        g.b_panel = k * g.isa->columns;
+        g.b_step = g.isa->columns;
+    }
+    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+}
+
+/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
+static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
+{
+#if QNET__REAL_IS_DOUBLE
+    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
+    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
+    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
+    *done = 0;
+#else
+    const qnet_blas *blas = &ctx->hooks.blas;
+    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
+                        lda, qnet__max_size(ldb, ldc))));
+    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
+    if (*done && most > (size_t)INT_MAX) {
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
+                          (unsigned long)most, INT_MAX);
+    }
+    if (*done) {
+        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
+                    b, (int)ldb, beta, c, (int)ldc);
     }
 #endif
-    qnet__winograd_portable(p, step, i, j, block);
+    return QNET_OK;
 }
+
+/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
+static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
+{
+    size_t bytes;
+    return step >= width && qnet__mul(rows, step, &bytes) &&
+           qnet__mul(bytes, sizeof(qnet_real), &bytes);
+}
+
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
+{
+    void *own;
+    size_t bytes;
+    int done = 0;
+    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
+    if (m == 0 || n == 0 || k == 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
+                          (unsigned long)n, (unsigned long)k);
+    }
+    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
+        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
+                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
+                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
+    }
+    if (beta != 0 && beta != 1) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
+                          (double)beta);
+    }
+    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
+    if (done)
+        return QNET_OK;
+    if (QNET__REFERENCE_ONLY) {
+        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+        return QNET_OK;
+    }
+    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
+    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
+    qnet__free(ctx, own, bytes);
+    return QNET_OK;
+}
+
+/* Products after which the rows go on to the next tile while the same piece of b stays in the first
+   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
+
+/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
+       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
+   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
+   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
+   all rows, and `chain` divides QNET__PIECE. */
+static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    const size_t panels = qnet__panels(isa, columns);
+    const size_t lines = (isa->columns * sizeof *b - 1) / QNET__LINE + 1;
+    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *rest_a[QNET__TILE_ROWS];
+    qnet_real *rest_c[QNET__TILE_ROWS];
+    size_t panel, first, at, i, part;
+    const qnet_real *next, *next_a;
+    qnet__tile tile;
+    memset(&tile, 0, sizeof tile);
+    tile.chain = chain;
+    tile.b = &b;
+    tile.a_step = a_step, tile.b_step = b_step;
+    tile.segments = 1;
+    for (i = 0; i < QNET__TILE_ROWS; i++) {
+        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
+        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
+    }
+    for (panel = 0; panel < panels; panel++) {
+        const size_t wanted = qnet__min_size(columns - panel * isa->columns, isa->columns);
+        tile.c_at = panel * isa->columns;
+        for (at = 0; at < k; at += tile.length) {
+            tile.length = qnet__min_size(k - at, QNET__PIECE);
+            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
+            tile.accumulate = accumulate || at > 0;
+            next = next_a = NULL;
+            if (at + tile.length < k) {
+                next = b + tile.b_at + tile.length * b_step;
+                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
+            } else if (panel + 1 < panels) {
+                next = b + (panel + 1) * b_panel;
+            }
+            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
+                tile.rows = qnet__tile_size(rows - first);
+                tile.a = first < rest ? a + first : rest_a;
+                tile.c = first < rest ? c + first : rest_c;
+                tile.beside = a_step > 1 && first < rest;
+                if (accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, isa->columns);
+                part = first / QNET__TILE_ROWS;
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, b_step, isa->columns, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
+                }
+                qnet__run_tile(isa, &tile, wanted);
+            }
+        }
+    }
+}
+
+/* ============================================================================================
+   >>fuse: a pass over a map x[rows][channels] in memory, with the prologue or the epilogue that
+   Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+/* ---- From memory to memory ------------------------------------------------------------------- */
+
+#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
+#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
+
+
+
+static size_t qnet__pass_chunk_rows(size_t channels)
+{
+    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
+}
+
+static size_t qnet__pass_chunks(size_t rows, size_t channels)
+{
+    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
+}
+
+
+
+
+
+typedef struct qnet__pass_call {
+    qnet__pass_job job;
+    const qnet__isa *isa;
+} qnet__pass_call;
+
+static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__pass_call *call = (const qnet__pass_call *)arg;
+    const size_t rows = qnet__min_size(call->job.chunk_rows,
+                                       call->job.rows - chunk * call->job.chunk_rows);
+    QNET__UNUSED(worker);
+    if (call->job.sink->rows != NULL)
+        call->job.sink->rows[chunk] = rows;
+    call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
+}
+
+
+/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
+   source's x may be the same map. */
+static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
+                       size_t rows, size_t channels)
+{
+    qnet__pass_call call;
+    call.job.source = source, call.job.sink = sink;
+    call.job.rows = rows, call.job.channels = channels;
+    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
+    call.isa = qnet__isa_of(ctx);
+    sink->chunks = qnet__pass_chunks(rows, channels);
+    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
+}
+
+/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
+
+#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
+
+typedef struct qnet__epilogue_join {
+    const qnet__epilogue *sink;
+    size_t channels;
+    double *first, *second; /* [channels] */
+} qnet__epilogue_join;
+
+/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
+   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
+   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
+static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
+    const qnet__epilogue *s = job->sink;
+    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
+    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
+    size_t k, c;
+    double rows = 0;
+    QNET__UNUSED(worker);
+    for (c = begin; c < end; c++)
+        job->first[c] = job->second[c] = 0;
+    if (s->kind == QNET__EPILOGUE_GRADIENT) {
+        for (k = 0; k < s->chunks; k++) {
+            for (c = begin; c < end; c++) {
+                job->first[c] += s->sum1[k * n + c];
+                job->second[c] += s->sum2[k * n + c];
+            }
+        }
+        return;
+    }
+    for (k = 0; k < s->chunks; k++) {
+        rows += (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
+                             s->sum1[k * n + c];
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->first[c] /= rows;
+    for (k = 0; k < s->chunks; k++) {
+        const double m = (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            const double sum = s->sum1[k * n + c];
+            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
+            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->second[c] /= rows;
+}
+
+static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
+                              double *first, double *second)
+{
+    qnet__epilogue_join job;
+    job.sink = sink;
+    job.channels = channels;
+    job.first = first;
+    job.second = second;
+    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
+                   &job);
+}
+
+/* ============================================================================================
+   >>winograd: 3x3 convolution of stride 1 and 2 by Winograd's minimal filtering: how the tiles of a
+   batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
+   mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
+   another order of sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+
 
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
@@ -5965,7 +6548,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                                     ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
                                     qnet_real *m)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns, piece = (ptrdiff_t)QNET__PIECE;
     const ptrdiff_t size = piece * columns;
     const size_t asked = p->by_group ? QNET__PIECE * sizeof *v : 0; /* v holds all tiles */
     const qnet_real *plane = u, *next;
@@ -6007,7 +6590,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                     }
                     qnet__tile_prefetch(&tile, next, (size_t)columns, (size_t)columns,
                                    (size_t)((r - begin) / QNET__TILE_ROWS));
-                    p->kernel.run(&tile);
+                    p->isa->tile(&tile);
                 }
             }
         }
@@ -6035,11 +6618,11 @@ static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     ptrdiff_t group;
-    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
+    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
     for (group = 0; group < groups; group++) {
         qnet__winograd_multiply(p, v, first, last, qnet__winograd_u(p, group),
                                 qnet__winograd_u(p, (group + 1) % groups), m);
-        qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
+        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
                            m);
     }
 }
@@ -6051,7 +6634,7 @@ static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first,
+    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first,
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
 }
 
@@ -6062,7 +6645,7 @@ static void qnet__winograd_group_block(const qnet__winograd *p, ptrdiff_t group,
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     qnet__winograd_multiply(p, p->v + (first - p->round_first) * p->v_row, first,
                             qnet__winograd_last(p, first, p->block), u, u, m);
-    qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
+    p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
 }
 
 /* Blocks of a group follow each other, so that mostly one worker reads its part of u. */
@@ -6081,8 +6664,8 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
     const qnet__winograd *p = (const qnet__winograd *)arg;
     qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
     ptrdiff_t at;
-    for (at = 0; at < p->src_c; at += QNET__LANE_COUNT)
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
+    for (at = 0; at < p->src_c; at += QNET__SQUARE)
+        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
     for (at = p->round_first; at < p->round_last; at += p->block)
         qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
 }
@@ -6090,9 +6673,9 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT, group = (ptrdiff_t)index / strips;
+    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
                        group, p->u + group * p->planes * p->u_plane);
 }
 
@@ -6134,7 +6717,7 @@ static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
    of the tiles, 4 or 2. */
-static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
+static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
                                     const qnet_conv2d *s, int side, int backward)
 {
     const int out_h = (s->height - 1) / s->stride + 1, out_w = (s->width - 1) / s->stride + 1;
@@ -6142,7 +6725,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     ptrdiff_t small_y, small_x;
     memset(p, 0, sizeof *p);
     memset(&x, 0, sizeof x);
-    p->kernel = *kernel;
+    p->isa = isa;
     p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
                              : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
     p->backward = backward;
@@ -6222,11 +6805,11 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
 static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet_real *w, qnet_real *u)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     p.w = w, p.u = u;
-    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__WINOGRAD_GROUP)),
+    qnet__parallel(ctx, (size_t)(p.src_c / QNET__SQUARE * (p.dst_c / QNET__WINOGRAD_GROUP)),
                    qnet__winograd_kernels_task, &p);
 }
 
@@ -6236,11 +6819,11 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
                                 const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
                                 qnet__epilogue *sink, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t count;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
     sink->chunks = (size_t)p.blocks;
     p.from = *x, p.sink = *sink, p.w = w;
@@ -6274,7 +6857,7 @@ static void qnet__winograd_gradient_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first,
+    p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first,
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->d + at * p->d_row);
 }
 
@@ -6303,9 +6886,9 @@ static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff
         c[i] = du + plane * p->du_plane + i * p->du_row;
     }
     if (from < end) {
-        qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
+        qnet__multiply_rows(p->isa, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
                             (size_t)columns, (size_t)(end - from), a, (size_t)p->v_row, d,
-                            (size_t)p->d_row, p->kernel.columns, c, from > begin);
+                            (size_t)p->d_row, p->isa->columns, c, from > begin);
     }
 }
 
@@ -6332,7 +6915,7 @@ static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
                            p->d + group * QNET__WINOGRAD_GROUP, du);
     }
     for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
                            p->slab_first / QNET__WINOGRAD_GROUP + group, du + k * p->du_row);
     }
 }
@@ -6355,8 +6938,8 @@ static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
     }
     for (first = begin; first < end; first = last) {
         last = first + p->round < end ? first + p->round : end;
-        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
-        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
         for (k = 0; k < p->planes; k++)
             qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
     }
@@ -6369,7 +6952,7 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     ptrdiff_t group;
     QNET__UNUSED(worker);
     for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
                            du + group * QNET__WINOGRAD_GROUP);
     }
 }
@@ -6428,11 +7011,11 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t strips;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
     if (qnet__winograd_in_parts(&p)) {
@@ -6516,16 +7099,16 @@ static int qnet__winograd_goes_back(const qnet_conv2d *s)
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
     if (qnet__winograd_goes_back(s)) {
-        qnet__winograd_geometry(&p, &kernel, s, side, 1);
+        qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
     }
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
@@ -6699,7 +7282,7 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
 
 /* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
@@ -6707,7 +7290,7 @@ typedef struct qnet__sweep {
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][kernel.columns] */
+    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][isa->columns] */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
     ptrdiff_t src_c, dst_c, kernel_size;
     size_t phases, phases_x;
@@ -6765,7 +7348,7 @@ static void qnet__sweep_taps(const qnet__sweep *p, ptrdiff_t first, qnet__taps *
         taps->x[s] = v * p->x.tap_step;
         taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
         taps->b[s] = p->panels +
-                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->kernel.columns;
+                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->isa->columns;
     }
 }
 
@@ -6820,15 +7403,15 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
     qnet__tile tile = *piece;
     size_t wanted;
     ptrdiff_t row;
-    tile.c_at = panel * p->kernel.columns;
-    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->kernel.columns);
+    tile.c_at = panel * p->isa->columns;
+    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->isa->columns);
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
-        qnet__tile_prefetch(&tile, next, p->kernel.columns, p->kernel.columns,
+        qnet__tile_prefetch(&tile, next, p->isa->columns, p->isa->columns,
                        (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
         tile.c = pixel + row;
-        qnet__run_tile(&p->kernel, &tile, wanted);
+        qnet__run_tile(p->isa, &tile, wanted);
     }
 }
 
@@ -6875,7 +7458,7 @@ static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrd
 static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
                              ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
 {
-    const size_t columns = p->kernel.columns, segments = (size_t)taps->count;
+    const size_t columns = p->isa->columns, segments = (size_t)taps->count;
     const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
     const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     const size_t piece = qnet__min_size(length, QNET__PIECE);
@@ -6962,14 +7545,14 @@ typedef struct qnet__sweep_plan {
     size_t zero_count;
 } qnet__sweep_plan;
 
-static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__isa *isa,
                                          const qnet_conv2d *s, int src_c, int dst_c)
 {
-    const size_t panels = qnet__panels(kernel, (size_t)dst_c);
+    const size_t panels = qnet__panels(isa, (size_t)dst_c);
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__sweep_plan plan;
     plan.zero_count = (size_t)src_c * (size_t)s->kernel;
-    plan.panels = (qnet_real *)qnet__take(arena, panels * kernel->columns,
+    plan.panels = (qnet_real *)qnet__take(arena, panels * isa->columns,
                                           taps * (size_t)src_c * sizeof(qnet_real));
     plan.zeros = (qnet_real *)qnet__take(arena, plan.zero_count, sizeof(qnet_real));
     return plan;
@@ -6980,13 +7563,13 @@ static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backw
                               const qnet_real *w, qnet_real *panels)
 {
     const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__packing packing;
-    packing.src = w, packing.dst = panels, packing.width = kernel.columns;
+    packing.src = w, packing.dst = panels, packing.width = isa->columns;
     packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
     packing.length = backward ? out : in, packing.columns = backward ? in : out;
     packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    qnet__parallel(ctx, qnet__panels(&kernel, packing.columns), qnet__pack_task, &packing);
+    qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
 }
 
 /* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
@@ -6998,7 +7581,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
     qnet__sweep_plan plan;
     qnet__sweep p;
-    p.kernel = qnet__pick_kernel(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.shape = *s;
     p.backward = backward;
     p.add = add;
@@ -7007,7 +7590,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
     p.kernel_size = s->kernel;
-    plan = qnet__plan_sweep(arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
+    plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
     p.panels = plan.panels, p.zeros = plan.zeros;
 
@@ -7016,14 +7599,14 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     } else {
         p.panels = packed;
     }
-    p.panel_count = qnet__panels(&p.kernel, (size_t)p.dst_c);
+    p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
     qnet__sweep_phase(&p, 0); /* the largest */
     p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
     p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
-                                                                 p.kernel.columns);
+                                                                 p.isa->columns);
     if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS)
         p.panels_per_task = 1;
     return p;
@@ -7050,9 +7633,9 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
    tile, over the output columns whose whole kernel row lies in the image; the few columns at the
    left and right follow tap by tap. */
 typedef struct qnet__weight_sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
-    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of kernel.columns */
+    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of isa->columns */
     qnet_real *partial;      /* [groups][kernel * kernel * in_channels][dy_c] */
     qnet_real *dw;           /* [kernel * kernel * in_channels][out_channels] */
     ptrdiff_t dy_c, out_h, out_w;
@@ -7140,8 +7723,8 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
             c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
         tile.a_at = (size_t)at;
         if (accumulate)
-            qnet__tile_prefetch_sums(&tile, p->kernel.columns);
-        qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+            qnet__tile_prefetch_sums(&tile, p->isa->columns);
+        qnet__run_tile(p->isa, &tile, p->isa->columns);
     }
 }
 
@@ -7157,7 +7740,7 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
     qnet__weight_work t;
     QNET__UNUSED(worker);
     t.p = p;
-    t.panel_column = (ptrdiff_t)(index % p->panels * p->kernel.columns);
+    t.panel_column = (ptrdiff_t)(index % p->panels * p->isa->columns);
     t.dw = p->partial + group * kernel * kernel * in_c * p->dy_c + t.panel_column;
     t.block_first = super * p->blocks_per_task;
     t.block_last = t.block_first + p->blocks_per_task;
@@ -7205,7 +7788,7 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 /* Everything that follows from the shape, with the scratch: dy with its channels padded to whole
    panels (only if they are not) and the partial sums (unless there is one group to write dw
    itself). */
-static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s, qnet_real **padded)
 {
     qnet__weight_sweep p;
@@ -7213,18 +7796,18 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, channels, fit, unused;
     size_t partial_rows;
     memset(&p, 0, sizeof p);
-    p.kernel = *kernel;
+    p.isa = isa;
     p.shape = *s;
     p.out_h = qnet_conv2d_out_height(s);
     p.out_w = qnet_conv2d_out_width(s);
-    p.panels = qnet__panels(kernel, (size_t)s->out_channels);
-    p.dy_c = (ptrdiff_t)(p.panels * kernel->columns);
+    p.panels = qnet__panels(isa, (size_t)s->out_channels);
+    p.dy_c = (ptrdiff_t)(p.panels * isa->columns);
     qnet__inside(p.out_w, s->width, s->stride, -s->padding, &p.inner_first, &p.inner_last);
     qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
     p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
     tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
     p.blocks = (tile_rows - 1) / QNET__TILE_ROWS + 1;
-    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
+    block_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
     p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
     if (p.merged) {
         p.blocks_per_task = p.blocks; /* all of dw is small */
@@ -7261,10 +7844,10 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
 static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
                                       const qnet_real *dy, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet_real *padded;
-    qnet__weight_sweep p = qnet__plan_weights(&arena, &kernel, s, &padded);
+    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s, &padded);
     const ptrdiff_t weight_rows = (ptrdiff_t)s->kernel * s->kernel * s->in_channels;
     ptrdiff_t pixel;
     p.x = x, p.dy = dy, p.dw = dw;
@@ -7386,7 +7969,7 @@ static const char *qnet__conv_algorithm_name(qnet__conv_algorithm way)
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    const int side = qnet__winograd_side(shape, once);
+    const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
     if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
     if (qnet__conv_uses_blas(ctx))
@@ -7420,14 +8003,14 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm w
                                  const qnet_conv2d *shape)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet_real *padded;
     switch (way) {
     case QNET__CONV_REFERENCE: return 0;
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
         if (!qnet__winograd_goes_back(shape))
-            qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
+            qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
         return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
     case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
@@ -7435,9 +8018,9 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm w
                        sizeof(qnet_real));
         return forward.at;
     default:
-        qnet__plan_sweep(&forward, &kernel, shape, shape->in_channels, shape->out_channels);
-        qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
-        qnet__plan_weights(&weights, &kernel, shape, &padded);
+        qnet__plan_sweep(&forward, isa, shape, shape->in_channels, shape->out_channels);
+        qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
+        qnet__plan_weights(&weights, isa, shape, &padded);
         return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
     }
 }
@@ -7472,16 +8055,16 @@ static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *sink, size_t r
 static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm way,
                                 const qnet_conv2d *s)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
     switch (way) {
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
-        qnet__winograd_geometry(&p, &kernel, s, qnet__conv_side(way), 0);
+        qnet__winograd_geometry(&p, isa, s, qnet__conv_side(way), 0);
         return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
     case QNET__CONV_DIRECT:
-        return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
+        return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
     default: return 0;
     }
 }
@@ -7862,25 +8445,6 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
    round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
@@ -7896,28 +8460,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;        /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
 
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
 
 /* An output by itself over the nine taps. The window is clipped to the image, which is what padding
    with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
@@ -7972,159 +8515,16 @@ static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
     }
 }
 
-/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
-   become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
-{
-    const int better = (v > *best) | (v != v);
-    *winner = better ? t : *winner;
-    *best = better ? v : *best;
-}
-
-/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH], i;
-    for (i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
-   part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
-                                            const qnet__prologue_kind kind, size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    const size_t n = pool->channels;
-    size_t ox, c;
-    for (ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const qnet_real *x[9];
-        int tap[9], t, last = oy > 0 ? 0 : 3;
-        last += ox > 0 ? 0 : 1; /* the first that there is */
-        for (t = 0; t < 9; t++) {
-            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
-                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block,
-                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* sum[n] += dy where tap won. */
-QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
-                                       qnet_real *sum)
-{
-    int i;
-    for (i = 0; i < n; i++) {
-        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-        sum[i] += winner[i] == tap ? v : 0;
-    }
-}
-
-/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
-   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                      size_t ix, size_t c, qnet_real *dx)
-{
-    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
-    qnet_real sum[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) sum[i] = 0;
-    for (oy = iy / 2; oy <= last_y; oy++) {
-        for (ox = ix / 2; ox <= last_x; ox++) {
-            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
-            at = at * pool->channels + c;
-            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
-        }
-    }
-    for (i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
-{
-    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    for (ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
-#define QNET__DEFINE_MAXPOOL(name, target)                                                        \
-    target static void name(const qnet__maxpool *pool, size_t index)                              \
-    {                                                                                             \
-        if (pool->dx != NULL)                                                                     \
-            qnet__maxpool_backward_row(pool, index);                                              \
-        else if (pool->x.kind == QNET__PROLOGUE_PLAIN) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index); \
-        else if (pool->x.kind == QNET__PROLOGUE_SCALED) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index); \
-        else                                                                                      \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index); \
-    }
-
-QNET__DEFINE_MAXPOOL(qnet__maxpool_portable, )
-#if QNET__X86
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx2, QNET__AVX2)
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx512, QNET__AVX512)
-#endif
-
-/* One row: of y, or of dx where there is one. */
-typedef void (*qnet__maxpool_row)(const qnet__maxpool *pool, size_t index);
-
 typedef struct qnet__maxpool_call {
     const qnet__maxpool *pool;
-    qnet__maxpool_row run;
+    const qnet__isa *isa;
 } qnet__maxpool_call;
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
     const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
     QNET__UNUSED(worker);
-    call->run(call->pool, index);
-}
-
-static qnet__maxpool_row qnet__maxpool_pick(const qnet_context *ctx)
-{
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__maxpool_avx512;
-    case QNET_CPU_AVX2: return qnet__maxpool_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__maxpool_portable;
+    call->isa->maxpool(call->pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
@@ -8132,7 +8532,7 @@ static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size
 {
     qnet__maxpool_call call;
     call.pool = pool;
-    call.run = qnet__maxpool_pick(ctx);
+    call.isa = qnet__isa_of(ctx);
     if (!QNET__REFERENCE_ONLY) {
         qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
                        qnet__maxpool_task, &call);
@@ -8348,11 +8748,8 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 #define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
 #define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
 #define QNET__STEM_U 12        /* numbers of u[r][q] */
-#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
-#define QNET__STEM_TAPS 192    /* 4 columns */
 #define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
 #define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
@@ -8392,10 +8789,9 @@ static ptrdiff_t qnet__stem_end(const qnet__stem *s, ptrdiff_t band)
 typedef struct qnet__stem_forward_job {
     qnet__stem s;
     qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
+    const qnet__isa *isa;
     qnet__maxpool pool;
-    qnet__maxpool_row pool_row;
     const qnet__epilogue *sums; /* of the chunks, or NULL */
-    qnet__pass_run pass;
     ptrdiff_t tasks;        /* per image */
     qnet_real *rows;        /* [workers][1 + 2 band][out_w][64]: a band of pre, and the row above */
 } qnet__stem_forward_job;
@@ -8436,12 +8832,12 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
             job.chunk_rows = job.rows;
             p->sums->rows[chunk] = job.rows;
-            p->pass(&job, 0, job.rows, chunk);
+            p->isa->pass(&job, 0, job.rows, chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->pool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -8455,10 +8851,10 @@ static qnet_real *qnet__stem_take_rows(const qnet_context *ctx, const qnet__stem
 
 static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const qnet__stem s = qnet__stem_geometry(conv);
     qnet__arena arena = {NULL, 0};
-    qnet__plan_sweep(&arena, &kernel, conv, conv->in_channels, 64);
+    qnet__plan_sweep(&arena, isa, conv, conv->in_channels, 64);
     qnet__stem_take_rows(ctx, &s, &arena);
     return arena.at;
 }
@@ -8475,9 +8871,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
     p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
     p.rows = qnet__stem_take_rows(ctx, &p.s, &arena);
     p.pool = *pool;
-    p.pool_row = qnet__maxpool_pick(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.sums = sums;
-    p.pass = qnet__pass_pick(ctx);
     p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
     p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
     if (sums != NULL)
@@ -8502,11 +8897,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
    are u[0] and u[out_h + 2].) */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
-    qnet__kernel kernel;
-    qnet__pass_run pass;
+    const qnet__isa *isa;
     qnet__pass_job masks;  /* masks dpool, and its sums */
-    void (*winners)(const struct qnet__stem_backward_job *p, const qnet_real *from, ptrdiff_t at,
-                    const ptrdiff_t *place, ptrdiff_t count, double *sum);
     const qnet_real *x;
     const uint8_t *argmax;
     const qnet_real *dpool;
@@ -8583,7 +8975,10 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
+    qnet__stem_list list;
     ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
+    list.columns = t->columns, list.place = place, list.sum = t->a;
+    list.pitch = p->pitch;
     for (; y < y_end; at += n) {
         for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
             place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
@@ -8592,70 +8987,11 @@ static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t 
                 y++;
             }
         }
-        p->winners(p, t->columns, at, place, n, t->a);
+        list.dy = p->dpool + at * 64, list.winner = p->argmax + at * 64;
+        list.count = n;
+        p->isa->stem(&list);
     }
 }
-
-/* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
-#define QNET__STEM_VECTORS 6
-#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
-QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
-                                 const qnet_real *value, ptrdiff_t count, double *sum)
-{
-    ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
-        qnet__lanes v[QNET__STEM_VECTORS], x;
-        qnet_real block[QNET__STEM_STEP];
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            memset(&v[k], 0, sizeof v[k]);
-        for (i = 0; i < count; i++) {
-            const qnet_real *p = columns + from[i] + first;
-            QNET__UNROLL
-            for (k = 0; k < QNET__STEM_VECTORS; k++) {
-                qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
-                v[k] += x * value[i];
-            }
-        }
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
-        for (k = 0; k < QNET__STEM_STEP; k++)
-            sum[first + k] += (double)block[k];
-    }
-}
-
-/* A += those of `count` outputs of pooling from number `at`, whose windows begin at place[]. */
-QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_real *columns,
-                                  ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count,
-                                  double *sum)
-{
-    qnet_real value[QNET__STEM_PIECE];
-    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
-    for (i = 0; i < 9; i++)
-        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
-    for (c = 0; c < 64; c++, sum += QNET__STEM_TAPS) {
-        for (i = n = 0; i < count; i++) {
-            value[n] = p->dpool[(at + i) * 64 + c];
-            from[n] = place[i] + tap[p->argmax[(at + i) * 64 + c]];
-            n += value[n] != 0;
-        }
-        qnet__stem_add(columns, from, value, n, sum);
-    }
-}
-
-#define QNET__DEFINE_STEM(name, target)                                                           \
-    target static void name(const qnet__stem_backward_job *p, const qnet_real *columns,           \
-                            ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count, double *sum)   \
-    {                                                                                             \
-        qnet__stem_list(p, columns, at, place, count, sum);                                       \
-    }
-
-QNET__DEFINE_STEM(qnet__stem_list_portable, )
-#if QNET__X86
-QNET__DEFINE_STEM(qnet__stem_list_avx2, QNET__AVX2)
-QNET__DEFINE_STEM(qnet__stem_list_avx512, QNET__AVX512)
-#endif
 
 /* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
    the seven; likewise edges, of u itself. */
@@ -8691,13 +9027,13 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
             for (m = 0; m < QNET__TILE_ROWS; m++)
                 a[i * QNET__TILE_ROWS + m] = u[i] + m;
         }
-        for (n = 0; n < p->wide; n += (ptrdiff_t)p->kernel.columns) {
+        for (n = 0; n < p->wide; n += (ptrdiff_t)p->isa->columns) {
             tile.b_at = tile.c_at = (size_t)n;
             for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
                 tile.a_at = (size_t)m;
                 for (k = 0; k < QNET__TILE_ROWS; k++)
                     c[k] = lags + (m + k) * p->wide;
-                qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+                qnet__run_tile(p->isa, &tile, p->isa->columns);
             }
         }
         for (k = 0; k < QNET__STEM_U; k++)
@@ -8785,7 +9121,7 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
         p->masks.sink->rows[chunk] = rows;
-        p->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        p->isa->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
         qnet__stem_winners(&t, y, y_end);
         for (r = 2 * y; r < t.last; r = r_end) {
             const int side = qnet__stem_side(s, r);
@@ -8863,12 +9199,12 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
     size_t chunks, row;
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
-    p->kernel = qnet__pick_kernel(ctx);
+    p->isa = qnet__isa_of(ctx);
     chunks = qnet__stem_chunks(&p->s);
     p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->wide = (ptrdiff_t)(qnet__panels(&p->kernel, QNET__STEM_LAGS) * p->kernel.columns);
+    p->wide = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
     row = (size_t)p->pitch * QNET__STEM_U;
     p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
     p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
@@ -8894,19 +9230,10 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
     const qnet__prologue source = qnet__prologue_plain(sums->y);
-    p->pass = qnet__pass_pick(ctx);
     p->masks.source = &source, p->masks.sink = sums;
     p->masks.channels = 64;
     p->dpool = sums->y;
     sums->chunks = qnet__stem_chunks(&p->s);
-    p->winners = qnet__stem_list_portable;
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        p->winners = qnet__stem_list_avx512;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        p->winners = qnet__stem_list_avx2;
-    }
-#endif
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
     qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
 }
@@ -9049,18 +9376,6 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
    over the steps of a batch sees the padding.
    ============================================================================================ */
 
-/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
-static qnet_real qnet__sigmoid(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
-    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
-}
-
-static qnet_real qnet__tanh(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
-    return (qnet_real)tanhf((float)x);
-}
 
 /* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
@@ -9082,236 +9397,8 @@ QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_
     }
 }
 
-/* ---- sigma and tanh that a compiler can vectorise ----
-   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
-   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
-   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
-   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
-   relative error of 1.4e-8. */
-typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest */
-    float expm1;       /* e^r - 1 */
-} qnet__exp_parts;
 
-/* The float that has these bits. */
-QNET__INLINE float qnet__float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
-{
-    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
-    qnet__exp_parts e;
-    float rounded, m, r, q;
-    uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
-    rounded = a * 1.44269504f + round;
-    m = rounded - round;
-    memcpy(&bits, &rounded, sizeof bits);
-    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
-    half = bits >> 1;
-    e.power = qnet__float_of_bits((127 - half) << 23);
-    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
-    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
-    q = 0.00139464729f;
-    q = q * r + 0.00836659782f;
-    q = q * r + 0.0416662805f;
-    q = q * r + 0.166665435f;
-    q = q * r + 0.5f;
-    e.expm1 = r + r * r * q;
-    return e;
-}
-
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. */
-QNET__INLINE float qnet__sigmoid_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
-QNET__INLINE float qnet__tanh_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
-    const float power = e.power * e.rest;
-    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-    return copysignf(d / (2.0f + d), x);
-}
-
-/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
-   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
-   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
-   reference and stays with the library. */
-QNET__INLINE qnet_real qnet__gate(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
-}
-
-QNET__INLINE qnet_real qnet__squash(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
-}
-
-/* ---- one row of the element-wise half: a scan at a step ---- */
-
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
-
-/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
-   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
-   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
-QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
-                                   const qnet_real *QNET__RESTRICT bias,
-                                   const qnet_real *QNET__RESTRICT recurrent,
-                                   const qnet_real *QNET__RESTRICT before,
-                                   qnet_real *QNET__RESTRICT gates,
-                                   qnet_real *QNET__RESTRICT cell,
-                                   qnet_real *QNET__RESTRICT cell_tanh,
-                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
-    size_t q, k;
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
-    }
-    for (k = 0; k < run; k++) {
-        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
-        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
-        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
-        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-        cell[j + k] = c;
-        cell_tanh[j + k] = t;
-        h[j + k] = next_h[j + k] = o * t;
-    }
-    for (q = 0; q < 4; q++)
-        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
-}
-
-QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
-                                 const qnet_real *QNET__RESTRICT recurrent,
-                                 const qnet_real *QNET__RESTRICT before,
-                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
-                                 qnet_real *QNET__RESTRICT next_h)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
-                         next_h);
-    if (j < n)
-        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
-}
-
-/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
-   + what the step after sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
-   db[4 n] += dgates, in double, since many steps add up there. */
-QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
-                                        const qnet_real *QNET__RESTRICT gates,
-                                        const qnet_real *QNET__RESTRICT before,
-                                        const qnet_real *QNET__RESTRICT cell_tanh,
-                                        const qnet_real *QNET__RESTRICT dy,
-                                        const qnet_real *QNET__RESTRICT dh,
-                                        qnet_real *QNET__RESTRICT dc,
-                                        qnet_real *QNET__RESTRICT dgates,
-                                        double *QNET__RESTRICT db)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
-    size_t q, k;
-    for (k = 0; k < run; k++) {
-        const size_t u = j + k;
-        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
-        const qnet_real c = dc[u] + h * o * (1 - t * t);
-        a[0][k] = c * g * i * (1 - i);
-        a[1][k] = c * before[u] * f * (1 - f);
-        a[2][k] = c * i * (1 - g * g);
-        a[3][k] = h * t * o * (1 - o);
-        dc[u] = c * f;
-    }
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) {
-            dgates[at + k] = a[q][k];
-            db[at + k] += (double)a[q][k];
-        }
-    }
-}
-
-QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
-                                      const qnet_real *QNET__RESTRICT before,
-                                      const qnet_real *QNET__RESTRICT cell_tanh,
-                                      const qnet_real *QNET__RESTRICT dy,
-                                      const qnet_real *QNET__RESTRICT dh,
-                                      qnet_real *QNET__RESTRICT dc,
-                                      qnet_real *QNET__RESTRICT dgates,
-                                      double *QNET__RESTRICT db)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
-                              db);
-    if (j < n)
-        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
-}
-
-/* The two loops for the kernels that a context may pick. */
-typedef struct qnet__lstm_rows {
-    void (*forward)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
-                    const qnet_real *before, qnet_real *gates, qnet_real *cell,
-                    qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h);
-    void (*backward)(size_t n, const qnet_real *gates, const qnet_real *before,
-                     const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
-                     qnet_real *dc, qnet_real *dgates, double *db);
-} qnet__lstm_rows;
-
-#define QNET__DEFINE_LSTM_ROWS(name, target)                                                      \
-    target static void name(size_t n, const qnet_real *bias, const qnet_real *recurrent,          \
-                            const qnet_real *before, qnet_real *gates, qnet_real *cell,           \
-                            qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h)                \
-    {                                                                                             \
-        qnet__lstm_row(n, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);            \
-    }                                                                                             \
-    target static void name##_back(size_t n, const qnet_real *gates, const qnet_real *before,     \
-                                   const qnet_real *cell_tanh, const qnet_real *dy,               \
-                                   const qnet_real *dh, qnet_real *dc, qnet_real *dgates,         \
-                                   double *db)                                                    \
-    {                                                                                             \
-        qnet__lstm_row_back(n, gates, before, cell_tanh, dy, dh, dc, dgates, db);                 \
-    }
-
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_portable, )
-#if QNET__X86
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx2, QNET__AVX2)
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx512, QNET__AVX512)
-#endif
-
-static qnet__lstm_rows qnet__lstm_pick_rows(const qnet_context *ctx)
-{
-    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_portable_back};
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        rows.forward = qnet__lstm_row_avx512;
-        rows.backward = qnet__lstm_row_avx512_back;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        rows.forward = qnet__lstm_row_avx2;
-        rows.backward = qnet__lstm_row_avx2_back;
-    }
-#else
-    QNET__UNUSED(ctx);
-#endif
-    return rows;
-}
-
-/* ---- the layer ---- */
+/* ---- the layer ------------------------------------------------------------------------------- */
 
 /* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
    [batch][steps][n] array is (scan * steps + t) * n. */
@@ -9481,9 +9568,9 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 
 /* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
    a power of two apart would fall on the same lines of the cache. */
-static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
+static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
 {
-    return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
+    return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
 /* Scans that a task takes through the steps together, two tiles of rows. */
@@ -9493,8 +9580,7 @@ static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
    step below its length, numbered by group, step and place in the group: the order in which
    dW, dU and db add them up. */
 typedef struct qnet__lstm_work {
-    qnet__kernel kernel;
-    qnet__lstm_rows elementwise;
+    const qnet__isa *isa;
     qnet__lstm job[2];
     size_t groups, rows;
     size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
@@ -9526,24 +9612,23 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const size_t columns = qnet__pick_kernel(ctx).columns;
+    const size_t columns = qnet__isa_of(ctx)->columns;
     size_t in_panels, n_panels, gate_panels;
     int d;
     memset(s, 0, sizeof *s);
-    s->kernel = qnet__pick_kernel(ctx);
-    s->elementwise = qnet__lstm_pick_rows(ctx);
-    in_panels = qnet__panels(&s->kernel, in) * columns;
-    n_panels = qnet__panels(&s->kernel, n) * columns;
-    gate_panels = qnet__panels(&s->kernel, 4 * n) * columns;
+    s->isa = qnet__isa_of(ctx);
+    in_panels = qnet__panels(s->isa, in) * columns;
+    n_panels = qnet__panels(s->isa, n) * columns;
+    gate_panels = qnet__panels(s->isa, 4 * n) * columns;
     s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
     s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
     s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->gate_width = qnet__lstm_width(&s->kernel, 4 * n);
-    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(&s->kernel, n));
+    s->gate_width = qnet__lstm_width(s->isa, 4 * n);
+    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(s->isa, n));
     s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
     if (!backward) {
-        s->x_width = qnet__lstm_width(&s->kernel, in);
+        s->x_width = qnet__lstm_width(s->isa, in);
         s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
         for (d = 0; d < 2; d++) {
             s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
@@ -9616,7 +9701,7 @@ static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_rea
     p.blocks = 1;
     p.length = transposed ? columns : rows;
     p.columns = transposed ? rows : columns;
-    p.width = s->kernel.columns;
+    p.width = s->isa->columns;
     p.block_step = 0;
     p.row_step = transposed ? 1 : columns;
     p.column_step = transposed ? columns : 1;
@@ -9653,13 +9738,13 @@ static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
 {
     size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
     for (i = 0; i < 4; i++) {
-        if (l->panels[i] > 0) l->panels[i] = qnet__panels(&l->work->kernel, l->packing[i].columns);
+        if (l->panels[i] > 0) l->panels[i] = qnet__panels(l->work->isa, l->packing[i].columns);
         tasks += l->panels[i];
     }
     qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
 }
 
-/* ---- forward ---- */
+/* ---- forward --------------------------------------------------------------------------------- */
 
 static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
 {
@@ -9684,7 +9769,7 @@ static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
     const qnet__lstm_work *s = p->work;
     const qnet__lstm *job = &s->job[index % 2];
-    const size_t columns = s->kernel.columns, gates = 4 * job->hidden;
+    const size_t columns = s->isa->columns, gates = 4 * job->hidden;
     const size_t panel = index / 2 % p->chunks * p->panels_per_task;
     const size_t begin = panel * columns;
     const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
@@ -9698,7 +9783,7 @@ static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
         a[i] = s->x + (first + i) * s->x_width;
         c[i] = job->gates + s->at[first + i] * gates + begin;
     }
-    qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
+    qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
                         s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
@@ -9709,7 +9794,7 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const qnet__lstm *job = &s->job[index % 2];
     const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
+    const size_t h_width = qnet__lstm_width(s->isa, n);
     const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
     qnet_real *product = s->worker + worker * s->worker_size;
     qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
@@ -9726,12 +9811,12 @@ static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
         const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
                                                          job->backwards ? step + 1 : step));
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, 4 * n) * s->kernel.columns, n, a, 1,
-                                s->u[index % 2], s->kernel.columns, n * s->kernel.columns, c, 0);
+            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(s->isa, 4 * n) * s->isa->columns, n, a, 1,
+                                s->u[index % 2], s->isa->columns, n * s->isa->columns, c, 0);
         for (i = 0; i < active; i++) {
             const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            s->elementwise.forward(n, job->b, i < going ? c[i] : s->zero,
+            s->isa->lstm(n, job->b, i < going ? c[i] : s->zero,
                                    i < going ? job->cell + before * n : s->zero,
                                    job->gates + row * 4 * n, job->cell + row * n,
                                    job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
@@ -9757,8 +9842,8 @@ static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
     }
     qnet__lstm_lay_out(ctx, &layout);
     product.work = s;
-    product.panels = qnet__panels(&s->kernel, 4 * n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->kernel.columns);
+    product.panels = qnet__panels(s->isa, 4 * n);
+    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->isa->columns);
     product.chunks = (product.panels - 1) / product.panels_per_task + 1;
     product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
     qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
@@ -9793,7 +9878,7 @@ QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape
     return QNET_OK;
 }
 
-/* ---- backward ---- */
+/* ---- backward -------------------------------------------------------------------------------- */
 
 /* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
 static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
@@ -9810,7 +9895,7 @@ static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width,
 /* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
 static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
 {
-    const size_t columns = s->kernel.columns, panel = s->rows * columns;
+    const size_t columns = s->isa->columns, panel = s->rows * columns;
     const size_t in = s->job[0].in, n = s->job[0].hidden;
     size_t r;
     int d;
@@ -9833,7 +9918,7 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
     const qnet__lstm *job = &s->job[index % 2];
     const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
+    const size_t h_width = qnet__lstm_width(s->isa, n);
     const size_t steps = (size_t)job->length[scan[0]];
     qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
     qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
@@ -9855,7 +9940,7 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
         for (i = 0; i < active; i++) {
             const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
             a[i] = dgates + i * s->gate_width;
-            s->elementwise.backward(n, job->gates + row * 4 * n,
+            s->isa->lstm_back(n, job->gates + row * 4 * n,
                                     i < going ? job->cell + before * n : s->zero,
                                     job->cell_tanh + row * n, job->dy + row * 2 * n,
                                     qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
@@ -9863,9 +9948,9 @@ static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
         }
         if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, n) * s->kernel.columns, 4 * n, a, 1,
-                                s->u[index % 2], s->kernel.columns, 4 * n * s->kernel.columns, c,
+            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(s->isa, n) * s->isa->columns, 4 * n, a, 1,
+                                s->u[index % 2], s->isa->columns, 4 * n * s->isa->columns, c,
                                 0);
     }
 }
@@ -9877,8 +9962,8 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
     const qnet__lstm_work *s = p->work;
     const int d = (int)(index % 2);
-    const size_t gates = 4 * s->job[d].hidden, columns = s->kernel.columns;
-    const size_t in_panels = qnet__panels(&s->kernel, s->job[d].in);
+    const size_t gates = 4 * s->job[d].hidden, columns = s->isa->columns;
+    const size_t in_panels = qnet__panels(s->isa, s->job[d].in);
     const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
     const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
     const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
@@ -9898,7 +9983,7 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
             qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
             if (to == NULL) continue;
             for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows,
+            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows,
                                 qnet__min_size(columns, width - at * columns), depth, a,
                                 s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
                                 row > 0);
@@ -9910,7 +9995,7 @@ static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
 static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->kernel.columns;
+    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->isa->columns;
     const size_t first = index * QNET__LSTM_BAND;
     const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
     const qnet_real *a[QNET__LSTM_BAND];
@@ -9923,7 +10008,7 @@ static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
             a[i] = s->dgates[d] + (first + i) * s->gate_width;
             c[i] = s->dx + s->at[first + i] * in;
         }
-        qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
+        qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
                             columns, gates * columns, c, d > 0);
     }
 }
@@ -9948,8 +10033,8 @@ static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
     qnet__lstm_lay_out(ctx, &layout);
     qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
     product.work = s;
-    product.panels = qnet__panels(&s->kernel, in) + qnet__panels(&s->kernel, n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, s->kernel.columns *
+    product.panels = qnet__panels(s->isa, in) + qnet__panels(s->isa, n);
+    product.panels_per_task = qnet__panels_per_task(product.panels, s->isa->columns *
                                                     qnet__min_size(s->rows, QNET__LSTM_DEPTH));
     product.chunks = (product.panels - 1) / product.panels_per_task + 1;
     product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
@@ -10331,7 +10416,7 @@ static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *co
 static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
                                    qnet__resnet_state *r)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(r->net.ctx);
+    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
     size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
     int u;
@@ -10343,7 +10428,7 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
         qnet__winograd p;
         most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
         if (side > 0) {
-            qnet__winograd_geometry(&p, &kernel, conv, side, 0);
+            qnet__winograd_geometry(&p, isa, conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
@@ -12130,7 +12215,7 @@ static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
     memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
 }
 
-/* ---- checksums ---- */
+/* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
    table[k][b] is the remainder of byte b followed by k zero bytes. */
@@ -12185,7 +12270,7 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
     return b << 16 | a;
 }
 
-/* ---- inflate ---- */
+/* ---- inflate --------------------------------------------------------------------------------- */
 
 /* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
    that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
@@ -12692,7 +12777,7 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
     return status;
 }
 
-/* ---- deflate ---- */
+/* ---- deflate --------------------------------------------------------------------------------- */
 
 #define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
 #define QNET__HASH_BITS 15
@@ -13217,7 +13302,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    the affine. Turning a volume is an act of its own, qnet_volume_reorient.
    ============================================================================================ */
 
-/* ---- 3 x 3 matrices and affines ---- */
+/* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
 /* The determinant of m. */
 static double qnet__det3(double m[3][3])
@@ -13326,7 +13411,7 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
     }
 }
 
-/* ---- volumes ---- */
+/* ---- volumes --------------------------------------------------------------------------------- */
 
 /* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
@@ -13448,7 +13533,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     return QNET_OK;
 }
 
-/* ---- the header ---- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 /* The fields of nifti_1_header that are used here, by their offset in the file:
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
@@ -13787,7 +13872,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     return qnet__nifti_affine(in);
 }
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* dst[size] from the file, unpacked; *got < size only at its end. */
 static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t size, size_t *got)
@@ -13942,7 +14027,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing ---- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
@@ -16272,13 +16357,22 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
     }
 }
 /* ============================================================================================
-   >>cohort: from volumes to images, scan by scan; folders of scans; subject-wise folds.
-   A prepared image is an axial slice in the radiological convention: row 0 is the front of the
-   head, column 0 the patient's right. Volumes are brought to RAS first, so that is the voxel grid
-   read backwards along both axes. The full input fits the whole slice into a square, true to
-   scale; the cropped one is a square of box_mm about the basal ganglia (paper,
-   "Performance Evaluation based on Input Configuration"), prepared with a margin that the random
-   crop of the augmentation moves in.
+   >>cohort: from volumes to images, scan by scan; folds over individuals.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
+   Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
+
+       turn to RAS -> same grid? -> NaN outside of the head to 0 -> mask to its large components
+           -> slices that hold it -> frame -> do the values make sense? -> resample each slice
+
+   The frame says where an image lies on the voxel grid. Pixel (row, column) shows the voxel
+       x = center_x - (column + 1/2 - side/2) step_x,  y = center_y - (row + 1/2 - side/2) step_y
+   so that row 0 is the front of the head and column 0 the patient's right (radiological
+   convention). step is as many mm along both axes, even if voxels are not square. The full input
+   fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
+   (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
+   augmentation moves its crop.
+   Volumes are those of >>nifti, percentiles those of >>image. What a folder holds, and which file is
+   which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -16335,26 +16429,30 @@ static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config 
     return QNET_OK;
 }
 
-/* Whether slices or box come from the mask. */
-static int qnet__input_needs_mask(const qnet_input_config *config)
-{
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
-}
-
-/* ---- one scan -------------------------------------------------------------------------------- */
-
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* The volumes of one scan, with names for error sentences. */
-typedef struct qnet__scan_files {
-    qnet_volume *volume[QNET__MAPS];
-    const char *name[QNET__MAPS];
-} qnet__scan_files;
-
-/* Slice z of a volume: [ny][nx]. */
-static const float *qnet__slice_of(const qnet_volume *volume, int z)
+/* How many of the maps are needed: the mask is where slices or box come from it. */
+static int qnet__maps_needed(const qnet_input_config *config)
 {
-    return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
+               ? QNET__MAPS : QNET__MASK;
+}
+
+/* A scan on its way from volumes to images. */
+typedef struct qnet__preparation {
+    qnet_context *ctx;
+    const qnet_input_config *config;
+    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    const char *name[QNET__MAPS];  /* for error sentences */
+    int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
+    int side;                      /* the frame */
+    double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    qnet_cut cut;
+} qnet__preparation;
+
+static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
 static int qnet__is_bad_voxel(float v)
@@ -16362,56 +16460,65 @@ static int qnet__is_bad_voxel(float v)
     return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
-   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
-   nothing changes. Returns how many; what is left lies within the head. */
-static size_t qnet__clear_outside(qnet_volume *v)
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
 {
-    const int nx = v->nx, ny = v->ny;
-    size_t cleared = 0, before;
-    int z, i, from;
-    for (z = 0; z < v->nz; z++) {
-        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
-        do {
-            before = cleared;
-            for (from = 0; from < 2; from++)
-                for (i = 0; i < nx * ny; i++) {
-                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
-                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
-                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
-                        p[at] = 0;
-                        cleared++;
-                    }
-                }
-        } while (cleared > before);
-    }
-    return cleared;
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
 }
 
-/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+/* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (int c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
+
+/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (corner = 0; corner < 8; corner++) {
+    for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
         double off[3] = {0, 0, 0}; /* mm */
-        for (r = 0; r < 3; r++)
-            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
-        for (c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
+        for (int r = 0; r < 3; r++)
+            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -16426,39 +16533,29 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     return QNET_OK;
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* Fits leave NaN and infinity outside of the head: they become 0 where they are joined, through
+   their like within a slice, to the slice's edge or to a voxel of 0. Alternates sweeps in both
+   directions until none changes a voxel. Returns how many did. */
+static size_t qnet__clear_outside(qnet_volume *v)
 {
-    if (!waived)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
-    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    return QNET_OK;
-}
-
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
-static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
-                                  qnet_volume *v, const char *name)
-{
-    char text[512], was[4] = "RAS";
-    double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
-    int c;
-    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
-    QNET__TRY(qnet_volume_reorient(v, "RAS"));
-    for (c = 0; c < 3; c++)
-        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
-    tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
-        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
-                  acquired);
-    return QNET_OK;
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    for (int z = 0; z < v->nz; z++) {
+        float *p = v->voxels + qnet__voxel_at(v, 0, 0, z);
+        do {
+            before = cleared;
+            for (int i = 0; i < 2 * nx * ny; i++) {
+                const int at = i < nx * ny ? i : 2 * nx * ny - 1 - i, x = at % nx, y = at / nx;
+                if (!qnet__is_bad_voxel(p[at])) continue;
+                if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
+                    p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
+                    continue;
+                p[at] = 0;
+                cleared++;
+            }
+        } while (cleared > before);
+    }
+    return cleared;
 }
 
 /* ---- the mask -------------------------------------------------------------------------------- */
@@ -16469,11 +16566,11 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 /* Makes the mask 0 and 1, or says why it is none. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
     int n = 0, k, whole = 1;
-    size_t i, bad = 0;
-    for (i = 0; i < count; i++) {
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
         if (qnet__is_bad_voxel(v)) {
             mask->voxels[i] = 0;
@@ -16500,61 +16597,32 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     if (n > 1 || (n == 1 && value[0] < 1))
         qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
                   : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
-    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    for (size_t i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
     return QNET_OK;
 }
 
-/* Voxels first..last of a row that are mask, one after the other along x. */
-typedef struct qnet__run {
-    int first, last, y, z;
-    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
-} qnet__run;
-
-static size_t qnet__run_root(qnet__run *run, size_t i)
+/* The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
+   their indices in queue[], breadth first, and returns how many there are. */
+static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
+                                   size_t *queue)
 {
-    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
-    return i;
-}
-
-/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
-   included (26 neighbours). */
-static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
-{
-    while (a < a_end && b < b_end) {
-        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
-            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
-            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
-        }
-        if (run[a].last < run[b].last) a++;
-        else b++;
-    }
-}
-
-/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
-static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
-{
-    size_t n = 0;
-    int x, y, z;
-    for (z = 0; z < mask->nz; z++)
-        for (y = 0; y < mask->ny; y++) {
-            const float *p = mask->voxels +
-                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
-            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
-            for (x = 0; x < mask->nx; x++) {
-                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
-                if (run) {
-                    run[n].first = run[n].last = x;
-                    run[n].y = y;
-                    run[n].z = z;
-                    run[n].parent = n;
-                    run[n].voxels = 0;
-                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    size_t tail = 1;
+    queue[0] = start;
+    mask->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
+        const int z = (int)(queue[head] / nx / ny);
+        for (int k = qnet__max_int(z - 1, 0); k <= qnet__min_int(z + 1, mask->nz - 1); k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= qnet__min_int(y + 1, mask->ny - 1); j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= qnet__min_int(x + 1, mask->nx - 1); i++) {
+                    const size_t at = qnet__voxel_at(mask, i, j, k);
+                    if (mask->voxels[at] != from) continue;
+                    mask->voxels[at] = to;
+                    queue[tail++] = at;
                 }
-                n++;
-            }
-        }
-    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
-    return n;
+    }
+    return tail;
 }
 
 /* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
@@ -16563,376 +16631,296 @@ static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *r
 static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
                                     qnet_cut *cut)
 {
-    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
-    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
-    qnet__arena arena = {NULL, 0};
-    qnet__run *run = NULL;
-    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
-    int pass, y;
-    for (pass = 0; pass < 2; pass++) { /* measure, carve */
-        arena.at = 0;
-        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
-        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
+    if (n == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
+                          name);
+    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
+    for (size_t i = 0; i < count; i++)
+        if (mask->voxels[i] == 1)
+            largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        if (mask->voxels[i] != 2) continue;
+        size = qnet__mask_component(mask, i, 2, 1, queue);
+        if (50 * size >= largest) continue;
+        for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        lost += size;
+        pieces++;
     }
-    (void)qnet__mask_runs(mask, run, row);
-    for (i = 0; i < rows; i++) {
-        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
-        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
-            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
-                const size_t below = i - ny + (size_t)(y + 1) - 1;
-                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
-            }
-    }
-    for (i = 0; i < runs; i++) {
-        qnet__run *root = &run[qnet__run_root(run, i)];
-        root->voxels += (size_t)(run[i].last - run[i].first + 1);
-        largest = qnet__max_size(largest, root->voxels);
-    }
-    for (i = 0; i < runs; i++) {
-        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
-        const size_t length = (size_t)(r->last - r->first + 1);
-        if (50 * root->voxels >= largest) {
-            kept += length;
-            continue;
-        }
-        lost += length;
-        pieces += root == r;
-        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
-               length * sizeof(float));
-    }
-    qnet__free(ctx, arena.base, bytes);
+    qnet__free(ctx, queue, n * sizeof *queue);
     if (lost)
         qnet__log(ctx, QNET_LOG_WARNING,
                   "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
                   "out", name, (double)lost, (double)pieces);
-    cut->mask_voxels = (int)kept;
+    cut->mask_voxels = (int)(n - lost);
     cut->mask_left_out = (int)lost;
     return QNET_OK;
 }
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
-typedef struct qnet__slice_choice {
-    const qnet_volume *mask; /* NULL: every slice */
-    int first, count;
-} qnet__slice_choice;
-
-/* The first slice from z upwards that the choice counts, or nz. */
-static int qnet__slice_next(const qnet__slice_choice *choice, int z)
+/* 1: slice z holds some of the mask. */
+static int qnet__mask_in_slice(const qnet_volume *mask, int z)
 {
-    const qnet_volume *mask = choice->mask;
-    if (mask == NULL) return z;
-    for (; z < mask->nz; z++) {
-        const float *voxels = qnet__slice_of(mask, z);
-        const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-        size_t i;
-        for (i = 0; i < count; i++)
-            if (voxels[i] > 0) return z;
-    }
-    return z;
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
+    const float *voxels = mask->voxels + (size_t)z * count;
+    for (size_t i = 0; i < count; i++)
+        if (voxels[i] > 0) return 1;
+    return 0;
 }
 
-static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
+/* The range of the configuration, or the central max_slices of those that hold the mask. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
-                      files->name[QNET__MASK]);
-}
-
-/* The range asked for, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet__scan_files *files, qnet__slice_choice *out)
-{
-    const int nz = files->volume[QNET__QSM]->nz;
-    qnet__slice_choice choice = {NULL, 0, 0};
-    int z, skip;
-    if (config->slice_count > 0) {
-        choice.first = config->slice_first;
-        choice.count = config->slice_count;
-        if (choice.count > nz || choice.first > nz - choice.count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    int n = 0, skip;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: slices %d..%d asked for, the volume has 0..%d",
-                              files->name[QNET__QSM], choice.first, choice.first + choice.count - 1,
-                              nz - 1);
-        *out = choice;
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
         return QNET_OK;
     }
-    choice.mask = files->volume[QNET__MASK];
-    for (z = qnet__slice_next(&choice, 0); z < nz; z = qnet__slice_next(&choice, z + 1))
-        choice.count++;
-    if (choice.count == 0) return qnet__empty_mask(ctx, files);
-    /* Of an odd surplus the larger part goes at the upper end. */
-    skip = qnet__max_int(choice.count - config->max_slices, 0) / 2;
-    choice.count = qnet__min_int(choice.count, config->max_slices);
-    choice.first = qnet__slice_next(&choice, 0);
-    for (; skip > 0; skip--) choice.first = qnet__slice_next(&choice, choice.first + 1);
-    *out = choice;
+    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
+    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
-/* How the image lies on the voxel grid: pixel (row, column) is at voxel
-   x = center_x - (column + 1/2 - side/2) step_x, y = center_y - (row + 1/2 - side/2) step_y. */
-typedef struct qnet__frame {
-    int side;
-    double center_x, center_y; /* voxels */
-    double step_x, step_y;     /* voxels per pixel */
-} qnet__frame;
-
-/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
-   0 when there are none. */
-static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
-                                double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
+   when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
 {
-    double n = 0, sum_x = 0, sum_y = 0;
-    int i, j, t, z = slices->first;
-    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
-        for (j = 0; j < v->ny; j++)
-            for (i = 0; i < v->nx; i++)
-                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+    double n = 0, sum[2] = {0, 0};
+    for (int t = 0; t < count; t++) {
+        const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
+        for (int y = 0; y < v->ny; y++)
+            for (int x = 0; x < v->nx; x++, voxel++)
+                if (*voxel != 0) {
                     n++;
-                    sum_x += i;
-                    sum_y += j;
+                    sum[0] += x;
+                    sum[1] += y;
                 }
+    }
     if (n == 0) return 0;
-    *x = sum_x / n;
-    *y = sum_y / n;
+    for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
 }
 
-/* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
-   that nothing is stretched even if voxels are not square. */
-static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *config,
-                                    const qnet__scan_files *files, const qnet__slice_choice *choice,
-                                    qnet__frame *out)
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. */
+static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
-    const qnet_volume *v = files->volume[QNET__QSM];
-    qnet__frame frame;
-    double pixel_mm, half;
+    const qnet_input_config *config = p->config;
+    const qnet_volume *v = p->map[QNET__QSM];
+    const int n[2] = {v->nx, v->ny};
+    double pixel_mm = config->box_mm / config->size;
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
-                          files->name[QNET__QSM], v->spacing[0], v->spacing[1]);
-    frame.side = qnet_input_prepared(config);
-    frame.center_x = (v->nx - 1) / 2.0;
-    frame.center_y = (v->ny - 1) / 2.0;
+        return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
+                          p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
+        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
+    } else if (config->box_explicit) {
+        /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
+        const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
+        const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
+        const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
+        const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
+        p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
+        p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
     } else {
-        pixel_mm = config->box_mm / config->size;
-        if (config->box_explicit) {
-            /* world = A (i, j, k, 1), at the middle of the chosen slices: two equations for i, j */
-            const double(*a)[4] = v->affine, k = choice->first + (choice->count - 1) / 2.0;
-            const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
-            const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
-            const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
-            frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
-            frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else {
-            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
-            all.count = files->volume[QNET__MASK]->nz;
-            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
-                                      &frame.center_y))
-                return qnet__empty_mask(ctx, files);
-        }
+        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
-    frame.step_x = pixel_mm / v->spacing[0];
-    frame.step_y = pixel_mm / v->spacing[1];
-    half = frame.side / 2.0;
-    /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-    if (!(frame.center_x + half * frame.step_x > 0 &&
-          frame.center_x - half * frame.step_x < v->nx - 1 &&
-          frame.center_y + half * frame.step_y > 0 &&
-          frame.center_y - half * frame.step_y < v->ny - 1))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
-                          files->name[QNET__QSM], frame.center_x, frame.center_y, v->nx, v->ny);
-    *out = frame;
+    p->side = qnet_input_prepared(config);
+    for (int k = 0; k < 2; k++) {
+        double half;
+        p->step[k] = pixel_mm / v->spacing[k];
+        half = p->side / 2.0 * p->step[k];
+        /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
+        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
+                              p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
+    }
     return QNET_OK;
 }
 
-/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
-static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+/* ---- do the values make sense? --------------------------------------------------------------- */
+
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
-    low[0] = (int)fmax(floor(center[0] - half_x), 0);
-    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
-    low[1] = (int)fmax(floor(center[1] - half_y), 0);
-    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+    for (int k = 0; k < 2; k++) {
+        low[k] = (int)fmax(floor(center[k] - half[k]), 0);
+        high[k] = (int)fmin(ceil(center[k] + half[k]), (k ? v->ny : v->nx) - 1);
+    }
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
    infinity there, which would spread by interpolation; elsewhere they become 0. */
-static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const qnet__frame *frame)
+static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const double center[2] = {frame->center_x, frame->center_y};
-    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
-    int low[2], high[2], m, t, x, y, z = choice->first;
-    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
-                 low, high);
-    for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (m = QNET__QSM; m <= QNET__T1W; m++) {
-            const float *voxels = qnet__slice_of(files->volume[m], z);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
+    int low[2], high[2];
+    qnet__window(grid, p->center, half, low, high);
+    for (int t = 0; t < p->slices; t++)
+        for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++) {
-                    const float v = voxels[(size_t)y * nx + (size_t)x];
+            for (int y = low[1]; y <= high[1]; y++)
+                for (int x = low[0]; x <= high[0]; x++) {
+                    const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
                     if (qnet__is_bad_voxel(v))
-                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                        return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
-                                          "%s, inside of the head", files->name[m], x, y, z,
+                                          "%s, inside of the head", p->name[m], x, y, p->z[t],
                                           v != v ? "NaN" : "infinite");
                     some |= v != 0;
                 }
             if (!some)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
+                return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
-                                  files->name[m], z);
+                                  p->name[m], p->z[t]);
         }
-    for (m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = files->volume[m]->voxels;
-        size_t i, bad = 0;
-        for (i = 0; i < count; i++)
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
+        float *voxels = p->map[m]->voxels;
+        size_t bad = 0;
+        for (size_t i = 0; i < count; i++)
             if (qnet__is_bad_voxel(voxels[i])) {
                 voxels[i] = 0;
                 bad++;
             }
         if (bad)
-            qnet__log(ctx, QNET_LOG_WARNING,
+            qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", files->name[m], (double)bad);
+                      " become 0", p->name[m], (double)bad);
     }
     return QNET_OK;
 }
 
-/* What a map holds in the chosen slices, near their centre. */
-typedef struct qnet__range {
-    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
-    double low, median, high; /* 1st, 50th and 99th percentile of the others */
-    double negative;          /* their share */
-} qnet__range;
-
-/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
-   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
-static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
+                                    double q, float *work)
 {
-    if (r->zero > 0.95) return "is 0 nearly everywhere";
-    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (r->low == r->high) return "is constant";
-    if (map == QNET__QSM && size > 3) {
-        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
-            return "looks like R2*: are QSM and R2* swapped?";
-        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
-                                  : "looks like ppb: divide by 1000";
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (v[i] != 0 && where[i] >= least) work[k++] = v[i];
+    return qnet__percentile(work, k, q);
+}
+
+/* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
+   places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
+   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
+                                  float *work)
+{
+    const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    double some = 0, negative = 0, in_mask = 0, empty = 0;
+    for (size_t i = 0; i < n; i++) {
+        some += v[m][i] != 0;
+        negative += v[m][i] < 0;
+        in_mask += mask[i] > 0;
+        empty += mask[i] > 0 && v[m][i] == 0;
     }
-    if (map == QNET__QSM && size < 0.005)
-        return "is too small for ppm: a field, a phase, or not in ppm?";
-    if (map == QNET__R2STAR) {
-        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (r->median > 25 && iron < 0.9 * r->median)
+    for (int k = 0; k < 3; k++) {
+        static const double q[3] = {1, 50, 99};
+        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
+    }
+    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
+    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
+    if (limit[0] == limit[2]) return "is constant";
+    negative /= some;
+    if (m == QNET__QSM) {
+        float *size = work + n;
+        double largest;
+        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
+        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        if (largest > 3 && negative < 0.05)
+            return limit[1] >= 5 && limit[1] <= 80
+                       ? "looks like R2*: are QSM and R2* swapped?"
+                       : "does not look like susceptibility, which is of both signs";
+        if (largest > 3) return "looks like ppb: divide by 1000";
+        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
+        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
+        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
+                               qnet__percentile_where(qsm, size, 1, n, 50, work))
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
+    }
+    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
             return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (r->median < 5 || r->median > 80 || r->high > 1000)
+        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
             return "does not look like R2* in 1/s";
     }
     return NULL;
 }
 
-/* The median of QSM where the mask is set (inside = 1) or not, in a window of the chosen slices,
-   voxels of 0 left out; value: room for all of them. */
-static double qnet__median_of(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const int low[2], const int high[2], int inside, float *value)
-{
-    const qnet_volume *qsm = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    int t, x, y, z;
-    size_t n = 0;
-    for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (y = low[1]; y <= high[1]; y++)
-            for (x = low[0]; x <= high[0]; x++) {
-                const size_t at = (size_t)y * (size_t)qsm->nx + (size_t)x;
-                const float v = qnet__slice_of(qsm, z)[at];
-                if (v != 0 && (qnet__slice_of(mask, z)[at] > 0) == inside) value[n++] = v;
-            }
-    return qnet__percentile(value, n, 50);
-}
-
-/* Values that no brain has. */
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
-static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const double center[2])
+
+/* Refuses values that no brain has, in the chosen slices about a centre. */
+static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
-    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
-    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
-    int low[2], high[2], m, t, x, y, z;
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {QNET__VALUES_MM / 2.0 / grid->spacing[0],
+                            QNET__VALUES_MM / 2.0 / grid->spacing[1]};
+    const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
+    int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t room, bytes, n, k, all, in_mask, empty, i;
-    float *value, iron_limit = FLT_MAX;
-    qnet__window(grid, center, half_x, half_y, low, high);
+    size_t row, n, bytes, at = 0;
+    float *block, *v[QNET__MAPS];
+    qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
-    bytes = 2 * room * sizeof *value;
-    value = (float *)qnet__alloc(ctx, bytes);
-    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
-    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
-        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
-        const char *why;
+    row = (size_t)(high[0] - low[0] + 1);
+    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    bytes = (QNET__MAPS + 2) * n * sizeof *block;
+    block = (float *)qnet__alloc(p->ctx, bytes);
+    if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
+    memset(block, 0, bytes);
+    for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
+    for (int t = 0; t < p->slices; t++)
+        for (int y = low[1]; y <= high[1]; y++, at += row)
+            for (int m = 0; m < QNET__MAPS; m++)
+                if (p->map[m])
+                    memcpy(v[m] + at, p->map[m]->voxels + qnet__voxel_at(grid, low[0], y, p->z[t]),
+                           row * sizeof *block);
+    for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float limit[3];
         char text[600];
-        qnet__range r;
-        double size = 0, of_iron;
-        n = k = all = in_mask = empty = 0;
-        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++, all++) {
-                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
-                    const float v = qnet__slice_of(files->volume[m], z)[at];
-                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
-                        in_mask++;
-                        empty += v == 0;
-                    }
-                    if (v == 0) continue;
-                    value[n++] = v;
-                    if (m == QNET__QSM) iron[k++] = fabsf(v);
-                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
-                }
-        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
-        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
-        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
-        r.negative = n > 0 ? r.negative / (double)n : 0;
-        r.low = qnet__percentile(value, n, 1);
-        r.median = qnet__percentile(value, n, 50);
-        r.high = qnet__percentile(value, n, 99);
-        if (m == QNET__QSM) {
-            size = qnet__percentile(iron, k, 99);
-            iron_limit = qnet__percentile(value, n, 98);
-        }
-        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
-        why = qnet__unlikely(m, &r, size, of_iron);
-        if (why == NULL && m == QNET__QSM && mask != NULL &&
-            qnet__median_of(files, choice, low, high, 1, iron) <
-                qnet__median_of(files, choice, low, high, 0, iron))
-            why = "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
-        for (i = 0; why == NULL && (int)i < m; i++)
-            if (memcmp(files->volume[m]->voxels, files->volume[i]->voxels,
-                       qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float)) == 0)
+        const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
+        for (int k = 0; why == NULL && k < m; k++)
+            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why == NULL) continue;
         snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
-        status = qnet__unless(ctx, config->any_values, "any_values", text);
+                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
+                 (double)limit[2]);
+        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
     }
-    qnet__free(ctx, value, bytes);
+    qnet__free(p->ctx, block, bytes);
     return status;
 }
 
+/* ---- images ---------------------------------------------------------------------------------- */
+
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
    is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__tap(double x, int n, int *low, int *high, float *weight)
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
 {
     if (!(x > -0.5 && x < n - 0.5)) return 0;
     x = fmin(fmax(x, 0), n - 1);
@@ -16950,247 +16938,148 @@ static int qnet__samples(double step)
 }
 
 /* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
-static void qnet__resample_slice(const qnet__scan_files *files, const qnet__frame *frame, int z,
-                                 float *image)
+static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const int many_x = qnet__samples(frame->step_x), many_y = qnet__samples(frame->step_y);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const int many_x = qnet__samples(p->step[0]), many_y = qnet__samples(p->step[1]);
     const float share = 1.0f / (float)(many_x * many_y);
-    const double half = frame->side / 2.0;
-    const float *voxels[3];
-    int row, column, i, j, m, x0, x1, y0, y1;
+    const double half = p->side / 2.0;
+    int x0, x1, y0, y1;
     float fx, fy;
-    for (m = 0; m < 3; m++) voxels[m] = qnet__slice_of(files->volume[m], z);
-    for (row = 0; row < frame->side; row++)
-        for (column = 0; column < frame->side; column++, image += 3) {
-            float sum[3] = {0, 0, 0};
-            for (i = 0; i < many_y; i++) {
-                /* pixels from the centre; columns run to the patient's left, rows to the back */
-                const double below = row + (i + 0.5) / many_y - half;
-                const double y = frame->center_y - below * frame->step_y;
-                if (!qnet__tap(y, grid->ny, &y0, &y1, &fy)) continue;
-                for (j = 0; j < many_x; j++) {
-                    const double right = column + (j + 0.5) / many_x - half;
-                    const double x = frame->center_x - right * frame->step_x;
-                    if (!qnet__tap(x, grid->nx, &x0, &x1, &fx)) continue;
-                    for (m = 0; m < 3; m++) {
-                        const float *p = voxels[m] + (size_t)y0 * (size_t)grid->nx;
-                        const float *q = voxels[m] + (size_t)y1 * (size_t)grid->nx;
-                        const float top = p[x0] + fx * (p[x1] - p[x0]);
-                        const float bottom = q[x0] + fx * (q[x1] - q[x0]);
-                        sum[m] += top + fy * (bottom - top);
-                    }
+    for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
+        const int row = pixel / p->side, column = pixel % p->side;
+        float sum[3] = {0, 0, 0};
+        for (int i = 0; i < many_y; i++) {
+            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
+            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+                continue;
+            for (int j = 0; j < many_x; j++) {
+                const double right = column + (j + 0.5) / many_x - half;
+                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
+                    continue;
+                for (int m = 0; m < 3; m++) {
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
+                    const float top = a[x0] + fx * (a[x1] - a[x0]);
+                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
+                    sum[m] += top + fy * (bottom - top);
                 }
             }
-            for (m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
         }
+        for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
+    }
 }
 
 /* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
    a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
+static void qnet__cut_picture(const qnet__preparation *p, uint8_t *rgb)
 {
     static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
-    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
-    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
-    const int z = slice_z[choice->count / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
-    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
-    double sum = 0, white = 0;
-    size_t i, n = 0;
-    int panel, row, column, c;
-    for (i = 0; i < count; i++)
-        if (qnet__slice_of(t1w, z)[i] > 0) {
-            sum += (double)qnet__slice_of(t1w, z)[i];
-            n++;
+    const qnet_volume *t1w = p->map[QNET__T1W], *mask = p->map[QNET__MASK];
+    const double *mm = t1w->spacing, middle = QNET_CUT_SIDE / 2.0;
+    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) /
+                        QNET_CUT_SIDE; /* mm per pixel */
+    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
+    const int z = p->z[p->slices / 2];
+    const int y = qnet__min_int(qnet__max_int((int)(p->center[1] + 0.5), 0), t1w->ny - 1);
+    const float *slice = t1w->voxels + qnet__voxel_at(t1w, 0, 0, z);
+    double sum = 0, n = 0, white;
+    for (int i = 0; i < t1w->nx * t1w->ny; i++) {
+        sum += slice[i] > 0 ? (double)slice[i] : 0;
+        n += slice[i] > 0;
+    }
+    white = n > 0 ? 2 * sum / n : 1;
+    for (int i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++, rgb += 3) {
+        const int row = i / (2 * QNET_CUT_SIDE), column = i % QNET_CUT_SIDE;
+        const int coronal = i / QNET_CUT_SIDE % 2, axis = coronal ? 2 : 1; /* that runs downwards */
+        const int size = coronal ? t1w->nz : t1w->ny;
+        const double voxels = step / mm[axis]; /* per pixel */
+        /* The voxel under the pixel: from the patient's right, front or top on. */
+        const double u = (t1w->nx - 1) / 2.0 - (column + 0.5 - middle) * step / mm[0];
+        const double v = (size - 1) / 2.0 - (row + 0.5 - middle) * voxels;
+        const int x = (int)floor(u + 0.5), down = (int)floor(v + 0.5);
+        int box, grey = 0, in_mask = 0;
+        if (x >= 0 && x < t1w->nx && down >= 0 && down < size) {
+            const size_t at = coronal ? qnet__voxel_at(t1w, x, y, down)
+                                      : qnet__voxel_at(t1w, x, down, z);
+            grey = (int)(fmin(fmax((double)t1w->voxels[at] / white, 0), 1) * 15 + 0.5) * 17;
+            in_mask = mask && mask->voxels[at] > 0 && (row + column) % 2 == 0;
         }
-    white = n > 0 ? 2 * sum / (double)n : 1;
-    for (panel = 0; panel < 2; panel++)
-        for (row = 0; row < QNET_CUT_SIDE; row++)
-            for (column = 0; column < QNET_CUT_SIDE; column++) {
-                /* the voxel under the pixel: from the patient's right, front or top on */
-                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
-                const int n2 = panel ? t1w->nz : t1w->ny;
-                const double stride = step / mm[panel ? 2 : 1];
-                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
-                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
-                const int vy = panel ? y : v, vz = panel ? v : z;
-                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
-                                  (size_t)qnet__max_int(x, 0);
-                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
-                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
-                const uint8_t *colour = NULL;
-                int grey = 0;
-                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
-                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
-                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
-                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
-                        colour = mask_colour;
-                }
-                if (panel == 0) { /* the box's rim, one pixel wide */
-                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
-                    if (dx <= half[0] && dy <= half[1] &&
-                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
-                        colour = box_colour;
-                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
-                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
-                    colour = box_colour;
-                }
-                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
-            }
+        if (coronal) {
+            box = fabs(v - (p->z[0] - 0.5)) <= voxels / 2 ||
+                  fabs(v - (p->z[p->slices - 1] + 0.5)) <= voxels / 2;
+        } else { /* the rim, one pixel wide */
+            const double dx = fabs(u - p->center[0]), dy = fabs(v - p->center[1]);
+            box = dx <= half[0] && dy <= half[1] &&
+                  (dx > half[0] - step / mm[0] || dy > half[1] - voxels);
+        }
+        for (int c = 0; c < 3; c++)
+            rgb[c] = box ? box_colour[c] : in_mask ? mask_colour[c] : (uint8_t)grey;
+    }
 }
 
-/* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
-   filled in on the way, its picture where it has room for one. */
-static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels, qnet_cut *cut)
+/* Everything but the images: checks the maps, chooses the slices, places the frame. */
+static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
-    const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
-    const size_t side = (size_t)qnet_input_prepared(config);
-    const qnet_volume *qsm = files->volume[QNET__QSM];
-    qnet__scan_files looked; /* the volumes that are needed */
-    qnet__slice_choice choice;
-    qnet__frame frame;
-    double head[2], middle, ml;
+    const int needed = qnet__maps_needed(p->config);
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    qnet_cut *cut = &p->cut;
+    double head[2], mass[2] = {0, 0}, middle;
     char text[512];
-    int m, t, z;
-    for (m = 0; m < needed; m++) {
+    for (int m = 0; m < needed; m++) {
         size_t cleared;
-        if (files->volume[m] == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
+        if (p->map[m] == NULL)
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
                               m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
-        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
+        QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
+        QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
         if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(files->volume[m]);
+        cleared = qnet__clear_outside(p->map[m]);
         if (cleared)
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", files->name[m], (double)cleared);
+            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", p->name[m], (double)cleared);
     }
-    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
-    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
-    if (needed == QNET__MAPS) {
-        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
+    mask = p->map[QNET__MASK];
+    if (mask) {
+        double ml;
+        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
+        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
         ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
         snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
     }
-    QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
-    QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
-    QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
-    cut->center[0] = frame.center_x;
-    cut->center[1] = frame.center_y;
-    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
-    {
-        qnet__slice_choice all = {NULL, 0, 0};
-        double mass[2] = {frame.center_x, frame.center_y};
-        all.count = qsm->nz;
-        if (needed == QNET__MAPS &&
-            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
-            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
-            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
-        looked = *files;
-        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
-        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
-    }
-    *slices = choice.count;
-    for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
-        slice_z[t] = z;
-        qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
-    }
-    cut->slice[0] = slice_z[0];
-    cut->slice[1] = slice_z[choice.count - 1];
+    QNET__TRY(qnet__choose_slices(p));
+    QNET__TRY(qnet__frame_plan(p, mass));
+    QNET__TRY(qnet__check_slices(p));
+    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    cut->slice[0] = p->z[0];
+    cut->slice[1] = p->z[p->slices - 1];
     middle = (cut->slice[0] + cut->slice[1]) / 2.0;
-    for (m = 0; m < 3; m++)
-        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
-                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
-                            qsm->affine[m][3];
-    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
+    for (int k = 0; k < 3; k++)
+        cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
+                            qsm->affine[k][2] * middle + qsm->affine[k][3];
+    cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
+    for (int k = 0; k < 2; k++) {
+        cut->center[k] = p->center[k];
+        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+                                ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
+    }
     return QNET_OK;
-}
-
-/* Volumes that came from memory have no file names: they are called by what they are. */
-static qnet__scan_files qnet__scan_files_of(const qnet_scan_maps *maps)
-{
-    qnet__scan_files files;
-    files.volume[QNET__QSM] = maps->qsm;
-    files.volume[QNET__R2STAR] = maps->r2star;
-    files.volume[QNET__T1W] = maps->t1w;
-    files.volume[QNET__MASK] = maps->mask;
-    files.name[QNET__QSM] = "QSM map";
-    files.name[QNET__R2STAR] = "R2* map";
-    files.name[QNET__T1W] = "T1W image";
-    files.name[QNET__MASK] = "mask of the basal ganglia";
-    return files;
-}
-
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels)
-{
-    qnet__scan_files files;
-    qnet_cut cut;
-    memset(&cut, 0, sizeof cut);
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
-    files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
 }
 
 /* ---- cohorts --------------------------------------------------------------------------------- */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
-
 #define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
-/* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
-typedef struct qnet__cohort {
-    qnet_cohort base; /* first: a qnet_cohort pointer is a pointer to this */
-    int capacity;     /* scans there is room for */
-    int *slice_z;     /* [capacity][max_slices] */
-    float *pixels;    /* [capacity][max_slices][height][width][3] */
-    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
-    char derivatives[256];
-} qnet__cohort;
-
-/* With arena->base NULL this only measures. */
-static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_config *config,
-                                       size_t scans)
-{
-    const size_t side = (size_t)qnet_input_prepared(config); /* at most 3 QNET__MAX_SIDE */
-    const size_t slices = scans * (size_t)config->max_slices;
-    const size_t image = side * side * 3 * sizeof(float);
-    qnet__cohort *cohort = (qnet__cohort *)qnet__take(arena, 1, sizeof *cohort);
-    void *list = qnet__take(arena, scans, sizeof(qnet_scan));
-    void *z = qnet__take(arena, slices, sizeof(int));
-    void *pixels = qnet__take(arena, slices, image);
-    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
-    if (cohort != NULL) {
-        memset(cohort, 0, sizeof *cohort);
-        cohort->base.scans = (qnet_scan *)list;
-        cohort->slice_z = (int *)z;
-        cohort->pixels = (float *)pixels;
-        cohort->pictures = (uint8_t *)pictures;
-    }
-    return cohort;
-}
-
-/* One block for all: a scan of fewer slices leaves the rest of its place unused, and memory that is
-   never written is not backed by the system. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__cohort *cohort;
+    qnet_cohort *cohort;
     size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
@@ -17198,34 +17087,43 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    if (config->derivatives && strlen(config->derivatives) >= sizeof cohort->derivatives)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "cohort: the name of the derivatives folder is too long");
-    (void)qnet__cohort_plan(&arena, config, (size_t)scans);
-    bytes = arena.at;
-    if (bytes == (size_t)-1)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "cohort: %d scans do not fit into memory", scans);
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a cohort's slices");
-    arena.at = 0;
-    cohort = qnet__cohort_plan(&arena, config, (size_t)scans);
+    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
+    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
+    memset(cohort, 0, bytes);
+    cohort->ctx = ctx;
+    cohort->config = *config;
     cohort->capacity = scans;
-    cohort->base.ctx = ctx;
-    cohort->base.config = *config;
-    if (config->derivatives) {
-        strcpy(cohort->derivatives, config->derivatives);
-        cohort->base.config.derivatives = cohort->derivatives;
-    }
-    cohort->base.height = cohort->base.width = qnet_input_prepared(config);
-    cohort->base.block = cohort;
-    cohort->base.block_bytes = bytes;
-    *out = &cohort->base;
+    cohort->height = cohort->width = qnet_input_prepared(config);
+    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    *out = cohort;
     return QNET_OK;
+}
+
+/* The block of a scan: its images, slice numbers and picture. Places them where the arena has
+   memory, measures where it has none. */
+static float *qnet__scan_place(const qnet_cohort *cohort, size_t slices, qnet__arena *arena,
+                               int **slice_z, uint8_t **picture)
+{
+    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
+    float *images = (float *)qnet__take(arena, slices, pixels * sizeof *images);
+    *slice_z = (int *)qnet__take(arena, slices, sizeof **slice_z);
+    *picture = (uint8_t *)qnet__take(arena, 1, QNET__CUT_BYTES);
+    return images;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
-    if (cohort != NULL) qnet__free(cohort->ctx, cohort->block, cohort->block_bytes);
+    if (cohort == NULL) return;
+    for (int s = 0; s < cohort->scans_count; s++) {
+        qnet__arena arena = {NULL, 0};
+        int *slice_z;
+        uint8_t *picture;
+        (void)qnet__scan_place(cohort, (size_t)cohort->scans[s].slices, &arena, &slice_z, &picture);
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels, arena.at);
+    }
+    qnet__free(cohort->ctx, cohort,
+               sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
@@ -17242,121 +17140,245 @@ static uint64_t qnet__volume_hash(const qnet_volume *v)
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
-    t.bytes = (size_t)v->nx * (size_t)v->ny * (size_t)v->nz * sizeof(float);
+    t.bytes = qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof(float);
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Appends a scan of `who`; the cohort is as before on any failure. */
-static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who,
-                                       const qnet__scan_files *files)
+/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
+   trained and tested on. */
+static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const size_t slices = (size_t)cohort->config.max_slices, at = (size_t)cohort->scans_count;
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet_scan scan = *who;
-    int *slice_z;
-    float *place;
-    if (cohort->scans_count >= room->capacity)
-        return qnet__fail(cohort->ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
-                          who->subject, room->capacity);
-    /* Prepared in its final place; it counts only once scans_count has gone up. */
-    slice_z = room->slice_z + at * slices;
-    place = room->pixels + at * slices * pixels;
-    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
-                                 &scan.cut));
-    scan.slice_z = slice_z;
-    scan.pixels = place;
-    scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
-    scan.source_hash = qnet__volume_hash(files->volume[QNET__QSM]);
-    for (size_t i = 0; i < at; i++) { /* one brain would be trained and tested on */
+    for (int s = 0; s < cohort->scans_count; s++) {
+        const qnet_scan *other = &cohort->scans[s];
+        const int same = strcmp(other->subject, scan->subject) == 0;
         char text[256];
-        if (cohort->scans[i].source_hash != scan.source_hash ||
-            strcmp(cohort->scans[i].subject, scan.subject) == 0)
-            continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", cohort->scans[i].subject,
-                 scan.subject);
+        if (same && other->label != scan->label)
+            return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
+                              "cohort: %s is HH in one scan, HC in another", scan->subject);
+        if (same || other->source_hash != scan->source_hash) continue;
+        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
+                 scan->subject);
         QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
     }
-    cohort->scans[at] = scan;
-    cohort->scans_count++;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+/* Appends a scan whose maps have these names. */
+static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
+                                       const char *const name[QNET__MAPS])
 {
-    qnet__scan_files files;
-    qnet_scan who;
-    qnet_context *ctx;
-    memset(&who, 0, sizeof who);
-    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
-    ctx = cohort->ctx;
-    if (maps == NULL || maps->subject == NULL || maps->subject[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "cohort: a scan needs maps and a subject's name");
-    if (strlen(maps->subject) >= sizeof who.subject)
+    qnet_context *ctx = cohort->ctx;
+    qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    qnet__arena arena = {NULL, 0};
+    qnet__preparation p;
+    qnet_scan scan;
+    int *slice_z;
+    float *pixels;
+    memset(&scan, 0, sizeof scan);
+    memset(&p, 0, sizeof p);
+    if (maps->subject == NULL || maps->subject[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
+    if (strlen(maps->subject) >= sizeof scan.subject)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: subject \"%.20s...\" has a name above %d bytes", maps->subject,
-                          (int)sizeof who.subject - 1);
+                          (int)sizeof scan.subject - 1);
     if (maps->label != QNET_HC && maps->label != QNET_HH)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cohort: %s has label %d, expected HC (0) or HH (1)", maps->subject,
                           (int)maps->label);
-    for (int s = 0; s < cohort->scans_count; s++)
-        if (strcmp(cohort->scans[s].subject, maps->subject) == 0 &&
-            cohort->scans[s].label != maps->label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "cohort: %s is HH in one scan, HC in another",
-                              maps->subject);
-    strcpy(who.subject, maps->subject);
-    who.label = maps->label;
-    who.age = maps->age;
-    who.sex = maps->sex;
-    files = qnet__scan_files_of(maps);
-    return qnet__cohort_append(cohort, &who, &files);
-}
-
-/* ---- folds ----------------------------------------------------------------------------------- */
-
-/* first[i]: the first scan of the subject of scan i. A subject with both labels is an error. */
-static qnet_status qnet__subjects(qnet_context *ctx, const qnet_cohort *cohort, int *first)
-{
-    int i, j;
-    for (i = 0; i < cohort->scans_count; i++) {
-        const qnet_scan *scan = &cohort->scans[i];
-        for (j = 0; j < i && strcmp(cohort->scans[j].subject, scan->subject) != 0;) j++;
-        first[i] = j;
-        if (scan->label != cohort->scans[j].label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
+    if (cohort->scans_count >= cohort->capacity)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
+                          maps->subject, cohort->capacity);
+    strcpy(scan.subject, maps->subject);
+    scan.label = maps->label;
+    scan.age = maps->age;
+    scan.sex = maps->sex;
+    p.ctx = ctx;
+    p.config = &cohort->config;
+    for (int m = 0; m < QNET__MAPS; m++) {
+        p.map[m] = map[m];
+        p.name[m] = name[m];
     }
+    QNET__TRY(qnet__cut_plan(&p));
+    scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
+    QNET__TRY(qnet__cohort_check(cohort, &scan));
+    (void)qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    arena.base = (unsigned char *)qnet__alloc(ctx, arena.at);
+    if (arena.base == NULL) return qnet__no_memory(ctx, arena.at, "a scan's slices");
+    arena.at = 0;
+    pixels = qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
+    for (int t = 0; t < p.slices; t++)
+        qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
+    qnet__cut_picture(&p, p.cut.picture);
+    scan.slices = p.slices;
+    scan.slice_z = slice_z;
+    scan.pixels = pixels;
+    scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
+    scan.cut = p.cut;
+    cohort->scans[cohort->scans_count++] = scan;
     return QNET_OK;
 }
 
+static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
+                                                        "mask of the basal ganglia"};
+
+QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+{
+    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
+    if (maps == NULL) return qnet__fail(cohort->ctx, QNET_ERROR_ARGUMENT, "cohort: maps are NULL");
+    return qnet__cohort_append(cohort, maps, qnet__map_names);
+}
+
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
+    float *value, *work;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    value = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    work = value + n;
+    for (int k = 0; k < 3; k++) {
+        double median, limit;
+        size_t known = 0;
+        for (size_t s = 0; s < n; s++) {
+            const qnet_scan *scan = &cohort->scans[s];
+            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
+            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        }
+        if (known < QNET__OUTLIER_SCANS) continue;
+        median = (double)qnet__percentile(work, known, 50);
+        known = 0;
+        for (size_t s = 0; s < n; s++)
+            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
+        limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
+        for (size_t s = 0; s < n; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            if (!(fabs(value[s] - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      (double)value[s], what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, value, bytes);
+    return QNET_OK;
+}
+
+#ifndef QNET_NO_STDIO
+/* Reads one scan's volumes and appends them. */
+static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
+{
+    const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
+    const int needed = qnet__maps_needed(&cohort->config);
+    qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
+    qnet_status status = QNET_OK;
+    qnet_scan_maps maps;
+    for (int m = 0; m < needed && status == QNET_OK; m++) {
+        if (path[m] == NULL)
+            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
+                                files->subject ? files->subject : "", qnet__map_names[m],
+                                m == QNET__MASK ? ", and no slices or box are given" : "");
+        else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
+    }
+    memset(&maps, 0, sizeof maps);
+    maps.subject = files->subject;
+    maps.label = files->label;
+    maps.age = files->age;
+    maps.sex = files->sex;
+    maps.qsm = v[QNET__QSM];
+    maps.r2star = v[QNET__R2STAR];
+    maps.t1w = v[QNET__T1W];
+    maps.mask = v[QNET__MASK];
+    if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
+    for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
+    return status;
+}
+
+/* All scans into an empty cohort, with progress. */
+static qnet_status qnet__cohort_load_all(qnet_cohort *cohort, const qnet_scan_files *files,
+                                         int count)
+{
+    qnet_context *ctx = cohort->ctx;
+    const double start = qnet__seconds(ctx);
+    for (int i = 0; i < count; i++) {
+        qnet_progress_info info;
+        double seconds;
+        QNET__TRY(qnet__cohort_load_one(cohort, &files[i]));
+        seconds = qnet__seconds(ctx) - start;
+        memset(&info, 0, sizeof info);
+        info.task = "read cohort";
+        info.where = files[i].subject;
+        info.step = (size_t)i + 1;
+        info.steps = (size_t)count;
+        info.loss = (double)NAN;
+        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+        info.seconds_left = seconds * (count - i - 1) / (i + 1);
+        info.fraction = (double)(i + 1) / count;
+        if (qnet__report(ctx, &info))
+            return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
+                              files[i].subject);
+    }
+    return qnet__cohort_outliers(cohort);
+}
+
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out)
+{
+    qnet_cohort *cohort = NULL;
+    qnet_status status;
+    if (files == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
+    status = qnet__cohort_load_all(cohort, files, count);
+    if (status == QNET_OK) *out = cohort;
+    else qnet_cohort_destroy(cohort);
+    return status;
+}
+#endif
+
+/* ---- folds ----------------------------------------------------------------------------------- */
+
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 count]. */
+   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
 static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                     uint64_t seed, int *work, int *fold)
 {
-    int *first = work, *order = work + cohort->scans_count;
-    size_t count[2] = {0, 0}, i;
-    int label, s, next = 0;
-    QNET__TRY(qnet__subjects(ctx, cohort, first));
-    for (s = 0; s < cohort->scans_count; s++)
-        if (first[s] == s) count[cohort->scans[s].label == QNET_HH]++;
-    for (label = 0; label < 2; label++)
-        if ((size_t)folds > count[label])
+    const int scans = cohort->scans_count;
+    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int count[2] = {0, 0}, next = 0;
+    for (int s = 0; s < scans; s++) {
+        const qnet_scan *scan = &cohort->scans[s];
+        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
+        if (scan->label != cohort->scans[first[s]].label)
+            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
+                              scan->subject);
+        count[scan->label == QNET_HH] += first[s] == s;
+    }
+    for (int label = 0; label < 2; label++)
+        if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              (int)count[label], label ? "HH" : "HC");
-    for (label = 0; label < 2; label++) {
+                              count[label], label ? "HH" : "HC");
+    for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
-        for (s = 0; s < cohort->scans_count; s++)
+        for (int s = 0; s < scans; s++)
             if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
-        for (i = 0; i < n; i++) fold[order[i]] = next++ % folds;
+        for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (s = 0; s < cohort->scans_count; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
     return QNET_OK;
 }
 
@@ -17383,15 +17405,14 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    int i, j;
     if (cohort == NULL || fold == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
-    for (i = 0; i < cohort->scans_count; i++) {
+    for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: scan %d of %s is in fold %d, expected 0..%d", i,
                               cohort->scans[i].subject, fold[i], folds - 1);
-        for (j = 0; j < i; j++)
+        for (int j = 0; j < i; j++)
             if (fold[i] != fold[j] &&
                 strcmp(cohort->scans[i].subject, cohort->scans[j].subject) == 0)
                 return qnet__fail(ctx, QNET_ERROR_LEAK, "folds: subject %s is in folds %d and %d",
@@ -17399,659 +17420,6 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     }
     return QNET_OK;
 }
-
-#ifndef QNET_NO_STDIO
-
-/* ---- participants.tsv ------------------------------------------------------------------------ */
-
-#define QNET__TABLE_BYTES ((size_t)64 << 20) /* more text than QNET__MAX_SCANS lines need */
-
-/* A piece of the table's text. */
-typedef struct qnet__span {
-    const char *at;
-    size_t size;
-} qnet__span;
-
-/* Cuts the next line off text, without its end (LF or CR LF); 0 when there is none. */
-static int qnet__next_line(qnet__span *text, qnet__span *line)
-{
-    const char *end;
-    if (text->size == 0) return 0;
-    end = (const char *)memchr(text->at, '\n', text->size);
-    line->at = text->at;
-    line->size = end ? (size_t)(end - text->at) : text->size;
-    text->at += line->size + (end != NULL);
-    text->size -= line->size + (end != NULL);
-    if (line->size > 0 && line->at[line->size - 1] == '\r') line->size--;
-    return 1;
-}
-
-/* Field number `index` of a line, spaces around it dropped; 0 when the line has fewer. */
-static int qnet__field(qnet__span line, int index, qnet__span *out)
-{
-    const char *p = line.at, *end = line.at + line.size, *stop;
-    for (; index > 0; index--) {
-        p = (const char *)memchr(p, '\t', (size_t)(end - p));
-        if (p == NULL) return 0;
-        p++;
-    }
-    stop = (const char *)memchr(p, '\t', (size_t)(end - p));
-    if (stop == NULL) stop = end;
-    while (p < stop && *p == ' ') p++;
-    while (p < stop && stop[-1] == ' ') stop--;
-    out->at = p;
-    out->size = (size_t)(stop - p);
-    return 1;
-}
-
-/* A line of nothing but spaces and tabs. */
-static int qnet__is_blank(qnet__span line)
-{
-    size_t i;
-    for (i = 0; i < line.size; i++)
-        if (line.at[i] != ' ' && line.at[i] != '\t') return 0;
-    return 1;
-}
-
-/* The same letters, large or small (ASCII). */
-static int qnet__span_is(qnet__span span, const char *word)
-{
-    size_t i;
-    for (i = 0; i < span.size; i++) {
-        const char a = span.at[i], b = word[i];
-        if ((a >= 'A' && a <= 'Z' ? a + ('a' - 'A') : a) != b) return 0;
-    }
-    return word[span.size] == '\0';
-}
-
-enum {
-    QNET__COLUMN_ID, QNET__COLUMN_GROUP, QNET__COLUMN_AGE, QNET__COLUMN_SEX, QNET__COLUMN_COUNT
-};
-
-/* The table and the place in it that an error sentence names. */
-typedef struct qnet__table {
-    qnet_context *ctx;
-    const char *path;
-    int line;                  /* from 1 */
-    int column[QNET__COLUMN_COUNT]; /* index of each field; -1: not in the table */
-    int fields;                /* in the header */
-} qnet__table;
-
-/* The sentence of a field that cannot be used: file, line, field, expected, found. */
-static qnet_status qnet__bad_field(const qnet__table *table, const char *field,
-                                   const char *expected, qnet__span found)
-{
-    const int shown = (int)qnet__min_size(found.size, 60);
-    return qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: line %d, %s: expected %s, found \"%.*s\"",
-                      table->path, table->line, field, expected, shown, found.at);
-}
-
-/* Finds the columns by their names, in any order; others are let be. */
-static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
-{
-    static const char *const names[QNET__COLUMN_COUNT] = {"participant_id", "group", "age", "sex"};
-    const int shown = (int)qnet__min_size(line.size, 60);
-    qnet__span field;
-    int c;
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) table->column[c] = -1;
-    for (table->fields = 0; qnet__field(line, table->fields, &field); table->fields++)
-        for (c = 0; c < QNET__COLUMN_COUNT; c++)
-            if (qnet__span_is(field, names[c])) {
-                if (table->column[c] >= 0)
-                    return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                                      "%s: line %d: two columns named %s", table->path, table->line,
-                                      names[c]);
-                table->column[c] = table->fields;
-            }
-    for (c = 0; c <= QNET__COLUMN_GROUP; c++)
-        if (table->column[c] < 0)
-            return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
-                              table->path, table->line, names[c], shown, line.at,
-                              table->fields > 1                         ? ""
-                              : memchr(line.at, ',', line.size) != NULL
-                                  ? ": this is comma-separated, BIDS wants tabs"
-                              : memchr(line.at, ';', line.size) != NULL
-                                  ? ": this is semicolon-separated, BIDS wants tabs"
-                                  : "");
-    return QNET_OK;
-}
-
-/* subject[64] as "sub-<label>". A label becomes part of a path: nothing but letters, digits and
-   "+-_" passes. */
-static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, char *subject)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                  "0123456789+-_";
-    qnet__span label = id;
-    size_t i;
-    if (id.size >= 4 && memcmp(id.at, "sub-", 4) == 0) {
-        label.at += 4;
-        label.size -= 4;
-    }
-    if (label.size == 0 || label.size >= 60)
-        return qnet__bad_field(table, "participant_id", "a label of 1 to 59 characters", id);
-    for (i = 0; i < label.size; i++)
-        if (memchr(allowed, label.at[i], sizeof allowed - 1) == NULL)
-            return qnet__bad_field(table, "participant_id", "letters, digits, + - _", id);
-    memcpy(subject, "sub-", 4);
-    memcpy(subject + 4, label.at, label.size);
-    subject[4 + label.size] = '\0';
-    return QNET_OK;
-}
-
-/* "n/a", "NA", "NaN", "N/A" or nothing. */
-static int qnet__is_absent(qnet__span field)
-{
-    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
-           qnet__span_is(field, "nan");
-}
-
-/* A field that only describes never ends a run: a warning, and it is unknown. */
-static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
-                            qnet__span found)
-{
-    qnet__log(table->ctx, QNET_LOG_WARNING,
-              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
-              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
-}
-
-/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
-   may stand (BIDS asks for that from 89 on). NaN where there is none. */
-static double qnet__read_age(const qnet__table *table, qnet__span field)
-{
-    char text[16];
-    double age;
-    size_t i = 0, n = field.size;
-    if (qnet__is_absent(field)) return NAN;
-    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
-    for (; i < n && i < sizeof text - 1; i++) {
-        text[i] = field.at[i] == ',' ? '.' : field.at[i];
-        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
-    }
-    text[i] = '\0';
-    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
-    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
-    return NAN;
-}
-
-/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
-static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
-{
-    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
-                                        "o", "other", "u", "unknown"};
-    int k;
-    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
-    for (k = 0; k < 11; k++)
-        if (qnet__span_is(field, words[k]))
-            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
-    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_SEX_UNKNOWN;
-}
-
-/* One line into subject, label, age and sex of *out. */
-static qnet_status qnet__read_participant(const qnet__table *table, qnet__span line, qnet_scan *out)
-{
-    qnet__span field[QNET__COLUMN_COUNT];
-    int c, fields = 0;
-    memset(out, 0, sizeof *out);
-    while (qnet__field(line, fields, &field[0])) fields++;
-    if (fields != table->fields)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: line %d: expected %d tab-separated fields, found %d",
-                          table->path, table->line, table->fields, fields);
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) {
-        field[c].at = "";
-        field[c].size = 0;
-        if (table->column[c] >= 0) (void)qnet__field(line, table->column[c], &field[c]);
-    }
-    QNET__TRY(qnet__read_subject(table, field[QNET__COLUMN_ID], out->subject));
-    if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
-    else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
-    else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
-    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
-    return QNET_OK;
-}
-
-/* Parses text into a list of participants in the order of the file: *list[*count], to be given back
-   with qnet__free(ctx, *list, *bytes). */
-static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text, qnet_scan **list,
-                                            int *count, size_t *bytes)
-{
-    qnet__span rest = text, line = text;
-    qnet_status status = QNET_OK;
-    qnet_scan *scans;
-    size_t lines = 0, n = 0, i, size;
-    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
-                           memcmp(text.at, "\xfe\xff", 2) == 0))
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
-                          table->path);
-    if (memchr(text.at, '\0', text.size) != NULL)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: holds zero bytes, expected plain text", table->path);
-    if (text.size >= 3 && memcmp(text.at, "\xef\xbb\xbf", 3) == 0) { /* UTF-8 byte-order mark */
-        text.at += 3;
-        text.size -= 3;
-    }
-    /* Counted first, so that one block holds the list. */
-    for (rest = text; qnet__next_line(&rest, &line);) lines += !qnet__is_blank(line);
-    if (lines == 0) return qnet__fail(table->ctx, QNET_ERROR_FORMAT, "%s: is empty", table->path);
-    if (lines - 1 > QNET__MAX_SCANS)
-        return qnet__fail(table->ctx, QNET_ERROR_LIMIT, "%s: more than %d participants",
-                          table->path, QNET__MAX_SCANS);
-    size = (lines - 1) * sizeof *scans; /* bounded by the file's size: a line has 1 byte at least */
-    scans = (qnet_scan *)qnet__alloc(table->ctx, size);
-    if (scans == NULL) return qnet__no_memory(table->ctx, size, "the list of participants");
-    table->fields = 0;
-    rest = text;
-    for (table->line = 1; status == QNET_OK && qnet__next_line(&rest, &line); table->line++) {
-        if (qnet__is_blank(line)) continue;
-        if (table->fields == 0) {
-            status = qnet__read_header(table, line);
-            continue;
-        }
-        status = qnet__read_participant(table, line, &scans[n]);
-        for (i = 0; i < n && status == QNET_OK; i++)
-            if (strcmp(scans[i].subject, scans[n].subject) == 0)
-                status = qnet__fail(table->ctx, QNET_ERROR_DATA,
-                                    "%s: line %d, participant_id: %s is there twice", table->path,
-                                    table->line, scans[n].subject);
-        n++;
-    }
-    if (status == QNET_OK && n == 0)
-        status = qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: no participants below the header",
-                            table->path);
-    if (status != QNET_OK) {
-        qnet__free(table->ctx, scans, size);
-        return status;
-    }
-    *list = scans;
-    *count = (int)n;
-    *bytes = size;
-    return QNET_OK;
-}
-
-/* The same from a file. */
-static qnet_status qnet__read_participants(qnet_context *ctx, const char *path, qnet_scan **list,
-                                           int *count, size_t *bytes)
-{
-    qnet__table table;
-    qnet_buffer file;
-    qnet__span text;
-    qnet_status status;
-    memset(&file, 0, sizeof file);
-    memset(&table, 0, sizeof table);
-    table.ctx = ctx;
-    table.path = path;
-    QNET__TRY(qnet_file_read(ctx, path, QNET__TABLE_BYTES, &file));
-    text.at = file.size ? (const char *)file.bytes : "";
-    text.size = file.size;
-    status = qnet__parse_participants(&table, text, list, count, bytes);
-    qnet_buffer_free(ctx, &file);
-    return status;
-}
-
-/* ---- finding the maps ------------------------------------------------------------------------ */
-
-#define QNET__PATH_SIZE 1024
-
-/* path[QNET__PATH_SIZE] = the parts joined as printf does; too long is an error. */
-static qnet_status qnet__path(qnet_context *ctx, char *path, const char *folder, const char *a,
-                              const char *b, const char *c)
-{
-    const int n = snprintf(path, QNET__PATH_SIZE, "%s%s%s%s", folder, a, b, c);
-    if (n < 0 || n >= QNET__PATH_SIZE)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder,
-                          QNET__PATH_SIZE - 1);
-    return QNET_OK;
-}
-
-/* name is <subject>_<any BIDS entities>_<suffix>.nii or .nii.gz. */
-static int qnet__name_fits(const char *name, const char *subject, const char *suffix)
-{
-    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
-    /* bytes of ".nii.gz" or ".nii" */
-    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
-    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
-    if (strncmp(name + length - kind, kind == 7 ? ".nii.gz" : ".nii", kind) != 0) return 0;
-    return name[start] == '_' && name[length - kind - end - 1] == '_' &&
-           strncmp(name + length - kind - end, suffix, end) == 0;
-}
-
-/* The file with a suffix such as "Chimap" in a folder: <subject>_<suffix>.nii.gz or .nii if it
-   exists, otherwise the only one that has more entities in its name. *found says whether there is
-   one; several are an error. path[QNET__PATH_SIZE]. */
-static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const char *subject,
-                                  const char *suffix, char *path, int *found)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    const char *match = NULL, *second = NULL;
-    char tail[64];
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int packed;
-    *found = 0;
-    snprintf(tail, sizeof tail, "_%s.nii.gz", suffix);
-    QNET__TRY(qnet__path(ctx, path, folder, "/", subject, tail));
-    packed = qnet_file_exists(path);
-    path[strlen(path) - 3] = '\0'; /* without ".gz" */
-    *found = packed || qnet_file_exists(path);
-    if (packed && qnet_file_exists(path))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", path);
-    if (packed) return qnet__path(ctx, path, folder, "/", subject, tail);
-    if (*found || qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (i = 0; i < count; i++)
-        if (qnet__name_fits(names[i], subject, suffix)) {
-            if (match) second = names[i];
-            else match = names[i];
-        }
-    if (second)
-        status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one",
-                            folder, match, second, subject, suffix);
-    else if (match) {
-        *found = 1;
-        status = qnet__path(ctx, path, folder, "/", match, "");
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
-static int qnet__same_but_zeros(const char *a, const char *b)
-{
-    size_t i = strlen("sub-"), k = i;
-    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
-    while (a[i] == '0') i++;
-    while (b[k] == '0') k++;
-    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
-}
-
-/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
-static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
-                                  char hint[96])
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    if (qnet__path_kind(folder) != 2 ||
-        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
-        return;
-    for (i = 0; i < count && hint[0] == '\0'; i++)
-        if (qnet__same_but_zeros(subject, names[i]))
-            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
-    qnet__free(ctx, names, bytes);
-}
-
-/* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
-   the only one that has it. tool[256] is "" when the maps are in the raw folders. */
-static qnet_status qnet__find_derivatives(qnet_context *ctx, const char *folder,
-                                          const qnet_input_config *config, const char *subject,
-                                          char *tool)
-{
-    char path[QNET__PATH_SIZE], anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], tail[96];
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int found;
-    tool[0] = '\0';
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives", "", ""));
-    if (config->derivatives) {
-        strcpy(tool, config->derivatives); /* its length was checked with the cohort's creation */
-        return QNET_OK;
-    }
-    if (qnet__path_kind(path) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, path, &names, &count, &bytes));
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    for (i = 0; i < count && status == QNET_OK; i++) {
-        status = qnet__path(ctx, anat, path, "/", names[i], tail);
-        if (status == QNET_OK)
-            status = qnet__find_map(ctx, anat, subject, "Chimap", map, &found);
-        if (status != QNET_OK || !found) continue;
-        if (tool[0])
-            status = qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                                "%s: both %s and %s hold a Chimap of %s, choose one by its name",
-                                path, tool, names[i], subject);
-        else strcpy(tool, names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* The paths of a subject's volumes, beside each other in the derivatives or in the raw folder; a
-   map in both is taken from the derivatives, where it is on the maps' grid. */
-static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const char *tool,
-                                   const char *subject, int needed, char (*path)[QNET__PATH_SIZE])
-{
-    /* BIDS, with the suffixes of its qMRI extension. */
-    static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
-                                                   "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
-    char hint[96] = "";
-    int m, found;
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
-    QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
-    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
-    for (m = 0; m < needed; m++) {
-        found = 0;
-        if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
-        if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (found) continue;
-        qnet__similar_subject(ctx, folder, subject, hint);
-        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
-                          subject, subject, suffix[m], tool[0] ? derived : "",
-                          tool[0] ? " or " : "", raw,
-                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
-    }
-    return QNET_OK;
-}
-
-/* ---- reading a cohort ------------------------------------------------------------------------ */
-
-/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
-   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
-static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
-                                     const char *path)
-{
-    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
-    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
-    const char *at, *stop;
-    qnet_buffer file;
-    size_t n = strlen(path);
-    int k;
-    if (map > QNET__R2STAR) return QNET_OK;
-    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
-    if (n < 4) return QNET_OK;
-    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
-    memset(&file, 0, sizeof file);
-    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
-        return QNET_OK;
-    unit[0] = '\0';
-    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
-        at = strstr((const char *)file.bytes, "\"Units\"");
-        at = at ? at + strlen("\"Units\"") : NULL;
-        while (at && *at && strchr(" \t\r\n:", *at)) at++;
-        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
-        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
-    }
-    qnet_buffer_free(ctx, &file);
-    for (k = 0; k < 3; k++)
-        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
-    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
-             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
-    return qnet__unless(ctx, config->any_values, "any_values", text);
-}
-
-/* Loads one participant's volumes and appends the scan. */
-static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
-                                         const qnet_scan *who)
-{
-    char path[QNET__MAPS][QNET__PATH_SIZE];
-    const int needed = qnet__input_needs_mask(&cohort->config) ? QNET__MAPS : QNET__MASK;
-    qnet__scan_files files;
-    qnet_status status;
-    int m;
-    memset(&files, 0, sizeof files);
-    status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
-    for (m = 0; m < needed && status == QNET_OK; m++) {
-        files.name[m] = path[m];
-        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
-        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
-    }
-    if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
-    for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
-    return status;
-}
-
-/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
-   that was forgotten would make the cohort smaller without a word. */
-static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
-                                        const qnet_scan *list, int count)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
-    size_t n = 0, bytes = 0, i;
-    int left = 0, found, s;
-    qnet_status status = QNET_OK;
-    if (qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
-    for (i = 0; i < n && status == QNET_OK; i++) {
-        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
-        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
-        if (s < count) continue;
-        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
-        found = 0;
-        if (status == QNET_OK &&
-            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several */
-        if (!found) continue;
-        if (left++ < 5)
-            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
-                     names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    if (left)
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
-                  folder, left, text, left > 5 ? ", ..." : "");
-    return status;
-}
-
-/* Median of v[n], which is reordered. */
-static double qnet__median(float *v, size_t n)
-{
-    return (double)qnet__percentile(v, n, 50);
-}
-
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
-#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
-static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
-{
-    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
-    size_t s, known;
-    int k;
-    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
-    for (k = 0; k < 3; k++) {
-        double median, limit;
-        for (s = known = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
-        }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = qnet__median(work, known);
-        for (s = known = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
-        for (s = 0; s < n; s++) {
-            qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
-            scan->cut.outlier |= k < 2 ? 1 : 2;
-            qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
-        }
-    }
-    qnet__free(cohort->ctx, value, bytes);
-    return QNET_OK;
-}
-
-/* All participants into an empty cohort, with progress. */
-static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder,
-                                         const qnet_scan *list, int count)
-{
-    qnet_context *ctx = cohort->ctx;
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const double start = qnet__seconds(ctx);
-    char tool[256], path[QNET__PATH_SIZE];
-    int i;
-    QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
-    strcpy(room->derivatives, tool); /* for the record */
-    cohort->config.derivatives = room->derivatives;
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
-    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
-    for (i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_read_one(cohort, folder, tool, &list[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = list[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
-                              list[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
-}
-
-/* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
-   and the volumes of one. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out)
-{
-    char path[QNET__PATH_SIZE];
-    qnet_scan *list = NULL;
-    qnet_cohort *cohort = NULL;
-    qnet_status status;
-    size_t bytes = 0;
-    int count = 0;
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (folder == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "read cohort: folder or result is missing");
-    QNET__TRY(qnet__path(ctx, path, folder, "/participants.tsv", "", ""));
-    QNET__TRY(qnet__read_participants(ctx, path, &list, &count, &bytes));
-    status = qnet_cohort_create(ctx, config, count, &cohort);
-    if (status == QNET_OK) status = qnet__cohort_read_all(cohort, folder, list, count);
-    qnet__free(ctx, list, bytes);
-    if (status != QNET_OK) {
-        qnet_cohort_destroy(cohort);
-        return status;
-    }
-    *out = cohort;
-    return QNET_OK;
-}
-
-#endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
    >>train
@@ -19373,7 +18741,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
 
-/* ---- Normal distribution ------------------------------------------------------------------- */
+/* ---- Normal distribution --------------------------------------------------------------------- */
 
 /* Phi(z) = erfc(-z / sqrt 2) / 2, whose relative error stays small in the lower tail. */
 QNET_API double qnet_normal_cdf(double z)
@@ -19420,7 +18788,7 @@ QNET_API double qnet_normal_quantile(double p)
     return z;
 }
 
-/* ---- Confusion matrix ---------------------------------------------------------------------- */
+/* ---- Confusion matrix ------------------------------------------------------------------------ */
 
 /* numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
@@ -19548,7 +18916,7 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting ------------------------------------------------------------------------------- */
+/* ---- Sorting --------------------------------------------------------------------------------- */
 
 #define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
 #define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
@@ -19779,7 +19147,7 @@ static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e,
     return cluster ? units : count;
 }
 
-/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
@@ -19900,7 +19268,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* ---- DeLong's test ------------------------------------------------------------------------- */
+/* ---- DeLong's test --------------------------------------------------------------------------- */
 
 /* What stands before the three sums of qnet__covariance. */
 typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
@@ -20159,7 +19527,7 @@ QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
     return few ? NULL : qnet_stars(p);
 }
 
-/* ---- Bootstrap ----------------------------------------------------------------------------- */
+/* ---- Bootstrap ------------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
@@ -20229,6 +19597,7 @@ QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
 }
 
 #if QNET__X86
+#define QNET__AVX2 __attribute__((target("avx2,fma")))
 /* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
 QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
 {
@@ -20939,6 +20308,7 @@ static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *l
 /* One lives in qnet_experiment_run and is passed down. */
 typedef struct qnet__job {
     qnet_experiment *e;
+    const qnet_dataset *data;
     qnet_cohort *cohort;
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
     int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
@@ -21614,86 +20984,6 @@ static qnet_status qnet__cams(qnet__job *job)
     return status;
 }
 
-/* ---- what the data set says of itself -------------------------------------------------------- */
-
-/* 1 when the bytes hold "simulat", "synthetic" or "phantom", in capitals or not. */
-static int qnet__says_simulated(const unsigned char *at, const unsigned char *end)
-{
-    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
-    for (; at < end; at++)
-        for (int k = 0; k < 3; k++) {
-            size_t n = 0;
-            while (words[k][n] && at + n < end && (at[n] | 0x20) == words[k][n]) n++;
-            if (!words[k][n]) return 1;
-        }
-    return 0;
-}
-
-/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
-   spaces: a terminal would obey them. */
-static void qnet__copy_text(char *to, size_t size, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), at = 0, n;
-    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
-        if (control) to[at++] = ' ';
-        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
-    }
-    to[at] = '\0';
-}
-
-/* Name and kind of the data set from the members of the description's object. */
-static qnet_status qnet__description_read(qnet_experiment *e, qnet__header *h)
-{
-    int more = 1;
-    QNET__TRY(qnet__header_expect(h, '{', "'{'"));
-    while (more) {
-        char *key, *text;
-        size_t size;
-        const unsigned char *start;
-        QNET__TRY(qnet__header_string(h, &key, &size));
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        start = h->at;
-        if (qnet__header_peek(h) == '"') {
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            if (strcmp(key, "Name") == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
-            if (strcmp(key, "DatasetType") == 0)
-                qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
-        } else {
-            QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
-        }
-        if (strcmp(key, "Name") == 0 || strcmp(key, "Keywords") == 0)
-            e->simulated |= qnet__says_simulated(start, h->at);
-        QNET__TRY(qnet__header_more(h, '}', &more));
-    }
-    return QNET_OK;
-}
-
-/* The description of BIDS, "dataset_description.json". A folder without that file has no name; one
-   that is no JSON is told in a warning, as no number depends on it. */
-static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
-{
-    char path[700];
-    qnet_buffer text = {NULL, 0, 0, NULL};
-    qnet_status status;
-    snprintf(path, sizeof path, "%s/dataset_description.json", data);
-    if (!qnet_file_exists(path)) return QNET_OK;
-    status = qnet_file_read(e->ctx, path, 1 << 20, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(e->ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        qnet__header h = {e->ctx, path, text.bytes, text.bytes, text.bytes + text.size - 1};
-        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-        status = qnet__description_read(e, &h);
-    }
-    qnet_buffer_free(e->ctx, &text);
-    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
-    e->dataset[0] = e->dataset_type[0] = '\0';
-    qnet__log(e->ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
-              qnet_last_error(e->ctx));
-    return QNET_OK;
-}
-
 /* ---- initial weights ------------------------------------------------------------------------- */
 
 /* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
@@ -22047,36 +21337,25 @@ static void qnet__shuffle_labels(qnet__job *job, int repeat)
                                          : scans[subject[s]].label;
 }
 
-/* The folder is read anew for the second input, which may be days later. */
-static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
+/* The maps are read again for the second input, which may be days later. */
+static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
 {
-    static const char *const label[2] = { "HC", "HH" };
-    static const char changed[] = "it was changed while the first input was trained";
-    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
-        const qnet_participant *was = &e->participants[s];
-        const qnet_scan *is = &cohort->scans[s];
-        if (strcmp(is->subject, was->subject) != 0 || is->label != was->true_label)
+    for (int s = 0; s < e->participants_count; s++)
+        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
             return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                              "%.250s: line %d of the table is %s (%s), and was %s (%s): %s",
-                              e->data, s + 1, is->subject, label[is->label == QNET_HH],
-                              was->subject, label[was->true_label == QNET_HH], changed);
-        if (is->source_hash != was->source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
-                              is->subject, changed);
-    }
-    if (cohort->scans_count == e->participants_count) return QNET_OK;
-    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
-                      e->data, cohort->scans_count, e->participants_count, changed);
+                              "%.250s: the QSM map of %s: it was changed while the first input was "
+                              "trained", e->data, cohort->scans[s].subject);
+    return QNET_OK;
 }
 
-/* The cohort's participants into the experiment, from the first input that is read; those of the
-   second must be the same. Of each input, where its scans were cut. */
+/* The cohort's participants into the experiment, from the first input that is read; the maps of
+   the second must be the same. Of each input, where its scans were cut. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
 {
     const size_t n = (size_t)cohort->scans_count;
     const int first = e->participants == NULL;
     if (!first) {
-        QNET__TRY(qnet__same_participants(e, cohort));
+        QNET__TRY(qnet__same_maps(e, cohort));
     } else {
         e->participants = (qnet_participant *)qnet__experiment_alloc(
             e, n, sizeof *e->participants, "participants");
@@ -22199,8 +21478,8 @@ static qnet_status qnet__input_read_and_run(qnet__job *job)
     snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
     job->epochs = 0;
     job->run_first = -1;
-    QNET__TRY(qnet_cohort_read(e->ctx, e->data, &e->config.input[job->input], &job->cohort));
-    strcpy(e->derivatives[job->input], job->cohort->config.derivatives);
+    QNET__TRY(qnet_cohort_load(e->ctx, &e->config.input[job->input], job->data->scans,
+                               job->data->count, &job->cohort));
     for (int s = 0; s < job->cohort->scans_count; s++) {
         const qnet_scan *scan = &job->cohort->scans[s];
         const int label = (int)scan->label;
@@ -22249,7 +21528,6 @@ static qnet_status qnet__job_run(qnet__job *job)
     qnet_experiment *e = job->e;
     const qnet_experiment_config *c = &e->config;
     double pixels = 0;
-    QNET__TRY(qnet__dataset_describe(e, e->data));
     if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
     e->curves = (qnet_curve *)qnet__experiment_alloc(
         e, (size_t)c->repeats * (size_t)c->folds, QNET_MODELS * 2 * sizeof(qnet_curve),
@@ -22271,13 +21549,14 @@ static qnet_status qnet__job_run(qnet__job *job)
 }
 
 /* Under the lock of the output folder: nothing is read before. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, int resume)
+static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
 {
     qnet__job job;
     qnet_progress own;
     qnet_status status;
     memset(&job, 0, sizeof job);
     job.e = e;
+    job.data = data;
     job.resume = resume;
     job.outer = e->ctx->hooks.progress;
     own.user = &job;
@@ -22291,41 +21570,53 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, int resume)
     return status == QNET_OK ? qnet__publish(e) : status;
 }
 
-/* Copies a path into dst[size]. */
-static qnet_status qnet__copy_path(qnet_context *ctx, char *dst, size_t size, const char *path,
+/* Copies a path into dst[512]. */
+static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
                                    const char *what)
 {
-    if (strlen(path) >= size)
+    if (strlen(path) >= 512)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: a path of %lu characters, expected at most %lu", what,
-                          (unsigned long)strlen(path), (unsigned long)size - 1);
+                          "%s: a path of %lu characters, expected at most 511", what,
+                          (unsigned long)strlen(path));
     memcpy(dst, path, strlen(path) + 1);
     return QNET_OK;
 }
 
-/* Copies what the caller may take away while the experiment lives. */
-static qnet_status qnet__experiment_paths(qnet_experiment *e, const char *data, const char *out,
-                                          const char *weights)
+/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
+   spaces: a terminal would obey them. */
+static void qnet__copy_text(char *to, size_t size, const char *text)
 {
-    QNET__TRY(qnet__copy_path(e->ctx, e->data, sizeof e->data, data, "data folder"));
-    QNET__TRY(qnet__copy_path(e->ctx, e->out, sizeof e->out, out, "output folder"));
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0, n;
+    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
+        if (control) to[at++] = ' ';
+        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    }
+    to[at] = '\0';
+}
+
+/* What the caller may take away while the experiment lives, copied. */
+static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
+                                          const char *out, const char *weights)
+{
+    e->simulated = data->simulated;
+    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    if (data->derivatives)
+        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    if (data->folder)
+        QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
+    QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
     if (weights && !*weights)
         return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
-    if (weights)
-        QNET__TRY(qnet__copy_path(e->ctx, e->weights, sizeof e->weights, weights, "weights file"));
-    for (int i = 0; i < 2; i++) {
-        qnet_input_config *input = &e->config.input[i];
-        if (!input->derivatives || !e->config.use_input[i]) continue;
-        QNET__TRY(qnet__copy_path(e->ctx, e->derivatives[i], sizeof e->derivatives[i],
-                                  input->derivatives, "derivatives folder"));
-        input->derivatives = e->derivatives[i];
-    }
-    return QNET_OK;
+    return weights ? qnet__copy_path(e->ctx, e->weights, weights, "weights file") : QNET_OK;
 }
 
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result)
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result)
 {
     qnet_experiment *e;
     qnet__lock lock;
@@ -22333,16 +21624,18 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    if (!data->scans || data->count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
     e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    status = qnet__experiment_paths(e, data, out, weights);
+    status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) {
-        status = qnet__experiment_run(e, resume);
+        status = qnet__experiment_run(e, data, resume);
         qnet__lock_release(&lock);
     }
     if (status == QNET_OK) *result = e;
@@ -22360,1902 +21653,6 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
         qnet__free(e->ctx, block, block->bytes);
     }
     qnet__free(e->ctx, e, sizeof *e);
-}
-
-/* ============================================================================================
-   >>report
-   An experiment as text: the paper's tables for a terminal, results.json, predictions.csv,
-   manifest.json, and report.html, one self-contained page with the paper's figures. Nothing here
-   computes a result; every function reads struct qnet_experiment and appends to a buffer.
-   ============================================================================================ */
-
-/* ---- Numbers as text ------------------------------------------------------------------------- */
-
-#define QNET__NUMBER 32 /* room for a number as text */
-#define QNET__TEXT 112  /* room for two numbers and words between them */
-
-/* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
-   exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
-static void qnet__point(char *text)
-{
-    char *to = text;
-    for (const char *c = text; *c; c++) {
-        if ((*c >= '0' && *c <= '9') || *c == '-' || *c == '+' || *c == 'e') *to++ = *c;
-        else if (to > text && to[-1] != '.') *to++ = '.';
-    }
-    *to = '\0';
-}
-
-/* value with a fixed number of decimals, such as "0.875". */
-static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
-{
-    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
-    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
-    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
-    qnet__point(text);
-    return text;
-}
-
-/* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
-static const char *qnet__p_text(char text[QNET__NUMBER], double p)
-{
-    if (!(p < 0.0001) || p <= 0.0) return qnet__fixed(text, p, p <= 0.0 ? 0 : 4);
-    snprintf(text, QNET__NUMBER, "%.1e", p);
-    qnet__point(text);
-    return text;
-}
-
-/* ---- The writer ------------------------------------------------------------------------------ */
-
-/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
-typedef struct qnet__writer {
-    qnet_context *ctx;
-    qnet_buffer *out;
-    qnet_status status;
-    size_t start;        /* size of *out before the first byte: what a failure goes back to */
-    const char *missing; /* what stands for NaN */
-    int html;            /* HTML; otherwise JSON or plain text */
-    int depth, comma;    /* of JSON: nesting, and whether a member came before */
-} qnet__writer;
-
-static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
-                                      const char *what, const char *missing)
-{
-    memset(w, 0, sizeof *w);
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
-    w->ctx = e->ctx;
-    w->out = out;
-    w->start = out->size;
-    w->missing = missing;
-    return QNET_OK;
-}
-
-/* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status qnet__writer_end(qnet__writer *w)
-{
-    if (w->status != QNET_OK) {
-        w->out->size = w->start;
-        if (w->out->bytes) w->out->bytes[w->start] = 0;
-    }
-    return w->status;
-}
-
-static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
-{
-    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
-}
-
-static void qnet__put(qnet__writer *w, const char *text)
-{
-    qnet__put_bytes(w, text, strlen(text));
-}
-
-/* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
-   characters spaces (HTML) or escapes (JSON), and the format's own signs are escaped. */
-static void qnet__put_escaped(qnet__writer *w, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), n;
-    for (; left > 0; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f;
-        char code[16];
-        n = qnet__utf8_size(p, left);
-        if (n == 0) {
-            qnet__put(w, "\xef\xbf\xbd");
-            n = 1;
-        } else if (control && w->html) {
-            qnet__put(w, " ");
-        } else if (control || (w->html && strchr("&<>\"'", *p))) {
-            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
-            qnet__put(w, code);
-        } else {
-            if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
-            qnet__put_bytes(w, p, n);
-        }
-    }
-}
-
-/* The width or precision at *f: digits, or a star for the next argument. */
-static int qnet__format_int(const char **f, va_list *args)
-{
-    char *end;
-    long value;
-    if (**f == '*') {
-        ++*f;
-        return va_arg(*args, int);
-    }
-    value = strtol(*f, &end, 10);
-    *f = end;
-    return (int)value;
-}
-
-/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
-   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
-     %.3f  decimals, NaN as w->missing;
-     %g    digits that read back as the same double; null for what JSON has not.
-   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
-   from outside: it is escaped and put between two of these. */
-static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
-                         va_list *args)
-{
-    while (f < end) {
-        char number[QNET__NUMBER];
-        const char *text = number;
-        const size_t plain = strcspn(f, "%");
-        int width, decimals = 0, is_size;
-        double value;
-        if (plain > 0) {
-            const size_t left = (size_t)(end - f);
-            qnet__put_bytes(w, f, qnet__min_size(plain, left));
-            f += qnet__min_size(plain, left);
-            continue;
-        }
-        f++;
-        width = qnet__format_int(&f, args);
-        if (*f == '.') {
-            f++;
-            decimals = qnet__format_int(&f, args);
-        }
-        is_size = *f == 'z';
-        f += strspn(f, "lz");
-        switch (*f++) {
-        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
-        case 'u':
-            snprintf(number, sizeof number, "%llu",
-                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
-            break;
-        case 'x':
-            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
-            break;
-        case 'f':
-            value = va_arg(*args, double);
-            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
-            break;
-        case 'g':
-            value = va_arg(*args, double);
-            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
-            else text = w->missing;
-            break;
-        case 's': text = va_arg(*args, const char *); break;
-        default: text = "%"; break;
-        }
-        if (quote && f[-1] == 's') {
-            qnet__put(w, quote);
-            qnet__put_escaped(w, text);
-            qnet__put(w, quote);
-        } else if (w->status == QNET_OK) {
-            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
-        }
-    }
-}
-
-static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    va_end(args);
-}
-
-/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
-   in plain text the widths make the columns. */
-static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
-                                           const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 1) {
-        const int right = *format == '>';
-        end = format + strcspn(format, "|");
-        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
-        qnet__vprint(w, format + right, end, NULL, &args);
-        if (w->html) qnet__print(w, "</%s>", tag);
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-/* ---- What several of the texts say ----------------------------------------------------------- */
-
-static const char *qnet__input_title(int input)
-{
-    return input == QNET_INPUT_FULL ? "Full size image" : "Cropped image";
-}
-
-static int qnet__has_input(const qnet_experiment *e, int input)
-{
-    return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
-           e->level[input][QNET_LEVEL_SCAN].count > 0;
-}
-
-/* Full size first, as in the paper's tables. */
-static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
-
-/* The inputs that have results, in the order of the paper's tables; returns how many. */
-static int qnet__inputs(const qnet_experiment *e, int input[2])
-{
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
-    }
-    return count;
-}
-
-/* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
-static int qnet__main_input(const qnet_experiment *e)
-{
-    return qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-}
-
-/* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
-typedef struct qnet__group {
-    int subjects, men, women, ages, scans, slices;
-    double age_mean, age_std, age_low, age_high; /* NaN where no age is known */
-} qnet__group;
-
-/* 1 when no earlier scan is of the same subject. */
-static int qnet__is_first_scan(const qnet_experiment *e, int i)
-{
-    for (int k = 0; k < i; k++) {
-        if (strcmp(e->participants[k].subject, e->participants[i].subject) == 0) return 0;
-    }
-    return 1;
-}
-
-static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first)
-{
-    g->scans++;
-    g->slices += p->slices;
-    if (!first) return;
-    g->subjects++;
-    g->men += p->sex == QNET_MALE;
-    g->women += p->sex == QNET_FEMALE;
-    if (!qnet__is_finite(p->age)) return;
-    if (g->ages == 0 || p->age < g->age_low) g->age_low = p->age;
-    if (g->ages == 0 || p->age > g->age_high) g->age_high = p->age;
-    g->ages++; /* Welford's running mean; age_std holds the sum of squares until the end */
-    g->age_std += (p->age - g->age_mean) * (p->age - g->age_mean) * (g->ages - 1) / g->ages;
-    g->age_mean += (p->age - g->age_mean) / g->ages;
-}
-
-/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
-static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
-{
-    memset(group, 0, 3 * sizeof *group);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const int first = qnet__is_first_scan(e, i);
-        if (fold >= 0 && e->fold[i] != fold) continue;
-        qnet__group_add(&group[p->label == QNET_HH], p, first);
-        qnet__group_add(&group[2], p, first);
-    }
-    for (int k = 0; k < 3; k++) {
-        qnet__group *g = &group[k];
-        if (g->ages == 0) g->age_mean = g->age_low = g->age_high = (double)NAN;
-        g->age_std = g->ages > 1 ? sqrt(g->age_std / (g->ages - 1)) : (double)NAN;
-    }
-}
-
-/* 1 where the subjects are enough for a test to count. */
-static int qnet__is_testable(const qnet_experiment *e)
-{
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
-}
-
-/* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
-   then p is not shown either. */
-static const char *qnet__stars(const qnet_experiment *e, const qnet_delong *d)
-{
-    return d->se > 0 && qnet__is_testable(e) ? qnet_stars(d->p) : NULL;
-}
-
-/* DeLong's interval has no width where two groups do not overlap (an AUC of 0 or 1) or all scores
-   are equal (.5): the method has nothing to say, which is not the same as being sure. */
-static int qnet__is_interval(qnet_interval r)
-{
-    return r.low < r.high;
-}
-
-/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
-static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
-                                       qnet_interval r, double scale, int decimals, int sentence)
-{
-    char low[QNET__NUMBER], high[QNET__NUMBER];
-    if (!qnet__is_interval(r)) {
-        return !sentence        ? w->missing
-               : r.low == 0.5     ? "no interval: all scores are equal"
-               : r.low == r.high && (r.low == 0 || r.low == 1)
-                   ? "no interval: the groups do not overlap"
-                   : "no interval";
-    }
-    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
-             qnet__fixed(low, r.low * scale, decimals),
-             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
-             qnet__fixed(high, r.high * scale, decimals));
-    return text;
-}
-
-/* The data set's name, or that it has none. */
-static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
-{
-    if (!e->dataset[0]) qnet__put(w, "data set not named");
-    else if (w->html) qnet__put_escaped(w, e->dataset);
-    else qnet__put(w, e->dataset);
-}
-
-/* The verdict in plain sentences, about the scan-level Q-Net. */
-static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__main_input(e);
-    const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
-    const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
-    const qnet_interval auc = q->auc_ci_clustered;
-    const qnet_confusion c = q->first.count;
-    const qnet_delong *d = &level->pair[2].by_subject;
-    char p[QNET__NUMBER], text[2][QNET__TEXT];
-    if (!qnet__has_input(e, input)) {
-        qnet__put(w, "There is no result: neither input was run.");
-        return;
-    }
-    qnet__put(w, "Data: ");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
-                                "patients. "
-                              : ". ");
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
-                       "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
-                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
-                       "more HH leaves fewer to the training that judges it. ",
-                    q->auc_within_folds);
-    }
-    if (e->config.repeats > 1) qnet__put(w, "In the first repeat: ");
-    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
-                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
-                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
-                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
-                level->count,
-                input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
-                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
-                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
-                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
-                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
-    if (e->config.shuffle_labels) {
-        qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
-                         ? "A model that says the same of everybody shows neither a leak nor that "
-                           "there is none."
-                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
-                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
-                     : auc.low <= 0.5 && auc.high >= 0.5
-                         ? "That interval holds 0.5, as it should."
-                     : auc.high < 0.5
-                         ? "That interval lies below 0.5: no sign of a leak."
-                         : "That interval lies above 0.5: fewer than one such run in twenty does "
-                           "by chance; if it happens again, look for a leak.");
-        return;
-    }
-    if (!(auc.low > 0.5)) {
-        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
-                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
-    }
-    if (!qnet__is_testable(e)) {
-        qnet__put(w, "There are too few subjects to test it against the other models.");
-    } else if (!(d->se > 0)) {
-        qnet__put(w, "Its difference to ResNetSWA with voting has no variance to test with.");
-    } else {
-        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                    !(d->p <= 0.05) ? "does not differ significantly from"
-                    : d->z > 0      ? "is significantly higher than"
-                                    : "is significantly lower than",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    }
-    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
-        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
-                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
-    }
-}
-
-/* What the number behind +- is. */
-static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
-{
-    const char *sign = w->html ? "&plusmn;" : "+-";
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
-                       "cross-validation, each with its own folds and seeds, as in the paper.",
-                    sign, e->config.repeats, e->config.folds);
-    } else {
-        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
-                       "over the %d folds of one cross-validation, where the paper's is over "
-                       "repeats; the two do not compare, and neither is a standard error.",
-                    sign, e->config.folds);
-    }
-}
-
-/* Where a reader should be careful: the items of a list. */
-static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
-                               const qnet__group group[3])
-{
-    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
-    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
-    const int least = qnet__min_int(group[0].subjects, group[1].subjects);
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
-                       "within the folds, and over all folds, where they are expected below 0.5:",
-                    item);
-        for (int i = 0; i < 2 * QNET_MODELS; i++) {
-            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
-            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
-            if (!qnet__has_input(e, input)) continue;
-            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
-                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
-        }
-        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
-        qnet__put(w, end);
-    }
-    if (group[2].subjects < 50 || least < 20) {
-        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
-                       "less moves the scan-level accuracy by %.1f points; read the intervals "
-                       "before the values.%s",
-                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
-    }
-    if (!e->weights[0]) {
-        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
-                       "reports to help considerably.%s", item, end);
-    } else {
-        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
-                       "their training, the test folds are not unseen; that is noticed only where "
-                       "an experiment of this program trained them, on the same QSM maps.%s",
-                    item, end);
-    }
-    if (epochs1 < 100 || epochs2 < 50) {
-        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
-                       "100 and 50.%s", item, epochs1, epochs2, end);
-    }
-    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure%s.%s", item,
-                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
-                end);
-    if (least < QNET_STARS_SUBJECTS) {
-        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
-                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
-                       "the least. Many slices do not make up for few subjects.%s",
-                    item, least, QNET_STARS_SUBJECTS, end);
-    } else {
-        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
-    }
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
-                       "repeat.%s", item, end);
-    }
-}
-
-/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
-
-/* Begins row k of the rows of an input, which is named in the first of them only. */
-static void qnet__row_begin(qnet__writer *w, int input, int k)
-{
-    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
-    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
-}
-
-static void qnet__row_end(qnet__writer *w)
-{
-    qnet__put(w, w->html ? "</tr>\n" : "\n");
-}
-
-/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
-static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
-                                   double scale, int spread)
-{
-    char mean[QNET__NUMBER], std[QNET__NUMBER];
-    const int decimals = scale > 1 ? 2 : 3;
-    if (v.mean != v.mean) return w->missing;
-    if (!spread || v.std != v.std) return qnet__fixed(text, v.mean * scale, decimals);
-    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
-             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
-             qnet__fixed(std, v.std * scale, decimals));
-    return text;
-}
-
-/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
-static const char *const qnet__rate_names[QNET_LEVELS][4] = {
-    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
-    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
-};
-
-static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    rate[0] = r->accuracy;
-    rate[image ? 1 : 2] = r->sensitivity;
-    rate[image ? 2 : 3] = r->specificity;
-    rate[image ? 3 : 1] = r->f1;
-}
-
-/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
-static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
-    const char *const *names = qnet__rate_names[level];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
-                names[2], names[3], "AUC");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        qnet_mean_std rate[4];
-        qnet__rates(r, level, rate);
-        qnet__row_begin(w, in, m);
-        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4; k++)
-            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
-        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
-        qnet__row_end(w);
-    }
-}
-
-/* Tables 1 and 3 as in the paper: the inputs side by side. */
-static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
-                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
-                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
-                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
-                spread ? ", mean &plusmn; standard deviation" : "");
-    for (int i = 0; i < inputs; i++)
-        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
-    qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int k = 0; k < 4 * inputs; k++)
-        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
-                    qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4 * inputs; k++) {
-            qnet_mean_std rate[4];
-            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
-            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
-        }
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
-   (first 0, last 1: HTML). */
-static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
-                            int last)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char p[QNET__NUMBER];
-    if (!w->html) {
-        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
-                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
-    }
-    for (int i = 0; i < inputs * 3; i++) {
-        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
-        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
-        qnet__row_begin(w, input[i / 3], i % 3);
-        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
-                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
-        for (int by_subject = first; by_subject <= last; by_subject++) {
-            const char *none = w->missing, *stars;
-            d = by_subject ? &pair->by_subject : &pair->by_item;
-            stars = qnet__stars(e, d);
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
-                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
-        }
-        qnet__row_end(w);
-    }
-}
-
-/* Table 2: as in the paper, with the test by subject beside it. */
-static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
-                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
-                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
-                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
-                image ? " By image, as in the paper, slices count as independent: between two "
-                        "equally good models, half of all cohorts have a star there. By subject is "
-                        "the test to read: the slices of a subject are one cluster (Obuchowski "
-                        "1997)."
-                      : "",
-                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
-    qnet__cells(w, "th", "Input|1|2|>1|>2");
-    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    static const int width[5] = { -13, -14, -12, -13, 0 };
-    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    if (w->html) {
-        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s, and "
-                       "by subject on the logit scale. Rates: Wilson, percent%s.</p>\n"
-                       "<div class=\"scroll\">"
-                       "<table class=\"wide\"><thead><tr>",
-                    items, items,
-                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
-    }
-    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
-                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
-    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
-                                      r->first.sensitivity_ci, r->first.specificity_ci };
-        qnet__row_begin(w, in, m);
-        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
-        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
-            qnet__cells(w, "td", ">%*s", width[k],
-                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
-        }
-        qnet__row_end(w);
-    }
-    if (w->html) qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
-static void qnet__wrap(qnet__writer *w, size_t start)
-{
-    size_t line = start, space = start; /* a space of an earlier line is before `line` */
-    for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
-        if (w->out->bytes[i] == '\n') line = i + 1;
-        if (i - line >= 98 && space > line) {
-            w->out->bytes[space] = '\n';
-            line = space + 1;
-        }
-        if (w->out->bytes[i] == ' ') space = i;
-    }
-}
-
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffer *text)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    size_t notes;
-    QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
-    qnet__groups(e, -1, group);
-    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
-    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-                 "slices count as independent: half of all cohorts have a star between two\n"
-                 "equally good models. The test to read is the next, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
-    qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
-    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
-                 "the slices of a scan.\n\n");
-    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
-    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent, by image."
-                 "\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent.\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\n");
-    notes = w->out->size;
-    qnet__put_spread(w, e);
-    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
-                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size.");
-    if (qnet__is_testable(e)) {
-        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                     "**** p <= .0001.");
-    }
-    qnet__put(w, "\n\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "\n");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "\n");
-    qnet__wrap(w, notes);
-    return qnet__writer_end(w);
-}
-
-/* ---- results.json and manifest.json ---------------------------------------------------------- */
-
-/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void qnet__member(qnet__writer *w, const char *name, size_t length)
-{
-    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    w->comma = 1;
-    if (length == 0) return;
-    qnet__put(w, "\"");
-    qnet__put_bytes(w, name, length);
-    qnet__put(w, "\": ");
-}
-
-/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
-{
-    if (w->html) {
-        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-        return;
-    }
-    if (w->depth > 0) qnet__member(w, name, strlen(name));
-    qnet__put(w, bracket);
-    w->depth++;
-    w->comma = 0;
-}
-
-static void qnet__close(qnet__writer *w, const char *bracket)
-{
-    if (w->html) {
-        qnet__put(w, "</tbody></table>\n");
-        return;
-    }
-    w->depth--;
-    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
-    w->comma = 1;
-}
-
-/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
-   the same as rows of a table in HTML, without brackets and quotes. */
-static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 2) {
-        const size_t name = strcspn(format, " ");
-        const char *value = format + name + 1;
-        end = value + strcspn(value, ";");
-        if (w->html) {
-            const int list = *value == '[';
-            qnet__put(w, "<tr><td>");
-            qnet__put_bytes(w, format, name);
-            qnet__put(w, "</td><td class=\"n\">");
-            qnet__vprint(w, value + list, end - list, "", &args);
-            qnet__put(w, "</td></tr>\n");
-        } else {
-            qnet__member(w, format, name);
-            qnet__vprint(w, value, end, "\"", &args);
-        }
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
-#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
-#define QNET__BOX                                                                                  \
-    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
-    "\"std\": %g}"
-
-static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
-{
-    qnet__open(w, "augment", "{");
-    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
-                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
-                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
-                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
-                  a->window_high[0], a->window_high[1], a->window_high[2]);
-    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
-                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
-                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
-                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
-                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
-                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
-    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
-                  a->std[0], a->std[1], a->std[2]);
-    qnet__close(w, "}");
-}
-
-/* Every number that changes results. */
-static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
-{
-    const qnet_experiment_config *c = &e->config;
-    const qnet_stage1_config *s1 = &c->stage1;
-    const qnet_stage2_config *s2 = &c->stage2;
-    qnet__open(w, w->html ? "experiment" : "config", "{");
-    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
-                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
-    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
-    for (int i = 0; i < 2; i++) {
-        const qnet_input_config *in = &c->input[qnet__table_input[i]];
-        if (!c->use_input[qnet__table_input[i]]) continue;
-        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
-        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                         "any_values %d; any_orientation %d",
-                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
-                      in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
-                      in->any_values, in->any_orientation);
-        qnet__close(w, "}");
-    }
-    qnet__open(w, "stage1", "{");
-    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
-                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
-                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
-    qnet__close(w, "}");
-    qnet__put_augment_settings(w, &s1->augment);
-    qnet__open(w, "stage2", "{");
-    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
-                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
-    qnet__close(w, "}");
-    if (!w->html) qnet__close(w, "}");
-}
-
-static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
-{
-    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
-    else qnet__members(w, "dataset null");
-    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
-}
-
-static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char names[3][4] = { "HC", "HH", "all" };
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    qnet__open(w, "cohort", "{");
-    qnet__members(w, "data %s", e->data);
-    qnet__put_dataset_members(w, e);
-    for (int k = 2; k >= 0; k--) {
-        const qnet__group *g = &group[k];
-        qnet__open(w, names[k], "{");
-        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
-                         "age_std %g; age_min %g; age_max %g",
-                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
-                      g->age_low, g->age_high);
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "}");
-}
-
-/* One model of image_level or scan_level. */
-static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_metrics *m = &r->first;
-    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
-                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
-                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
-                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
-                  r->auc.std);
-    qnet__open(w, "first_repeat", "{");
-    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
-                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
-                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
-                  m->f1_hc, m->f1_macro);
-    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
-                     "specificity_wilson95 [%g, %g]; auc %g; auc_within_folds %g; "
-                     "auc_delong95 [%g, %g]; "
-                     "auc_delong95_by_subject [%g, %g]",
-                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
-                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
-                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
-                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
-    qnet__close(w, "}");
-}
-
-/* One model of bootstrap. */
-static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
-    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
-                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
-                  c->std);
-}
-
-/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
-static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
-                             void (*put)(qnet__writer *, const qnet_model_result *))
-{
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
-                put(w, &e->level[input][level].model[m]);
-                qnet__close(w, "}");
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
-}
-
-/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
-static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, const qnet_delong *d)
-{
-    const char *stars = qnet__stars(e, d);
-    if (stars) qnet__members(w, "p %g; stars %s", d->p, stars);
-    else qnet__members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
-    qnet__members(w, "too_few_subjects %d; no_variance %d", !qnet__is_testable(e), !(d->se > 0));
-}
-
-static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__open(w, "delong", "[");
-    for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
-        const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
-        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
-        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
-                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
-                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z);
-        qnet__put_stars(w, e, a);
-        qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g", b->se, b->z);
-        qnet__put_stars(w, e, b);
-        qnet__close(w, "}");
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "]");
-}
-
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
-    qnet__open(w, "", "{");
-    qnet__put_settings(w, e);
-    qnet__put_cohort(w, e);
-    qnet__put_levels(w, e, qnet__put_model);
-    qnet__put_delong(w, e);
-    qnet__open(w, "bootstrap", "{");
-    qnet__members(w, "resamples %d", e->config.bootstrap);
-    qnet__put_levels(w, e, qnet__put_boxes);
-    qnet__close(w, "}");
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* What is unlike the cohort in a cut. */
-static const char *qnet__outlier_name(int outlier)
-{
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
-    return names[outlier & 3];
-}
-
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    char build[256];
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__open(w, "", "{");
-    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
-                     "seconds_of_training %g",
-                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
-                  e->weights, e->seconds);
-    qnet__put_dataset_members(w, e);
-    qnet__open(w, "hashes", "{");
-    for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
-        if (!qnet__has_input(e, input)) continue;
-        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
-        else qnet__members(w, "cohort_full \"%016llx\"", hash);
-        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
-        else qnet__members(w, "run_full \"%016llx\"", run);
-    }
-    if (e->weights[0])
-        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
-    qnet__close(w, "}");
-    qnet__put_settings(w, e);
-    qnet__open(w, "scans", "[");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
-                      p->true_label == QNET_HH ? "HH" : "HC");
-        if (e->config.shuffle_labels)
-            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
-        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
-                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
-                    p->slices, e->fold[i] + 1);
-    }
-    qnet__close(w, "]");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
-        for (int i = 0; i < e->participants_count; i++) {
-            const qnet_cut *c = &e->participants[i].cut[input];
-            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
-                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                             "\"mask_left_out\": %d, \"outlier\": %s}",
-                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
-                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                          c->side_mm, c->mask_voxels, c->mask_left_out,
-                          qnet__outlier_name(c->outlier));
-        }
-        qnet__close(w, "]");
-    }
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* ---- report.html: pieces --------------------------------------------------------------------- */
-
-/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
-static void qnet__put_css(qnet__writer *w)
-{
-    qnet__put(w,
-        ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
-        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
-        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
-        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
-        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
-        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
-        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
-        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
-        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
-        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
-        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
-        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
-        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
-        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
-    qnet__put(w,
-        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
-        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
-        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
-        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
-        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
-        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
-        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
-        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
-        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
-        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
-        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
-        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
-        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
-        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
-        "background:var(--card)}\ntable{border-collapse:collapse;"
-        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
-        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
-        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
-        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
-        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
-        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
-        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
-        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
-        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
-        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
-    qnet__put(w,
-        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
-        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
-        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
-        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
-        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
-        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
-        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
-        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
-        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
-        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
-        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
-        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
-        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
-        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
-        ".cuts .odd img{outline:3px solid var(--hh)}\n"
-        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
-        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
-        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
-        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
-        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
-        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
-        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
-        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
-        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
-        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
-        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
-        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
-        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
-        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
-        ".wide{font-size:8.5pt}}\n");
-}
-
-/* bytes as base64 (RFC 4648). */
-static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char text[512];
-    size_t used = 0;
-    for (size_t i = 0; i < size; i += 3) {
-        const unsigned a = bytes[i], b = i + 1 < size ? bytes[i + 1] : 0u;
-        const unsigned c = i + 2 < size ? bytes[i + 2] : 0u, word = a << 16 | b << 8 | c;
-        text[used++] = digits[word >> 18];
-        text[used++] = digits[word >> 12 & 63];
-        text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
-        text[used++] = i + 2 < size ? digits[word & 63] : '=';
-        if (used == sizeof text || i + 3 >= size) {
-            qnet__put_bytes(w, text, used);
-            used = 0;
-        }
-    }
-}
-
-/* <img> with rgb[height][width][3] inside. alt is HTML already. */
-static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int height,
-                            const char *alt)
-{
-    qnet_buffer png;
-    qnet_sink sink;
-    memset(&png, 0, sizeof png);
-    if (w->status != QNET_OK) return;
-    sink = qnet_sink_buffer(w->ctx, &png, "a picture of the report");
-    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
-    if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
-        w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
-    }
-    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-                   "src=\"data:image/png;base64,", width, height, alt);
-    if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
-    qnet__put(w, "\">");
-    qnet_buffer_free(w->ctx, &png);
-}
-
-static void qnet__svg_open(qnet__writer *w, int height, const char *label)
-{
-    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
-}
-
-static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
-                           double y2)
-{
-    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
-}
-
-static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
-                           double height)
-{
-    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
-                style, x, y, width, height);
-}
-
-/* A text element; anchor: "start", "middle" or "end". */
-static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
-                                              const char *anchor, double x, double y,
-                                              const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
-                y);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    qnet__put(w, "</text>\n");
-    va_end(args);
-}
-
-/* The plotting area within a drawing, and the ranges that it shows. */
-typedef struct qnet__plot {
-    double left, top, width, height;
-    double x_low, x_high, y_low, y_high;
-} qnet__plot;
-
-static double qnet__plot_x(const qnet__plot *p, double x)
-{
-    return p->left + (x - p->x_low) / (p->x_high - p->x_low) * p->width;
-}
-
-static double qnet__plot_y(const qnet__plot *p, double y)
-{
-    return p->top + p->height - (y - p->y_low) / (p->y_high - p->y_low) * p->height;
-}
-
-/* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
-static double qnet__nice_step(double range, int most)
-{
-    double step = pow(10.0, floor(log10(range / most)));
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    if (step * most < range * (1 - 1e-9)) step *= 2.5;
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    return step;
-}
-
-/* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
-static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, double step,
-                             int decimals)
-{
-    const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
-    const double bottom = p->top + p->height;
-    for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
-        const double v = k * step + 0.0; /* no "-0" */
-        if (axis) {
-            const double y = qnet__plot_y(p, v);
-            qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
-            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
-        } else {
-            const double x = qnet__plot_x(p, v);
-            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
-            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
-        }
-    }
-}
-
-/* The two axes and their titles. */
-static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x, const char *y)
-{
-    const double bottom = p->top + p->height;
-    qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
-    qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
-    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
-    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
-                   "</text>\n", p->top + p->height / 2, y);
-}
-
-/* ---- report.html: figures -------------------------------------------------------------------- */
-
-/* One curve of an ROC figure. */
-typedef struct qnet__roc_line {
-    const qnet_model_result *result;
-    const char *name;
-    int style;
-} qnet__roc_line;
-
-/* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
-static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
-{
-    double last_x = 0, last_y = 0;
-    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
-    for (size_t i = 0; i < line->result->roc_count; i++) {
-        const qnet_roc_point *point = &line->result->roc[i];
-        const double x = qnet__plot_x(p, point->false_positive_rate);
-        const double y = qnet__plot_y(p, point->true_positive_rate);
-        const int end = i == 0 || i + 1 == line->result->roc_count;
-        if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
-        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
-        last_x = x;
-        last_y = y;
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int count,
-                          const char *label)
-{
-    const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
-    const double bottom = p.top + p.height;
-    qnet__svg_open(w, 342, label);
-    qnet__plot_ticks(w, &p, 0, 0.2, 1);
-    qnet__plot_ticks(w, &p, 1, 0.2, 1);
-    qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
-    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
-    for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    /* The key, from below; curves of poor models run behind it. */
-    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
-    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
-    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
-    for (int i = 1; i <= count; i++) {
-        const qnet__roc_line *line = &lines[count - i];
-        const double y = bottom - 14 - 18 * i;
-        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
-        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-/* Fig. 5 and Fig. 8: Q-Net of both inputs. */
-static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    qnet__roc_line lines[2];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    for (int i = 0; i < inputs; i++) {
-        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
-        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
-        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    }
-    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
-    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
-                   "classification, with AUC. The dashed diagonal is a classifier without skill."
-                   "</figcaption></figure>\n",
-                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
-                qnet_level_name((qnet_level)level));
-}
-
-/* Fig. 6: the three models, a panel per input. */
-static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__roc_line lines[QNET_MODELS];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int i = 0; i < inputs; i++) {
-        for (int m = 0; m < QNET_MODELS; m++) {
-            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
-            lines[m].style = m;
-            lines[m].name = qnet_model_name((qnet_model_kind)m);
-        }
-        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
-        qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
-        qnet__put(w, "</div>");
-    }
-    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
-                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
-                 "the specificity.</figcaption></figure>\n");
-}
-
-/* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
-                            const qnet_level_result *level, int by_subject)
-{
-    qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
-    const double bottom = p.top + p.height;
-    const qnet_boxplot *box[QNET_MODELS];
-    double step;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_model_result *r = &level->model[m];
-        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
-        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
-        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
-    }
-    if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
-        p.y_low -= 0.05;
-        p.y_high += 0.05;
-    }
-    step = qnet__nice_step(p.y_high - p.y_low, 6);
-    p.y_low = floor(p.y_low / step) * step;
-    p.y_high = ceil(p.y_high / step) * step;
-    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
-                                      : "Box plots of AUC, images resampled");
-    qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
-    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
-        const qnet_boxplot *b = box[m];
-        const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
-                     q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
-                     low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
-        qnet__svg_line(w, "a", x, low, x, q1);
-        qnet__svg_line(w, "a", x, q3, x, high);
-        qnet__svg_line(w, "a", x - 12, low, x + 12, low);
-        qnet__svg_line(w, "a", x - 12, high, x + 12, high);
-        qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
-        qnet__svg_line(w, "med", x - 26, median, x + 26, median);
-        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
-    }
-    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
-        const qnet_pair_result *pair = &level->pair[k];
-        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
-        const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
-        const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
-        const char *stars = qnet__stars(e, d);
-        if (!stars) continue;
-        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
-        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, d->p <= 0.05 ? y - 1 : y - 4, "%s",
-                       stars);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels two\">");
-    for (int i = 0; i < 2 * inputs; i++) {
-        const int by_subject = i % 2;
-        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
-                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
-        qnet__put(w, "</div>");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
-                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
-                   "count as independent, in the stars too; where subjects are, they do not, and "
-                   "these are the ones to read.</figcaption></figure>\n",
-                e->config.bootstrap,
-                qnet__is_testable(e)
-                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
-                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
-                    : "Without stars: there are too few subjects for a test.");
-}
-
-/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
-static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
-    int count[2][13], first = 12, last = 0, most = 1;
-    double step;
-    memset(count, 0, sizeof count);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *s = &e->participants[i];
-        int bin;
-        if (!(s->age >= 0 && s->age < 130) || !qnet__is_first_scan(e, i)) continue;
-        bin = (int)(s->age / 10);
-        most = qnet__max_int(most, ++count[s->label == QNET_HH][bin]);
-        first = qnet__min_int(first, bin);
-        last = qnet__max_int(last, bin);
-    }
-    if (first > last) return;
-    p.x_low = 10 * first;
-    p.x_high = 10 * (last + 1);
-    step = fmax(1, qnet__nice_step(most, 5));
-    p.y_high = ceil(most / step) * step;
-    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
-    qnet__svg_open(w, 236, "Ages of both groups");
-    qnet__plot_ticks(w, &p, 1, step, 0);
-    qnet__plot_ticks(w, &p, 0, 10, 0);
-    for (int bin = first; bin <= last; bin++) {
-        for (int label = 0; label < 2; label++) {
-            const double wide = p.width / (last + 1 - first);
-            const double top = qnet__plot_y(&p, count[label][bin]);
-            qnet__svg_rect(w, label ? "hh" : "hc",
-                           qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
-                           wide * 0.4, p.top + p.height - top);
-        }
-    }
-    qnet__plot_axes(w, &p, "Age in years", "Subjects");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 2 (b): men and women of each group, as bars of one length scale. */
-static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
-{
-    static const char *const names[3] = { "men", "women", "unknown" };
-    const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
-    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
-    qnet__svg_open(w, 200, "Men and women of both groups");
-    for (int label = 1; label >= 0; label--) {
-        const qnet__group *g = &group[label];
-        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
-        double y = label ? 10 : 112;
-        for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
-            const double length = 210.0 * counts[k] / most;
-            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
-            qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
-        }
-    }
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
-{
-    const qnet_curve *curve = &e->curves[c];
-    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
-}
-
-/* One polyline per fold and repeat (thin), and their mean (thick). */
-static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
-                                 const qnet__plot *p, int epochs)
-{
-    for (int c = 0; c < e->curves_count; c++) {
-        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
-        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
-        for (int i = 0; i < epochs; i++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
-        }
-        qnet__put(w, "\"/>\n");
-    }
-    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int k = 0; k < 2 * QNET_MODELS; k++) {
-        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
-        qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
-        int epochs = 0;
-        double most = 0, step;
-        for (int c = 0; c < e->curves_count; c++) {
-            for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = qnet__loss(e, c, input, model, i);
-                if (loss > most) most = loss;
-            }
-            if (e->curves[c].input == input && e->curves[c].kind == model)
-                epochs = qnet__max_int(epochs, e->curves[c].epochs);
-        }
-        if (!(most > 0)) continue;
-        step = qnet__nice_step(most, 5);
-        p.x_high = qnet__max_int(2, epochs);
-        p.y_high = ceil(most / step - 1e-9) * step;
-        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
-                    qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
-        qnet__svg_open(w, 222, "Training loss over epochs");
-        qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
-        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
-        qnet__plot_axes(w, &p, "Epoch", "Loss");
-        qnet__svg_loss_lines(w, e, input, model, &p, epochs);
-        qnet__put(w, "</svg></div>\n");
-    }
-    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
-                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
-}
-
-/* Fig. 9 (full size), Fig. 10 (cropped). */
-static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
-{
-    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
-    if (e->cams_count[input] == 0) return;
-    cells = (e->cams[input][0].width + 31) / 32;
-    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
-    for (int i = 0; i < e->cams_count[input]; i++) {
-        const qnet_cam_picture *c = &e->cams[input][i];
-        const qnet_participant *s =
-            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        if (!c->rgb || !c->grey_rgb) continue;
-        qnet__put(w, "<figure class=\"cam\"><div>");
-        qnet__put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
-        qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
-        qnet__put(w, "</div><figcaption><b>");
-        qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
-                    !s                          ? ""
-                    : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
-                                                                      : "shuffled label HC"
-                    : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability,
-                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
-                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-                   "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
-                   "right the map over it; the patient's right is at the left, slices count from "
-                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
-                   "are the middle slices of each group's first scans that Q-Net classified "
-                   "correctly, of others only where these are too few.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
-}
-
-/* The colour scale of the maps. */
-static void qnet__svg_colour_bar(qnet__writer *w)
-{
-    qnet__put(w, "<div class=\"bar\">");
-    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
-    qnet__put(w, "<defs><linearGradient id=\"jet\">");
-    for (int i = 0; i <= 16; i++) {
-        uint8_t rgb[3];
-        char colour[8];
-        qnet_jet(i / 16.0, rgb);
-        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
-        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
-    }
-    qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
-                 "fill=\"url(#jet)\"/>\n");
-    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
-    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 3. */
-static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
-{
-    int shown = 0;
-    for (int i = 0; i < 2; i++) {
-        const int input = qnet__table_input[i];
-        if (!e->augmented[input]) continue;
-        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
-                    qnet__input_title(input));
-        qnet__put_image(w, e->augmented[input], e->augmented_width[input],
-                        e->augmented_height[input], "a QSM slice and five augmented copies");
-        qnet__put(w, "</div>\n");
-    }
-    if (!shown) return;
-    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
-                 "others are draws of the training augmentation from it: flips, brightness and "
-                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
-                 "</figure>\n");
-}
-
-/* Mask, box and slices of each scan, for the eye. */
-static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-    int shown = 0, odd = 0;
-    for (int i = 0; i < e->participants_count; i++) {
-        shown += e->participants[i].cut[input].picture != NULL;
-        odd += e->participants[i].cut[input].outlier != 0;
-    }
-    if (!shown) return;
-    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
-                   "scan", odd ? " open" : "");
-    if (odd) qnet__print(w, "; %d unlike the others", odd);
-    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const qnet_cut *c = &p->cut[input];
-        if (c->picture == NULL) continue;
-        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
-        qnet__put(w, "<figcaption>");
-        qnet__put_escaped(w, p->subject);
-        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
-        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
-        qnet__put(w, "</figcaption></figure>\n");
-    }
-    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
-                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
-                   "coronal plane through its centre, the slices between the lines, counted from 0 "
-                   "at the bottom.</figcaption></figure></details>\n",
-                qnet_input_name((qnet_input)input));
-}
-
-/* ---- report.html: the page ------------------------------------------------------------------- */
-
-/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
-static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
-                            qnet_interval r)
-{
-    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
-    const double scale = percent ? 100 : 1;
-    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
-                value * scale, unit, name);
-    if (qnet__is_interval(r)) {
-        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
-                    r.high * scale);
-    }
-    qnet__put(w, "</span></div>\n");
-}
-
-static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    const int input = qnet__main_input(e);
-    const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-    const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
-                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "</p>\n");
-    if (qnet__has_input(e, input)) {
-        const char *percent = "&thinsp;%";
-        qnet__put(w, "<div class=\"tiles\">\n");
-        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
-        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
-        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
-        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
-        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                       "chance that a scan of hemochromatosis gets a higher score than one of a "
-                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                       "software: no basis for the diagnosis of a patient.</p>\n",
-                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
-    }
-    qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "</ul></div>\n");
-}
-
-static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
-    static const int rows[3] = { 1, 0, 2 };
-    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
-                   "subjects are split into %d folds, and each fold is judged by models that were "
-                   "trained on the others. ",
-                e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
-                e->config.folds);
-    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
-                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
-                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
-                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-                   "<table><thead><tr>",
-                e->config.stage1.epochs, e->config.stage2.epochs);
-    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
-                         ">Slices");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int k = 0; k < 3; k++) {
-        const qnet__group *g = &group[rows[k]];
-        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
-        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
-                             ">%d|>%d",
-                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
-                    g->age_low, g->age_high, g->scans, g->slices);
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
-    qnet__svg_ages(w, e);
-    qnet__svg_sexes(w, group);
-    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
-                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
-                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
-}
-
-static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    qnet__put(w, "<h2>Results by image</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\">");
-    qnet__put_spread(w, e);
-    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
-                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
-                 "their size.</p>\n");
-    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
-    qnet__figure_models(w, e);
-    qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__print(w, "<p class=\"key\">%s</p>\n",
-                qnet__is_testable(e)
-                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
-                      "**** p &le; .0001."
-                    : "z, p and stars are left out: there are too few subjects.");
-    qnet__figure_boxes(w, e);
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<h2>Results by scan</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
-                 "</p>\n");
-    qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
-    qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-}
-
-static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<h2>How it was trained</h2>\n");
-    qnet__figure_cuts(w, e);
-    qnet__figure_augmented(w, e);
-    if (e->curves_count > 0) qnet__figure_learning(w, e);
-    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int fold = 0; fold < e->config.folds; fold++) {
-        qnet__group g[3];
-        int named = 0;
-        qnet__groups(e, fold, g);
-        qnet__put(w, "<tr>");
-        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
-                    g[2].men, g[2].women, g[2].age_mean);
-        qnet__put(w, "<td class=\"wrap small\">");
-        for (int i = 0; i < e->participants_count; i++) {
-            if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
-            if (named++) qnet__put(w, ", ");
-            qnet__put_escaped(w, e->participants[i].subject);
-        }
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char *const names[3] = { "Build", "Data", "Results" };
-    const int minutes = e->seconds >= 600;
-    char build[256];
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
-                 "configuration, data, build and kind of processor give the same numbers again."
-                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
-    for (int i = 0; i < 3; i++) {
-        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
-        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
-    qnet__put_escaped(w, e->dataset_type);
-    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
-                    qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
-    }
-    if (e->weights[0]) {
-        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
-                       "\n", (unsigned long long)e->weights_hash);
-    }
-    qnet__print(w, "<tr><td>Time of training</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
-                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
-                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
-    qnet__put_settings(w, e);
-    qnet__put(w, "</div>\n");
-}
-
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer *html)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
-    w->html = 1;
-    qnet__groups(e, -1, group);
-    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
-    qnet__put_css(w);
-    qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
-    qnet__html_top(w, e, group);
-    qnet__html_cohort(w, e, group);
-    if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
-    if (e->cams_count[0] + e->cams_count[1] > 0) {
-        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-                     "that the network chose, dark blue ones least. The maps show where evidence "
-                     "was found, not that it is right.</p>\n");
-        qnet__svg_colour_bar(w);
-        qnet__figure_cams(w, e, QNET_INPUT_FULL);
-        qnet__figure_cams(w, e, QNET_INPUT_CROP);
-    }
-    qnet__html_training(w, e);
-    qnet__html_record(w, e);
-    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
-                   "quantitative susceptibility mapping-based deep neural network for differential "
-                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
-                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
-                QNET_VERSION);
-    return qnet__writer_end(w);
 }
 
 #if defined(__GNUC__) || defined(__clang__)

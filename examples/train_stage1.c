@@ -10,6 +10,7 @@
    epochs, 58 of 86 (another kind of CPU rounds differently and may find a few more or less). */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/crossval/bids.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,6 +75,7 @@ int main(int argc, char **argv)
     qnet_stage1_config config;
     qnet_cohort *cohort = NULL;
     qnet_training *run = NULL;
+    bids found;
     qnet_real *features = NULL;
     double *probability = NULL;
     int32_t *facts = NULL; /* length, label, fold: [3][scans] */
@@ -95,7 +97,10 @@ int main(int argc, char **argv)
     config.epochs = argc > 4 ? atoi(argv[4]) : 10;
     config.size = input.size;
     config.batch = 16;
-    status = qnet_cohort_read(ctx, argv[1], &input, &cohort);
+    memset(&found, 0, sizeof found);
+    status = bids_read(&found, ctx, argv[1]);
+    if (status == QNET_OK)
+        status = qnet_cohort_load(ctx, &input, found.dataset.scans, found.dataset.count, &cohort);
     if (status == QNET_OK) {
         const size_t steps = (size_t)input.max_slices;
         n = cohort->scans_count;
@@ -131,10 +136,11 @@ int main(int argc, char **argv)
         printf("images of the test subjects: %d of %d right\n", right, images);
         remove(checkpoint);
     } else {
-        fprintf(stderr, "train_stage1: %s\n", qnet_last_error(ctx));
+        fprintf(stderr, "train_stage1: %s\n", bids_error(&found));
     }
     qnet_training_destroy(run);
     qnet_cohort_destroy(cohort);
+    bids_free(&found);
     free(features), free(probability), free(facts), free(fold), free(scans);
     qnet_context_destroy(ctx);
     return status != QNET_OK;

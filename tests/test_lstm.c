@@ -386,7 +386,7 @@ static void rows_of_every_kernel(void)
         qnet_context *ctx = make_context(NULL, cpus[k]);
         if (ctx == NULL) continue;
         memcpy(gates, pre, sizeof gates);
-        qnet__lstm_pick_rows(ctx).forward(N, zero, zero, before, gates, cell, cell_tanh, h, next);
+        qnet__isa_of(ctx)->lstm(N, zero, zero, before, gates, cell, cell_tanh, h, next);
         CHECK(h[6] != h[6] && gates[3 * N + 6] != gates[3 * N + 6]);
         for (j = 0, worst = 0; j < N; j++) {
             double a[4], c;
