@@ -17698,6 +17698,7 @@ typedef struct qnet__loop {
     size_t first, n;     /* items first .. first + n - 1 */
 } qnet__loop;
 
+/* The clock is read here: call it where the work begins. */
 static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
                                    size_t count, size_t steps)
 {
@@ -17714,8 +17715,9 @@ static int qnet__loop_next(qnet__loop *p)
     return 1;
 }
 
+#define QNET__PLACE 128 /* bytes of text */
+
 /* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
-#define QNET__PLACE 128
 static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
 {
     char epoch[48] = "";
@@ -18002,26 +18004,36 @@ static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t 
 }
 
 /* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
-   nor the finish asks for memory. On failure the network is still the caller's. */
-static qnet_status qnet__training_carve(const qnet__training_state *s, size_t largest,
+   nor the finish asks for memory. On failure the network is destroyed. */
+static qnet_status qnet__training_carve(const qnet__training_state *s, int largest,
                                         qnet__training_state **out)
 {
     qnet_context *ctx = s->run.ctx;
+    qnet_resnet *net = s->run.net;
+    qnet_scan_model *model = s->run.model;
     qnet__training_state copy = *s;
     qnet__arena arena = {NULL, 0};
-    qnet__training_plan(&copy, &arena, largest);
+    copy.table = net ? net->table : model->table;
+    copy.weights = net ? net->weights : model->weights;
+    copy.gradients = net ? net->gradients : model->gradients;
+    qnet__training_plan(&copy, &arena, (size_t)largest);
     copy.bytes = arena.at;
     arena.base = (unsigned char *)qnet__alloc(ctx, copy.bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, copy.bytes, "a training run");
+    if (arena.base == NULL) {
+        qnet_resnet_destroy(net);
+        qnet_scan_model_destroy(model);
+        return qnet__no_memory(ctx, copy.bytes, "a training run");
+    }
     memset(arena.base, 0, copy.bytes);
     arena.at = 0;
-    qnet__training_plan(&copy, &arena, largest);
+    qnet__training_plan(&copy, &arena, (size_t)largest);
     *out = (qnet__training_state *)(void *)arena.base;
     **out = copy;
     (*out)->run.state = *out;
     return QNET_OK;
 }
 
+/* The state is the block that holds everything but the network, the run itself included. */
 QNET_API void qnet_training_destroy(qnet_training *run)
 {
     if (run == NULL) return;
@@ -18308,6 +18320,8 @@ static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_sa
     return QNET_OK;
 }
 
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one; the run
+   changes only where the whole file is right. */
 static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
                                           const char *name)
 {
@@ -18346,6 +18360,7 @@ QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
     return status;
 }
 
+/* qnet_training_read of a path. */
 QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
 {
     qnet__file file;
@@ -18397,19 +18412,21 @@ static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort
     return QNET_OK;
 }
 
+/* Before anything is allocated; the experiment asks at its start, before days of work. */
 static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
     return qnet__augment_config_check(ctx, &c->augment);
 }
 
+/* ResNet18 on the slices of scans[count], from `weights` or from random ones (He initialisation;
+   the paper starts from ImageNet). Items are images in the order of scans. */
 QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         const qnet_real *weights, qnet_training **out)
 {
     qnet__training_state s, *self = NULL;
     qnet_resnet_config net_config;
-    qnet_status status;
     if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
     QNET__TRY(qnet__stage1_config_check(ctx, config));
@@ -18430,22 +18447,15 @@ QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_con
     /* The largest batch there will be, which may be well below config->batch. */
     net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
-    s.table = s.run.net->table;
-    s.weights = s.run.net->weights;
-    s.gradients = s.run.net->gradients;
-    status = qnet__training_carve(&s, (size_t)net_config.batch, &self);
-    if (status != QNET_OK) {
-        qnet_resnet_destroy(s.run.net);
-        return status;
-    }
+    QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
     self->loader.augment = &self->config.augment;
     self->loader.seed = config->seed;
     qnet__loader_fill(&self->loader, scans, count);
     self->data_hash = self->loader.hash;
     if (weights != NULL) {
-        const size_t bytes = s.table->total * sizeof(qnet_real);
+        const size_t bytes = self->table->total * sizeof(qnet_real);
         self->weights_hash = qnet_hash(QNET_HASH_START, weights, bytes);
-        memcpy(s.weights, weights, bytes);
+        memcpy(self->weights, weights, bytes);
     } else {
         qnet_resnet_init(s.run.net, config->seed);
     }
@@ -18561,6 +18571,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
+/* As of stage 1; `steps` is the experiment's own. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
     QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
@@ -18632,14 +18643,7 @@ QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_con
     model_config.steps = config->steps;
     model_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
     QNET__TRY(qnet_scan_model_create(ctx, &model_config, &s.run.model));
-    s.table = s.run.model->table;
-    s.weights = s.run.model->weights;
-    s.gradients = s.run.model->gradients;
-    status = qnet__training_carve(&s, (size_t)model_config.batch, &self);
-    if (status != QNET_OK) {
-        qnet_scan_model_destroy(s.run.model);
-        return status;
-    }
+    QNET__TRY(qnet__training_carve(&s, model_config.batch, &self));
     status = qnet__stage2_fill(self, features, length, label);
     if (status != QNET_OK) {
         qnet_training_destroy(&self->run);
@@ -19962,6 +19966,12 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      features           512 per slice from the frozen ResNetSWA, computed once
      stage 2            Q-Net        BiLSTM and two heads
    and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
+   Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
+   began with, was trained on (paper, "Training Procedure"). One fold leaves in out/checkpoint, under
+   names such as crop-repeat01-fold03-resnet.checkpoint,
+     -resnet -branch -swa -stage2 .checkpoint     runs that a resume goes on with
+     -resnet -resnetswa -qnet .safetensors        weights, which go to out/weights at the end
+     -result.safetensors                          test probabilities and learning curves: it is done
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -20006,6 +20016,7 @@ static void qnet__csv_field(char field[132], const char *text)
     *field = '\0';
 }
 
+/* One item; a number that is not finite is an empty field. */
 static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
                                  const qnet_item *item, qnet_buffer *csv)
 {
@@ -20028,6 +20039,7 @@ static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level,
                               label);
 }
 
+/* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
 {
     qnet_status status;
@@ -20122,6 +20134,7 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
     return qnet__settings_text(ctx, text, "stage2.", qnet__stage2_settings, &c->stage2);
 }
 
+/* All ranges, before a file is touched. */
 static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
 {
     if (!c->use_input[0] && !c->use_input[1])
@@ -20177,9 +20190,10 @@ static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t 
     }
 }
 
+#define QNET__FIGURES 5
+
 /* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
    items of one class is NaN. */
-#define QNET__FIGURES 5
 static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
 {
     qnet_metrics m;
@@ -20352,6 +20366,7 @@ static int qnet__fold_epochs(const qnet_experiment_config *c)
     return 2 * c->stage1.epochs - qnet_stage1_swa_start(&c->stage1);
 }
 
+/* Length of a model's learning curve. */
 static int qnet__model_epochs(const qnet_experiment_config *c, int model)
 {
     return model == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs;
@@ -20372,9 +20387,6 @@ static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
     job->scan = (double *)qnet__take(a, n, sizeof(double));
     job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
     job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
-    for (int m = 0; m < QNET_MODELS; m++)
-        job->curve[m] = (qnet_epoch *)qnet__take(a, (size_t)qnet__model_epochs(&job->e->config, m),
-                                                 sizeof(qnet_epoch));
     job->pixels = (qnet_real *)qnet__take(a, pixels, 3 * sizeof(qnet_real));
     job->map = (float *)qnet__take(a, pixels, sizeof(float));
     job->grey = (float *)qnet__take(a, pixels, sizeof(float));
@@ -20405,11 +20417,6 @@ static void qnet__job_path(const qnet__job *job, const char *suffix, char path[7
 {
     snprintf(path, 700, "%s/checkpoint/%s-repeat%02d-fold%02d%s", job->e->out,
              qnet_input_name((qnet_input)job->input), job->repeat + 1, job->fold + 1, suffix);
-}
-
-static void qnet__remove_file(const char *path)
-{
-    (void)qnet__remove(path); /* a work file that is not there is as good as removed */
 }
 
 /* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
@@ -20449,9 +20456,10 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
 
 /* ---- what a weights file says of itself ------------------------------------------------------ */
 
+#define QNET__RECORD 32 /* digits */
+
 /* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
    the second tells who it is, whatever the name, the order or the crop. */
-#define QNET__RECORD 32
 static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
 {
     snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
@@ -20527,6 +20535,7 @@ static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors 
                       "know nothing of the disease", path);
 }
 
+/* Compares the second half of each record. */
 QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
 {
     const char *seen = qnet_safetensors_metadata(file, "trained_on");
@@ -20537,6 +20546,7 @@ QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t sourc
     return 0;
 }
 
+/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
 static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
                                           const char *path, qnet_input_config *in,
                                           qnet_augment_config *a)
@@ -20560,6 +20570,7 @@ static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetens
     return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
 }
 
+/* input and augment change only where all of the record is right. */
 QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
                                            qnet_input_config *input, qnet_augment_config *augment)
 {
@@ -20581,14 +20592,17 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 
 /* ---- one fold -------------------------------------------------------------------------------- */
 
-/* The arrays of a fold's result. */
-static void qnet__fold_slabs(const qnet__job *job, qnet__slab slabs[QNET__SLABS])
+/* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
+static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
+                            qnet__slab slabs[QNET__SLABS])
 {
     static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
                                                     "curve.Q-Net"};
     const qnet__slab first[2] = {
         {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
         {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
+    qnet__job_path(job, "-result.safetensors", path);
+    snprintf(text, 64, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
     memcpy(slabs, first, sizeof first);
     for (int m = 0; m < QNET_MODELS; m++) {
         slabs[2 + m].name = curves[m];
@@ -20599,6 +20613,7 @@ static void qnet__fold_slabs(const qnet__job *job, qnet__slab slabs[QNET__SLABS]
     }
 }
 
+/* A fold with this file is done: what it trained is read no more, but for the weights. */
 static qnet_status qnet__fold_save(const qnet__job *job)
 {
     qnet__slab slabs[QNET__SLABS];
@@ -20606,9 +20621,7 @@ static qnet_status qnet__fold_save(const qnet__job *job)
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    qnet__fold_slabs(job, slabs);
-    snprintf(text, sizeof text, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
-    qnet__job_path(job, "-result.safetensors", path);
+    qnet__fold_file(job, path, text, slabs);
     QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
     status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
     if (status == QNET_OK) return qnet__file_commit(job->e->ctx, &file);
@@ -20623,9 +20636,7 @@ static qnet_status qnet__fold_load(const qnet__job *job)
     char path[700], text[64];
     qnet_safetensors *file;
     qnet_status status;
-    qnet__fold_slabs(job, slabs);
-    snprintf(text, sizeof text, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
-    qnet__job_path(job, "-result.safetensors", path);
+    qnet__fold_file(job, path, text, slabs);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
     QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
     status = qnet__checkpoint_compare(job->e->ctx, file, path, text, NULL);
@@ -20702,7 +20713,7 @@ static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_r
     QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
                                       job->image, job->scan));
     QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
-    qnet__remove_file(checkpoint);
+    (void)qnet__remove(checkpoint);
     return QNET_OK;
 }
 
@@ -20780,7 +20791,7 @@ static qnet_status qnet__fold_run(qnet__job *job)
     for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
         char path[700];
         qnet__job_path(job, work_files[i], path);
-        qnet__remove_file(path);
+        (void)qnet__remove(path);
     }
     return QNET_OK;
 }
@@ -20820,22 +20831,20 @@ static void qnet__fold_items(const qnet__job *job)
     }
 }
 
-static qnet_status qnet__fold_curves(const qnet__job *job)
+/* Adds the fold's learning curves to the experiment's, into which it trains. */
+static qnet_status qnet__fold_curves(qnet__job *job)
 {
     qnet_experiment *e = job->e;
     for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_curve *curve = &e->curves[e->curves_count];
-        const int epochs = qnet__model_epochs(&e->config, m);
-        curve->epoch = (qnet_epoch *)qnet__experiment_alloc(e, (size_t)epochs, sizeof(qnet_epoch),
-                                                            "learning curves");
-        if (!curve->epoch) return QNET_ERROR_MEMORY;
+        qnet_curve *curve = &e->curves[e->curves_count++];
         curve->input = job->input;
         curve->repeat = job->repeat;
         curve->fold = job->fold;
         curve->kind = m;
-        curve->epochs = epochs;
-        memcpy(curve->epoch, job->curve[m], (size_t)epochs * sizeof(qnet_epoch));
-        e->curves_count++;
+        curve->epochs = qnet__model_epochs(&e->config, m);
+        curve->epoch = job->curve[m] = (qnet_epoch *)qnet__experiment_alloc(
+            e, (size_t)curve->epochs, sizeof(qnet_epoch), "learning curves");
+        if (!curve->epoch) return QNET_ERROR_MEMORY;
     }
     return QNET_OK;
 }
@@ -20846,6 +20855,7 @@ static qnet_status qnet__fold_curves(const qnet__job *job)
 #define QNET__SHEET_GAP 4
 #define QNET__SHEET_EPOCH 1000000 /* draws that no training sees */
 
+/* 0..1 to 0..255, rounded; what lies outside is clipped. */
 static uint8_t qnet__to_byte(double v)
 {
     return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
@@ -20964,6 +20974,7 @@ static qnet_status qnet__cams_draw(qnet__job *job, qnet_resnet *net)
     return QNET_OK;
 }
 
+/* With a network for one image, and no gradients. */
 static qnet_status qnet__cams(qnet__job *job)
 {
     qnet_experiment *e = job->e;
@@ -21079,6 +21090,8 @@ static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *fi
     return qnet__initial_preparation(e, file, subjects != NULL);
 }
 
+/* The file of initial weights into job->initial, a network of the smallest size: only its weights
+   are of use, and they do not depend on the image's. */
 static qnet_status qnet__initial_weights(qnet__job *job)
 {
     qnet_context *ctx = job->e->ctx;
@@ -21147,6 +21160,7 @@ typedef enum qnet__work_kind {
     QNET__WORK_KINDS
 } qnet__work_kind;
 
+/* A fold's files begin with the name of its input (qnet__job_path). */
 static qnet__work_kind qnet__work_kind_of(const char *name)
 {
     if (qnet__ends_in(name, ".tmp")) return QNET__WORK_TEMPORARY;
@@ -21181,7 +21195,7 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
                                     target);
             if (!moving) continue;
             if (to == NULL)
-                qnet__remove_file(from);
+                (void)qnet__remove(from);
             else if (qnet__rename(from, target) != 0)
                 status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
                                     target, strerror(errno));
@@ -21270,7 +21284,7 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
         if (strcmp(again, names[i]) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        qnet__remove_file(path);
+        (void)qnet__remove(path);
         removed++;
     }
     qnet__free(e->ctx, names, bytes);
@@ -21280,6 +21294,7 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
+/* predictions.csv beside the files of the caller's publish. */
 static qnet_status qnet__csv_save(const qnet_experiment *e)
 {
     char path[600];
@@ -21418,9 +21433,10 @@ static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
     snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
              qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
     job->epochs = (double)qnet__fold_epochs(c) * ((double)repeat * c->folds + fold);
+    QNET__TRY(qnet__fold_curves(job));
     QNET__TRY(qnet__fold_run(job));
     qnet__fold_items(job);
-    return qnet__fold_curves(job);
+    return QNET_OK;
 }
 
 /* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
@@ -21613,6 +21629,8 @@ static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset
     return weights ? qnet__copy_path(e->ctx, e->weights, weights, "weights file") : QNET_OK;
 }
 
+/* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
+   experiment, but its files in out/checkpoint. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const qnet_dataset *data, const char *out,
                                          const char *weights, int resume,
@@ -21644,6 +21662,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 }
 #endif /* QNET_NO_STDIO */
 
+/* All results are in e->blocks. */
 QNET_API void qnet_experiment_destroy(qnet_experiment *e)
 {
     if (!e) return;

@@ -46,7 +46,7 @@ static void write_table(qnet_context *ctx, const char *folder, int first, int st
 {
     char path[256];
     qnet_buffer rows;
-    memset(&rows, 0, sizeof table);
+    memset(&rows, 0, sizeof rows);
     CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "participant_id\tage\tsex\tgroup\n"));
     for (int s = first; s >= 0 && s < 8; s += step) {
         CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "sub-%02d\t%d\tM\t%s\n", s + 1, 40 + s,
