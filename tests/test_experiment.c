@@ -46,7 +46,7 @@ static void write_table(qnet_context *ctx, const char *folder, int first, int st
 {
     char path[256];
     qnet_buffer rows;
-    memset(&rows, 0, sizeof table);
+    memset(&rows, 0, sizeof rows);
     CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "participant_id\tage\tsex\tgroup\n"));
     for (int s = first; s >= 0 && s < 8; s += step) {
         CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "sub-%02d\t%d\tM\t%s\n", s + 1, 40 + s,
@@ -153,8 +153,8 @@ static void test_run(void)
     CHECK(e->cams_count[QNET_INPUT_CROP] == 2);
     for (int s = 0; s < 8; s++) {
         const qnet_cut *cut = &e->participants[s].cut[QNET_INPUT_CROP];
-        CHECK(cut->picture != NULL && cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
-        CHECK(e->participants[s].cut[QNET_INPUT_FULL].picture == NULL);
+        CHECK(cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
+        CHECK(e->participants[s].cut[QNET_INPUT_FULL].mask_voxels == 0);
     }
     for (size_t i = 0; i < 2 * images->count; i++) {
         const qnet_item *item = &images->items[i];
@@ -276,9 +276,9 @@ static void test_identity(void)
         e.ctx = ctx;
         job.e = &e;
         job.fingerprint = (uint64_t)strtoull(qnet_safetensors_metadata(scan, "run"), NULL, 16);
-        CHECK_OK(ctx, qnet__check_run(&job, path));
+        CHECK_OK(ctx, qnet__check_run(&job, scan, path));
         job.fingerprint ^= 1;
-        CHECK_FAILS(ctx, qnet__check_run(&job, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
+        CHECK_FAILS(ctx, qnet__check_run(&job, scan, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
     }
     sprintf(path, "%s/manifest.json", out_folder);
     CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
@@ -685,7 +685,7 @@ static void test_initial_weights(void)
     qnet_augment_config a;
     qnet_buffer text;
     char config[4096 + 1], first[32];
-    const char *pairs[128];
+    const char *pairs[2 * QNET__METADATA_PAIRS];
     int n;
     tiny_config(&c);
     memset(&text, 0, sizeof text);
@@ -698,7 +698,7 @@ static void test_initial_weights(void)
     a.mean[1] = 0.25;
     CHECK_OK(ctx, qnet__preparation_text(ctx, &in, &a, &text));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "subjects=0123456789abcdef\n", 27));
-    n = qnet__metadata_pairs((char *)text.bytes, pairs, 64);
+    n = qnet__metadata_pairs((char *)text.bytes, pairs);
     write_weights(ctx, path, 2, pairs, n);
     CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
     CHECK_CONTAINS(config, "\nmean.1=0.25\n");
