@@ -624,9 +624,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
-   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
-   a size is below 1 or a pointer is NULL.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What
+   returns nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does
+   nothing where a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -4160,7 +4160,8 @@ QNET__HELPER qnet_real qnet__tanh(qnet_real x)
     return (qnet_real)tanhf((float)x);
 }
 
-/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is
+   added to them. */
 typedef struct qnet__lstm_row {
     size_t hidden;
     const qnet_real *b, *uh;  /* forward: bias, U h' */
@@ -5647,7 +5648,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 /* The number that competes in a window, of channel c; ReLU can wait for the winner. */
 QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
@@ -5800,7 +5801,7 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
     }
 }
 
-/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
+/* ---- The LSTM's element-wise half: one scan at one step -------------------------------------- */
 
 #if QNET__REAL_IS_DOUBLE
 
@@ -5909,7 +5910,8 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
     const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
                            qnet__lanes_load_part(row->dh + j, count);
-    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes one = qnet__lanes_all(1);
     /* h = o tanh(c) (5) */
     const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
     qnet__lanes da[4];
@@ -8224,7 +8226,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
@@ -8610,9 +8612,10 @@ static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *imag
         const ptrdiff_t y = 2 * r + a - 3;
         const qnet_real *pixel = image + y * p->s.conv.width * 3;
         if (y < 0 || y >= p->s.conv.height) continue;
-        for (size_t x = 3; x < width + 3; x++, pixel += 3) /* from the border on */
-            for (size_t c = 0; c < 3; c++)
-                u[(x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3 + c] = pixel[c] + p->pad[c];
+        for (size_t x = 3; x < width + 3; x++, pixel += 3) { /* from the border on */
+            qnet_real *to = u + (x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3;
+            for (size_t c = 0; c < 3; c++) to[c] = pixel[c] + p->pad[c];
+        }
     }
 }
 
@@ -8691,8 +8694,8 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
     t->begun[row_class] = 1;
 }
 
-/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
-   The taps that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3
+   + c. The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
     const ptrdiff_t n = QNET__STEM_U;
@@ -9208,8 +9211,8 @@ static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward
     qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
-   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r
+   at c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
     const qnet__isa *isa;
     size_t rows, columns, k, a_row, a_step;
