@@ -457,7 +457,7 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 /* The kernels in force in ctx, never AUTO. */
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
-/* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
 /* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
    those of the header that its user was compiled with. */
@@ -1715,12 +1715,10 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
-#define QNET__TRY(expr)                                  \
-    do {                                                 \
-        qnet_status qnet__try_status = (expr);           \
-        if (qnet__try_status != QNET_OK) {               \
-            return qnet__try_status;                     \
-        }                                                \
+#define QNET__TRY(expr)                                         \
+    do {                                                        \
+        const qnet_status qnet__try_status = (expr);            \
+        if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
 QNET_API const char *qnet_status_text(qnet_status status)
@@ -1748,8 +1746,7 @@ QNET_API const char *qnet_status_name(qnet_status status)
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
-    if (b != 0 && a > (size_t)-1 / b)
-        return 0;
+    if (b != 0 && a > (size_t)-1 / b) return 0;
     *out = a * b;
     return 1;
 }
@@ -1757,31 +1754,15 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 /* *out = a + b; 0 and *out untouched when the sum does not fit. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
-    if (a > (size_t)-1 - b)
-        return 0;
+    if (a > (size_t)-1 - b) return 0;
     *out = a + b;
     return 1;
 }
 
-QNET__HELPER size_t qnet__min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER size_t qnet__max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-QNET__HELPER int qnet__min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER int qnet__max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
+QNET__HELPER size_t qnet__min_size(size_t a, size_t b) { return a < b ? a : b; }
+QNET__HELPER size_t qnet__max_size(size_t a, size_t b) { return a > b ? a : b; }
+QNET__HELPER int qnet__min_int(int a, int b) { return a < b ? a : b; }
+QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
@@ -1798,12 +1779,7 @@ QNET__HELPER int qnet__is_little_endian(void)
     return first == 1;
 }
 
-/* Loads and stores of unaligned numbers in a stated byte order, whatever the machine's own is. */
-QNET__HELPER uint16_t qnet__load_le16(const unsigned char *p)
-{
-    return (uint16_t)(p[0] | (unsigned)p[1] << 8);
-}
-
+/* The unaligned little-endian number at p, on any machine. */
 QNET__HELPER uint32_t qnet__load_le32(const unsigned char *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -1814,49 +1790,23 @@ QNET__HELPER uint64_t qnet__load_le64(const unsigned char *p)
     return (uint64_t)qnet__load_le32(p) | (uint64_t)qnet__load_le32(p + 4) << 32;
 }
 
-QNET__HELPER uint16_t qnet__load_be16(const unsigned char *p)
+/* Stores the lowest `bytes` bytes of v at p, the lowest first or, with big, last. */
+QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
 {
-    return (uint16_t)((unsigned)p[0] << 8 | p[1]);
+    for (int i = 0; i < bytes; i++, v >>= 8)
+        p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-QNET__HELPER uint32_t qnet__load_be32(const unsigned char *p)
+/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
-}
-
-QNET__HELPER uint64_t qnet__load_be64(const unsigned char *p)
-{
-    return (uint64_t)qnet__load_be32(p) << 32 | (uint64_t)qnet__load_be32(p + 4);
-}
-
-QNET__HELPER void qnet__store_le16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v & 255);
-    p[1] = (unsigned char)(v >> 8);
-}
-
-QNET__HELPER void qnet__store_le32(unsigned char *p, uint32_t v)
-{
-    qnet__store_le16(p, (uint16_t)(v & 0xffff));
-    qnet__store_le16(p + 2, (uint16_t)(v >> 16));
-}
-
-QNET__HELPER void qnet__store_le64(unsigned char *p, uint64_t v)
-{
-    qnet__store_le32(p, (uint32_t)(v & 0xffffffffu));
-    qnet__store_le32(p + 4, (uint32_t)(v >> 32));
-}
-
-QNET__HELPER void qnet__store_be16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v >> 8);
-    p[1] = (unsigned char)(v & 255);
-}
-
-QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
-{
-    qnet__store_be16(p, (uint16_t)(v >> 16));
-    qnet__store_be16(p + 2, (uint16_t)(v & 0xffff));
+    for (; count > 0; count--, p += size) {
+        for (size_t i = 0; i < size / 2; i++) {
+            const unsigned char byte = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = byte;
+        }
+    }
 }
 
 /* ============================================================================================
@@ -1885,8 +1835,7 @@ static size_t qnet__printable(const unsigned char *p)
     }
     if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
     if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
-    if (n == 3)
-        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
+    if (n == 3) return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
     return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
 }
 
@@ -1913,8 +1862,7 @@ static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list a
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
     va_list args;
-    if (ctx == NULL)
-        return;
+    if (ctx == NULL) return;
     va_start(args, fmt);
     qnet__sentence(ctx->error, fmt, args);
     va_end(args);
@@ -1989,11 +1937,9 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     if (size >= 4 * QNET__HUGE_PAGE)
         align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
-    if (!qnet__add(size, align + sizeof raw, &bytes))
-        return NULL;
+    if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
-    if (raw == NULL)
-        return NULL;
+    if (raw == NULL) return NULL;
     block = raw + sizeof raw;
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
@@ -2039,8 +1985,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             for (;;) {
                 #pragma omp atomic capture
                 i = taken[share][0]++;
-                if (i >= size)
-                    break;
+                if (i >= size) break;
                 task(arg, first + i, self);
             }
         }
@@ -2133,12 +2078,12 @@ static qnet_cpu qnet__detect_cpu(void)
         return QNET_CPU_SCALAR;
     __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
     QNET__UNUSED(xcr0_high);
-    if ((xcr0 & 0x06u) != 0x06u || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0) {
-        return QNET_CPU_SCALAR; /* 0x06: the SSE and AVX registers */
-    }
-    if ((xcr0 & 0xe6u) != 0xe6u || (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) {
-        return QNET_CPU_AVX2;   /* 0xe0: the mask registers and both halves of the ZMM */
-    }
+    if ((xcr0 & 0x06u) != 0x06u /* the SSE and AVX registers */ ||
+        !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0)
+        return QNET_CPU_SCALAR;
+    if ((xcr0 & 0xe6u) != 0xe6u /* the mask registers and both halves of the ZMM, too */ ||
+        (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl)
+        return QNET_CPU_AVX2;
     return QNET_CPU_AVX512;
 #else
     return QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR;
@@ -2164,39 +2109,30 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     qnet_context *ctx;
     qnet_hooks h;
     qnet_cpu cpu;
-    if (out == NULL)
-        return QNET_ERROR_ARGUMENT;
+    int own_threads;
+    if (out == NULL) return QNET_ERROR_ARGUMENT;
     memset(&h, 0, sizeof h);
-    if (hooks != NULL)
-        h = *hooks;
+    if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    if ((h.allocator.alloc == NULL) != (h.allocator.free == NULL) || h.threads < 0 ||
-        h.threads > 4096 || cpu == QNET_CPU_AUTO) {
+    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
+    if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
+        h.threads < 0 || h.threads > 4096 ||
+        (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
         return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run != NULL && h.parallel.run != qnet__default_run &&
-        (h.parallel.workers < 1 || h.parallel.workers > 4096)) {
-        return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run == NULL && h.parallel.workers != 0) { /* `threads` was meant */
-        return QNET_ERROR_ARGUMENT;
-    }
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
         h.allocator.free = qnet__default_free;
     }
-    if (h.clock.seconds == NULL)
-        h.clock.seconds = qnet__default_seconds;
+    if (h.clock.seconds == NULL) h.clock.seconds = qnet__default_seconds;
 #ifdef QNET_USE_CBLAS
-    if (h.blas.sgemm == NULL)
-        h.blas.sgemm = qnet__cblas_sgemm;
+    if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
-    if (ctx == NULL)
-        return QNET_ERROR_MEMORY;
+    if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
-    /* The default run again: hooks were copied from another context, whose pointer they hold. */
-    if (h.parallel.run == NULL || h.parallel.run == qnet__default_run) {
+    if (!own_threads) {
         h.parallel.user = ctx;
         h.parallel.run = qnet__default_run;
 #ifdef QNET__OPENMP
@@ -2253,16 +2189,12 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
-    int i;
-    if (name == NULL || out == NULL)
-        return QNET_ERROR_ARGUMENT;
-    for (i = QNET_CPU_AUTO; i <= QNET_CPU_NEON; i++) {
-        if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) == 0) {
-            *out = (qnet_cpu)i;
-            return QNET_OK;
-        }
-    }
-    return QNET_ERROR_ARGUMENT;
+    int i = QNET_CPU_AUTO;
+    if (name == NULL || out == NULL) return QNET_ERROR_ARGUMENT;
+    while (i <= QNET_CPU_NEON && strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) i++;
+    if (i > QNET_CPU_NEON) return QNET_ERROR_ARGUMENT;
+    *out = (qnet_cpu)i;
+    return QNET_OK;
 }
 
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
@@ -2328,8 +2260,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[QNET__SENTENCE];
     va_list args;
-    if (ctx == NULL || ctx->hooks.log.message == NULL)
-        return;
+    if (ctx == NULL || ctx->hooks.log.message == NULL) return;
     va_start(args, fmt);
     qnet__sentence(text, fmt, args);
     va_end(args);
@@ -2341,60 +2272,54 @@ QNET__HELPER void qnet__trace(qnet_context *ctx, const char *name, const qnet_re
                               size_t s0, size_t s1, size_t s2, size_t s3)
 {
     const qnet_trace *trace = &ctx->hooks.trace;
-    if (trace->tensor != NULL) {
-        size_t shape[4];
-        shape[0] = s0;
-        shape[1] = s1;
-        shape[2] = s2;
-        shape[3] = s3;
-        trace->tensor(trace->user, name, data, ndim, shape);
-    }
+    const size_t shape[4] = {s0, s1, s2, s3};
+    if (trace->tensor != NULL) trace->tensor(trace->user, name, data, ndim, shape);
 }
+
+#define QNET__QUOTE(x) #x
+#define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
-    char compiler[64], workers[96];
-    const char *threads;
-#if defined(__TINYC__)
-    snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
-#elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
-#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
-             " -msimd128"
-#endif
-             , __clang_major__, __clang_minor__, __clang_patchlevel__);
-#elif defined(__GNUC__)
-    snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
-             __GNUC_PATCHLEVEL__);
-#elif defined(_MSC_VER)
-    snprintf(compiler, sizeof compiler, "msvc %d", _MSC_VER);
+    static const char build[] = "qnet " QNET_VERSION
+#if QNET__REAL_IS_DOUBLE
+        ", double"
 #else
-    snprintf(compiler, sizeof compiler, "unknown compiler");
+        ", float"
+#endif
+#ifdef QNET_REFERENCE
+        ", reference kernels"
+#endif
+#if defined(__TINYC__)
+        ", tcc " QNET__VALUE_TEXT(__TINYC__);
+#elif defined(__clang__)
+        ", clang " QNET__VALUE_TEXT(__clang_major__) "." QNET__VALUE_TEXT(__clang_minor__)
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+        " -msimd128"
+#endif
+        ;
+#elif defined(__GNUC__)
+        ", gcc " QNET__VALUE_TEXT(__GNUC__) "." QNET__VALUE_TEXT(__GNUC_MINOR__);
+#elif defined(_MSC_VER)
+        ", msvc " QNET__VALUE_TEXT(_MSC_VER);
+#else
+        ", unknown compiler";
 #endif
 #ifdef QNET__OPENMP
-    threads = "OpenMP";
+    const char *threads = "OpenMP";
 #else
-    threads = "no OpenMP";
+    const char *threads = "no OpenMP";
 #endif
-    workers[0] = '\0';
-    if (ctx != NULL) {
-        if (ctx->hooks.parallel.run != qnet__default_run)
-            threads = "caller's threads";
-        snprintf(workers, sizeof workers, ", %s%s, %lu worker%s", qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-                 (unsigned long)ctx->hooks.parallel.workers,
-                 ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (text == NULL || size == 0) return;
+    if (ctx == NULL) {
+        snprintf(text, size, "%s, %s", build, threads);
+        return;
     }
-    if (text != NULL && size > 0) {
-        snprintf(text, size, "qnet %s, %s%s, %s, %s%s", QNET_VERSION,
-                 QNET__REAL_IS_DOUBLE ? "double" : "float",
-#ifdef QNET_REFERENCE
-                 ", reference kernels",
-#else
-                 "",
-#endif
-                 compiler, threads, workers);
-    }
+    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+             (unsigned long)ctx->hooks.parallel.workers,
+             ctx->hooks.parallel.workers == 1 ? "" : "s");
 }
 
 QNET_API const char *qnet_version(void)
@@ -2419,21 +2344,16 @@ static void qnet__philox(const uint32_t counter[4], const uint32_t key[2], uint3
 {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
-    int round;
-    for (round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * c0;
-        uint64_t p1 = (uint64_t)0xcd9e8d57u * c2;
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)(p1 & 0xffffffffu);
-        c3 = (uint32_t)(p0 & 0xffffffffu);
-        k0 = (uint32_t)((k0 + (uint64_t)0x9e3779b9u) & 0xffffffffu);
-        k1 = (uint32_t)((k1 + (uint64_t)0xbb67ae85u) & 0xffffffffu);
+        c1 = (uint32_t)p1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
     }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
 /* The stream's name fills key and counter: key = seed; counter = (block number, epoch, low word of
@@ -2442,10 +2362,10 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
 {
     qnet_rng rng;
     memset(&rng, 0, sizeof rng);
-    rng.key[0] = (uint32_t)(seed & 0xffffffffu);
+    rng.key[0] = (uint32_t)seed;
     rng.key[1] = (uint32_t)(seed >> 32);
     rng.counter[1] = epoch;
-    rng.counter[2] = (uint32_t)(sample & 0xffffffffu);
+    rng.counter[2] = (uint32_t)sample;
     rng.counter[3] = (uint32_t)(sample >> 32 & 0xffffffu) | (uint32_t)(purpose & 255) << 24;
     rng.used = 4;
     return rng;
@@ -2479,14 +2399,11 @@ QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
    and are drawn again (Lemire: Fast random integer generation in an interval. ACM TOMACS 2019). */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n)
 {
-    uint32_t threshold;
     uint64_t product;
-    if (n == 0)
-        return 0;
-    threshold = (0xffffffffu - n + 1) % n;
+    if (n == 0) return 0;
     do {
         product = (uint64_t)qnet_rng_u32(rng) * n;
-    } while ((uint32_t)(product & 0xffffffffu) < threshold);
+    } while ((uint32_t)product < (0xffffffffu - n + 1) % n);
     return (uint32_t)(product >> 32);
 }
 
@@ -2497,12 +2414,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
+   drawn again. */
+static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw < (0 - n) % n);
+    return draw % n;
+}
+
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
-    size_t i;
-    for (i = count; i > 1; i--) {
-        size_t j = qnet_rng_below(rng, (uint32_t)i);
-        int swap = items[i - 1];
+    for (size_t i = count; i > 1; i--) {
+        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
     }
@@ -2518,8 +2447,10 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 }
 
 /* ============================================================================================
-   >>file: bounded readers and writers over memory, stdio or callbacks; files are replaced whole;
-   folders are made and listed.
+   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
+   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
+   whole: written beside its path under another name, forced to the disk, renamed. Folders are
+   made, listed in a fixed order, and locked.
    ============================================================================================ */
 
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
@@ -2540,7 +2471,7 @@ static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const cha
                       code ? strerror(code) : "");
 }
 
-/* Up to n bytes into dst; fewer, or none, only at the end. */
+/* One call of the source: up to n bytes into dst; *got = 0 only at the end. */
 QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
                                          size_t *got)
 {
@@ -2553,48 +2484,11 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
-{
-    size_t done = 0, got;
-    for (; done < n; done += got) {
-        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
-        if (got == 0) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-    }
-    return QNET_OK;
-}
-
-static int qnet__buffer_write(void *user, const void *src, size_t size);
-
-QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
-{
-    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
-        qnet_buffer *buffer = (qnet_buffer *)sink->user;
-        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
-        if (status != QNET_OK)
-            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
-                              qnet_last_error(buffer->ctx));
-    } else if (n > 0) {
-        char what[40];
-        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
-        errno = 0;
-        if (sink->write(sink->user, src, n) != 0)
-            return qnet__io_error(ctx, qnet__sink_name(sink), what);
-    }
-    return QNET_OK;
-}
-
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
     *got = qnet__min_size(size, state->size - state->at);
-    if (*got > 0)
-        memcpy(dst, state->bytes + state->at, *got);
+    if (*got > 0) memcpy(dst, state->bytes + state->at, *got);
     state->at += *got;
     return 0;
 }
@@ -2620,20 +2514,15 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
-    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need)) {
+    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
-    }
-    if (need <= buffer->capacity)
-        return QNET_OK;
-    if (!qnet__mul(buffer->capacity, 2, &capacity))
-        capacity = need;
+    if (need <= buffer->capacity) return QNET_OK;
+    if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
     bytes = (unsigned char *)qnet__alloc(ctx, capacity);
-    if (bytes == NULL)
-        return qnet__no_memory(ctx, capacity, "a buffer");
-    if (buffer->size > 0)
-        memcpy(bytes, buffer->bytes, buffer->size);
+    if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
+    if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
     buffer->bytes = bytes;
     buffer->capacity = capacity;
@@ -2647,8 +2536,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
-    if (size > 0)
-        memcpy(buffer->bytes + buffer->size, bytes, size);
+    if (size > 0) memcpy(buffer->bytes + buffer->size, bytes, size);
     buffer->size += size;
     buffer->bytes[buffer->size] = 0;
     return QNET_OK;
@@ -2662,10 +2550,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     va_start(args, format);
     length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    if (length < 0) {
+    if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
                           format);
-    }
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, (size_t)length));
     va_start(args, format);
     vsnprintf((char *)buffer->bytes + buffer->size, (size_t)length + 1, format, args);
@@ -2676,10 +2563,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
 
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
-    if (buffer != NULL) {
-        qnet__free(ctx, buffer->bytes, buffer->capacity);
-        memset(buffer, 0, sizeof *buffer);
-    }
+    if (buffer == NULL) return;
+    qnet__free(ctx, buffer->bytes, buffer->capacity);
+    memset(buffer, 0, sizeof *buffer);
 }
 
 static int qnet__buffer_write(void *user, const void *src, size_t size)
@@ -2698,52 +2584,54 @@ QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, cons
     return sink;
 }
 
-/* The rest of a source, at most limit bytes, appended to an empty buffer. No size is believed: the
-   buffer grows with what is read. On failure the buffer is empty. */
-QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, size_t limit,
-                                        qnet_buffer *out)
+/* All n bytes of src into the sink. A buffer that cannot grow is no fault of a disk: its sentence
+   says so. */
+QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    unsigned char chunk[4096];
-    qnet_status status = QNET_OK;
-    for (;;) {
-        size_t got;
-        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
-        if (status == QNET_OK && got > limit - out->size) {
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
-                                qnet__source_name(source), (double)limit);
-        } else if (status == QNET_OK) {
-            status = qnet_buffer_append(ctx, out, chunk, got);
-        }
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, out);
-            return status;
-        }
-        if (got == 0)
-            return QNET_OK;
+    char what[40];
+    if (n == 0) return QNET_OK;
+    errno = 0;
+    if (sink->write == qnet__buffer_write) {
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        return status == QNET_OK ? status : qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                                                       qnet_last_error(buffer->ctx));
     }
+    if (sink->write(sink->user, src, n) == 0) return QNET_OK;
+    snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+    return qnet__io_error(ctx, qnet__sink_name(sink), what);
 }
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno.
+   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
+   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
+   qnet__sync: forces a closed file, or the names in a folder, to the disk. ---- */
 
 #if defined(QNET__POSIX)
+#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__fopen_new(path) fopen((path), "wbx")
+#define qnet__mkdir(path) mkdir((path), 0777)
+#define qnet__is_separator(c) ((c) == '/')
+#define qnet__fd_read read
+#define qnet__fd_write write
+#define qnet__fd_close close
 #ifdef __wasi__ /* has none */
 #define qnet__process() 0
 #else
 #define qnet__process() getpid()
 #endif
-#define qnet__is_separator(c) ((c) == '/')
-/* For what comes into being here and nowhere else: not through a link, nor over a file. */
-#define qnet__fopen_new(path) fopen((path), "wbx")
 /* Strict C99 hides these, too. */
 #if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
 extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
 #else
 #define qnet__fsync fsync
+#define qnet__readlink readlink
 #endif
 #if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
 #define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
@@ -2753,10 +2641,45 @@ extern int qnet__fsync(int file) __asm__("fsync");
 #define QNET__OPEN_FLAGS 0
 #endif
 
+static int qnet__look(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
+}
+
+/* 1: a link, here one that leads nowhere. */
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+
+#ifndef QNET_NO_FSYNC
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#else
+#define qnet__sync(path) 0
+#endif
+
 #elif defined(QNET__WINDOWS)
+#define QNET__FOLDERS 1
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0 /* the open file is forced instead */
+#define qnet__fd_read _read
+#define qnet__fd_write _write
+#define qnet__fd_close _close
 /* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
@@ -2807,10 +2730,9 @@ static int qnet__rename(const char *from, const char *to)
     return -1;
 }
 
-static FILE *qnet__fopen(const char *path, const char *mode)
+static FILE *qnet__fopen_read(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
-    QNET__UNUSED(mode); /* "rb", the only one */
     return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
 }
 
@@ -2824,77 +2746,58 @@ static FILE *qnet__fopen_new(const char *path)
     return file >= 0 ? _fdopen(file, "wb") : NULL;
 }
 
+static int qnet__look(const char *path)
+{
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
+    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+}
+
+static int qnet__mkdir(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+}
+
 #else
+#define QNET__FOLDERS 0
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
 #define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__process() 0
+#define qnet__mkdir(path) 0
 #define qnet__is_separator(c) ((c) == '/')
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0
+#define qnet__process() 0
+#define qnet__fd_write(file, text, size) 0
+#define qnet__fd_close(file) ((void)(file))
+
+static int qnet__look(const char *path)
+{
+    FILE *stream = fopen(path, "rb");
+    if (stream != NULL) fclose(stream);
+    return stream != NULL;
+}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
    that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
-#if defined(QNET__POSIX)
-    struct stat info;
-    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
-#elif defined(QNET__WINDOWS)
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
-        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-#else
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) {
-        fclose(stream);
-        return 1;
-    }
-#endif
-    return errno != ENOENT && errno != ENOTDIR;
+    const int kind = qnet__look(path);
+    return kind > 0 ? kind : errno != ENOENT && errno != ENOTDIR;
 }
 
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-/* Forces a closed file, or the names in a folder, to the disk. */
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#endif
+/* ---- files ---- */
 
-/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
-   which is whole too: no failure. */
-static void qnet__sync_folder(char *path)
-{
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        (void)qnet__sync(".");
-    } else if (slash == path) {
-        (void)qnet__sync("/");
-    } else {
-        *slash = '\0';
-        (void)qnet__sync(path);
-        *slash = '/';
-    }
-#else
-    QNET__UNUSED(path);
-#endif
-}
-
-/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
+/* An open file. The path is the caller's and outlives it. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
-    char *path, *temporary; /* one block of `bytes` bytes at path */
+    const char *path;
+    char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
 } qnet__file;
 
@@ -2911,39 +2814,8 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
-
-/* Fills f with the path, room for the temporary name, and no stream. */
-static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
-{
-    size_t length;
-    if (ctx == NULL || path == NULL || path[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
-    length = strlen(path);
-    f->ctx = ctx;
-    f->stream = NULL;
-    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
-    f->path = (char *)qnet__alloc(ctx, f->bytes);
-    if (f->path == NULL)
-        return qnet__no_memory(ctx, f->bytes, "a file name");
-    f->temporary = f->path + length + 1;
-    memcpy(f->path, path, length + 1);
-    return QNET_OK;
-}
-
-/* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    qnet__free(f->ctx, f->path, f->bytes);
-    f->path = NULL;
-}
-
 /* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. What is read is put back; pipes are let alone. */
+   without links has that of the link. The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(FILE *stream)
 {
     char text[1024];
@@ -2960,66 +2832,120 @@ static int qnet__is_pointer_file(FILE *stream)
            (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
 }
 
-/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
-   nowhere. path is cut up and put together again. */
-static int qnet__is_broken_link(char *path)
-{
-    int listed = 0;
-#ifdef QNET__POSIX /* lstat is not declared everywhere */
-    char *slash = strrchr(path, '/');
-    const char *name = slash != NULL ? slash + 1 : path;
-    struct dirent *entry;
-    DIR *folder;
-    if (slash != NULL) *slash = '\0';
-    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
-    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
-        listed = strcmp(entry->d_name, name) == 0;
-    if (folder != NULL) closedir(folder);
-    if (slash != NULL) *slash = '/';
-#else
-    QNET__UNUSED(path);
-#endif
-    return listed;
-}
-
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    if (qnet__path_kind(path) == 2) {
-        errno = 0; /* fopen opens folders on some systems */
-    } else {
-        f->stream = qnet__fopen(path, "rb");
-    }
-    if (f->stream == NULL) {
-        int code = errno; /* 0: not even tried, a folder */
-        int none = code == ENOENT || code == ENOTDIR;
-        int link = none && qnet__is_broken_link(f->path);
-        qnet__file_close(f);
-        if (none) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
-                              "a link that leads nowhere, as git-annex leaves them: not "
-                              "downloaded: git annex get / datalad get");
-        }
+    int code;
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
+                          path);
+    f->stream = qnet__fopen_read(path);
+    code = errno;
+    if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
+                          "no such file" : "a link that leads nowhere, as git-annex leaves them: "
+                          "not downloaded: git annex get / datalad get");
+    if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
-                          code != 0 ? strerror(code) : "it is a folder");
-    }
+                          strerror(code));
     if (qnet__is_pointer_file(f->stream)) {
-        qnet__file_close(f);
+        fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
-    out->name = f->path;
+    out->name = path;
     return QNET_OK;
 }
 
-/* Linux reads a file in several places at a time. */
+/* Closes a file that was read. */
+QNET__HELPER void qnet__file_close(qnet__file *f)
+{
+    fclose(f->stream);
+}
+
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
+   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
+                                                 qnet__file *f, qnet_sink *out)
+{
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    f->ctx = ctx;
+    f->path = path;
+    f->stream = NULL;
+    f->bytes = strlen(path) + QNET__TEMPORARY;
+    f->temporary = (char *)qnet__alloc(ctx, f->bytes);
+    if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
+    if (f->stream == NULL) {
+        const qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for "
+                                              "writing: %s", f->temporary, strerror(errno));
+        qnet__free(ctx, f->temporary, f->bytes);
+        return status;
+    }
+    out->user = f;
+    out->write = qnet__file_write;
+    out->name = path;
+    return QNET_OK;
+}
+
+/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+   to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
+QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
+{
+    int bad = ferror(f->stream);
+    errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
+    bad |= fclose(f->stream);
+    if (status == QNET_OK && (bad || qnet__sync(f->temporary) != 0 ||
+                              qnet__rename(f->temporary, f->path) != 0)) {
+        const int code = errno;
+        status = qnet__fail(f->ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
+                            qnet__path_kind(f->path) == 2 ? "it is a folder"
+                            : code != 0                   ? strerror(code)
+                                                          : "a write failed");
+    }
+    if (status != QNET_OK) {
+        (void)qnet__remove(f->temporary);
+    } else { /* The new name, too: after a power cut the old file, which is whole, is no failure. */
+        char *slash = strrchr(f->temporary, '/');
+        if (slash != NULL) slash[slash == f->temporary] = '\0';
+        (void)qnet__sync(slash != NULL ? f->temporary : ".");
+    }
+    qnet__free(f->ctx, f->temporary, f->bytes);
+    return status;
+}
+
+/* Bytes between here and the end of a file; 0 for other sources and where it cannot be told. */
+static size_t qnet__file_left(const qnet_source *source)
+{
+    FILE *stream;
+    long at, end;
+    if (source->read != qnet__file_read) return 0;
+    stream = ((qnet__file *)source->user)->stream;
+    at = ftell(stream);
+    end = at >= 0 && fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : -1;
+    return end > at && fseek(stream, at, SEEK_SET) == 0 ? (size_t)(end - at) : 0;
+}
+
 #ifdef QNET__LINUX64
 #define QNET__FILE_PIECES 32
+#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
 extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
 extern int qnet__fileno(FILE *stream) __asm__("fileno");
 
@@ -3046,120 +2972,80 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
     job->whole[i] = done == end;
 }
 
-/* Appends the next size > 0 bytes of a file to out, read by all threads; its length is looked at
-   before memory is asked for. *done = 0: the source is no file, or does not have them; nothing is
-   read. */
-QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size,
-                                           qnet_buffer *out, int *done)
+/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
+   several places at a time. Where that fails nothing is appended. */
+static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
+    FILE *stream = ((qnet__file *)source->user)->stream;
     qnet__pieces_job job;
-    FILE *stream;
-    unsigned char last;
-    int i, whole = 1;
-    *done = 0;
-    if (source->read != qnet__file_read)
-        return QNET_OK;
-    stream = ((qnet__file *)source->user)->stream;
+    int whole = 1;
     job.file = qnet__fileno(stream);
     job.at = ftell(stream);
-    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1)
-        return QNET_OK;
-    QNET__TRY(qnet__buffer_reserve(ctx, out, size));
     job.dst = out->bytes + out->size;
     job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (i = 0; i < QNET__FILE_PIECES; i++)
-        whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) {
-        out->size += size;
-        out->bytes[out->size] = 0;
-        *done = 1;
-    }
-    return QNET_OK;
+    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
+    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
 }
 #endif
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
-   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
-   there is nothing to close. */
-QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
-                                                 qnet__file *f, qnet_sink *out)
+#endif /* QNET_NO_STDIO */
+
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
+
+/* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
+   ends. A file that ends within them is believed its length. A stream is not: out has room for at
+   most 16 times of what has come and QNET__READ_TRUST. */
+QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
+                                    qnet_buffer *out)
 {
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    for (int n = 0; n < 100 && f->stream == NULL; n++) {
-        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
-                 (unsigned long)qnet__process(), n);
-        errno = 0;
-        f->stream = qnet__fopen_new(f->temporary);
-        if (f->stream == NULL && errno != EEXIST) break;
+    const size_t start = out->size;
+    size_t got = 1;
+#ifndef QNET_NO_STDIO
+    const size_t left = qnet__file_left(source);
+    if (left > 0 && left <= size) {
+        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
+#ifdef QNET__LINUX64
+        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
+#endif
     }
-    if (f->stream == NULL) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
-                                        f->temporary, strerror(errno));
-        qnet__file_close(f);
-        return status;
+#endif
+    while (out->size - start < size && got > 0) {
+        const size_t done = out->size - start, more = size - done;
+        if (out->capacity - out->size < 2)
+            QNET__TRY(qnet__buffer_reserve(ctx, out,
+                                           qnet__min_size(more, 15 * done + QNET__READ_TRUST)));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size,
+                                  qnet__min_size(more, out->capacity - out->size - 1), &got));
+        out->size += got;
     }
-    out->user = f;
-    out->write = qnet__file_write;
-    out->name = f->path;
+    if (out->bytes != NULL) out->bytes[out->size] = 0;
     return QNET_OK;
 }
 
-/* Closes and removes the temporary file; what was at path stays. */
-QNET__HELPER void qnet__file_abandon(qnet__file *f)
+/* Exactly size bytes, or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source, size_t size,
+                                          const char *what, qnet_buffer *out)
 {
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    (void)qnet__remove(f->temporary);
-    qnet__file_close(f);
+    const size_t start = out->size;
+    QNET__TRY(qnet__read(ctx, source, size, out));
+    if (out->size - start == size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: truncated: expected %.0f bytes of %s, found "
+                      "%.0f", qnet__source_name(source), (double)size, what,
+                      (double)(out->size - start));
 }
 
-/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
-   removed and path stays. */
-QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
-{
-    int bad = ferror(f->stream), code;
-    errno = 0;
-#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
-    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
-#endif
-    bad |= fclose(f->stream);
-    f->stream = NULL;
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    bad = bad || qnet__sync(f->temporary) != 0;
-#endif
-    bad = bad || qnet__rename(f->temporary, f->path) != 0;
-    code = errno;
-    if (bad) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
-                                        : code != 0                   ? strerror(code)
-                                                                      : "a write failed");
-        qnet__file_abandon(f);
-        return status;
-    }
-    qnet__sync_folder(f->path);
-    qnet__file_close(f);
-    return QNET_OK;
-}
+#ifndef QNET_NO_STDIO
 
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet__write(ctx, &sink, bytes, size);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
@@ -3167,24 +3053,17 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status = QNET_OK;
-    long length;
-    memset(&bytes, 0, sizeof bytes);
+    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    limit = limit > 0 ? limit : QNET_MAX_FILE_BYTES;
-    /* Room for the length that the file says it has, so that few copies are made on the way. */
-    length = fseek(file.stream, 0, SEEK_END) == 0 ? ftell(file.stream) : 0;
-    rewind(file.stream);
-    if (length > 0 && (size_t)length <= limit)
-        status = qnet__buffer_reserve(ctx, &bytes, (size_t)length);
-    if (status == QNET_OK)
-        status = qnet__read_all(ctx, &source, limit, &bytes);
+    limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
+    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    if (status == QNET_OK && out->size > limit)
+        status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
+                            (double)limit);
     qnet__file_close(&file);
-    if (status == QNET_OK)
-        *out = bytes;
+    if (status != QNET_OK) qnet_buffer_free(ctx, out);
     return status;
 }
 
@@ -3193,52 +3072,38 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* One level; errno, or 0. */
+/* Makes one level; errno, or 0. */
 static int qnet__make_one_folder(const char *path)
 {
     errno = 0;
-#if defined(QNET__POSIX)
-    return mkdir(path, 0777) == 0 ? 0 : errno;
-#elif defined(QNET__WINDOWS)
-    {
-        wchar_t wide[QNET__UTF16_SIZE];
-        return qnet__utf16(path, wide) && _wmkdir(wide) == 0 ? 0 : errno;
-    }
-#else
-    QNET__UNUSED(path);
-    return 0;
-#endif
+    return qnet__mkdir(path) == 0 ? 0 : errno;
 }
 
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
-    qnet__file names;
-    size_t i;
-    int made, code, above = ENOENT; /* why the folder could not be made, and why one above it */
-    QNET__TRY(qnet__file_names(ctx, path, &names));
+    qnet_buffer copy = {NULL, 0, 0, NULL};
+    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
     /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (i = 1; names.path[i] != '\0'; i++) {
-        char c = names.path[i];
-        if (qnet__is_separator(c)) {
-            names.path[i] = '\0';
-            code = qnet__make_one_folder(names.path);
-            if (code != 0 && code != EEXIST && above == ENOENT) above = code;
-            names.path[i] = c;
-        }
+    for (size_t i = 1; path[i] != '\0'; i++) {
+        if (!qnet__is_separator(path[i])) continue;
+        copy.bytes[i] = '\0';
+        code = qnet__make_one_folder((const char *)copy.bytes);
+        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        copy.bytes[i] = (unsigned char)path[i];
     }
-    code = qnet__make_one_folder(names.path);
+    qnet_buffer_free(ctx, &copy);
+    code = qnet__make_one_folder(path);
     if (code == ENOENT) code = above;
     errno = 0;
-    made = qnet__path_kind(path) == 2;
+    if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
-    qnet__file_close(&names);
-    if (!made) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
-                          code == EEXIST ? "a file of this name is in the way"
-                          : code != 0    ? strerror(code)
-                                         : "not supported on this system");
-    }
-    return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
+                      code == EEXIST ? "a file of this name is in the way"
+                      : code != 0    ? strerror(code)
+                                     : "not supported on this system");
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3248,54 +3113,55 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
 {
-    char padded[QNET__NAME_SIZE];
-    size_t length = strlen(name);
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return QNET_OK;
-    if (length >= sizeof padded) {
+    char padded[QNET__NAME_SIZE] = {0};
+    const size_t length = strlen(name);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
+    if (length >= sizeof padded)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
                           "the limit is %d", folder, name, (unsigned long)length,
                           QNET__NAME_SIZE - 1);
-    }
-    memset(padded, 0, sizeof padded);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
+#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
+#if !QNET__FOLDERS
+    QNET__UNUSED(names);
+    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
+#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry = NULL;
-    if (folder == NULL) {
-        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
-                                                                   : QNET_ERROR_IO,
-                          "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
-    do {
-        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
-    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
-    if (status == QNET_OK && errno != 0)
-        status = qnet__io_error(ctx, path, "reading the folder");
-    closedir(folder);
+    const struct dirent *entry = NULL;
+    const int opened = folder != NULL;
 #else
     wchar_t wide[QNET__UTF16_SIZE + 2];
     char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
     struct _wfinddata64_t entry;
-    intptr_t handle = -1;
-    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
-    if (handle == -1) {
-        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+    const intptr_t handle =
+        qnet__utf16(path, wide) ? _wfindfirst64(wcscat(wide, L"/*"), &entry) : -1;
+    const int opened = handle != -1;
+#endif
+    if (!opened)
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
+#if defined(QNET__POSIX)
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
+    closedir(folder);
+#else
     do {
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
@@ -3308,8 +3174,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-}
 #endif
+}
 
 /* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
    system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
@@ -3318,11 +3184,8 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
                                            char (**names)[QNET__NAME_SIZE], size_t *count,
                                            size_t *bytes)
 {
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-    qnet_buffer list;
-    qnet_status status;
-    memset(&list, 0, sizeof list);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_buffer list = {NULL, 0, 0, NULL};
+    const qnet_status status = qnet__list_names(ctx, path, &list);
     if (status != QNET_OK) {
         qnet_buffer_free(ctx, &list);
         return status;
@@ -3333,12 +3196,6 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     *count = list.size / QNET__NAME_SIZE;
     *bytes = list.capacity;
     return QNET_OK;
-#else
-    QNET__UNUSED(names);
-    QNET__UNUSED(count);
-    QNET__UNUSED(bytes);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#endif
 }
 
 /* ---- The lock of a folder ---------------------------------------------------------------------
@@ -3349,8 +3206,8 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
-    int file;
-    size_t there; /* bytes of the folder's path that were there before */
+    int file;       /* -1: none, on a system without locks */
+    size_t there;   /* bytes of the folder's path that were there before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3374,16 +3231,12 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-/* The refusal, from a file that the holder wrote. */
+#if QNET__FOLDERS
+/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-#ifdef QNET__POSIX
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
-#else
-    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
-#endif
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3454,7 +3307,7 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 }
 #endif
 
-/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+/* Removes folders that this lock made, as far as they are empty. */
 static void qnet__lock_tidy(const qnet__lock *lock)
 {
     char path[sizeof lock->path];
@@ -3491,25 +3344,21 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-#if defined(QNET__POSIX)
-    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
-#elif defined(QNET__WINDOWS)
-    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
-#endif
+    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
     return QNET_OK;
 }
 
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#if defined(QNET__POSIX)
+#ifndef QNET__WINDOWS
     (void)qnet__remove(lock->path);
-    if (lock->file >= 0) {
-        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
-        close(lock->file);
-    }
-#elif defined(QNET__WINDOWS)
-    _close(lock->file);
+#endif
+#if defined(QNET__POSIX)
+    if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+#endif
+    if (lock->file >= 0) qnet__fd_close(lock->file);
+#ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
     qnet__lock_tidy(lock);
@@ -3540,8 +3389,7 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
     int i;
     for (i = 0; i < table->count; i++) {
-        if (strcmp(table->entries[i].name, name) == 0)
-            return i;
+        if (strcmp(table->entries[i].name, name) == 0) return i;
     }
     return -1;
 }
@@ -13065,9 +12913,8 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     QNET__TRY(qnet__deflate_block(d, 1));
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
     QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store_le32(trailer, d->check);
-    qnet__store_le32(trailer + 4, d->plain_size);
-    if (d->zlib) qnet__store_be32(trailer, d->check);
+    qnet__store(trailer, 4, d->zlib, d->check);
+    qnet__store(trailer + 4, 4, 0, d->plain_size);
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
 }
 
@@ -13104,9 +12951,9 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
                                    const unsigned char *bytes, size_t size)
 {
     unsigned char head[8], crc[4];
-    qnet__store_be32(head, (uint32_t)size);
+    qnet__store(head, 4, 1, (uint32_t)size);
     memcpy(head + 4, type, 4);
-    qnet__store_be32(crc, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
+    qnet__store(crc, 4, 1, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
     QNET__TRY(qnet__write(ctx, sink, head, 8));
     QNET__TRY(qnet__write(ctx, sink, bytes, size));
     return qnet__write(ctx, sink, crc, 4);
@@ -13188,8 +13035,8 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
-    qnet__store_be32(head, (uint32_t)width);
-    qnet__store_be32(head + 4, (uint32_t)height);
+    qnet__store(head, 4, 1, (uint32_t)width);
+    qnet__store(head + 4, 4, 1, (uint32_t)height);
     head[9] = channels == 3 ? 2 : 0; /* colour type */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
@@ -13211,9 +13058,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 
@@ -13523,12 +13368,9 @@ static const qnet__nifti_kind *qnet__nifti_find(int code)
 /* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
 static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
 {
-    switch (bytes) {
-    case 1: return p[0];
-    case 2: return big ? qnet__load_be16(p) : qnet__load_le16(p);
-    case 4: return big ? qnet__load_be32(p) : qnet__load_le32(p);
-    default: return big ? qnet__load_be64(p) : qnet__load_le64(p);
-    }
+    uint64_t v = 0;
+    for (int i = 0; i < bytes; i++) v = v << 8 | p[big ? i : bytes - 1 - i];
+    return v;
 }
 
 /* The number of type `code` at p. */
@@ -14146,9 +13988,7 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
     o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_nifti_write(ctx, &sink, volume, &o);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 
@@ -14683,43 +14523,6 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Turns each of count numbers of `size` bytes round. */
-static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
-{
-    size_t i;
-    for (; count > 0; count--, p += size)
-        for (i = 0; i < size / 2; i++) {
-            const unsigned char swap = p[i];
-            p[i] = p[size - 1 - i];
-            p[size - 1 - i] = swap;
-        }
-}
-
-/* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
-   not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
-   are made on the way. */
-static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, size_t size,
-                                      const char *what, qnet_buffer *out)
-{
-    const size_t piece = (size_t)1 << 18;
-    size_t done, ask, got = 0;
-    for (done = 0; done < size; done += got) {
-        ask = qnet__min_size(size - done, piece);
-        if (out->capacity - out->size <= ask)
-            QNET__TRY(qnet__buffer_reserve(
-                ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
-        out->size += got;
-        out->bytes[out->size] = 0;
-        if (got == 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(source), (double)size, what,
-                              (double)done);
-    }
-    return QNET_OK;
-}
-
 /* Checks that the tensors lie side by side from byte 0, each byte once; *size: the sum. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
                                       size_t *order, size_t *size)
@@ -14764,22 +14567,21 @@ static void qnet__leave_out(qnet__safetensors_file *f)
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    unsigned char length[8], extra;
+    unsigned char extra;
     qnet__header h;
     uint64_t header_bytes;
     size_t *order, order_bytes, size = 0, i, got = 0;
-    int in_pieces = 0;
     qnet_status status;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
-    header_bytes = qnet__load_le64(length);
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    header_bytes = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
     if (header_bytes == 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
     if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
-        char brace = 0;
-        QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
-        if (brace != '{')
+        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+        if (f->header.bytes[0] != '{')
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
                               "%s: not a safetensors file: expected '{' behind the header's length",
                               f->name);
@@ -14787,8 +14589,8 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
                           "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
                           f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)header_bytes);
     }
-    QNET__TRY(qnet__read_growing(ctx, source, (size_t)header_bytes, "safetensors header",
-                                 &f->header));
+    QNET__TRY(qnet__read_exact(ctx, source, (size_t)header_bytes, "safetensors header",
+                               &f->header));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
@@ -14810,10 +14612,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
-#ifdef QNET__FILE_PIECES
-    if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
-#endif
-    if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
+    QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
@@ -14824,7 +14623,7 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
         qnet_safetensor *t = &f->file.tensors[i];
         unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
         t->data = p;
-        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(p, t->count, qnet_dtype_size(t->dtype));
     }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
@@ -14981,7 +14780,7 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                             file, (double)json.size,
                             (double)QNET_MAX_SAFETENSORS_HEADER);
     if (status == QNET_OK) {
-        qnet__store_le64(length, json.size);
+        qnet__store(length, 8, 0, json.size);
         status = qnet__write(ctx, sink, length, sizeof(length));
     }
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
@@ -15000,7 +14799,7 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
         memcpy(chunk, p, n * size);
-        qnet__turn_bytes(chunk, n, size);
+        qnet__swap_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -15575,9 +15374,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
     qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 /* ============================================================================================
@@ -18601,10 +18398,10 @@ static uint64_t qnet__stage1_hash(const qnet__loader *l)
     size_t i;
     for (i = 0; i < l->count; i++) {
         const qnet__image *image = &l->images[i];
-        qnet__store_le64(bytes, l->cohort->scans[image->scan].hash);
-        qnet__store_le64(bytes + 8, image->index);
-        qnet__store_le64(bytes + 16, (uint64_t)image->slice);
-        qnet__store_le64(bytes + 24, (uint64_t)image->label);
+        qnet__store(bytes, 8, 0, l->cohort->scans[image->scan].hash);
+        qnet__store(bytes + 8, 8, 0, image->index);
+        qnet__store(bytes + 16, 8, 0, (uint64_t)image->slice);
+        qnet__store(bytes + 24, 8, 0, (uint64_t)image->label);
         hash = qnet_hash(hash, bytes, sizeof(bytes));
     }
     return hash;
@@ -19012,9 +18809,7 @@ QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path)
     QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
     status = qnet_stage1_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 
 /* qnet_stage1_read of a path. */
@@ -19488,9 +19283,7 @@ QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path)
     QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
     status = qnet_stage2_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 
 /* qnet_stage2_read of a path. */
@@ -23347,11 +23140,7 @@ static qnet_status qnet__fold_save(const qnet__job *job, const qnet__fold_result
     qnet__job_path(job, "-result.safetensors", path);
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_safetensors_write(ctx, &sink, tensors, QNET__FOLD_TENSORS, pairs, 1);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    return qnet__file_finish(&file, status);
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
@@ -24171,8 +23960,8 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
     }
     qnet__free(ctx, names, bytes);
     if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s/", e->out, to);
-        qnet__sync_folder(target);
+        snprintf(target, sizeof target, "%s%s", e->out, to);
+        (void)qnet__sync(target);
     }
     return status;
 }
