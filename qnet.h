@@ -991,23 +991,6 @@ typedef struct qnet_volume {
     float *voxels;
 } qnet_volume;
 
-typedef enum qnet_nifti_type { /* NIfTI-1 datatype codes */
-    QNET_NIFTI_UINT8 = 2, QNET_NIFTI_INT8 = 256,
-    QNET_NIFTI_INT16 = 4, QNET_NIFTI_UINT16 = 512,
-    QNET_NIFTI_INT32 = 8, QNET_NIFTI_UINT32 = 768,
-    QNET_NIFTI_INT64 = 1024, QNET_NIFTI_UINT64 = 1280,
-    QNET_NIFTI_FLOAT32 = 16, QNET_NIFTI_FLOAT64 = 64
-} qnet_nifti_type;
-typedef struct qnet_nifti_options {
-    qnet_nifti_type type;    /* of the voxels in the file */
-    /* voxel = stored * slope + intercept; slope 0 means none. Integer types round: susceptibility
-       in ppm needs a slope, such as 1e-4, or all of it becomes 0. */
-    double slope, intercept;
-    int gzip;                /* 1: compressed; qnet_nifti_save goes by the name instead */
-    int big_endian;
-    const char *description; /* at most 79 characters; NULL: none */
-} qnet_nifti_options;
-
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out);
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
@@ -1017,17 +1000,17 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
-   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
-   how such a file is read. */
+/* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0: int16,
+   voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
+   QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
+   its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options);
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
+                                      double slope, int gzip);
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
+/* Compressed if and only if the name ends in .gz. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options);
+                                     double slope);
 #endif
 /* Permutes and flips the axes, and the affine with them, so that the orientation becomes `to`,
    such as "RAS". World coordinates of every voxel stay the same. */
@@ -13065,8 +13048,10 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
 /* ============================================================================================
    >>nifti   Volumes, and NIfTI-1 files in and out (nifti1.h, R. W. Cox 2007).
 
-   Nothing is flipped when a file is read: voxels stay in file order, and where they lie is in
-   the affine. Turning a volume is an act of its own, qnet_volume_reorient.
+   A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
+   right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
+   order, and where they lie is in the affine. Turning a volume is an act of its own,
+   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines ---- */
@@ -13081,39 +13066,39 @@ static double qnet__det3(double m[3][3])
 
 /* affine[3][4], row by row. norm[j]: the length of its column j, the spacing along axis j; r[3][3]:
    the orthogonal matrix nearest to the normalised columns, by Newton's iteration R <- (R + R^-T) /
-   2 for the polar decomposition (Higham 1986). Returns 0 when the affine is not finite or singular.
- */
+   2 for the polar decomposition, which converges quadratically (Higham 1986). Returns 0 when the
+   affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j, step;
+    int i, j;
     for (j = 0; j < 3; j++) {
-        double a = affine[j], b = affine[4 + j], c = affine[8 + j];
+        const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
         for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
-    for (step = 0; step < 50; step++) {
-        double det = qnet__det3(r), next[3][3], change = 0;
+    for (int step = 0; step < 30; step++) {
+        const double det = qnet__det3(r);
+        double next[3][3];
         for (i = 0; i < 3; i++) {
-            int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
+            const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
             for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
-                int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
+                const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
-                change += fabs(next[i][j] - r[i][j]);
             }
         }
         memcpy(r, next, sizeof next);
-        if (change < 1e-15) break;
     }
     return 1;
 }
+
+#define QNET__AXIS_TIE 1e-6
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
    nibabel's io_orientation does it. At 45 degrees two are as near: then the first, whatever the
    rounding of an affine to float makes of it. */
-#define QNET__AXIS_TIE 1e-6
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
@@ -13122,7 +13107,7 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
         strength[j] = fmax(fabs(r[0][j]), fmax(fabs(r[1][j]), fabs(r[2][j])));
         world[j] = -1;
     }
-    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
+    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may be nearest to the same */
         for (i = 0, j = -1; i < 3; i++)
             if (world[i] < 0 && (j < 0 || strength[i] > strength[j] + QNET__AXIS_TIE)) j = i;
         for (i = 0, best = -1; i < 3; i++)
@@ -13137,41 +13122,19 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 /* "RAS", "LPI", ...: what the axes of r point to. */
 static void qnet__orientation_text(double r[3][3], char text[4])
 {
-    int world[3], sign[3], j;
+    int world[3], sign[3];
     qnet__nearest_axes(r, world, sign);
-    for (j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
+    for (int j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
     text[3] = '\0';
-}
-
-/* The quaternion of a rotation, scalar part first and not negative. Row k of m is 4 q_k q: the one
-   with the largest diagonal is divided by the largest number there is (Shepperd 1978). */
-static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
-{
-    double m[4][4], trace = r[0][0] + r[1][1] + r[2][2], s;
-    int i, j, k;
-    m[0][0] = 1 + trace;
-    for (i = 0; i < 3; i++) {
-        j = (i + 1) % 3;
-        k = (i + 2) % 3;
-        m[0][i + 1] = m[i + 1][0] = r[k][j] - r[j][k];
-        m[i + 1][i + 1] = 1 + 2 * r[i][i] - trace;
-        m[i + 1][j + 1] = m[j + 1][i + 1] = r[j][i] + r[i][j];
-    }
-    for (i = 1, k = 0; i < 4; i++)
-        if (m[i][i] > m[k][k]) k = i;
-    s = 2 * sqrt(m[k][k]);
-    if (m[k][0] < 0) s = -s; /* q and -q are one rotation; the file takes a as positive */
-    for (i = 0; i < 4; i++) q[i] = m[k][i] / s;
 }
 
 /* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
-    double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    int i;
-    for (i = 0; i < 3; i++) {
-        int j = (i + 1) % 3, k = (i + 2) % 3;
-        double b = q[1 + i], c = q[1 + j], d = q[1 + k];
+    const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3, k = (i + 2) % 3;
+        const double b = q[1 + i], c = q[1 + j], d = q[1 + k];
         r[i][i] = 1 - s * (c * c + d * d);
         r[i][j] = s * (b * c - a * d);
         r[i][k] = s * (b * d + a * c);
@@ -13196,8 +13159,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
                                         qnet_volume **out)
 {
     qnet_volume *v;
-    size_t count = qnet__voxel_count(nx, ny, nz);
-    int i;
+    const size_t count = qnet__voxel_count(nx, ny, nz);
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -13208,10 +13170,8 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
     v->ctx = ctx;
-    v->nx = nx;
-    v->ny = ny;
-    v->nz = nz;
-    for (i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
+    v->nx = nx, v->ny = ny, v->nz = nz;
+    for (int i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
     memcpy(v->orientation, "RAS", 4);
     v->affine_source = 2;
     v->voxels = (float *)qnet__alloc(ctx, count * sizeof *v->voxels);
@@ -13240,10 +13200,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
     double norm[3], r[3][3], affine[3][4], spacing[3];
-    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k, x, y, z;
+    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    size_t bytes, at = 0;
-    float *voxels;
     if (volume == NULL || to == NULL)
         return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_volume_reorient: volume or orientation is NULL");
@@ -13251,12 +13209,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
     qnet__nearest_axes(r, world, sign);
-    n[0] = volume->nx;
-    n[1] = volume->ny;
-    n[2] = volume->nz;
-    stride[0] = 1;
-    stride[1] = n[0];
-    stride[2] = (ptrdiff_t)n[0] * n[1];
+    n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
+    stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) {
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
@@ -13280,20 +13234,18 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     }
     /* The fields are set in any case, since the caller may have changed the affine. */
     if (moves) {
-        bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof *voxels;
-        voxels = (float *)qnet__alloc(volume->ctx, bytes);
+        const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
+        float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (z = 0; z < size[2]; z++)
-            for (y = 0; y < size[1]; y++) {
-                const float *row = volume->voxels + (start + z * step[2] + y * step[1]);
-                for (x = 0; x < size[0]; x++) voxels[at++] = row[x * step[0]];
+        for (k = 0; k < size[2]; k++)
+            for (j = 0; j < size[1]; j++) {
+                const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
+                for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
             }
         qnet__free(volume->ctx, volume->voxels, bytes);
         volume->voxels = voxels;
     }
-    volume->nx = size[0];
-    volume->ny = size[1];
-    volume->nz = size[2];
+    volume->nx = size[0], volume->ny = size[1], volume->nz = size[2];
     memcpy(volume->affine, affine, sizeof affine);
     memcpy(volume->spacing, spacing, sizeof spacing);
     memcpy(volume->orientation, to, 4);
@@ -13302,138 +13254,81 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ---- */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file:
-     0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
-    40  int16[8] dim             number of axes, then the length of each
-    70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel, which datatype says already
-    76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
-   108  float    vox_offset      where the voxels start, 352 without extensions
-   112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
-   116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
-   148  char[80] descrip
-   252  int16    qform_code      above 0: the quaternion below is valid
-   254  int16    sform_code      above 0: the matrix below is valid
-   256  float[3] quatern_b, c, d
-   268  float[3] qoffset_x, y, z
-   280  float[3][4] srow_x, y, z the matrix: voxel index to world
-   344  char[4]  magic           "n+1": header and voxels in one file
-   Four bytes follow; where the first is not 0, so do extensions up to vox_offset. */
-#define QNET__NIFTI_HEADER     348
+/* The fields of nifti_1_header that are used here, by their offset in the file. */
+enum {
+    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
+    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
+    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
+    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
+    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
+    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
+    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
+    QNET__NII_INTER = 116,    /* float */
+    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
+    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
+    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
+    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
+    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
+    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
+    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
+};
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
-#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
+#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
-   voxel, not supported. */
-typedef struct qnet__nifti_kind {
-    int code, bytes;
-    const char *name;
-    double low, high; /* the stored values that an integer type holds; 0, 0 for floats */
-} qnet__nifti_kind;
-
-static const qnet__nifti_kind qnet__nifti_kinds[] = {
-    {QNET_NIFTI_UINT8, 1, "uint8", 0, 255},
-    {QNET_NIFTI_INT16, 2, "int16", -32768, 32767},
-    {QNET_NIFTI_INT32, 4, "int32", -2147483648.0, 2147483647.0},
-    {QNET_NIFTI_FLOAT32, 4, "float32", 0, 0},
-    {QNET_NIFTI_FLOAT64, 8, "float64", 0, 0},
-    {QNET_NIFTI_INT8, 1, "int8", -128, 127},
-    {QNET_NIFTI_UINT16, 2, "uint16", 0, 65535},
-    {QNET_NIFTI_UINT32, 4, "uint32", 0, 4294967295.0},
-    /* the largest doubles below 2^63 and 2^64 */
-    {QNET_NIFTI_INT64, 8, "int64", -9223372036854775808.0, 9223372036854774784.0},
-    {QNET_NIFTI_UINT64, 8, "uint64", 0, 18446744073709549568.0},
-    {1, 0, "binary", 0, 0}, {32, 0, "complex64", 0, 0}, {128, 0, "RGB24", 0, 0},
-    {1536, 0, "float128", 0, 0}, {1792, 0, "complex128", 0, 0}, {2048, 0, "complex256", 0, 0},
-    {2304, 0, "RGBA32", 0, 0}, {-1, 0, "unknown", 0, 0}};
-
-/* The entry of a code, the last one when there is none. */
-static const qnet__nifti_kind *qnet__nifti_entry(int code)
+/* Between the file's byte order and the other one: the numbers of a header. */
+static void qnet__nifti_swap_header(unsigned char *h)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_kinds;
-    while (kind->code != code && kind->code >= 0) kind++;
-    return kind;
+    static const short runs[][3] = { /* first byte, count, bytes of each */
+        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
+        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    for (int i = 0; i < 6; i++)
+        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* NULL for a code that is none of qnet_nifti_type. */
-static const qnet__nifti_kind *qnet__nifti_find(int code)
-{
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    return kind->bytes > 0 ? kind : NULL;
-}
+/* Datatypes with one real number per voxel: X(code, type in C, name). */
+#define QNET__NIFTI_TYPES(X)                                                                      \
+    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
+    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
+    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
+    X(1280, uint64_t, "uint64")
+#define QNET__NIFTI_INT16   4
+#define QNET__NIFTI_FLOAT32 16
 
-/* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
-static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
+/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
+static size_t qnet__nifti_type(int code, const char **name)
 {
-    uint64_t v = 0;
-    for (int i = 0; i < bytes; i++) v = v << 8 | p[big ? i : bytes - 1 - i];
-    return v;
-}
-
-/* The number of type `code` at p. */
-static double qnet__nifti_get(const unsigned char *p, int code, int big)
-{
-    uint32_t bits32;
-    uint64_t bits64;
-    float f32;
-    double f64;
     switch (code) {
-    case QNET_NIFTI_UINT8: return p[0];
-    case QNET_NIFTI_INT8: return (int8_t)p[0];
-    case QNET_NIFTI_UINT16: return (double)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_INT16: return (int16_t)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_UINT32: return (double)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_INT32: return (int32_t)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_UINT64: return (double)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_INT64: return (double)(int64_t)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_FLOAT32:
-        bits32 = (uint32_t)qnet__nifti_bits(p, 4, big);
-        memcpy(&f32, &bits32, sizeof f32);
-        return (double)f32;
-    default:
-        bits64 = qnet__nifti_bits(p, 8, big);
-        memcpy(&f64, &bits64, sizeof f64);
-        return f64;
+#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
 }
 
-/* Writes v as type `code` at p, integers rounded with halves to even, as numpy does; 0 when it does
-   not fit. */
-static int qnet__nifti_put(unsigned char *p, int code, int big, double v)
+/* The number of datatype `code` at p, in the order of this machine. */
+static double qnet__nifti_number(const unsigned char *p, int code)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    uint64_t bits;
-    int i;
-    if (kind->high > 0) {
-        v = rint(v);
-        if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
-        bits = kind->low < 0 ? (uint64_t)(int64_t)v : (uint64_t)v;
-    } else if (kind->bytes == 4) {
-        float f = (float)v;
-        uint32_t low;
-        if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) return 0;
-        memcpy(&low, &f, sizeof low);
-        bits = low;
-    } else {
-        memcpy(&bits, &v, sizeof bits);
+    switch (code) {
+#define QNET__NIFTI_CASE(number, type, text) \
+    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
-    for (i = 0; i < kind->bytes; i++, bits >>= 8)
-        p[big ? kind->bytes - 1 - i : i] = (unsigned char)(bits & 255);
-    return 1;
 }
 
 /* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p, int big)
+static int qnet__nifti_short(const unsigned char *p)
 {
-    return (int)qnet__nifti_get(p, QNET_NIFTI_INT16, big);
+    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
 }
 
-static double qnet__nifti_float(const unsigned char *p, int big)
+static double qnet__nifti_float(const unsigned char *p)
 {
-    return qnet__nifti_get(p, QNET_NIFTI_FLOAT32, big);
+    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -13443,101 +13338,101 @@ typedef struct qnet__nifti_reader {
     qnet_source *source;
     const char *name;
     qnet_volume volume; /* what will be handed out */
-    const qnet__nifti_kind *kind;
-    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
-    size_t count, offset;
+    const char *type_name;
+    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NIFTI_HEADER];
-    qnet__inflate inflate; /* if packed */
+    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
+    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest;
     int i, j;
     for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + 256 + 4 * i, big);
-        affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
+        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
+        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
+        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
+#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
+
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
    alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning in the log. */
+   from ANALYZE, with a warning. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
-    int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    int negative = 0, zero = 1, qform_valid;
-    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
+    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
+    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int n[3] = {v->nx, v->ny, v->nz};
+    double spacing[3], other[3][4], r[3][3], norm[3], excess;
+    int negative = 0, zero = 1, qform_valid, i, j;
     char text[4] = "";
     if (units > 3)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
-                  "none of NIfTI-1: taken as mm", in->name, units);
-    n[0] = v->nx;
-    n[1] = v->ny;
-    n[2] = v->nz;
+        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
+                         "taken as mm", in->name, units);
     for (i = 2; i >= 0; i--) {
-        pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
-        if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (pixdim[i] < 0) negative = i + 1;
-        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        if (spacing[i] < 0) negative = i + 1;
+        spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
-    excess = qnet__nifti_qform(h, big, pixdim, other);
+    excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
             if (j < 3 && v->affine[i][j] != 0) zero = 0;
         }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source == 1 && sform > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
-                  "used", in->name, sform);
+        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
+                         sform);
     for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, pixdim[i]);
+                              "spacing above 0", in->name, i + 1, spacing[i]);
     if (v->affine_source < 2 && negative)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
-                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
+                         negative, -spacing[negative - 1], spacing[negative - 1]);
     if (v->affine_source == 1) {
         if (excess < 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
                               "than 1", in->name);
         if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
-                      "%.2g: taken as 1", in->name, excess / 2);
+            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             in->name, excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
     if (v->affine_source == 0) {
         memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
+            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
         }
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
+        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
     }
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] *= mm[units];
+    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
                           "finite", in->name, source[v->affine_source]);
@@ -13545,9 +13440,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: sform says %s and qform says %s; sform is used", in->name,
-                  v->orientation, text);
+        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
+                         v->orientation, text);
     return QNET_OK;
 }
 
@@ -13558,33 +13452,34 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
-    const unsigned char *h = in->header;
-    int dim[8], i, code;
-    uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
+    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    int dim[8], i;
     double offset, slope;
-    for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
-    in->big = size[1] == QNET__NIFTI_HEADER;
-    if (size[0] == 540 || size[1] == 540)
+    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const int big = size == 0x5c010000; /* 348 the other way round */
+    if (size == 540 || size == 0x1c020000)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
                           "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (!in->big && size[0] != QNET__NIFTI_HEADER)
+    if (size != QNET__NII_END && !big)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, (long)(int32_t)size[0]);
-    if (memcmp(h + 344, "ni1", 4) == 0)
+                          "expected 348 in either byte order", name, size);
+    in->swapped = big == qnet__is_little_endian();
+    if (in->swapped) qnet__nifti_swap_header(h);
+    if (memcmp(magic, "ni1", 4) == 0)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
                           "expected \"n+1\" (one file)", name);
-    if (memcmp(h + 344, "n+1", 4) != 0)
+    if (memcmp(magic, "n+1", 4) != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, h[344], h[345], h[346],
-                          h[347]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + 40 + 2 * i, in->big);
+                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
+                          magic[2], magic[3]);
+    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
@@ -13594,30 +13489,28 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
             return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
                               "volume, not a series", name, i, dim[i]);
     }
-    in->volume.nx = dim[1];
-    in->volume.ny = dim[2];
-    in->volume.nz = dim[3];
+    in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
-    code = qnet__nifti_short(h + 70, in->big);
-    in->kind = qnet__nifti_find(code);
-    if (in->kind == NULL)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
-                          "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_entry(code)->name);
+    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+    in->bytes = qnet__nifti_type(in->type, &in->type_name);
+    if (in->bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
+                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
+                          in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + 72, in->big);
-    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
-                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
+        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + 108, in->big);
+    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
                           "of 352 or more", name, offset);
@@ -13625,8 +13518,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
                           name, offset, (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + 112, in->big);
-    in->intercept = qnet__nifti_float(h + 116, in->big);
+    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
+    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -13654,7 +13547,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
 /* "voxel (x, y, z)" of the volume for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
-    size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
+    const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
     snprintf(text, 64, "voxel (%d, %d, %d)", (int)(at % row), (int)(at % slice / row),
              (int)(at / slice));
 }
@@ -13663,21 +13556,18 @@ static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
    double, then rounded to float. */
 static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, size_t count)
 {
-    int code = in->kind->code, scaled = in->slope != 1 || in->intercept != 0;
+    const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
-    const unsigned char *p = in->piece;
-    char where[64];
-    size_t i;
-    for (i = 0; i < count; i++, p += in->kind->bytes) {
-        double v;
-        if (code == QNET_NIFTI_FLOAT32 && !scaled) { /* keeps every bit, those of a NaN included */
-            uint32_t bits = (uint32_t)qnet__nifti_bits(p, 4, in->big);
-            memcpy(&voxels[i], &bits, sizeof bits);
-            continue;
-        }
-        v = qnet__nifti_get(p, code, in->big);
+    if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
+    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+        memcpy(voxels, in->piece, count * sizeof *voxels);
+        return QNET_OK;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
+            char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
             return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
                               "float can hold", in->name, where, v);
@@ -13691,13 +13581,12 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
    most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t bytes = (size_t)in->kind->bytes, done, got, n;
+    size_t done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 16 ? done * 16 : in->count;
-            float *more;
-            if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
-            more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
+            const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
+            const size_t grown = qnet__min_size(in->count, most);
+            float *more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
             if (more == NULL)
                 return qnet__no_memory(in->ctx, grown * sizeof *more, "the voxels of a volume");
             if (done > 0) memcpy(more, in->volume.voxels, done * sizeof *more);
@@ -13705,14 +13594,14 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
             in->volume.voxels = more;
             *room = grown;
         }
-        n = qnet__min_size(QNET__NIFTI_PIECE / bytes, *room - done);
-        QNET__TRY(qnet__nifti_next(in, in->piece, n * bytes, &got));
-        if (got < n * bytes)
+        n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
+        QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
+        if (got < n * in->bytes)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
                               "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->kind->name,
-                              (double)in->count * (double)bytes,
-                              (double)done * (double)bytes + (double)got);
+                              in->volume.ny, in->volume.nz, in->type_name,
+                              (double)in->count * (double)in->bytes,
+                              (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
@@ -13730,12 +13619,12 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NIFTI_HEADER - got, &more));
-    if (got + more < QNET__NIFTI_HEADER)
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
+    if (got + more < QNET__NII_END)
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
                           "NIfTI-1 header, found %d", in->name, (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NIFTI_HEADER; skip > 0; skip -= got) { /* extensions */
+    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
@@ -13752,15 +13641,15 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         if (tail > 0 && in->bitpix != 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
                               "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->kind->code, in->kind->name);
+                              in->name, in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
                               in->name, (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: %.0f bytes follow the last voxel and are ignored",
-                  in->name, (double)tail);
+        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
+                         (double)tail);
     return QNET_OK;
 }
 
@@ -13791,75 +13680,46 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing ---- */
+/* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform ---- */
 
-/* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
+static void qnet__nifti_put_short(unsigned char *p, int value)
 {
-    memset(options, 0, sizeof *options);
-    options->type = QNET_NIFTI_FLOAT32;
-    options->gzip = 1;
+    const int16_t x = (int16_t)value;
+    memcpy(p, &x, sizeof x);
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
-   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
-   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
-static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
-                               double r[3][3], unsigned char *h)
+static void qnet__nifti_put_float(unsigned char *p, double value)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0;
-    double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
-    const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const float x = (float)value;
+    memcpy(p, &x, sizeof x);
+}
+
+/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
+   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
+                               unsigned char *h)
+{
+    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
+    const int32_t size = QNET__NII_END;
+    int i;
     memset(h, 0, 352);
-    qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
+    memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
     for (i = 0; i < 8; i++) {
-        qnet__nifti_put(h + 40 + 2 * i, QNET_NIFTI_INT16, big, dim[i]);
-        qnet__nifti_put(h + 76 + 4 * i, QNET_NIFTI_FLOAT32, big, pixdim[i]);
+        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
+        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put(h + 70, QNET_NIFTI_INT16, big, (int)o->type);
-    qnet__nifti_put(h + 72, QNET_NIFTI_INT16, big, 8 * qnet__nifti_entry((int)o->type)->bytes);
-    qnet__nifti_put(h + 108, QNET_NIFTI_FLOAT32, big, 352);
-    qnet__nifti_put(h + 112, QNET_NIFTI_FLOAT32, big, o->slope);
-    qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
-    h[123] = 2; /* mm */
-    if (o->description) memcpy(h + 148, o->description, strlen(o->description));
-    memcpy(h + 344, "n+1", 4);
-    if (code == 0) return;
-    qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            qnet__nifti_put(h + 280 + 16 * i + 4 * j, QNET_NIFTI_FLOAT32, big, v->affine[i][j]);
-            if (j < 3) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
-        }
-    if (shear < 1e-6) {
-        for (i = 0; i < 3; i++) r[i][2] *= handed; /* qfac takes the mirror image out of axis 3 */
-        qnet__rotation_to_quaternion(r, q);
-        qnet__nifti_put(h + 252, QNET_NIFTI_INT16, big, code);
-        for (i = 0; i < 3; i++) {
-            qnet__nifti_put(h + 256 + 4 * i, QNET_NIFTI_FLOAT32, big, q[1 + i]);
-            qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
-        }
-    }
-}
-
-/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
-static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
-                                            const qnet_volume *volume,
-                                            const qnet_nifti_options *options)
-{
-    qnet_volume *v = NULL;
-    qnet_status status;
-    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
-    memcpy(v->voxels, volume->voxels,
-           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
-    memcpy(v->affine, volume->affine, sizeof v->affine);
-    v->affine_source = 0;
-    status = qnet_volume_reorient(v, "LAS");
-    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
-    qnet_volume_destroy(v);
-    return status;
+    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
+                                                            : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
+    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
+    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    h[QNET__NII_UNITS] = 2; /* mm */
+    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
+    for (i = 0; i < 12 && known; i++)
+        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13869,88 +13729,76 @@ static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_si
     return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. */
+/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
 static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, const qnet_nifti_options *o,
+                                            const qnet_volume *v, double slope,
                                             unsigned char *piece)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry((int)o->type);
-    size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = (size_t)kind->bytes, done, i, n;
-    /* As the header has them: what is stored is undone by what a reader finds there. */
-    double slope = (double)(float)o->slope, intercept = (double)(float)o->intercept;
-    char where[64];
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
+    const double step = (double)(float)slope; /* as a reader finds it in the header */
+    size_t done, i, n;
     for (done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        for (i = 0; i < n; i++) {
-            double voxel = (double)v->voxels[done + i], stored = (voxel - intercept) / slope;
-            if (qnet__nifti_put(piece + i * bytes, kind->code, o->big_endian, stored)) continue;
-            qnet__voxel_text(v, done + i, where);
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as %g: it "
-                              "does not fit %s", qnet__sink_name(sink), where, voxel, stored,
-                              kind->name);
+        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        for (i = 0; i < n && slope > 0; i++) {
+            const double stored = rint((double)v->voxels[done + i] / step);
+            if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
+                char where[64];
+                qnet__voxel_text(v, done + i, where);
+                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
+                                  (double)v->voxels[done + i], stored);
+            }
+            qnet__nifti_put_short(piece + 2 * i, (int)stored);
         }
+        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
     }
     return QNET_OK;
 }
 
-/* options NULL: those of qnet_nifti_options_init. */
+/* All that can be refused is refused before the first byte goes out; voxels that do not fit are
+   found on the way, and a path is then left as it was. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options)
+                                      double slope, int gzip)
 {
-    qnet_nifti_options o;
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
     char orientation[4];
-    double norm[3], r[3][3];
-    size_t deflate_bytes, block_bytes;
+    double spacing[3], r[3][3];
+    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
         volume->voxels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    if (o.slope == 0) {
-        o.slope = 1;
-        o.intercept = 0;
-    }
-    /* All that can be refused is refused before the first byte goes out; voxels that do not fit
-       their type are found on the way, and a path is then left as it was. */
-    if (qnet__nifti_find((int)o.type) == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: type is %d, expected one of "
-                          "qnet_nifti_type", name, (int)o.type);
-    if (!(fabs(o.slope) >= (double)FLT_MIN && fabs(o.slope) <= (double)FLT_MAX &&
-          fabs(o.intercept) <= (double)FLT_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g and intercept %g, expected "
-                          "finite numbers that a float can hold", name, o.slope, o.intercept);
-    if (o.description && strlen(o.description) > 79)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: description has %.0f characters, expected "
-                          "at most 79", name, (double)strlen(o.description));
+    if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
+                          "0 that a float can hold", name, slope);
     if (qnet__voxel_count(volume->nx, volume->ny, volume->nz) == 0 || volume->nx > 32767 ||
         volume->ny > 32767 || volume->nz > 32767)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume is %d x %d x %d, expected sides of 1 "
                           "to 32767 and at most %.0f voxels", name, volume->nx, volume->ny,
                           volume->nz, (double)QNET_MAX_VOXELS);
-    if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
+    if (!qnet__affine_axes(&volume->affine[0][0], spacing, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
     qnet__orientation_text(r, orientation);
     if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
-        return qnet__nifti_write_turned(ctx, sink, volume, &o);
-    deflate_bytes = o.gzip ? sizeof *d : 0;
-    block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    block = (unsigned char *)qnet__alloc(ctx, block_bytes);
-    if (block == NULL) return qnet__no_memory(ctx, block_bytes, "writing a NIfTI file");
-    d = o.gzip ? (qnet__deflate *)(void *)block : NULL;
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
+                          "(affine_source 0): a file says so in the order LAS only, not %s; "
+                          "qnet_volume_reorient", name, orientation);
+    block = (unsigned char *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, &o, norm, r, header);
+    qnet__nifti_header(volume, slope, spacing, header);
     status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, &o, block + deflate_bytes);
+        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, block_bytes);
+    qnet__free(ctx, block, bytes);
     return status;
 }
 
@@ -13970,25 +13818,15 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options)
+                                     double slope)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_nifti_options o;
-    qnet_status status;
-    size_t n;
-    if (ctx == NULL || path == NULL || volume == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_save: context, path or volume is NULL");
-    n = strlen(path);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
+    const size_t n = path != NULL ? strlen(path) : 0;
+    const int gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_nifti_write(ctx, &sink, volume, &o);
-    return qnet__file_finish(&file, status);
+    return qnet__file_finish(&file, qnet_nifti_write(ctx, &sink, volume, slope, gzip));
 }
 #endif
 

@@ -238,14 +238,11 @@ typedef qnet_status (*writer)(qnet_context *ctx, qnet_sink *sink);
 
 static qnet_status write_nifti(qnet_context *ctx, qnet_sink *sink)
 {
-    qnet_nifti_options o;
     qnet_volume *v = NULL;
     qnet_status status = qnet_volume_create(ctx, 20, 20, 3, &v);
     if (status != QNET_OK) return status;
-    qnet_nifti_options_init(&o);
-    o.gzip = sink->name == NULL;
     for (int i = 0; i < 1200; i++) v->voxels[i] = (float)(i * i % 977);
-    status = qnet_nifti_write(ctx, sink, v, &o);
+    status = qnet_nifti_write(ctx, sink, v, 0, sink->name == NULL);
     qnet_volume_destroy(v);
     return status;
 }

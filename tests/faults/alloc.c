@@ -436,7 +436,6 @@ static void prepare_files(void)
     qnet_memory_source state;
     qnet_source source;
     qnet_safetensors *tensors = NULL;
-    qnet_nifti_options options;
     char sentence[PTH_SENTENCE];
     int i;
     for (i = 0; i < 80; i++) block[i] = (qnet_real)i / 16;
@@ -450,12 +449,10 @@ static void prepare_files(void)
     CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/tiny.pth", pth_file.bytes, pth_file.size));
     CHECK_OK(plain, qnet_volume_create(plain, 48, 48, 32, &volume)); /* more than one piece */
     for (i = 0; i < 48 * 48 * 32; i++) volume->voxels[i] = (float)(i % 7);
-    qnet_nifti_options_init(&options);
     sink = qnet_sink_buffer(plain, &nifti_gz_file, "x.nii.gz");
-    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, &options));
-    options.gzip = 0;
+    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, 0, 1));
     sink = qnet_sink_buffer(plain, &nifti_file, "x.nii");
-    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, &options));
+    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, 0, 0));
     CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/x.nii.gz", nifti_gz_file.bytes,
                                       nifti_gz_file.size));
 }
@@ -604,12 +601,9 @@ static void nifti_load(trial *t) { read_volume(t, NULL); }
 static void write_volume(trial *t, int gzip)
 {
     qnet_buffer b = {0};
-    qnet_nifti_options options;
-    qnet_nifti_options_init(&options);
-    options.gzip = gzip;
     do {
         qnet_sink sink = qnet_sink_buffer(t->ctx, &b, "x.nii");
-        TRY(t, qnet_nifti_write(t->ctx, &sink, volume, &options));
+        TRY(t, qnet_nifti_write(t->ctx, &sink, volume, 0, gzip));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (again(t, NULL, NULL, 0));
     hash_and_free(t, &b);
@@ -621,7 +615,7 @@ static void nifti_write_gz(trial *t) { write_volume(t, 1); }
 static void nifti_save(trial *t)
 {
     old_file(FOLDER "/y.nii.gz");
-    do TRY(t, qnet_nifti_save(t->ctx, FOLDER "/y.nii.gz", volume, NULL));
+    do TRY(t, qnet_nifti_save(t->ctx, FOLDER "/y.nii.gz", volume, 0));
     while (again_file(t, FOLDER "/y.nii.gz"));
     hash_file(t, FOLDER "/y.nii.gz");
 }

@@ -77,23 +77,19 @@ static void nifti(void)
     qnet_volume_destroy(v);
 }
 
-/* save IN nx ny nz affine[12] type slope intercept big_endian PATH */
+/* save IN nx ny nz affine[12] slope PATH */
 static void save(void)
 {
     const char *in = word();
     const int nx = integer(), ny = integer(), nz = integer();
-    qnet_nifti_options o;
+    double slope;
     qnet_volume *v = NULL;
     float *voxels = (float *)slurp(in, NULL);
     if (refused(qnet_volume_create(ctx, nx, ny, nz, &v))) exit(1);
     for (int i = 0; i < 12; i++) v->affine[i / 4][i % 4] = number();
     memcpy(v->voxels, voxels, (size_t)nx * (size_t)ny * (size_t)nz * sizeof(float));
-    qnet_nifti_options_init(&o);
-    o.type = (qnet_nifti_type)integer();
-    o.slope = number();
-    o.intercept = number();
-    o.big_endian = integer();
-    if (!refused(qnet_nifti_save(ctx, word(), v, &o))) printf("ok\n");
+    slope = number();
+    if (!refused(qnet_nifti_save(ctx, word(), v, slope))) printf("ok\n");
     qnet_volume_destroy(v);
     free(voxels);
 }
