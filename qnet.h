@@ -1806,20 +1806,27 @@ struct qnet_context {
     char error[QNET__SENTENCE]; /* of the last failure */
 };
 
-/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
-   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
-   surrogates). */
+/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
+   nothing above U+10FFFF (RFC 3629). */
+QNET__HELPER size_t qnet__utf8_size(const unsigned char *p, size_t left)
+{
+    const size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (n == 0 || n > left || p[0] > 0xf4) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* The same of a zero-ended text; 0 also for what may not go to a terminal: control characters (C0,
+   DEL, C1). */
 static size_t qnet__printable(const unsigned char *p)
 {
-    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-    size_t i;
-    for (i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
-    }
+    const size_t n = qnet__utf8_size(p, 4);
     if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
-    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
-    if (n == 3) return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
-    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+    return n == 2 && p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
 }
 
 /* A sentence as printf makes it. File names and file contents come into it, and it goes to
@@ -2914,16 +2921,20 @@ QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
     return status;
 }
 
-/* Bytes between here and the end of a file; 0 for other sources and where it cannot be told. */
-static size_t qnet__file_left(const qnet_source *source)
+/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
+   Returns 0 when the place in the file is lost. */
+static int qnet__file_left(const qnet_source *source, size_t *left)
 {
     FILE *stream;
     long at, end;
-    if (source->read != qnet__file_read) return 0;
+    *left = 0;
+    if (source->read != qnet__file_read) return 1;
     stream = ((qnet__file *)source->user)->stream;
     at = ftell(stream);
-    end = at >= 0 && fseek(stream, 0, SEEK_END) == 0 ? ftell(stream) : -1;
-    return end > at && fseek(stream, at, SEEK_SET) == 0 ? (size_t)(end - at) : 0;
+    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
+    end = ftell(stream);
+    *left = end > at ? (size_t)(end - at) : 0;
+    return fseek(stream, at, SEEK_SET) == 0;
 }
 
 #ifdef QNET__LINUX64
@@ -2985,7 +2996,10 @@ QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size
     const size_t start = out->size;
     size_t got = 1;
 #ifndef QNET_NO_STDIO
-    const size_t left = qnet__file_left(source);
+    size_t left;
+    errno = 0;
+    if (!qnet__file_left(source, &left))
+        return qnet__io_error(ctx, qnet__source_name(source), "reading");
     if (left > 0 && left <= size) {
         QNET__TRY(qnet__buffer_reserve(ctx, out, left));
 #ifdef QNET__LINUX64
@@ -13840,14 +13854,16 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
+   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
+   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
+   file [out][in][kh][kw], as PyTorch has it.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
 #define QNET_MAX_SAFETENSORS_HEADER ((size_t)1 << 24) /* bytes of JSON */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_TENSORS
-#define QNET_MAX_SAFETENSORS_TENSORS 65536
+#define QNET_MAX_SAFETENSORS_TENSORS 4096 /* each is compared with each */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_METADATA
 #define QNET_MAX_SAFETENSORS_METADATA 1024
@@ -13860,12 +13876,11 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    qnet_buffer offsets; /* size_t per tensor: first byte in data */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end. */
+/* The header's text as it is read: at moves from begin to end, where a zero stands. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -13892,9 +13907,9 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 /* "[64,3,7,7]", which is also the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
-    int i, at = 1;
+    int at = 1;
     text[0] = '[';
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         at += snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, i ? ",%.0f" : "%.0f",
                        (double)shape[i]);
     snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, "]");
@@ -13904,9 +13919,8 @@ static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t
 static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t *count,
                              size_t *bytes)
 {
-    int i;
     *count = 1;
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         if (!qnet__mul(*count, shape[i], count)) return 0;
     return qnet__mul(*count, size, bytes);
 }
@@ -13945,68 +13959,13 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
     }
 }
 
-/* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
-
-typedef int (*qnet__index_less)(const void *items, size_t a, size_t b);
-
-/* Lets index[at] sink in the heap index[count], where the parent of i is (i - 1) / 2 and no child
-   is above its parent (Williams 1964). */
-static void qnet__sift_down(size_t *index, size_t at, size_t count, qnet__index_less less,
-                            const void *items)
+/* The first of tensors[count] whose name one before it has, or NULL. */
+static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int count)
 {
-    for (;;) {
-        size_t child = 2 * at + 1, swap;
-        if (child >= count) return;
-        if (child + 1 < count && less(items, index[child], index[child + 1])) child++;
-        if (!less(items, index[at], index[child])) return;
-        swap = index[at];
-        index[at] = index[child];
-        index[child] = swap;
-        at = child;
-    }
-}
-
-/* index[count] = 0..count-1 in rising order of items. */
-static void qnet__sort_index(size_t *index, size_t count, qnet__index_less less, const void *items)
-{
-    size_t i;
-    for (i = 0; i < count; i++) index[i] = i;
-    for (i = count / 2; i-- > 0;) qnet__sift_down(index, i, count, less, items);
-    for (i = count; i-- > 1;) {
-        size_t swap = index[0];
-        index[0] = index[i];
-        index[i] = swap;
-        qnet__sift_down(index, 0, i, less, items);
-    }
-}
-
-/* items: qnet_safetensor[]. Equal names end side by side, where a duplicate shows. */
-static int qnet__tensor_name_less(const void *items, size_t a, size_t b)
-{
-    const qnet_safetensor *tensors = (const qnet_safetensor *)items;
-    return strcmp(tensors[a].name, tensors[b].name) < 0;
-}
-
-/* By first byte, then by size, so that an empty tensor comes before the one at the same place. */
-static int qnet__tensor_offset_less(const void *items, size_t a, size_t b)
-{
-    const qnet__safetensors_file *f = (const qnet__safetensors_file *)items;
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    if (offset[a] != offset[b]) return offset[a] < offset[b];
-    return f->file.tensors[a].bytes < f->file.tensors[b].bytes;
-}
-
-/* QNET_OK when no two of tensors[count] have the same name; order[count] is scratch. */
-static qnet_status qnet__check_names(qnet_context *ctx, const char *file, qnet_status status,
-                                     const qnet_safetensor *tensors, size_t count, size_t *order)
-{
-    size_t i;
-    qnet__sort_index(order, count, qnet__tensor_name_less, tensors);
-    for (i = 1; i < count; i++)
-        if (strcmp(tensors[order[i - 1]].name, tensors[order[i]].name) == 0)
-            return qnet__fail(ctx, status, "%s: tensor '%s' is there twice", file,
-                              tensors[order[i]].name);
-    return QNET_OK;
+    for (int i = 1; i < count; i++)
+        for (int k = 0; k < i; k++)
+            if (strcmp(tensors[i].name, tensors[k].name) == 0) return tensors[i].name;
+    return NULL;
 }
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
@@ -14021,9 +13980,8 @@ static qnet_status qnet__header_fail(const qnet__header *h, const char *expected
 /* The next character that is not a space, or 0 at the end; it stays unread. */
 static int qnet__header_peek(qnet__header *h)
 {
-    while (h->at < h->end && (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r'))
-        h->at++;
-    return h->at < h->end ? *h->at : 0;
+    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
+    return *h->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
@@ -14034,45 +13992,13 @@ static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expe
     return QNET_OK;
 }
 
-/* After a member of a list: *more = 1 behind a comma, 0 behind the closing character. */
-static qnet_status qnet__header_more(qnet__header *h, char close, int *more)
+/* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
+static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
 {
-    int c = qnet__header_peek(h);
-    if (c != ',' && c != close) return qnet__header_fail(h, "',' or the end of the list");
-    h->at++;
-    *more = c == ',';
-    return QNET_OK;
-}
-
-/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
-   nothing above U+10FFFF (RFC 3629). */
-static size_t qnet__utf8_size(const unsigned char *p, size_t left)
-{
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4, i;
-    if (n == 0 || n > left || p[0] > 0xf4) return 0;
-    for (i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
-/* The four hexadecimal digits behind "\u". */
-static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
-{
-    int i;
-    *code = 0;
-    for (i = 0; i < 4; i++) {
-        int c = h->at < h->end ? *h->at : 0;
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return qnet__header_fail(h, "four hexadecimal digits");
-        *code = *code * 16 + (uint32_t)digit;
-        h->at++;
-    }
+    const int c = qnet__header_peek(h);
+    *more = c != close;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
+    if (index > 0 || !*more) h->at++;
     return QNET_OK;
 }
 
@@ -14080,48 +14006,32 @@ static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
 static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    unsigned char *w = *write;
-    const char *simple;
-    uint32_t code, low;
-    h->at++;
-    if (h->at == h->end) return qnet__header_fail(h, "the rest of an escape");
-    simple = *h->at ? strchr(from, *h->at) : NULL;
+    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
+    unsigned code = 0;
     if (simple != NULL) {
-        *w++ = (unsigned char)to[simple - from];
-        h->at++;
-        *write = w;
+        *(*write)++ = (unsigned char)to[simple - from];
+        h->at += 2;
         return QNET_OK;
     }
-    if (*h->at != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    h->at++;
-    QNET__TRY(qnet__header_hex4(h, &code));
-    if (code >= 0xd800 && code <= 0xdbff) { /* a pair of UTF-16 surrogates */
-        if (h->end - h->at < 2 || h->at[0] != '\\' || h->at[1] != 'u')
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        h->at += 2;
-        QNET__TRY(qnet__header_hex4(h, &low));
-        if (low < 0xdc00 || low > 0xdfff)
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code == 0 || (code >= 0xdc00 && code <= 0xdfff)) {
-        return qnet__header_fail(h, "a character other than NUL or half a surrogate pair");
+    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
+    for (int i = 2; i < 6; i++) {
+        const char *digits = "0123456789abcdefABCDEF";
+        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
+        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
+        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
     }
-    if (code < 0x80) {
-        *w++ = (unsigned char)code;
-    } else if (code < 0x800) {
-        *w++ = (unsigned char)(0xc0 | code >> 6);
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        *w++ = (unsigned char)(0xe0 | code >> 12);
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
+    if (code >= 0xd800 && code <= 0xdfff) {
+        memmove(*write, h->at, 6);
+        *write += 6;
     } else {
-        *w++ = (unsigned char)(0xf0 | code >> 18);
-        *w++ = (unsigned char)(0x80 | (code >> 12 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+        const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
+        for (int i = n - 1; i > 0; i--, code >>= 6)
+            (*write)[i] = (unsigned char)(0x80 | (code & 63));
+        (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
+        *write += n;
     }
-    *write = w;
+    h->at += 6;
     return QNET_OK;
 }
 
@@ -14132,19 +14042,18 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
     start = write = h->at;
-    for (;;) {
+    while (*h->at != '"') {
+        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at == '"') break;
         if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
+        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
         if (*h->at == '\\') {
             QNET__TRY(qnet__header_escape(h, &write));
-        } else {
-            size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-            if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-            memmove(write, h->at, n);
-            write += n;
-            h->at += n;
+            continue;
         }
+        memmove(write, h->at, n);
+        write += n;
+        h->at += n;
     }
     h->at++;
     *write = 0;
@@ -14156,17 +14065,15 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
 static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
 {
-    int more = 1;
-    *count = 0;
+    int more;
     QNET__TRY(qnet__header_expect(h, '[', "'['"));
-    if (qnet__header_peek(h) == ']') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
-        int zero = qnet__header_peek(h) == '0';
-        for (; h->at < h->end && *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
+        int zero;
+        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        if (!more) return QNET_OK;
+        zero = qnet__header_peek(h) == '0';
+        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
             if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
                 return qnet__header_fail(h, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
@@ -14175,10 +14082,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
             return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
                               "%s: header byte %.0f: a list of more than %d numbers", h->file,
                               (double)(h->at - h->begin), most);
-        numbers[(*count)++] = value;
-        QNET__TRY(qnet__header_more(h, ']', &more));
+        numbers[*count] = value;
     }
-    return QNET_OK;
 }
 
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
@@ -14187,83 +14092,73 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
     const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
-    const unsigned char *start = h->at;
     char *text;
     size_t size;
-    int more = 1;
+    int more;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
-        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
-                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
-                                  *h->at == '+' || *h->at == '.'))
-            h->at++;
-        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        h->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
     }
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
-    if (qnet__header_peek(h) == close) {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
+        if (!more) return QNET_OK;
         if (c == '{') {
             QNET__TRY(qnet__header_string(h, &text, &size));
             QNET__TRY(qnet__header_expect(h, ':', "':'"));
         }
         QNET__TRY(qnet__header_skip(h, depth - 1));
-        QNET__TRY(qnet__header_more(h, (char)close, &more));
     }
-    return QNET_OK;
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
-   the offsets, unless the size of that dtype is not known. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
-                                       char **dtype)
+   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
+   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
 {
+    static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
+    int seen[3] = {0, 0, 0}, more, n, i, field;
     char *text, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    while (more) {
+    for (i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &text, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        if (strcmp(text, "dtype") == 0 && !seen_dtype) {
-            seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, dtype, &size));
-            for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            t->dtype = (qnet_dtype)i;
-        } else if (strcmp(text, "shape") == 0 && !seen_shape) {
-            seen_shape = 1;
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (strcmp(text, "data_offsets") == 0 && !seen_offsets) {
-            seen_offsets = 1;
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
-                   strcmp(text, "data_offsets") == 0) {
+        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+        if (field < 3 && seen[field]++)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                               "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        if (field == 0) {
+            QNET__TRY(qnet__header_string(h, dtype, &size));
+            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
+            t->dtype = (qnet_dtype)n;
+        } else if (field == 1) {
+            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+        } else if (field == 2) {
+            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(h, "two data_offsets");
         } else {
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    if (!seen_dtype || !seen_shape || !seen_offsets)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                          t->name,
-                          !seen_dtype ? "dtype" : !seen_shape ? "shape" : "data_offsets");
-    /* From here on the numbers of the file are proven: count and bytes cannot have wrapped. */
-    qnet__shape_text(shape, t->ndim, t->shape);
+    for (field = 0; field < 3; field++)
+        if (!seen[field])
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
+                              t->name, fields[field]);
     if (offsets[0] > offsets[1])
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
-    *begin = offsets[0];
+    t->data = (const void *)(uintptr_t)offsets[0];
     if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    qnet__shape_text(shape, t->ndim, t->shape);
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
         bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
@@ -14276,24 +14171,21 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
 /* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1;
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size;
-        memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
+        size_t size, value_size;
+        int more;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) return QNET_OK;
+        memset(&entry, 0, sizeof(entry));
         QNET__TRY(qnet__header_string(h, &key, &size));
+        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-            QNET__TRY(qnet__header_string(h, &entry.value, &size));
-            QNET__TRY(qnet__header_more(h, '}', &more));
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
@@ -14303,57 +14195,49 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &size));
         QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    return QNET_OK;
 }
 
-/* The whole header into f->tensors, f->offsets and f->metadata. */
+/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
+   -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1, seen_metadata = 0;
+    int more, seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        more = 0;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size, begin;
-        memset(&t, 0, sizeof(t));
+        size_t size;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &name, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(name, "__metadata__") == 0) {
-            if (seen_metadata)
+            if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
                                   h->file);
-            seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
-        } else {
-            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
-            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
-            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-                if (f->left_out++ == 0)
-                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                             size >= sizeof(t.name) ? "" : dtype);
-                t.ndim = -1; /* until the layout has been checked */
-            }
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
-            f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
-            f->file.count++;
+            continue;
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
+        if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+        memset(&t, 0, sizeof(t));
+        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+            if (f->left_out++ == 0)
+                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                         size >= sizeof(t.name) ? "" : dtype);
+            t.ndim = -1;
+        }
+        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
+        f->file.count++;
     }
     qnet__header_peek(h); /* writers pad with spaces */
     return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
@@ -14361,37 +14245,34 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Checks that the tensors lie side by side from byte 0, each byte once; *size: the sum. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
+   are as large as the last of them ends. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *order, size_t *size)
+                                      size_t *size)
 {
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    size_t i, at = 0, count = (size_t)f->file.count;
-    qnet__sort_index(order, count, qnet__tensor_offset_less, f);
-    for (i = 0; i < count; i++) {
-        const qnet_safetensor *t = &f->file.tensors[order[i]];
-        size_t begin = offset[order[i]];
-        if (begin != at)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s' begins at byte %.0f: expected %.0f, %s", f->name,
-                              t->name, (double)begin, (double)at,
-                              begin < at ? "it overlaps the one before" : "there is a hole");
-        at = begin + t->bytes; /* data_offsets[1], which was read as a number that fits */
+    size_t sum = 0;
+    *size = 0;
+    for (int i = 0; i < f->file.count; i++) {
+        const qnet_safetensor *a = &f->file.tensors[i], *b = f->file.tensors;
+        const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
+        for (; b < a; b++)
+            if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
+                                  a->name, b->name);
+        sum += a->bytes;
+        *size = qnet__max_size(*size, end);
     }
-    *size = at;
-    return QNET_OK;
+    if (sum == *size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end at "
+                      "byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
 /* Takes the tensors that are not read from the list; their bytes have been counted. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
-    size_t *offset = (size_t *)(void *)f->offsets.bytes;
-    int i, kept = 0;
-    for (i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) {
-            offset[kept] = offset[i];
-            f->file.tensors[kept++] = f->file.tensors[i];
-        }
+    int kept = 0;
+    for (int i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
     f->file.count = kept;
     if (f->left_out > 0)
         qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
@@ -14401,23 +14282,23 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Everything of qnet_safetensors_read but the cleaning up. */
+/* Fills f from the source. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
+    const char *duplicate;
     unsigned char extra;
     qnet__header h;
-    uint64_t header_bytes;
-    size_t *order, order_bytes, size = 0, i, got = 0;
-    qnet_status status;
+    uint64_t length;
+    size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
     QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
-    header_bytes = qnet__load_le64(f->header.bytes);
+    length = qnet__load_le64(f->header.bytes);
     f->header.size = 0;
-    if (header_bytes == 0)
+    if (length == 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
+    if (length > QNET_MAX_SAFETENSORS_HEADER) {
         QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
         if (f->header.bytes[0] != '{')
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
@@ -14425,28 +14306,20 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
                               f->name);
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)header_bytes);
+                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
     }
-    QNET__TRY(qnet__read_exact(ctx, source, (size_t)header_bytes, "safetensors header",
-                               &f->header));
+    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
     h.end = h.begin + f->header.size;
     QNET__TRY(qnet__header_read(&h, f));
-
-    /* Names and offsets are checked in sorted order, so that 65,536 tensors take no second. */
-    order_bytes = sizeof(size_t) * (size_t)f->file.count;
-    order = (size_t *)qnet__alloc(ctx, order_bytes);
-    if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_layout(ctx, f, order, &size);
+    QNET__TRY(qnet__check_layout(ctx, f, &size));
     qnet__leave_out(f);
-    if (status == QNET_OK)
-        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                                   (size_t)f->file.count, order);
-    qnet__free(ctx, order, order_bytes);
-    QNET__TRY(status);
-
+    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
+                          duplicate);
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
@@ -14457,9 +14330,9 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+    for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
-        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
         t->data = p;
         if (!qnet__is_little_endian()) qnet__swap_bytes(p, t->count, qnet_dtype_size(t->dtype));
     }
@@ -14468,8 +14341,8 @@ static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *sourc
     return QNET_OK;
 }
 
-/* The file's struct and its five buffers are separate blocks, because a stream's size is known only
-   when it has been read; the struct is made first, so that one call frees whatever there is. */
+/* The file's struct and its buffers are separate blocks, because a stream's size is known only when
+   it has been read; the struct is made first, so that one call frees whatever there is. */
 QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *source,
                                            qnet_safetensors **out)
 {
@@ -14493,32 +14366,27 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
-    qnet_context *ctx;
     if (file == NULL) return;
-    ctx = file->ctx;
-    qnet_buffer_free(ctx, &f->header);
-    qnet_buffer_free(ctx, &f->data);
-    qnet_buffer_free(ctx, &f->tensors);
-    qnet_buffer_free(ctx, &f->metadata);
-    qnet_buffer_free(ctx, &f->offsets);
-    qnet__free(ctx, f, sizeof(*f));
+    qnet_buffer_free(file->ctx, &f->header);
+    qnet_buffer_free(file->ctx, &f->data);
+    qnet_buffer_free(file->ctx, &f->tensors);
+    qnet_buffer_free(file->ctx, &f->metadata);
+    qnet__free(file->ctx, f, sizeof(*f));
 }
 
 /* Linear: the networks here have a hundred names. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    int i;
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
     return NULL;
 }
 
-/* Linear as well; also used on the file that is being read, to find a key that is there twice. */
+/* Linear as well; also used on the file that is being read, to find a duplicate key. */
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, const char *key)
 {
-    int i;
-    for (i = 0; i < file->metadata_count; i++)
+    for (int i = 0; i < file->metadata_count; i++)
         if (strcmp(file->metadata[i].key, key) == 0) return file->metadata[i].value;
     return NULL;
 }
@@ -14536,12 +14404,9 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
         if (n == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "'%.64s' is not UTF-8: cannot be written",
                               text);
-        if (*p < 0x20)
-            QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
-        else {
-            if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
-            QNET__TRY(qnet_buffer_append(ctx, json, p, n));
-        }
+        if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
+        if (*p < 0x20) QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
+        else QNET__TRY(qnet_buffer_append(ctx, json, p, n));
     }
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
@@ -14554,17 +14419,15 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
 {
     size_t at = 0, end, numbers, bytes;
     char shape[QNET__SHAPE_TEXT];
-    int i;
-    QNET__TRY(qnet_buffer_append(ctx, json, "{", 1));
-    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, "\"__metadata__\":{"));
-    for (i = 0; i < pair_count; i++) {
+    QNET__TRY(qnet_buffer_printf(ctx, json, pair_count > 0 ? "{\"__metadata__\":{" : "{"));
+    for (int i = 0; i < pair_count; i++) {
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i]));
         QNET__TRY(qnet_buffer_append(ctx, json, ":", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i + 1]));
     }
-    if (pair_count > 0) QNET__TRY(qnet_buffer_append(ctx, json, count ? "}," : "}", count ? 2 : 1));
-    for (i = 0; i < count; i++) {
+    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
+    for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
         if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
             !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
@@ -14575,16 +14438,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
-        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,",
-                                     qnet_dtype_name(t->dtype), shape));
-        QNET__TRY(qnet_buffer_printf(ctx, json, "\"data_offsets\":[%.0f,%.0f]}", (double)at,
-                                     (double)end));
-        at = end;
+        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,"
+                                     "\"data_offsets\":[%.0f,%.0f]}", qnet_dtype_name(t->dtype),
+                                     shape, (double)at, (double)end));
     }
-    QNET__TRY(qnet_buffer_append(ctx, json, "}", 1));
     /* Spaces bring the data to a multiple of 8 bytes, for readers that map the file. */
-    while (json->size % 8 != 0) QNET__TRY(qnet_buffer_append(ctx, json, " ", 1));
-    return QNET_OK;
+    return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
 /* Length and header of a file with these tensors; names are checked to differ. */
@@ -14592,35 +14451,27 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const qnet_safetensor *tensors, int count,
                                            const char *const *pairs, int pair_count)
 {
-    const char *file = qnet__sink_name(sink);
-    size_t bytes = sizeof(size_t) * (size_t)count;
-    size_t *order;
+    const char *file = qnet__sink_name(sink), *duplicate;
     unsigned char length[8];
-    qnet_buffer json;
+    qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
-    int i;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (i = 0; i < 2 * pair_count; i++)
+    for (int i = 0; i < 2 * pair_count; i++)
         if (pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    order = (size_t *)qnet__alloc(ctx, bytes);
-    if (order == NULL) return qnet__no_memory(ctx, bytes, "the order of tensors");
-    status = qnet__check_names(ctx, file, QNET_ERROR_ARGUMENT, tensors, (size_t)count, order);
-    qnet__free(ctx, order, bytes);
-    QNET__TRY(status);
-
-    memset(&json, 0, sizeof(json));
+    duplicate = qnet__duplicate_name(tensors, count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
+                          duplicate);
     status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
     if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
                             file, (double)json.size,
                             (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) {
-        qnet__store(length, 8, 0, json.size);
-        status = qnet__write(ctx, sink, length, sizeof(length));
-    }
+    qnet__store(length, 8, 0, json.size);
+    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -14633,7 +14484,7 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
     size_t n;
-    if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
         memcpy(chunk, p, n * size);
@@ -14649,14 +14500,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const char *const *metadata_pairs, int pairs)
 {
     size_t numbers, bytes;
-    int i;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
     QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (i = 0; i < count; i++) {
-        size_t size = qnet_dtype_size(tensors[i].dtype);
+    for (int i = 0; i < count; i++) {
+        const size_t size = qnet_dtype_size(tensors[i].dtype);
         qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
         if (numbers > 0 && tensors[i].data == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
@@ -14729,57 +14579,26 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-/* Plain twin of qnet__param_copy. */
-static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
-{
-    size_t k;
-    for (k = 0; k < p->count; k++)
-        to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-}
+#define QNET__COPY_RUN 16 /* numbers of a filter that are read at a time: a cache line */
 
-#define QNET__COPY_PARTS 8    /* tasks for a tensor */
-#define QNET__COPY_FILTERS 64 /* turned at a time, */
-#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
-
-/* The tensor's numbers to to[p->count], in memory's order: part `part` of each filter of a
-   convolution, of anything else all with part 0. [filter][number] of the file is turned in a tile
-   to [number][filter], whose rows go to memory in one go: full cache lines, side by side. */
-static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size_t part,
-                             qnet_real *to)
+/* The tensor's numbers to to[p->count], in memory's order. Of a convolution a run of each filter is
+   read at a time, one after another: a row of memory, [out] numbers, then fills from its start. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-#ifndef QNET_REFERENCE
-    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
-    const size_t filter = in * taps; /* numbers of one */
-    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO &&
-        filter >= QNET__COPY_PARTS * QNET__COPY_NUMBERS) {
-        const size_t end = filter * (part + 1) / QNET__COPY_PARTS;
-        qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-        size_t f, at, first, n, o, k;
-        for (f = filter * part / QNET__COPY_PARTS; f < end; f += QNET__COPY_NUMBERS) {
-            at = qnet__min_size(f, end - QNET__COPY_NUMBERS); /* the last may copy some again */
-            for (first = 0; first < out; first += n) {
-                n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-                for (o = 0; o < n; o++) { /* written out: as a loop it may take twice as long */
-                    const size_t from = (first + o) * filter + at;
-                    tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                    tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                    tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                    tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                    tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                    tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                    tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                    tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
-                }
-                for (k = 0; k < QNET__COPY_NUMBERS; k++) {
-                    const size_t i = (at + k) / taps, tap = (at + k) % taps;
-                    memcpy(to + (tap * in + i) * out + first, tile[k], n * sizeof(qnet_real));
-                }
-            }
-        }
+    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
+    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO) {
+        for (size_t k = 0; k < p->count; k++)
+            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
         return;
     }
-#endif
-    if (part == 0) qnet__param_copy_ref(p, t, to);
+    for (size_t f = 0; f < filter; f += QNET__COPY_RUN) {
+        const size_t run = qnet__min_size(filter - f, QNET__COPY_RUN);
+        qnet_real *row[QNET__COPY_RUN];
+        for (size_t k = 0; k < run; k++) row[k] = to + qnet__param_index(p, f + k);
+        for (size_t o = 0; o < out; o++)
+            for (size_t k = 0; k < run; k++)
+                row[k][o] = (qnet_real)qnet__load_f32(t->data, o * filter + f + k);
+    }
 }
 
 #define QNET__FINITE_RUN 1024
@@ -14787,9 +14606,9 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size
 /* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
 static int qnet__finite_run(const void *data, size_t first)
 {
-    int finite = 1, i;
-    for (i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + (size_t)i)) <= FLT_MAX;
+    int finite = 1;
+    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
+        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
     return finite;
 }
 
@@ -14908,16 +14727,15 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     return QNET_OK;
 }
 
-/* Copies a part of an entry, which has been checked. */
+/* Copies an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index / QNET__COPY_PARTS];
+    const qnet_param *p = &job->table->entries[index];
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
-    if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
     if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
+        qnet__param_copy(p, t, job->block + p->offset);
 }
 
 /* What all names begin with, up to a dot; none where any name is right as it is. */
@@ -14949,7 +14767,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    size_t tasks, k;
     int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -14977,12 +14794,7 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     if (ctx != NULL && headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    tasks = (size_t)table->count * QNET__COPY_PARTS;
-    if (ctx != NULL) {
-        qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
-    } else {
-        for (k = 0; k < tasks; k++) qnet__weights_copy_task(&job, k, 0);
-    }
+    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
     if (head_replaced != NULL) *head_replaced = replaced;
     return QNET_OK;
 }
@@ -23528,7 +23340,7 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
     qnet__header h;
     qnet_status status;
     size_t size;
-    int more = 1;
+    int more;
     snprintf(path, sizeof path, "%s/dataset_description.json", data);
     if (!qnet_file_exists(path)) return QNET_OK;
     memset(&text, 0, sizeof text);
@@ -23542,11 +23354,12 @@ static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
         if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
         status = qnet__header_expect(&h, '{', "'{'");
     }
-    while (status == QNET_OK && more) {
+    for (int i = 0; status == QNET_OK; i = 1) {
+        status = qnet__header_more(&h, i, '}', &more);
+        if (status != QNET_OK || !more) break;
         status = qnet__header_string(&h, &key, &size);
         if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
         if (status == QNET_OK) status = qnet__description_value(e, &h, key);
-        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
     }
     qnet_buffer_free(ctx, &text);
     if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
