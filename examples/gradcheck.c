@@ -12,6 +12,11 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 enum { ROOM = 4096 };
 static qnet_context *ctx;
 /* Inputs, parameters, output, weights of the sum, gradients of a..d, and what layers keep. */

@@ -4,6 +4,7 @@
 #include "../qnet.h"
 #include "test.h"
 #include "golden/formula.h"
+#include <limits.h>
 #undef I /* cblas.h may bring complex.h */
 
 enum { B = 5, T = 7, I = 12, H = 6 };
