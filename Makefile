@@ -167,7 +167,7 @@ $(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h t
 	@mkdir -p $(BUILD)/tests
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) $(EXTRA_faults_files) -I. -Iexamples -o $@ $< $(BUILD)/qnet.o -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/gzip.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
@@ -176,7 +176,7 @@ $(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(w
 EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
-$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
+$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/gzip.h tests/memory.h qnet.h weights_tools/pth.h \
     $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"

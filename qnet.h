@@ -1015,8 +1015,8 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0: int16,
-   voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
+/* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0:
+   int16, voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
    QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
    its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
@@ -1031,12 +1031,8 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
    such as "RAS". World coordinates of every voxel stay the same. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 
-/* Inflate (RFC 1951) of a gzip member or members (RFC 1952), CRC checked; deflate likewise. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out);
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out);
-QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size); /* start with 0 */
+/* CRC-32 of RFC 1952 of bytes[size], going on from that of the bytes before; start with 0. */
+QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
 /* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
@@ -12258,49 +12254,6 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
     return QNET_OK;
 }
 
-/* Takes back what was appended to out after its first `size` bytes. */
-static void qnet__buffer_cut(qnet_context *ctx, qnet_buffer *out, size_t size)
-{
-    if (size == 0) {
-        qnet_buffer_free(ctx, out);
-        return;
-    }
-    out->size = size;
-    out->bytes[size] = 0;
-}
-
-/* limit 0: QNET_MAX_FILE_BYTES. Appends to out, which is as before on failure. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out)
-{
-    qnet_memory_source memory;
-    qnet_source source;
-    qnet__inflate *s;
-    qnet_status status;
-    size_t before, n;
-    if (ctx == NULL || bytes == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_decompress: context, bytes or out is NULL");
-    if (limit == 0) limit = (size_t)QNET_MAX_FILE_BYTES;
-    s = (qnet__inflate *)qnet__alloc(ctx, sizeof *s);
-    if (s == NULL) return qnet__no_memory(ctx, sizeof *s, "unpacking gzip data");
-    source = qnet_source_memory(&memory, bytes, size, NULL);
-    qnet__inflate_start(s, ctx, &source, "", 0);
-    before = out->size;
-    do { /* piece by piece, so that a small file which unpacks to a huge one ends at the limit */
-        status = qnet__inflate_fill(s);
-        n = s->made - s->taken;
-        if (status == QNET_OK && s->gone + s->made > limit)
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "gzip data unpacks to more than %.0f bytes",
-                                (double)limit);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, out, s->out + s->taken, n);
-        s->taken += n;
-    } while (status == QNET_OK && s->mode != QNET__IN_END);
-    qnet__free(ctx, s, sizeof *s);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
-}
-
 /* ---- deflate --------------------------------------------------------------------------------- */
 
 #define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
@@ -12672,30 +12625,6 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
 }
 
-/* Appends one gzip member to out, which is as before on failure. Same bytes in, same bytes out:
-   no time and no name are written. */
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out)
-{
-    qnet__deflate *d;
-    qnet_sink sink;
-    qnet_status status;
-    size_t before;
-    if (ctx == NULL || (bytes == NULL && size > 0) || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_compress: context, bytes or out is NULL");
-    d = (qnet__deflate *)qnet__alloc(ctx, sizeof *d);
-    if (d == NULL) return qnet__no_memory(ctx, sizeof *d, "packing gzip data");
-    before = out->size;
-    sink = qnet_sink_buffer(ctx, out, "(memory)");
-    qnet__deflate_start(d, ctx, &sink, 0);
-    status = qnet__deflate_write(d, bytes, size);
-    if (status == QNET_OK) status = qnet__deflate_finish(d);
-    qnet__free(ctx, d, sizeof *d);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
-}
-
 /* ============================================================================================
    >>png   PNG pictures out (ISO/IEC 15948): 8 bits, grey or RGB, by the deflate above.
    ============================================================================================ */
@@ -12728,29 +12657,30 @@ static int qnet__png_predict(int kind, int left, int above, int corner)
     }
 }
 
-/* line[1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Of the five kinds the one with the smallest sum of absolute differences
-   wins (PNG, 12.8). */
-static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                             unsigned char *line)
+/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
+   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
+   with the smallest sum of absolute differences wins (PNG, 12.8). */
+static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
+                            unsigned char *line[2])
 {
     double best = HUGE_VAL;
-    int pass, best_kind = 0;
-    size_t i;
-    for (pass = 0; pass < 6; pass++) { /* the sixth time with the best: what is in line stays */
-        int kind = pass < 5 ? pass : best_kind;
+    int next = 0; /* the line that is free; the other holds the best so far */
+    for (int kind = 0; kind < 5; kind++) {
         double sum = 0;
-        for (i = 0; i < bytes; i++) {
-            int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            int corner = above && i >= pixel ? above[i - pixel] : 0;
-            int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[1 + i] = (unsigned char)d;
+        line[next][0] = (unsigned char)kind;
+        for (size_t i = 0; i < bytes; i++) {
+            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
+            const int corner = above && i >= pixel ? above[i - pixel] : 0;
+            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
+            line[next][1 + i] = (unsigned char)d;
             sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
         }
-        if (sum < best) best_kind = kind;
-        best = fmin(best, sum);
+        if (sum < best) {
+            best = sum;
+            next = !next;
+        }
     }
-    line[0] = (unsigned char)best_kind;
+    return !next;
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
@@ -12759,7 +12689,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line;
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
     qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
@@ -12776,16 +12706,17 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + row + 1;
+    block = sizeof *d + 2 * (row + 1);
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line = (unsigned char *)(d + 1);
+    line[0] = (unsigned char *)(d + 1);
+    line[1] = line[0] + row + 1;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
-        qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line, row + 1);
+        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
+        status = qnet__deflate_write(d, line[best], row + 1);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
@@ -14020,8 +13951,8 @@ static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors
         *size = qnet__max_size(*size, end);
     }
     if (sum == *size) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end at "
-                      "byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
+                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
 /* Takes the tensors that are not read from the list; their bytes have been counted. */
@@ -14336,10 +14267,10 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-#define QNET__COPY_RUN 16 /* numbers of a filter that are read at a time: a cache line */
+#define QNET__COPY_FILTERS 16 /* read side by side: their cache lines stay at hand, and fill one */
 
-/* The tensor's numbers to to[p->count], in memory's order. Of a convolution a run of each filter is
-   read at a time, one after another: a row of memory, [out] numbers, then fills from its start. */
+/* The tensor's numbers to to[p->count], in memory's order: those at place f of each filter of a
+   convolution are a row of memory, [out] numbers. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
     const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
@@ -14348,13 +14279,13 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
             to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
         return;
     }
-    for (size_t f = 0; f < filter; f += QNET__COPY_RUN) {
-        const size_t run = qnet__min_size(filter - f, QNET__COPY_RUN);
-        qnet_real *row[QNET__COPY_RUN];
-        for (size_t k = 0; k < run; k++) row[k] = to + qnet__param_index(p, f + k);
-        for (size_t o = 0; o < out; o++)
-            for (size_t k = 0; k < run; k++)
-                row[k][o] = (qnet_real)qnet__load_f32(t->data, o * filter + f + k);
+    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS) {
+        const size_t n = qnet__min_size(out - first, QNET__COPY_FILTERS);
+        for (size_t f = 0; f < filter; f++) {
+            qnet_real *row = to + qnet__param_index(p, f) + first;
+            for (size_t o = 0; o < n; o++)
+                row[o] = (qnet_real)qnet__load_f32(t->data, (first + o) * filter + f);
+        }
     }
 }
 

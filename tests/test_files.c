@@ -8,6 +8,7 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 #include "test.h"
+#include "gzip.h"
 #ifdef QNET__POSIX
 #include <signal.h>
 #include <sys/wait.h>
@@ -299,7 +300,7 @@ static qnet_status write_gzip(qnet_context *ctx, qnet_sink *sink) /* has a buffe
     memset(&packed, 0, sizeof packed);
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (unsigned char)((i * i * 7919) >> 5 & 255);
     (void)sink;
-    status = qnet_gzip_compress(ctx, bytes, sizeof bytes, &packed);
+    status = gzip_pack(ctx, bytes, sizeof bytes, &packed);
     qnet_buffer_free(ctx, &packed);
     return status;
 }

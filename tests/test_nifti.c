@@ -3,6 +3,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "gzip.h"
 
 #define FOLDER "build/test_nifti"
 
@@ -172,7 +173,7 @@ static void test_types(void)
                     }
                     for (k = 0; k < 30; k++, f.size += (size_t)widths[t])
                         set_bits(&f, f.size, sample_bits(types[t], sample(types[t], k)), widths[t]);
-                    if (gz) CHECK_OK(ctx, qnet_gzip_compress(ctx, f.bytes, f.size, &packed));
+                    if (gz) CHECK_OK(ctx, gzip_pack(ctx, f.bytes, f.size, &packed));
                     CHECK_OK(ctx,
                              parse(gz ? packed.bytes : f.bytes, gz ? packed.size : f.size, &v));
                     if (v == NULL) continue;

@@ -5,6 +5,7 @@
    one. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "../gzip.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,8 +103,8 @@ static void pack(int compress)
     void *bytes = slurp(in, &size);
     qnet_buffer b;
     memset(&b, 0, sizeof b);
-    if (!refused(compress ? qnet_gzip_compress(ctx, bytes, size, &b)
-                          : qnet_gzip_decompress(ctx, bytes, size, (size_t)1 << 28, &b))) {
+    if (!refused(compress ? gzip_pack(ctx, bytes, size, &b)
+                          : gzip_unpack(ctx, bytes, size, (size_t)1 << 28, &b))) {
         spill(out, b.bytes, b.size);
         printf("ok %lu\n", (unsigned long)b.size);
     }
