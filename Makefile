@@ -42,7 +42,7 @@ export OMP_WAIT_POLICY ?= passive
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
-LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong oracles paper parity scan trace)
+LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
@@ -133,11 +133,11 @@ $(BUILD)/tests/qnet.o: qnet.h
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -include stdlib.h -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
 
-$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
+$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h tests/gzip.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h tests/gzip.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
