@@ -470,10 +470,9 @@ QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
-/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
-   those of the header that its user was compiled with. */
+/* QNET_VERSION of the implementation: a shared library's may be another than that of the header that
+   its user was compiled with. */
 QNET_API const char *qnet_version(void);
-QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -2084,13 +2083,6 @@ static double qnet__default_seconds(void *user)
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
         return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
-#elif defined(TIME_UTC)
-    {
-        struct timespec now;
-        if (timespec_get(&now, TIME_UTC) == TIME_UTC)
-            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        return (double)time(NULL);
-    }
 #elif defined(_WIN32)
     {
         struct __timeb64 now;
@@ -2376,11 +2368,6 @@ QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t si
 QNET_API const char *qnet_version(void)
 {
     return QNET_VERSION;
-}
-
-QNET_API int qnet_version_number(void)
-{
-    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
@@ -14216,7 +14203,6 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
-/* Must not be below 0: batch norm takes its root. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -14245,18 +14231,13 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     return t;
 }
 
-/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]. */
+/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]; the order of
+   the taps, [kh][kw], is the same in both. */
 static size_t qnet__param_index(const qnet_param *p, size_t f)
 {
-    size_t height = p->shape[0], width = p->shape[1], in = p->shape[2], out = p->shape[3];
-    size_t x, y, i;
+    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
     if (p->layout != QNET_LAYOUT_HWIO) return f;
-    x = f % width;
-    f /= width;
-    y = f % height;
-    f /= height;
-    i = f % in;
-    return ((y * width + x) * in + i) * out + f / in;
+    return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
 /* Number i of an F32 tensor. */
@@ -14304,16 +14285,27 @@ static int qnet__finite_run(const void *data, size_t first)
    are good. Comparisons are written so that NaN fails. */
 static size_t qnet__first_not_finite(const qnet_safetensor *t)
 {
+    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32) {
+    if (t->dtype == QNET_F32)
         while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
             k += QNET__FINITE_RUN;
-        while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
-        return k;
-    }
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <=
-                               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)) k++;
+    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
     return k;
+}
+
+/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
+                                       const qnet_safetensor *t, const char *name)
+{
+    size_t bad = qnet__first_not_finite(t);
+    const int finite = bad == t->count;
+    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    if (bad == t->count) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
+                      (double)bad, qnet__element(t->dtype, t->data, bad),
+                      finite ? "a variance below 0" : "not finite");
 }
 
 typedef struct qnet__weights_job {
@@ -14328,8 +14320,7 @@ typedef struct qnet__weights_job {
 /* The tensor of the file that is meant by a name of the table; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
-    int i;
-    for (i = 0; i < job->file->count; i++)
+    for (int i = 0; i < job->file->count; i++)
         if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
             return &job->file->tensors[i];
     return NULL;
@@ -14352,8 +14343,7 @@ static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
 {
     const char *dot = strrchr(name, '.');
-    int i;
-    for (i = 0; i < job->file->count && dot != NULL; i++)
+    for (int i = 0; i < job->file->count && dot != NULL; i++)
         if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
             return 1;
     return 0;
@@ -14371,7 +14361,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
-    size_t k;
     *found = NULL;
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
@@ -14402,15 +14391,7 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           network, p->name, want, have);
     }
-    k = numbers ? qnet__first_not_finite(t) : t->count;
-    if (k < t->count)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
-                          name, p->name, (double)k);
-    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
-                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
     return QNET_OK;
 }
@@ -14476,10 +14457,10 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         replaced |= t == NULL && !qnet__is_tracked(p->name);
         headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    if (ctx != NULL && job.prefix > 0)
+    if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
                   (int)job.prefix, file->tensors[0].name);
-    if (ctx != NULL && headless)
+    if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
     qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
@@ -14494,11 +14475,9 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
     const size_t size = qnet_dtype_size(t->dtype);
-    size_t i, k;
-    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
-    for (i = 0; i < t->bytes; i += size) {
-        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
-    }
+    if (qnet__is_little_endian()) return qnet_hash(h, p, t->bytes);
+    for (size_t i = 0; i < t->bytes; i += size)
+        for (size_t k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
     return h;
 }
 
@@ -14578,29 +14557,6 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
-/* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
-                                        const qnet_real *block)
-{
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        size_t k = qnet__first_bad(block + p->offset, p->count);
-        if (k < p->count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
-                              table->network, p->name, (double)block[p->offset + k],
-                              (double)(p->offset + k));
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (block[p->offset + k] < 0)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
-                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
-                                  "0", table->network, p->name, (double)k,
-                                  (double)block[p->offset + k]);
-    }
-    return QNET_OK;
-}
-
 /* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
    order of the file, so that no second copy of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14611,7 +14567,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet_safetensor *tensors;
     size_t bytes, k, n, f;
     int i, real, count = 0;
-    qnet_status status;
+    qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -14624,7 +14580,13 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_readable(ctx, table, block);
+    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
+        const qnet_param *p = &table->entries[i];
+        qnet_safetensor t = qnet__param_in_file(p);
+        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+        t.data = block + p->offset;
+        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+    }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {

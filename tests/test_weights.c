@@ -648,9 +648,9 @@ static void test_weights_of_another_network(void)
     memset(&nothing, 0, sizeof(nothing));
     sink = qnet_sink_buffer(ctx, &nothing, "small.st");
     CHECK_FAILS(ctx, qnet_weights_write(ctx, &sink, &small, block, NULL, 0), QNET_ERROR_DATA,
-                "nan at 61 in the block");
+                "small.st: tensor 'fc.weight': number 1 is");
     CHECK(nothing.size == 0);
-    load_fails(file, ctx, 0, QNET_ERROR_DATA, "'fc.weight': number 1 is not finite");
+    load_fails(file, ctx, 0, QNET_ERROR_DATA, "nan, not finite");
     CHECK_FAILS(ctx, qnet_weights_from_safetensors(ctx, NULL, &small, block, 0, NULL),
                 QNET_ERROR_ARGUMENT, "NULL");
     qnet_safetensors_destroy(file);
@@ -975,7 +975,7 @@ static void test_files_bad_at_the_end(void)
     memset(bytes.bytes + bytes.size - sizeof(qnet_real), 0xff, sizeof(qnet_real)); /* a NaN */
     CHECK_OK(ctx, qnet_file_replace(ctx, path, bytes.bytes, bytes.size));
     CHECK_FAILS(ctx, qnet_weights_load(ctx, path, &small, back, 0, NULL), QNET_ERROR_DATA,
-                "'bn.running_var': number 2 is not finite");
+                "nan, not finite");
     CHECK(memcmp(back, before, sizeof(back)) == 0);
     remove(path);
     qnet_buffer_free(ctx, &bytes);
