@@ -11713,15 +11713,6 @@ static const uint8_t qnet__codelen_order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10,
                                                 11, 4,  12, 3, 13, 2, 14, 1, 15};
 static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = {2, 3, 7};
 
-/* Lengths of the fixed code (RFC 1951, 3.2.6): length[288] and dist_length[32]. */
-static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
-{
-    int i;
-    for (i = 0; i < QNET__FIXED_CODES; i++)
-        length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-    memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
-}
-
 /* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
@@ -12097,7 +12088,9 @@ static void qnet__inflate_block(qnet__inflate *s)
         if (s->stored_left != (qnet__inflate_bits(s, 16) ^ 0xffff))
             wrong = "the length of a stored block and its complement differ";
     } else if (type == 1) {
-        qnet__fixed_lengths(length, dist_length);
+        for (int i = 0; i < QNET__FIXED_CODES; i++) /* RFC 1951, 3.2.6 */
+            length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+        memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
         qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, QNET__FIXED_CODES);
         qnet__huffman_build(&s->dist, QNET__FOR_DIST, dist_length, 32);
     } else {
@@ -12457,13 +12450,6 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
     return bits;
 }
 
-/* The bits of the block's tokens with code lengths litlen[] and dist[]. */
-static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, const uint8_t *dist)
-{
-    return qnet__coded_bits(d->litlen.count, litlen, QNET__LITLEN_CODES, qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, dist, QNET__DIST_CODES, qnet__dist_extra, 0);
-}
-
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
@@ -12524,37 +12510,28 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
            qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
 }
 
-/* Codes window[start..size) as one block in the smallest of the three forms, and hands it on. */
+/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
 static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 {
-    uint8_t fixed[QNET__FIXED_CODES], fixed_dist[32];
     qnet__alphabet codelen;
-    size_t n = d->size - d->start, dynamic_bits, fixed_bits, stored_bits = 8 * n + 40, written;
+    const size_t n = d->size - d->start;
+    size_t bits, written; /* with codes of its own: exact before a bit is written */
     qnet__deflate_parse(d);
     qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
     qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
     memset(&codelen, 0, sizeof codelen);
-    qnet__fixed_lengths(fixed, fixed_dist);
-    /* Each form's exact cost is known before a bit is written. */
-    dynamic_bits = qnet__deflate_head(d, &codelen, 0) +
-                   qnet__deflate_cost(d, d->litlen.length, d->dist.length);
-    fixed_bits = qnet__deflate_cost(d, fixed, fixed_dist);
+    bits = qnet__deflate_head(d, &codelen, 0) +
+           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
+                            qnet__length_extra, 257) +
+           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
     qnet__put_bits(d, last ? 1 : 0, 1);
-    /* Ties go to the form that is faster to unpack. */
-    if (stored_bits <= qnet__min_size(dynamic_bits, fixed_bits)) {
+    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
         qnet__put_bits(d, 0, 2);
         qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
         qnet__put_bits(d, (uint32_t)n, 16);
         qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
         memcpy(d->out + d->written, d->window + d->start, n);
         d->written += n;
-    } else if (fixed_bits <= dynamic_bits) {
-        qnet__put_bits(d, 1, 2);
-        memcpy(d->litlen.length, fixed, sizeof fixed);
-        memcpy(d->dist.length, fixed_dist, QNET__DIST_CODES);
-        qnet__canonical_codes(fixed, QNET__FIXED_CODES, d->litlen.code);
-        qnet__canonical_codes(fixed_dist, QNET__DIST_CODES, d->dist.code);
-        qnet__deflate_tokens(d);
     } else {
         qnet__put_bits(d, 2, 2);
         qnet__deflate_head(d, &codelen, 1);
