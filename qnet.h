@@ -471,7 +471,7 @@ QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
 /* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
-/* QNET_VERSION of the implementation: a shared library's may be another than that of the header that
+/* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
    its user was compiled with. */
 QNET_API const char *qnet_version(void);
 
@@ -1619,7 +1619,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
-   checked sizes, byte order, minimum and maximum.
+   sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
+   system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
    ============================================================================================ */
 
 #include <errno.h>
@@ -13919,7 +13920,12 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     return QNET_OK;
 }
 
-/* ---- networks -------------------------------------------------------------------------------- */
+/* ---- networks ----------------------------------------------------------------------------------
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
+   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
+   others. All is checked before the first number is copied: a file that does not fit leaves the
+   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
+   names, num_batches_tracked, and, if asked for, the head. */
 
 static int qnet__ends_in(const char *name, const char *end)
 {
@@ -14077,8 +14083,9 @@ static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
     return 0;
 }
 
-/* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
-   the block stays. */
+/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -14135,7 +14142,8 @@ static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
         qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* What all names begin with, up to a dot; none where any name is right as it is. */
+/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
+   the table; none where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
