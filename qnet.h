@@ -13984,11 +13984,11 @@ static float qnet__load_f32(const void *data, size_t i)
 
 #define QNET__COPY_FILTERS 16 /* read side by side: their cache lines stay at hand, and fill one */
 
-/* The tensor's numbers to to[p->count], in memory's order: those at place f of each filter of a
-   convolution are a row of memory, [out] numbers. */
+/* The tensor's numbers to to[p->count], in memory's order. A convolution's [out][in][tap] becomes
+   [tap][in][out]: what the filters have at one place is a row of memory. */
 static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
+    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
     if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO) {
         for (size_t k = 0; k < p->count; k++)
             to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
@@ -13996,11 +13996,13 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet
     }
     for (size_t first = 0; first < out; first += QNET__COPY_FILTERS) {
         const size_t n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-        for (size_t f = 0; f < filter; f++) {
-            qnet_real *row = to + qnet__param_index(p, f) + first;
-            for (size_t o = 0; o < n; o++)
-                row[o] = (qnet_real)qnet__load_f32(t->data, (first + o) * filter + f);
-        }
+        for (size_t i = 0; i < in; i++)
+            for (size_t tap = 0; tap < taps; tap++) {
+                qnet_real *row = to + (tap * in + i) * out + first;
+                for (size_t o = 0; o < n; o++)
+                    row[o] = (qnet_real)qnet__load_f32(t->data,
+                                                       ((first + o) * in + i) * taps + tap);
+            }
     }
 }
 
