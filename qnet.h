@@ -469,12 +469,11 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 /* The kernels in force in ctx, never AUTO. */
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
-/* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
-/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
-   those of the header that its user was compiled with. */
+/* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
+   its user was compiled with. */
 QNET_API const char *qnet_version(void);
-QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -1007,23 +1006,6 @@ typedef struct qnet_volume {
     float *voxels;
 } qnet_volume;
 
-typedef enum qnet_nifti_type { /* NIfTI-1 datatype codes */
-    QNET_NIFTI_UINT8 = 2, QNET_NIFTI_INT8 = 256,
-    QNET_NIFTI_INT16 = 4, QNET_NIFTI_UINT16 = 512,
-    QNET_NIFTI_INT32 = 8, QNET_NIFTI_UINT32 = 768,
-    QNET_NIFTI_INT64 = 1024, QNET_NIFTI_UINT64 = 1280,
-    QNET_NIFTI_FLOAT32 = 16, QNET_NIFTI_FLOAT64 = 64
-} qnet_nifti_type;
-typedef struct qnet_nifti_options {
-    qnet_nifti_type type;    /* of the voxels in the file */
-    /* voxel = stored * slope + intercept; slope 0 means none. Integer types round: susceptibility
-       in ppm needs a slope, such as 1e-4, or all of it becomes 0. */
-    double slope, intercept;
-    int gzip;                /* 1: compressed; qnet_nifti_save goes by the name instead */
-    int big_endian;
-    const char *description; /* at most 79 characters; NULL: none */
-} qnet_nifti_options;
-
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out);
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
@@ -1033,28 +1015,24 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
-   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
-   how such a file is read. */
+/* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0:
+   int16, voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
+   QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
+   its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options);
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
+                                      double slope, int gzip);
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
+/* Compressed if and only if the name ends in .gz. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options);
+                                     double slope);
 #endif
 /* Permutes and flips the axes, and the affine with them, so that the orientation becomes `to`,
    such as "RAS". World coordinates of every voxel stay the same. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 
-/* Inflate (RFC 1951) of a gzip member or members (RFC 1952), CRC checked; deflate likewise. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out);
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out);
-QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size); /* start with 0 */
+/* CRC-32 of RFC 1952 of bytes[size], going on from that of the bytes before; start with 0. */
+QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
 /* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
@@ -1641,7 +1619,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
-   checked sizes, byte order, minimum and maximum.
+   sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
+   system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1762,12 +1741,10 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
-#define QNET__TRY(expr)                                  \
-    do {                                                 \
-        qnet_status qnet__try_status = (expr);           \
-        if (qnet__try_status != QNET_OK) {               \
-            return qnet__try_status;                     \
-        }                                                \
+#define QNET__TRY(expr)                                         \
+    do {                                                        \
+        const qnet_status qnet__try_status = (expr);            \
+        if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
 QNET_API const char *qnet_status_text(qnet_status status)
@@ -1795,8 +1772,7 @@ QNET_API const char *qnet_status_name(qnet_status status)
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
-    if (b != 0 && a > (size_t)-1 / b)
-        return 0;
+    if (b != 0 && a > (size_t)-1 / b) return 0;
     *out = a * b;
     return 1;
 }
@@ -1804,31 +1780,15 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 /* *out = a + b; 0 and *out untouched when the sum does not fit. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
-    if (a > (size_t)-1 - b)
-        return 0;
+    if (a > (size_t)-1 - b) return 0;
     *out = a + b;
     return 1;
 }
 
-QNET__HELPER size_t qnet__min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER size_t qnet__max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-QNET__HELPER int qnet__min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER int qnet__max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
+QNET__HELPER size_t qnet__min_size(size_t a, size_t b) { return a < b ? a : b; }
+QNET__HELPER size_t qnet__max_size(size_t a, size_t b) { return a > b ? a : b; }
+QNET__HELPER int qnet__min_int(int a, int b) { return a < b ? a : b; }
+QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
@@ -1845,12 +1805,7 @@ QNET__HELPER int qnet__is_little_endian(void)
     return first == 1;
 }
 
-/* Loads and stores of unaligned numbers in a stated byte order, whatever the machine's own is. */
-QNET__HELPER uint16_t qnet__load_le16(const unsigned char *p)
-{
-    return (uint16_t)(p[0] | (unsigned)p[1] << 8);
-}
-
+/* The unaligned little-endian number at p, on any machine. */
 QNET__HELPER uint32_t qnet__load_le32(const unsigned char *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -1861,49 +1816,23 @@ QNET__HELPER uint64_t qnet__load_le64(const unsigned char *p)
     return (uint64_t)qnet__load_le32(p) | (uint64_t)qnet__load_le32(p + 4) << 32;
 }
 
-QNET__HELPER uint16_t qnet__load_be16(const unsigned char *p)
+/* Stores the lowest `bytes` bytes of v at p, the lowest first or, with big, last. */
+QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
 {
-    return (uint16_t)((unsigned)p[0] << 8 | p[1]);
+    for (int i = 0; i < bytes; i++, v >>= 8)
+        p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-QNET__HELPER uint32_t qnet__load_be32(const unsigned char *p)
+/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
-}
-
-QNET__HELPER uint64_t qnet__load_be64(const unsigned char *p)
-{
-    return (uint64_t)qnet__load_be32(p) << 32 | (uint64_t)qnet__load_be32(p + 4);
-}
-
-QNET__HELPER void qnet__store_le16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v & 255);
-    p[1] = (unsigned char)(v >> 8);
-}
-
-QNET__HELPER void qnet__store_le32(unsigned char *p, uint32_t v)
-{
-    qnet__store_le16(p, (uint16_t)(v & 0xffff));
-    qnet__store_le16(p + 2, (uint16_t)(v >> 16));
-}
-
-QNET__HELPER void qnet__store_le64(unsigned char *p, uint64_t v)
-{
-    qnet__store_le32(p, (uint32_t)(v & 0xffffffffu));
-    qnet__store_le32(p + 4, (uint32_t)(v >> 32));
-}
-
-QNET__HELPER void qnet__store_be16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v >> 8);
-    p[1] = (unsigned char)(v & 255);
-}
-
-QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
-{
-    qnet__store_be16(p, (uint16_t)(v >> 16));
-    qnet__store_be16(p + 2, (uint16_t)(v & 0xffff));
+    for (; count > 0; count--, p += size) {
+        for (size_t i = 0; i < size / 2; i++) {
+            const unsigned char byte = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = byte;
+        }
+    }
 }
 
 /* ============================================================================================
@@ -1920,21 +1849,27 @@ struct qnet_context {
     char error[QNET__SENTENCE]; /* of the last failure */
 };
 
-/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
-   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
-   surrogates). */
+/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
+   nothing above U+10FFFF (RFC 3629). */
+QNET__HELPER size_t qnet__utf8_size(const unsigned char *p, size_t left)
+{
+    const size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (n == 0 || n > left || p[0] > 0xf4) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* The same of a zero-ended text; 0 also for what may not go to a terminal: control characters (C0,
+   DEL, C1). */
 static size_t qnet__printable(const unsigned char *p)
 {
-    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-    size_t i;
-    for (i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
-    }
+    const size_t n = qnet__utf8_size(p, 4);
     if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
-    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
-    if (n == 3)
-        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
-    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+    return n == 2 && p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
 }
 
 /* A sentence as printf makes it. File names and file contents come into it, and it goes to
@@ -1960,8 +1895,7 @@ static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list a
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
     va_list args;
-    if (ctx == NULL)
-        return;
+    if (ctx == NULL) return;
     va_start(args, fmt);
     qnet__sentence(ctx->error, fmt, args);
     va_end(args);
@@ -2036,11 +1970,9 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     if (size >= 4 * QNET__HUGE_PAGE)
         align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
-    if (!qnet__add(size, align + sizeof raw, &bytes))
-        return NULL;
+    if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
-    if (raw == NULL)
-        return NULL;
+    if (raw == NULL) return NULL;
     block = raw + sizeof raw;
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
@@ -2086,8 +2018,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             for (;;) {
                 #pragma omp atomic capture
                 i = taken[share][0]++;
-                if (i >= size)
-                    break;
+                if (i >= size) break;
                 task(arg, first + i, self);
             }
         }
@@ -2135,13 +2066,6 @@ static double qnet__default_seconds(void *user)
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
         return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
-#elif defined(TIME_UTC)
-    {
-        struct timespec now;
-        if (timespec_get(&now, TIME_UTC) == TIME_UTC)
-            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        return (double)time(NULL);
-    }
 #elif defined(_WIN32)
     {
         struct __timeb64 now;
@@ -2180,12 +2104,12 @@ static qnet_cpu qnet__detect_cpu(void)
         return QNET_CPU_SCALAR;
     __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
     QNET__UNUSED(xcr0_high);
-    if ((xcr0 & 0x06u) != 0x06u || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0) {
-        return QNET_CPU_SCALAR; /* 0x06: the SSE and AVX registers */
-    }
-    if ((xcr0 & 0xe6u) != 0xe6u || (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) {
-        return QNET_CPU_AVX2;   /* 0xe0: the mask registers and both halves of the ZMM */
-    }
+    if ((xcr0 & 0x06u) != 0x06u /* the SSE and AVX registers */ ||
+        !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0)
+        return QNET_CPU_SCALAR;
+    if ((xcr0 & 0xe6u) != 0xe6u /* the mask registers and both halves of the ZMM, too */ ||
+        (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl)
+        return QNET_CPU_AVX2;
     return QNET_CPU_AVX512;
 #else
     return QNET__CPU_COMPILED;
@@ -2211,39 +2135,30 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     qnet_context *ctx;
     qnet_hooks h;
     qnet_cpu cpu;
-    if (out == NULL)
-        return QNET_ERROR_ARGUMENT;
+    int own_threads;
+    if (out == NULL) return QNET_ERROR_ARGUMENT;
     memset(&h, 0, sizeof h);
-    if (hooks != NULL)
-        h = *hooks;
+    if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    if ((h.allocator.alloc == NULL) != (h.allocator.free == NULL) || h.threads < 0 ||
-        h.threads > 4096 || cpu == QNET_CPU_AUTO) {
+    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
+    if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
+        h.threads < 0 || h.threads > 4096 ||
+        (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
         return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run != NULL && h.parallel.run != qnet__default_run &&
-        (h.parallel.workers < 1 || h.parallel.workers > 4096)) {
-        return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run == NULL && h.parallel.workers != 0) { /* `threads` was meant */
-        return QNET_ERROR_ARGUMENT;
-    }
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
         h.allocator.free = qnet__default_free;
     }
-    if (h.clock.seconds == NULL)
-        h.clock.seconds = qnet__default_seconds;
+    if (h.clock.seconds == NULL) h.clock.seconds = qnet__default_seconds;
 #ifdef QNET_USE_CBLAS
-    if (h.blas.sgemm == NULL)
-        h.blas.sgemm = qnet__cblas_sgemm;
+    if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
-    if (ctx == NULL)
-        return QNET_ERROR_MEMORY;
+    if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
-    /* The default run again: hooks were copied from another context, whose pointer they hold. */
-    if (h.parallel.run == NULL || h.parallel.run == qnet__default_run) {
+    if (!own_threads) {
         h.parallel.user = ctx;
         h.parallel.run = qnet__default_run;
 #ifdef QNET__OPENMP
@@ -2300,16 +2215,12 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
-    int i;
-    if (name == NULL || out == NULL)
-        return QNET_ERROR_ARGUMENT;
-    for (i = QNET_CPU_AUTO; i <= QNET_CPU_NEON; i++) {
-        if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) == 0) {
-            *out = (qnet_cpu)i;
-            return QNET_OK;
-        }
-    }
-    return QNET_ERROR_ARGUMENT;
+    int i = QNET_CPU_AUTO;
+    if (name == NULL || out == NULL) return QNET_ERROR_ARGUMENT;
+    while (i <= QNET_CPU_NEON && strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) i++;
+    if (i > QNET_CPU_NEON) return QNET_ERROR_ARGUMENT;
+    *out = (qnet_cpu)i;
+    return QNET_OK;
 }
 
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
@@ -2375,8 +2286,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[QNET__SENTENCE];
     va_list args;
-    if (ctx == NULL || ctx->hooks.log.message == NULL)
-        return;
+    if (ctx == NULL || ctx->hooks.log.message == NULL) return;
     va_start(args, fmt);
     qnet__sentence(text, fmt, args);
     va_end(args);
@@ -2388,70 +2298,59 @@ QNET__HELPER void qnet__trace(qnet_context *ctx, const char *name, const qnet_re
                               size_t s0, size_t s1, size_t s2, size_t s3)
 {
     const qnet_trace *trace = &ctx->hooks.trace;
-    if (trace->tensor != NULL) {
-        size_t shape[4];
-        shape[0] = s0;
-        shape[1] = s1;
-        shape[2] = s2;
-        shape[3] = s3;
-        trace->tensor(trace->user, name, data, ndim, shape);
-    }
+    const size_t shape[4] = {s0, s1, s2, s3};
+    if (trace->tensor != NULL) trace->tensor(trace->user, name, data, ndim, shape);
 }
+
+#define QNET__QUOTE(x) #x
+#define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
-    char compiler[64], workers[96];
-    const char *threads;
-#if defined(__TINYC__)
-    snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
-#elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
-#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
-             " -msimd128"
-#endif
-             , __clang_major__, __clang_minor__, __clang_patchlevel__);
-#elif defined(__GNUC__)
-    snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
-             __GNUC_PATCHLEVEL__);
-#elif defined(_MSC_VER)
-    snprintf(compiler, sizeof compiler, "msvc %d", _MSC_VER);
+    static const char build[] = "qnet " QNET_VERSION
+#if QNET__REAL_IS_DOUBLE
+        ", double"
 #else
-    snprintf(compiler, sizeof compiler, "unknown compiler");
+        ", float"
+#endif
+#ifdef QNET_REFERENCE
+        ", reference kernels"
+#endif
+#if defined(__TINYC__)
+        ", tcc " QNET__VALUE_TEXT(__TINYC__);
+#elif defined(__clang__)
+        ", clang " QNET__VALUE_TEXT(__clang_major__) "." QNET__VALUE_TEXT(__clang_minor__)
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+        " -msimd128"
+#endif
+        ;
+#elif defined(__GNUC__)
+        ", gcc " QNET__VALUE_TEXT(__GNUC__) "." QNET__VALUE_TEXT(__GNUC_MINOR__);
+#elif defined(_MSC_VER)
+        ", msvc " QNET__VALUE_TEXT(_MSC_VER);
+#else
+        ", unknown compiler";
 #endif
 #ifdef QNET__OPENMP
-    threads = "OpenMP";
+    const char *threads = "OpenMP";
 #else
-    threads = "no OpenMP";
+    const char *threads = "no OpenMP";
 #endif
-    workers[0] = '\0';
-    if (ctx != NULL) {
-        if (ctx->hooks.parallel.run != qnet__default_run)
-            threads = "caller's threads";
-        snprintf(workers, sizeof workers, ", %s%s, %lu worker%s", qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-                 (unsigned long)ctx->hooks.parallel.workers,
-                 ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (text == NULL || size == 0) return;
+    if (ctx == NULL) {
+        snprintf(text, size, "%s, %s", build, threads);
+        return;
     }
-    if (text != NULL && size > 0) {
-        snprintf(text, size, "qnet %s, %s%s, %s, %s%s", QNET_VERSION,
-                 QNET__REAL_IS_DOUBLE ? "double" : "float",
-#ifdef QNET_REFERENCE
-                 ", reference kernels",
-#else
-                 "",
-#endif
-                 compiler, threads, workers);
-    }
+    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+             (unsigned long)ctx->hooks.parallel.workers,
+             ctx->hooks.parallel.workers == 1 ? "" : "s");
 }
 
 QNET_API const char *qnet_version(void)
 {
     return QNET_VERSION;
-}
-
-QNET_API int qnet_version_number(void)
-{
-    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
@@ -2466,21 +2365,16 @@ static void qnet__philox(const uint32_t counter[4], const uint32_t key[2], uint3
 {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
-    int round;
-    for (round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * c0;
-        uint64_t p1 = (uint64_t)0xcd9e8d57u * c2;
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)(p1 & 0xffffffffu);
-        c3 = (uint32_t)(p0 & 0xffffffffu);
-        k0 = (uint32_t)((k0 + (uint64_t)0x9e3779b9u) & 0xffffffffu);
-        k1 = (uint32_t)((k1 + (uint64_t)0xbb67ae85u) & 0xffffffffu);
+        c1 = (uint32_t)p1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
     }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
 /* The stream's name fills key and counter: key = seed; counter = (block number, epoch, low word of
@@ -2489,10 +2383,10 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
 {
     qnet_rng rng;
     memset(&rng, 0, sizeof rng);
-    rng.key[0] = (uint32_t)(seed & 0xffffffffu);
+    rng.key[0] = (uint32_t)seed;
     rng.key[1] = (uint32_t)(seed >> 32);
     rng.counter[1] = epoch;
-    rng.counter[2] = (uint32_t)(sample & 0xffffffffu);
+    rng.counter[2] = (uint32_t)sample;
     rng.counter[3] = (uint32_t)(sample >> 32 & 0xffffffu) | (uint32_t)(purpose & 255) << 24;
     rng.used = 4;
     return rng;
@@ -2526,14 +2420,11 @@ QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
    and are drawn again (Lemire: Fast random integer generation in an interval. ACM TOMACS 2019). */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n)
 {
-    uint32_t threshold;
     uint64_t product;
-    if (n == 0)
-        return 0;
-    threshold = (0xffffffffu - n + 1) % n;
+    if (n == 0) return 0;
     do {
         product = (uint64_t)qnet_rng_u32(rng) * n;
-    } while ((uint32_t)(product & 0xffffffffu) < threshold);
+    } while ((uint32_t)product < (0xffffffffu - n + 1) % n);
     return (uint32_t)(product >> 32);
 }
 
@@ -2544,12 +2435,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
+   drawn again. */
+static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw < (0 - n) % n);
+    return draw % n;
+}
+
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
-    size_t i;
-    for (i = count; i > 1; i--) {
-        size_t j = qnet_rng_below(rng, (uint32_t)i);
-        int swap = items[i - 1];
+    for (size_t i = count; i > 1; i--) {
+        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
     }
@@ -2565,8 +2468,10 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 }
 
 /* ============================================================================================
-   >>file: bounded readers and writers over memory, stdio or callbacks; files are replaced whole;
-   folders are made and listed.
+   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
+   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
+   whole: written beside its path under another name, forced to the disk, renamed. Folders are
+   made, listed in a fixed order, and locked.
    ============================================================================================ */
 
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
@@ -2587,7 +2492,7 @@ static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const cha
                       code ? strerror(code) : "");
 }
 
-/* Up to n bytes into dst; fewer, or none, only at the end. */
+/* One call of the source: up to n bytes into dst; *got = 0 only at the end. */
 QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
                                          size_t *got)
 {
@@ -2600,48 +2505,11 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
-{
-    size_t done = 0, got;
-    for (; done < n; done += got) {
-        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
-        if (got == 0) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-    }
-    return QNET_OK;
-}
-
-static int qnet__buffer_write(void *user, const void *src, size_t size);
-
-QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
-{
-    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
-        qnet_buffer *buffer = (qnet_buffer *)sink->user;
-        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
-        if (status != QNET_OK)
-            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
-                              qnet_last_error(buffer->ctx));
-    } else if (n > 0) {
-        char what[40];
-        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
-        errno = 0;
-        if (sink->write(sink->user, src, n) != 0)
-            return qnet__io_error(ctx, qnet__sink_name(sink), what);
-    }
-    return QNET_OK;
-}
-
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
     *got = qnet__min_size(size, state->size - state->at);
-    if (*got > 0)
-        memcpy(dst, state->bytes + state->at, *got);
+    if (*got > 0) memcpy(dst, state->bytes + state->at, *got);
     state->at += *got;
     return 0;
 }
@@ -2667,20 +2535,15 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
-    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need)) {
+    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
-    }
-    if (need <= buffer->capacity)
-        return QNET_OK;
-    if (!qnet__mul(buffer->capacity, 2, &capacity))
-        capacity = need;
+    if (need <= buffer->capacity) return QNET_OK;
+    if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
     bytes = (unsigned char *)qnet__alloc(ctx, capacity);
-    if (bytes == NULL)
-        return qnet__no_memory(ctx, capacity, "a buffer");
-    if (buffer->size > 0)
-        memcpy(bytes, buffer->bytes, buffer->size);
+    if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
+    if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
     buffer->bytes = bytes;
     buffer->capacity = capacity;
@@ -2694,8 +2557,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
-    if (size > 0)
-        memcpy(buffer->bytes + buffer->size, bytes, size);
+    if (size > 0) memcpy(buffer->bytes + buffer->size, bytes, size);
     buffer->size += size;
     buffer->bytes[buffer->size] = 0;
     return QNET_OK;
@@ -2709,10 +2571,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     va_start(args, format);
     length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    if (length < 0) {
+    if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
                           format);
-    }
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, (size_t)length));
     va_start(args, format);
     vsnprintf((char *)buffer->bytes + buffer->size, (size_t)length + 1, format, args);
@@ -2723,10 +2584,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
 
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
-    if (buffer != NULL) {
-        qnet__free(ctx, buffer->bytes, buffer->capacity);
-        memset(buffer, 0, sizeof *buffer);
-    }
+    if (buffer == NULL) return;
+    qnet__free(ctx, buffer->bytes, buffer->capacity);
+    memset(buffer, 0, sizeof *buffer);
 }
 
 static int qnet__buffer_write(void *user, const void *src, size_t size)
@@ -2745,52 +2605,54 @@ QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, cons
     return sink;
 }
 
-/* The rest of a source, at most limit bytes, appended to an empty buffer. No size is believed: the
-   buffer grows with what is read. On failure the buffer is empty. */
-QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, size_t limit,
-                                        qnet_buffer *out)
+/* All n bytes of src into the sink. A buffer that cannot grow is no fault of a disk: its sentence
+   says so. */
+QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    unsigned char chunk[4096];
-    qnet_status status = QNET_OK;
-    for (;;) {
-        size_t got;
-        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
-        if (status == QNET_OK && got > limit - out->size) {
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
-                                qnet__source_name(source), (double)limit);
-        } else if (status == QNET_OK) {
-            status = qnet_buffer_append(ctx, out, chunk, got);
-        }
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, out);
-            return status;
-        }
-        if (got == 0)
-            return QNET_OK;
+    char what[40];
+    if (n == 0) return QNET_OK;
+    errno = 0;
+    if (sink->write == qnet__buffer_write) {
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        return status == QNET_OK ? status : qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                                                       qnet_last_error(buffer->ctx));
     }
+    if (sink->write(sink->user, src, n) == 0) return QNET_OK;
+    snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+    return qnet__io_error(ctx, qnet__sink_name(sink), what);
 }
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
+   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
+   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
+   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
 
 #if defined(QNET__POSIX)
+#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__fopen_new(path) fopen((path), "wbx")
+#define qnet__mkdir(path) mkdir((path), 0777)
+#define qnet__is_separator(c) ((c) == '/')
+#define qnet__fd_read read
+#define qnet__fd_write write
+#define qnet__fd_close close
 #ifdef __wasi__ /* has none */
 #define qnet__process() 0
 #else
 #define qnet__process() getpid()
 #endif
-#define qnet__is_separator(c) ((c) == '/')
-/* For what comes into being here and nowhere else: not through a link, nor over a file. */
-#define qnet__fopen_new(path) fopen((path), "wbx")
 /* Strict C99 hides these, too. */
 #if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
 extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
 #else
 #define qnet__fsync fsync
+#define qnet__readlink readlink
 #endif
 #if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
 #define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
@@ -2800,10 +2662,45 @@ extern int qnet__fsync(int file) __asm__("fsync");
 #define QNET__OPEN_FLAGS 0
 #endif
 
+static int qnet__look(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
+}
+
+/* 1: a link, here one that leads nowhere. */
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+
+#ifndef QNET_NO_FSYNC
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#else
+#define qnet__sync(path) 0
+#endif
+
 #elif defined(QNET__WINDOWS)
+#define QNET__FOLDERS 1
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0 /* the open file is forced instead */
+#define qnet__fd_read _read
+#define qnet__fd_write _write
+#define qnet__fd_close _close
 /* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
@@ -2854,10 +2751,9 @@ static int qnet__rename(const char *from, const char *to)
     return -1;
 }
 
-static FILE *qnet__fopen(const char *path, const char *mode)
+static FILE *qnet__fopen_read(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
-    QNET__UNUSED(mode); /* "rb", the only one */
     return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
 }
 
@@ -2871,77 +2767,58 @@ static FILE *qnet__fopen_new(const char *path)
     return file >= 0 ? _fdopen(file, "wb") : NULL;
 }
 
+static int qnet__look(const char *path)
+{
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
+    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+}
+
+static int qnet__mkdir(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+}
+
 #else
+#define QNET__FOLDERS 0
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
 #define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__process() 0
+#define qnet__mkdir(path) 0
 #define qnet__is_separator(c) ((c) == '/')
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0
+#define qnet__process() 0
+#define qnet__fd_write(file, text, size) 0
+#define qnet__fd_close(file) ((void)(file))
+
+static int qnet__look(const char *path)
+{
+    FILE *stream = fopen(path, "rb");
+    if (stream != NULL) fclose(stream);
+    return stream != NULL;
+}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
    that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
-#if defined(QNET__POSIX)
-    struct stat info;
-    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
-#elif defined(QNET__WINDOWS)
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
-        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-#else
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) {
-        fclose(stream);
-        return 1;
-    }
-#endif
-    return errno != ENOENT && errno != ENOTDIR;
+    const int kind = qnet__look(path);
+    return kind > 0 ? kind : errno != ENOENT && errno != ENOTDIR;
 }
 
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-/* Forces a closed file, or the names in a folder, to the disk. */
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#endif
+/* ---- files ---- */
 
-/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
-   which is whole too: no failure. */
-static void qnet__sync_folder(char *path)
-{
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        (void)qnet__sync(".");
-    } else if (slash == path) {
-        (void)qnet__sync("/");
-    } else {
-        *slash = '\0';
-        (void)qnet__sync(path);
-        *slash = '/';
-    }
-#else
-    QNET__UNUSED(path);
-#endif
-}
-
-/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
+/* An open file. The path is the caller's and outlives it. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
-    char *path, *temporary; /* one block of `bytes` bytes at path */
+    const char *path;
+    char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
 } qnet__file;
 
@@ -2958,39 +2835,8 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
-
-/* Fills f with the path, room for the temporary name, and no stream. */
-static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
-{
-    size_t length;
-    if (ctx == NULL || path == NULL || path[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
-    length = strlen(path);
-    f->ctx = ctx;
-    f->stream = NULL;
-    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
-    f->path = (char *)qnet__alloc(ctx, f->bytes);
-    if (f->path == NULL)
-        return qnet__no_memory(ctx, f->bytes, "a file name");
-    f->temporary = f->path + length + 1;
-    memcpy(f->path, path, length + 1);
-    return QNET_OK;
-}
-
-/* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    qnet__free(f->ctx, f->path, f->bytes);
-    f->path = NULL;
-}
-
 /* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. What is read is put back; pipes are let alone. */
+   without links has that of the link. The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(FILE *stream)
 {
     char text[1024];
@@ -3007,66 +2853,124 @@ static int qnet__is_pointer_file(FILE *stream)
            (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
 }
 
-/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
-   nowhere. path is cut up and put together again. */
-static int qnet__is_broken_link(char *path)
-{
-    int listed = 0;
-#ifdef QNET__POSIX /* lstat is not declared everywhere */
-    char *slash = strrchr(path, '/');
-    const char *name = slash != NULL ? slash + 1 : path;
-    struct dirent *entry;
-    DIR *folder;
-    if (slash != NULL) *slash = '\0';
-    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
-    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
-        listed = strcmp(entry->d_name, name) == 0;
-    if (folder != NULL) closedir(folder);
-    if (slash != NULL) *slash = '/';
-#else
-    QNET__UNUSED(path);
-#endif
-    return listed;
-}
-
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    if (qnet__path_kind(path) == 2) {
-        errno = 0; /* fopen opens folders on some systems */
-    } else {
-        f->stream = qnet__fopen(path, "rb");
-    }
-    if (f->stream == NULL) {
-        int code = errno; /* 0: not even tried, a folder */
-        int none = code == ENOENT || code == ENOTDIR;
-        int link = none && qnet__is_broken_link(f->path);
-        qnet__file_close(f);
-        if (none) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
-                              "a link that leads nowhere, as git-annex leaves them: not "
-                              "downloaded: git annex get / datalad get");
-        }
+    int code;
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
+                          path);
+    f->stream = qnet__fopen_read(path);
+    code = errno;
+    if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
+                          "no such file" : "a link that leads nowhere, as git-annex leaves them: "
+                          "not downloaded: git annex get / datalad get");
+    if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
-                          code != 0 ? strerror(code) : "it is a folder");
-    }
+                          strerror(code));
     if (qnet__is_pointer_file(f->stream)) {
-        qnet__file_close(f);
+        fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
-    out->name = f->path;
+    out->name = path;
     return QNET_OK;
 }
 
-/* Linux reads a file in several places at a time. */
+/* Closes a file that was read. */
+QNET__HELPER void qnet__file_close(qnet__file *f)
+{
+    fclose(f->stream);
+}
+
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
+   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
+                                                 qnet__file *f, qnet_sink *out)
+{
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    f->ctx = ctx;
+    f->path = path;
+    f->stream = NULL;
+    f->bytes = strlen(path) + QNET__TEMPORARY;
+    f->temporary = (char *)qnet__alloc(ctx, f->bytes);
+    if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
+    if (f->stream == NULL) {
+        const qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for "
+                                              "writing: %s", f->temporary, strerror(errno));
+        qnet__free(ctx, f->temporary, f->bytes);
+        return status;
+    }
+    out->user = f;
+    out->write = qnet__file_write;
+    out->name = path;
+    return QNET_OK;
+}
+
+/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+   to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
+QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
+{
+    int bad = ferror(f->stream);
+    errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
+    bad |= fclose(f->stream);
+    if (status == QNET_OK && (bad || qnet__sync(f->temporary) != 0 ||
+                              qnet__rename(f->temporary, f->path) != 0)) {
+        const int code = errno;
+        status = qnet__fail(f->ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
+                            qnet__path_kind(f->path) == 2 ? "it is a folder"
+                            : code != 0                   ? strerror(code)
+                                                          : "a write failed");
+    }
+    if (status != QNET_OK) {
+        (void)qnet__remove(f->temporary);
+    } else { /* The new name, too: after a power cut the old file, which is whole, is no failure. */
+        char *slash = strrchr(f->temporary, '/');
+        if (slash != NULL) slash[slash == f->temporary] = '\0';
+        (void)qnet__sync(slash != NULL ? f->temporary : ".");
+    }
+    qnet__free(f->ctx, f->temporary, f->bytes);
+    return status;
+}
+
+/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
+   Returns 0 when the place in the file is lost. */
+static int qnet__file_left(const qnet_source *source, size_t *left)
+{
+    FILE *stream;
+    long at, end;
+    *left = 0;
+    if (source->read != qnet__file_read) return 1;
+    stream = ((qnet__file *)source->user)->stream;
+    at = ftell(stream);
+    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
+    end = ftell(stream);
+    *left = end > at ? (size_t)(end - at) : 0;
+    return fseek(stream, at, SEEK_SET) == 0;
+}
+
 #ifdef QNET__LINUX64
 #define QNET__FILE_PIECES 32
+#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
 extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
 extern int qnet__fileno(FILE *stream) __asm__("fileno");
 
@@ -3093,120 +2997,83 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
     job->whole[i] = done == end;
 }
 
-/* Appends the next size > 0 bytes of a file to out, read by all threads; its length is looked at
-   before memory is asked for. *done = 0: the source is no file, or does not have them; nothing is
-   read. */
-QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size,
-                                           qnet_buffer *out, int *done)
+/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
+   several places at a time. Where that fails nothing is appended. */
+static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
+    FILE *stream = ((qnet__file *)source->user)->stream;
     qnet__pieces_job job;
-    FILE *stream;
-    unsigned char last;
-    int i, whole = 1;
-    *done = 0;
-    if (source->read != qnet__file_read)
-        return QNET_OK;
-    stream = ((qnet__file *)source->user)->stream;
+    int whole = 1;
     job.file = qnet__fileno(stream);
     job.at = ftell(stream);
-    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1)
-        return QNET_OK;
-    QNET__TRY(qnet__buffer_reserve(ctx, out, size));
     job.dst = out->bytes + out->size;
     job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (i = 0; i < QNET__FILE_PIECES; i++)
-        whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) {
-        out->size += size;
-        out->bytes[out->size] = 0;
-        *done = 1;
-    }
-    return QNET_OK;
+    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
+    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
 }
 #endif
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
-   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
-   there is nothing to close. */
-QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
-                                                 qnet__file *f, qnet_sink *out)
-{
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    for (int n = 0; n < 100 && f->stream == NULL; n++) {
-        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
-                 (unsigned long)qnet__process(), n);
-        errno = 0;
-        f->stream = qnet__fopen_new(f->temporary);
-        if (f->stream == NULL && errno != EEXIST) break;
-    }
-    if (f->stream == NULL) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
-                                        f->temporary, strerror(errno));
-        qnet__file_close(f);
-        return status;
-    }
-    out->user = f;
-    out->write = qnet__file_write;
-    out->name = f->path;
-    return QNET_OK;
-}
+#endif /* QNET_NO_STDIO */
 
-/* Closes and removes the temporary file; what was at path stays. */
-QNET__HELPER void qnet__file_abandon(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    (void)qnet__remove(f->temporary);
-    qnet__file_close(f);
-}
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
 
-/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
-   removed and path stays. */
-QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
+/* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
+   ends. A file that ends within them is believed its length. A stream is not: out has room for at
+   most 16 times of what has come and QNET__READ_TRUST. */
+QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
+                                    qnet_buffer *out)
 {
-    int bad = ferror(f->stream), code;
+    const size_t start = out->size;
+    size_t got = 1;
+#ifndef QNET_NO_STDIO
+    size_t left;
     errno = 0;
-#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
-    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+    if (!qnet__file_left(source, &left))
+        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    if (left > 0 && left <= size) {
+        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
+#ifdef QNET__LINUX64
+        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
 #endif
-    bad |= fclose(f->stream);
-    f->stream = NULL;
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    bad = bad || qnet__sync(f->temporary) != 0;
-#endif
-    bad = bad || qnet__rename(f->temporary, f->path) != 0;
-    code = errno;
-    if (bad) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
-                                        : code != 0                   ? strerror(code)
-                                                                      : "a write failed");
-        qnet__file_abandon(f);
-        return status;
     }
-    qnet__sync_folder(f->path);
-    qnet__file_close(f);
+#endif
+    while (out->size - start < size && got > 0) {
+        const size_t done = out->size - start, more = size - done;
+        if (out->capacity - out->size < 2)
+            QNET__TRY(qnet__buffer_reserve(ctx, out,
+                                           qnet__min_size(more, 15 * done + QNET__READ_TRUST)));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size,
+                                  qnet__min_size(more, out->capacity - out->size - 1), &got));
+        out->size += got;
+    }
+    if (out->bytes != NULL) out->bytes[out->size] = 0;
     return QNET_OK;
 }
+
+/* Exactly size bytes, or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source, size_t size,
+                                          const char *what, qnet_buffer *out)
+{
+    const size_t start = out->size;
+    QNET__TRY(qnet__read(ctx, source, size, out));
+    if (out->size - start == size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: truncated: expected %.0f bytes of %s, found "
+                      "%.0f", qnet__source_name(source), (double)size, what,
+                      (double)(out->size - start));
+}
+
+#ifndef QNET_NO_STDIO
 
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet__write(ctx, &sink, bytes, size);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
@@ -3214,24 +3081,17 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status = QNET_OK;
-    long length;
-    memset(&bytes, 0, sizeof bytes);
+    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    limit = limit > 0 ? limit : QNET_MAX_FILE_BYTES;
-    /* Room for the length that the file says it has, so that few copies are made on the way. */
-    length = fseek(file.stream, 0, SEEK_END) == 0 ? ftell(file.stream) : 0;
-    rewind(file.stream);
-    if (length > 0 && (size_t)length <= limit)
-        status = qnet__buffer_reserve(ctx, &bytes, (size_t)length);
-    if (status == QNET_OK)
-        status = qnet__read_all(ctx, &source, limit, &bytes);
+    limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
+    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    if (status == QNET_OK && out->size > limit)
+        status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
+                            (double)limit);
     qnet__file_close(&file);
-    if (status == QNET_OK)
-        *out = bytes;
+    if (status != QNET_OK) qnet_buffer_free(ctx, out);
     return status;
 }
 
@@ -3240,52 +3100,38 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* One level; errno, or 0. */
+/* Makes one level; errno, or 0. */
 static int qnet__make_one_folder(const char *path)
 {
     errno = 0;
-#if defined(QNET__POSIX)
-    return mkdir(path, 0777) == 0 ? 0 : errno;
-#elif defined(QNET__WINDOWS)
-    {
-        wchar_t wide[QNET__UTF16_SIZE];
-        return qnet__utf16(path, wide) && _wmkdir(wide) == 0 ? 0 : errno;
-    }
-#else
-    QNET__UNUSED(path);
-    return 0;
-#endif
+    return qnet__mkdir(path) == 0 ? 0 : errno;
 }
 
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
-    qnet__file names;
-    size_t i;
-    int made, code, above = ENOENT; /* why the folder could not be made, and why one above it */
-    QNET__TRY(qnet__file_names(ctx, path, &names));
+    qnet_buffer copy = {NULL, 0, 0, NULL};
+    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
     /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (i = 1; names.path[i] != '\0'; i++) {
-        char c = names.path[i];
-        if (qnet__is_separator(c)) {
-            names.path[i] = '\0';
-            code = qnet__make_one_folder(names.path);
-            if (code != 0 && code != EEXIST && above == ENOENT) above = code;
-            names.path[i] = c;
-        }
+    for (size_t i = 1; path[i] != '\0'; i++) {
+        if (!qnet__is_separator(path[i])) continue;
+        copy.bytes[i] = '\0';
+        code = qnet__make_one_folder((const char *)copy.bytes);
+        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        copy.bytes[i] = (unsigned char)path[i];
     }
-    code = qnet__make_one_folder(names.path);
+    qnet_buffer_free(ctx, &copy);
+    code = qnet__make_one_folder(path);
     if (code == ENOENT) code = above;
     errno = 0;
-    made = qnet__path_kind(path) == 2;
+    if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
-    qnet__file_close(&names);
-    if (!made) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
-                          code == EEXIST ? "a file of this name is in the way"
-                          : code != 0    ? strerror(code)
-                                         : "not supported on this system");
-    }
-    return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
+                      code == EEXIST ? "a file of this name is in the way"
+                      : code != 0    ? strerror(code)
+                                     : "not supported on this system");
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3295,54 +3141,55 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
 {
-    char padded[QNET__NAME_SIZE];
-    size_t length = strlen(name);
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return QNET_OK;
-    if (length >= sizeof padded) {
+    char padded[QNET__NAME_SIZE] = {0};
+    const size_t length = strlen(name);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
+    if (length >= sizeof padded)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
                           "the limit is %d", folder, name, (unsigned long)length,
                           QNET__NAME_SIZE - 1);
-    }
-    memset(padded, 0, sizeof padded);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
+#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
+#if !QNET__FOLDERS
+    QNET__UNUSED(names);
+    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
+#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry = NULL;
-    if (folder == NULL) {
-        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
-                                                                   : QNET_ERROR_IO,
-                          "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
-    do {
-        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
-    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
-    if (status == QNET_OK && errno != 0)
-        status = qnet__io_error(ctx, path, "reading the folder");
-    closedir(folder);
+    const struct dirent *entry = NULL;
+    const int opened = folder != NULL;
 #else
     wchar_t wide[QNET__UTF16_SIZE + 2];
     char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
     struct _wfinddata64_t entry;
-    intptr_t handle = -1;
-    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
-    if (handle == -1) {
-        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+    const intptr_t handle =
+        qnet__utf16(path, wide) ? _wfindfirst64(wcscat(wide, L"/*"), &entry) : -1;
+    const int opened = handle != -1;
+#endif
+    if (!opened)
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
+#if defined(QNET__POSIX)
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
+    closedir(folder);
+#else
     do {
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
@@ -3355,8 +3202,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-}
 #endif
+}
 
 /* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
    system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
@@ -3365,11 +3212,8 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
                                            char (**names)[QNET__NAME_SIZE], size_t *count,
                                            size_t *bytes)
 {
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-    qnet_buffer list;
-    qnet_status status;
-    memset(&list, 0, sizeof list);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_buffer list = {NULL, 0, 0, NULL};
+    const qnet_status status = qnet__list_names(ctx, path, &list);
     if (status != QNET_OK) {
         qnet_buffer_free(ctx, &list);
         return status;
@@ -3380,12 +3224,6 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     *count = list.size / QNET__NAME_SIZE;
     *bytes = list.capacity;
     return QNET_OK;
-#else
-    QNET__UNUSED(names);
-    QNET__UNUSED(count);
-    QNET__UNUSED(bytes);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#endif
 }
 
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
@@ -3410,8 +3248,8 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
-    int file;
-    size_t there; /* bytes of the folder's path that were there before */
+    int file;       /* -1: none, on a system without locks */
+    size_t there;   /* bytes of the folder's path that were there before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3435,16 +3273,12 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-/* The refusal, from a file that the holder wrote. */
+#if QNET__FOLDERS
+/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-#ifdef QNET__POSIX
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
-#else
-    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
-#endif
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3515,7 +3349,7 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 }
 #endif
 
-/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+/* Removes folders that this lock made, as far as they are empty. */
 static void qnet__lock_tidy(const qnet__lock *lock)
 {
     char path[sizeof lock->path];
@@ -3552,25 +3386,21 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-#if defined(QNET__POSIX)
-    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
-#elif defined(QNET__WINDOWS)
-    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
-#endif
+    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
     return QNET_OK;
 }
 
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#if defined(QNET__POSIX)
+#ifndef QNET__WINDOWS
     (void)qnet__remove(lock->path);
-    if (lock->file >= 0) {
-        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
-        close(lock->file);
-    }
-#elif defined(QNET__WINDOWS)
-    _close(lock->file);
+#endif
+#if defined(QNET__POSIX)
+    if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+#endif
+    if (lock->file >= 0) qnet__fd_close(lock->file);
+#ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
     qnet__lock_tidy(lock);
@@ -3601,8 +3431,7 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
     int i;
     for (i = 0; i < table->count; i++) {
-        if (strcmp(table->entries[i].name, name) == 0)
-            return i;
+        if (strcmp(table->entries[i].name, name) == 0) return i;
     }
     return -1;
 }
@@ -11632,15 +11461,6 @@ static const uint8_t qnet__codelen_order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10,
                                                 11, 4,  12, 3, 13, 2, 14, 1, 15};
 static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = {2, 3, 7};
 
-/* Lengths of the fixed code (RFC 1951, 3.2.6): length[288] and dist_length[32]. */
-static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
-{
-    int i;
-    for (i = 0; i < QNET__FIXED_CODES; i++)
-        length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-    memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
-}
-
 /* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
@@ -12016,7 +11836,9 @@ static void qnet__inflate_block(qnet__inflate *s)
         if (s->stored_left != (qnet__inflate_bits(s, 16) ^ 0xffff))
             wrong = "the length of a stored block and its complement differ";
     } else if (type == 1) {
-        qnet__fixed_lengths(length, dist_length);
+        for (int i = 0; i < QNET__FIXED_CODES; i++) /* RFC 1951, 3.2.6 */
+            length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+        memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
         qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, QNET__FIXED_CODES);
         qnet__huffman_build(&s->dist, QNET__FOR_DIST, dist_length, 32);
     } else {
@@ -12158,49 +11980,6 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
         memcpy((unsigned char *)dst + *got, s->out + s->taken, n);
     }
     return QNET_OK;
-}
-
-/* Takes back what was appended to out after its first `size` bytes. */
-static void qnet__buffer_cut(qnet_context *ctx, qnet_buffer *out, size_t size)
-{
-    if (size == 0) {
-        qnet_buffer_free(ctx, out);
-        return;
-    }
-    out->size = size;
-    out->bytes[size] = 0;
-}
-
-/* limit 0: QNET_MAX_FILE_BYTES. Appends to out, which is as before on failure. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out)
-{
-    qnet_memory_source memory;
-    qnet_source source;
-    qnet__inflate *s;
-    qnet_status status;
-    size_t before, n;
-    if (ctx == NULL || bytes == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_decompress: context, bytes or out is NULL");
-    if (limit == 0) limit = (size_t)QNET_MAX_FILE_BYTES;
-    s = (qnet__inflate *)qnet__alloc(ctx, sizeof *s);
-    if (s == NULL) return qnet__no_memory(ctx, sizeof *s, "unpacking gzip data");
-    source = qnet_source_memory(&memory, bytes, size, NULL);
-    qnet__inflate_start(s, ctx, &source, "", 0);
-    before = out->size;
-    do { /* piece by piece, so that a small file which unpacks to a huge one ends at the limit */
-        status = qnet__inflate_fill(s);
-        n = s->made - s->taken;
-        if (status == QNET_OK && s->gone + s->made > limit)
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "gzip data unpacks to more than %.0f bytes",
-                                (double)limit);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, out, s->out + s->taken, n);
-        s->taken += n;
-    } while (status == QNET_OK && s->mode != QNET__IN_END);
-    qnet__free(ctx, s, sizeof *s);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
 }
 
 /* ---- deflate --------------------------------------------------------------------------------- */
@@ -12419,13 +12198,6 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
     return bits;
 }
 
-/* The bits of the block's tokens with code lengths litlen[] and dist[]. */
-static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, const uint8_t *dist)
-{
-    return qnet__coded_bits(d->litlen.count, litlen, QNET__LITLEN_CODES, qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, dist, QNET__DIST_CODES, qnet__dist_extra, 0);
-}
-
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
@@ -12486,37 +12258,28 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
            qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
 }
 
-/* Codes window[start..size) as one block in the smallest of the three forms, and hands it on. */
+/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
 static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 {
-    uint8_t fixed[QNET__FIXED_CODES], fixed_dist[32];
     qnet__alphabet codelen;
-    size_t n = d->size - d->start, dynamic_bits, fixed_bits, stored_bits = 8 * n + 40, written;
+    const size_t n = d->size - d->start;
+    size_t bits, written; /* with codes of its own: exact before a bit is written */
     qnet__deflate_parse(d);
     qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
     qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
     memset(&codelen, 0, sizeof codelen);
-    qnet__fixed_lengths(fixed, fixed_dist);
-    /* Each form's exact cost is known before a bit is written. */
-    dynamic_bits = qnet__deflate_head(d, &codelen, 0) +
-                   qnet__deflate_cost(d, d->litlen.length, d->dist.length);
-    fixed_bits = qnet__deflate_cost(d, fixed, fixed_dist);
+    bits = qnet__deflate_head(d, &codelen, 0) +
+           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
+                            qnet__length_extra, 257) +
+           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
     qnet__put_bits(d, last ? 1 : 0, 1);
-    /* Ties go to the form that is faster to unpack. */
-    if (stored_bits <= qnet__min_size(dynamic_bits, fixed_bits)) {
+    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
         qnet__put_bits(d, 0, 2);
         qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
         qnet__put_bits(d, (uint32_t)n, 16);
         qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
         memcpy(d->out + d->written, d->window + d->start, n);
         d->written += n;
-    } else if (fixed_bits <= dynamic_bits) {
-        qnet__put_bits(d, 1, 2);
-        memcpy(d->litlen.length, fixed, sizeof fixed);
-        memcpy(d->dist.length, fixed_dist, QNET__DIST_CODES);
-        qnet__canonical_codes(fixed, QNET__FIXED_CODES, d->litlen.code);
-        qnet__canonical_codes(fixed_dist, QNET__DIST_CODES, d->dist.code);
-        qnet__deflate_tokens(d);
     } else {
         qnet__put_bits(d, 2, 2);
         qnet__deflate_head(d, &codelen, 1);
@@ -12569,34 +12332,9 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     QNET__TRY(qnet__deflate_block(d, 1));
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
     QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store_le32(trailer, d->check);
-    qnet__store_le32(trailer + 4, d->plain_size);
-    if (d->zlib) qnet__store_be32(trailer, d->check);
+    qnet__store(trailer, 4, d->zlib, d->check);
+    qnet__store(trailer + 4, 4, 0, d->plain_size);
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
-}
-
-/* Appends one gzip member to out, which is as before on failure. Same bytes in, same bytes out:
-   no time and no name are written. */
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out)
-{
-    qnet__deflate *d;
-    qnet_sink sink;
-    qnet_status status;
-    size_t before;
-    if (ctx == NULL || (bytes == NULL && size > 0) || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_compress: context, bytes or out is NULL");
-    d = (qnet__deflate *)qnet__alloc(ctx, sizeof *d);
-    if (d == NULL) return qnet__no_memory(ctx, sizeof *d, "packing gzip data");
-    before = out->size;
-    sink = qnet_sink_buffer(ctx, out, "(memory)");
-    qnet__deflate_start(d, ctx, &sink, 0);
-    status = qnet__deflate_write(d, bytes, size);
-    if (status == QNET_OK) status = qnet__deflate_finish(d);
-    qnet__free(ctx, d, sizeof *d);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
 }
 
 /* ============================================================================================
@@ -12608,9 +12346,9 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
                                    const unsigned char *bytes, size_t size)
 {
     unsigned char head[8], crc[4];
-    qnet__store_be32(head, (uint32_t)size);
+    qnet__store(head, 4, 1, (uint32_t)size);
     memcpy(head + 4, type, 4);
-    qnet__store_be32(crc, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
+    qnet__store(crc, 4, 1, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
     QNET__TRY(qnet__write(ctx, sink, head, 8));
     QNET__TRY(qnet__write(ctx, sink, bytes, size));
     return qnet__write(ctx, sink, crc, 4);
@@ -12631,29 +12369,30 @@ static int qnet__png_predict(int kind, int left, int above, int corner)
     }
 }
 
-/* line[1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Of the five kinds the one with the smallest sum of absolute differences
-   wins (PNG, 12.8). */
-static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                             unsigned char *line)
+/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
+   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
+   with the smallest sum of absolute differences wins (PNG, 12.8). */
+static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
+                            unsigned char *line[2])
 {
     double best = HUGE_VAL;
-    int pass, best_kind = 0;
-    size_t i;
-    for (pass = 0; pass < 6; pass++) { /* the sixth time with the best: what is in line stays */
-        int kind = pass < 5 ? pass : best_kind;
+    int next = 0; /* the line that is free; the other holds the best so far */
+    for (int kind = 0; kind < 5; kind++) {
         double sum = 0;
-        for (i = 0; i < bytes; i++) {
-            int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            int corner = above && i >= pixel ? above[i - pixel] : 0;
-            int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[1 + i] = (unsigned char)d;
+        line[next][0] = (unsigned char)kind;
+        for (size_t i = 0; i < bytes; i++) {
+            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
+            const int corner = above && i >= pixel ? above[i - pixel] : 0;
+            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
+            line[next][1 + i] = (unsigned char)d;
             sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
         }
-        if (sum < best) best_kind = kind;
-        best = fmin(best, sum);
+        if (sum < best) {
+            best = sum;
+            next = !next;
+        }
     }
-    line[0] = (unsigned char)best_kind;
+    return !next;
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
@@ -12662,7 +12401,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line;
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
     qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
@@ -12679,21 +12418,22 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + row + 1;
+    block = sizeof *d + 2 * (row + 1);
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line = (unsigned char *)(d + 1);
+    line[0] = (unsigned char *)(d + 1);
+    line[1] = line[0] + row + 1;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
-        qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line, row + 1);
+        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
+        status = qnet__deflate_write(d, line[best], row + 1);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
-    qnet__store_be32(head, (uint32_t)width);
-    qnet__store_be32(head + 4, (uint32_t)height);
+    qnet__store(head, 4, 1, (uint32_t)width);
+    qnet__store(head + 4, 4, 1, (uint32_t)height);
     head[9] = channels == 3 ? 2 : 0; /* colour type */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
@@ -12715,17 +12455,17 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 
 /* ============================================================================================
    >>nifti   Volumes, and NIfTI-1 files in and out (nifti1.h, R. W. Cox 2007).
 
-   Nothing is flipped when a file is read: voxels stay in file order, and where they lie is in
-   the affine. Turning a volume is an act of its own, qnet_volume_reorient.
+   A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
+   right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
+   order, and where they lie is in the affine. Turning a volume is an act of its own,
+   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
@@ -12740,39 +12480,39 @@ static double qnet__det3(double m[3][3])
 
 /* affine[3][4], row by row. norm[j]: the length of its column j, the spacing along axis j; r[3][3]:
    the orthogonal matrix nearest to the normalised columns, by Newton's iteration R <- (R + R^-T) /
-   2 for the polar decomposition (Higham 1986). Returns 0 when the affine is not finite or singular.
- */
+   2 for the polar decomposition, which converges quadratically (Higham 1986). Returns 0 when the
+   affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j, step;
+    int i, j;
     for (j = 0; j < 3; j++) {
-        double a = affine[j], b = affine[4 + j], c = affine[8 + j];
+        const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
         for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
-    for (step = 0; step < 50; step++) {
-        double det = qnet__det3(r), next[3][3], change = 0;
+    for (int step = 0; step < 30; step++) {
+        const double det = qnet__det3(r);
+        double next[3][3];
         for (i = 0; i < 3; i++) {
-            int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
+            const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
             for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
-                int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
+                const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
-                change += fabs(next[i][j] - r[i][j]);
             }
         }
         memcpy(r, next, sizeof next);
-        if (change < 1e-15) break;
     }
     return 1;
 }
+
+#define QNET__AXIS_TIE 1e-6
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
    nibabel's io_orientation does it. At 45 degrees two are as near: then the first, whatever the
    rounding of an affine to float makes of it. */
-#define QNET__AXIS_TIE 1e-6
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
@@ -12781,7 +12521,7 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
         strength[j] = fmax(fabs(r[0][j]), fmax(fabs(r[1][j]), fabs(r[2][j])));
         world[j] = -1;
     }
-    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
+    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may be nearest to the same */
         for (i = 0, j = -1; i < 3; i++)
             if (world[i] < 0 && (j < 0 || strength[i] > strength[j] + QNET__AXIS_TIE)) j = i;
         for (i = 0, best = -1; i < 3; i++)
@@ -12796,41 +12536,19 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 /* "RAS", "LPI", ...: what the axes of r point to. */
 static void qnet__orientation_text(double r[3][3], char text[4])
 {
-    int world[3], sign[3], j;
+    int world[3], sign[3];
     qnet__nearest_axes(r, world, sign);
-    for (j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
+    for (int j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
     text[3] = '\0';
-}
-
-/* The quaternion of a rotation, scalar part first and not negative. Row k of m is 4 q_k q: the one
-   with the largest diagonal is divided by the largest number there is (Shepperd 1978). */
-static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
-{
-    double m[4][4], trace = r[0][0] + r[1][1] + r[2][2], s;
-    int i, j, k;
-    m[0][0] = 1 + trace;
-    for (i = 0; i < 3; i++) {
-        j = (i + 1) % 3;
-        k = (i + 2) % 3;
-        m[0][i + 1] = m[i + 1][0] = r[k][j] - r[j][k];
-        m[i + 1][i + 1] = 1 + 2 * r[i][i] - trace;
-        m[i + 1][j + 1] = m[j + 1][i + 1] = r[j][i] + r[i][j];
-    }
-    for (i = 1, k = 0; i < 4; i++)
-        if (m[i][i] > m[k][k]) k = i;
-    s = 2 * sqrt(m[k][k]);
-    if (m[k][0] < 0) s = -s; /* q and -q are one rotation; the file takes a as positive */
-    for (i = 0; i < 4; i++) q[i] = m[k][i] / s;
 }
 
 /* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
-    double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    int i;
-    for (i = 0; i < 3; i++) {
-        int j = (i + 1) % 3, k = (i + 2) % 3;
-        double b = q[1 + i], c = q[1 + j], d = q[1 + k];
+    const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3, k = (i + 2) % 3;
+        const double b = q[1 + i], c = q[1 + j], d = q[1 + k];
         r[i][i] = 1 - s * (c * c + d * d);
         r[i][j] = s * (b * c - a * d);
         r[i][k] = s * (b * d + a * c);
@@ -12855,8 +12573,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
                                         qnet_volume **out)
 {
     qnet_volume *v;
-    size_t count = qnet__voxel_count(nx, ny, nz);
-    int i;
+    const size_t count = qnet__voxel_count(nx, ny, nz);
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -12867,10 +12584,8 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
     v->ctx = ctx;
-    v->nx = nx;
-    v->ny = ny;
-    v->nz = nz;
-    for (i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
+    v->nx = nx, v->ny = ny, v->nz = nz;
+    for (int i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
     memcpy(v->orientation, "RAS", 4);
     v->affine_source = 2;
     v->voxels = (float *)qnet__alloc(ctx, count * sizeof *v->voxels);
@@ -12899,10 +12614,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
     double norm[3], r[3][3], affine[3][4], spacing[3];
-    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k, x, y, z;
+    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    size_t bytes, at = 0;
-    float *voxels;
     if (volume == NULL || to == NULL)
         return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_volume_reorient: volume or orientation is NULL");
@@ -12910,12 +12623,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
     qnet__nearest_axes(r, world, sign);
-    n[0] = volume->nx;
-    n[1] = volume->ny;
-    n[2] = volume->nz;
-    stride[0] = 1;
-    stride[1] = n[0];
-    stride[2] = (ptrdiff_t)n[0] * n[1];
+    n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
+    stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) {
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
@@ -12939,20 +12648,18 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     }
     /* The fields are set in any case, since the caller may have changed the affine. */
     if (moves) {
-        bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof *voxels;
-        voxels = (float *)qnet__alloc(volume->ctx, bytes);
+        const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
+        float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (z = 0; z < size[2]; z++)
-            for (y = 0; y < size[1]; y++) {
-                const float *row = volume->voxels + (start + z * step[2] + y * step[1]);
-                for (x = 0; x < size[0]; x++) voxels[at++] = row[x * step[0]];
+        for (k = 0; k < size[2]; k++)
+            for (j = 0; j < size[1]; j++) {
+                const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
+                for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
             }
         qnet__free(volume->ctx, volume->voxels, bytes);
         volume->voxels = voxels;
     }
-    volume->nx = size[0];
-    volume->ny = size[1];
-    volume->nz = size[2];
+    volume->nx = size[0], volume->ny = size[1], volume->nz = size[2];
     memcpy(volume->affine, affine, sizeof affine);
     memcpy(volume->spacing, spacing, sizeof spacing);
     memcpy(volume->orientation, to, 4);
@@ -12961,141 +12668,81 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file:
-     0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
-    40  int16[8] dim             number of axes, then the length of each
-    70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel, which datatype says already
-    76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
-   108  float    vox_offset      where the voxels start, 352 without extensions
-   112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
-   116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
-   148  char[80] descrip
-   252  int16    qform_code      above 0: the quaternion below is valid
-   254  int16    sform_code      above 0: the matrix below is valid
-   256  float[3] quatern_b, c, d
-   268  float[3] qoffset_x, y, z
-   280  float[3][4] srow_x, y, z the matrix: voxel index to world
-   344  char[4]  magic           "n+1": header and voxels in one file
-   Four bytes follow; where the first is not 0, so do extensions up to vox_offset. */
-#define QNET__NIFTI_HEADER     348
+/* The fields of nifti_1_header that are used here, by their offset in the file. */
+enum {
+    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
+    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
+    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
+    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
+    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
+    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
+    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
+    QNET__NII_INTER = 116,    /* float */
+    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
+    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
+    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
+    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
+    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
+    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
+    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
+};
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
-#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
+#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
-   voxel, not supported. */
-typedef struct qnet__nifti_kind {
-    int code, bytes;
-    const char *name;
-    double low, high; /* the stored values that an integer type holds; 0, 0 for floats */
-} qnet__nifti_kind;
-
-static const qnet__nifti_kind qnet__nifti_kinds[] = {
-    {QNET_NIFTI_UINT8, 1, "uint8", 0, 255},
-    {QNET_NIFTI_INT16, 2, "int16", -32768, 32767},
-    {QNET_NIFTI_INT32, 4, "int32", -2147483648.0, 2147483647.0},
-    {QNET_NIFTI_FLOAT32, 4, "float32", 0, 0},
-    {QNET_NIFTI_FLOAT64, 8, "float64", 0, 0},
-    {QNET_NIFTI_INT8, 1, "int8", -128, 127},
-    {QNET_NIFTI_UINT16, 2, "uint16", 0, 65535},
-    {QNET_NIFTI_UINT32, 4, "uint32", 0, 4294967295.0},
-    /* the largest doubles below 2^63 and 2^64 */
-    {QNET_NIFTI_INT64, 8, "int64", -9223372036854775808.0, 9223372036854774784.0},
-    {QNET_NIFTI_UINT64, 8, "uint64", 0, 18446744073709549568.0},
-    {1, 0, "binary", 0, 0}, {32, 0, "complex64", 0, 0}, {128, 0, "RGB24", 0, 0},
-    {1536, 0, "float128", 0, 0}, {1792, 0, "complex128", 0, 0}, {2048, 0, "complex256", 0, 0},
-    {2304, 0, "RGBA32", 0, 0}, {-1, 0, "unknown", 0, 0}};
-
-/* The entry of a code, the last one when there is none. */
-static const qnet__nifti_kind *qnet__nifti_entry(int code)
+/* Between the file's byte order and the other one: the numbers of a header. */
+static void qnet__nifti_swap_header(unsigned char *h)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_kinds;
-    while (kind->code != code && kind->code >= 0) kind++;
-    return kind;
+    static const short runs[][3] = { /* first byte, count, bytes of each */
+        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
+        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    for (int i = 0; i < 6; i++)
+        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* NULL for a code that is none of qnet_nifti_type. */
-static const qnet__nifti_kind *qnet__nifti_find(int code)
-{
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    return kind->bytes > 0 ? kind : NULL;
-}
+/* Datatypes with one real number per voxel: X(code, type in C, name). */
+#define QNET__NIFTI_TYPES(X)                                                                      \
+    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
+    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
+    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
+    X(1280, uint64_t, "uint64")
+#define QNET__NIFTI_INT16   4
+#define QNET__NIFTI_FLOAT32 16
 
-/* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
-static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
+/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
+static size_t qnet__nifti_type(int code, const char **name)
 {
-    switch (bytes) {
-    case 1: return p[0];
-    case 2: return big ? qnet__load_be16(p) : qnet__load_le16(p);
-    case 4: return big ? qnet__load_be32(p) : qnet__load_le32(p);
-    default: return big ? qnet__load_be64(p) : qnet__load_le64(p);
-    }
-}
-
-/* The number of type `code` at p. */
-static double qnet__nifti_get(const unsigned char *p, int code, int big)
-{
-    uint32_t bits32;
-    uint64_t bits64;
-    float f32;
-    double f64;
     switch (code) {
-    case QNET_NIFTI_UINT8: return p[0];
-    case QNET_NIFTI_INT8: return (int8_t)p[0];
-    case QNET_NIFTI_UINT16: return (double)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_INT16: return (int16_t)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_UINT32: return (double)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_INT32: return (int32_t)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_UINT64: return (double)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_INT64: return (double)(int64_t)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_FLOAT32:
-        bits32 = (uint32_t)qnet__nifti_bits(p, 4, big);
-        memcpy(&f32, &bits32, sizeof f32);
-        return (double)f32;
-    default:
-        bits64 = qnet__nifti_bits(p, 8, big);
-        memcpy(&f64, &bits64, sizeof f64);
-        return f64;
+#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
 }
 
-/* Writes v as type `code` at p, integers rounded with halves to even, as numpy does; 0 when it does
-   not fit. */
-static int qnet__nifti_put(unsigned char *p, int code, int big, double v)
+/* The number of datatype `code` at p, in the order of this machine. */
+static double qnet__nifti_number(const unsigned char *p, int code)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    uint64_t bits;
-    int i;
-    if (kind->high > 0) {
-        v = rint(v);
-        if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
-        bits = kind->low < 0 ? (uint64_t)(int64_t)v : (uint64_t)v;
-    } else if (kind->bytes == 4) {
-        float f = (float)v;
-        uint32_t low;
-        if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) return 0;
-        memcpy(&low, &f, sizeof low);
-        bits = low;
-    } else {
-        memcpy(&bits, &v, sizeof bits);
+    switch (code) {
+#define QNET__NIFTI_CASE(number, type, text) \
+    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
-    for (i = 0; i < kind->bytes; i++, bits >>= 8)
-        p[big ? kind->bytes - 1 - i : i] = (unsigned char)(bits & 255);
-    return 1;
 }
 
 /* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p, int big)
+static int qnet__nifti_short(const unsigned char *p)
 {
-    return (int)qnet__nifti_get(p, QNET_NIFTI_INT16, big);
+    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
 }
 
-static double qnet__nifti_float(const unsigned char *p, int big)
+static double qnet__nifti_float(const unsigned char *p)
 {
-    return qnet__nifti_get(p, QNET_NIFTI_FLOAT32, big);
+    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -13105,101 +12752,101 @@ typedef struct qnet__nifti_reader {
     qnet_source *source;
     const char *name;
     qnet_volume volume; /* what will be handed out */
-    const qnet__nifti_kind *kind;
-    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
-    size_t count, offset;
+    const char *type_name;
+    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NIFTI_HEADER];
-    qnet__inflate inflate; /* if packed */
+    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
+    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest;
     int i, j;
     for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + 256 + 4 * i, big);
-        affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
+        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
+        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
+        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
+#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
+
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
    alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning in the log. */
+   from ANALYZE, with a warning. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
-    int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    int negative = 0, zero = 1, qform_valid;
-    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
+    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
+    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int n[3] = {v->nx, v->ny, v->nz};
+    double spacing[3], other[3][4], r[3][3], norm[3], excess;
+    int negative = 0, zero = 1, qform_valid, i, j;
     char text[4] = "";
     if (units > 3)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
-                  "none of NIfTI-1: taken as mm", in->name, units);
-    n[0] = v->nx;
-    n[1] = v->ny;
-    n[2] = v->nz;
+        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
+                         "taken as mm", in->name, units);
     for (i = 2; i >= 0; i--) {
-        pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
-        if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (pixdim[i] < 0) negative = i + 1;
-        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        if (spacing[i] < 0) negative = i + 1;
+        spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
-    excess = qnet__nifti_qform(h, big, pixdim, other);
+    excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
             if (j < 3 && v->affine[i][j] != 0) zero = 0;
         }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source == 1 && sform > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
-                  "used", in->name, sform);
+        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
+                         sform);
     for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, pixdim[i]);
+                              "spacing above 0", in->name, i + 1, spacing[i]);
     if (v->affine_source < 2 && negative)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
-                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
+                         negative, -spacing[negative - 1], spacing[negative - 1]);
     if (v->affine_source == 1) {
         if (excess < 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
                               "than 1", in->name);
         if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
-                      "%.2g: taken as 1", in->name, excess / 2);
+            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             in->name, excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
     if (v->affine_source == 0) {
         memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
+            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
         }
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
+        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
     }
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] *= mm[units];
+    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
                           "finite", in->name, source[v->affine_source]);
@@ -13207,9 +12854,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: sform says %s and qform says %s; sform is used", in->name,
-                  v->orientation, text);
+        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
+                         v->orientation, text);
     return QNET_OK;
 }
 
@@ -13220,33 +12866,34 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
-    const unsigned char *h = in->header;
-    int dim[8], i, code;
-    uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
+    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    int dim[8], i;
     double offset, slope;
-    for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
-    in->big = size[1] == QNET__NIFTI_HEADER;
-    if (size[0] == 540 || size[1] == 540)
+    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const int big = size == 0x5c010000; /* 348 the other way round */
+    if (size == 540 || size == 0x1c020000)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
                           "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (!in->big && size[0] != QNET__NIFTI_HEADER)
+    if (size != QNET__NII_END && !big)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, (long)(int32_t)size[0]);
-    if (memcmp(h + 344, "ni1", 4) == 0)
+                          "expected 348 in either byte order", name, size);
+    in->swapped = big == qnet__is_little_endian();
+    if (in->swapped) qnet__nifti_swap_header(h);
+    if (memcmp(magic, "ni1", 4) == 0)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
                           "expected \"n+1\" (one file)", name);
-    if (memcmp(h + 344, "n+1", 4) != 0)
+    if (memcmp(magic, "n+1", 4) != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, h[344], h[345], h[346],
-                          h[347]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + 40 + 2 * i, in->big);
+                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
+                          magic[2], magic[3]);
+    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
@@ -13256,30 +12903,28 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
             return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
                               "volume, not a series", name, i, dim[i]);
     }
-    in->volume.nx = dim[1];
-    in->volume.ny = dim[2];
-    in->volume.nz = dim[3];
+    in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
-    code = qnet__nifti_short(h + 70, in->big);
-    in->kind = qnet__nifti_find(code);
-    if (in->kind == NULL)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
-                          "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_entry(code)->name);
+    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+    in->bytes = qnet__nifti_type(in->type, &in->type_name);
+    if (in->bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
+                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
+                          in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + 72, in->big);
-    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
-                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
+        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + 108, in->big);
+    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
                           "of 352 or more", name, offset);
@@ -13287,8 +12932,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
                           name, offset, (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + 112, in->big);
-    in->intercept = qnet__nifti_float(h + 116, in->big);
+    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
+    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -13316,7 +12961,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
 /* "voxel (x, y, z)" of the volume for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
-    size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
+    const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
     snprintf(text, 64, "voxel (%d, %d, %d)", (int)(at % row), (int)(at % slice / row),
              (int)(at / slice));
 }
@@ -13325,21 +12970,18 @@ static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
    double, then rounded to float. */
 static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, size_t count)
 {
-    int code = in->kind->code, scaled = in->slope != 1 || in->intercept != 0;
+    const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
-    const unsigned char *p = in->piece;
-    char where[64];
-    size_t i;
-    for (i = 0; i < count; i++, p += in->kind->bytes) {
-        double v;
-        if (code == QNET_NIFTI_FLOAT32 && !scaled) { /* keeps every bit, those of a NaN included */
-            uint32_t bits = (uint32_t)qnet__nifti_bits(p, 4, in->big);
-            memcpy(&voxels[i], &bits, sizeof bits);
-            continue;
-        }
-        v = qnet__nifti_get(p, code, in->big);
+    if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
+    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+        memcpy(voxels, in->piece, count * sizeof *voxels);
+        return QNET_OK;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
+            char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
             return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
                               "float can hold", in->name, where, v);
@@ -13353,13 +12995,12 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
    most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t bytes = (size_t)in->kind->bytes, done, got, n;
+    size_t done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 16 ? done * 16 : in->count;
-            float *more;
-            if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
-            more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
+            const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
+            const size_t grown = qnet__min_size(in->count, most);
+            float *more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
             if (more == NULL)
                 return qnet__no_memory(in->ctx, grown * sizeof *more, "the voxels of a volume");
             if (done > 0) memcpy(more, in->volume.voxels, done * sizeof *more);
@@ -13367,14 +13008,14 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
             in->volume.voxels = more;
             *room = grown;
         }
-        n = qnet__min_size(QNET__NIFTI_PIECE / bytes, *room - done);
-        QNET__TRY(qnet__nifti_next(in, in->piece, n * bytes, &got));
-        if (got < n * bytes)
+        n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
+        QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
+        if (got < n * in->bytes)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
                               "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->kind->name,
-                              (double)in->count * (double)bytes,
-                              (double)done * (double)bytes + (double)got);
+                              in->volume.ny, in->volume.nz, in->type_name,
+                              (double)in->count * (double)in->bytes,
+                              (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
@@ -13392,12 +13033,12 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NIFTI_HEADER - got, &more));
-    if (got + more < QNET__NIFTI_HEADER)
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
+    if (got + more < QNET__NII_END)
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
                           "NIfTI-1 header, found %d", in->name, (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NIFTI_HEADER; skip > 0; skip -= got) { /* extensions */
+    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
@@ -13414,15 +13055,15 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         if (tail > 0 && in->bitpix != 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
                               "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->kind->code, in->kind->name);
+                              in->name, in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
                               in->name, (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: %.0f bytes follow the last voxel and are ignored",
-                  in->name, (double)tail);
+        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
+                         (double)tail);
     return QNET_OK;
 }
 
@@ -13453,75 +13094,46 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
+static void qnet__nifti_put_short(unsigned char *p, int value)
 {
-    memset(options, 0, sizeof *options);
-    options->type = QNET_NIFTI_FLOAT32;
-    options->gzip = 1;
+    const int16_t x = (int16_t)value;
+    memcpy(p, &x, sizeof x);
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
-   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
-   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
-static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
-                               double r[3][3], unsigned char *h)
+static void qnet__nifti_put_float(unsigned char *p, double value)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0;
-    double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
-    const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const float x = (float)value;
+    memcpy(p, &x, sizeof x);
+}
+
+/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
+   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
+                               unsigned char *h)
+{
+    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
+    const int32_t size = QNET__NII_END;
+    int i;
     memset(h, 0, 352);
-    qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
+    memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
     for (i = 0; i < 8; i++) {
-        qnet__nifti_put(h + 40 + 2 * i, QNET_NIFTI_INT16, big, dim[i]);
-        qnet__nifti_put(h + 76 + 4 * i, QNET_NIFTI_FLOAT32, big, pixdim[i]);
+        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
+        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put(h + 70, QNET_NIFTI_INT16, big, (int)o->type);
-    qnet__nifti_put(h + 72, QNET_NIFTI_INT16, big, 8 * qnet__nifti_entry((int)o->type)->bytes);
-    qnet__nifti_put(h + 108, QNET_NIFTI_FLOAT32, big, 352);
-    qnet__nifti_put(h + 112, QNET_NIFTI_FLOAT32, big, o->slope);
-    qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
-    h[123] = 2; /* mm */
-    if (o->description) memcpy(h + 148, o->description, strlen(o->description));
-    memcpy(h + 344, "n+1", 4);
-    if (code == 0) return;
-    qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            qnet__nifti_put(h + 280 + 16 * i + 4 * j, QNET_NIFTI_FLOAT32, big, v->affine[i][j]);
-            if (j < 3) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
-        }
-    if (shear < 1e-6) {
-        for (i = 0; i < 3; i++) r[i][2] *= handed; /* qfac takes the mirror image out of axis 3 */
-        qnet__rotation_to_quaternion(r, q);
-        qnet__nifti_put(h + 252, QNET_NIFTI_INT16, big, code);
-        for (i = 0; i < 3; i++) {
-            qnet__nifti_put(h + 256 + 4 * i, QNET_NIFTI_FLOAT32, big, q[1 + i]);
-            qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
-        }
-    }
-}
-
-/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
-static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
-                                            const qnet_volume *volume,
-                                            const qnet_nifti_options *options)
-{
-    qnet_volume *v = NULL;
-    qnet_status status;
-    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
-    memcpy(v->voxels, volume->voxels,
-           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
-    memcpy(v->affine, volume->affine, sizeof v->affine);
-    v->affine_source = 0;
-    status = qnet_volume_reorient(v, "LAS");
-    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
-    qnet_volume_destroy(v);
-    return status;
+    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
+                                                            : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
+    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
+    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    h[QNET__NII_UNITS] = 2; /* mm */
+    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
+    for (i = 0; i < 12 && known; i++)
+        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13531,88 +13143,76 @@ static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_si
     return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. */
+/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
 static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, const qnet_nifti_options *o,
+                                            const qnet_volume *v, double slope,
                                             unsigned char *piece)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry((int)o->type);
-    size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = (size_t)kind->bytes, done, i, n;
-    /* As the header has them: what is stored is undone by what a reader finds there. */
-    double slope = (double)(float)o->slope, intercept = (double)(float)o->intercept;
-    char where[64];
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
+    const double step = (double)(float)slope; /* as a reader finds it in the header */
+    size_t done, i, n;
     for (done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        for (i = 0; i < n; i++) {
-            double voxel = (double)v->voxels[done + i], stored = (voxel - intercept) / slope;
-            if (qnet__nifti_put(piece + i * bytes, kind->code, o->big_endian, stored)) continue;
-            qnet__voxel_text(v, done + i, where);
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as %g: it "
-                              "does not fit %s", qnet__sink_name(sink), where, voxel, stored,
-                              kind->name);
+        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        for (i = 0; i < n && slope > 0; i++) {
+            const double stored = rint((double)v->voxels[done + i] / step);
+            if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
+                char where[64];
+                qnet__voxel_text(v, done + i, where);
+                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
+                                  (double)v->voxels[done + i], stored);
+            }
+            qnet__nifti_put_short(piece + 2 * i, (int)stored);
         }
+        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
     }
     return QNET_OK;
 }
 
-/* options NULL: those of qnet_nifti_options_init. */
+/* All that can be refused is refused before the first byte goes out; voxels that do not fit are
+   found on the way, and a path is then left as it was. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options)
+                                      double slope, int gzip)
 {
-    qnet_nifti_options o;
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
     char orientation[4];
-    double norm[3], r[3][3];
-    size_t deflate_bytes, block_bytes;
+    double spacing[3], r[3][3];
+    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
         volume->voxels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    if (o.slope == 0) {
-        o.slope = 1;
-        o.intercept = 0;
-    }
-    /* All that can be refused is refused before the first byte goes out; voxels that do not fit
-       their type are found on the way, and a path is then left as it was. */
-    if (qnet__nifti_find((int)o.type) == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: type is %d, expected one of "
-                          "qnet_nifti_type", name, (int)o.type);
-    if (!(fabs(o.slope) >= (double)FLT_MIN && fabs(o.slope) <= (double)FLT_MAX &&
-          fabs(o.intercept) <= (double)FLT_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g and intercept %g, expected "
-                          "finite numbers that a float can hold", name, o.slope, o.intercept);
-    if (o.description && strlen(o.description) > 79)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: description has %.0f characters, expected "
-                          "at most 79", name, (double)strlen(o.description));
+    if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
+                          "0 that a float can hold", name, slope);
     if (qnet__voxel_count(volume->nx, volume->ny, volume->nz) == 0 || volume->nx > 32767 ||
         volume->ny > 32767 || volume->nz > 32767)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume is %d x %d x %d, expected sides of 1 "
                           "to 32767 and at most %.0f voxels", name, volume->nx, volume->ny,
                           volume->nz, (double)QNET_MAX_VOXELS);
-    if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
+    if (!qnet__affine_axes(&volume->affine[0][0], spacing, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
     qnet__orientation_text(r, orientation);
     if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
-        return qnet__nifti_write_turned(ctx, sink, volume, &o);
-    deflate_bytes = o.gzip ? sizeof *d : 0;
-    block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    block = (unsigned char *)qnet__alloc(ctx, block_bytes);
-    if (block == NULL) return qnet__no_memory(ctx, block_bytes, "writing a NIfTI file");
-    d = o.gzip ? (qnet__deflate *)(void *)block : NULL;
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
+                          "(affine_source 0): a file says so in the order LAS only, not %s; "
+                          "qnet_volume_reorient", name, orientation);
+    block = (unsigned char *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, &o, norm, r, header);
+    qnet__nifti_header(volume, slope, spacing, header);
     status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, &o, block + deflate_bytes);
+        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, block_bytes);
+    qnet__free(ctx, block, bytes);
     return status;
 }
 
@@ -13632,27 +13232,15 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options)
+                                     double slope)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_nifti_options o;
-    qnet_status status;
-    size_t n;
-    if (ctx == NULL || path == NULL || volume == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_save: context, path or volume is NULL");
-    n = strlen(path);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
+    const size_t n = path != NULL ? strlen(path) : 0;
+    const int gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_nifti_write(ctx, &sink, volume, &o);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, qnet_nifti_write(ctx, &sink, volume, slope, gzip));
 }
 #endif
 
@@ -13666,14 +13254,16 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
+   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
+   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
+   file [out][in][kh][kw], as PyTorch has it.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
 #define QNET_MAX_SAFETENSORS_HEADER ((size_t)1 << 24) /* bytes of JSON */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_TENSORS
-#define QNET_MAX_SAFETENSORS_TENSORS 65536
+#define QNET_MAX_SAFETENSORS_TENSORS 4096 /* each is compared with each */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_METADATA
 #define QNET_MAX_SAFETENSORS_METADATA 1024
@@ -13686,12 +13276,11 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    qnet_buffer offsets; /* size_t per tensor: first byte in data */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end. */
+/* The header's text as it is read: at moves from begin to end, where a zero stands. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -13718,9 +13307,9 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 /* "[64,3,7,7]", which is also the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
-    int i, at = 1;
+    int at = 1;
     text[0] = '[';
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         at += snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, i ? ",%.0f" : "%.0f",
                        (double)shape[i]);
     snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, "]");
@@ -13730,9 +13319,8 @@ static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t
 static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t *count,
                              size_t *bytes)
 {
-    int i;
     *count = 1;
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         if (!qnet__mul(*count, shape[i], count)) return 0;
     return qnet__mul(*count, size, bytes);
 }
@@ -13771,68 +13359,13 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
     }
 }
 
-/* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
-
-typedef int (*qnet__index_less)(const void *items, size_t a, size_t b);
-
-/* Lets index[at] sink in the heap index[count], where the parent of i is (i - 1) / 2 and no child
-   is above its parent (Williams 1964). */
-static void qnet__sift_down(size_t *index, size_t at, size_t count, qnet__index_less less,
-                            const void *items)
+/* The first of tensors[count] whose name one before it has, or NULL. */
+static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int count)
 {
-    for (;;) {
-        size_t child = 2 * at + 1, swap;
-        if (child >= count) return;
-        if (child + 1 < count && less(items, index[child], index[child + 1])) child++;
-        if (!less(items, index[at], index[child])) return;
-        swap = index[at];
-        index[at] = index[child];
-        index[child] = swap;
-        at = child;
-    }
-}
-
-/* index[count] = 0..count-1 in rising order of items. */
-static void qnet__sort_index(size_t *index, size_t count, qnet__index_less less, const void *items)
-{
-    size_t i;
-    for (i = 0; i < count; i++) index[i] = i;
-    for (i = count / 2; i-- > 0;) qnet__sift_down(index, i, count, less, items);
-    for (i = count; i-- > 1;) {
-        size_t swap = index[0];
-        index[0] = index[i];
-        index[i] = swap;
-        qnet__sift_down(index, 0, i, less, items);
-    }
-}
-
-/* items: qnet_safetensor[]. Equal names end side by side, where a duplicate shows. */
-static int qnet__tensor_name_less(const void *items, size_t a, size_t b)
-{
-    const qnet_safetensor *tensors = (const qnet_safetensor *)items;
-    return strcmp(tensors[a].name, tensors[b].name) < 0;
-}
-
-/* By first byte, then by size, so that an empty tensor comes before the one at the same place. */
-static int qnet__tensor_offset_less(const void *items, size_t a, size_t b)
-{
-    const qnet__safetensors_file *f = (const qnet__safetensors_file *)items;
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    if (offset[a] != offset[b]) return offset[a] < offset[b];
-    return f->file.tensors[a].bytes < f->file.tensors[b].bytes;
-}
-
-/* QNET_OK when no two of tensors[count] have the same name; order[count] is scratch. */
-static qnet_status qnet__check_names(qnet_context *ctx, const char *file, qnet_status status,
-                                     const qnet_safetensor *tensors, size_t count, size_t *order)
-{
-    size_t i;
-    qnet__sort_index(order, count, qnet__tensor_name_less, tensors);
-    for (i = 1; i < count; i++)
-        if (strcmp(tensors[order[i - 1]].name, tensors[order[i]].name) == 0)
-            return qnet__fail(ctx, status, "%s: tensor '%s' is there twice", file,
-                              tensors[order[i]].name);
-    return QNET_OK;
+    for (int i = 1; i < count; i++)
+        for (int k = 0; k < i; k++)
+            if (strcmp(tensors[i].name, tensors[k].name) == 0) return tensors[i].name;
+    return NULL;
 }
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
@@ -13847,9 +13380,8 @@ static qnet_status qnet__header_fail(const qnet__header *h, const char *expected
 /* The next character that is not a space, or 0 at the end; it stays unread. */
 static int qnet__header_peek(qnet__header *h)
 {
-    while (h->at < h->end && (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r'))
-        h->at++;
-    return h->at < h->end ? *h->at : 0;
+    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
+    return *h->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
@@ -13860,45 +13392,13 @@ static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expe
     return QNET_OK;
 }
 
-/* After a member of a list: *more = 1 behind a comma, 0 behind the closing character. */
-static qnet_status qnet__header_more(qnet__header *h, char close, int *more)
+/* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
+static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
 {
-    int c = qnet__header_peek(h);
-    if (c != ',' && c != close) return qnet__header_fail(h, "',' or the end of the list");
-    h->at++;
-    *more = c == ',';
-    return QNET_OK;
-}
-
-/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
-   nothing above U+10FFFF (RFC 3629). */
-static size_t qnet__utf8_size(const unsigned char *p, size_t left)
-{
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4, i;
-    if (n == 0 || n > left || p[0] > 0xf4) return 0;
-    for (i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
-/* The four hexadecimal digits behind "\u". */
-static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
-{
-    int i;
-    *code = 0;
-    for (i = 0; i < 4; i++) {
-        int c = h->at < h->end ? *h->at : 0;
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return qnet__header_fail(h, "four hexadecimal digits");
-        *code = *code * 16 + (uint32_t)digit;
-        h->at++;
-    }
+    const int c = qnet__header_peek(h);
+    *more = c != close;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
+    if (index > 0 || !*more) h->at++;
     return QNET_OK;
 }
 
@@ -13906,48 +13406,32 @@ static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
 static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    unsigned char *w = *write;
-    const char *simple;
-    uint32_t code, low;
-    h->at++;
-    if (h->at == h->end) return qnet__header_fail(h, "the rest of an escape");
-    simple = *h->at ? strchr(from, *h->at) : NULL;
+    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
+    unsigned code = 0;
     if (simple != NULL) {
-        *w++ = (unsigned char)to[simple - from];
-        h->at++;
-        *write = w;
+        *(*write)++ = (unsigned char)to[simple - from];
+        h->at += 2;
         return QNET_OK;
     }
-    if (*h->at != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    h->at++;
-    QNET__TRY(qnet__header_hex4(h, &code));
-    if (code >= 0xd800 && code <= 0xdbff) { /* a pair of UTF-16 surrogates */
-        if (h->end - h->at < 2 || h->at[0] != '\\' || h->at[1] != 'u')
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        h->at += 2;
-        QNET__TRY(qnet__header_hex4(h, &low));
-        if (low < 0xdc00 || low > 0xdfff)
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code == 0 || (code >= 0xdc00 && code <= 0xdfff)) {
-        return qnet__header_fail(h, "a character other than NUL or half a surrogate pair");
+    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
+    for (int i = 2; i < 6; i++) {
+        const char *digits = "0123456789abcdefABCDEF";
+        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
+        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
+        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
     }
-    if (code < 0x80) {
-        *w++ = (unsigned char)code;
-    } else if (code < 0x800) {
-        *w++ = (unsigned char)(0xc0 | code >> 6);
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        *w++ = (unsigned char)(0xe0 | code >> 12);
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
+    if (code >= 0xd800 && code <= 0xdfff) {
+        memmove(*write, h->at, 6);
+        *write += 6;
     } else {
-        *w++ = (unsigned char)(0xf0 | code >> 18);
-        *w++ = (unsigned char)(0x80 | (code >> 12 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+        const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
+        for (int i = n - 1; i > 0; i--, code >>= 6)
+            (*write)[i] = (unsigned char)(0x80 | (code & 63));
+        (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
+        *write += n;
     }
-    *write = w;
+    h->at += 6;
     return QNET_OK;
 }
 
@@ -13958,19 +13442,18 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
     start = write = h->at;
-    for (;;) {
+    while (*h->at != '"') {
+        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at == '"') break;
         if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
+        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
         if (*h->at == '\\') {
             QNET__TRY(qnet__header_escape(h, &write));
-        } else {
-            size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-            if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-            memmove(write, h->at, n);
-            write += n;
-            h->at += n;
+            continue;
         }
+        memmove(write, h->at, n);
+        write += n;
+        h->at += n;
     }
     h->at++;
     *write = 0;
@@ -13982,17 +13465,15 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
 static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
 {
-    int more = 1;
-    *count = 0;
+    int more;
     QNET__TRY(qnet__header_expect(h, '[', "'['"));
-    if (qnet__header_peek(h) == ']') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
-        int zero = qnet__header_peek(h) == '0';
-        for (; h->at < h->end && *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
+        int zero;
+        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        if (!more) return QNET_OK;
+        zero = qnet__header_peek(h) == '0';
+        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
             if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
                 return qnet__header_fail(h, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
@@ -14001,10 +13482,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
             return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
                               "%s: header byte %.0f: a list of more than %d numbers", h->file,
                               (double)(h->at - h->begin), most);
-        numbers[(*count)++] = value;
-        QNET__TRY(qnet__header_more(h, ']', &more));
+        numbers[*count] = value;
     }
-    return QNET_OK;
 }
 
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
@@ -14013,83 +13492,73 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
     const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
-    const unsigned char *start = h->at;
     char *text;
     size_t size;
-    int more = 1;
+    int more;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
-        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
-                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
-                                  *h->at == '+' || *h->at == '.'))
-            h->at++;
-        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        h->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
     }
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
-    if (qnet__header_peek(h) == close) {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
+        if (!more) return QNET_OK;
         if (c == '{') {
             QNET__TRY(qnet__header_string(h, &text, &size));
             QNET__TRY(qnet__header_expect(h, ':', "':'"));
         }
         QNET__TRY(qnet__header_skip(h, depth - 1));
-        QNET__TRY(qnet__header_more(h, (char)close, &more));
     }
-    return QNET_OK;
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
-   the offsets, unless the size of that dtype is not known. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
-                                       char **dtype)
+   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
+   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
 {
+    static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
+    int seen[3] = {0, 0, 0}, more, n, i, field;
     char *text, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    while (more) {
+    for (i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &text, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        if (strcmp(text, "dtype") == 0 && !seen_dtype) {
-            seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, dtype, &size));
-            for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            t->dtype = (qnet_dtype)i;
-        } else if (strcmp(text, "shape") == 0 && !seen_shape) {
-            seen_shape = 1;
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (strcmp(text, "data_offsets") == 0 && !seen_offsets) {
-            seen_offsets = 1;
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
-                   strcmp(text, "data_offsets") == 0) {
+        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+        if (field < 3 && seen[field]++)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                               "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        if (field == 0) {
+            QNET__TRY(qnet__header_string(h, dtype, &size));
+            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
+            t->dtype = (qnet_dtype)n;
+        } else if (field == 1) {
+            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+        } else if (field == 2) {
+            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(h, "two data_offsets");
         } else {
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    if (!seen_dtype || !seen_shape || !seen_offsets)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                          t->name,
-                          !seen_dtype ? "dtype" : !seen_shape ? "shape" : "data_offsets");
-    /* From here on the numbers of the file are proven: count and bytes cannot have wrapped. */
-    qnet__shape_text(shape, t->ndim, t->shape);
+    for (field = 0; field < 3; field++)
+        if (!seen[field])
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
+                              t->name, fields[field]);
     if (offsets[0] > offsets[1])
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
-    *begin = offsets[0];
+    t->data = (const void *)(uintptr_t)offsets[0];
     if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    qnet__shape_text(shape, t->ndim, t->shape);
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
         bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
@@ -14102,24 +13571,21 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
 /* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1;
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size;
-        memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
+        size_t size, value_size;
+        int more;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) return QNET_OK;
+        memset(&entry, 0, sizeof(entry));
         QNET__TRY(qnet__header_string(h, &key, &size));
+        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-            QNET__TRY(qnet__header_string(h, &entry.value, &size));
-            QNET__TRY(qnet__header_more(h, '}', &more));
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
@@ -14129,57 +13595,49 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &size));
         QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    return QNET_OK;
 }
 
-/* The whole header into f->tensors, f->offsets and f->metadata. */
+/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
+   -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1, seen_metadata = 0;
+    int more, seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        more = 0;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size, begin;
-        memset(&t, 0, sizeof(t));
+        size_t size;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &name, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(name, "__metadata__") == 0) {
-            if (seen_metadata)
+            if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
                                   h->file);
-            seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
-        } else {
-            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
-            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
-            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-                if (f->left_out++ == 0)
-                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                             size >= sizeof(t.name) ? "" : dtype);
-                t.ndim = -1; /* until the layout has been checked */
-            }
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
-            f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
-            f->file.count++;
+            continue;
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
+        if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+        memset(&t, 0, sizeof(t));
+        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+            if (f->left_out++ == 0)
+                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                         size >= sizeof(t.name) ? "" : dtype);
+            t.ndim = -1;
+        }
+        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
+        f->file.count++;
     }
     qnet__header_peek(h); /* writers pad with spaces */
     return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
@@ -14187,74 +13645,34 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Turns each of count numbers of `size` bytes round. */
-static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
-{
-    size_t i;
-    for (; count > 0; count--, p += size)
-        for (i = 0; i < size / 2; i++) {
-            const unsigned char swap = p[i];
-            p[i] = p[size - 1 - i];
-            p[size - 1 - i] = swap;
-        }
-}
-
-/* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
-   not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
-   are made on the way. */
-static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, size_t size,
-                                      const char *what, qnet_buffer *out)
-{
-    const size_t piece = (size_t)1 << 18;
-    size_t done, ask, got = 0;
-    for (done = 0; done < size; done += got) {
-        ask = qnet__min_size(size - done, piece);
-        if (out->capacity - out->size <= ask)
-            QNET__TRY(qnet__buffer_reserve(
-                ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
-        out->size += got;
-        out->bytes[out->size] = 0;
-        if (got == 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(source), (double)size, what,
-                              (double)done);
-    }
-    return QNET_OK;
-}
-
-/* Checks that the tensors lie side by side from byte 0, each byte once; *size: the sum. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
+   are as large as the last of them ends. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *order, size_t *size)
+                                      size_t *size)
 {
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    size_t i, at = 0, count = (size_t)f->file.count;
-    qnet__sort_index(order, count, qnet__tensor_offset_less, f);
-    for (i = 0; i < count; i++) {
-        const qnet_safetensor *t = &f->file.tensors[order[i]];
-        size_t begin = offset[order[i]];
-        if (begin != at)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s' begins at byte %.0f: expected %.0f, %s", f->name,
-                              t->name, (double)begin, (double)at,
-                              begin < at ? "it overlaps the one before" : "there is a hole");
-        at = begin + t->bytes; /* data_offsets[1], which was read as a number that fits */
+    size_t sum = 0;
+    *size = 0;
+    for (int i = 0; i < f->file.count; i++) {
+        const qnet_safetensor *a = &f->file.tensors[i], *b = f->file.tensors;
+        const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
+        for (; b < a; b++)
+            if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
+                                  a->name, b->name);
+        sum += a->bytes;
+        *size = qnet__max_size(*size, end);
     }
-    *size = at;
-    return QNET_OK;
+    if (sum == *size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
+                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
 /* Takes the tensors that are not read from the list; their bytes have been counted. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
-    size_t *offset = (size_t *)(void *)f->offsets.bytes;
-    int i, kept = 0;
-    for (i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) {
-            offset[kept] = offset[i];
-            f->file.tensors[kept++] = f->file.tensors[i];
-        }
+    int kept = 0;
+    for (int i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
     f->file.count = kept;
     if (f->left_out > 0)
         qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
@@ -14264,79 +13682,67 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Everything of qnet_safetensors_read but the cleaning up. */
+/* Fills f from the source. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    unsigned char length[8], extra;
+    const char *duplicate;
+    unsigned char extra;
     qnet__header h;
-    uint64_t header_bytes;
-    size_t *order, order_bytes, size = 0, i, got = 0;
-    int in_pieces = 0;
-    qnet_status status;
+    uint64_t length;
+    size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
-    header_bytes = qnet__load_le64(length);
-    if (header_bytes == 0)
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
-        char brace = 0;
-        QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
-        if (brace != '{')
+    if (length > QNET_MAX_SAFETENSORS_HEADER) {
+        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+        if (f->header.bytes[0] != '{')
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
                               "%s: not a safetensors file: expected '{' behind the header's length",
                               f->name);
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)header_bytes);
+                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
     }
-    QNET__TRY(qnet__read_growing(ctx, source, (size_t)header_bytes, "safetensors header",
-                                 &f->header));
+    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
     h.end = h.begin + f->header.size;
     QNET__TRY(qnet__header_read(&h, f));
-
-    /* Names and offsets are checked in sorted order, so that 65,536 tensors take no second. */
-    order_bytes = sizeof(size_t) * (size_t)f->file.count;
-    order = (size_t *)qnet__alloc(ctx, order_bytes);
-    if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_layout(ctx, f, order, &size);
+    QNET__TRY(qnet__check_layout(ctx, f, &size));
     qnet__leave_out(f);
-    if (status == QNET_OK)
-        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                                   (size_t)f->file.count, order);
-    qnet__free(ctx, order, order_bytes);
-    QNET__TRY(status);
-
+    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
+                          duplicate);
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
-#ifdef QNET__FILE_PIECES
-    if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
-#endif
-    if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
+    QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+    for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
-        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
         t->data = p;
-        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(p, t->count, qnet_dtype_size(t->dtype));
     }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
 }
 
-/* The file's struct and its five buffers are separate blocks, because a stream's size is known only
-   when it has been read; the struct is made first, so that one call frees whatever there is. */
+/* The file's struct and its buffers are separate blocks, because a stream's size is known only when
+   it has been read; the struct is made first, so that one call frees whatever there is. */
 QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *source,
                                            qnet_safetensors **out)
 {
@@ -14360,32 +13766,27 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
-    qnet_context *ctx;
     if (file == NULL) return;
-    ctx = file->ctx;
-    qnet_buffer_free(ctx, &f->header);
-    qnet_buffer_free(ctx, &f->data);
-    qnet_buffer_free(ctx, &f->tensors);
-    qnet_buffer_free(ctx, &f->metadata);
-    qnet_buffer_free(ctx, &f->offsets);
-    qnet__free(ctx, f, sizeof(*f));
+    qnet_buffer_free(file->ctx, &f->header);
+    qnet_buffer_free(file->ctx, &f->data);
+    qnet_buffer_free(file->ctx, &f->tensors);
+    qnet_buffer_free(file->ctx, &f->metadata);
+    qnet__free(file->ctx, f, sizeof(*f));
 }
 
 /* Linear: the networks here have a hundred names. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    int i;
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
     return NULL;
 }
 
-/* Linear as well; also used on the file that is being read, to find a key that is there twice. */
+/* Linear as well; also used on the file that is being read, to find a duplicate key. */
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, const char *key)
 {
-    int i;
-    for (i = 0; i < file->metadata_count; i++)
+    for (int i = 0; i < file->metadata_count; i++)
         if (strcmp(file->metadata[i].key, key) == 0) return file->metadata[i].value;
     return NULL;
 }
@@ -14403,12 +13804,9 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
         if (n == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "'%.64s' is not UTF-8: cannot be written",
                               text);
-        if (*p < 0x20)
-            QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
-        else {
-            if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
-            QNET__TRY(qnet_buffer_append(ctx, json, p, n));
-        }
+        if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
+        if (*p < 0x20) QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
+        else QNET__TRY(qnet_buffer_append(ctx, json, p, n));
     }
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
@@ -14421,17 +13819,15 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
 {
     size_t at = 0, end, numbers, bytes;
     char shape[QNET__SHAPE_TEXT];
-    int i;
-    QNET__TRY(qnet_buffer_append(ctx, json, "{", 1));
-    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, "\"__metadata__\":{"));
-    for (i = 0; i < pair_count; i++) {
+    QNET__TRY(qnet_buffer_printf(ctx, json, pair_count > 0 ? "{\"__metadata__\":{" : "{"));
+    for (int i = 0; i < pair_count; i++) {
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i]));
         QNET__TRY(qnet_buffer_append(ctx, json, ":", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i + 1]));
     }
-    if (pair_count > 0) QNET__TRY(qnet_buffer_append(ctx, json, count ? "}," : "}", count ? 2 : 1));
-    for (i = 0; i < count; i++) {
+    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
+    for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
         if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
             !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
@@ -14442,16 +13838,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
-        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,",
-                                     qnet_dtype_name(t->dtype), shape));
-        QNET__TRY(qnet_buffer_printf(ctx, json, "\"data_offsets\":[%.0f,%.0f]}", (double)at,
-                                     (double)end));
-        at = end;
+        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,"
+                                     "\"data_offsets\":[%.0f,%.0f]}", qnet_dtype_name(t->dtype),
+                                     shape, (double)at, (double)end));
     }
-    QNET__TRY(qnet_buffer_append(ctx, json, "}", 1));
     /* Spaces bring the data to a multiple of 8 bytes, for readers that map the file. */
-    while (json->size % 8 != 0) QNET__TRY(qnet_buffer_append(ctx, json, " ", 1));
-    return QNET_OK;
+    return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
 /* Length and header of a file with these tensors; names are checked to differ. */
@@ -14459,35 +13851,27 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const qnet_safetensor *tensors, int count,
                                            const char *const *pairs, int pair_count)
 {
-    const char *file = qnet__sink_name(sink);
-    size_t bytes = sizeof(size_t) * (size_t)count;
-    size_t *order;
+    const char *file = qnet__sink_name(sink), *duplicate;
     unsigned char length[8];
-    qnet_buffer json;
+    qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
-    int i;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (i = 0; i < 2 * pair_count; i++)
+    for (int i = 0; i < 2 * pair_count; i++)
         if (pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    order = (size_t *)qnet__alloc(ctx, bytes);
-    if (order == NULL) return qnet__no_memory(ctx, bytes, "the order of tensors");
-    status = qnet__check_names(ctx, file, QNET_ERROR_ARGUMENT, tensors, (size_t)count, order);
-    qnet__free(ctx, order, bytes);
-    QNET__TRY(status);
-
-    memset(&json, 0, sizeof(json));
+    duplicate = qnet__duplicate_name(tensors, count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
+                          duplicate);
     status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
     if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
                             file, (double)json.size,
                             (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) {
-        qnet__store_le64(length, json.size);
-        status = qnet__write(ctx, sink, length, sizeof(length));
-    }
+    qnet__store(length, 8, 0, json.size);
+    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -14500,11 +13884,11 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
     size_t n;
-    if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
         memcpy(chunk, p, n * size);
-        qnet__turn_bytes(chunk, n, size);
+        qnet__swap_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14516,14 +13900,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const char *const *metadata_pairs, int pairs)
 {
     size_t numbers, bytes;
-    int i;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
     QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (i = 0; i < count; i++) {
-        size_t size = qnet_dtype_size(tensors[i].dtype);
+    for (int i = 0; i < count; i++) {
+        const size_t size = qnet_dtype_size(tensors[i].dtype);
         qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
         if (numbers > 0 && tensors[i].data == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
@@ -14533,7 +13916,12 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     return QNET_OK;
 }
 
-/* ---- networks -------------------------------------------------------------------------------- */
+/* ---- networks ----------------------------------------------------------------------------------
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
+   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
+   others. All is checked before the first number is copied: a file that does not fit leaves the
+   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
+   names, num_batches_tracked, and, if asked for, the head. */
 
 static int qnet__ends_in(const char *name, const char *end)
 {
@@ -14545,7 +13933,6 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
-/* Must not be below 0: batch norm takes its root. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -14574,18 +13961,13 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     return t;
 }
 
-/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]. */
+/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]; the order of
+   the taps, [kh][kw], is the same in both. */
 static size_t qnet__param_index(const qnet_param *p, size_t f)
 {
-    size_t height = p->shape[0], width = p->shape[1], in = p->shape[2], out = p->shape[3];
-    size_t x, y, i;
+    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
     if (p->layout != QNET_LAYOUT_HWIO) return f;
-    x = f % width;
-    f /= width;
-    y = f % height;
-    f /= height;
-    i = f % in;
-    return ((y * width + x) * in + i) * out + f / in;
+    return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
 /* Number i of an F32 tensor. */
@@ -14596,57 +13978,28 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-/* Plain twin of qnet__param_copy. */
-static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
-{
-    size_t k;
-    for (k = 0; k < p->count; k++)
-        to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-}
+#define QNET__COPY_FILTERS 16 /* read side by side: their cache lines stay at hand, and fill one */
 
-#define QNET__COPY_PARTS 8    /* tasks for a tensor */
-#define QNET__COPY_FILTERS 64 /* turned at a time, */
-#define QNET__COPY_NUMBERS 8  /* so many numbers of each */
-
-/* The tensor's numbers to to[p->count], in memory's order: part `part` of each filter of a
-   convolution, of anything else all with part 0. [filter][number] of the file is turned in a tile
-   to [number][filter], whose rows go to memory in one go: full cache lines, side by side. */
-static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size_t part,
-                             qnet_real *to)
+/* The tensor's numbers to to[p->count], in memory's order. A convolution's [out][in][tap] becomes
+   [tap][in][out]: what the filters have at one place is a row of memory. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-#ifndef QNET_REFERENCE
     const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
-    const size_t filter = in * taps; /* numbers of one */
-    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO &&
-        filter >= QNET__COPY_PARTS * QNET__COPY_NUMBERS) {
-        const size_t end = filter * (part + 1) / QNET__COPY_PARTS;
-        qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-        size_t f, at, first, n, o, k;
-        for (f = filter * part / QNET__COPY_PARTS; f < end; f += QNET__COPY_NUMBERS) {
-            at = qnet__min_size(f, end - QNET__COPY_NUMBERS); /* the last may copy some again */
-            for (first = 0; first < out; first += n) {
-                n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-                for (o = 0; o < n; o++) { /* written out: as a loop it may take twice as long */
-                    const size_t from = (first + o) * filter + at;
-                    tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                    tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                    tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                    tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                    tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                    tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                    tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                    tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
-                }
-                for (k = 0; k < QNET__COPY_NUMBERS; k++) {
-                    const size_t i = (at + k) / taps, tap = (at + k) % taps;
-                    memcpy(to + (tap * in + i) * out + first, tile[k], n * sizeof(qnet_real));
-                }
-            }
-        }
+    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO) {
+        for (size_t k = 0; k < p->count; k++)
+            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
         return;
     }
-#endif
-    if (part == 0) qnet__param_copy_ref(p, t, to);
+    for (size_t first = 0; first < out; first += QNET__COPY_FILTERS) {
+        const size_t n = qnet__min_size(out - first, QNET__COPY_FILTERS);
+        for (size_t i = 0; i < in; i++)
+            for (size_t tap = 0; tap < taps; tap++) {
+                qnet_real *row = to + (tap * in + i) * out + first;
+                for (size_t o = 0; o < n; o++)
+                    row[o] = (qnet_real)qnet__load_f32(t->data,
+                                                       ((first + o) * in + i) * taps + tap);
+            }
+    }
 }
 
 #define QNET__FINITE_RUN 1024
@@ -14654,9 +14007,9 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size
 /* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
 static int qnet__finite_run(const void *data, size_t first)
 {
-    int finite = 1, i;
-    for (i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + (size_t)i)) <= FLT_MAX;
+    int finite = 1;
+    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
+        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
     return finite;
 }
 
@@ -14664,16 +14017,27 @@ static int qnet__finite_run(const void *data, size_t first)
    are good. Comparisons are written so that NaN fails. */
 static size_t qnet__first_not_finite(const qnet_safetensor *t)
 {
+    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32) {
+    if (t->dtype == QNET_F32)
         while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
             k += QNET__FINITE_RUN;
-        while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
-        return k;
-    }
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <=
-                               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)) k++;
+    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
     return k;
+}
+
+/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
+                                       const qnet_safetensor *t, const char *name)
+{
+    size_t bad = qnet__first_not_finite(t);
+    const int finite = bad == t->count;
+    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    if (bad == t->count) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
+                      (double)bad, qnet__element(t->dtype, t->data, bad),
+                      finite ? "a variance below 0" : "not finite");
 }
 
 typedef struct qnet__weights_job {
@@ -14688,8 +14052,7 @@ typedef struct qnet__weights_job {
 /* The tensor of the file that is meant by a name of the table; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
-    int i;
-    for (i = 0; i < job->file->count; i++)
+    for (int i = 0; i < job->file->count; i++)
         if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
             return &job->file->tensors[i];
     return NULL;
@@ -14712,15 +14075,15 @@ static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
 {
     const char *dot = strrchr(name, '.');
-    int i;
-    for (i = 0; i < job->file->count && dot != NULL; i++)
+    for (int i = 0; i < job->file->count && dot != NULL; i++)
         if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
             return 1;
     return 0;
 }
 
-/* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
-   the block stays. */
+/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -14731,7 +14094,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
-    size_t k;
     *found = NULL;
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
@@ -14762,32 +14124,24 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           network, p->name, want, have);
     }
-    k = numbers ? qnet__first_not_finite(t) : t->count;
-    if (k < t->count)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
-                          name, p->name, (double)k);
-    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
-                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
     return QNET_OK;
 }
 
-/* Copies a part of an entry, which has been checked. */
+/* Copies an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index / QNET__COPY_PARTS];
+    const qnet_param *p = &job->table->entries[index];
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
-    if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
     if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
+        qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* What all names begin with, up to a dot; none where any name is right as it is. */
+/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
+   the table; none where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
@@ -14816,7 +14170,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    size_t tasks, k;
     int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -14838,18 +14191,13 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         replaced |= t == NULL && !qnet__is_tracked(p->name);
         headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    if (ctx != NULL && job.prefix > 0)
+    if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
                   (int)job.prefix, file->tensors[0].name);
-    if (ctx != NULL && headless)
+    if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    tasks = (size_t)table->count * QNET__COPY_PARTS;
-    if (ctx != NULL) {
-        qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
-    } else {
-        for (k = 0; k < tasks; k++) qnet__weights_copy_task(&job, k, 0);
-    }
+    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
     if (head_replaced != NULL) *head_replaced = replaced;
     return QNET_OK;
 }
@@ -14861,11 +14209,9 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
     const size_t size = qnet_dtype_size(t->dtype);
-    size_t i, k;
-    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
-    for (i = 0; i < t->bytes; i += size) {
-        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
-    }
+    if (qnet__is_little_endian()) return qnet_hash(h, p, t->bytes);
+    for (size_t i = 0; i < t->bytes; i += size)
+        for (size_t k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
     return h;
 }
 
@@ -14945,29 +14291,6 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
-/* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
-                                        const qnet_real *block)
-{
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        size_t k = qnet__first_bad(block + p->offset, p->count);
-        if (k < p->count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
-                              table->network, p->name, (double)block[p->offset + k],
-                              (double)(p->offset + k));
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (block[p->offset + k] < 0)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
-                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
-                                  "0", table->network, p->name, (double)k,
-                                  (double)block[p->offset + k]);
-    }
-    return QNET_OK;
-}
-
 /* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
    order of the file, so that no second copy of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -14978,7 +14301,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet_safetensor *tensors;
     size_t bytes, k, n, f;
     int i, real, count = 0;
-    qnet_status status;
+    qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -14991,7 +14314,13 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_readable(ctx, table, block);
+    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
+        const qnet_param *p = &table->entries[i];
+        qnet_safetensor t = qnet__param_in_file(p);
+        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+        t.data = block + p->offset;
+        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+    }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -15079,9 +14408,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
     qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 /* ============================================================================================
@@ -17587,9 +16914,7 @@ QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
     QNET__TRY(qnet__training_ready(run, "qnet_training_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
     status = qnet_training_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 
 /* qnet_training_read of a path. */
@@ -19771,9 +19096,7 @@ static qnet_status qnet__fold_save(const qnet__job *job)
     qnet__fold_file(job, path, text, slabs);
     QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
     status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
-    if (status == QNET_OK) return qnet__file_commit(job->e->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
@@ -20349,8 +19672,8 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
         }
     qnet__free(e->ctx, names, bytes);
     if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s/", e->out, to);
-        qnet__sync_folder(target);
+        snprintf(target, sizeof target, "%s%s", e->out, to);
+        (void)qnet__sync(target);
     }
     return status;
 }

@@ -13,6 +13,7 @@
 #include "examples/crossval/bids.h"
 #include "crossval/report.h"
 #include "phantom.h"
+#include "../gzip.h"
 
 #define FOLDER "build/faults_alloc"
 #define DATA FOLDER "/data"
@@ -438,7 +439,6 @@ static void prepare_files(void)
     qnet_memory_source state;
     qnet_source source;
     qnet_safetensors *tensors = NULL;
-    qnet_nifti_options options;
     char sentence[PTH_SENTENCE];
     int i;
     for (i = 0; i < 80; i++) block[i] = (qnet_real)i / 16;
@@ -452,12 +452,10 @@ static void prepare_files(void)
     CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/tiny.pth", pth_file.bytes, pth_file.size));
     CHECK_OK(plain, qnet_volume_create(plain, 48, 48, 32, &volume)); /* more than one piece */
     for (i = 0; i < 48 * 48 * 32; i++) volume->voxels[i] = (float)(i % 7);
-    qnet_nifti_options_init(&options);
     sink = qnet_sink_buffer(plain, &nifti_gz_file, "x.nii.gz");
-    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, &options));
-    options.gzip = 0;
+    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, 0, 1));
     sink = qnet_sink_buffer(plain, &nifti_file, "x.nii");
-    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, &options));
+    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, 0, 0));
     CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/x.nii.gz", nifti_gz_file.bytes,
                                       nifti_gz_file.size));
 }
@@ -606,12 +604,9 @@ static void nifti_load(trial *t) { read_volume(t, NULL); }
 static void write_volume(trial *t, int gzip)
 {
     qnet_buffer b = {0};
-    qnet_nifti_options options;
-    qnet_nifti_options_init(&options);
-    options.gzip = gzip;
     do {
         qnet_sink sink = qnet_sink_buffer(t->ctx, &b, "x.nii");
-        TRY(t, qnet_nifti_write(t->ctx, &sink, volume, &options));
+        TRY(t, qnet_nifti_write(t->ctx, &sink, volume, 0, gzip));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (again(t, NULL, NULL, 0));
     hash_and_free(t, &b);
@@ -623,7 +618,7 @@ static void nifti_write_gz(trial *t) { write_volume(t, 1); }
 static void nifti_save(trial *t)
 {
     old_file(FOLDER "/y.nii.gz");
-    do TRY(t, qnet_nifti_save(t->ctx, FOLDER "/y.nii.gz", volume, NULL));
+    do TRY(t, qnet_nifti_save(t->ctx, FOLDER "/y.nii.gz", volume, 0));
     while (again_file(t, FOLDER "/y.nii.gz"));
     hash_file(t, FOLDER "/y.nii.gz");
 }
@@ -646,8 +641,8 @@ static void gzip(trial *t, int pack)
     qnet_buffer b = {0};
     CHECK_OK(t->ctx, qnet_buffer_append(t->ctx, &b, "before", 6));
     do {
-        TRY(t, pack ? qnet_gzip_compress(t->ctx, nifti_file.bytes, nifti_file.size, &b)
-                    : qnet_gzip_decompress(t->ctx, nifti_gz_file.bytes, nifti_gz_file.size, 0, &b));
+        TRY(t, pack ? gzip_pack(t->ctx, nifti_file.bytes, nifti_file.size, &b)
+                    : gzip_unpack(t->ctx, nifti_gz_file.bytes, nifti_gz_file.size, 0, &b));
     } while (again(t, b.bytes, "before", t->status != QNET_OK ? 7 : 0));
     hash_and_free(t, &b);
 }
