@@ -623,9 +623,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
-   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
-   a size is below 1 or a pointer is NULL.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What
+   returns nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does
+   nothing where a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -3989,7 +3989,8 @@ QNET__HELPER qnet_real qnet__tanh(qnet_real x)
     return (qnet_real)tanhf((float)x);
 }
 
-/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is
+   added to them. */
 typedef struct qnet__lstm_row {
     size_t hidden;
     const qnet_real *b, *uh;  /* forward: bias, U h' */
@@ -5476,7 +5477,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 /* The number that competes in a window, of channel c; ReLU can wait for the winner. */
 QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
@@ -5514,8 +5515,8 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         won[i] = winner;
     }
     for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    for (int i = 0; pool->argmax != NULL && i < n; i++)
-        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
@@ -5629,7 +5630,7 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
     }
 }
 
-/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
+/* ---- The LSTM's element-wise half: one scan at one step -------------------------------------- */
 
 #if QNET__REAL_IS_DOUBLE
 
@@ -5738,7 +5739,8 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
     const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
                            qnet__lanes_load_part(row->dh + j, count);
-    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes one = qnet__lanes_all(1);
     /* h = o tanh(c) (5) */
     const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
     qnet__lanes da[4];
@@ -8053,7 +8055,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
@@ -8247,7 +8249,6 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 #define QNET__STEM_U 12         /* numbers of u[r][q] */
 #define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8398,7 +8399,7 @@ typedef struct qnet__stem_backward_job {
     qnet__pass_job mask;    /* masks dpool, and its sums */
     const qnet_real *x;     /* [batch][height][width][3] */
     const uint8_t *argmax;  /* of dpool */
-    qnet_real level[3];     /* taken off x */
+    qnet_real pad[12];      /* u in the padding: minus the channels' level, which is taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
     ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
     double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
@@ -8434,14 +8435,17 @@ static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
-    const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
-        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
-            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
-            const int inside = y >= 0 && y < height && x >= 0 && x < width;
-            for (ptrdiff_t c = 0; c < 3; c++)
-                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
+    const size_t width = (size_t)p->s.conv.width;
+    for (ptrdiff_t q = 0; q < p->pitch; q++) memcpy(u + q * QNET__STEM_U, p->pad, sizeof p->pad);
+    for (ptrdiff_t a = 0; a < 2; a++) {
+        const ptrdiff_t y = 2 * r + a - 3;
+        const qnet_real *pixel = image + y * p->s.conv.width * 3;
+        if (y < 0 || y >= p->s.conv.height) continue;
+        for (size_t x = 3; x < width + 3; x++, pixel += 3) { /* from the border on */
+            qnet_real *to = u + (x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3;
+            for (size_t c = 0; c < 3; c++) to[c] = pixel[c] + p->pad[c];
         }
+    }
 }
 
 /* Rows first .. last - 1 of columns. */
@@ -8485,49 +8489,42 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t rows = r_end - r;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.rows = QNET__TILE_ROWS;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.a_step = tile.b_step = QNET__STEM_COLUMN;
-    tile.segments = (size_t)rows;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = 1;
-    tile.accumulate = t->begun[row_class];
-    tile.ahead = (uintptr_t)c;
+    const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
+    qnet_real *c[QNET__STEM_U];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.beside = 1, product.a_rows = 1;
+    product.b = b, product.b_panel = p->isa->columns;
+    product.c = c, product.accumulate = t->begun[row_class];
+    product.a_step = product.b_step = QNET__STEM_COLUMN;
+    product.rows = QNET__STEM_U, product.columns = (size_t)p->width;
+    product.segments = (size_t)rows;
+    product.chain = QNET__CHAIN_DIRECT;
     for (int k = 0; k < 7; k++) {
         const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
         const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
         const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
         double sum[QNET__STEM_U];
-        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
+            c[m] = t->lags + (at + m) * p->width;
             sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        }
         for (ptrdiff_t i = 0; i < rows; i++) {
-            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = a[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
             for (ptrdiff_t n = 0; n < length; n++)
                 for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
-                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
+                    sum[m] += (double)a[i][n * QNET__STEM_COLUMN + m];
         }
-        tile.length = (size_t)length;
-        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
-            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
-                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
-                    c[i] = t->lags + (at + m + i) * p->width;
-                qnet__run_tile(p->isa, &tile, p->isa->columns);
-            }
+        product.length = product.piece = (size_t)length;
+        qnet__multiply(p->isa, &product);
         memcpy(t->lag_sums + at, sum, sizeof sum);
     }
     t->begun[row_class] = 1;
 }
 
-/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
-   The taps that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3
+   + c. The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
     const ptrdiff_t n = QNET__STEM_U;
@@ -8584,8 +8581,8 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
             const ptrdiff_t first = qnet__stem_class(s->out_h, k);
             const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
             const ptrdiff_t last = class_end < t.last ? class_end : t.last;
-            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
-                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__SEGMENTS)
+                qnet__stem_lags(&t, r, last - r < QNET__SEGMENTS ? last : r + QNET__SEGMENTS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
         if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
@@ -8665,7 +8662,7 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* The mean of each channel over the images' middle rows. */
+/* pad from the mean of each channel over the images' middle rows. */
 static void qnet__stem_level(qnet__stem_backward_job *p)
 {
     const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
@@ -8674,7 +8671,8 @@ static void qnet__stem_level(qnet__stem_backward_job *p)
         for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
             for (size_t x = 0; x < width; x++)
                 sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
-        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+        for (size_t k = c; k < QNET__STEM_U; k += 3)
+            p->pad[k] = (qnet_real)(-sum / (double)p->s.conv.batch / (double)width);
     }
 }
 
@@ -9042,8 +9040,8 @@ static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward
     qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
-   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r
+   at c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
     const qnet__isa *isa;
     size_t rows, columns, k, a_row, a_step;

@@ -853,7 +853,7 @@ static qnet_status parse(const char *text, size_t size)
     table_of.ctx = ctx;
     table_of.log.message = keep_log;
     status = bids_participants(&table_of, "participants.tsv", text, size);
-    if (status != QNET_OK) qnet__fail(ctx, status, "%s", table_of.error);
+    if (status != QNET_OK) (void)qnet__fail(ctx, status, "%s", table_of.error);
     rows = status == QNET_OK ? table_of.list : NULL;
     rows_count = table_of.count;
     return status;
