@@ -83,7 +83,7 @@
    OPTIONS, defined before the implementation
 
        QNET_REAL double       networks in double precision: the reference build, slow and exact
-       QNET_REFERENCE         plain-loop twins instead of the fast kernels
+       QNET_REFERENCE         plain loops instead of the fast products, convolutions and passes
        QNET_STATIC            everything private to this file
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
@@ -7822,14 +7822,14 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
    >>norm  Batch normalisation over rows of x[rows][channels], with the residual addition and the
    ReLU that follow it in a ResBlock.
 
-   A layer for callers, in passes of >>fuse, whose sources and sinks hold the arithmetic: forward
-   one over x for the moments and one that reads x and writes y; backward one for the two sums,
-   which leaves the gradient behind the ReLU's mask where it is wanted, and one for dx. ResNet18
-   does the same where its maps are read and written (>>resnet).
+   A layer for callers, in passes of >>fuse, whose prologues and epilogues hold the arithmetic:
+   forward one over x for the moments and one from x to y; backward one for the two sums, which
+   stores the masked gradient where it is wanted, and one for dx. ResNet18 does the same where its
+   maps are read and written (>>resnet).
    ============================================================================================ */
 
-/* rows and channels (by the caller's word for them) of 1 or more, a size that fits, and pointers
-   that are there. */
+/* Fails unless rows and channels (by the caller's word for them) are 1 or more, their product fits
+   a size_t, and no required pointer is NULL. */
 static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t rows,
                                      const char *word, int channels, int pointers_are_there)
 {
@@ -7850,10 +7850,9 @@ static qnet_status qnet__check_layer(qnet_context *ctx, const char *name, size_t
 typedef struct qnet__norm {
     double *total1, *total2;          /* [channels]: sums over all chunks */
     qnet_real *scale, *shift, *slope; /* [channels]; of qnet__prologue_kind */
-    qnet__epilogue sums;                  /* center, sum1, sum2 and rows of each chunk */
+    qnet__epilogue sums;              /* center, sum1, sum2 and rows of each chunk */
 } qnet__norm;
 
-/* Where the arena has a base, the arrays are its. */
 static void qnet__norm_plan(qnet__norm *norm, size_t rows, int channels, qnet__arena *arena)
 {
     const size_t n = (size_t)channels, chunks = qnet__pass_chunks(rows, n);
@@ -7921,7 +7920,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     const qnet__prologue source = qnet__prologue_plain(x);
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
     double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
 
@@ -7938,7 +7937,7 @@ QNET_API qnet_status qnet_batchnorm_forward(qnet_context *ctx, size_t rows, int 
     norm.sums.kind = QNET__EPILOGUE_MOMENTS;
     qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
     qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (c = 0; c < (size_t)channels; c++) {
+    for (size_t c = 0; c < (size_t)channels; c++) {
         double m = norm.total1[c], v = norm.total2[c], r = 1 / sqrt(v + QNET_BATCHNORM_EPS);
         mean[c] = (qnet_real)m;
         rstd[c] = (qnet_real)r;
@@ -7963,14 +7962,13 @@ QNET_API qnet_status qnet_batchnorm_inference(qnet_context *ctx, size_t rows, in
 {
     const size_t bytes = (size_t)qnet__max_int(channels, 1) * sizeof(qnet_real);
     qnet_real *scale;
-    int c;
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_inference", rows, "channels", channels,
                                 x && gamma && beta && running_mean && running_var && y));
     scale = (qnet_real *)qnet__alloc(ctx, bytes);
     if (scale == NULL) return qnet__no_memory(ctx, bytes, "batch norm");
-    for (c = 0; c < channels; c++)
-        scale[c] =
-            (qnet_real)((double)gamma[c] / sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
+    for (int c = 0; c < channels; c++)
+        scale[c] = (qnet_real)((double)gamma[c] /
+                               sqrt((double)running_var[c] + QNET_BATCHNORM_EPS));
     qnet__norm_apply(ctx, rows, channels, x, running_mean, scale, beta, residual, relu, y);
     qnet__free(ctx, scale, bytes);
     return QNET_OK;
@@ -7991,7 +7989,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     qnet__norm norm;
     qnet__arena arena = { NULL, 0 };
     qnet__prologue source = qnet__prologue_plain(dy);
-    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels), c;
+    size_t bytes = qnet_batchnorm_scratch(ctx, rows, channels);
     void *block, *owned;
 
     QNET__TRY(qnet__check_layer(ctx, "qnet_batchnorm_backward", rows, "channels", channels,
@@ -8007,7 +8005,7 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
     norm.sums.mean = mean;
     qnet__pass(ctx, &source, &norm.sums, rows, (size_t)channels);
     qnet__epilogue_totals(ctx, &norm.sums, (size_t)channels, norm.total1, norm.total2);
-    for (c = 0; c < (size_t)channels; c++) {
+    for (size_t c = 0; c < (size_t)channels; c++) {
         double r = (double)rstd[c], sum_g = norm.total1[c], sum_gd = norm.total2[c];
         if (dbeta != NULL) dbeta[c] = (qnet_real)sum_g;
         if (dgamma != NULL) dgamma[c] = (qnet_real)(r * sum_gd);
