@@ -11931,13 +11931,15 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
-   stochastic weight averaging (Izmailov et al. 2018). All are loops over flat blocks, split into
-   chunks of a fixed size.
+   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
+   chunks of a fixed size. A number depends on no other, so chunks change no bits.
    ============================================================================================ */
 
 #define QNET__OPTIM_CHUNK ((size_t)1 << 15)
 
-typedef struct qnet__adam_job {
+/* p[count] moves by g[count]: weights by their gradient and its moments m and v (Adam), or an
+   average by new weights (SWA). */
+typedef struct qnet__optim_job {
     size_t count;
     qnet_real *p, *m, *v;
     const qnet_real *g;
@@ -11945,65 +11947,31 @@ typedef struct qnet__adam_job {
     qnet_real rate;                   /* learning_rate / (1 - b1^t) */
     qnet_real root;                   /* 1 / sqrt(1 - b2^t) */
     qnet_real eps;
-} qnet__adam_job;
+    qnet_real share;                  /* of g in the new average, 1 / (n + 1) */
+} qnet__optim_job;
 
-/* Adam on numbers start..end-1 (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside
-   the root: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
-   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
-static void qnet__adam_ref(const qnet__adam_job *a, size_t start, size_t end)
+static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *job)
 {
-    size_t i;
+    qnet__parallel(ctx, (job->count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, task, job);
+}
 
-    for (i = start; i < end; i++) {
-        qnet_real g = a->g[i];
-        qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
-        qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
+/* Adam on one chunk (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside the root:
+   m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
+   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
+static void qnet__adam_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__optim_job *a = (const qnet__optim_job *)arg;
+    const size_t start = index * QNET__OPTIM_CHUNK;
+    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, a->count);
+    QNET__UNUSED(worker);
+    for (size_t i = start; i < end; i++) {
+        const qnet_real g = a->g[i];
+        const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
+        const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
         a->m[i] = m;
         a->v[i] = v;
         a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
     }
-}
-
-#if QNET__X86 && defined(__SSE2__)
-/* Compilers do not vectorise sqrt, because it may set errno: this does, four numbers at a time,
-   with the operations of the loop above. Every x86-64 has SSE2, and the step waits for memory. */
-static void qnet__adam_sse2(const qnet__adam_job *a, size_t start, size_t end)
-{
-    const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
-    const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
-    const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
-    const __m128 eps = _mm_set1_ps(a->eps);
-    size_t i;
-
-    /* Loads and stores are unaligned: nothing says where a caller's block starts. */
-    for (i = start; i + 4 <= end; i += 4) {
-        __m128 g = _mm_loadu_ps(a->g + i), m = _mm_loadu_ps(a->m + i), v = _mm_loadu_ps(a->v + i);
-        __m128 step;
-        m = _mm_add_ps(_mm_mul_ps(b1, m), _mm_mul_ps(one_b1, g));
-        v = _mm_add_ps(_mm_mul_ps(b2, v), _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
-        _mm_storeu_ps(a->m + i, m);
-        _mm_storeu_ps(a->v + i, v);
-        step = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
-        step = _mm_div_ps(_mm_mul_ps(rate, m), step);
-        _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
-    }
-    qnet__adam_ref(a, i, end);
-}
-#endif
-
-/* One chunk, by the fast form where there is one. */
-static void qnet__adam_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__adam_job *job = (const qnet__adam_job *)arg;
-    size_t start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-#if QNET__X86 && defined(__SSE2__)
-    qnet__adam_sse2(job, start, end);
-#else
-    qnet__adam_ref(job, start, end);
-#endif
 }
 
 QNET_API void qnet_adam_config_init(qnet_adam_config *config)
@@ -12019,13 +11987,10 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t)
 {
-    qnet__adam_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.p = p;
-    job.g = g;
-    job.m = m;
-    job.v = v;
+    job.p = p, job.g = g, job.m = m, job.v = v;
     job.b1 = (qnet_real)config->beta1;
     job.one_b1 = (qnet_real)(1.0 - config->beta1);
     job.b2 = (qnet_real)config->beta2;
@@ -12033,7 +11998,7 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     job.rate = (qnet_real)(learning_rate / (1.0 - pow(config->beta1, (double)t)));
     job.root = (qnet_real)(1.0 / sqrt(1.0 - pow(config->beta2, (double)t)));
     job.eps = (qnet_real)config->eps;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
+    qnet__optim_run(ctx, qnet__adam_task, &job);
 }
 
 /* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. Eq. (5) of
@@ -12046,40 +12011,27 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
     return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
 }
 
-typedef struct qnet__swa_job {
-    size_t count;
-    qnet_real *average;
-    const qnet_real *p;
-    uint64_t n;
-} qnet__swa_job;
-
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
-   of Izmailov et al. n = 0 copies, so that what stood in average does not matter, NaN included. */
+   of Izmailov et al. The first is a copy, so that no NaN in average matters. */
 static void qnet__swa_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__swa_job *job = (const qnet__swa_job *)arg;
-    const qnet_real *QNET__RESTRICT p = job->p;
-    qnet_real *QNET__RESTRICT average = job->average;
-    qnet_real share = (qnet_real)(1.0 / ((double)job->n + 1.0));
-    size_t i, start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
+    const qnet__optim_job *job = (const qnet__optim_job *)arg;
+    const size_t start = index * QNET__OPTIM_CHUNK;
+    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
     QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        average[i] = job->n == 0 ? p[i] : average[i] + share * (p[i] - average[i]);
+    for (size_t i = start; i < end; i++)
+        job->p[i] = job->share < 1 ? job->p[i] + job->share * (job->g[i] - job->p[i]) : job->g[i];
 }
 
-/* average[count], p[count]. */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
-    qnet__swa_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.average = average;
-    job.p = p;
-    job.n = n;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__swa_task, &job);
+    job.p = average, job.g = p;
+    job.share = (qnet_real)(1.0 / ((double)n + 1.0));
+    qnet__optim_run(ctx, qnet__swa_task, &job);
 }
 
 /* ============================================================================================
