@@ -71,6 +71,7 @@ $(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< $(EXTRA_$*) -lm
 
 $(BUILD)/crossval: weights_tools/pth.h
+$(BUILD)/gradcheck: tests/reference.h
 
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
 	@mkdir -p $(BUILD)
@@ -112,7 +113,7 @@ tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h $(wildcard tests/*.h examples/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -125,12 +126,12 @@ $(BUILD)/tests/test_delong: examples/delong.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
 $(BUILD)/tests/test_trace: examples/trace.c
 
-$(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
+$(BUILD)/tests/double_%: tests/test_%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REAL=double $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
-$(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
+$(BUILD)/tests/reference_%: tests/test_%.c qnet.h $(wildcard tests/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm

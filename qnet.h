@@ -16,7 +16,7 @@
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
-       >>pool >>stem >>dense >>lstm >>gradcheck
+       >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
@@ -745,19 +745,6 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *x, const qnet_real *y,
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch);
-
-/* Compares an analytic gradient with central differences (f(x + h) - f(x - h)) / 2h of a scalar
-   function of x[count], at `samples` positions spread over x (0: all). x is restored. The error is
-   |numeric - analytic| / max(1e-3 * largest gradient, |numeric| + |analytic|). */
-typedef double (*qnet_scalar_function)(void *user);
-typedef struct qnet_gradcheck_result {
-    double max_error;
-    size_t worst; /* index into x */
-    double analytic, numeric;
-} qnet_gradcheck_result;
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out);
 
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
@@ -10010,64 +9997,6 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
         qnet__lstm_backward_fast(ctx, &s);
     }
     qnet__free(ctx, owned, bytes);
-    return QNET_OK;
-}
-
-/* ============================================================================================
-   >>gradcheck  Any gradient against central differences. Meant for QNET_REAL double, where a right
-   gradient agrees to about 1e-8; in float the difference quotient itself has few digits.
-   ============================================================================================ */
-
-/* numeric = (f(x + h) - f(x - h)) / ((x + h) - (x - h)), the steps as they were rounded. Its error
-   is about h^2 f''' / 6 + eps |f| / h, so h near the cube root of eps is best: 1e-5 in double. The
-   floor under the denominator, 1e-3 of the largest gradient, keeps numbers that are all rounding
-   from being reported as wrong. A non-finite quotient is an error, not a large number. */
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out)
-{
-    qnet_gradcheck_result worst = { -1, 0, 0, 0 };
-    double largest = 0;
-    size_t s, i;
-    if (ctx == NULL || f == NULL || x == NULL || gradient == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: a required pointer is NULL");
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected count >= 1, found 0");
-    if (!(step > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected step > 0, found %g",
-                          step);
-    if (samples == 0 || samples > count) samples = count;
-    for (i = 0; i < count; i++)
-        if (fabs((double)gradient[i]) > largest) largest = fabs((double)gradient[i]);
-    for (s = 0; s < samples; s++) {
-        qnet_real kept, above, below;
-        double up, down, numeric, analytic, scale, error;
-        i = s * (count / samples) + s * (count % samples) / samples;
-        kept = x[i];
-        above = (qnet_real)((double)kept + step);
-        below = (qnet_real)((double)kept - step);
-        x[i] = above;
-        up = f(user);
-        x[i] = below;
-        down = f(user);
-        x[i] = kept;
-        numeric = (up - down) / ((double)above - (double)below);
-        analytic = (double)gradient[i];
-        if (!(fabs(numeric) < HUGE_VAL) || !(fabs(analytic) < HUGE_VAL))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "qnet_gradcheck: at index %lu: numeric %g, analytic %g",
-                              (unsigned long)i, numeric, analytic);
-        scale = fabs(numeric) + fabs(analytic);
-        if (scale < 1e-3 * largest) scale = 1e-3 * largest;
-        error = scale > 0 ? fabs(numeric - analytic) / scale : 0;
-        if (error > worst.max_error) {
-            worst.max_error = error;
-            worst.worst = i;
-            worst.analytic = analytic;
-            worst.numeric = numeric;
-        }
-    }
-    *out = worst;
     return QNET_OK;
 }
 
