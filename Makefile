@@ -72,6 +72,7 @@ $(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
 
 $(BUILD)/crossval: weights_tools/pth.h
 $(BUILD)/gradcheck: tests/reference.h
+$(BUILD)/trace: tests/plain_resnet.h tests/plain_scan.h
 
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
 	@mkdir -p $(BUILD)
@@ -211,12 +212,12 @@ parity-build: $(PARITY)
 
 $(BUILD)/parity/weights_probe: weights_tools/pth.h
 
-$(BUILD)/parity/%_double: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+$(BUILD)/parity/%_double: tests/parity/%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/parity
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_REAL=double -I. -o $@ $< -lm
 
-$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/golden/*.h)
+$(BUILD)/parity/%_float: tests/parity/%.c qnet.h $(wildcard tests/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/parity
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
