@@ -596,7 +596,8 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked; values are not: NaN in, NaN out.
+   says that they may. A function that returns a status checks shapes and pointers, one that does
+   not trusts its caller; values are not checked: NaN in, NaN out.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -10089,12 +10090,6 @@ static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
            (size_t)qnet_conv2d_out_width(&c->conv);
 }
 
-/* Numbers of it. */
-static size_t qnet__conv_bn_count(const qnet__conv_bn *c, int batch)
-{
-    return qnet__conv_bn_rows(c, batch) * (size_t)c->conv.out_channels;
-}
-
 /* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
    padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
 static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
@@ -10121,7 +10116,8 @@ static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet
     r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         qnet__resblock *block = &r->block[b];
-        const int layer = b / 2 + 1, out = 64 << (layer - 1), stride = layer > 1 && b % 2 == 0 ? 2 : 1;
+        const int layer = b / 2 + 1, out = 64 << (layer - 1);
+        const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
         const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
         char prefix[] = "layer1.0.";
         prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
@@ -10209,8 +10205,9 @@ static size_t qnet__plan_place(qnet__plan *p)
         if (!qnet__add(sum, bytes, &sum)) return SIZE_MAX;
         for (int j = 0; j < i; j++) {
             const size_t taken = p->tensor[j].at, free = taken + p->tensor[j].bytes;
-            if (p->tensor[i].first <= p->tensor[j].last && p->tensor[j].first <= p->tensor[i].last &&
-                at < free && taken < at + bytes) {
+            const int together = p->tensor[i].first <= p->tensor[j].last &&
+                                 p->tensor[j].first <= p->tensor[i].last;
+            if (together && at < free && taken < at + bytes) {
                 at = free;
                 j = -1; /* from the first again */
             }
@@ -10232,27 +10229,37 @@ static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
     return bytes;
 }
 
+/* Scratch of the stem's forward or backward pass. */
+static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
+{
+    const qnet__conv_bn *stem = r->conv_bn;
+    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
+    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
+                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
+}
+
 /* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
-   18 the stem. */
+   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
+   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
+   after it have kept. At inference a map lives until the next block has read it. */
 static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
 {
     const int batch = r->net.config.batch, train = r->net.config.training;
     const size_t real = sizeof(qnet_real), rows = (size_t)batch;
     const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
     qnet__conv_bn *stem = r->conv_bn;
-    const size_t whole = r->stem_fused ? 0 : qnet__conv_bn_count(stem, batch);
-    const size_t unfused = r->stem_fused ? 0 : qnet__conv_bn_scratch(r->net.ctx, stem);
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
 
     stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
     r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
-    r->stem_scratch[0] = qnet__plan_take(
-        p, r->stem_fused ? qnet__stem_forward_scratch(r->net.ctx, &stem->conv) : unfused, 1, 0, 0);
+    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
     r->head_scratch = qnet__plan_take(
         p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
     for (int b = 0; b < QNET__RESBLOCKS; b++) {
         qnet__resblock *block = &r->block[b];
         const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
-        const size_t count = qnet__conv_bn_count(&r->conv_bn[block->second], batch);
+        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
+                             (size_t)r->conv_bn[block->second].conv.out_channels;
         size_t scratch = 0;
         for (int u = block->first; u <= last; u++) {
             scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
@@ -10272,9 +10279,7 @@ static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
         r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
         r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
         r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
-        r->stem_scratch[1] = qnet__plan_take(
-            p, r->stem_fused ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv) : unfused, 1, 18,
-            18);
+        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
@@ -10350,36 +10355,31 @@ static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *confi
     }
 }
 
+/* `field` of a configuration or call must be least..most. */
+static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *field,
+                                     int value, int least, int most)
+{
+    if (value >= least && value <= most) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s must be %d..%d, found %d", what, field,
+                      least, most, value);
+}
+
 /* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
     size_t count;
-    if (config->height < 32 || config->width < 32 || config->height > 8192 ||
-        config->width > 8192) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "resnet: height and width must be 32..8192, found %d x %d",
-                          config->height, config->width);
-    }
-    if (config->channels < 1 || config->channels > 1024) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: channels must be 1..1024, found %d",
-                          config->channels);
-    }
-    if (config->classes < 1 || config->classes > 65536) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: classes must be 1..65536, found %d",
-                          config->classes);
-    }
-    if (config->batch < 1 || config->batch > 4096) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: batch must be 1..4096, found %d",
-                          config->batch);
-    }
+    QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
     /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
     count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
     if (!qnet__mul(count, (size_t)config->height, &count) ||
         !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count)) {
+        !qnet__mul(count, (size_t)config->batch, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
-    }
     return QNET_OK;
 }
 
@@ -10430,7 +10430,7 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
                                         qnet_resnet **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state r, *self;
+    qnet__resnet_state r;
     size_t bytes;
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
@@ -10438,7 +10438,7 @@ QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_con
     qnet__resnet_plan(ctx, config, &arena, &r);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
     qnet__resnet_plan(ctx, config, &arena, &r);
-    self = (qnet__resnet_state *)(void *)arena.base;
+    qnet__resnet_state *self = (qnet__resnet_state *)(void *)arena.base;
     r.momentum = QNET_BATCHNORM_MOMENTUM;
     r.net.table = &self->table;
     r.net.bytes = bytes;
@@ -10466,10 +10466,9 @@ QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state *r;
-    if (net == NULL || net->config.training) {
+    if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    }
     r = net->state;
     for (int pass = 0; pass < 2; pass++) {
         for (int u = 0; u < QNET__CONV_BNS; u++) {
@@ -10619,7 +10618,8 @@ static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__con
 {
     qnet_conv2d conv = c->conv;
     conv.batch = batch;
-    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp, scratch);
+    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
+                              scratch);
 }
 
 /* Training: conv_out = conv(x), and the statistics of its norm. */
@@ -10739,34 +10739,24 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    qnet__prologue map;
-    const qnet_param *fc;
-    size_t pixels;
-    int classes;
-    if (net == NULL || x == NULL) {
+    if (net == NULL || x == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet forward: net or x is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    classes = net->config.classes;
-    pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
-    if (batch < 1 || batch > net->config.batch) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet forward: batch must be 1..%d, found %d",
-                          net->config.batch, batch);
-    }
-    if (train && !net->config.training) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const int classes = net->config.classes;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    qnet__prologue map;
+    QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
+    if (train && !net->config.training)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: train = 1 needs a network created with training = 1");
-    }
-    if (train && (size_t)batch * pixels < 2) {
+    if (train && (size_t)batch * pixels < 2)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    }
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
     QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
@@ -10774,7 +10764,6 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    fc = &r->params[QNET__RESNET_TRAINED - 2];
     QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
                                  net->weights + fc[0].offset, net->weights + fc[1].offset,
                                  r->logits, r->head_scratch));
@@ -10806,7 +10795,7 @@ static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int 
     }
 }
 
-/* Epilogue that stores the gradient g of a norm, with the sums that qnet__conv_bn_gradient reads. */
+/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
 static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
                                          qnet_real *g)
 {
@@ -10929,42 +10918,32 @@ static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, 
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    const qnet_param *fc;
-    const qnet__resblock *last;
-    qnet__prologue gradient;
-    qnet__epilogue sums;
-    size_t pixels;
-    if (net == NULL || x == NULL || dlogits == NULL) {
+    if (net == NULL || x == NULL || dlogits == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet backward: net, x or dlogits is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    if (r->trained == 0) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
+    if (r->trained == 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    }
-    if (r->trained != batch) {
+    if (r->trained != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
                           r->trained, batch);
-    }
     r->trained = r->batch = 0; /* what the forward pass kept is used up below */
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
-    fc = &r->params[QNET__RESNET_TRAINED - 2];
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
                                   r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
                                   r->head_scratch));
     /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
-    last = &r->block[QNET__RESBLOCKS - 1];
-    pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
     QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
-    gradient = qnet__prologue_plain(last->dout);
-    sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    qnet__prologue gradient = qnet__prologue_plain(last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
     sums.mask = last->out;
     qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
     qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
@@ -11023,28 +11002,32 @@ static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
     return shape;
 }
 
-/* The table, whose entries s->params are not written while they are NULL; all is trained. */
+/* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
+   the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
 static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s)
 {
-    static const char *const suffix[2][4] = {
-        {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"},
-        {"weight_ih_l0_reverse", "weight_hh_l0_reverse", "bias_ih_l0_reverse",
-         "bias_hh_l0_reverse"}};
-    const size_t in = (size_t)config->features, hidden = (size_t)config->hidden;
+    const size_t in = (size_t)config->features, hidden = (size_t)config->hidden, g = 4 * hidden;
     const size_t classes = (size_t)config->classes, all = (size_t)config->steps * 2 * hidden;
-    qnet_param_table *t = &s->table;
-    t->network = "qnet-scan";
-    t->entries = s->params;
-    for (int d = 0; d < 2; d++) {
-        qnet__param_add(t, s->params, "lstm", suffix[d][0], 1, 2, 4 * hidden, in, 1, 1);
-        qnet__param_add(t, s->params, "lstm", suffix[d][1], 1, 2, 4 * hidden, hidden, 1, 1);
-        qnet__param_add(t, s->params, "lstm", suffix[d][2], 1, 1, 4 * hidden, 1, 1, 1);
-        qnet__param_add(t, s->params, "lstm", suffix[d][3], 1, 1, 4 * hidden, 1, 1, 1);
+    const struct { const char *name, *suffix; size_t rows, columns; } p[QNET__SCAN_PARAMS] = {
+        {"lstm", "weight_ih_l0", g, in},
+        {"lstm", "weight_hh_l0", g, hidden},
+        {"lstm", "bias_ih_l0", g, 0},
+        {"lstm", "bias_hh_l0", g, 0},
+        {"lstm", "weight_ih_l0_reverse", g, in},
+        {"lstm", "weight_hh_l0_reverse", g, hidden},
+        {"lstm", "bias_ih_l0_reverse", g, 0},
+        {"lstm", "bias_hh_l0_reverse", g, 0},
+        {"image_head", "weight", classes, 2 * hidden},
+        {"image_head", "bias", classes, 0},
+        {"scan_head", "weight", classes, all},
+        {"scan_head", "bias", classes, 0}};
+    s->table.network = "qnet-scan";
+    s->table.entries = s->params;
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
+        const int ndim = p[i].columns > 0 ? 2 : 1;
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
+                        ndim > 1 ? p[i].columns : 1, 1, 1);
     }
-    qnet__param_add(t, s->params, "image_head", "weight", 1, 2, classes, 2 * hidden, 1, 1);
-    qnet__param_add(t, s->params, "image_head", "bias", 1, 1, classes, 1, 1, 1);
-    qnet__param_add(t, s->params, "scan_head", "weight", 1, 2, classes, all, 1, 1);
-    qnet__param_add(t, s->params, "scan_head", "bias", 1, 1, classes, 1, 1, 1);
 }
 
 /* Where the tensors of the table p lie in a block. */
@@ -11101,23 +11084,18 @@ static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, q
 /* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    const int value[5] = {config->features, config->hidden, config->steps, config->classes,
-                          config->batch};
-    static const char *const name[5] = {"features", "hidden", "steps", "classes", "batch"};
     size_t count, width;
-    for (int i = 0; i < 5; i++) {
-        if (value[i] < 1 || value[i] > 4096) {
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: %s must be 1..4096, found %d",
-                              name[i], value[i]);
-        }
-    }
+    QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
     /* No tensor of a batch is larger than this, nor is any weight matrix. */
     width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
     count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count)) {
+    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
-    }
     return QNET_OK;
 }
 
@@ -11147,7 +11125,7 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
                                             qnet_scan_model **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__scan_state s, *self;
+    qnet__scan_state s;
     size_t bytes;
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
@@ -11155,7 +11133,7 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
     qnet__scan_plan(ctx, config, &arena, &s);
     QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
     qnet__scan_plan(ctx, config, &arena, &s);
-    self = (qnet__scan_state *)(void *)arena.base;
+    qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
     s.model.ctx = ctx;
     s.model.config = *config;
     s.model.table = &self->table;
@@ -11213,16 +11191,12 @@ static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
-    if (batch < 1 || batch > model->config.batch) {
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model: batch must be 1..%d, found %d", model->config.batch, batch);
-    }
+    QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
     for (int b = 0; b < batch; b++) {
-        if (length[b] < 1 || length[b] > model->config.steps) {
+        if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-        }
     }
     return QNET_OK;
 }
@@ -11246,27 +11220,19 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    const qnet_scan_config *config;
-    qnet__scan_state *s;
-    qnet_context *ctx;
-    qnet_lstm shape;
-    qnet_lstm_weights weights;
-    size_t rows, classes;
-    int width;
-    if (model == NULL || x == NULL || length == NULL) {
+    if (model == NULL || x == NULL || length == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model forward: model, x or length is NULL");
-    }
-    ctx = model->ctx;
-    s = model->state;
-    config = &model->config;
+    qnet_context *ctx = model->ctx;
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    const size_t classes = (size_t)config->classes;
+    const int width = 2 * config->hidden;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    rows = (size_t)batch * (size_t)config->steps;
-    classes = (size_t)config->classes;
-    width = 2 * config->hidden;
-    shape = qnet__scan_lstm(config, batch);
-    weights = qnet__scan_weights(s);
+    const size_t rows = (size_t)batch * (size_t)config->steps;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
 
     QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
     QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
@@ -11300,8 +11266,8 @@ static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, 
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
                                   s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
                                   s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y:
-       dy += dimage image_head. */
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y, so
+       their gradients add up: dy += dimage image_head. */
     QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
                                   s->d.image_w, s->d.image_b, s->scratch));
     QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
@@ -11325,27 +11291,21 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    const qnet_scan_config *config;
-    qnet__scan_state *s;
-    size_t row;
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL) {
+        dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (!config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    if (!config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    }
-    if (s->batch == 0 || s->batch != batch) {
+    if (s->batch == 0 || s->batch != batch)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
-    }
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
+    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
     memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
     memcpy(s->dscan, dscan_logits, row);
     qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
@@ -11359,20 +11319,16 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    const qnet_scan_config *config;
-    qnet__scan_state *s;
-    double image, scan;
     if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL) {
+        scan_loss == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (backward && !config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    double image, scan;
+    if (backward && !config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model loss: backward needs a model created with training = 1");
-    }
     QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
     for (int b = 0; b < batch; b++) {
         for (int t = 0; t < config->steps; t++)

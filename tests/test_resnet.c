@@ -344,7 +344,7 @@ static void test_bad_input(void)
     int i;
 
     for (i = 0; i < 10; i++) {
-        static const char *const part[10] = {"31 x 224", "224 x 0", "9000", "channels", "channels",
+        static const char *const part[10] = {"height must be 32..8192, found 31", "width must be 32..8192, found 0", "9000", "channels", "channels",
                                              "classes", "batch", "batch", "-5", "classes"};
         qnet_resnet_config_init(&config);
         if (i == 0) config.height = 31;
