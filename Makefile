@@ -2,7 +2,7 @@
 #
 #   make demo     phantom cohort, cross-validation, report: the whole paper in miniature
 #   make test     every test; the last line is "N passed, N failed"
-#   make examples the example programs, into build/
+#   make examples the example programs, into build/; the header is compiled once for all of them
 #   make paper    the full-size experiment: 52 + 47 subjects, 10 folds, the paper's epochs (days on two cores)
 #   make bench    our own figures, per kernel and whole
 #   make parity   our numbers beside PyTorch's and others', live, where Python is; the last line is "N agree, M differ"
@@ -39,8 +39,10 @@ BUILD = build
 # Threads that wait asleep: on a machine that others use too, spinning ones can cost a factor of ten.
 export OMP_WAIT_POLICY ?= passive
 
-PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+# Those that call public functions only share one compiled header.
+LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong oracles paper parity scan trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
@@ -65,27 +67,41 @@ all: examples $(BUILD)/qnet_weights
 
 examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/cpp_program)
 
-$(BUILD)/%: examples/%.c qnet.h $(wildcard examples/*.h)
+# The header is compiled once for all of them: QNET_IMPLEMENTATION_DONE says that another file holds the
+# implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
+ELSEWHERE = -DQNET_IMPLEMENTATION_DONE
+
+$(BUILD)/qnet.o: qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< $(EXTRA_$*) -lm
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
 
-$(BUILD)/crossval: weights_tools/pth.h
-$(BUILD)/gradcheck: tests/reference.h
 $(BUILD)/trace: tests/plain_resnet.h tests/plain_scan.h
 
-$(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h qnet.h
-	@mkdir -p $(BUILD)
+$(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o $(EXTRA_$*) -lm
+
+$(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/crossval/crossval.c $(BUILD)/qnet.o -lm
+
+$(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o -lm
 
 EXTRA_own_threads = -pthread
 EXTRA_openblas = -lopenblas
 
-$(BUILD)/cpp_program: examples/cpp_program.cpp qnet.h
+# In double: an implementation of its own.
+$(BUILD)/gradcheck: examples/gradcheck.c tests/reference.h qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CXX) $(CXX11) $(CXXFLAGS) $(OPENMP) -I. -o $@ $< -lm
+	@$(CC) $(C99) $(CFLAGS) -I. -o $@ $< -lm
+
+$(BUILD)/cpp_program: examples/cpp_program.cpp $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CXX) $(CXX11) $(CXXFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o -lm
 
 # ---- The main job ---------------------------------------------------------------------------------
 
@@ -110,11 +126,20 @@ test:
 	@sh tests/run.sh $(BUILD)
 
 tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
-    $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
+    examples $(BUILD)/qnet_weights
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
-$(BUILD)/tests/%: tests/%.c qnet.h $(wildcard tests/*.h examples/*.h tests/golden/*.h)
+$(BUILD)/tests/qnet.o: qnet.h
+	@mkdir -p $(BUILD)/tests
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -include stdlib.h -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+
+$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
+
+$(BUILD)/tests/%: tests/%.c qnet.h $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -137,7 +162,13 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h $(wildcard tests/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+# Needs no private function, and its file operations are caught when it is linked.
+$(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
+	@echo "  $@"
+	@mkdir -p $(BUILD)/tests
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) $(EXTRA_faults_files) -I. -Iexamples -o $@ $< $(BUILD)/qnet.o -lm
+
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
@@ -147,7 +178,7 @@ EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
 $(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
-    $(wildcard examples/*.[ch])
+    $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm

@@ -15,12 +15,13 @@
        API 1 .. 17    every public type and function, in the order of the data's way
        END OF API     read no further to use the library, read on to audit it
        >>status >>context >>random >>file >>tensor >>text              the ground floor
+       >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
        >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
-       >>metrics >>cam >>report >>experiment                            evaluation, the tables
+       >>metrics >>cam >>experiment                                     evaluation, the protocol
 
    WHAT IT DOES
 
@@ -39,7 +40,8 @@
        cross-validation over individuals, accuracy ... F1, ROC, AUC,
                 DeLong, bootstrap, voting                            >>metrics >>experiment
        class activation maps                                         >>cam
-       Tables 1-3, Figures 3 and 5-10 as one HTML page               >>report
+
+   examples/crossval makes of that Tables 1-3 and Figures 3 and 5-10, as one HTML page.
 
    Forward and backward passes are written out by hand, layer by layer; nothing but the C library
    and its maths are needed.
@@ -59,15 +61,19 @@
 
        qnet_context *ctx;
        qnet_experiment_config config;
-       qnet_experiment *e;
+       qnet_experiment *e = NULL;
+       bids b;                              (examples/crossval/bids.h: the scans of a BIDS folder;
+       memset(&b, 0, sizeof b);              a qnet_dataset may come from anywhere)
        if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
        qnet_experiment_config_init(&config);                  (the paper's values)
-       if (qnet_experiment_run(ctx, &config, "cohort", "out", NULL, 0, &e) != QNET_OK)
-           puts(qnet_last_error(ctx));
+       if (bids_read(&b, ctx, "cohort") != QNET_OK ||
+           qnet_experiment_run(ctx, &config, &b.dataset, "out", NULL, 0, &e) != QNET_OK)
+           puts(bids_error(&b));
        else
            printf("AUC of Q-Net, cropped, by scan: %.3f\n",
                   e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].auc_first);
        qnet_experiment_destroy(e);
+       bids_free(&b);
        qnet_context_destroy(ctx);
 
    examples/ holds small programs, one idea each: one LSTM cell against Eqs. (1)-(5), stage 1,
@@ -86,6 +92,11 @@
                               but after a power cut one may be empty; for tests
        QNET_NO_OPENMP         no OpenMP even where the compiler offers it
        QNET_NO_SIMD           the portable kernels only: no AVX2, no AVX-512, no NEON
+       QNET_PASTED            this text is part of another header, so that it cannot include itself
+                              for AVX2 and AVX-512: the kernels are what the compiler's flags allow,
+                              as -mavx2 -mfma. Found out by itself where it is pasted into a .c file
+       QNET_FILE              the file's name in quotes, if it was renamed and the compiler does not
+                              know __FILE_NAME__ (gcc before 12, clang before 9)
        QNET_CPU_CHOICE        a const char * expression, as getenv("QNET_CPU"): the name of the
                               kernels that AUTO picks, unless NULL; for tests and measurements
        QNET_USE_CBLAS         cblas_sgemm as the BLAS hook that is used when none is given
@@ -172,7 +183,7 @@
        Training         10 folds over individuals, 10 in each (of 99, one fold has 9); stage 1: 100
                         epochs, batch 64, Adam, 3e-4 to 1e-4 by cosine annealing; stage 2: 50
                         epochs, batch 64, 3e-4: qnet_experiment_config
-       Results          Tables 1-3, Fig. 5-10, stars, votes: API 15 to 17. examples/audit_paper.c
+       Results          what Tables 1-3 and Fig. 5-10 show: API 15 to 17. examples/audit_paper.c
                         shows what the printed results say of each other, and where they differ
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
@@ -540,6 +551,8 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
+/* Appends the names of a folder's entries, sorted by strcmp, each ended by a zero byte. */
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names);
 #endif
 
 /* Limits on what a file may ask for; define your own before the implementation. */
@@ -596,8 +609,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. A function that returns a status checks shapes and pointers, one that does
-   not trusts its caller; values are not checked: NaN in, NaN out.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
+   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
+   a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -1080,15 +1094,10 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                int in_h, int in_w, const float low[3],
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch);
-/* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
+/* Those limits of count pixels. scratch: room for count floats, such as that above. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch);
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out);
-/* Source coordinate (x, y) in the prepared image of output pixel (out_x, out_y) under a record. */
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y);
 /* Bilinear resize of in[in_h][in_w][channels], pixel centres aligned (half-pixel convention). */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w);
@@ -1102,6 +1111,15 @@ typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
 typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
+/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. */
+struct qnet_scan;
+struct qnet_scan_maps;
+typedef struct qnet_viewer {
+    void *user;
+    void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
+} qnet_viewer;
+
 typedef struct qnet_input_config {
     qnet_input input;
     int size;          /* side of the network's input: 224 cropped, 256 full; >= 32 */
@@ -1111,14 +1129,13 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
-    const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
+    const struct qnet_viewer *viewer; /* NULL: none */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
 
 /* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
-#define QNET_CUT_SIDE 64
 typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
@@ -1128,8 +1145,6 @@ typedef struct qnet_cut {
                             and y; NaN without a mask */
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
-    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
-                            and box, and a coronal plane with mask and slices; NULL: none */
 } qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
@@ -1150,22 +1165,36 @@ typedef struct qnet_scan {
 typedef struct qnet_cohort {
     qnet_context *ctx;
     qnet_input_config config;
-    int scans_count, height, width; /* prepared size: config.size plus margins */
+    int scans_count, capacity;
+    int height, width; /* prepared size: config.size plus margins */
     qnet_scan *scans;
-    void *block; size_t block_bytes;
 } qnet_cohort;
 
 /* Slice t of a scan: pixels[height][width][3]. */
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t);
+/* Side of the prepared image: size plus margins for a crop, size for the full image. */
+QNET_API int qnet_input_prepared(const qnet_input_config *config);
 
-/* A cohort from maps in memory: all three must share a grid; mask may be NULL with explicit ranges
-   in the config. Used by qnet_cohort_read and by programs that have volumes already. */
+/* One scan in memory: the maps share a grid; mask may be NULL where the configuration names slices
+   and box. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+/* One scan on disk: NIfTI files. */
+typedef struct qnet_scan_files {
+    const char *subject;
+    qnet_label label; double age; qnet_sex sex;
+    const char *qsm, *r2star, *t1w, *mask;
+} qnet_scan_files;
+
+/* An empty cohort with room for `scans` scans. */
+QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
+                                        int scans, qnet_cohort **out);
+/* Checks a scan, chooses its slices, cuts them out and appends them: the cohort is as before on any
+   failure. The maps stay the caller's.
 
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
@@ -1173,39 +1202,27 @@ typedef struct qnet_scan_maps {
    the rest, the box is about its centre of mass.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
-   refused.
+   refused, as is a map that is 0 all over a slice's image.
    Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
    any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
    with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
    median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
    to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
-   QSM must be higher in the mask than around it (else its sign is wrong), and no map a copy of
-   another. Refused likewise are, by qnet_cohort_add, two subjects with one QSM map, and, in a
-   cohort's folder, a sidecar's "Units" other than ppm and 1/s.
+   QSM must be higher in the mask than around it (else its sign is wrong), no map may be a copy of
+   another, and no two subjects may have the same QSM map.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
    Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
    of. */
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels);
-/* Side of the prepared image: size plus margins for a crop, size for the full image. */
-QNET_API int qnet_input_prepared(const qnet_input_config *config);
-/* An empty cohort with room for `scans` scans; qnet_cohort_add prepares and copies. */
-QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
-                                        int scans, qnet_cohort **out);
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
-/* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
-   *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
-   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
-   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
-   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
-   other numbers of slices, than in most of ten or more. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out);
+/* A cohort of files[count]: volumes are read, cut and freed one scan after the other, so memory
+   holds the slices of all and the volumes of one. Error sentences name the file. A scan whose mask
+   lies elsewhere in the head, or in other numbers of slices, than in most of ten or more is warned
+   of (the log hook). */
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1421,7 +1438,7 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 
 /* ============================================================================================
-   API 17. The experiment: the paper's tables and figures for a cohort.
+   API 17. The experiment: what the paper's tables and figures show, for a cohort.
    ============================================================================================ */
 
 typedef enum qnet_model_kind {
@@ -1434,7 +1451,17 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Numbers that change results; every one is written to results.json. */
+/* Files that a program makes of a finished experiment, such as a report: write is called once, when
+   all results are there, and puts files into `folder` (names without a leading point, "crop-",
+   "full-" or ".tmp"). They come to the output folder together with the experiment's own; a failure
+   of write is the experiment's, and a resume calls it again. */
+struct qnet_experiment;
+typedef struct qnet_publish {
+    void *user;
+    qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
+} qnet_publish;
+
+/* Numbers that change results, and what is made of them. */
 typedef struct qnet_experiment_config {
     int use_input[2];             /* by qnet_input: 1, 1 */
     qnet_input_config input[2];
@@ -1445,6 +1472,7 @@ typedef struct qnet_experiment_config {
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     int cam_scans;                /* 3: scans of each class whose CAMs are drawn */
+    qnet_publish publish;         /* all zero: none */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
 
@@ -1502,17 +1530,25 @@ typedef struct qnet_participant {
     qnet_sex sex;
     int slices;
     uint64_t source_hash; /* of its QSM map: qnet_scan */
-    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
+    qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
+
+/* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
+   not known. examples/crossval/bids.h makes one of a BIDS folder. */
+typedef struct qnet_dataset {
+    const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
+    const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
+    int simulated;                    /* 1: no real subjects: every result says so */
+    int count;
+    const qnet_scan_files *scans;
+} qnet_dataset;
 
 typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
-    char derivatives[2][256]; /* folders of the maps, by qnet_input, given or found; "": none */
-    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
-       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
-    char dataset[256], dataset_type[32];
+    /* As in qnet_dataset, without control characters; "": none. */
+    char derivatives[256], dataset[256], dataset_type[32];
     int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
@@ -1521,7 +1557,6 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
-    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
@@ -1529,8 +1564,8 @@ typedef struct qnet_experiment {
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
-/* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
-   predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
+/* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint;
+   predictions.csv, weights/ and what config.publish writes are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
@@ -1539,12 +1574,11 @@ typedef struct qnet_experiment {
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
    subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
-   shuffled labels, and where participants.tsv or maps change between the two inputs. */
+   shuffled labels, and where maps change between the two inputs. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result);
-/* The files that qnet_experiment_run writes at its end, one by one. */
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -1556,19 +1590,17 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
-/* Tables 1, 2 and 3 in the paper's form, as text. */
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *experiment, qnet_buffer *text);
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *experiment, qnet_buffer *json);
+/* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
+   scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
+   volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *experiment, qnet_buffer *json);
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qnet_buffer *html);
 
 #ifdef __cplusplus
 }
 #endif
 #endif /* QNET_H */
 
-/* ---- END OF API: read no further to use the library, read on to audit it ------------------- */
+/* ---- END OF API: read no further to use the library, read on to audit it --------------------- */
 
 #if defined(QNET_IMPLEMENTATION) && !defined(QNET_IMPLEMENTATION_DONE)
 #define QNET_IMPLEMENTATION_DONE
@@ -1652,12 +1684,44 @@ QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qne
 #define QNET__X86 0
 #endif
 
+/* QNET__ISA_AT_RUN_TIME: the kernels are compiled for several instruction sets, for which this file
+   includes itself. It cannot where it was pasted into another; an include level of 0 is a paste
+   into a .c file. Then, as elsewhere, there are the kernels that the compiler's flags allow. */
+#if QNET__X86 && !defined(QNET_PASTED) && !(defined(__INCLUDE_LEVEL__) && __INCLUDE_LEVEL__ == 0)
+#define QNET__ISA_AT_RUN_TIME 1
+#else
+#define QNET__ISA_AT_RUN_TIME 0
+#endif
+#ifndef QNET_FILE
+#ifdef __FILE_NAME__ /* without its folder, as quotes look in this file's folder first */
+#define QNET_FILE __FILE_NAME__
+#else
+#define QNET_FILE "qnet.h"
+#endif
+#endif
+
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
     !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
 #define QNET__NEON 1
 #else
 #define QNET__NEON 0
+#endif
+
+/* The last set that is compiled: the only one, or the plain one where there is a choice. */
+#if QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX512F__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX512
+#define QNET__LANES_COMPILED 16
+#elif QNET__X86 && !QNET__ISA_AT_RUN_TIME && defined(__AVX2__) && defined(__FMA__)
+#define QNET__CPU_COMPILED QNET_CPU_AVX2
+#define QNET__LANES_COMPILED 8
+#else
+#define QNET__CPU_COMPILED (QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR)
+#if defined(__GNUC__) || defined(__clang__)
+#define QNET__LANES_COMPILED (QNET__REAL_IS_DOUBLE ? 2 : 4)
+#else
+#define QNET__LANES_COMPILED 1
+#endif
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -2102,7 +2166,7 @@ static void qnet__cblas_sgemm(void *user, int trans_a, int trans_b, int m, int n
    vol. 1, 14.3 and 15.2). */
 static qnet_cpu qnet__detect_cpu(void)
 {
-#if QNET__X86
+#if QNET__ISA_AT_RUN_TIME
     const unsigned osxsave_avx_fma = 1u << 27 | 1u << 28 | 1u << 12;        /* leaf 1, ECX */
     const unsigned avx2 = 1u << 5;                                          /* leaf 7, EBX */
     const unsigned avx512_f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
@@ -2119,7 +2183,7 @@ static qnet_cpu qnet__detect_cpu(void)
     }
     return QNET_CPU_AVX512;
 #else
-    return QNET__NEON ? QNET_CPU_NEON : QNET_CPU_SCALAR;
+    return QNET__CPU_COMPILED;
 #endif
 }
 
@@ -2132,9 +2196,9 @@ static qnet_cpu qnet__choose_cpu(qnet_cpu wanted)
     if (wanted == QNET_CPU_AUTO && choice != NULL && qnet_cpu_parse(choice, &wanted) != QNET_OK)
         return QNET_CPU_AUTO;
 #endif
-    if (wanted == QNET_CPU_AUTO || wanted == best || wanted == QNET_CPU_SCALAR)
-        return wanted == QNET_CPU_AUTO ? best : wanted;
-    return wanted == QNET_CPU_AVX2 && best == QNET_CPU_AVX512 ? wanted : QNET_CPU_AUTO;
+    if (wanted == QNET_CPU_AUTO || wanted == best)
+        return best;
+    return QNET__ISA_AT_RUN_TIME && wanted < best ? wanted : QNET_CPU_AUTO;
 }
 
 QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context **out)
@@ -2683,7 +2747,7 @@ QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, 
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ---- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
 
 #if defined(QNET__POSIX)
 #define qnet__remove remove
@@ -3299,6 +3363,20 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
 #endif
 }
 
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
+{
+    char (*list)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0;
+    qnet_status status;
+    if (path == NULL || names == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
+    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
+    for (size_t i = 0; i < count && status == QNET_OK; i++)
+        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
+    qnet__free(ctx, list, bytes);
+    return status;
+}
+
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
@@ -3586,23 +3664,14 @@ static int qnet__parse_number(const char *text, double *out)
 }
 
 /* ============================================================================================
-   >>gemm: the one micro-kernel under all matrix products and convolutions, the packing of its
-   right-hand side, and qnet_gemm.
+   >>kernels: the inner loops that exist once per instruction set (ISA). First the structures that
+   they take, which all sets share; then the loops themselves, and the table of a set's functions.
 
-   The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
-
-       C[m][c_at + j] (+)= sum over s < segments, k < length of
-                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
-
-   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
-     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
-     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
-                           under tap s, or a row of zeros outside the image; b is the weights;
-     gradient of inputs    the same, with dy as the input;
-     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
-                           the row: a_step goes from pixel to pixel, b is dy itself.
-   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
-   and add, so the shape of a tile does not change the bits of a result.
+   Their vector type qnet__lanes is as wide as the set's registers: 16 floats with AVX-512, 8 with
+   AVX2, 4 with NEON and wherever else the compiler has vector types, 1 where it has none. On x86
+   the machine decides at run time: this file then includes itself, once with AVX2 and once with
+   AVX-512, and each time compiles nothing but the loops. What is below AVX2 is the plain set there,
+   without Winograd's transforms. Elsewhere there is one set, with everything.
    ============================================================================================ */
 
 /* 1: only the plain-loop twins are used. */
@@ -3626,7 +3695,24 @@ static int qnet__parse_number(const char *text, double *out)
 #include <arm_neon.h>
 #endif
 
-/* A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
+/* ---- What the tile takes --------------------------------------------------------------------- */
+
+/* The micro-kernel ("tile") keeps a block C[rows][columns] in registers over the whole sum
+
+       C[m][c_at + j] (+)= sum over s < segments, k < length of
+                           a[s][m][a_at + k * a_step] * b[s][b_at + k * b_step + j].
+
+   a is a table of pointers, one per segment and row, so rows may lie anywhere in memory:
+     matrix product        one segment; rows of A, or columns of it (a_step = lda) for A^T;
+     convolution           a segment per tap, a row per output pixel: a[s][m] is the input pixel
+                           under tap s, or a row of zeros outside the image; b is the weights;
+     gradient of inputs    the same, with dy as the input;
+     gradient of weights   a segment per image row, a row per input channel, k over the pixels of
+                           the row: a_step goes from pixel to pixel, b is dy itself.
+   The left side is read where it lies; k ascends in every path, and every SIMD path fuses multiply
+   and add, so the shape of a tile does not change the bits of a result.
+
+   A tile is 6 rows high and 2 or 4 vectors wide: with 16 registers 12 accumulators, 2 vectors of b
    and a broadcast; with 32 registers 24, 4 and 1. Fewer rows than the usual 14 x 2 of AVX-512, but
    half the loads for a multiply-add (10 for 24, not 16 and some row pointers that find no register
    for 28), which is what counts where two hardware threads share a core. */
@@ -3661,15 +3747,20 @@ typedef struct qnet__tile {
 #define QNET__UNROLL _Pragma("clang loop unroll(full)")
 /* Hides where i comes from: clang would rather step a pointer per row, more than there are. */
 #define QNET__KEEP_INDEX(i) __asm__("" : "+r"(i))
-#define QNET__INLINE static inline __attribute__((always_inline))
 #elif defined(__GNUC__)
 #define QNET__UNROLL _Pragma("GCC unroll 16")
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static inline __attribute__((always_inline))
 #else
 #define QNET__UNROLL
 #define QNET__KEEP_INDEX(i) (void)0
-#define QNET__INLINE static
+#endif
+
+/* A function whose constant arguments select code at each call. Without optimisation that would
+   only multiply the code. */
+#if (defined(__GNUC__) || defined(__clang__)) && defined(__OPTIMIZE__)
+#define QNET__INLINE static inline __attribute__((always_inline))
+#else
+#define QNET__INLINE QNET__HELPER
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -3695,676 +3786,7 @@ typedef enum qnet__turn {
     QNET__TURN_ADD    /* they are added to C, and new ones begin */
 } qnet__turn;
 
-/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
-   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
-   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
-   there are registers for all addresses. A chain's sums go to C row by row while the next chain
-   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
-   does not matter which products of zeros are left out. */
-#define QNET__DEFINE_TILE(name, target, vector, wide, load, store, broadcast, multiply, fma, add) \
-    target QNET__INLINE void name##_keep(qnet_real *c, const vector *acc, const int held)         \
-    {                                                                                             \
-        int n;                                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++, c += sizeof(vector) / sizeof(qnet_real)) {                     \
-            store(c, add(held ? load(c) : broadcast(0), acc[n])); /* 0 + -0 = 0 */                \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_step(const qnet__tile *t, const int rows, const int beside,   \
-                                         const qnet_real *const *a, size_t i, const qnet_real *b, \
-                                         uintptr_t ahead, const qnet__turn turn,                  \
-                                         vector (*acc)[wide])                                     \
-    {                                                                                             \
-        const size_t lanes = sizeof(vector) / sizeof(qnet_real);                                  \
-        vector bk[wide];                                                                          \
-        int m, n;                                                                                 \
-        QNET__PREFETCH(ahead);                                                                    \
-        QNET__UNROLL                                                                              \
-        for (n = 0; n < wide; n++) {                                                              \
-            bk[n] = load(b + (size_t)n * lanes);                                                  \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            const vector x = broadcast(beside ? a[0][i + (size_t)m] : a[m][i]);                   \
-            if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD) {                             \
-                name##_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);                   \
-            }                                                                                     \
-            QNET__UNROLL                                                                          \
-            for (n = 0; n < wide; n++) {                                                          \
-                acc[m][n] = turn == QNET__TURN_NONE ? fma(x, bk[n], acc[m][n])                    \
-                                                    : multiply(x, bk[n]);                         \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target QNET__INLINE void name##_rows(const qnet__tile *t, const int rows,                     \
-                                         const size_t a_step, const int beside)                   \
-    {                                                                                             \
-        const size_t b_step = t->b_step, ahead_step = t->ahead_step;                              \
-        const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;                                 \
-        size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */                   \
-        uintptr_t ahead = t->ahead;                                                               \
-        int m, held = t->accumulate; /* 1: C holds a part of the sum */                           \
-        vector acc[QNET__TILE_ROWS][wide];                                                        \
-        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);                      \
-        i += a_step, b += b_step, ahead += ahead_step;                                            \
-        for (;;) {                                                                                \
-            while (k < t->length) {                                                               \
-                if (chain == t->chain) {                                                          \
-                    if (held) {                                                                   \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);        \
-                    } else {                                                                      \
-                        name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);      \
-                    }                                                                             \
-                    held = 1, chain = 1;                                                          \
-                    k++, i += a_step, b += b_step, ahead += ahead_step;                           \
-                }                                                                                 \
-                end = qnet__min_size(t->length, k + t->chain - chain);                            \
-                chain += end - k;                                                                 \
-                for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {             \
-                    QNET__KEEP_INDEX(i);                                                          \
-                    name##_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);           \
-                }                                                                                 \
-            }                                                                                     \
-            if (++s == t->segments) {                                                             \
-                break;                                                                            \
-            }                                                                                     \
-            a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;                            \
-        }                                                                                         \
-        QNET__UNROLL                                                                              \
-        for (m = 0; m < rows; m++) {                                                              \
-            if (held) {                                                                           \
-                name##_keep(t->c[m] + t->c_at, acc[m], 1);                                        \
-            } else {                                                                              \
-                name##_keep(t->c[m] + t->c_at, acc[m], 0);                                        \
-            }                                                                                     \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    target static void name(const qnet__tile *t)                                                  \
-    {                                                                                             \
-        if (t->rows == 6 && t->a_step == 1) {                                                     \
-            name##_rows(t, 6, 1, 0);                                                              \
-        } else if (t->rows == 6 && t->beside) {                                                   \
-            name##_rows(t, 6, t->a_step, 1);                                                      \
-        } else if (t->rows == 6) {                                                                \
-            name##_rows(t, 6, t->a_step, 0);                                                      \
-        } else if (t->rows == 4) {                                                                \
-            name##_rows(t, 4, t->a_step, 0);                                                      \
-        } else {                                                                                  \
-            name##_rows(t, 2, t->a_step, 0);                                                      \
-        }                                                                                         \
-    }
-
-#if QNET__X86
-#define QNET__AVX512 __attribute__((target("avx512f")))
-#define QNET__AVX2 __attribute__((target("avx2,fma")))
-QNET__DEFINE_TILE(qnet__tile_avx512, QNET__AVX512, __m512, 4, _mm512_loadu_ps,
-                  _mm512_storeu_ps, _mm512_set1_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_add_ps)
-QNET__DEFINE_TILE(qnet__tile_avx2, QNET__AVX2, __m256, 2, _mm256_loadu_ps,
-                  _mm256_storeu_ps, _mm256_set1_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_add_ps)
-#elif QNET__NEON
-QNET__INLINE float32x4_t qnet__neon_multiply_add(float32x4_t x, float32x4_t y, float32x4_t z)
-{
-    return vfmaq_f32(z, x, y);
-}
-
-QNET__DEFINE_TILE(qnet__tile_neon, , float32x4_t, 4, vld1q_f32, vst1q_f32,
-                  vdupq_n_f32, vmulq_f32, qnet__neon_multiply_add, vaddq_f32)
-#endif
-
-/* Any machine: vectors of 16 bytes where the compiler has them, else single numbers. */
-#if defined(__GNUC__) || defined(__clang__)
-typedef qnet_real qnet__vector __attribute__((vector_size(16)));
-#else
-typedef qnet_real qnet__vector;
-#endif
-#define QNET__LANES (sizeof(qnet__vector) / sizeof(qnet_real))
-
-QNET__INLINE qnet__vector qnet__vector_load(const qnet_real *p)
-{
-    qnet__vector v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-QNET__INLINE void qnet__vector_store(qnet_real *p, qnet__vector v)
-{
-    memcpy(p, &v, sizeof v);
-}
-
-QNET__INLINE qnet__vector qnet__vector_broadcast(qnet_real x)
-{
-    qnet_real all[QNET__LANES];
-    size_t i;
-    QNET__UNROLL
-    for (i = 0; i < QNET__LANES; i++)
-        all[i] = x;
-    return qnet__vector_load(all);
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply(qnet__vector x, qnet__vector y)
-{
-    return x * y;
-}
-
-QNET__INLINE qnet__vector qnet__vector_multiply_add(qnet__vector x, qnet__vector y, qnet__vector z)
-{
-    return x * y + z;
-}
-
-QNET__INLINE qnet__vector qnet__vector_add(qnet__vector x, qnet__vector y)
-{
-    return x + y;
-}
-
-#define QNET__PORTABLE_WIDE 2
-QNET__DEFINE_TILE(qnet__tile_portable, , qnet__vector, QNET__PORTABLE_WIDE,
-                  qnet__vector_load, qnet__vector_store, qnet__vector_broadcast,
-                  qnet__vector_multiply, qnet__vector_multiply_add, qnet__vector_add)
-
-/* A tile function with its shape. */
-typedef struct qnet__kernel {
-    size_t columns;
-    void (*run)(const qnet__tile *tile);
-} qnet__kernel;
-
-static qnet__kernel qnet__pick_kernel(const qnet_context *ctx)
-{
-    static const qnet__kernel portable = {QNET__PORTABLE_WIDE * QNET__LANES, qnet__tile_portable};
-#if QNET__X86
-    static const qnet__kernel avx512 = {64, qnet__tile_avx512}, avx2 = {16, qnet__tile_avx2};
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return avx512;
-    case QNET_CPU_AVX2: return avx2;
-    default: return portable;
-    }
-#elif QNET__NEON
-    static const qnet__kernel neon = {16, qnet__tile_neon};
-    return qnet_context_cpu(ctx) == QNET_CPU_NEON ? neon : portable;
-#else
-    QNET__UNUSED(ctx);
-    return portable;
-#endif
-}
-
-/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
-static int qnet__tile_size(size_t rows)
-{
-    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
-}
-
-/* By way of a block on the stack, or without products. */
-static QNET__NOINLINE void qnet__run_part(const qnet__kernel *kernel, const qnet__tile *tile,
-                                          size_t columns)
-{
-    const size_t bytes = columns * sizeof(qnet_real);
-    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile part = *tile;
-    int m;
-    memset(block, 0, sizeof block);
-    for (m = 0; m < tile->rows; m++) {
-        c[m] = block[m];
-        if (tile->accumulate && tile->c[m] != NULL)
-            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
-    }
-    part.c = c;
-    part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        kernel->run(&part);
-    for (m = 0; m < tile->rows; m++) {
-        if (tile->c[m] != NULL)
-            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__kernel *kernel, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == kernel->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        kernel->run(tile);
-    } else {
-        qnet__run_part(kernel, tile, columns);
-    }
-}
-
-#define QNET__LINE 64 /* bytes of a cache line */
-
-/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
-   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
-   after another where the rows follow each other, as the hardware likes best. next: NULL where
-   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
-   a loss. */
-static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
-                           size_t part)
-{
-    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
-    tile->ahead = (uintptr_t)tile; /* here already */
-    tile->ahead_step = 0;
-    if (next != NULL && part * line < row) {
-        const size_t before = step == wide ? tile->segments * tile->length : 1;
-        tile->ahead = (uintptr_t)next + part * before * line;
-        tile->ahead_step = step == wide ? line : step * sizeof *next;
-    }
-}
-
-/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
-static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
-{
-    size_t at;
-    int m;
-    for (m = 0; m < tile->rows; m++) {
-        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
-            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
-    }
-}
-
-/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
-       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
-   column = panel * width + j, zero beyond the last column. One task per panel. */
-typedef struct qnet__packing {
-    const qnet_real *src;
-    qnet_real *dst;
-    size_t blocks, length, columns, width;
-    size_t block_step, row_step, column_step;
-} qnet__packing;
-
-#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
-
-static void qnet__pack_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__packing *p = (const qnet__packing *)arg;
-    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
-    size_t block, j, k, first, last;
-    QNET__UNUSED(worker);
-    for (block = 0; block < p->blocks; block++) {
-        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
-        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
-        if (valid < p->width)
-            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
-        if (p->column_step == 1) {
-            for (k = 0; k < p->length; k++)
-                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
-            continue;
-        }
-        for (first = 0; first < p->length; first = last) {
-            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
-            for (j = 0; j < valid; j++) {
-                const qnet_real *from = src + j * p->column_step;
-                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
-                for (k = first; k < last; k++)
-                    dst[k * p->width + j] = from[k * p->row_step];
-            }
-        }
-    }
-}
-
-static size_t qnet__panels(const qnet__kernel *kernel, size_t columns)
-{
-    return columns / kernel->columns + (columns % kernel->columns != 0);
-}
-
-/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
-   beside the rows. A constant, so that the split depends on shapes only. */
-#define QNET__PANEL_BYTES ((size_t)384 << 10)
-
-static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
-{
-    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
-    return qnet__min_size(panels, qnet__max_size(fit, 1));
-}
-
-/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
-static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
-                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
-                           qnet_real beta, qnet_real *c, size_t ldc)
-{
-    size_t i, j, p;
-    for (i = 0; i < m; i++) {
-        for (j = 0; j < n; j++) {
-            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
-            for (p = 0; p < k; p++) {
-                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
-                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
-            }
-            c[i * ldc + j] = sum;
-        }
-    }
-}
-
-#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
-
-typedef struct qnet__gemm {
-    qnet__kernel kernel;
-    const qnet_real *a, *b;
-    qnet_real *c;
-    size_t m, n, k, ldc;
-    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
-    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
-    size_t panels, panels_per_task, bands;
-    int accumulate;
-} qnet__gemm;
-
-static void qnet__gemm_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel_first = index / g->bands * g->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
-    const size_t band = index % g->bands * QNET__GEMM_BAND;
-    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, rows, panel;
-    qnet__tile tile;
-    int i;
-    QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = (uintptr_t)g->b;
-    tile.a = a, tile.b = &g->b, tile.c = c;
-    tile.a_step = g->a_step, tile.b_step = g->b_step;
-    tile.segments = 1, tile.length = g->k;
-    tile.accumulate = g->accumulate;
-    for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
-        tile.rows = qnet__tile_size(rows);
-        for (i = 0; i < tile.rows; i++) {
-            const size_t row = first + (size_t)i;
-            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
-            c[i] = row < last ? g->c + row * g->ldc : NULL;
-        }
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * g->b_panel;
-            tile.c_at = panel * g->kernel.columns;
-            qnet__run_tile(&g->kernel, &tile,
-                           qnet__min_size(g->n - tile.c_at, g->kernel.columns));
-        }
-    }
-}
-
-/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
-   would cost more than it saves. */
-static int qnet__gemm_packs(const qnet__kernel *kernel, int trans_b, size_t m, size_t n)
-{
-    return trans_b || n % kernel->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
-}
-
-/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
-QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
-                                  size_t n, size_t k)
-{
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
-    qnet__arena arena = {NULL, 0};
-    QNET__UNUSED(trans_a);
-    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(&kernel, trans_b, m, n))
-        return 0;
-    if (!qnet__mul(k, kernel.columns * sizeof(qnet_real), &k))
-        return (size_t)-1;
-    qnet__take(&arena, qnet__panels(&kernel, n), k);
-    return arena.at;
-}
-
-static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
-{
-    qnet__gemm g;
-    g.kernel = qnet__pick_kernel(ctx);
-    g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
-    g.a_row = trans_a ? 1 : lda;
-    g.a_step = trans_a ? lda : 1;
-    g.b_panel = g.kernel.columns;
-    g.b_step = ldb;
-    g.panels = qnet__panels(&g.kernel, n);
-    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.kernel.columns);
-    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    g.accumulate = accumulate;
-    if (qnet__gemm_packs(&g.kernel, trans_b, m, n)) {
-        qnet__packing p;
-        p.src = b, p.dst = (qnet_real *)scratch;
-        p.blocks = 1, p.length = k, p.columns = n, p.width = g.kernel.columns;
-        p.block_step = 0;
-        p.row_step = trans_b ? 1 : ldb;
-        p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
-        g.b = p.dst;
-        g.b_panel = k * g.kernel.columns;
-        g.b_step = g.kernel.columns;
-    }
-    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
-}
-
-/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
-static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
-{
-#if QNET__REAL_IS_DOUBLE
-    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
-    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
-    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
-    *done = 0;
-#else
-    const qnet_blas *blas = &ctx->hooks.blas;
-    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
-                        lda, qnet__max_size(ldb, ldc))));
-    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
-    if (*done && most > (size_t)INT_MAX) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
-                          (unsigned long)most, INT_MAX);
-    }
-    if (*done) {
-        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
-                    b, (int)ldb, beta, c, (int)ldc);
-    }
-#endif
-    return QNET_OK;
-}
-
-/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
-static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
-{
-    size_t bytes;
-    return step >= width && qnet__mul(rows, step, &bytes) &&
-           qnet__mul(bytes, sizeof(qnet_real), &bytes);
-}
-
-/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
-   says so, for qnet__free. */
-static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
-                                void **block, void **owned)
-{
-    *owned = NULL;
-    *block = scratch;
-    if (scratch == NULL && bytes > 0) {
-        *block = *owned = qnet__alloc(ctx, bytes);
-        if (*block == NULL)
-            return qnet__no_memory(ctx, bytes, what);
-    }
-    return QNET_OK;
-}
-
-QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
-                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
-                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
-{
-    void *own;
-    size_t bytes;
-    int done = 0;
-    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
-    if (m == 0 || n == 0 || k == 0) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
-                          (unsigned long)n, (unsigned long)k);
-    }
-    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
-        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
-                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
-                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
-    }
-    if (beta != 0 && beta != 1) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
-                          (double)beta);
-    }
-    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
-    if (done)
-        return QNET_OK;
-    if (QNET__REFERENCE_ONLY) {
-        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
-        return QNET_OK;
-    }
-    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
-    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
-    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
-    qnet__free(ctx, own, bytes);
-    return QNET_OK;
-}
-
-/* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
-
-/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
-       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
-   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
-   all rows, and `chain` divides QNET__PIECE. */
-static void qnet__multiply_rows(const qnet__kernel *kernel, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    const size_t panels = qnet__panels(kernel, columns);
-    const size_t lines = (kernel->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *rest_a[QNET__TILE_ROWS];
-    qnet_real *rest_c[QNET__TILE_ROWS];
-    size_t panel, first, at, i, part;
-    const qnet_real *next, *next_a;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = chain;
-    tile.b = &b;
-    tile.a_step = a_step, tile.b_step = b_step;
-    tile.segments = 1;
-    for (i = 0; i < QNET__TILE_ROWS; i++) {
-        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
-        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
-    }
-    for (panel = 0; panel < panels; panel++) {
-        const size_t wanted = qnet__min_size(columns - panel * kernel->columns, kernel->columns);
-        tile.c_at = panel * kernel->columns;
-        for (at = 0; at < k; at += tile.length) {
-            tile.length = qnet__min_size(k - at, QNET__PIECE);
-            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
-            tile.accumulate = accumulate || at > 0;
-            next = next_a = NULL;
-            if (at + tile.length < k) {
-                next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
-            } else if (panel + 1 < panels) {
-                next = b + (panel + 1) * b_panel;
-            }
-            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
-                tile.rows = qnet__tile_size(rows - first);
-                tile.a = first < rest ? a + first : rest_a;
-                tile.c = first < rest ? c + first : rest_c;
-                tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, kernel->columns);
-                part = first / QNET__TILE_ROWS;
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, b_step, kernel->columns, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
-                }
-                qnet__run_tile(kernel, &tile, wanted);
-            }
-        }
-    }
-}
-
-/* ============================================================================================
-   >>fuse: what is done to a map beside a convolution, so that it crosses memory less often: a
-   `source` says how the numbers that are read come about, a `sink` what happens to the numbers that
-   are written. Winograd's form applies both while it works; for the other forms, qnet__pass does
-   the same from memory to memory.
-   ============================================================================================ */
-
-/* Numbers side by side in channels. Compilers with vector types split them into the registers that
-   the target has; for others a vector is one number. */
-#if defined(__GNUC__) || defined(__clang__)
-#define QNET__LANE_COUNT (QNET__REAL_IS_DOUBLE ? 8 : 16)
-typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANE_COUNT * sizeof(qnet_real))));
-#define QNET__WIDE_COUNT 8
-typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(qnet_real))));
-typedef double qnet__wide __attribute__((vector_size(QNET__WIDE_COUNT * sizeof(double))));
-#else
-#define QNET__LANE_COUNT 1
-typedef qnet_real qnet__lanes;
-#define QNET__WIDE_COUNT 1
-typedef qnet_real qnet__narrow;
-typedef double qnet__wide;
-#endif
-
-QNET__INLINE void qnet__lanes_load(qnet__lanes *v, const qnet_real *p)
-{
-    memcpy(v, p, sizeof *v);
-}
-
-QNET__INLINE void qnet__lanes_store(qnet_real *p, const qnet__lanes *v)
-{
-    memcpy(p, v, sizeof *v);
-}
-
-/* y = x[QNET__WIDE_COUNT] in double. */
-QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
-{
-    qnet__narrow v;
-    memcpy(&v, x, sizeof v);
-#if QNET__WIDE_COUNT > 1
-    *y = __builtin_convertvector(v, qnet__wide);
-#else
-    *y = (double)v;
-#endif
-}
-
-/* y[QNET__WIDE_COUNT] = x, rounded. */
-QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
-{
-#if QNET__WIDE_COUNT > 1
-    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
-#else
-    const qnet__narrow v = (qnet_real)*x;
-#endif
-    memcpy(y, &v, sizeof v);
-}
-
-/* Where test < 0 (or_zero: <= 0), v becomes 0. A NaN in test keeps v. */
-QNET__INLINE void qnet__lanes_cut(qnet__lanes *v, const qnet__lanes *test, const int or_zero)
-{
-#if QNET__LANE_COUNT > 1
-    qnet__lanes zero;
-    memset(&zero, 0, sizeof zero);
-    {
-        const __typeof__(*v < zero) cut = or_zero ? *test <= zero : *test < zero;
-        *v = (qnet__lanes)((__typeof__(*v < zero))*v & ~cut);
-    }
-#else
-    *v = *test < 0 || (or_zero && *test == 0) ? 0 : *v;
-#endif
-}
+/* ---- What is done to a map while it is read and written -------------------------------------- */
 
 /* Where a convolution reads a map x[pixels][channels], with what is to be done to each number:
      plain        x
@@ -4392,52 +3814,6 @@ static qnet__prologue qnet__prologue_plain(const qnet_real *x)
     memset(&s, 0, sizeof s);
     s.x = x;
     return s;
-}
-
-/* What a source wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__prologue_lanes {
-    qnet__lanes mean, scale, beta, shift, slope;
-} qnet__prologue_lanes;
-
-QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                        ptrdiff_t c, qnet__prologue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__PROLOGUE_PLAIN) {
-        qnet__lanes_load(&k->mean, s->mean + c);
-        qnet__lanes_load(&k->scale, s->scale + c);
-    }
-    if (kind == QNET__PROLOGUE_NORMALISED)
-        qnet__lanes_load(&k->beta, s->beta + c);
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes_load(&k->shift, s->shift + c);
-        qnet__lanes_load(&k->slope, s->slope + c);
-    }
-}
-
-/* v = the numbers at offset `at` (of pixel and channel) of the source, whose channels are k's. */
-QNET__INLINE void qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   const qnet__prologue_lanes *k, ptrdiff_t at, qnet__lanes *v)
-{
-    qnet__lanes_load(v, s->x + at);
-    if (kind == QNET__PROLOGUE_NORMALISED) {
-        *v = (*v - k->mean) * k->scale + k->beta;
-        qnet__lanes_cut(v, v, 0);
-    }
-    if (kind == QNET__PROLOGUE_GRADIENT) {
-        qnet__lanes pre;
-        qnet__lanes_load(&pre, s->pre + at);
-        *v = k->scale * (*v - k->shift - (pre - k->mean) * k->slope);
-    }
-}
-
-/* Asks for the cache lines of what will be read at `at`, which may lie outside the map. */
-QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                   ptrdiff_t at)
-{
-    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
-    if (kind == QNET__PROLOGUE_GRADIENT)
-        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
 }
 
 /* What is to be done to each number v of a map before it is stored in y (NULL: it is not stored):
@@ -4478,150 +3854,11 @@ static qnet__epilogue qnet__epilogue_plain(qnet_real *y)
     return s;
 }
 
-/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
-   before in double, as rounding errors grow with the length of a chain of additions. */
-typedef struct qnet__sums {
-    qnet__lanes center, sum1, sum2;
-    qnet__wide all1[QNET__LANE_COUNT / QNET__WIDE_COUNT], all2[QNET__LANE_COUNT / QNET__WIDE_COUNT];
-} qnet__sums;
-
-QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
-{
-    int i;
-    for (i = 0; i < QNET__LANE_COUNT / QNET__WIDE_COUNT; i++) {
-        qnet__wide more;
-        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE_COUNT, &more);
-        sums->all1[i] += more;
-        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE_COUNT, &more);
-        sums->all2[i] += more;
-    }
-    memset(&sums->sum1, 0, sizeof sums->sum1);
-    memset(&sums->sum2, 0, sizeof sums->sum2);
-}
-
-/* What a sink wants to know of the channels of a vector; loaded once for many pixels. */
-typedef struct qnet__epilogue_lanes {
-    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
-} qnet__epilogue_lanes;
-
-QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t c, qnet__epilogue_lanes *k)
-{
-    memset(k, 0, sizeof *k);
-    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
-        return;
-    if (s->mean != NULL)
-        qnet__lanes_load(&k->mean, s->mean + c);
-    if (s->scale != NULL) {
-        qnet__lanes_load(&k->scale, s->scale + c);
-        qnet__lanes_load(&k->beta, s->beta + c);
-    }
-    if (s->residual_mean != NULL) {
-        qnet__lanes_load(&k->residual_mean, s->residual_mean + c);
-        qnet__lanes_load(&k->residual_scale, s->residual_scale + c);
-        qnet__lanes_load(&k->residual_beta, s->residual_beta + c);
-    }
-}
-
-/* The numbers `value` go to offset `at` (of pixel and channel) of the sink, whose channels are
-   k's. */
-QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                     const qnet__lanes *value, qnet__sums *sums)
-{
-    qnet__lanes v = *value, other;
-    if (kind == QNET__EPILOGUE_MOMENTS) {
-        other = v - sums->center;
-        sums->sum1 += other;
-        sums->sum2 += other * other;
-    }
-    if (kind == QNET__EPILOGUE_NORMALISE) {
-        v = (v - k->mean) * k->scale + k->beta;
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            if (s->residual_mean != NULL)
-                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
-            if (s->residual_relu)
-                qnet__lanes_cut(&other, &other, 0);
-            v += other;
-        }
-        if (s->relu)
-            qnet__lanes_cut(&v, &v, 0);
-    }
-    if (kind == QNET__EPILOGUE_GRADIENT) {
-        if (s->residual != NULL) {
-            qnet__lanes_load(&other, s->residual + at);
-            v += other;
-        }
-        if (s->mask != NULL) {
-            qnet__lanes_load(&other, s->mask + at);
-            qnet__lanes_cut(&v, &other, 1);
-        } else if (s->scale != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            other = (other - k->mean) * k->scale + k->beta;
-            qnet__lanes_cut(&v, &other, 1);
-        }
-        if (s->pre != NULL) {
-            qnet__lanes_load(&other, s->pre + at);
-            sums->sum1 += v;
-            sums->sum2 += v * (other - k->mean);
-        }
-    }
-    if (s->y != NULL)
-        qnet__lanes_store(s->y + at, &v);
-}
-
-/* Asks for the cache lines of what will be read and written at `at`. */
-QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                          ptrdiff_t at)
-{
-    if (s->y != NULL)
-        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
-    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
-        s->residual != NULL)
-        QNET__PREFETCH((uintptr_t)(s->residual + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
-        QNET__PREFETCH((uintptr_t)(s->mask + at));
-    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
-        QNET__PREFETCH((uintptr_t)(s->pre + at));
-}
-
-/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
-QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
-                                     const qnet__sums *sums)
-{
-    if (kind == QNET__EPILOGUE_MOMENTS)
-        qnet__lanes_store(s->center + chunk * channels + c, &sums->center);
-    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
-        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
-        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
-    }
-}
-
-/* ---- From memory to memory ------------------------------------------------------------------- */
-
-#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
-#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
-
 typedef struct qnet__pass_job {
     const qnet__prologue *source;
     const qnet__epilogue *sink;
     size_t rows, channels, chunk_rows;
 } qnet__pass_job;
-
-/* `rows` rows from `first` on; their sums are those of a chunk. */
-typedef void (*qnet__pass_run)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
-
-static size_t qnet__pass_chunk_rows(size_t channels)
-{
-    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
-}
-
-static size_t qnet__pass_chunks(size_t rows, size_t channels)
-{
-    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
-}
 
 /* The twin, by the definitions of source and sink. */
 static qnet_real qnet__prologue_ref(const qnet__prologue *s, size_t at, size_t c)
@@ -4688,25 +3925,786 @@ static void qnet__pass_channels(const qnet__pass_job *job, size_t first, size_t 
     }
 }
 
-static void qnet__pass_ref(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
+/* ---- What Winograd's transforms take --------------------------------------------------------- */
+
+/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
+typedef enum qnet__winograd_form {
+    QNET__WINOGRAD_SAME,  /* stride 1 */
+    QNET__WINOGRAD_HALF,  /* stride 2 */
+    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
+} qnet__winograd_form;
+
+#define QNET__WINOGRAD_MOST 9   /* points of an axis, at most */
+#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
+#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
+#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
+#define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
+
+/* Outputs along an axis of a tile. */
+QNET__INLINE int qnet__winograd_outputs(int points)
 {
-    qnet__pass_channels(job, first, rows, chunk, 0);
+    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
 }
 
-/* Rows of a chunk, in columns of a few vectors, so that a row is read a cache line or more at once
-   and the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
+/* Points for 4 outputs. */
+QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_SAME ? 6 : 9;
+}
+
+/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
+   tile before does not. */
+QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
+}
+
+QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
+}
+
+QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
+{
+    return form == QNET__WINOGRAD_HALF ? 8 : 4;
+}
+
+/* Pixels along an axis that a tile with this number of points reads, and writes. */
+QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
+           : form == QNET__WINOGRAD_HALF ? points
+                                         : (points + 1) / 2;
+}
+
+QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
+{
+    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
+           : form == QNET__WINOGRAD_HALF ? points / 2
+                                         : points - 1;
+}
+
+/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
+typedef struct qnet__winograd_axis {
+    ptrdiff_t tiles, large, side;
+    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
+} qnet__winograd_axis;
+
+/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
+   pixels before first * step, where `first` is the first of its outputs. */
+typedef struct qnet__winograd_map {
+    ptrdiff_t height, width, channels;
+    int step, border, more;
+    int size; /* of views: as for tiles with 4 outputs */
+} qnet__winograd_map;
+
+/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
+   large large, large small, small small. So those that use more points along an axis follow each
+   other. */
+typedef struct qnet__winograd {
+    const struct qnet__isa *isa;
+    qnet__winograd_form form;
+    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
+    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
+    qnet__winograd_axis y, x;
+    ptrdiff_t kind_end[4], tiles;         /* of the batch */
+    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
+    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
+    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
+    ptrdiff_t round_first, round_last;
+    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
+    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
+    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
+    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
+    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
+    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
+    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
+    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
+    qnet__prologue from;                    /* plain or normalised */
+    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
+    qnet__epilogue sink;
+    const qnet_real *w;                   /* [3][3][in][out] */
+    int backward;                         /* w is turned round and in, out are dst_c, src_c */
+    qnet_real *u;
+    const qnet_real *packed;              /* u, or what was packed before */
+    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
+    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
+} qnet__winograd;
+
+/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
+   them or outside the map. */
+typedef struct qnet__winograd_view {
+    int points_y, points_x;
+    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
+} qnet__winograd_view;
+
+static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
+                                const qnet__winograd_map *map, qnet__winograd_view *view)
+{
+    const int size = map->size;
+    int kind = 0, large_y, large_x, rows, columns, y, x;
+    ptrdiff_t image, i, j, top, left, *at = view->at;
+    while (tile >= p->kind_end[kind])
+        kind++;
+    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
+    large_y = kind == 1 || kind == 2, large_x = kind < 2;
+    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
+    i = large_y ? p->y.large : p->y.tiles - p->y.large;
+    image = tile / j / i;
+    i = tile / j % i + (large_y ? 0 : p->y.large);
+    j = tile % j + (large_x ? 0 : p->x.large);
+    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
+    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
+    rows = ((int)p->y.side + large_y) * map->step + map->more;
+    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->points_y = (int)(large_y ? p->y.points : p->y.few);
+    view->points_x = (int)(large_x ? p->x.points : p->x.few);
+    for (y = 0; y < size; y++) {
+        const ptrdiff_t row = (image * map->height + top + y) * map->width;
+        const int there = y < rows && top + y >= 0 && top + y < map->height;
+        for (x = 0; x < size; x++) {
+            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            *at++ = inside ? (row + left + x) * map->channels : -1;
+        }
+    }
+}
+
+/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
+static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
+                                 ptrdiff_t *last)
+{
+    const int more_y = plane / p->x.points >= p->y.few;
+    const int more_x = plane % p->x.points >= p->x.few;
+    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
+    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
+    *first = *first > begin ? *first : begin;
+    *last = *last < end ? *last : end;
+}
+
+/* The parts of the algorithm that have a kernel. */
+typedef enum qnet__winograd_step {
+    QNET__WINOGRAD_INPUT,
+    QNET__WINOGRAD_GRADIENT,
+    QNET__WINOGRAD_OUTPUT,
+    QNET__WINOGRAD_KERNELS,
+    QNET__WINOGRAD_KERNEL_GRADIENTS
+} qnet__winograd_step;
+
+/* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
+
+/* Loops over channels go in blocks of this constant length, which compilers turn into vector
+   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
+   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
+#define QNET__WIDTH 32
+
+/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
+   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
+#define QNET__BLOCKS(c, n, width, call)                                   \
+    do {                                                                  \
+        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
+            const int width = QNET__WIDTH;                                \
+            call;                                                         \
+        }                                                                 \
+        if ((c) < (n)) {                                                  \
+            const int width = (int)((n) - (c));                           \
+            call;                                                         \
+        }                                                                 \
+    } while (0)
+
+/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
+typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
+    size_t height, width, channels, out_height, out_width;
+    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
+    qnet__prologue x;      /* plain;
+                              normalised: the pooled map is that of norm and ReLU, no argmax;
+                              scaled by signs, 1, -1 or 0: that x of a window wins which is
+                              largest, smallest or first */
+    const qnet_real *dy;
+    qnet_real *y, *dx;     /* dx: backward */
+    const uint8_t *winner; /* backward: the argmax of the forward pass */
+    uint8_t *argmax;
+} qnet__maxpool;
+
+#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
+#define QNET__STEM_TAPS 192    /* 4 columns */
+#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
+
+/* sum[64][QNET__STEM_TAPS] += the taps of `count` outputs of pooling, times their gradients
+   dy[count][64]: those of output i lie in columns at place[i] and what the winner of its window
+   adds, row and column 0 .. 2 of the window, of which rows are `pitch` columns apart. */
+typedef struct qnet__stem_list {
+    const qnet_real *columns, *dy;
+    const uint8_t *winner; /* [count][64] */
+    const ptrdiff_t *place;
+    ptrdiff_t pitch, count;
+    double *sum;
+} qnet__stem_list;
+
+/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
+QNET__HELPER qnet_real qnet__sigmoid(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
+    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
+}
+
+QNET__HELPER qnet_real qnet__tanh(qnet_real x)
+{
+    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
+    return (qnet_real)tanhf((float)x);
+}
+
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+typedef struct qnet__lstm_row {
+    size_t hidden;
+    const qnet_real *b, *uh;  /* forward: bias, U h' */
+    const qnet_real *c_prev;
+    qnet_real *gates;         /* forward: W x, which becomes i, f, g, o */
+    qnet_real *c, *tanh_c;    /* forward */
+    qnet_real *h, *next_h;    /* forward: h twice, for y and for the next product */
+    const qnet_real *dy, *dh; /* backward: from above, and from the step after through U */
+    qnet_real *dc;            /* backward: dc in, dc' out */
+    qnet_real *dgates;        /* backward: before the activations */
+    double *db;               /* backward: += dgates, in double, as many steps add up */
+} qnet__lstm_row;
+
+/* ---- The table of a set ---------------------------------------------------------------------- */
+
+typedef struct qnet__isa {
+    size_t columns; /* of a tile */
+    void (*tile)(const qnet__tile *t);
+    /* `rows` rows from `first` on; their sums are those of a chunk. */
+    void (*pass)(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk);
+    /* i, j and block: see qnet__winograd_step. NULL: convolutions are direct. */
+    void (*winograd)(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j,
+                     qnet_real *block);
+    void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
+    void (*stem)(const qnet__stem_list *list);
+    void (*lstm_forward)(const qnet__lstm_row *row);
+    void (*lstm_backward)(const qnet__lstm_row *row);
+} qnet__isa;
+
+/* As wide as a number: what comparing lanes gives. */
+#if QNET__REAL_IS_DOUBLE
+typedef int64_t qnet__lane_int;
+#else
+typedef int32_t qnet__lane_int;
+#endif
+
+/* The names of what a set defines: each stands for one that ends in the set's suffix. */
+#define QNET__JOIN_(name, suffix) name##suffix
+#define QNET__JOIN(name, suffix) QNET__JOIN_(name, suffix)
+#define QNET__ISA(name) QNET__JOIN(name, QNET__SUFFIX)
+#define qnet__lanes QNET__ISA(qnet__lanes)
+#define qnet__narrow QNET__ISA(qnet__narrow)
+#define qnet__wide QNET__ISA(qnet__wide)
+#define qnet__lanes_load QNET__ISA(qnet__lanes_load)
+#define qnet__lanes_store QNET__ISA(qnet__lanes_store)
+#define qnet__lanes_zero QNET__ISA(qnet__lanes_zero)
+#define qnet__lanes_all QNET__ISA(qnet__lanes_all)
+#define qnet__lanes_fma QNET__ISA(qnet__lanes_fma)
+#define qnet__lanes_cut QNET__ISA(qnet__lanes_cut)
+#define qnet__lanes_int QNET__ISA(qnet__lanes_int)
+#define qnet__lanes_select QNET__ISA(qnet__lanes_select)
+#define qnet__lanes_load_part QNET__ISA(qnet__lanes_load_part)
+#define qnet__lanes_store_part QNET__ISA(qnet__lanes_store_part)
+#define qnet__lanes_to_bits QNET__ISA(qnet__lanes_to_bits)
+#define qnet__lanes_of_bits QNET__ISA(qnet__lanes_of_bits)
+#define qnet__lanes_gate QNET__ISA(qnet__lanes_gate)
+#define qnet__widen QNET__ISA(qnet__widen)
+#define qnet__wide_round QNET__ISA(qnet__wide_round)
+#define qnet__tile_keep QNET__ISA(qnet__tile_keep)
+#define qnet__tile_step QNET__ISA(qnet__tile_step)
+#define qnet__tile_rows QNET__ISA(qnet__tile_rows)
+#define qnet__tile_run QNET__ISA(qnet__tile_run)
+#define qnet__prologue_lanes QNET__ISA(qnet__prologue_lanes)
+#define qnet__prologue_channels QNET__ISA(qnet__prologue_channels)
+#define qnet__prologue_get QNET__ISA(qnet__prologue_get)
+#define qnet__prologue_prefetch QNET__ISA(qnet__prologue_prefetch)
+#define qnet__sums QNET__ISA(qnet__sums)
+#define qnet__sums_fold QNET__ISA(qnet__sums_fold)
+#define qnet__epilogue_lanes QNET__ISA(qnet__epilogue_lanes)
+#define qnet__epilogue_channels QNET__ISA(qnet__epilogue_channels)
+#define qnet__epilogue_put QNET__ISA(qnet__epilogue_put)
+#define qnet__epilogue_prefetch QNET__ISA(qnet__epilogue_prefetch)
+#define qnet__epilogue_end QNET__ISA(qnet__epilogue_end)
+#define qnet__pass_columns QNET__ISA(qnet__pass_columns)
+#define qnet__pass_run QNET__ISA(qnet__pass_run)
+#define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
+#define qnet__winograd_at QNET__ISA(qnet__winograd_at)
+#define qnet__winograd_a QNET__ISA(qnet__winograd_a)
+#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
+#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
+#define qnet__winograd_odd_points QNET__ISA(qnet__winograd_odd_points)
+#define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
+#define qnet__winograd_bt2_back QNET__ISA(qnet__winograd_bt2_back)
+#define qnet__winograd_odd_outputs QNET__ISA(qnet__winograd_odd_outputs)
+#define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
+#define qnet__winograd_at2_back QNET__ISA(qnet__winograd_at2_back)
+#define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
+#define qnet__winograd_g2 QNET__ISA(qnet__winograd_g2)
+#define qnet__winograd_gt2 QNET__ISA(qnet__winograd_gt2)
+#define qnet__winograd_to_points QNET__ISA(qnet__winograd_to_points)
+#define qnet__winograd_to_pixels QNET__ISA(qnet__winograd_to_pixels)
+#define qnet__winograd_from_outputs QNET__ISA(qnet__winograd_from_outputs)
+#define qnet__winograd_to_taps QNET__ISA(qnet__winograd_to_taps)
+#define qnet__winograd_to_kernel_points QNET__ISA(qnet__winograd_to_kernel_points)
+#define qnet__winograd_get QNET__ISA(qnet__winograd_get)
+#define qnet__winograd_prefetch QNET__ISA(qnet__winograd_prefetch)
+#define qnet__winograd_put QNET__ISA(qnet__winograd_put)
+#define qnet__winograd_input_tile QNET__ISA(qnet__winograd_input_tile)
+#define qnet__winograd_get_dy QNET__ISA(qnet__winograd_get_dy)
+#define qnet__winograd_gradient_tile QNET__ISA(qnet__winograd_gradient_tile)
+#define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
+#define qnet__winograd_sink QNET__ISA(qnet__winograd_sink)
+#define qnet__winograd_output_tile QNET__ISA(qnet__winograd_output_tile)
+#define qnet__winograd_output QNET__ISA(qnet__winograd_output)
+#define qnet__winograd_gather QNET__ISA(qnet__winograd_gather)
+#define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
+#define qnet__winograd_get_du QNET__ISA(qnet__winograd_get_du)
+#define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
+#define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
+#define qnet__winograd_same QNET__ISA(qnet__winograd_same)
+#define qnet__winograd_half QNET__ISA(qnet__winograd_half)
+#define qnet__winograd_double QNET__ISA(qnet__winograd_double)
+#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
+#define qnet__winograd_run QNET__ISA(qnet__winograd_run)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
+#define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
+#define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
+#define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
+#define qnet__stem_add QNET__ISA(qnet__stem_add)
+#define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
+#define qnet__lstm_units QNET__ISA(qnet__lstm_units)
+#define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
+#define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
+#define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
+#define qnet__isa_table QNET__ISA(qnet__isa_table)
+
+#define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
+#define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
+#define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
+
+#if QNET__ISA_AT_RUN_TIME
+#define QNET__SUFFIX _avx512
+#define QNET__LANES 16
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#define QNET__SUFFIX _avx2
+#define QNET__LANES 8
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#include QNET_FILE
+#pragma clang attribute pop
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#include QNET_FILE
+#pragma GCC pop_options
+#endif
+#undef QNET__LANES
+#undef QNET__SUFFIX
+#endif
+
+/* The last set is compiled as the file goes on. */
+#define QNET__SUFFIX _plain
+#define QNET__LANES QNET__LANES_COMPILED
+#define QNET__LAST_SET
+
+#endif /* QNET_IMPLEMENTATION, continued below */
+
+#ifdef QNET__SUFFIX /* the part that is compiled for each set */
+
+/* ---- Vectors --------------------------------------------------------------------------------- */
+
+#if QNET__LANES > 1
+typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet__lane_int qnet__lanes_int
+    __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
+typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
+#else
+typedef qnet_real qnet__lanes, qnet__narrow;
+typedef qnet__lane_int qnet__lanes_int;
+typedef double qnet__wide;
+#endif
+
+QNET__INLINE qnet__lanes qnet__lanes_load(const qnet_real *p)
+{
+    qnet__lanes v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+QNET__INLINE void qnet__lanes_store(qnet_real *p, qnet__lanes v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_zero(void)
+{
+    qnet__lanes v;
+    memset(&v, 0, sizeof v);
+    return v;
+}
+
+/* x in all lanes. A difference, as 0 + -0 is 0. */
+QNET__INLINE qnet__lanes qnet__lanes_all(qnet_real x)
+{
+    return x - qnet__lanes_zero();
+}
+
+/* x y + z, rounded once where the set has such an instruction. */
+QNET__INLINE qnet__lanes qnet__lanes_fma(qnet__lanes x, qnet__lanes y, qnet__lanes z)
+{
+#if QNET__LANES == 16
+    return (qnet__lanes)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)z);
+#elif QNET__LANES == 8
+    return (qnet__lanes)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)z);
+#elif QNET__NEON
+    return (qnet__lanes)vfmaq_f32((float32x4_t)z, (float32x4_t)x, (float32x4_t)y);
+#else
+    return x * y + z;
+#endif
+}
+
+/* v, but 0 where test < 0 (or_zero: <= 0). A NaN in test keeps v. */
+QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const int or_zero)
+{
+#if QNET__LANES > 1
+    const qnet__lanes zero = qnet__lanes_zero();
+    const __typeof__(v < zero) cut = or_zero ? test <= zero : test < zero;
+    return (qnet__lanes)((__typeof__(v < zero))v & ~cut);
+#else
+    return test < 0 || (or_zero && test == 0) ? 0 : v;
+#endif
+}
+
+/* yes in the lanes where a comparison holds, else no. */
+QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes yes, qnet__lanes no)
+{
+#if QNET__LANES > 1
+    return (qnet__lanes)(((qnet__lanes_int)yes & holds) | ((qnet__lanes_int)no & ~holds));
+#else
+    return holds ? yes : no;
+#endif
+}
+
+/* `count` numbers at p, and zeros behind them. */
+QNET__INLINE qnet__lanes qnet__lanes_load_part(const qnet_real *p, const size_t count)
+{
+    qnet__lanes v = qnet__lanes_zero();
+    memcpy(&v, p, count * sizeof *p);
+    return v;
+}
+
+/* The first `count` lanes go to p. */
+QNET__INLINE void qnet__lanes_store_part(qnet_real *p, qnet__lanes v, const size_t count)
+{
+    memcpy(p, &v, count * sizeof *p);
+}
+
+/* *y = x[QNET__WIDE] in double. */
+QNET__INLINE void qnet__widen(const qnet_real *x, qnet__wide *y)
+{
+    qnet__narrow v;
+    memcpy(&v, x, sizeof v);
+#if QNET__LANES > 1
+    *y = __builtin_convertvector(v, qnet__wide);
+#else
+    *y = (double)v;
+#endif
+}
+
+/* y[QNET__WIDE] = x, rounded. */
+QNET__INLINE void qnet__wide_round(const qnet__wide *x, qnet_real *y)
+{
+#if QNET__LANES > 1
+    const qnet__narrow v = __builtin_convertvector(*x, qnet__narrow);
+#else
+    const qnet__narrow v = (qnet_real)*x;
+#endif
+    memcpy(y, &v, sizeof v);
+}
+
+/* ---- The tile -------------------------------------------------------------------------------- */
+
+QNET__INLINE void qnet__tile_keep(qnet_real *c, const qnet__lanes *acc, const int held)
+{
+    int n;
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++, c += QNET__LANES)
+        qnet__lanes_store(c, (held ? qnet__lanes_load(c) : qnet__lanes_zero()) + acc[n]);
+}
+
+/* The micro-kernel, written once. A step is one k: `wide` loads of b, and per row one broadcast of
+   a and `wide` multiply-adds. `rows`, `wide` and `turn` are constants after inlining, so that the
+   loops over m and n unroll and acc lives in registers; a_step where it is 1, and `beside`, so that
+   there are registers for all addresses. A chain's sums go to C row by row while the next chain
+   begins: so the multipliers do not wait for them. A sum that is stored is never -0, so that it
+   does not matter which products of zeros are left out. */
+QNET__INLINE void qnet__tile_step(const qnet__tile *t, const int rows, const int beside,
+                                  const qnet_real *const *a, size_t i, const qnet_real *b,
+                                  uintptr_t ahead, const qnet__turn turn,
+                                  qnet__lanes (*acc)[QNET__TILE_WIDE])
+{
+    qnet__lanes bk[QNET__TILE_WIDE];
+    int m, n;
+    QNET__PREFETCH(ahead);
+    QNET__UNROLL
+    for (n = 0; n < QNET__TILE_WIDE; n++)
+        bk[n] = qnet__lanes_load(b + n * QNET__LANES);
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        const qnet__lanes x = qnet__lanes_all(beside ? a[0][i + (size_t)m] : a[m][i]);
+        if (turn == QNET__TURN_STORE || turn == QNET__TURN_ADD)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], turn == QNET__TURN_ADD);
+        QNET__UNROLL
+        for (n = 0; n < QNET__TILE_WIDE; n++)
+            acc[m][n] = turn == QNET__TURN_NONE ? qnet__lanes_fma(x, bk[n], acc[m][n]) : x * bk[n];
+    }
+}
+
+QNET__INLINE void qnet__tile_rows(const qnet__tile *t, const int rows, const size_t a_step,
+                                  const int beside)
+{
+    const size_t b_step = t->b_step, ahead_step = t->ahead_step;
+    const qnet_real *const *a = t->a, *b = t->b[0] + t->b_at;
+    size_t i = t->a_at, s = 0, k = 1, end, chain = 1; /* products in acc */
+    uintptr_t ahead = t->ahead;
+    int m, held = t->accumulate; /* 1: C holds a part of the sum */
+    qnet__lanes acc[QNET__TILE_ROWS][QNET__TILE_WIDE];
+    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_BEGIN, acc);
+    i += a_step, b += b_step, ahead += ahead_step;
+    for (;;) {
+        while (k < t->length) {
+            if (chain == t->chain) {
+                if (held)
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_ADD, acc);
+                else
+                    qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_STORE, acc);
+                held = 1, chain = 1;
+                k++, i += a_step, b += b_step, ahead += ahead_step;
+            }
+            end = qnet__min_size(t->length, k + t->chain - chain);
+            chain += end - k;
+            for (; k < end; k++, i += a_step, b += b_step, ahead += ahead_step) {
+                QNET__KEEP_INDEX(i);
+                qnet__tile_step(t, rows, beside, a, i, b, ahead, QNET__TURN_NONE, acc);
+            }
+        }
+        if (++s == t->segments)
+            break;
+        a += t->a_rows, b = t->b[s] + t->b_at, i = t->a_at, k = 0;
+    }
+    QNET__UNROLL
+    for (m = 0; m < rows; m++) {
+        if (held)
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 1);
+        else
+            qnet__tile_keep(t->c[m] + t->c_at, acc[m], 0);
+    }
+}
+
+static void qnet__tile_run(const qnet__tile *t)
+{
+    if (t->rows == 6 && t->a_step == 1)
+        qnet__tile_rows(t, 6, 1, 0);
+    else if (t->rows == 6 && t->beside)
+        qnet__tile_rows(t, 6, t->a_step, 1);
+    else if (t->rows == 6)
+        qnet__tile_rows(t, 6, t->a_step, 0);
+    else if (t->rows == 4)
+        qnet__tile_rows(t, 4, t->a_step, 0);
+    else
+        qnet__tile_rows(t, 2, t->a_step, 0);
+}
+
+/* ---- Prologue and epilogue of a map, and the pass from memory to memory ---------------------- */
+
+/* What a prologue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__prologue_lanes {
+    qnet__lanes mean, scale, beta, shift, slope;
+} qnet__prologue_lanes;
+
+QNET__INLINE void qnet__prologue_channels(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t c, qnet__prologue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__PROLOGUE_PLAIN) {
+        k->mean = qnet__lanes_load(s->mean + c);
+        k->scale = qnet__lanes_load(s->scale + c);
+    }
+    if (kind == QNET__PROLOGUE_NORMALISED)
+        k->beta = qnet__lanes_load(s->beta + c);
+    if (kind == QNET__PROLOGUE_GRADIENT) {
+        k->shift = qnet__lanes_load(s->shift + c);
+        k->slope = qnet__lanes_load(s->slope + c);
+    }
+}
+
+/* The numbers at offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE qnet__lanes qnet__prologue_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at)
+{
+    qnet__lanes v = qnet__lanes_load(s->x + at);
+    if (kind == QNET__PROLOGUE_NORMALISED) {
+        v = (v - k->mean) * k->scale + k->beta;
+        v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        v = k->scale * (v - k->shift - (qnet__lanes_load(s->pre + at) - k->mean) * k->slope);
+    return v;
+}
+
+/* Prefetches what will be read at `at`, which may lie outside the map. */
+QNET__INLINE void qnet__prologue_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                          ptrdiff_t at)
+{
+    QNET__PREFETCH((uintptr_t)s->x + (size_t)at * sizeof(qnet_real));
+    if (kind == QNET__PROLOGUE_GRADIENT)
+        QNET__PREFETCH((uintptr_t)s->pre + (size_t)at * sizeof(qnet_real));
+}
+
+/* Sums of one chunk and the channels of a vector: of at most 16 pixels, and of all the others
+   before in double, as rounding errors grow with the length of a chain of additions. */
+typedef struct qnet__sums {
+    qnet__lanes center, sum1, sum2;
+    qnet__wide all1[QNET__LANES / QNET__WIDE], all2[QNET__LANES / QNET__WIDE];
+} qnet__sums;
+
+QNET__INLINE void qnet__sums_fold(qnet__sums *sums)
+{
+    int i;
+    for (i = 0; i < QNET__LANES / QNET__WIDE; i++) {
+        qnet__wide more;
+        qnet__widen((const qnet_real *)&sums->sum1 + i * QNET__WIDE, &more);
+        sums->all1[i] += more;
+        qnet__widen((const qnet_real *)&sums->sum2 + i * QNET__WIDE, &more);
+        sums->all2[i] += more;
+    }
+    sums->sum1 = sums->sum2 = qnet__lanes_zero();
+}
+
+/* What an epilogue needs of the channels of a vector; loaded once for many pixels. */
+typedef struct qnet__epilogue_lanes {
+    qnet__lanes mean, scale, beta, residual_mean, residual_scale, residual_beta;
+} qnet__epilogue_lanes;
+
+QNET__INLINE void qnet__epilogue_channels(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t c, qnet__epilogue_lanes *k)
+{
+    memset(k, 0, sizeof *k);
+    if (kind != QNET__EPILOGUE_NORMALISE && kind != QNET__EPILOGUE_GRADIENT)
+        return;
+    if (s->mean != NULL)
+        k->mean = qnet__lanes_load(s->mean + c);
+    if (s->scale != NULL) {
+        k->scale = qnet__lanes_load(s->scale + c);
+        k->beta = qnet__lanes_load(s->beta + c);
+    }
+    if (s->residual_mean != NULL) {
+        k->residual_mean = qnet__lanes_load(s->residual_mean + c);
+        k->residual_scale = qnet__lanes_load(s->residual_scale + c);
+        k->residual_beta = qnet__lanes_load(s->residual_beta + c);
+    }
+}
+
+/* v goes to offset `at` (of pixel and channel) of the map, whose channels are k's. */
+QNET__INLINE void qnet__epilogue_put(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     const qnet__epilogue_lanes *k, ptrdiff_t at, qnet__lanes v,
+                                     qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS) {
+        const qnet__lanes d = v - sums->center;
+        sums->sum1 += d;
+        sums->sum2 += d * d;
+    }
+    if (kind == QNET__EPILOGUE_NORMALISE) {
+        v = (v - k->mean) * k->scale + k->beta;
+        if (s->residual != NULL) {
+            qnet__lanes other = qnet__lanes_load(s->residual + at);
+            if (s->residual_mean != NULL)
+                other = (other - k->residual_mean) * k->residual_scale + k->residual_beta;
+            if (s->residual_relu)
+                other = qnet__lanes_cut(other, other, 0);
+            v += other;
+        }
+        if (s->relu)
+            v = qnet__lanes_cut(v, v, 0);
+    }
+    if (kind == QNET__EPILOGUE_GRADIENT) {
+        if (s->residual != NULL)
+            v += qnet__lanes_load(s->residual + at);
+        if (s->mask != NULL) {
+            v = qnet__lanes_cut(v, qnet__lanes_load(s->mask + at), 1);
+        } else if (s->scale != NULL) {
+            const qnet__lanes pre = qnet__lanes_load(s->pre + at);
+            v = qnet__lanes_cut(v, (pre - k->mean) * k->scale + k->beta, 1);
+        }
+        if (s->pre != NULL) {
+            sums->sum1 += v;
+            sums->sum2 += v * (qnet__lanes_load(s->pre + at) - k->mean);
+        }
+    }
+    if (s->y != NULL)
+        qnet__lanes_store(s->y + at, v);
+}
+
+/* Prefetches what will be read and written at `at`. */
+QNET__INLINE void qnet__epilogue_prefetch(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                          ptrdiff_t at)
+{
+    if (s->y != NULL)
+        QNET__PREFETCH_WRITE((uintptr_t)(s->y + at));
+    if ((kind == QNET__EPILOGUE_NORMALISE || kind == QNET__EPILOGUE_GRADIENT) &&
+        s->residual != NULL)
+        QNET__PREFETCH((uintptr_t)(s->residual + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->mask != NULL)
+        QNET__PREFETCH((uintptr_t)(s->mask + at));
+    if (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)
+        QNET__PREFETCH((uintptr_t)(s->pre + at));
+}
+
+/* Stores the sums of a chunk, for the channels of a vector; they were folded last. */
+QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilogue_kind kind,
+                                     ptrdiff_t chunk, ptrdiff_t channels, ptrdiff_t c,
+                                     const qnet__sums *sums)
+{
+    if (kind == QNET__EPILOGUE_MOMENTS)
+        qnet__lanes_store(s->center + chunk * channels + c, sums->center);
+    if (kind == QNET__EPILOGUE_MOMENTS || (kind == QNET__EPILOGUE_GRADIENT && s->pre != NULL)) {
+        memcpy(s->sum1 + chunk * channels + c, sums->all1, sizeof sums->all1);
+        memcpy(s->sum2 + chunk * channels + c, sums->all2, sizeof sums->all2);
+    }
+}
+
+/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
+   column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
     ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANE_COUNT <= n; c += 2 * QNET__LANE_COUNT) {
-        const ptrdiff_t d = c + QNET__LANE_COUNT;
+    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
+        const ptrdiff_t d = c + QNET__LANES;
         qnet__prologue_lanes from_left, from_right;
         qnet__epilogue_lanes to_left, to_right;
         qnet__sums left, right;
-        qnet__lanes v;
         qnet__prologue_channels(job->source, from, c, &from_left);
         qnet__prologue_channels(job->source, from, d, &from_right);
         qnet__epilogue_channels(job->sink, to, c, &to_left);
@@ -4714,14 +4712,15 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
         memset(&left, 0, sizeof left);
         memset(&right, 0, sizeof right);
         if (to == QNET__EPILOGUE_MOMENTS) {
-            qnet__prologue_get(job->source, from, &from_left, first + c, &left.center);
-            qnet__prologue_get(job->source, from, &from_right, first + d, &right.center);
+            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
+            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            qnet__prologue_get(job->source, from, &from_left, first + r * n + c, &v);
-            qnet__epilogue_put(job->sink, to, &to_left, first + r * n + c, &v, &left);
-            qnet__prologue_get(job->source, from, &from_right, first + r * n + d, &v);
-            qnet__epilogue_put(job->sink, to, &to_right, first + r * n + d, &v, &right);
+            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
+            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
+            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
+            v = qnet__prologue_get(job->source, from, &from_right, next);
+            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
             if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
                 qnet__sums_fold(&left);
                 qnet__sums_fold(&right);
@@ -4733,148 +4732,33 @@ QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prol
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
 
-#define QNET__DEFINE_PASS(name, target)                                                           \
-    target static void name(const qnet__pass_job *job, size_t at, size_t rows, size_t chunk)      \
-    {                                                                                             \
-        const qnet__epilogue_kind to = job->sink->kind; \
-        if (job->source->kind == QNET__PROLOGUE_NORMALISED) \
-            qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (job->source->kind == QNET__PROLOGUE_GRADIENT) \
-            qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, QNET__EPILOGUE_PLAIN, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_MOMENTS) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_MOMENTS, at, rows, chunk); \
-        else if (to == QNET__EPILOGUE_NORMALISE) \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_NORMALISE, at, rows, chunk); \
-        else                                                                                      \
-            qnet__pass_columns(job, QNET__PROLOGUE_PLAIN, QNET__EPILOGUE_GRADIENT, at, rows, chunk); \
-    }
-
-QNET__DEFINE_PASS(qnet__pass_portable, )
-#if QNET__X86
-QNET__DEFINE_PASS(qnet__pass_avx2, QNET__AVX2)
-QNET__DEFINE_PASS(qnet__pass_avx512, QNET__AVX512)
-#endif
-
-typedef struct qnet__pass_call {
-    qnet__pass_job job;
-    qnet__pass_run run;
-} qnet__pass_call;
-
-static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+/* One of prologue and epilogue is plain. */
+static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows, size_t chunk)
 {
-    const qnet__pass_call *call = (const qnet__pass_call *)arg;
-    const size_t rows = qnet__min_size(call->job.chunk_rows,
-                                       call->job.rows - chunk * call->job.chunk_rows);
-    QNET__UNUSED(worker);
-    if (call->job.sink->rows != NULL)
-        call->job.sink->rows[chunk] = rows;
-    call->run(&call->job, chunk * call->job.chunk_rows, rows, chunk);
-}
-
-static qnet__pass_run qnet__pass_pick(const qnet_context *ctx)
-{
+    const qnet__prologue_kind plain = QNET__PROLOGUE_PLAIN, from = job->source->kind;
+    const qnet__epilogue_kind store = QNET__EPILOGUE_PLAIN, to = job->sink->kind;
     if (QNET__REFERENCE_ONLY)
-        return qnet__pass_ref;
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__pass_avx512;
-    case QNET_CPU_AVX2: return qnet__pass_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__pass_portable;
+        qnet__pass_channels(job, first, rows, chunk, 0);
+    else if (from == QNET__PROLOGUE_NORMALISED)
+        qnet__pass_columns(job, QNET__PROLOGUE_NORMALISED, store, first, rows, chunk);
+    else if (from == QNET__PROLOGUE_GRADIENT)
+        qnet__pass_columns(job, QNET__PROLOGUE_GRADIENT, store, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_MOMENTS)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_MOMENTS, first, rows, chunk);
+    else if (to == QNET__EPILOGUE_NORMALISE)
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_NORMALISE, first, rows, chunk);
+    else
+        qnet__pass_columns(job, plain, QNET__EPILOGUE_GRADIENT, first, rows, chunk);
 }
 
-/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
-   source's x may be the same map. */
-static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
-                       size_t rows, size_t channels)
-{
-    qnet__pass_call call;
-    call.job.source = source, call.job.sink = sink;
-    call.job.rows = rows, call.job.channels = channels;
-    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
-    call.run = qnet__pass_pick(ctx);
-    sink->chunks = qnet__pass_chunks(rows, channels);
-    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
-}
-
-/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
-
-#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
-
-typedef struct qnet__epilogue_join {
-    const qnet__epilogue *sink;
-    size_t channels;
-    double *first, *second; /* [channels] */
-} qnet__epilogue_join;
-
-/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
-   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
-   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
-static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
-    const qnet__epilogue *s = job->sink;
-    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
-    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
-    size_t k, c;
-    double rows = 0;
-    QNET__UNUSED(worker);
-    for (c = begin; c < end; c++)
-        job->first[c] = job->second[c] = 0;
-    if (s->kind == QNET__EPILOGUE_GRADIENT) {
-        for (k = 0; k < s->chunks; k++) {
-            for (c = begin; c < end; c++) {
-                job->first[c] += s->sum1[k * n + c];
-                job->second[c] += s->sum2[k * n + c];
-            }
-        }
-        return;
-    }
-    for (k = 0; k < s->chunks; k++) {
-        rows += (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
-                             s->sum1[k * n + c];
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->first[c] /= rows;
-    for (k = 0; k < s->chunks; k++) {
-        const double m = (double)s->rows[k];
-        for (c = begin; c < end; c++) {
-            const double sum = s->sum1[k * n + c];
-            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
-            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
-        }
-    }
-    for (c = begin; c < end; c++)
-        job->second[c] /= rows;
-}
-
-static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
-                              double *first, double *second)
-{
-    qnet__epilogue_join job;
-    job.sink = sink;
-    job.channels = channels;
-    job.first = first;
-    job.second = second;
-    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
-                   &job);
-}
-
-/* ============================================================================================
-   >>winograd: 3x3 convolution by Winograd's minimal filtering: stride 1, mostly by F(4x4, 3x3), and
-   stride 2.
+#if QNET__HAS_WINOGRAD
+/* ---- Winograd's transforms ---------------------------------------------------------------------
 
    4x4 outputs Y need 6x6 inputs d. With the kernel g and elementwise products (.),
        Y = A^T [ sum over ci of (G g G^T) . (B^T d B) ] A
    takes 36 multiplications per channel pair where the direct sum takes 144 (Winograd 1980; Lavin &
    Gray 2016). Over all tiles of all images each of the 36 elements is a matrix product,
-   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile of >>gemm.
+   m[tile][co] = sum over ci of v[tile][ci] * u[ci][co], by the tile.
 
    The matrices come from interpolation at the points 0, infinity, a, -a, b and -b. With a = 5/8 and
    b = 3/2 all entries of A and B are exact in binary, and the rounding error of 4x4 tiles is less
@@ -4931,11 +4815,9 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    dx_{2i} has one, on dy_i: the same points go from 5 pixels to 8. Gradient of the weights: Y is
    linear in G g G^T, so
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
-   again a matrix product for each element. The twins are those of >>conv: the equation that this
-   room evaluates is the same, in another order of sums.
-   ============================================================================================ */
+   again a matrix product for each element. */
 
-/* ---- The transforms in one dimension, for 6, 5, 4 or 3 points -------------------------------- */
+/* In one dimension, for 6, 5, 4 or 3 points. */
 
 #define QNET__WINOGRAD_A 0.625
 #define QNET__WINOGRAD_B 1.5
@@ -4944,14 +4826,6 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
 #define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
 #define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
 #define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
-
-#define QNET__WINOGRAD_CLOSED 3 /* points of an axis of 2 pixels */
-
-/* Outputs along an axis of a tile. */
-QNET__INLINE int qnet__winograd_outputs(int points)
-{
-    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
-}
 
 /* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
    what x has beyond that is not read.
@@ -5089,7 +4963,7 @@ QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide 
     y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
 }
 
-/* ---- The same for stride 2, for 9, 7 or 5 points --------------------------------------------- */
+/* For stride 2, with 9, 7 or 5 points. */
 
 #define QNET__WINOGRAD_R 0.75
 #define QNET__WINOGRAD_T 2.0
@@ -5234,54 +5108,7 @@ QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const p
     y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
 }
 
-/* ---- The transforms of tiles ----------------------------------------------------------------- */
-
-/* What a convolution's tiles go from and to. `Outputs` are pixels of y, or of dy, in all forms. */
-typedef enum qnet__winograd_form {
-    QNET__WINOGRAD_SAME,  /* stride 1 */
-    QNET__WINOGRAD_HALF,  /* stride 2 */
-    QNET__WINOGRAD_DOUBLE /* stride 2, gradient of the inputs */
-} qnet__winograd_form;
-
-#define QNET__WINOGRAD_MOST 9 /* points of an axis, at most */
-
-/* Points for 4 outputs. */
-QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_SAME ? 6 : 9;
-}
-
-/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
-   tile before does not. */
-QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
-}
-
-QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
-}
-
-QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 8 : 4;
-}
-
-/* Pixels along an axis that a tile with this number of points reads, and writes. */
-QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
-           : form == QNET__WINOGRAD_HALF ? points
-                                         : (points + 1) / 2;
-}
-
-QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
-           : form == QNET__WINOGRAD_HALF ? points / 2
-                                         : points - 1;
-}
+/* For a tile. */
 
 QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
                                            const qnet__lanes *x, qnet__lanes *y,
@@ -5341,116 +5168,11 @@ QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form
     }
 }
 
-#define QNET__WINOGRAD_GROUP 64 /* channels that go from the products to the output at once */
-#define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
-
-/* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
-typedef struct qnet__winograd_axis {
-    ptrdiff_t tiles, large, side;
-    ptrdiff_t points, few; /* of a larger tile, of a smaller one */
-} qnet__winograd_axis;
-
-/* Tiles on a map: one has `step` pixels for each of its outputs and `more`, and begins `border`
-   pixels before first * step, where `first` is the first of its outputs. */
-typedef struct qnet__winograd_map {
-    ptrdiff_t height, width, channels;
-    int step, border, more;
-    int size; /* of views: as for tiles with 4 outputs */
-} qnet__winograd_map;
-
-/* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
-   large large, large small, small small. So those that use more points along an axis follow each
-   other. */
-typedef struct qnet__winograd {
-    qnet__kernel kernel;
-    qnet__winograd_form form;
-    qnet__winograd_map in, out;           /* out: dy, for the weights' gradient */
-    ptrdiff_t src_c, dst_c;               /* channels that come in and go out */
-    qnet__winograd_axis y, x;
-    ptrdiff_t kind_end[4], tiles;         /* of the batch */
-    ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
-    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
-    ptrdiff_t round_first, round_last;
-    ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
-    ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
-    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
-    ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
-    ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][kernel.columns] */
-    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
-    ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
-    qnet__prologue from;                    /* plain or normalised */
-    qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
-    qnet__epilogue sink;
-    const qnet_real *w;                   /* [3][3][in][out] */
-    int backward;                         /* w is turned round and in, out are dst_c, src_c */
-    qnet_real *u;
-    const qnet_real *packed;              /* u, or what was packed before */
-    qnet_real *v, *m, *d, *du, *dw;       /* dw[3][3][in][out] */
-    qnet_real *dy_made;                   /* where dy goes as it is worked out, or NULL */
-} qnet__winograd;
-
-/* A tile of points_y * points_x elements: the offsets of its pixels on a map; -1 for what is beyond
-   them or outside the map. */
-typedef struct qnet__winograd_view {
-    int points_y, points_x;
-    ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
-} qnet__winograd_view;
-
-static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
-                                const qnet__winograd_map *map, qnet__winograd_view *view)
+QNET__INLINE qnet__lanes qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                            const qnet__prologue_lanes *k, ptrdiff_t at,
+                                            ptrdiff_t c)
 {
-    const int size = map->size;
-    int kind = 0, large_y, large_x, rows, columns, y, x;
-    ptrdiff_t image, i, j, top, left, *at = view->at;
-    while (tile >= p->kind_end[kind])
-        kind++;
-    tile -= kind > 0 ? p->kind_end[kind - 1] : 0;
-    large_y = kind == 1 || kind == 2, large_x = kind < 2;
-    j = large_x ? p->x.large : p->x.tiles - p->x.large; /* tiles in a row of them */
-    i = large_y ? p->y.large : p->y.tiles - p->y.large;
-    image = tile / j / i;
-    i = tile / j % i + (large_y ? 0 : p->y.large);
-    j = tile % j + (large_x ? 0 : p->x.large);
-    top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
-    left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
-    rows = ((int)p->y.side + large_y) * map->step + map->more;
-    columns = ((int)p->x.side + large_x) * map->step + map->more;
-    view->points_y = (int)(large_y ? p->y.points : p->y.few);
-    view->points_x = (int)(large_x ? p->x.points : p->x.few);
-    for (y = 0; y < size; y++) {
-        const ptrdiff_t row = (image * map->height + top + y) * map->width;
-        const int there = y < rows && top + y >= 0 && top + y < map->height;
-        for (x = 0; x < size; x++) {
-            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
-            *at++ = inside ? (row + left + x) * map->channels : -1;
-        }
-    }
-}
-
-/* Of the tiles first .. last - 1 those that have a plane, which is point y * x.points + x. */
-static void qnet__winograd_range(const qnet__winograd *p, ptrdiff_t plane, ptrdiff_t *first,
-                                 ptrdiff_t *last)
-{
-    const int more_y = plane / p->x.points >= p->y.few;
-    const int more_x = plane % p->x.points >= p->x.few;
-    const ptrdiff_t begin = more_y ? p->kind_end[0] : 0;
-    const ptrdiff_t end = more_x ? p->kind_end[1] : more_y ? p->kind_end[2] : p->tiles;
-    *first = *first > begin ? *first : begin;
-    *last = *last < end ? *last : end;
-}
-
-QNET__INLINE void qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                     const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                     qnet__lanes *v)
-{
-    if (at < 0) {
-        memset(v, 0, sizeof *v);
-    } else {
-        qnet__prologue_get(s, kind, k, at + c, v);
-    }
+    return at < 0 ? qnet__lanes_zero() : qnet__prologue_get(s, kind, k, at + c);
 }
 
 /* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
@@ -5474,20 +5196,20 @@ QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__p
 QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
                                      const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
 {
-    qnet__lanes_store(to, &x[0]);
-    qnet__lanes_store(to + plane, &x[1]);
-    qnet__lanes_store(to + 2 * plane, &x[2]);
+    qnet__lanes_store(to, x[0]);
+    qnet__lanes_store(to + plane, x[1]);
+    qnet__lanes_store(to + 2 * plane, x[2]);
     if (points > 3)
-        qnet__lanes_store(to + 3 * plane, &x[3]);
+        qnet__lanes_store(to + 3 * plane, x[3]);
     if (points > 4)
-        qnet__lanes_store(to + 4 * plane, &x[4]);
+        qnet__lanes_store(to + 4 * plane, x[4]);
     if (points > 5)
-        qnet__lanes_store(to + 5 * plane, &x[5]);
+        qnet__lanes_store(to + 5 * plane, x[5]);
     if (form != QNET__WINOGRAD_SAME && points > 6)
-        qnet__lanes_store(to + 6 * plane, &x[6]);
+        qnet__lanes_store(to + 6 * plane, x[6]);
     if (form != QNET__WINOGRAD_SAME && points > 7) {
-        qnet__lanes_store(to + 7 * plane, &x[7]);
-        qnet__lanes_store(to + 8 * plane, &x[8]);
+        qnet__lanes_store(to + 7 * plane, x[7]);
+        qnet__lanes_store(to + 8 * plane, x[8]);
     }
 }
 
@@ -5502,7 +5224,7 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < p->src_c; c += QNET__LANE_COUNT) {
+    for (c = 0; c < p->src_c; c += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->from, kind, c, &k);
@@ -5511,17 +5233,17 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
             qnet__lanes d[QNET__WINOGRAD_MOST];
             if (x >= size - qnet__winograd_fresh(form))
                 qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
-            qnet__winograd_get(&p->from, kind, &k, from[0], c, &d[0]);
-            qnet__winograd_get(&p->from, kind, &k, from[size], c, &d[1]);
-            qnet__winograd_get(&p->from, kind, &k, from[2 * size], c, &d[2]);
-            qnet__winograd_get(&p->from, kind, &k, from[3 * size], c, &d[3]);
-            qnet__winograd_get(&p->from, kind, &k, from[4 * size], c, &d[4]);
+            d[0] = qnet__winograd_get(&p->from, kind, &k, from[0], c);
+            d[1] = qnet__winograd_get(&p->from, kind, &k, from[size], c);
+            d[2] = qnet__winograd_get(&p->from, kind, &k, from[2 * size], c);
+            d[3] = qnet__winograd_get(&p->from, kind, &k, from[3 * size], c);
+            d[4] = qnet__winograd_get(&p->from, kind, &k, from[4 * size], c);
             if (size > 5)
-                qnet__winograd_get(&p->from, kind, &k, from[5 * size], c, &d[5]);
+                d[5] = qnet__winograd_get(&p->from, kind, &k, from[5 * size], c);
             if (size > 6) {
-                qnet__winograd_get(&p->from, kind, &k, from[6 * size], c, &d[6]);
-                qnet__winograd_get(&p->from, kind, &k, from[7 * size], c, &d[7]);
-                qnet__winograd_get(&p->from, kind, &k, from[8 * size], c, &d[8]);
+                d[6] = qnet__winograd_get(&p->from, kind, &k, from[6 * size], c);
+                d[7] = qnet__winograd_get(&p->from, kind, &k, from[7 * size], c);
+                d[8] = qnet__winograd_get(&p->from, kind, &k, from[8 * size], c);
             }
             qnet__winograd_to_points(form, points_y, d, half + x, pitch);
         }
@@ -5534,13 +5256,15 @@ QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet_
 }
 
 /* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE void qnet__winograd_get_dy(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                        const qnet__prologue_lanes *k, ptrdiff_t at, ptrdiff_t c,
-                                        qnet__lanes *v)
+QNET__INLINE qnet__lanes qnet__winograd_get_dy(const qnet__winograd *p,
+                                               const qnet__prologue_kind kind,
+                                               const qnet__prologue_lanes *k, ptrdiff_t at,
+                                               ptrdiff_t c)
 {
-    qnet__winograd_get(&p->dy, kind, k, at, c, v);
+    const qnet__lanes v = qnet__winograd_get(&p->dy, kind, k, at, c);
     if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
         qnet__lanes_store(p->dy_made + at + c, v);
+    return v;
 }
 
 /* A dY A^T of a tile. */
@@ -5554,17 +5278,17 @@ QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
     const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
     ptrdiff_t c;
     int y, x;
-    for (c = p->slab_first; c < end; c += QNET__LANE_COUNT, d += QNET__LANE_COUNT) {
+    for (c = p->slab_first; c < end; c += QNET__LANES, d += QNET__LANES) {
         qnet__prologue_lanes k;
         qnet__lanes half[4 * QNET__WINOGRAD_MOST];
         qnet__prologue_channels(&p->dy, kind, c, &k);
         for (x = 0; x < outputs_x; x++) {
             qnet__lanes e[4];
             qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
-            qnet__winograd_get_dy(p, kind, &k, at[x], c, &e[0]);
-            qnet__winograd_get_dy(p, kind, &k, at[4 + x], c, &e[1]);
-            qnet__winograd_get_dy(p, kind, &k, at[8 + x], c, &e[2]);
-            qnet__winograd_get_dy(p, kind, &k, at[12 + x], c, &e[3]);
+            e[0] = qnet__winograd_get_dy(p, kind, &k, at[x], c);
+            e[1] = qnet__winograd_get_dy(p, kind, &k, at[4 + x], c);
+            e[2] = qnet__winograd_get_dy(p, kind, &k, at[8 + x], c);
+            e[3] = qnet__winograd_get_dy(p, kind, &k, at[12 + x], c);
             qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
         }
         for (y = 0; y < points_y; y++) {
@@ -5606,7 +5330,7 @@ QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__
 /* To the sink, unless the pixel is outside the map. */
 QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
                                       const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                      ptrdiff_t channel, const qnet__lanes *y, qnet__sums *sums)
+                                      ptrdiff_t channel, qnet__lanes y, qnet__sums *sums)
 {
     if (at >= 0)
         qnet__epilogue_put(s, kind, k, at + channel, y, sums);
@@ -5627,7 +5351,7 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
     const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
     int y, x;
-    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT, sums++) {
+    for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
@@ -5639,16 +5363,16 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
         qnet__epilogue_channels(s, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            qnet__lanes_load(&e[0], from);
-            qnet__lanes_load(&e[1], from + row);
-            qnet__lanes_load(&e[2], from + 2 * row);
-            qnet__lanes_load(&e[3], points_y > 3 ? from + 3 * row : from);
-            qnet__lanes_load(&e[4], points_y > 4 ? from + 4 * row : from);
-            qnet__lanes_load(&e[5], points_y > 5 ? from + 5 * row : from);
+            e[0] = qnet__lanes_load(from);
+            e[1] = qnet__lanes_load(from + row);
+            e[2] = qnet__lanes_load(from + 2 * row);
+            e[3] = qnet__lanes_load(points_y > 3 ? from + 3 * row : from);
+            e[4] = qnet__lanes_load(points_y > 4 ? from + 4 * row : from);
+            e[5] = qnet__lanes_load(points_y > 5 ? from + 5 * row : from);
             if (form != QNET__WINOGRAD_SAME) {
-                qnet__lanes_load(&e[6], points_y > 6 ? from + 6 * row : from);
-                qnet__lanes_load(&e[7], points_y > 7 ? from + 7 * row : from);
-                qnet__lanes_load(&e[8], points_y > 8 ? from + 8 * row : from);
+                e[6] = qnet__lanes_load(points_y > 6 ? from + 6 * row : from);
+                e[7] = qnet__lanes_load(points_y > 7 ? from + 7 * row : from);
+                e[8] = qnet__lanes_load(points_y > 8 ? from + 8 * row : from);
             }
             qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
         }
@@ -5658,15 +5382,15 @@ QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
             qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            qnet__winograd_sink(s, kind, &k, pixels[0], c, &e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[1], c, &e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[2], c, &e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[3], c, &e[3], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[0], c, e[0], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[1], c, e[1], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[2], c, e[2], &sum);
+            qnet__winograd_sink(s, kind, &k, pixels[3], c, e[3], &sum);
             if (size > 4) {
-                qnet__winograd_sink(s, kind, &k, pixels[4], c, &e[4], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[5], c, &e[5], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[6], c, &e[6], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[7], c, &e[7], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[4], c, e[4], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[5], c, e[5], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[6], c, e[6], &sum);
+                qnet__winograd_sink(s, kind, &k, pixels[7], c, e[7], &sum);
             }
         }
         qnet__sums_fold(&sum);
@@ -5683,7 +5407,7 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
     const qnet__epilogue *s = &p->sink;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
-    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANE_COUNT];
+    qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
     qnet__winograd_view now, next;
     ptrdiff_t t, c;
     size_t rows = 0;
@@ -5705,8 +5429,8 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
         for (x = 0; x < size * size; x++)
             rows += now.at[x] >= 0;
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT)
-        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANE_COUNT]);
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
+        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
         s->rows[block] = rows;
 }
@@ -5716,51 +5440,50 @@ QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epi
    those of the square to come, whose rows are asked for. */
 QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
                                         ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__LANE_COUNT][QNET__LANE_COUNT])
+                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
 {
     const ptrdiff_t in = p->src_c, out = p->dst_c;
     ptrdiff_t i, j;
     int k;
     for (k = 0; k < 9; k++) {
         if (!p->backward) {
-            for (i = 0; i < QNET__LANE_COUNT; i++) {
+            for (i = 0; i < QNET__SQUARE; i++) {
                 memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
                 QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
             }
             continue;
         }
-        for (j = 0; j < QNET__LANE_COUNT; j++) {
+        for (j = 0; j < QNET__SQUARE; j++) {
             const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
             QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__LANE_COUNT; i++)
+            for (i = 0; i < QNET__SQUARE; i++)
                 g[k][i][j] = w[i];
         }
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__LANE_COUNT - 1 and the output channels of
+/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of
    a group; u is that of the group. The lines of u that the next square fills are asked for, by
    each half of a line: once was slower on a Zen 4. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns;
-    qnet_real g[9][QNET__LANE_COUNT][QNET__LANE_COUNT];
-    ptrdiff_t i, j, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
+    qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
+    ptrdiff_t i, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     int y, x;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANE_COUNT) {
-        const ptrdiff_t next = (c + QNET__LANE_COUNT) % QNET__WINOGRAD_GROUP;
-        const ptrdiff_t strip = next > 0 ? first : first + QNET__LANE_COUNT; /* of the next */
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
+        const ptrdiff_t next = (c + QNET__SQUARE) % QNET__WINOGRAD_GROUP;
+        const ptrdiff_t strip = next > 0 ? first : first + QNET__SQUARE; /* of the next */
         const ptrdiff_t ahead = at[next] + (strip - first) * columns - at[c]; /* may be beyond u */
         qnet__winograd_gather(p, first, group * QNET__WINOGRAD_GROUP + c,
                               strip < p->src_c ? strip : first,
                               group * QNET__WINOGRAD_GROUP + next, g);
-        for (i = 0; i < QNET__LANE_COUNT * QNET__LANE_COUNT; i += QNET__WIDE_COUNT) {
-            const ptrdiff_t row = i / QNET__LANE_COUNT, column = c + i % QNET__LANE_COUNT;
+        for (i = 0; i < QNET__SQUARE * QNET__SQUARE; i += QNET__WIDE) {
+            const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
             qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
-            qnet_real rounded[QNET__WIDE_COUNT];
             for (x = 0; x < 3; x++) {
                 qnet__widen(&g[x][row][column - c], &e[0]);
                 qnet__widen(&g[3 + x][row][column - c], &e[1]);
@@ -5771,15 +5494,9 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
                 qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
-                    if (columns >= QNET__WIDE_COUNT) {
-                        QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
-                                             (uintptr_t)ahead * sizeof *to);
-                        qnet__wide_round(&e[x], to + at[column]);
-                        continue;
-                    }
-                    qnet__wide_round(&e[x], rounded);
-                    for (j = 0; j < QNET__WIDE_COUNT; j++)
-                        to[at[column + j]] = rounded[j];
+                    QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
+                                         (uintptr_t)ahead * sizeof *to);
+                    qnet__wide_round(&e[x], to + at[column]);
                 }
             }
         }
@@ -5813,7 +5530,7 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
     ptrdiff_t c;
     int y, x;
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE_COUNT) {
+    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
@@ -5845,14 +5562,6 @@ QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdi
     }
 }
 
-/* The loops above, compiled for each kind of CPU. */
-typedef enum qnet__winograd_step {
-    QNET__WINOGRAD_INPUT,
-    QNET__WINOGRAD_GRADIENT,
-    QNET__WINOGRAD_OUTPUT,
-    QNET__WINOGRAD_KERNELS,
-    QNET__WINOGRAD_KERNEL_GRADIENTS
-} qnet__winograd_step;
 
 /* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
    has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
@@ -5879,73 +5588,950 @@ QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd
         qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
 }
 
-/* Kernels in a function of their own: together their arrays would take more than 16 KB of stack.
-   One for each form: compilers need much longer for all in one. */
-#define QNET__DEFINE_WINOGRAD_FORM(name, target, form)                                            \
-    target static QNET__NOINLINE void name(const qnet__winograd *p, qnet__winograd_step step,     \
-                                           ptrdiff_t i, ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        qnet__winograd_step_of(p, step, form, i, j, block);                                       \
-    }
+/* A function for each form, as compilers need much longer for all in one; and one for the kernels,
+   whose arrays would take more than 16 KB of stack together with the others'. */
+static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_SAME, i, j, block);
+}
 
-#define QNET__DEFINE_WINOGRAD(name, target)                                                       \
-    target static QNET__NOINLINE void name##_of_kernels(const qnet__winograd *p,                  \
-                                                        qnet__winograd_step step, ptrdiff_t i,    \
-                                                        ptrdiff_t j, qnet_real *block)            \
-    {                                                                                             \
-        const int y = (int)p->y.points, x = (int)p->x.points;                                     \
-        if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)                     \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);                          \
-        else if (step == QNET__WINOGRAD_KERNELS)                                                  \
-            qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);                          \
-        else if (p->planes == 36)                                                                 \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);           \
-        else if (p->planes == 9)                                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);           \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);           \
-        else                                                                                      \
-            qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);           \
-    }                                                                                             \
-                                                                                                  \
-    QNET__DEFINE_WINOGRAD_FORM(name##_same, target, QNET__WINOGRAD_SAME)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_half, target, QNET__WINOGRAD_HALF)                          \
-    QNET__DEFINE_WINOGRAD_FORM(name##_double, target, QNET__WINOGRAD_DOUBLE)                      \
-                                                                                                  \
-    static void name(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i, ptrdiff_t j, \
-                     qnet_real *block)                                                            \
-    {                                                                                             \
-        if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)            \
-            name##_of_kernels(p, step, i, j, block);                                              \
-        else if (p->form == QNET__WINOGRAD_SAME)                                                  \
-            name##_same(p, step, i, j, block);                                                    \
-        else if (p->form == QNET__WINOGRAD_HALF)                                                  \
-            name##_half(p, step, i, j, block);                                                    \
-        else                                                                                      \
-            name##_double(p, step, i, j, block);                                                  \
-    }
+static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__winograd_step step,
+                                               ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
+}
 
-QNET__DEFINE_WINOGRAD(qnet__winograd_portable, )
-#if QNET__X86
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx2, QNET__AVX2)
-QNET__DEFINE_WINOGRAD(qnet__winograd_avx512, QNET__AVX512)
-#endif
+static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
+                                                 ptrdiff_t i, ptrdiff_t j, qnet_real *block)
+{
+    qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
+}
+
+static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
+                                                     qnet__winograd_step step, ptrdiff_t i,
+                                                     ptrdiff_t j, qnet_real *block)
+{
+    const int y = (int)p->y.points, x = (int)p->x.points;
+    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
+    else if (step == QNET__WINOGRAD_KERNELS)
+        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
+    else if (p->planes == 36)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);
+    else if (p->planes == 9)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);
+    else
+        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);
+}
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
 {
-#if QNET__X86
-    if (p->kernel.columns == 64) {
-        qnet__winograd_avx512(p, step, i, j, block);
-        return;
+    if (step == QNET__WINOGRAD_KERNELS || step == QNET__WINOGRAD_KERNEL_GRADIENTS)
+        qnet__winograd_of_kernels(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_SAME)
+        qnet__winograd_same(p, step, i, j, block);
+    else if (p->form == QNET__WINOGRAD_HALF)
+        qnet__winograd_half(p, step, i, j, block);
+    else
+        qnet__winograd_double(p, step, i, j, block);
+}
+#endif /* QNET__HAS_WINOGRAD */
+
+/* ---- Max pooling ------------------------------------------------------------------------------ */
+
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
+{
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
+}
+
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
+   the loop over channels becomes vector code. */
+QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
+                                       const qnet__prologue_kind kind, const qnet_real *const *x,
+                                       const int *tap, size_t c, size_t at)
+{
+    const qnet__prologue *s = &pool->x;
+    qnet_real top[QNET__WIDTH];
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
+        const size_t k = c + (size_t)i;
+        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
+        int winner = tap[0];
+        QNET__UNROLL
+        for (int t = 1; t < 9; t++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
+            const int better = (v > best) | (v != v);
+            winner = better ? tap[t] : winner;
+            best = better ? v : best;
+        }
+        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
+        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
+        top[i] = best;
+        won[i] = winner;
     }
-    if (p->kernel.columns == 16) {
-        qnet__winograd_avx2(p, step, i, j, block);
-        return;
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    for (int i = 0; pool->argmax != NULL && i < n; i++)
+        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+}
+
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
+{
+    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
+    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
+    const size_t n = pool->channels;
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
+        const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
+        const qnet_real *x[9];
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
+            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
+            tap[t] = last;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
+        }
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+    }
+}
+
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
+{
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
+    qnet_real sum[QNET__WIDTH];
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
+        }
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
+}
+
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
+static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
+{
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
+}
+
+/* ---- The gradient of the stem's weights ------------------------------------------------------ */
+
+/* sum[QNET__STEM_TAPS] += value[i] times the taps at from[i]; some vectors of them at a time. */
+QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
+                                 const qnet_real *value, ptrdiff_t count, double *sum)
+{
+    const ptrdiff_t step = QNET__STEM_VECTORS * QNET__LANES;
+    ptrdiff_t first, i, k;
+    for (first = 0; first < QNET__STEM_TAPS; first += step) {
+        qnet__lanes v[QNET__STEM_VECTORS];
+        qnet_real block[QNET__STEM_VECTORS * QNET__LANES];
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            v[k] = qnet__lanes_zero();
+        for (i = 0; i < count; i++) {
+            const qnet_real *p = columns + from[i] + first;
+            QNET__UNROLL
+            for (k = 0; k < QNET__STEM_VECTORS; k++)
+                v[k] += qnet__lanes_load(p + k * QNET__LANES) * value[i];
+        }
+        QNET__UNROLL
+        for (k = 0; k < QNET__STEM_VECTORS; k++)
+            qnet__lanes_store(block + k * QNET__LANES, v[k]);
+        for (k = 0; k < step; k++)
+            sum[first + k] += (double)block[k];
+    }
+}
+
+static void qnet__stem_winners_of(const qnet__stem_list *p)
+{
+    qnet_real value[QNET__STEM_PIECE];
+    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
+    for (i = 0; i < 9; i++)
+        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
+    for (c = 0; c < 64; c++) {
+        for (i = n = 0; i < p->count; i++) {
+            value[n] = p->dy[i * 64 + c];
+            from[n] = p->place[i] + tap[p->winner[i * 64 + c]];
+            n += value[n] != 0;
+        }
+        qnet__stem_add(p->columns, from, value, n, p->sum + c * QNET__STEM_TAPS);
+    }
+}
+
+/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
+
+#if QNET__REAL_IS_DOUBLE
+
+/* Double precision is for reference and takes the C library's. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+{
+    qnet_real v[QNET__LANES];
+    qnet__lanes_store(v, x);
+    for (size_t i = 0; i < QNET__LANES; i++)
+        v[i] = of_tanh ? qnet__tanh(v[i]) : qnet__sigmoid(v[i]);
+    return qnet__lanes_load(v);
+}
+
+#else
+
+QNET__INLINE qnet__lanes_int qnet__lanes_to_bits(qnet__lanes x)
+{
+    qnet__lanes_int bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
+{
+    qnet__lanes x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. tanh |x| = -d / (2 + d), d = e^-2|x| - 1. Worst errors over every 257th bit
+   pattern of a float: sigma 2.33, tanh 2.49 units in the last place.
+
+   e^-a = 2^-m e^r with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a is below half
+   of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits, so that m
+   times it is exact. 2^-m = power * rest, as no float is as small as 2^-150, and the smallest ones
+   are to be reached with one rounding, at the end. e^r - 1 = r + r^2 q(r), q fitted (least squares,
+   reweighted towards the least maximum) to a relative error of 1.4e-8. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+{
+    const qnet__lanes_int sign = qnet__lanes_to_bits(x) & ~0x7fffffff;
+    const qnet__lanes zero = qnet__lanes_zero(), most = qnet__lanes_all(104);
+    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(x) & 0x7fffffff);
+    qnet__lanes a = of_tanh ? 2.0f * size : size, rounded, m, r, q, expm1, power, rest, d;
+    qnet__lanes_int bits;
+    a = qnet__lanes_select(a > most, most, a); /* NaN stays */
+    rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
+    bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
+#if QNET__LANES > 1
+    m = rounded - 12582912.0f;
+#else
+    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+#endif
+    power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
+    rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = r * 0.00139464729f + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    expm1 = r + r * r * q;
+    if (of_tanh) {
+        d = power * expm1 * rest + (power * rest - 1.0f); /* near 0: d = e^r - 1 */
+        d = d / (2.0f + d);
+        return qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+    }
+    d = (power + power * expm1) * rest;
+    return qnet__lanes_select(x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
+}
+
+#endif
+
+/* `count` units from j on. */
+QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    qnet__lanes a[4], c, t, h;
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) /* W x + U h' + b */
+        a[q] = qnet__lanes_load_part(row->gates + q * n + j, count) +
+               qnet__lanes_load_part(row->uh + q * n + j, count) +
+               qnet__lanes_load_part(row->b + q * n + j, count);
+    a[0] = qnet__lanes_gate(a[0], 0); /* i (1) */
+    a[1] = qnet__lanes_gate(a[1], 0); /* f (3) */
+    a[2] = qnet__lanes_gate(a[2], 1); /* g */
+    a[3] = qnet__lanes_gate(a[3], 0); /* o (2) */
+    c = a[1] * qnet__lanes_load_part(row->c_prev + j, count) + a[0] * a[2]; /* c = f c' + i g (4) */
+    t = qnet__lanes_gate(c, 1);
+    h = a[3] * t; /* h = o tanh(c) (5) */
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) qnet__lanes_store_part(row->gates + q * n + j, a[q], count);
+    qnet__lanes_store_part(row->c + j, c, count);
+    qnet__lanes_store_part(row->tanh_c + j, t, count);
+    qnet__lanes_store_part(row->h + j, h, count);
+    qnet__lanes_store_part(row->next_h + j, h, count);
+}
+
+/* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
+QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    const qnet__lanes i = qnet__lanes_load_part(row->gates + j, count);
+    const qnet__lanes f = qnet__lanes_load_part(row->gates + n + j, count);
+    const qnet__lanes g = qnet__lanes_load_part(row->gates + 2 * n + j, count);
+    const qnet__lanes o = qnet__lanes_load_part(row->gates + 3 * n + j, count);
+    const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
+    const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
+                           qnet__lanes_load_part(row->dh + j, count);
+    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    /* h = o tanh(c) (5) */
+    const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
+    qnet__lanes da[4];
+    da[3] = dh * t * o * (one - o);
+    /* c = f c' + i g (4) */
+    da[0] = dc * g * i * (one - i);
+    da[1] = dc * c_prev * f * (one - f);
+    da[2] = dc * i * (one - g * g);
+    qnet__lanes_store_part(row->dc + j, dc * f, count);
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) {
+        double *db = row->db + q * n + j;
+        qnet_real part[QNET__LANES];
+        qnet__lanes_store(part, da[q]);
+        qnet__lanes_store_part(row->dgates + q * n + j, da[q], count);
+        for (size_t k = 0; k < count; k++) db[k] += (double)part[k];
+    }
+}
+
+static void qnet__lstm_forward_row(const qnet__lstm_row *row)
+{
+    size_t j = 0;
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
+}
+
+static void qnet__lstm_backward_row(const qnet__lstm_row *row)
+{
+    size_t j = 0;
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES)
+        qnet__lstm_units_back(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
+}
+
+/* ---- The table ------------------------------------------------------------------------------- */
+
+static const qnet__isa qnet__isa_table = {
+    QNET__TILE_WIDE * QNET__LANES, qnet__tile_run, qnet__pass_run,
+#if QNET__HAS_WINOGRAD
+    qnet__winograd_run,
+#else
+    NULL,
+#endif
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
+};
+
+#endif /* QNET__SUFFIX */
+
+#ifdef QNET__LAST_SET /* the implementation, continued */
+#undef QNET__LAST_SET
+
+/* The kernels of a context: the one place where they are chosen. */
+static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
+{
+    const qnet__isa *plain = &qnet__isa_table;
+#if QNET__ISA_AT_RUN_TIME
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512)
+        return &qnet__isa_table_avx512;
+    if (qnet_context_cpu(ctx) == QNET_CPU_AVX2)
+        return &qnet__isa_table_avx2;
+#endif
+    QNET__UNUSED(ctx);
+    return plain;
+}
+#undef QNET__SUFFIX
+#undef QNET__LANES
+
+
+/* ============================================================================================
+   >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
+   qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+   ============================================================================================ */
+
+
+
+/* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
+static int qnet__tile_size(size_t rows)
+{
+    return rows > 4 ? 6 : rows > 2 ? 4 : 2;
+}
+
+/* By way of a block on the stack, or without products. */
+static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
+                                          size_t columns)
+{
+    const size_t bytes = columns * sizeof(qnet_real);
+    qnet_real block[QNET__TILE_ROWS][QNET__TILE_COLUMNS];
+    qnet_real *c[QNET__TILE_ROWS];
+    qnet__tile part = *tile;
+    int m;
+    memset(block, 0, sizeof block);
+    for (m = 0; m < tile->rows; m++) {
+        c[m] = block[m];
+        if (tile->accumulate && tile->c[m] != NULL)
+            memcpy(block[m], tile->c[m] + tile->c_at, bytes);
+    }
+    part.c = c;
+    part.c_at = 0;
+    if (tile->segments > 0 && tile->length > 0)
+        isa->tile(&part);
+    for (m = 0; m < tile->rows; m++) {
+        if (tile->c[m] != NULL)
+            memcpy(tile->c[m] + tile->c_at, block[m], bytes);
+    }
+}
+
+/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
+   first `columns` columns are wanted. */
+static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
+{
+    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
+    for (m = 0; m < tile->rows; m++)
+        full = full && tile->c[m] != NULL;
+    if (full) {
+        isa->tile(tile);
+    } else {
+        qnet__run_part(isa, tile, columns);
+    }
+}
+
+#define QNET__LINE 64 /* bytes of a cache line */
+
+/* While tile number `part` of several goes through a piece of b, its share of the next piece comes
+   nearer: with every k a cache line, of rows of `wide` numbers that are `step` numbers apart; one
+   after another where the rows follow each other, as the hardware likes best. next: NULL where
+   there is none. Nobody should write there meanwhile: the line would be taken from that thread, at
+   a loss. */
+static void qnet__tile_prefetch(qnet__tile *tile, const qnet_real *next, size_t step, size_t wide,
+                           size_t part)
+{
+    const size_t row = wide * sizeof *next, line = qnet__min_size(row, QNET__LINE);
+    tile->ahead = (uintptr_t)tile; /* here already */
+    tile->ahead_step = 0;
+    if (next != NULL && part * line < row) {
+        const size_t before = step == wide ? tile->segments * tile->length : 1;
+        tile->ahead = (uintptr_t)next + part * before * line;
+        tile->ahead_step = step == wide ? line : step * sizeof *next;
+    }
+}
+
+/* Asks for what C holds when a tile begins, if it was long ago: the tile adds to it at its end. */
+static void qnet__tile_prefetch_sums(const qnet__tile *tile, size_t wide)
+{
+    size_t at;
+    int m;
+    for (m = 0; m < tile->rows; m++) {
+        for (at = 0; at < wide * sizeof(qnet_real) && tile->c[m] != NULL; at += QNET__LINE)
+            QNET__PREFETCH_WRITE((uintptr_t)(tile->c[m] + tile->c_at) + at);
+    }
+}
+
+/* Packs a right-hand side into panels of the kernel's width, so that the tile reads it in order:
+       dst[panel][block][k][j] = src[block * block_step + k * row_step + column * column_step],
+   column = panel * width + j, zero beyond the last column. One task per panel. */
+typedef struct qnet__packing {
+    const qnet_real *src;
+    qnet_real *dst;
+    size_t blocks, length, columns, width;
+    size_t block_step, row_step, column_step;
+} qnet__packing;
+
+#define QNET__PACK_RUN 16 /* numbers of a row of src that are read at once: a cache line */
+
+static void qnet__pack_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__packing *p = (const qnet__packing *)arg;
+    const size_t valid = qnet__min_size(p->width, p->columns - index * p->width);
+    size_t block, j, k, first, last;
+    QNET__UNUSED(worker);
+    for (block = 0; block < p->blocks; block++) {
+        const qnet_real *src = p->src + block * p->block_step + index * p->width * p->column_step;
+        qnet_real *dst = p->dst + (index * p->blocks + block) * p->length * p->width;
+        if (valid < p->width)
+            memset(dst, 0, p->length * p->width * sizeof(qnet_real));
+        if (p->column_step == 1) {
+            for (k = 0; k < p->length; k++)
+                memcpy(dst + k * p->width, src + k * p->row_step, valid * sizeof(qnet_real));
+            continue;
+        }
+        for (first = 0; first < p->length; first = last) {
+            last = qnet__min_size(first + QNET__PACK_RUN, p->length);
+            for (j = 0; j < valid; j++) {
+                const qnet_real *from = src + j * p->column_step;
+                QNET__PREFETCH((uintptr_t)from + last * p->row_step * sizeof *from); /* next run */
+                for (k = first; k < last; k++)
+                    dst[k * p->width + j] = from[k * p->row_step];
+            }
+        }
+    }
+}
+
+static size_t qnet__panels(const qnet__isa *isa, size_t columns)
+{
+    return columns / isa->columns + (columns % isa->columns != 0);
+}
+
+/* Panels that a task works through for each tile of rows: as many as stay in a second-level cache
+   beside the rows. A constant, so that the split depends on shapes only. */
+#define QNET__PANEL_BYTES ((size_t)384 << 10)
+
+static size_t qnet__panels_per_task(size_t panels, size_t panel_numbers)
+{
+    const size_t fit = QNET__PANEL_BYTES / sizeof(qnet_real) / qnet__max_size(panel_numbers, 1);
+    return qnet__min_size(panels, qnet__max_size(fit, 1));
+}
+
+/* The twin of qnet_gemm: C[i][j] = sum over p of op(A)[i][p] * op(B)[p][j] + beta * C[i][j]. */
+static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t k,
+                           const qnet_real *a, size_t lda, const qnet_real *b, size_t ldb,
+                           qnet_real beta, qnet_real *c, size_t ldc)
+{
+    size_t i, j, p;
+    for (i = 0; i < m; i++) {
+        for (j = 0; j < n; j++) {
+            qnet_real sum = beta != 0 ? c[i * ldc + j] : 0;
+            for (p = 0; p < k; p++) {
+                sum += (trans_a ? a[p * lda + i] : a[i * lda + p]) *
+                       (trans_b ? b[j * ldb + p] : b[p * ldb + j]);
+            }
+            c[i * ldc + j] = sum;
+        }
+    }
+}
+
+#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
+
+typedef struct qnet__gemm {
+    const qnet__isa *isa;
+    const qnet_real *a, *b;
+    qnet_real *c;
+    size_t m, n, k, ldc;
+    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
+    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
+    size_t panels, panels_per_task, bands;
+    int accumulate;
+} qnet__gemm;
+
+static void qnet__gemm_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__gemm *g = (const qnet__gemm *)arg;
+    const size_t panel_first = index / g->bands * g->panels_per_task;
+    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
+    const size_t band = index % g->bands * QNET__GEMM_BAND;
+    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
+    const qnet_real *a[QNET__TILE_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
+    size_t first, rows, panel;
+    qnet__tile tile;
+    int i;
+    QNET__UNUSED(worker);
+    memset(&tile, 0, sizeof tile);
+    tile.chain = QNET__CHAIN_DIRECT;
+    tile.ahead = (uintptr_t)g->b;
+    tile.a = a, tile.b = &g->b, tile.c = c;
+    tile.a_step = g->a_step, tile.b_step = g->b_step;
+    tile.segments = 1, tile.length = g->k;
+    tile.accumulate = g->accumulate;
+    for (first = band; first < last; first += rows) {
+        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
+        tile.rows = qnet__tile_size(rows);
+        for (i = 0; i < tile.rows; i++) {
+            const size_t row = first + (size_t)i;
+            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
+            c[i] = row < last ? g->c + row * g->ldc : NULL;
+        }
+        for (panel = panel_first; panel < panel_last; panel++) {
+            tile.b_at = panel * g->b_panel;
+            tile.c_at = panel * g->isa->columns;
+            qnet__run_tile(g->isa, &tile,
+                           qnet__min_size(g->n - tile.c_at, g->isa->columns));
+        }
+    }
+}
+
+/* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
+   would cost more than it saves. */
+static int qnet__gemm_packs(const qnet__isa *isa, int trans_b, size_t m, size_t n)
+{
+    return trans_b || n % isa->columns != 0 || m > 8 * (size_t)QNET__TILE_ROWS;
+}
+
+/* (size_t)-1 when the bytes do not fit a size_t: no allocator will have them. */
+QNET_API size_t qnet_gemm_scratch(const qnet_context *ctx, int trans_a, int trans_b, size_t m,
+                                  size_t n, size_t k)
+{
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    qnet__arena arena = {NULL, 0};
+    QNET__UNUSED(trans_a);
+    if (QNET__REFERENCE_ONLY || !qnet__gemm_packs(isa, trans_b, m, n))
+        return 0;
+    if (!qnet__mul(k, isa->columns * sizeof(qnet_real), &k))
+        return (size_t)-1;
+    qnet__take(&arena, qnet__panels(isa, n), k);
+    return arena.at;
+}
+
+static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                            size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                            size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
+{
+    qnet__gemm g;
+    g.isa = qnet__isa_of(ctx);
+    g.a = a, g.b = b, g.c = c;
+    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
+    g.a_row = trans_a ? 1 : lda;
+    g.a_step = trans_a ? lda : 1;
+    g.b_panel = g.isa->columns;
+    g.b_step = ldb;
+    g.panels = qnet__panels(g.isa, n);
+    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.isa->columns);
+    g.bands = (m - 1) / QNET__GEMM_BAND + 1;
+    g.accumulate = accumulate;
+    if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
+        qnet__packing p;
+        p.src = b, p.dst = (qnet_real *)scratch;
+        p.blocks = 1, p.length = k, p.columns = n, p.width = g.isa->columns;
+        p.block_step = 0;
+        p.row_step = trans_b ? 1 : ldb;
+        p.column_step = trans_b ? ldb : 1;
+        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
+        g.b = p.dst;
+        g.b_panel = k * g.isa->columns;
+        g.b_step = g.isa->columns;
+    }
+    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+}
+
+/* The route to a BLAS, which counts in int. *done: 0 where there is none. */
+static qnet_status qnet__gemm_blas(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                                   size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                                   size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, int *done)
+{
+#if QNET__REAL_IS_DOUBLE
+    QNET__UNUSED(ctx), QNET__UNUSED(trans_a), QNET__UNUSED(trans_b), QNET__UNUSED(m);
+    QNET__UNUSED(n), QNET__UNUSED(k), QNET__UNUSED(a), QNET__UNUSED(lda), QNET__UNUSED(b);
+    QNET__UNUSED(ldb), QNET__UNUSED(beta), QNET__UNUSED(c), QNET__UNUSED(ldc);
+    *done = 0;
+#else
+    const qnet_blas *blas = &ctx->hooks.blas;
+    const size_t most = qnet__max_size(qnet__max_size(m, n), qnet__max_size(k, qnet__max_size(
+                        lda, qnet__max_size(ldb, ldc))));
+    *done = !QNET__REFERENCE_ONLY && blas->sgemm != NULL;
+    if (*done && most > (size_t)INT_MAX) {
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "gemm: a size of %lu is above what the BLAS hook counts to, %d",
+                          (unsigned long)most, INT_MAX);
+    }
+    if (*done) {
+        blas->sgemm(blas->user, trans_a != 0, trans_b != 0, (int)m, (int)n, (int)k, 1, a, (int)lda,
+                    b, (int)ldb, beta, c, (int)ldc);
     }
 #endif
-    qnet__winograd_portable(p, step, i, j, block);
+    return QNET_OK;
 }
+
+/* 1 when rows of `step` numbers are at least `width` wide and their bytes fit a size_t. */
+static int qnet__matrix_ok(size_t rows, size_t width, size_t step)
+{
+    size_t bytes;
+    return step >= width && qnet__mul(rows, step, &bytes) &&
+           qnet__mul(bytes, sizeof(qnet_real), &bytes);
+}
+
+/* *block = scratch, or bytes of fresh memory where scratch is NULL and some are wanted; then *owned
+   says so, for qnet__free. */
+static qnet_status qnet__borrow(qnet_context *ctx, void *scratch, size_t bytes, const char *what,
+                                void **block, void **owned)
+{
+    *owned = NULL;
+    *block = scratch;
+    if (scratch == NULL && bytes > 0) {
+        *block = *owned = qnet__alloc(ctx, bytes);
+        if (*block == NULL)
+            return qnet__no_memory(ctx, bytes, what);
+    }
+    return QNET_OK;
+}
+
+QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size_t m, size_t n,
+                               size_t k, const qnet_real *a, size_t lda, const qnet_real *b,
+                               size_t ldb, qnet_real beta, qnet_real *c, size_t ldc, void *scratch)
+{
+    void *own;
+    size_t bytes;
+    int done = 0;
+    if (ctx == NULL || a == NULL || b == NULL || c == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: the context or a matrix is NULL");
+    if (m == 0 || n == 0 || k == 0) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: m %lu, n %lu and k %lu must be at least 1", (unsigned long)m,
+                          (unsigned long)n, (unsigned long)k);
+    }
+    if (!qnet__matrix_ok(trans_a ? k : m, trans_a ? m : k, lda) ||
+        !qnet__matrix_ok(trans_b ? n : k, trans_b ? k : n, ldb) || !qnet__matrix_ok(m, n, ldc)) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "gemm: leading dimensions %lu, %lu, %lu are too small for (or too large "
+                          "with) m %lu, n %lu, k %lu", (unsigned long)lda, (unsigned long)ldb,
+                          (unsigned long)ldc, (unsigned long)m, (unsigned long)n, (unsigned long)k);
+    }
+    if (beta != 0 && beta != 1) {
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "gemm: beta %g is neither 0 nor 1",
+                          (double)beta);
+    }
+    QNET__TRY(qnet__gemm_blas(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc, &done));
+    if (done)
+        return QNET_OK;
+    if (QNET__REFERENCE_ONLY) {
+        qnet__gemm_ref(trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+        return QNET_OK;
+    }
+    bytes = qnet_gemm_scratch(ctx, trans_a, trans_b, m, n, k);
+    QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the packed matrix of a product", &scratch, &own));
+    qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
+    qnet__free(ctx, own, bytes);
+    return QNET_OK;
+}
+
+/* Products after which the rows go on to the next tile while the same piece of b stays in the first
+   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
+
+/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
+       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
+   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
+   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
+   all rows, and `chain` divides QNET__PIECE. */
+static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    const size_t panels = qnet__panels(isa, columns);
+    const size_t lines = (isa->columns * sizeof *b - 1) / QNET__LINE + 1;
+    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *rest_a[QNET__TILE_ROWS];
+    qnet_real *rest_c[QNET__TILE_ROWS];
+    size_t panel, first, at, i, part;
+    const qnet_real *next, *next_a;
+    qnet__tile tile;
+    memset(&tile, 0, sizeof tile);
+    tile.chain = chain;
+    tile.b = &b;
+    tile.a_step = a_step, tile.b_step = b_step;
+    tile.segments = 1;
+    for (i = 0; i < QNET__TILE_ROWS; i++) {
+        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
+        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
+    }
+    for (panel = 0; panel < panels; panel++) {
+        const size_t wanted = qnet__min_size(columns - panel * isa->columns, isa->columns);
+        tile.c_at = panel * isa->columns;
+        for (at = 0; at < k; at += tile.length) {
+            tile.length = qnet__min_size(k - at, QNET__PIECE);
+            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
+            tile.accumulate = accumulate || at > 0;
+            next = next_a = NULL;
+            if (at + tile.length < k) {
+                next = b + tile.b_at + tile.length * b_step;
+                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
+            } else if (panel + 1 < panels) {
+                next = b + (panel + 1) * b_panel;
+            }
+            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
+                tile.rows = qnet__tile_size(rows - first);
+                tile.a = first < rest ? a + first : rest_a;
+                tile.c = first < rest ? c + first : rest_c;
+                tile.beside = a_step > 1 && first < rest;
+                if (accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, isa->columns);
+                part = first / QNET__TILE_ROWS;
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, b_step, isa->columns, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
+                }
+                qnet__run_tile(isa, &tile, wanted);
+            }
+        }
+    }
+}
+
+/* ============================================================================================
+   >>fuse: a pass over a map x[rows][channels] in memory, with the prologue or the epilogue that
+   Winograd's convolutions apply while they read and write (>>kernels); and the channels' sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+/* ---- From memory to memory ------------------------------------------------------------------- */
+
+#define QNET__PASS_NUMBERS 32768 /* of a chunk: it is read once, and stays in L2 if it is written */
+#define QNET__PASS_ROWS 512      /* and at most so many rows: bounds the rounding of its sums */
+
+
+
+static size_t qnet__pass_chunk_rows(size_t channels)
+{
+    return qnet__min_size(QNET__PASS_ROWS, qnet__max_size(1, QNET__PASS_NUMBERS / channels));
+}
+
+static size_t qnet__pass_chunks(size_t rows, size_t channels)
+{
+    return (rows - 1) / qnet__pass_chunk_rows(channels) + 1;
+}
+
+
+
+
+
+typedef struct qnet__pass_call {
+    qnet__pass_job job;
+    const qnet__isa *isa;
+} qnet__pass_call;
+
+static void qnet__pass_task(void *arg, size_t chunk, size_t worker)
+{
+    const qnet__pass_call *call = (const qnet__pass_call *)arg;
+    const size_t rows = qnet__min_size(call->job.chunk_rows,
+                                       call->job.rows - chunk * call->job.chunk_rows);
+    QNET__UNUSED(worker);
+    if (call->job.sink->rows != NULL)
+        call->job.sink->rows[chunk] = rows;
+    call->isa->pass(&call->job, chunk * call->job.chunk_rows, rows, chunk);
+}
+
+
+/* sink <- source over x[rows][channels]. One of the two is plain. The sink's y, residual and the
+   source's x may be the same map. */
+static void qnet__pass(qnet_context *ctx, const qnet__prologue *source, qnet__epilogue *sink,
+                       size_t rows, size_t channels)
+{
+    qnet__pass_call call;
+    call.job.source = source, call.job.sink = sink;
+    call.job.rows = rows, call.job.channels = channels;
+    call.job.chunk_rows = qnet__pass_chunk_rows(channels);
+    call.isa = qnet__isa_of(ctx);
+    sink->chunks = qnet__pass_chunks(rows, channels);
+    qnet__parallel(ctx, sink->chunks, qnet__pass_task, &call);
+}
+
+/* ---- Sums of all chunks, in order and in double ---------------------------------------------- */
+
+#define QNET__EPILOGUE_CHANNELS 16 /* of a task: a cache line of sums */
+
+typedef struct qnet__epilogue_join {
+    const qnet__epilogue *sink;
+    size_t channels;
+    double *first, *second; /* [channels] */
+} qnet__epilogue_join;
+
+/* Moments: first = mean, second = biased variance. With n numbers around center, mean_k = center +
+   sum1 / n and M_k = sum2 - sum1^2 / n (Chan, Golub & LeVeque 1983), M = sum M_k + n (mean_k -
+   mean)^2. Gradient: first = sum of sum1, second = sum of sum2. */
+static void qnet__epilogue_join_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__epilogue_join *job = (const qnet__epilogue_join *)arg;
+    const qnet__epilogue *s = job->sink;
+    const size_t begin = index * QNET__EPILOGUE_CHANNELS, n = job->channels;
+    const size_t end = qnet__min_size(begin + QNET__EPILOGUE_CHANNELS, n);
+    size_t k, c;
+    double rows = 0;
+    QNET__UNUSED(worker);
+    for (c = begin; c < end; c++)
+        job->first[c] = job->second[c] = 0;
+    if (s->kind == QNET__EPILOGUE_GRADIENT) {
+        for (k = 0; k < s->chunks; k++) {
+            for (c = begin; c < end; c++) {
+                job->first[c] += s->sum1[k * n + c];
+                job->second[c] += s->sum2[k * n + c];
+            }
+        }
+        return;
+    }
+    for (k = 0; k < s->chunks; k++) {
+        rows += (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            job->first[c] += (double)s->rows[k] * (double)s->center[k * n + c] +
+                             s->sum1[k * n + c];
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->first[c] /= rows;
+    for (k = 0; k < s->chunks; k++) {
+        const double m = (double)s->rows[k];
+        for (c = begin; c < end; c++) {
+            const double sum = s->sum1[k * n + c];
+            const double d = (double)s->center[k * n + c] + sum / m - job->first[c];
+            job->second[c] += s->sum2[k * n + c] - sum * sum / m + m * d * d;
+        }
+    }
+    for (c = begin; c < end; c++)
+        job->second[c] /= rows;
+}
+
+static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink, size_t channels,
+                              double *first, double *second)
+{
+    qnet__epilogue_join job;
+    job.sink = sink;
+    job.channels = channels;
+    job.first = first;
+    job.second = second;
+    qnet__parallel(ctx, (channels - 1) / QNET__EPILOGUE_CHANNELS + 1, qnet__epilogue_join_task,
+                   &job);
+}
+
+/* ============================================================================================
+   >>winograd: 3x3 convolution of stride 1 and 2 by Winograd's minimal filtering: how the tiles of a
+   batch are cut, which memory u, v and m take, and what the workers do. The transforms, with their
+   mathematics, are those of >>kernels. The reference is that of >>conv: the same equation, in
+   another order of sums.
+   ============================================================================================ */
+
+
+
+
+
+
+
+
+
+
 
 /* ---- Forward and gradient of the inputs ------------------------------------------------------ */
 
@@ -5957,7 +6543,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                                     ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
                                     qnet_real *m)
 {
-    const ptrdiff_t columns = (ptrdiff_t)p->kernel.columns, piece = (ptrdiff_t)QNET__PIECE;
+    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns, piece = (ptrdiff_t)QNET__PIECE;
     const ptrdiff_t size = piece * columns;
     const size_t asked = p->by_group ? QNET__PIECE * sizeof *v : 0; /* v holds all tiles */
     const qnet_real *plane = u, *next;
@@ -5999,7 +6585,7 @@ static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v,
                     }
                     qnet__tile_prefetch(&tile, next, (size_t)columns, (size_t)columns,
                                    (size_t)((r - begin) / QNET__TILE_ROWS));
-                    p->kernel.run(&tile);
+                    p->isa->tile(&tile);
                 }
             }
         }
@@ -6027,11 +6613,11 @@ static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     ptrdiff_t group;
-    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
+    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
     for (group = 0; group < groups; group++) {
         qnet__winograd_multiply(p, v, first, last, qnet__winograd_u(p, group),
                                 qnet__winograd_u(p, (group + 1) % groups), m);
-        qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
+        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
                            m);
     }
 }
@@ -6043,7 +6629,7 @@ static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first,
+    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first,
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
 }
 
@@ -6054,7 +6640,7 @@ static void qnet__winograd_group_block(const qnet__winograd *p, ptrdiff_t group,
     qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
     qnet__winograd_multiply(p, p->v + (first - p->round_first) * p->v_row, first,
                             qnet__winograd_last(p, first, p->block), u, u, m);
-    qnet__winograd_run(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
+    p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
 }
 
 /* Blocks of a group follow each other, so that mostly one worker reads its part of u. */
@@ -6073,8 +6659,8 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
     const qnet__winograd *p = (const qnet__winograd *)arg;
     qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
     ptrdiff_t at;
-    for (at = 0; at < p->src_c; at += QNET__LANE_COUNT)
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
+    for (at = 0; at < p->src_c; at += QNET__SQUARE)
+        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
     for (at = p->round_first; at < p->round_last; at += p->block)
         qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
 }
@@ -6082,9 +6668,9 @@ static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t work
 static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
 {
     const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__LANE_COUNT, group = (ptrdiff_t)index / strips;
+    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__LANE_COUNT,
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
                        group, p->u + group * p->planes * p->u_plane);
 }
 
@@ -6126,7 +6712,7 @@ static int64_t qnet__winograd_points(const qnet__winograd_axis *axis)
 
 /* The steps of v, m and d, which follow from the shape; and how the work is cut. side: the largest
    of the tiles, 4 or 2. */
-static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kernel,
+static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
                                     const qnet_conv2d *s, int side, int backward)
 {
     const int out_h = (s->height - 1) / s->stride + 1, out_w = (s->width - 1) / s->stride + 1;
@@ -6134,7 +6720,7 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__kernel *kerne
     ptrdiff_t small_y, small_x;
     memset(p, 0, sizeof *p);
     memset(&x, 0, sizeof x);
-    p->kernel = *kernel;
+    p->isa = isa;
     p->form = s->stride == 1 ? QNET__WINOGRAD_SAME
                              : backward ? QNET__WINOGRAD_DOUBLE : QNET__WINOGRAD_HALF;
     p->backward = backward;
@@ -6214,11 +6800,11 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
 static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet_real *w, qnet_real *u)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     p.w = w, p.u = u;
-    qnet__parallel(ctx, (size_t)(p.src_c / QNET__LANE_COUNT * (p.dst_c / QNET__WINOGRAD_GROUP)),
+    qnet__parallel(ctx, (size_t)(p.src_c / QNET__SQUARE * (p.dst_c / QNET__WINOGRAD_GROUP)),
                    qnet__winograd_kernels_task, &p);
 }
 
@@ -6228,11 +6814,11 @@ static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int sid
                                 const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
                                 qnet__epilogue *sink, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t count;
-    qnet__winograd_geometry(&p, &kernel, s, side, backward);
+    qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
     sink->chunks = (size_t)p.blocks;
     p.from = *x, p.sink = *sink, p.w = w;
@@ -6266,7 +6852,7 @@ static void qnet__winograd_gradient_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
     QNET__UNUSED(worker);
-    qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first,
+    p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first,
                        qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->d + at * p->d_row);
 }
 
@@ -6295,9 +6881,9 @@ static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff
         c[i] = du + plane * p->du_plane + i * p->du_row;
     }
     if (from < end) {
-        qnet__multiply_rows(&p->kernel, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
+        qnet__multiply_rows(p->isa, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
                             (size_t)columns, (size_t)(end - from), a, (size_t)p->v_row, d,
-                            (size_t)p->d_row, p->kernel.columns, c, from > begin);
+                            (size_t)p->d_row, p->isa->columns, c, from > begin);
     }
 }
 
@@ -6324,7 +6910,7 @@ static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
                            p->d + group * QNET__WINOGRAD_GROUP, du);
     }
     for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
                            p->slab_first / QNET__WINOGRAD_GROUP + group, du + k * p->du_row);
     }
 }
@@ -6347,8 +6933,8 @@ static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
     }
     for (first = begin; first < end; first = last) {
         last = first + p->round < end ? first + p->round : end;
-        qnet__winograd_run(p, QNET__WINOGRAD_INPUT, first, last, v);
-        qnet__winograd_run(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
         for (k = 0; k < p->planes; k++)
             qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
     }
@@ -6361,7 +6947,7 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     ptrdiff_t group;
     QNET__UNUSED(worker);
     for (group = 0; group < p->dst_c / QNET__WINOGRAD_GROUP; group++) {
-        qnet__winograd_run(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, (ptrdiff_t)index, group,
                            du + group * QNET__WINOGRAD_GROUP);
     }
 }
@@ -6420,11 +7006,11 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
     ptrdiff_t strips;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
     if (qnet__winograd_in_parts(&p)) {
@@ -6508,16 +7094,16 @@ static int qnet__winograd_goes_back(const qnet_conv2d *s)
 /* Scratch of all three passes; as an arena, so that a size that does not fit shows. */
 static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d *s, int side)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     qnet__winograd p;
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan(&p, &forward, qnet__workers(ctx), 0);
     if (qnet__winograd_goes_back(s)) {
-        qnet__winograd_geometry(&p, &kernel, s, side, 1);
+        qnet__winograd_geometry(&p, isa, s, side, 1);
         qnet__winograd_plan(&p, &data, qnet__workers(ctx), 0);
     }
-    qnet__winograd_geometry(&p, &kernel, s, side, 0);
+    qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &weights, qnet__workers(ctx));
     return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
@@ -6691,7 +7277,7 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
 
 /* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
@@ -6699,7 +7285,7 @@ typedef struct qnet__sweep {
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][kernel.columns] */
+    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][isa->columns] */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
     ptrdiff_t src_c, dst_c, kernel_size;
     size_t phases, phases_x;
@@ -6757,7 +7343,7 @@ static void qnet__sweep_taps(const qnet__sweep *p, ptrdiff_t first, qnet__taps *
         taps->x[s] = v * p->x.tap_step;
         taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
         taps->b[s] = p->panels +
-                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->kernel.columns;
+                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->isa->columns;
     }
 }
 
@@ -6812,15 +7398,15 @@ static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
     qnet__tile tile = *piece;
     size_t wanted;
     ptrdiff_t row;
-    tile.c_at = panel * p->kernel.columns;
-    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->kernel.columns);
+    tile.c_at = panel * p->isa->columns;
+    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->isa->columns);
     for (row = 0; row < rows; row += QNET__TILE_ROWS) {
         tile.a = piece->a + row;
-        qnet__tile_prefetch(&tile, next, p->kernel.columns, p->kernel.columns,
+        qnet__tile_prefetch(&tile, next, p->isa->columns, p->isa->columns,
                        (size_t)(row / QNET__TILE_ROWS));
         tile.rows = qnet__tile_size((size_t)(rows - row));
         tile.c = pixel + row;
-        qnet__run_tile(&p->kernel, &tile, wanted);
+        qnet__run_tile(p->isa, &tile, wanted);
     }
 }
 
@@ -6867,7 +7453,7 @@ static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrd
 static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
                              ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
 {
-    const size_t columns = p->kernel.columns, segments = (size_t)taps->count;
+    const size_t columns = p->isa->columns, segments = (size_t)taps->count;
     const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
     const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
     const size_t piece = qnet__min_size(length, QNET__PIECE);
@@ -6954,14 +7540,14 @@ typedef struct qnet__sweep_plan {
     size_t zero_count;
 } qnet__sweep_plan;
 
-static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__sweep_plan qnet__plan_sweep(qnet__arena *arena, const qnet__isa *isa,
                                          const qnet_conv2d *s, int src_c, int dst_c)
 {
-    const size_t panels = qnet__panels(kernel, (size_t)dst_c);
+    const size_t panels = qnet__panels(isa, (size_t)dst_c);
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__sweep_plan plan;
     plan.zero_count = (size_t)src_c * (size_t)s->kernel;
-    plan.panels = (qnet_real *)qnet__take(arena, panels * kernel->columns,
+    plan.panels = (qnet_real *)qnet__take(arena, panels * isa->columns,
                                           taps * (size_t)src_c * sizeof(qnet_real));
     plan.zeros = (qnet_real *)qnet__take(arena, plan.zero_count, sizeof(qnet_real));
     return plan;
@@ -6972,13 +7558,13 @@ static void qnet__conv_panels(qnet_context *ctx, const qnet_conv2d *s, int backw
                               const qnet_real *w, qnet_real *panels)
 {
     const size_t in = (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__packing packing;
-    packing.src = w, packing.dst = panels, packing.width = kernel.columns;
+    packing.src = w, packing.dst = panels, packing.width = isa->columns;
     packing.blocks = (size_t)s->kernel * (size_t)s->kernel, packing.block_step = in * out;
     packing.length = backward ? out : in, packing.columns = backward ? in : out;
     packing.row_step = backward ? 1 : out, packing.column_step = backward ? out : 1;
-    qnet__parallel(ctx, qnet__panels(&kernel, packing.columns), qnet__pack_task, &packing);
+    qnet__parallel(ctx, qnet__panels(isa, packing.columns), qnet__pack_task, &packing);
 }
 
 /* Forward: y from x. Backward: dx from dy, with the weights transposed in the packing; with `add`,
@@ -6990,7 +7576,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     const ptrdiff_t step = backward ? s->stride : 1, taps = (s->kernel - 1) / step + 1;
     qnet__sweep_plan plan;
     qnet__sweep p;
-    p.kernel = qnet__pick_kernel(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.shape = *s;
     p.backward = backward;
     p.add = add;
@@ -6999,7 +7585,7 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
     p.kernel_size = s->kernel;
-    plan = qnet__plan_sweep(arena, &p.kernel, s, (int)p.src_c, (int)p.dst_c);
+    plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
     p.panels = plan.panels, p.zeros = plan.zeros;
 
@@ -7008,14 +7594,14 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     } else {
         p.panels = packed;
     }
-    p.panel_count = qnet__panels(&p.kernel, (size_t)p.dst_c);
+    p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
     qnet__sweep_phase(&p, 0); /* the largest */
     p.band = (size_t)(p.x.grid * ((QNET__SWEEP_PIXELS - 1) / p.x.grid + 1));
     p.bands = ((size_t)(s->batch * p.y.grid * p.x.grid) - 1) / p.band + 1;
     p.panels_per_task = qnet__panels_per_task(p.panel_count, (size_t)(taps * taps * p.src_c) *
-                                                                 p.kernel.columns);
+                                                                 p.isa->columns);
     if (p.bands * p.phases * p.panel_count / p.panels_per_task < QNET__SWEEP_TASKS)
         p.panels_per_task = 1;
     return p;
@@ -7042,9 +7628,9 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
    tile, over the output columns whose whole kernel row lies in the image; the few columns at the
    left and right follow tap by tap. */
 typedef struct qnet__weight_sweep {
-    qnet__kernel kernel;
+    const qnet__isa *isa;
     qnet_conv2d shape;
-    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of kernel.columns */
+    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of isa->columns */
     qnet_real *partial;      /* [groups][kernel * kernel * in_channels][dy_c] */
     qnet_real *dw;           /* [kernel * kernel * in_channels][out_channels] */
     ptrdiff_t dy_c, out_h, out_w;
@@ -7132,8 +7718,8 @@ static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdi
             c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
         tile.a_at = (size_t)at;
         if (accumulate)
-            qnet__tile_prefetch_sums(&tile, p->kernel.columns);
-        qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+            qnet__tile_prefetch_sums(&tile, p->isa->columns);
+        qnet__run_tile(p->isa, &tile, p->isa->columns);
     }
 }
 
@@ -7149,7 +7735,7 @@ static void qnet__weight_task(void *arg, size_t index, size_t worker)
     qnet__weight_work t;
     QNET__UNUSED(worker);
     t.p = p;
-    t.panel_column = (ptrdiff_t)(index % p->panels * p->kernel.columns);
+    t.panel_column = (ptrdiff_t)(index % p->panels * p->isa->columns);
     t.dw = p->partial + group * kernel * kernel * in_c * p->dy_c + t.panel_column;
     t.block_first = super * p->blocks_per_task;
     t.block_last = t.block_first + p->blocks_per_task;
@@ -7197,7 +7783,7 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 /* Everything that follows from the shape, with the scratch: dy with its channels padded to whole
    panels (only if they are not) and the partial sums (unless there is one group to write dw
    itself). */
-static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__kernel *kernel,
+static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s, qnet_real **padded)
 {
     qnet__weight_sweep p;
@@ -7205,18 +7791,18 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
     ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, channels, fit, unused;
     size_t partial_rows;
     memset(&p, 0, sizeof p);
-    p.kernel = *kernel;
+    p.isa = isa;
     p.shape = *s;
     p.out_h = qnet_conv2d_out_height(s);
     p.out_w = qnet_conv2d_out_width(s);
-    p.panels = qnet__panels(kernel, (size_t)s->out_channels);
-    p.dy_c = (ptrdiff_t)(p.panels * kernel->columns);
+    p.panels = qnet__panels(isa, (size_t)s->out_channels);
+    p.dy_c = (ptrdiff_t)(p.panels * isa->columns);
     qnet__inside(p.out_w, s->width, s->stride, -s->padding, &p.inner_first, &p.inner_last);
     qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
     p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
     tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
     p.blocks = (tile_rows - 1) / QNET__TILE_ROWS + 1;
-    block_bytes = (ptrdiff_t)(taps * kernel->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
+    block_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
     p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
     if (p.merged) {
         p.blocks_per_task = p.blocks; /* all of dw is small */
@@ -7253,10 +7839,10 @@ static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__ker
 static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, const qnet_real *x,
                                       const qnet_real *dy, qnet_real *dw, void *scratch)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet_real *padded;
-    qnet__weight_sweep p = qnet__plan_weights(&arena, &kernel, s, &padded);
+    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s, &padded);
     const ptrdiff_t weight_rows = (ptrdiff_t)s->kernel * s->kernel * s->in_channels;
     ptrdiff_t pixel;
     p.x = x, p.dy = dy, p.dw = dw;
@@ -7378,7 +7964,7 @@ static const char *qnet__conv_algorithm_name(qnet__conv_algorithm way)
 static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_conv2d *shape,
                                             int once)
 {
-    const int side = qnet__winograd_side(shape, once);
+    const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
     if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
     if (qnet__conv_uses_blas(ctx))
@@ -7405,14 +7991,14 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm w
                                  const qnet_conv2d *shape)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     qnet_real *padded;
     switch (way) {
     case QNET__CONV_REFERENCE: return 0;
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
         if (!qnet__winograd_goes_back(shape))
-            qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
+            qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
         return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
     case QNET__CONV_BLAS:
         qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
@@ -7420,9 +8006,9 @@ static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm w
                        sizeof(qnet_real));
         return forward.at;
     default:
-        qnet__plan_sweep(&forward, &kernel, shape, shape->in_channels, shape->out_channels);
-        qnet__plan_sweep(&data, &kernel, shape, shape->out_channels, shape->in_channels);
-        qnet__plan_weights(&weights, &kernel, shape, &padded);
+        qnet__plan_sweep(&forward, isa, shape, shape->in_channels, shape->out_channels);
+        qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
+        qnet__plan_weights(&weights, isa, shape, &padded);
         return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
     }
 }
@@ -7457,16 +8043,16 @@ static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *sink, size_t r
 static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm way,
                                 const qnet_conv2d *s)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
     switch (way) {
     case QNET__CONV_WINOGRAD:
     case QNET__CONV_WINOGRAD_2:
-        qnet__winograd_geometry(&p, &kernel, s, qnet__conv_side(way), 0);
+        qnet__winograd_geometry(&p, isa, s, qnet__conv_side(way), 0);
         return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
     case QNET__CONV_DIRECT:
-        return taps * in * kernel.columns * qnet__panels(&kernel, (size_t)s->out_channels);
+        return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
     default: return 0;
     }
 }
@@ -7840,292 +8426,44 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 }
 
 /* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); the stem's in pooling.
+   >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
+   average pooling of x[batch][pixels][c] to y[batch][c]; sums over rows. The rows of max pooling
+   are computed by >>kernels. All but one of ResNet18's ReLUs are applied while maps are read and
+   written (>>fuse); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
    ============================================================================================ */
 
-/* Loops over channels go in blocks of this constant length, which compilers turn into vector
-   code at -O2; a shorter block takes the channels that are left (none in ResNet18). Not 16: gcc
-   -O3 unrolls loops of up to 16 turns completely before it looks for vectors, and finds none. */
-#define QNET__WIDTH 32
-
-/* For c in blocks of QNET__WIDTH over 0..n-1: call, with the constant as `width`; then once more
-   for the rest. Two calls, so that the compiler knows the turns of the first one's loops. */
-#define QNET__BLOCKS(c, n, width, call)                                   \
-    do {                                                                  \
-        for ((c) = 0; (c) + QNET__WIDTH <= (n); (c) += QNET__WIDTH) {     \
-            const int width = QNET__WIDTH;                                \
-            call;                                                         \
-        }                                                                 \
-        if ((c) < (n)) {                                                  \
-            const int width = (int)((n) - (c));                           \
-            call;                                                         \
-        }                                                                 \
-    } while (0)
-
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
-    size_t i;
-    for (i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
+    if (x == NULL || y == NULL) return;
+    for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
-    size_t i;
-    for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
+    if (y == NULL || dy == NULL || dx == NULL) return;
+    for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
-typedef struct qnet__maxpool {
-    size_t height, width, channels, out_height, out_width;
-    ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;        /* plain;
-                              normalised: the pooled map is that of norm and ReLU, no argmax;
-                              scaled by signs, 1, -1 or 0: that x of a window wins which is
-                              largest, smallest or first */
-    const qnet_real *dy;
-    qnet_real *y, *dx;
-    const uint8_t *winner; /* backward: the argmax of the forward pass */
-    uint8_t *argmax;
-} qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
-
-/* An output by itself over the nine taps. The window is clipped to the image, which is what padding
-   with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
-   row. */
-static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t ox, size_t c)
-{
-    const size_t n = pool->channels, at = (index * pool->out_width + ox) * n + c;
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    qnet_real best = 0, kept = 0;
-    int tap, winner = -1;
-    for (tap = 0; tap < 9; tap++) {
-        const ptrdiff_t iy = 2 * oy - 1 + tap / 3, ix = 2 * (ptrdiff_t)ox - 1 + tap % 3;
-        size_t from;
-        qnet_real v;
-        if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
-        from = (size_t)((image * height + iy - pool->rows_before) * width + ix) * n + c;
-        v = qnet__maxpool_get(&pool->x, pool->x.kind, pool->x.x[from], c);
-        if (winner < 0 || v > best || v != v) {
-            best = v;
-            kept = pool->x.kind == QNET__PROLOGUE_SCALED ? pool->x.x[from] : v;
-            kept = pool->x.kind == QNET__PROLOGUE_NORMALISED && v < 0 ? 0 : kept;
-            winner = tap;
-        }
-    }
-    pool->y[at] = kept;
-    if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
-}
-
-/* The twin. */
-static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t row, ox, c;
-    for (row = 0; row < batch * pool->out_height; row++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < pool->channels; c++) qnet__maxpool_output(pool, row, ox, c);
-}
-
-/* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
-static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t n = pool->channels, b, oy, ox, c, at = 0;
-    size_t count = batch * pool->height * pool->width * n;
-    for (c = 0; c < count; c++) pool->dx[c] = 0;
-    for (b = 0; b < batch; b++)
-    for (oy = 0; oy < pool->out_height; oy++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < n; c++, at++) {
-        size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
-        pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
-    }
-}
-
-/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
-   become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
-{
-    const int better = (v > *best) | (v != v);
-    *winner = better ? t : *winner;
-    *best = better ? v : *best;
-}
-
-/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
-QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
-                                       const qnet__prologue_kind kind, const qnet_real *const *x,
-                                       const int *tap, size_t c, size_t at)
-{
-    const qnet__prologue *s = &pool->x;
-    qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH], i;
-    for (i = 0; i < n; i++) {
-        const size_t k = c + (size_t)i;
-        qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
-        int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
-        if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
-        if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
-        top[i] = best;
-        won[i] = winner;
-    }
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
-}
-
-/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
-   part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
-                                            const qnet__prologue_kind kind, size_t index)
-{
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    const size_t n = pool->channels;
-    size_t ox, c;
-    for (ox = 0; ox < pool->out_width; ox++) {
-        const size_t at = (index * pool->out_width + ox) * n;
-        const qnet_real *x[9];
-        int tap[9], t, last = oy > 0 ? 0 : 3;
-        last += ox > 0 ? 0 : 1; /* the first that there is */
-        for (t = 0; t < 9; t++) {
-            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
-            last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
-            tap[t] = last;
-            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
-                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
-        }
-        QNET__BLOCKS(c, n, block,
-                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
-    }
-}
-
-/* sum[n] += dy where tap won. */
-QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
-                                       qnet_real *sum)
-{
-    int i;
-    for (i = 0; i < n; i++) {
-        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-        sum[i] += winner[i] == tap ? v : 0;
-    }
-}
-
-/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
-   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                      size_t ix, size_t c, qnet_real *dx)
-{
-    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
-    qnet_real sum[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) sum[i] = 0;
-    for (oy = iy / 2; oy <= last_y; oy++) {
-        for (ox = ix / 2; ox <= last_x; ox++) {
-            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
-            at = at * pool->channels + c;
-            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
-        }
-    }
-    for (i = 0; i < n; i++) dx[i] = sum[i];
-}
-
-/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
-{
-    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    for (ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
-#define QNET__DEFINE_MAXPOOL(name, target)                                                        \
-    target static void name(const qnet__maxpool *pool, size_t index)                              \
-    {                                                                                             \
-        if (pool->dx != NULL)                                                                     \
-            qnet__maxpool_backward_row(pool, index);                                              \
-        else if (pool->x.kind == QNET__PROLOGUE_PLAIN) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index); \
-        else if (pool->x.kind == QNET__PROLOGUE_SCALED) \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index); \
-        else                                                                                      \
-            qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index); \
-    }
-
-QNET__DEFINE_MAXPOOL(qnet__maxpool_portable, )
-#if QNET__X86
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx2, QNET__AVX2)
-QNET__DEFINE_MAXPOOL(qnet__maxpool_avx512, QNET__AVX512)
-#endif
-
-/* One row: of y, or of dx where there is one. */
-typedef void (*qnet__maxpool_row)(const qnet__maxpool *pool, size_t index);
-
-typedef struct qnet__maxpool_call {
-    const qnet__maxpool *pool;
-    qnet__maxpool_row run;
-} qnet__maxpool_call;
+/* ---- Max pooling ------------------------------------------------------------------------------ */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
+    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    call->run(call->pool, index);
-}
-
-static qnet__maxpool_row qnet__maxpool_pick(const qnet_context *ctx)
-{
-#if QNET__X86
-    switch (qnet_context_cpu(ctx)) {
-    case QNET_CPU_AVX512: return qnet__maxpool_avx512;
-    case QNET_CPU_AVX2: return qnet__maxpool_avx2;
-    default: break;
-    }
-#endif
-    QNET__UNUSED(ctx);
-    return qnet__maxpool_portable;
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
-static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size_t batch)
+static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t batch)
 {
-    qnet__maxpool_call call;
-    call.pool = pool;
-    call.run = qnet__maxpool_pick(ctx);
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                       qnet__maxpool_task, &call);
-    } else if (pool->dx != NULL) {
-        qnet__maxpool_backward_ref(pool, batch);
-    } else {
-        qnet__maxpool_forward_ref(pool, batch);
-    }
+    qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
+                   qnet__maxpool_task, pool);
 }
 
 /* Checks the sizes and fills them in; the arrays are left NULL. */
@@ -8144,8 +8482,8 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
-    pool->height = (size_t)height;
-    pool->width = (size_t)width;
+    pool->isa = qnet__isa_of(ctx);
+    pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
     pool->out_width = (pool->width - 1) / 2 + 1;
@@ -8161,8 +8499,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_forward", batch, height, width, channels,
                                  x && y, &pool));
     pool.x = qnet__prologue_plain(x);
-    pool.y = y;
-    pool.argmax = argmax;
+    pool.y = y, pool.argmax = argmax;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
@@ -8176,80 +8513,60 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_backward", batch, height, width, channels,
                                  argmax && dy && dx, &pool));
     pool.winner = argmax;
-    pool.dy = dy;
-    pool.dx = dx;
+    pool.dy = dy, pool.dx = dx;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
 
-/* Column sums are needed by average pooling and by every bias gradient; they are short, so they
-   are kept in double. */
-#define QNET__COLUMNS 64
+/* ---- Sums over rows, for bias gradients and average pooling ---------------------------------- */
+
+#define QNET__COLUMNS 64 /* of a task */
+
+/* sum[b][c] = factor * sum over r of x[b][r][c], in double: there are few of them. */
 typedef struct qnet__column_sums {
     size_t rows, columns;
-    const qnet_real *x; /* [rows][columns] */
     double factor;
-    qnet_real *sum;     /* [columns] */
+    const qnet_real *x; /* [batch][rows][columns] */
+    qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
-/* sum[c] = factor * sum over rows of x[r][c], for block number `index` of QNET__COLUMNS columns. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
-    size_t first = index * QNET__COLUMNS, r, c;
-    size_t n = qnet__min_size(QNET__COLUMNS, job->columns - first);
-    double sum[QNET__COLUMNS];
+    const size_t n = job->columns, blocks = (n - 1) / QNET__COLUMNS + 1, b = index / blocks;
+    const size_t first = index % blocks * QNET__COLUMNS;
+    const size_t count = qnet__min_size(QNET__COLUMNS, n - first);
+    double sum[QNET__COLUMNS] = {0};
     QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) sum[c] = 0;
-    for (r = 0; r < job->rows; r++)
-        for (c = 0; c < n; c++) sum[c] += (double)job->x[r * job->columns + first + c];
-    for (c = 0; c < n; c++) job->sum[first + c] = (qnet_real)(job->factor * sum[c]);
+    for (size_t r = 0; r < job->rows; r++)
+        for (size_t c = 0; c < count; c++)
+            sum[c] += (double)job->x[(b * job->rows + r) * n + first + c];
+    for (size_t c = 0; c < count; c++)
+        job->sum[b * n + first + c] = (qnet_real)(job->factor * sum[c]);
 }
 
-/* sum[columns] = sum over rows of x[rows][columns]. */
-static void qnet__sum_columns(qnet_context *ctx, size_t rows, size_t columns, const qnet_real *x,
-                              qnet_real *sum)
+static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size_t columns,
+                              double factor, const qnet_real *x, qnet_real *sum)
 {
-    qnet__column_sums job;
-    job.rows = rows;
-    job.columns = columns;
-    job.x = x;
-    job.factor = 1;
-    job.sum = sum;
-    qnet__parallel(ctx, (columns - 1) / QNET__COLUMNS + 1, qnet__column_sums_task, &job);
-}
-
-/* Everything that the tasks of an average pooling read and write; tasks are images. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *x, *dy; /* x[batch][pixels][channels], dy[batch][channels] */
-    qnet_real *y, *dx;
-} qnet__avgpool;
-
-/* y[channels] of one image: column sums over its pixels, divided. */
-static void qnet__avgpool_forward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    qnet__column_sums job;
-    size_t i;
-    job.rows = pool->pixels;
-    job.columns = pool->channels;
-    job.x = pool->x + image * pool->pixels * pool->channels;
-    job.factor = 1 / (double)pool->pixels;
-    job.sum = pool->y + image * pool->channels;
-    for (i = 0; i * QNET__COLUMNS < pool->channels; i++) qnet__column_sums_task(&job, i, worker);
+    qnet__column_sums job = {rows, columns, factor, x, sum};
+    qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
 /* dx[pixels][channels] of one image. */
+typedef struct qnet__avgpool {
+    size_t pixels, channels;
+    const qnet_real *dy; /* [batch][channels] */
+    qnet_real *dx;       /* [batch][pixels][channels] */
+} qnet__avgpool;
+
 static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
 {
     const qnet__avgpool *pool = (const qnet__avgpool *)arg;
     const qnet_real *dy = pool->dy + image * pool->channels;
     qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    size_t p, c;
     QNET__UNUSED(worker);
-    for (p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
+    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
+        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
 }
 
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
@@ -8268,15 +8585,8 @@ static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int 
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y)
 {
-    qnet__avgpool pool;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_forward", batch, pixels, channels, x && y));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = x;
-    pool.y = y;
-    pool.dy = NULL;
-    pool.dx = NULL;
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_forward_task, &pool);
+    qnet__sum_columns(ctx, (size_t)batch, pixels, (size_t)channels, 1 / (double)pixels, x, y);
     return QNET_OK;
 }
 
@@ -8284,21 +8594,15 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool;
+    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = NULL;
-    pool.y = NULL;
-    pool.dy = dy;
-    pool.dx = dx;
     qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
     return QNET_OK;
 }
 
 /* ============================================================================================
-   >>stem   A ResNet's first layer in one go: convolution 7x7/2 to 64 channels, batch norm, ReLU and
-   max pooling, forward and backward.
+   >>stem   A ResNet's first layer in one go, forward and backward: convolution 7x7/2 of
+   x[batch][height][width][channels] to 64 channels, batch norm, ReLU and max pooling 3x3/2.
 
    What the convolution gives, pre, is by far the largest map of the network. A training pass never
    has it whole: bands of its rows are made, used up while they are in cache, and forgotten.
@@ -8307,38 +8611,40 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
    pre where gamma > 0 and fall where gamma < 0: the window's maximum after them is that of its
    largest or its smallest pre. So that one is kept, and normalised by whoever reads it.
 
-   Backward. Let N be the number of the convolution's outputs, u_o the 147 inputs under its taps at
-   output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output. Then
+   Backward, for 3 channels. Let N be the number of the convolution's outputs, u_o the 147 inputs
+   under its taps at output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output.
 
-       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean))
+       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean)),
 
-          = scale (A - shift e - slope (P - e e^T / N) w),
+          = scale (cross - shift sum - slope (gram - sum sum^T / N) w),
 
-       A = sum of u_o g_o,    e = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T e / N.
+       cross = sum of u_o g_o,   sum = sum of u_o,   gram = sum of u_o u_o^T,   mean = w^T sum / N.
 
-   g is 0 but at the windows' maxima, so A has a term per output of pooling and not per pixel of
-   pre, which are four times as many; and P does not depend on the 64 channels. Two taps that are a
-   certain distance apart meet the same products wherever they lie, but for the borders: so P is a
-   matter of a few hundred sums of products, not of 147 x 147.
+   g is 0 but at the windows' maxima, so cross has a term per output of pooling and not per pixel of
+   pre, which are four times as many; and gram does not depend on the 64 channels. Two taps that are
+   a certain distance apart meet the same products wherever they lie, but for the borders: so gram
+   is a matter of a few hundred sums of products, not of 147 x 147.
+
+   gram - sum sum^T / N loses digits where the inputs' mean is large against their spread. As shift
+   is the mean of g, and mean that of pre, the sum of dpre is 0: a constant may be taken off all
+   numbers of a channel, padding included, and dw stays. So u_o is x less the mean of the channel
+   over the images' middle rows.
 
    Stride 2 is undone first: u[r][q] holds the 2 x 2 pixels (2r, 2q) ... (2r + 1, 2q + 1) of the
    image, which has a border of 3 zeros at the top and on the left, in 12 numbers. The convolution
-   is one of 4x4/1 over u then, and the rows and columns of A and P are its 4 x 4 x 12 = 192 taps,
+   is one of 4x4/1 over u then, and the rows and columns of cross and gram are its 192 taps,
 
        tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
    ============================================================================================ */
 
-#define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
-#define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
-#define QNET__STEM_U 12        /* numbers of u[r][q] */
-#define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
-#define QNET__STEM_TAPS 192    /* 4 columns */
-#define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
+#define QNET__STEM_PIXELS 896   /* of pre in a band, about: in L2, unless the image is very wide */
+#define QNET__STEM_TASKS 16     /* wanted; backward: parts at most, each with its own sums */
+#define QNET__STEM_U 12         /* numbers of u[r][q] */
+#define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_PIECE 64    /* outputs of pooling that go through a list at a time */
-#define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
+#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8377,10 +8683,9 @@ static ptrdiff_t qnet__stem_end(const qnet__stem *s, ptrdiff_t band)
 typedef struct qnet__stem_forward_job {
     qnet__stem s;
     qnet__sweep sweep;      /* for all of the images; a band is a sweep with less rows */
+    const qnet__isa *isa;
     qnet__maxpool pool;
-    qnet__maxpool_row pool_row;
     const qnet__epilogue *sums; /* of the chunks, or NULL */
-    qnet__pass_run pass;
     ptrdiff_t tasks;        /* per image */
     qnet_real *rows;        /* [workers][1 + 2 band][out_w][64]: a band of pre, and the row above */
 } qnet__stem_forward_job;
@@ -8421,12 +8726,12 @@ static void qnet__stem_forward_task(void *arg, size_t index, size_t worker)
             job.rows = (size_t)((last - first) * s->out_w), job.channels = 64;
             job.chunk_rows = job.rows;
             p->sums->rows[chunk] = job.rows;
-            p->pass(&job, 0, job.rows, chunk);
+            p->isa->pass(&job, 0, job.rows, chunk);
         }
         pool.x.x = above;
         pool.rows_before = image * s->out_h + first - 1;
         for (y = b * s->band; y < pool_end; y++)
-            p->pool_row(&pool, (size_t)(image * s->pool_h + y));
+            p->isa->maxpool(&pool, (size_t)(image * s->pool_h + y));
         memcpy(above, rows + (last - first - 1) * row, (size_t)row * sizeof *above);
     }
 }
@@ -8440,10 +8745,10 @@ static qnet_real *qnet__stem_take_rows(const qnet_context *ctx, const qnet__stem
 
 static size_t qnet__stem_forward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
+    const qnet__isa *isa = qnet__isa_of(ctx);
     const qnet__stem s = qnet__stem_geometry(conv);
     qnet__arena arena = {NULL, 0};
-    qnet__plan_sweep(&arena, &kernel, conv, conv->in_channels, 64);
+    qnet__plan_sweep(&arena, isa, conv, conv->in_channels, 64);
     qnet__stem_take_rows(ctx, &s, &arena);
     return arena.at;
 }
@@ -8460,9 +8765,8 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
     p.sweep = qnet__sweep_begin(ctx, conv, 0, 0, x, w, packed, NULL, &arena);
     p.rows = qnet__stem_take_rows(ctx, &p.s, &arena);
     p.pool = *pool;
-    p.pool_row = qnet__maxpool_pick(ctx);
+    p.isa = qnet__isa_of(ctx);
     p.sums = sums;
-    p.pass = qnet__pass_pick(ctx);
     p.tasks = (QNET__STEM_TASKS - 1) / conv->batch + 1;
     p.tasks = p.tasks < p.s.bands ? p.tasks : p.s.bands;
     if (sums != NULL)
@@ -8475,186 +8779,112 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
 /* u[r .. r + 3][q] lies together, as column [r][q]: so the taps of output (y, x) are the 192
    numbers of the columns [y][x .. x + 3].
 
-   P by distances. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps
-   (t, s) and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as P is symmetric:
+   gram by lags. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps (t, s)
+   and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as gram is symmetric:
    i = 0 with j = 0 .. 3, and i = 1 .. 3 with j = -3 .. 3. These are numbers 12 .. 326 of the
    columns [r][q - 3 .. q + 3]: what follows, (3, 3) with a or b = 1, is no tap. (i = 0 with j < 0
-   is among them and not used.) So the products of all distances are a matrix product of u[r][q], 12
+   is among them and not used.) So the products of all lags are a matrix product of u[r][q], 12
    rows, by 315 columns, over all r and q.
-   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So there are
-   seven sums for rows 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven for columns;
-   tap s takes those from number s to s + 3. (The first and the last of the seven are of zeros, as
-   are u[0] and u[out_h + 2].) */
+   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So sums are
+   kept for seven classes of rows, 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven of
+   columns; tap s takes classes s to s + 3. */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
-    qnet__kernel kernel;
-    qnet__pass_run pass;
-    qnet__pass_job masks;  /* masks dpool, and its sums */
-    void (*winners)(const struct qnet__stem_backward_job *p, const qnet_real *from, ptrdiff_t at,
-                    const ptrdiff_t *place, ptrdiff_t count, double *sum);
-    const qnet_real *x;
-    const uint8_t *argmax;
-    const qnet_real *dpool;
+    const qnet__isa *isa;
+    qnet__prologue dpool;   /* [batch][pool_h][pool_w][64] */
+    qnet__pass_job mask;    /* masks dpool, and its sums */
+    const qnet_real *x;     /* [batch][height][width][3] */
+    const uint8_t *argmax;  /* of dpool */
+    qnet_real level[3];     /* taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
-    ptrdiff_t rows, wide;   /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
-    double *a;              /* [parts][64][192]: A */
-    double *p;              /* [parts][192][192]: P, half of it */
-    double *sum;            /* [parts][192]: e */
+    ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
+    double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
     qnet_real *u;           /* [workers][rows + 3][pitch][12] */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
-    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of some outputs */
-    double *edges;          /* [workers][7][7][12]: those of e */
+    qnet_real *lags;        /* [workers][7][7][12][width]: gram's sums of some outputs */
+    double *lag_sums;       /* [workers][7][7][12]: those of sum */
     const qnet_real *scale, *shift, *slope, *w; /* for the end */
-    qnet_real *dw;
+    qnet_real *dw;          /* [147][64] */
 } qnet__stem_backward_job;
+
+#define QNET__STEM_SUMS (257 * QNET__STEM_TAPS) /* of a part */
+#define QNET__STEM_GRAM (64 * QNET__STEM_TAPS)  /* where gram begins */
+#define QNET__STEM_SUM (256 * QNET__STEM_TAPS)  /* where sum begins */
 
 /* A task at one of its bands: rows first .. last - 1 of u are in columns. */
 typedef struct qnet__stem_work {
     const qnet__stem_backward_job *p;
     ptrdiff_t image, first, last;
     qnet_real *u, *columns, *lags;
-    double *edges;
-    double *a, *products, *sum; /* the part's */
-    int begun[7];               /* there are sums of these rows in lags and edges ... */
-    ptrdiff_t outputs;          /* ... of about so many outputs */
+    double *lag_sums, *sums;
+    int begun[7];      /* there are sums of this class of rows in lags and lag_sums ... */
+    ptrdiff_t outputs; /* ... of about so many outputs */
 } qnet__stem_work;
+
+/* The first row or column of a class; the next class begins where it ends. */
+static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
+{
+    return k <= 3 ? k : outputs + k - 4;
+}
 
 /* u[r] of an image; r may lie outside. */
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
     const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    ptrdiff_t a, b, q;
-    memset(u, 0, (size_t)(p->pitch * QNET__STEM_U) * sizeof *u);
-    for (a = 0; a < 2; a++) {
-        const ptrdiff_t y = 2 * r + a - 3;
-        const qnet_real *row;
-        if (y < 0 || y >= height)
-            continue;
-        row = image + y * width * 3;
-        for (q = 1; q < p->s.out_w + 3; q++) {
-            const ptrdiff_t x = 2 * q - 3;
-            for (b = 0; b < 2; b++) {
-                if (x + b >= 0 && x + b < width) {
-                    memcpy(u + (q + 3) * QNET__STEM_U + a * 6 + b * 3, row + (x + b) * 3,
-                           3 * sizeof *u);
-                }
-            }
+    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
+        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
+            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
+            const int inside = y >= 0 && y < height && x >= 0 && x < width;
+            for (ptrdiff_t c = 0; c < 3; c++)
+                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
         }
-    }
 }
 
+/* Rows first .. last - 1 of columns. */
 static void qnet__stem_columns(const qnet__stem_work *t)
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t pixels = p->s.conv.height * (ptrdiff_t)p->s.conv.width;
     const ptrdiff_t row = p->pitch * QNET__STEM_U;
     qnet_real *column = t->columns;
-    ptrdiff_t r, q, k;
-    for (r = t->first; r < t->last + 3; r++)
+    for (ptrdiff_t r = t->first; r < t->last + 3; r++)
         qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
-    for (r = 0; r < t->last - t->first; r++) {
-        for (q = 0; q < p->pitch; q++) {
-            const qnet_real *u = t->u + r * row + q * QNET__STEM_U;
-            for (k = 0; k < 4; k++, column += QNET__STEM_U)
-                memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
-        }
-    }
+    for (const qnet_real *u = t->u; u < t->u + (t->last - t->first) * row; u += QNET__STEM_U)
+        for (ptrdiff_t k = 0; k < 4; k++, column += QNET__STEM_U)
+            memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
 }
 
-/* The outputs of pooling in rows y .. y_end - 1: for each channel a list of the gradients that are
-   not 0 and the places of the pixels that they belong to; then A. */
-static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
+/* cross += the outputs of pooling in rows y .. y_end - 1. */
+static void qnet__stem_cross(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
 {
     const qnet__stem_backward_job *p = t->p;
-    const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
-    ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
-    for (; y < y_end; at += n) {
-        for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
-            place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
-            if (++x == p->s.pool_w) {
-                x = 0;
-                y++;
-            }
+    const ptrdiff_t end = (y_end - y) * p->s.pool_w;
+    const size_t begin = (size_t)((t->image * p->s.pool_h + y) * p->s.pool_w) * 64;
+    ptrdiff_t place[QNET__STEM_PIECE]; /* of the column of the window's first pixel */
+    qnet__stem_list list;
+    list.columns = t->columns, list.pitch = p->pitch;
+    list.place = place, list.sum = t->sums;
+    list.dy = p->dpool.x + begin, list.winner = p->argmax + begin;
+    for (ptrdiff_t at = 0; at < end; at += list.count) {
+        list.count = end - at < QNET__STEM_PIECE ? end - at : QNET__STEM_PIECE;
+        for (ptrdiff_t i = 0; i < list.count; i++) {
+            const ptrdiff_t row = y + (at + i) / p->s.pool_w, column = (at + i) % p->s.pool_w;
+            place[i] = ((2 * row - 1 - t->first) * p->pitch + 2 * column + 2) * QNET__STEM_COLUMN;
         }
-        p->winners(p, t->columns, at, place, n, t->a);
+        p->isa->stem(&list);
+        list.dy += list.count * 64, list.winner += list.count * 64;
     }
 }
 
-/* sum[192] += value[i] times the taps at from[i]. Six vectors of them at a time. */
-#define QNET__STEM_VECTORS 6
-#define QNET__STEM_STEP (QNET__STEM_VECTORS * QNET__LANE_COUNT)
-QNET__INLINE void qnet__stem_add(const qnet_real *columns, const ptrdiff_t *from,
-                                 const qnet_real *value, ptrdiff_t count, double *sum)
-{
-    ptrdiff_t first, i, k;
-    for (first = 0; first < QNET__STEM_TAPS; first += QNET__STEM_STEP) {
-        qnet__lanes v[QNET__STEM_VECTORS], x;
-        qnet_real block[QNET__STEM_STEP];
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            memset(&v[k], 0, sizeof v[k]);
-        for (i = 0; i < count; i++) {
-            const qnet_real *p = columns + from[i] + first;
-            QNET__UNROLL
-            for (k = 0; k < QNET__STEM_VECTORS; k++) {
-                qnet__lanes_load(&x, p + k * QNET__LANE_COUNT);
-                v[k] += x * value[i];
-            }
-        }
-        QNET__UNROLL
-        for (k = 0; k < QNET__STEM_VECTORS; k++)
-            qnet__lanes_store(block + k * QNET__LANE_COUNT, &v[k]);
-        for (k = 0; k < QNET__STEM_STEP; k++)
-            sum[first + k] += (double)block[k];
-    }
-}
-
-/* A += those of `count` outputs of pooling from number `at`, whose windows begin at place[]. */
-QNET__INLINE void qnet__stem_list(const qnet__stem_backward_job *p, const qnet_real *columns,
-                                  ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count,
-                                  double *sum)
-{
-    qnet_real value[QNET__STEM_PIECE];
-    ptrdiff_t from[QNET__STEM_PIECE], tap[9], c, i, n;
-    for (i = 0; i < 9; i++)
-        tap[i] = (i / 3 * p->pitch + i % 3) * QNET__STEM_COLUMN;
-    for (c = 0; c < 64; c++, sum += QNET__STEM_TAPS) {
-        for (i = n = 0; i < count; i++) {
-            value[n] = p->dpool[(at + i) * 64 + c];
-            from[n] = place[i] + tap[p->argmax[(at + i) * 64 + c]];
-            n += value[n] != 0;
-        }
-        qnet__stem_add(columns, from, value, n, sum);
-    }
-}
-
-#define QNET__DEFINE_STEM(name, target)                                                           \
-    target static void name(const qnet__stem_backward_job *p, const qnet_real *columns,           \
-                            ptrdiff_t at, const ptrdiff_t *place, ptrdiff_t count, double *sum)   \
-    {                                                                                             \
-        qnet__stem_list(p, columns, at, place, count, sum);                                       \
-    }
-
-QNET__DEFINE_STEM(qnet__stem_list_portable, )
-#if QNET__X86
-QNET__DEFINE_STEM(qnet__stem_list_avx2, QNET__AVX2)
-QNET__DEFINE_STEM(qnet__stem_list_avx512, QNET__AVX512)
-#endif
-
-/* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
-   the seven; likewise edges, of u itself. */
-static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int side)
+/* lags += the products of rows r .. r_end - 1, all of one class, and lag_sums += those of u. */
+static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int row_class)
 {
     const qnet__stem_backward_job *p = t->p;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    const qnet_real *u[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    double sum[QNET__STEM_U];
     const ptrdiff_t rows = r_end - r;
-    ptrdiff_t i, m, k, n;
+    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
     qnet__tile tile;
-    int column;
     memset(&tile, 0, sizeof tile);
     tile.a = a, tile.b = b, tile.c = c;
     tile.rows = QNET__TILE_ROWS;
@@ -8663,80 +8893,61 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
     tile.segments = (size_t)rows;
     tile.chain = QNET__CHAIN_DIRECT;
     tile.beside = 1;
-    tile.accumulate = t->begun[side];
+    tile.accumulate = t->begun[row_class];
     tile.ahead = (uintptr_t)c;
-    for (column = 0; column < 7; column++) {
-        const ptrdiff_t q = column <= 3 ? column : p->s.out_w + column - 4;
-        qnet_real *lags = t->lags + (side * 7 + column) * QNET__STEM_U * p->wide;
-        double *edge = t->edges + (side * 7 + column) * QNET__STEM_U;
-        tile.length = column == 3 ? (size_t)(p->s.out_w - 3) : 1;
-        for (i = 0; i < rows; i++) {
-            u[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (m = 0; m < QNET__TILE_ROWS; m++)
-                a[i * QNET__TILE_ROWS + m] = u[i] + m;
+    for (int k = 0; k < 7; k++) {
+        const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
+        const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
+        const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
+        double sum[QNET__STEM_U];
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+            sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
+            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            for (ptrdiff_t n = 0; n < length; n++)
+                for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
         }
-        for (n = 0; n < p->wide; n += (ptrdiff_t)p->kernel.columns) {
-            tile.b_at = tile.c_at = (size_t)n;
-            for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.a_at = (size_t)m;
-                for (k = 0; k < QNET__TILE_ROWS; k++)
-                    c[k] = lags + (m + k) * p->wide;
-                qnet__run_tile(&p->kernel, &tile, p->kernel.columns);
+        tile.length = (size_t)length;
+        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
+            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
+                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
+                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
+                    c[i] = t->lags + (at + m + i) * p->width;
+                qnet__run_tile(p->isa, &tile, p->isa->columns);
             }
-        }
-        for (k = 0; k < QNET__STEM_U; k++)
-            sum[k] = t->begun[side] ? edge[k] : 0;
-        for (i = 0; i < rows; i++) {
-            for (n = 0; n < (ptrdiff_t)tile.length; n++) {
-                for (k = 0; k < QNET__STEM_U; k++)
-                    sum[k] += (double)u[i][n * QNET__STEM_COLUMN + k];
-            }
-        }
-        memcpy(edge, sum, sizeof sum);
+        memcpy(t->lag_sums + at, sum, sizeof sum);
     }
-    t->begun[side] = 1;
+    t->begun[row_class] = 1;
 }
 
-/* lags and edges to the taps of the part. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c. The taps
-   that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
+   The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
-    const ptrdiff_t wide = t->p->wide, n = QNET__STEM_U;
-    ptrdiff_t s, q, i, j, k, m, row, column;
-    for (q = 0; q < 4; q++)
-    for (s = 0; s < 4; s++) {
-        for (row = s; row < s + 4; row++)
-        for (column = q; column < q + 4 && t->begun[row]; column++) {
-            for (k = 0; k < n; k++)
-                t->sum[(q * 4 + s) * n + k] += t->edges[(row * 7 + column) * n + k];
-        }
-        for (i = 0; s + i < 4; i++)
-        for (j = i > 0 ? -q : 0; q + j < 4; j++) {
-            const ptrdiff_t lag = (j + 3) * QNET__STEM_COLUMN + i * n - n;
-            for (m = 0; m < n; m++) {
-                double *to = t->products + ((q * 4 + s) * n + m) * QNET__STEM_TAPS +
-                             ((q + j) * 4 + s + i) * n;
-                double sum[QNET__STEM_U];
-                memcpy(sum, to, sizeof sum);
-                for (row = s; row < s + 4; row++)
-                for (column = q; column < q + 4 && t->begun[row]; column++) {
-                    const qnet_real *from = t->lags + ((row * 7 + column) * n + m) * wide + lag;
-                    for (k = 0; k < QNET__STEM_U; k++)
-                        sum[k] += (double)from[k];
+    const ptrdiff_t n = QNET__STEM_U;
+    for (ptrdiff_t tap = 0; tap < 16; tap++) {
+        const ptrdiff_t q = tap / 4, s = tap % 4;
+        for (ptrdiff_t at = 0; at < 16; at++) { /* classes that the tap meets */
+            const ptrdiff_t row = s + at / 4, to_class = row * 7 + q + at % 4;
+            if (!t->begun[row]) continue;
+            for (ptrdiff_t k = 0; k < n; k++)
+                t->sums[QNET__STEM_SUM + tap * n + k] += t->lag_sums[to_class * n + k];
+            for (ptrdiff_t i = 0; s + i < 4; i++)
+                for (ptrdiff_t j = i > 0 ? -q : 0; q + j < 4; j++) {
+                    const qnet_real *from = t->lags + to_class * n * t->p->width +
+                                            (j + 3) * QNET__STEM_COLUMN + i * n - n;
+                    double *to = t->sums + QNET__STEM_GRAM + tap * n * QNET__STEM_TAPS +
+                                 ((q + j) * 4 + s + i) * n;
+                    for (ptrdiff_t m = 0; m < n; m++, from += t->p->width, to += QNET__STEM_TAPS)
+                        for (ptrdiff_t k = 0; k < n; k++) to[k] += (double)from[k];
                 }
-                memcpy(to, sum, sizeof sum);
-            }
         }
     }
     memset(t->begun, 0, sizeof t->begun);
     t->outputs = 0;
-}
-
-/* One of the seven for row r. */
-static int qnet__stem_side(const qnet__stem *s, ptrdiff_t r)
-{
-    return r < 3 ? (int)r : r < s->out_h ? 3 : (int)(r - s->out_h) + 4;
 }
 
 /* The bands of a part, whose sums nobody else touches. */
@@ -8746,68 +8957,50 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
     const qnet__stem *s = &p->s;
     const size_t chunks = qnet__stem_chunks(s), parts = (size_t)p->parts;
     const size_t end = (part + 1) * chunks / parts, row = (size_t)(p->pitch * QNET__STEM_U);
-    size_t chunk;
     qnet__stem_work t;
     memset(&t, 0, sizeof t);
     t.p = p;
     t.u = p->u + worker * (size_t)(p->rows + 3) * row;
     t.columns = p->columns + worker * (size_t)((p->rows * p->pitch + 3) * QNET__STEM_COLUMN);
-    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->wide;
-    t.edges = p->edges + worker * 49 * QNET__STEM_U;
-    t.a = p->a + part * 64 * QNET__STEM_TAPS;
-    t.products = p->p + part * QNET__STEM_TAPS * QNET__STEM_TAPS;
-    t.sum = p->sum + part * QNET__STEM_TAPS;
-    memset(t.a, 0, 64 * QNET__STEM_TAPS * sizeof *t.a);
-    memset(t.products, 0, QNET__STEM_TAPS * QNET__STEM_TAPS * sizeof *t.products);
-    memset(t.sum, 0, QNET__STEM_TAPS * sizeof *t.sum);
-    for (chunk = part * chunks / parts; chunk < end; chunk++) {
+    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->width;
+    t.lag_sums = p->lag_sums + worker * 49 * QNET__STEM_U;
+    t.sums = p->sums + part * QNET__STEM_SUMS;
+    memset(t.sums, 0, QNET__STEM_SUMS * sizeof *t.sums);
+    for (size_t chunk = part * chunks / parts; chunk < end; chunk++) {
         const ptrdiff_t band = (ptrdiff_t)chunk % s->bands, y = band * s->band;
         const ptrdiff_t y_end = qnet__stem_end(s, band);
         const size_t rows = (size_t)((y_end - y) * s->pool_w);
-        ptrdiff_t r, r_end;
         t.image = (ptrdiff_t)chunk / s->bands;
         t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
-        p->masks.sink->rows[chunk] = rows;
-        p->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
-        qnet__stem_winners(&t, y, y_end);
-        for (r = 2 * y; r < t.last; r = r_end) {
-            const int side = qnet__stem_side(s, r);
-            r_end = r + 1;
-            while (r_end < t.last && r_end - r < QNET__STEM_ROWS &&
-                   qnet__stem_side(s, r_end) == side) {
-                r_end++;
-            }
-            qnet__stem_products(&t, r, r_end, side);
+        p->mask.sink->rows[chunk] = rows;
+        p->isa->pass(&p->mask, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        qnet__stem_cross(&t, y, y_end);
+        for (int k = 0; k < 7; k++) {
+            const ptrdiff_t first = qnet__stem_class(s->out_h, k);
+            const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
+            const ptrdiff_t last = class_end < t.last ? class_end : t.last;
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
+                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
-        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end)
-            qnet__stem_flush(&t);
+        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
     }
 }
 
-/* The sums of all parts, for the parts' first: A's row c, or P's and s's row c - 64. */
-static void qnet__stem_join_task(void *arg, size_t index, size_t worker)
+/* Row `row` of all parts' sums, for the first part. */
+static void qnet__stem_join_task(void *arg, size_t row, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
-    const int products = index >= 64;
-    const size_t rows = products ? QNET__STEM_TAPS : 64, row = products ? index - 64 : index;
-    double *to = (products ? p->p : p->a) + row * QNET__STEM_TAPS;
-    ptrdiff_t part;
-    size_t k;
+    double *to = p->sums + row * QNET__STEM_TAPS;
     QNET__UNUSED(worker);
-    for (part = 1; part < p->parts; part++) {
-        const double *from = to + (size_t)part * rows * QNET__STEM_TAPS;
-        for (k = 0; k < QNET__STEM_TAPS; k++)
-            to[k] += from[k];
-        if (products)
-            p->sum[row] += p->sum[(size_t)part * QNET__STEM_TAPS + row];
-    }
+    for (size_t part = 1; part < (size_t)p->parts; part++)
+        for (size_t k = 0; k < QNET__STEM_TAPS; k++) to[k] += to[part * QNET__STEM_SUMS + k];
 }
 
 /* The number among the 192 of weight k = (ky 7 + kx) 3 + c; *order: that of its s, then t, to know
-   which half of P has two taps. */
+   which half of gram has two taps. */
 static ptrdiff_t qnet__stem_tap(ptrdiff_t k, ptrdiff_t *order)
 {
     const ptrdiff_t ky = k / 21, kx = k / 3 % 7;
@@ -8820,24 +9013,23 @@ static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
     const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
-    ptrdiff_t order, other_order, other, at, c;
+    const double *cross = p->sums, *gram = p->sums + QNET__STEM_GRAM;
+    const double *sum = p->sums + QNET__STEM_SUM;
+    ptrdiff_t order, other_order;
     const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
-    double cov_w[64]; /* row k of (P - e e^T / N) w */
+    double cov_w[64] = {0}; /* row k of (gram - sum sum^T / N) w */
     QNET__UNUSED(worker);
-    memset(cov_w, 0, sizeof cov_w);
-    for (other = 0; other < 147; other++) {
+    for (ptrdiff_t other = 0; other < 147; other++) {
         const ptrdiff_t i = qnet__stem_tap(other, &other_order);
-        double cov;
-        at = other_order < order ? i * QNET__STEM_TAPS + tap : tap * QNET__STEM_TAPS + i;
-        cov = p->p[at] - p->sum[tap] * p->sum[i] / outputs;
-        for (c = 0; c < 64; c++)
-            cov_w[c] += cov * (double)p->w[other * 64 + c];
+        const ptrdiff_t at = other_order < order ? i * QNET__STEM_TAPS + tap
+                                                 : tap * QNET__STEM_TAPS + i;
+        const double cov = gram[at] - sum[tap] * sum[i] / outputs;
+        for (ptrdiff_t c = 0; c < 64; c++) cov_w[c] += cov * (double)p->w[other * 64 + c];
     }
-    for (c = 0; c < 64; c++) {
-        const double a = p->a[c * QNET__STEM_TAPS + tap];
-        p->dw[k * 64 + (size_t)c] = (qnet_real)((double)p->scale[c] *
-            (a - (double)p->shift[c] * p->sum[tap] - (double)p->slope[c] * cov_w[c]));
-    }
+    for (size_t c = 0; c < 64; c++)
+        p->dw[k * 64 + c] = (qnet_real)((double)p->scale[c] *
+            (cross[c * QNET__STEM_TAPS + (size_t)tap] - (double)p->shift[c] * sum[tap] -
+             (double)p->slope[c] * cov_w[c]));
 }
 
 /* What the job needs of the arena. */
@@ -8845,25 +9037,21 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
                                      qnet__arena *arena, qnet__stem_backward_job *p)
 {
     const size_t workers = qnet__workers(ctx), real = sizeof(qnet_real);
-    size_t chunks, row;
+    size_t row;
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
-    p->kernel = qnet__pick_kernel(ctx);
-    chunks = qnet__stem_chunks(&p->s);
-    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
+    p->isa = qnet__isa_of(ctx);
+    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, qnet__stem_chunks(&p->s));
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->wide = (ptrdiff_t)(qnet__panels(&p->kernel, QNET__STEM_LAGS) * p->kernel.columns);
+    p->width = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
     row = (size_t)p->pitch * QNET__STEM_U;
-    p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
-    p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
-                                sizeof(double));
-    p->sum = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS, sizeof(double));
+    p->sums = (double *)qnet__take(arena, (size_t)p->parts, QNET__STEM_SUMS * sizeof(double));
     p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
     p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
                                          QNET__STEM_COLUMN * real);
-    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->wide * real);
-    p->edges = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
+    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->width * real);
+    p->lag_sums = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
 }
 
 static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
@@ -8874,26 +9062,31 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* Masks the gradient dpool of the pooled map where the ReLU has cut it, with sums as for a map of
-   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. */
+/* The mean of each channel over the images' middle rows. */
+static void qnet__stem_level(qnet__stem_backward_job *p)
+{
+    const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
+    for (size_t c = 0; c < 3; c++) {
+        double sum = 0;
+        for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
+            for (size_t x = 0; x < width; x++)
+                sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
+        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+    }
+}
+
+/* Masks the gradient dpool of the pooled map where the ReLU was 0, with sums as for a map of
+   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. The job
+   then is ready for qnet__stem_weight_task. */
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
-    const qnet__prologue source = qnet__prologue_plain(sums->y);
-    p->pass = qnet__pass_pick(ctx);
-    p->masks.source = &source, p->masks.sink = sums;
-    p->masks.channels = 64;
-    p->dpool = sums->y;
+    p->dpool = qnet__prologue_plain(sums->y);
+    p->mask.source = &p->dpool, p->mask.sink = sums;
+    p->mask.channels = 64;
     sums->chunks = qnet__stem_chunks(&p->s);
-    p->winners = qnet__stem_list_portable;
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        p->winners = qnet__stem_list_avx512;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        p->winners = qnet__stem_list_avx2;
-    }
-#endif
+    qnet__stem_level(p);
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
-    qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
+    qnet__parallel(ctx, 257, qnet__stem_join_task, p);
 }
 
 /* ============================================================================================
@@ -8918,13 +9111,12 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
                                         const qnet_real *x, const qnet_real *w, const qnet_real *b,
                                         qnet_real *y, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out, r, c;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "inputs", in, x && w && y));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "outputs", out, 1));
     QNET__TRY(qnet_gemm(ctx, 0, 1, rows, o, i, x, i, w, i, 0, y, o, scratch));
-    if (b != NULL)
-        for (r = 0; r < rows; r++)
-            for (c = 0; c < o; c++) y[r * o + c] += b[c];
+    for (size_t r = 0; b != NULL && r < rows; r++)
+        for (size_t c = 0; c < o; c++) y[r * o + c] += b[c];
     return QNET_OK;
 }
 
@@ -8934,23 +9126,25 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                          qnet_real *db, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
     if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
-    if (db != NULL) qnet__sum_columns(ctx, rows, o, dy, db);
+    if (db != NULL) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
     if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
     return QNET_OK;
 }
 
-/* The largest of a row, which softmax subtracts so that exp cannot overflow. */
-static double qnet__row_maximum(int classes, const qnet_real *row)
+/* Of l[classes]: the maximum m, which is subtracted so that exp cannot overflow; returns
+   sum exp(l - m). */
+static double qnet__exp_sum(int classes, const qnet_real *l, double *m)
 {
-    double largest = (double)row[0];
-    int c;
-    for (c = 1; c < classes; c++)
-        if ((double)row[c] > largest) largest = (double)row[c];
-    return largest;
+    double sum = 0;
+    *m = (double)l[0];
+    for (int c = 1; c < classes; c++)
+        if ((double)l[c] > *m) *m = (double)l[c];
+    for (int c = 0; c < classes; c++) sum += exp((double)l[c] - *m);
+    return sum;
 }
 
 /* p[c] = exp(l[c] - m) / sum exp(l - m), m = max l. A row is read before it is written, and only
@@ -8958,14 +9152,12 @@ static double qnet__row_maximum(int classes, const qnet_real *row)
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability)
 {
-    size_t r, n = (size_t)classes;
-    int c;
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        qnet_real *p = probability + r * n;
-        double m = qnet__row_maximum(classes, l), sum = 0;
-        for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-        for (c = 0; c < classes; c++) p[c] = (qnet_real)(exp((double)l[c] - m) / sum);
+    if (classes < 1 || logits == NULL || probability == NULL) return;
+    for (size_t r = 0; r < rows; r++, logits += classes, probability += classes) {
+        double m;
+        const double sum = qnet__exp_sum(classes, logits, &m);
+        for (int c = 0; c < classes; c++)
+            probability[c] = (qnet_real)(exp((double)logits[c] - m) / sum);
     }
 }
 
@@ -8976,12 +9168,11 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits)
 {
-    size_t r, n = (size_t)classes, counted = 0;
+    size_t counted = 0;
     double total = 0;
-    int c;
     QNET__TRY(qnet__check_layer(ctx, "qnet_cross_entropy", rows, "classes", classes,
                                 logits && label && loss));
-    for (r = 0; r < rows; r++) {
+    for (size_t r = 0; r < rows; r++) {
         if (label[r] < -1 || label[r] >= classes)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_cross_entropy: label of row %lu: expected -1..%d, found %d",
@@ -8992,20 +9183,14 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_cross_entropy: all %lu rows are left out (label -1)",
                           (unsigned long)rows);
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        if (label[r] >= 0) {
-            double m = qnet__row_maximum(classes, l), sum = 0;
-            for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-            total += log(sum) - ((double)l[label[r]] - m);
-            if (dlogits != NULL)
-                for (c = 0; c < classes; c++) {
-                    double p = exp((double)l[c] - m) / sum;
-                    dlogits[r * n + (size_t)c] =
-                        (qnet_real)((p - (c == label[r])) / (double)counted);
-                }
-        } else if (dlogits != NULL) {
-            for (c = 0; c < classes; c++) dlogits[r * n + (size_t)c] = 0;
+    for (size_t r = 0; r < rows; r++) {
+        const qnet_real *l = logits + r * (size_t)classes;
+        double m, sum = qnet__exp_sum(classes, l, &m);
+        if (label[r] >= 0) total += log(sum) - ((double)l[label[r]] - m);
+        for (int c = 0; dlogits != NULL && c < classes; c++) {
+            const double p = exp((double)l[c] - m) / sum;
+            dlogits[r * (size_t)classes + (size_t)c] =
+                label[r] < 0 ? 0 : (qnet_real)((p - (c == label[r])) / (double)counted);
         }
     }
     *loss = total / (double)counted;
@@ -9021,441 +9206,83 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
        c_t = f_t * c_{t-1} + i_t * tanh(W_c x_t + U_c h_{t-1} + b_c)               (4)
        h_t = o_t * tanh(c_t)                                                       (5)
 
-   with the four gates stacked as PyTorch does, i, f, g = tanh(W_c x + U_c h + b_c), o.
+   x_t[in], h_t[hidden]. The gates are stacked as in PyTorch: i, f, g = tanh(W_c x + U_c h + b_c),
+   o. Below, h' and c' stand for those of the step before, in the order of the direction.
 
-   W x is one product over all steps of all scans. The recurrence then needs no step of one scan to
-   wait for another scan: a task takes one direction of a few scans, as many as a tile has rows,
-   through all their steps, with U packed once for all of them. The backward pass does the same and
-   keeps dgates of all steps, so that dW, dU and dx are one product each. A BLAS is not asked: its
-   products would need U packed anew at every step, and are not called inside a task.
+   W x is one product over all steps of all scans. U h' needs the steps one after another, but not
+   the scans: a task takes one direction of a group of scans through all their steps, with U packed
+   once for all tasks. The backward pass does the same and keeps dgates of all steps, so that dW,
+   dU and dx are one product each. A BLAS is not used: it would pack U again at every step.
 
-   Scans end at their own length, and no work is done past it: scans are taken in order of falling
-   length, so that those of a task end at about the same step. y and dx are zero there, and no sum
-   over the steps of a batch sees the padding.
+   Scans end at their own length and nothing is computed past it. They are grouped by falling
+   length, so that those of a group end at about the same step. Relies on the tile of >>gemm.
    ============================================================================================ */
 
-/* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
-static qnet_real qnet__sigmoid(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
-    return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
-}
-
-static qnet_real qnet__tanh(qnet_real x)
-{
-    if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
-    return (qnet_real)tanhf((float)x);
-}
-
-/* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
+/* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
+   NULL. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
                              const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
                              const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates)
 {
-    size_t n = (size_t)hidden, m = (size_t)in, j, k;
-    /* All gates come before any h, so that h may alias h_prev. */
-    for (j = 0; j < 4 * n; j++) {
+    const size_t n = (size_t)hidden, m = (size_t)in;
+    if (in < 1 || hidden < 1 || !(w && u && b && x && h_prev && c_prev && h && c && gates)) return;
+    for (size_t j = 0; j < 4 * n; j++) { /* all of them before any h, which may alias h_prev */
         qnet_real a = b[j];
-        for (k = 0; k < m; k++) a += w[j * m + k] * x[k];
-        for (k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
-        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a);
+        for (size_t k = 0; k < m; k++) a += w[j * m + k] * x[k];
+        for (size_t k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
+        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a); /* (1), (3), tanh of (4), (2) */
     }
-    for (j = 0; j < n; j++) {
+    for (size_t j = 0; j < n; j++) {
         const qnet_real *i = gates, *f = gates + n, *g = gates + 2 * n, *o = gates + 3 * n;
-        c[j] = f[j] * c_prev[j] + i[j] * g[j];
-        h[j] = o[j] * qnet__tanh(c[j]);
+        c[j] = f[j] * c_prev[j] + i[j] * g[j]; /* (4) */
+        h[j] = o[j] * qnet__tanh(c[j]);        /* (5) */
     }
 }
 
-/* ---- sigma and tanh that a compiler can vectorise ----
-   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
-   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
-   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
-   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
-   relative error of 1.4e-8. */
-typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest */
-    float expm1;       /* e^r - 1 */
-} qnet__exp_parts;
+/* ---- The layer ------------------------------------------------------------------------------- */
 
-/* The float that has these bits. */
-QNET__INLINE float qnet__float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
+#define QNET__LSTM_GROUP 12           /* scans of a task: two tiles of rows */
+#define QNET__LSTM_BAND 96            /* rows of C of a product's task */
+#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time, where rows of A are far apart */
+#define QNET__LSTM_ROWS ((size_t)64)  /* of a task that copies rows */
 
-QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
-{
-    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
-    qnet__exp_parts e;
-    float rounded, m, r, q;
-    uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
-    rounded = a * 1.44269504f + round;
-    m = rounded - round;
-    memcpy(&bits, &rounded, sizeof bits);
-    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
-    half = bits >> 1;
-    e.power = qnet__float_of_bits((127 - half) << 23);
-    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
-    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
-    q = 0.00139464729f;
-    q = q * r + 0.00836659782f;
-    q = q * r + 0.0416662805f;
-    q = q * r + 0.166665435f;
-    q = q * r + 0.5f;
-    e.expm1 = r + r * r * q;
-    return e;
-}
+/* One direction. A "row" is a pair of a scan and a step below its length; rows are numbered by
+   group, step and place in the group, the order in which dW, dU and db add them up. */
+typedef struct qnet__lstm_direction {
+    int backwards;
+    const qnet_real *w, *u, *b; /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
+    qnet_real *y;               /* [batch][steps][2 hidden], at this direction's first column */
+    qnet_real *gates;           /* [batch][steps][4 hidden]: i, f, g, o */
+    qnet_real *c, *tanh_c;      /* [batch][steps][hidden] */
+    const qnet_real *dy;        /* as y */
+    qnet_real *packed_w, *packed_u; /* forward: W^T and U^T in panels; backward: W and U */
+    qnet_real *dgates;          /* [rows][gate_width] */
+    qnet_real *h_panels;        /* h' of all rows, as right-hand side */
+    double *db;                 /* [groups][4 hidden] */
+} qnet__lstm_direction;
 
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. */
-QNET__INLINE float qnet__sigmoid_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
-QNET__INLINE float qnet__tanh_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
-    const float power = e.power * e.rest;
-    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-    return copysignf(d / (2.0f + d), x);
-}
-
-/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
-   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
-   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
-   reference and stays with the library. */
-QNET__INLINE qnet_real qnet__gate(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
-}
-
-QNET__INLINE qnet_real qnet__squash(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
-}
-
-/* ---- one row of the element-wise half: a scan at a step ---- */
-
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
-
-/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
-   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
-   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
-QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
-                                   const qnet_real *QNET__RESTRICT bias,
-                                   const qnet_real *QNET__RESTRICT recurrent,
-                                   const qnet_real *QNET__RESTRICT before,
-                                   qnet_real *QNET__RESTRICT gates,
-                                   qnet_real *QNET__RESTRICT cell,
-                                   qnet_real *QNET__RESTRICT cell_tanh,
-                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
-    size_t q, k;
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
-    }
-    for (k = 0; k < run; k++) {
-        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
-        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
-        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
-        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-        cell[j + k] = c;
-        cell_tanh[j + k] = t;
-        h[j + k] = next_h[j + k] = o * t;
-    }
-    for (q = 0; q < 4; q++)
-        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
-}
-
-QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
-                                 const qnet_real *QNET__RESTRICT recurrent,
-                                 const qnet_real *QNET__RESTRICT before,
-                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
-                                 qnet_real *QNET__RESTRICT next_h)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
-                         next_h);
-    if (j < n)
-        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
-}
-
-/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
-   + what the step after sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
-   db[4 n] += dgates, in double, since many steps add up there. */
-QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
-                                        const qnet_real *QNET__RESTRICT gates,
-                                        const qnet_real *QNET__RESTRICT before,
-                                        const qnet_real *QNET__RESTRICT cell_tanh,
-                                        const qnet_real *QNET__RESTRICT dy,
-                                        const qnet_real *QNET__RESTRICT dh,
-                                        qnet_real *QNET__RESTRICT dc,
-                                        qnet_real *QNET__RESTRICT dgates,
-                                        double *QNET__RESTRICT db)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
-    size_t q, k;
-    for (k = 0; k < run; k++) {
-        const size_t u = j + k;
-        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
-        const qnet_real c = dc[u] + h * o * (1 - t * t);
-        a[0][k] = c * g * i * (1 - i);
-        a[1][k] = c * before[u] * f * (1 - f);
-        a[2][k] = c * i * (1 - g * g);
-        a[3][k] = h * t * o * (1 - o);
-        dc[u] = c * f;
-    }
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) {
-            dgates[at + k] = a[q][k];
-            db[at + k] += (double)a[q][k];
-        }
-    }
-}
-
-QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
-                                      const qnet_real *QNET__RESTRICT before,
-                                      const qnet_real *QNET__RESTRICT cell_tanh,
-                                      const qnet_real *QNET__RESTRICT dy,
-                                      const qnet_real *QNET__RESTRICT dh,
-                                      qnet_real *QNET__RESTRICT dc,
-                                      qnet_real *QNET__RESTRICT dgates,
-                                      double *QNET__RESTRICT db)
-{
-    size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
-                              db);
-    if (j < n)
-        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
-}
-
-/* The two loops for the kernels that a context may pick. */
-typedef struct qnet__lstm_rows {
-    void (*forward)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
-                    const qnet_real *before, qnet_real *gates, qnet_real *cell,
-                    qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h);
-    void (*backward)(size_t n, const qnet_real *gates, const qnet_real *before,
-                     const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
-                     qnet_real *dc, qnet_real *dgates, double *db);
-} qnet__lstm_rows;
-
-#define QNET__DEFINE_LSTM_ROWS(name, target)                                                      \
-    target static void name(size_t n, const qnet_real *bias, const qnet_real *recurrent,          \
-                            const qnet_real *before, qnet_real *gates, qnet_real *cell,           \
-                            qnet_real *cell_tanh, qnet_real *h, qnet_real *next_h)                \
-    {                                                                                             \
-        qnet__lstm_row(n, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);            \
-    }                                                                                             \
-    target static void name##_back(size_t n, const qnet_real *gates, const qnet_real *before,     \
-                                   const qnet_real *cell_tanh, const qnet_real *dy,               \
-                                   const qnet_real *dh, qnet_real *dc, qnet_real *dgates,         \
-                                   double *db)                                                    \
-    {                                                                                             \
-        qnet__lstm_row_back(n, gates, before, cell_tanh, dy, dh, dc, dgates, db);                 \
-    }
-
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_portable, )
-#if QNET__X86
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx2, QNET__AVX2)
-QNET__DEFINE_LSTM_ROWS(qnet__lstm_row_avx512, QNET__AVX512)
-#endif
-
-static qnet__lstm_rows qnet__lstm_pick_rows(const qnet_context *ctx)
-{
-    qnet__lstm_rows rows = {qnet__lstm_row_portable, qnet__lstm_row_portable_back};
-#if QNET__X86
-    if (qnet_context_cpu(ctx) == QNET_CPU_AVX512) {
-        rows.forward = qnet__lstm_row_avx512;
-        rows.backward = qnet__lstm_row_avx512_back;
-    } else if (qnet_context_cpu(ctx) == QNET_CPU_AVX2) {
-        rows.forward = qnet__lstm_row_avx2;
-        rows.backward = qnet__lstm_row_avx2_back;
-    }
-#else
-    QNET__UNUSED(ctx);
-#endif
-    return rows;
-}
-
-/* ---- the layer ---- */
-
-/* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
-   [batch][steps][n] array is (scan * steps + t) * n. */
 typedef struct qnet__lstm {
-    size_t batch, steps, in, hidden;
-    int backwards;                 /* direction */
-    const int *length;             /* [batch] */
-    const qnet_real *w, *u, *b;    /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
-    const qnet_real *x;            /* [batch][steps][in] */
-    qnet_real *y;                  /* [batch][steps][2 hidden], at this direction's first column */
-    qnet_real *gates;              /* [batch][steps][4 hidden]: i, f, g, o */
-    qnet_real *cell, *cell_tanh;   /* [batch][steps][hidden] */
-    const qnet_real *dy;           /* as y */
+    const qnet__isa *isa;
+    size_t batch, steps, in, hidden, groups, rows;
+    const int *length;     /* [batch] */
+    const qnet_real *x;    /* [batch][steps][in] */
+    qnet__lstm_direction direction[2];
+    size_t *order;         /* [batch]: scans by falling length, equal ones as they come */
+    size_t *first;         /* [groups][steps + 1], and one more: the first row of a group's step */
+    size_t *at;            /* [rows]: scan * steps + step */
+    qnet_real *zero;       /* [hidden]: h and c before the first step */
+    qnet_real *worker;     /* [workers][worker_size]: [group][gate_width] and [group][h_width] */
+    size_t worker_size, x_width, gate_width, h_width;
+    qnet_real *x_rows;     /* forward: x of all rows, [rows][x_width] */
+    qnet_real *x_panels;   /* backward: the same as right-hand side */
 } qnet__lstm;
 
-/* Numbers of one direction's part of `saved`. */
-static size_t qnet__lstm_direction(const qnet_lstm *shape)
-{
-    return (size_t)shape->batch * (size_t)shape->steps * 6 * (size_t)shape->hidden;
-}
-
-/* The job of direction d, of a forward pass; a backward pass adds its own arrays. */
-static qnet__lstm qnet__lstm_job(const qnet_lstm *shape, const int *length, int d,
-                                 const qnet_lstm_weights *weights, const qnet_real *x, qnet_real *y,
-                                 qnet_real *saved)
-{
-    qnet__lstm job;
-    size_t rows = (size_t)shape->batch * (size_t)shape->steps;
-    memset(&job, 0, sizeof job);
-    job.batch = (size_t)shape->batch;
-    job.steps = (size_t)shape->steps;
-    job.in = (size_t)shape->in;
-    job.hidden = (size_t)shape->hidden;
-    job.backwards = d;
-    job.length = length;
-    job.w = weights->w[d];
-    job.u = weights->u[d];
-    job.b = weights->b[d];
-    job.x = x;
-    job.y = y + (size_t)d * job.hidden;
-    job.gates = saved + (size_t)d * qnet__lstm_direction(shape);
-    job.cell = job.gates + rows * 4 * job.hidden;
-    job.cell_tanh = job.cell + rows * job.hidden;
-    return job;
-}
-
-/* 1 if step t is the first that scan b takes in this direction: h and c before it are zero. */
-static int qnet__lstm_is_first(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? (size_t)job->length[b] - 1 : 0);
-}
-
-/* 1 if step t is the last that scan b takes in this direction. */
-static int qnet__lstm_is_last(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? 0 : (size_t)job->length[b] - 1);
-}
-
-/* Row of the step before the one of row, in the order of this direction. */
-static size_t qnet__lstm_before(const qnet__lstm *job, size_t row)
-{
-    return job->backwards ? row + 1 : row - 1;
-}
-
-/* The twin: every scan by itself, cell after cell. zero[hidden] is the state before the first. */
-static void qnet__lstm_forward_ref(const qnet__lstm *job, qnet_real *zero)
-{
-    size_t n = job->hidden, b, k, j;
-    memset(zero, 0, n * sizeof *zero);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        for (k = 0; k < steps; k++) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            qnet_lstm_cell((int)job->in, (int)n, job->w, job->u, job->b, job->x + row * job->in,
-                           k == 0 ? zero : job->y + before * 2 * n,
-                           k == 0 ? zero : job->cell + before * n, job->y + row * 2 * n,
-                           job->cell + row * n, job->gates + row * 4 * n);
-            for (j = 0; j < n; j++)
-                job->cell_tanh[row * n + j] = qnet__tanh(job->cell[row * n + j]);
-        }
-        for (k = steps; k < job->steps; k++)
-            memset(job->y + (b * job->steps + k) * 2 * n, 0, n * sizeof *job->y);
-    }
-}
-
-/* The twin of the backward pass. Forward: gates = W x + U h' + b, so, row by row,
-       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates
-       dh' = U^T dgates.
-   NULL: not wanted. dgates[4 hidden], dh[hidden] and dc[hidden] are scratch; dx is added to. */
-static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qnet_real *dh,
-                                    qnet_real *dc, qnet_real *dw, qnet_real *du, qnet_real *db,
-                                    qnet_real *dx)
-{
-    const size_t n = job->hidden, in = job->in;
-    size_t b, k, j, p;
-    if (dw != NULL) memset(dw, 0, 4 * n * in * sizeof *dw);
-    if (du != NULL) memset(du, 0, 4 * n * n * sizeof *du);
-    if (db != NULL) memset(db, 0, 4 * n * sizeof *db);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        memset(dh, 0, n * sizeof *dh);
-        memset(dc, 0, n * sizeof *dc);
-        for (k = steps; k-- > 0;) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
-            const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
-            for (j = 0; j < n; j++) {
-                qnet_real h = dy[j] + dh[j], slope = 1 - cell_tanh[j] * cell_tanh[j];
-                qnet_real c = dc[j] + h * o[j] * slope;
-                dgates[j] = c * g[j] * i[j] * (1 - i[j]);
-                dgates[n + j] = k > 0 ? c * job->cell[before * n + j] * f[j] * (1 - f[j]) : 0;
-                dgates[2 * n + j] = c * i[j] * (1 - g[j] * g[j]);
-                dgates[3 * n + j] = h * cell_tanh[j] * o[j] * (1 - o[j]);
-                dc[j] = c * f[j];
-            }
-            memset(dh, 0, n * sizeof *dh);
-            for (j = 0; j < 4 * n; j++) {
-                if (db != NULL) db[j] += dgates[j];
-                for (p = 0; p < in; p++) {
-                    if (dw != NULL) dw[j * in + p] += dgates[j] * job->x[row * in + p];
-                    if (dx != NULL) dx[row * in + p] += dgates[j] * job->w[j * in + p];
-                }
-                for (p = 0; p < n; p++) {
-                    if (du != NULL && k > 0)
-                        du[j * n + p] += dgates[j] * job->y[before * 2 * n + p];
-                    dh[p] += dgates[j] * job->u[j * n + p];
-                }
-            }
-        }
-    }
-}
-
-/* Shape, lengths and pointers of a call. */
-static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
-                                    const int *length, int pointers_are_there)
-{
-    int b;
-    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
-    if (qnet_lstm_saved(shape) == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
-                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
-                          shape->hidden);
-    for (b = 0; b < shape->batch; b++)
-        if (length[b] < 1 || length[b] > shape->steps)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
-                              shape->steps, length[b]);
-    return QNET_OK;
-}
-
-/* Per direction and row: four gates, c and tanh(c). 0 for a shape that is out of range. */
+/* NULL and a shape out of range: 0. Per direction and row: four gates, c and tanh(c). */
 QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 {
     size_t rows, numbers, bytes;
-    if (shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1) return 0;
+    if (shape == NULL || shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1)
+        return 0;
     if (!qnet__mul((size_t)shape->batch, (size_t)shape->steps, &rows) ||
         !qnet__mul(rows, 12 * (size_t)shape->hidden, &numbers) ||
         !qnet__mul(numbers, sizeof(double), &bytes) ||
@@ -9464,85 +9291,53 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
-   a power of two apart would fall on the same lines of the cache. */
-static size_t qnet__lstm_width(const qnet__kernel *kernel, size_t columns)
+/* Numbers between rows of `columns`: whole panels, and a cache line more, because rows a power of
+   two apart would fall on the same lines of the cache. */
+static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
 {
-    return qnet__panels(kernel, columns) * kernel->columns + QNET__ALIGN / sizeof(qnet_real);
+    return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
-/* Scans that a task takes through the steps together, two tiles of rows. */
-#define QNET__LSTM_GROUP 12
-
-/* Both passes: the order of work, and arrays carved from scratch. "Rows" are pairs of a scan and a
-   step below its length, numbered by group, step and place in the group: the order in which
-   dW, dU and db add them up. */
-typedef struct qnet__lstm_work {
-    qnet__kernel kernel;
-    qnet__lstm_rows elementwise;
-    qnet__lstm job[2];
-    size_t groups, rows;
-    size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
-    size_t *start;            /* [groups]: first row of a group */
-    size_t *at;               /* [rows]: scan * steps + t */
-    qnet_real *zero;          /* [4 hidden] */
-    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden] */
-    size_t worker_size;
-    /* forward */
-    qnet_real *x;             /* [rows][x_width]: inputs side by side */
-    size_t x_width;
-    qnet_real *w[2], *u[2];   /* W^T, U^T in panels; backward: W, U */
-    /* backward */
-    qnet_real *dgates[2];     /* [rows][gate_width] */
-    size_t gate_width;
-    double *db[2];            /* [groups][4 hidden] */
-    qnet_real *x_panels;      /* x and h', packed as right-hand sides */
-    qnet_real *h_panels[2];
-    qnet_real *dx;
-    const qnet_lstm_gradients *gradients;
-} qnet__lstm_work;
-
-/* Products of the weight gradients are cut into this many rows, so that a tile's left and right
-   side stay in the first two caches. */
-#define QNET__LSTM_DEPTH ((size_t)256)
-
+/* Sizes, and the arrays of a pass carved from scratch. */
 static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
-                            qnet__lstm_work *s, qnet__arena *arena)
+                            qnet__lstm *l, qnet__arena *arena)
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const size_t columns = qnet__pick_kernel(ctx).columns;
-    size_t in_panels, n_panels, gate_panels;
-    int d;
-    memset(s, 0, sizeof *s);
-    s->kernel = qnet__pick_kernel(ctx);
-    s->elementwise = qnet__lstm_pick_rows(ctx);
-    in_panels = qnet__panels(&s->kernel, in) * columns;
-    n_panels = qnet__panels(&s->kernel, n) * columns;
-    gate_panels = qnet__panels(&s->kernel, 4 * n) * columns;
-    s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
-    s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->gate_width = qnet__lstm_width(&s->kernel, 4 * n);
-    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(&s->kernel, n));
-    s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
-    if (!backward) {
-        s->x_width = qnet__lstm_width(&s->kernel, in);
-        s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
-        for (d = 0; d < 2; d++) {
-            s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
-            s->u[d] = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    const size_t in_panels = qnet__panels(isa, in) * isa->columns;
+    const size_t n_panels = qnet__panels(isa, n) * isa->columns;
+    const size_t gate_panels = qnet__panels(isa, 4 * n) * isa->columns;
+    memset(l, 0, sizeof *l);
+    l->isa = isa;
+    l->batch = batch, l->steps = (size_t)shape->steps, l->in = in, l->hidden = n;
+    l->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
+    l->x_width = qnet__lstm_width(isa, in);
+    l->gate_width = qnet__lstm_width(isa, 4 * n);
+    l->h_width = qnet__lstm_width(isa, n);
+    l->worker_size = QNET__LSTM_GROUP * (l->gate_width + l->h_width);
+    l->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
+    l->first = (size_t *)qnet__take(arena, l->groups * (l->steps + 1) + 1, sizeof(size_t));
+    l->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
+    l->zero = (qnet_real *)qnet__take(arena, n, real);
+    l->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), l->worker_size * real);
+    if (backward)
+        l->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
+    else
+        l->x_rows = (qnet_real *)qnet__take(arena, rows, l->x_width * real);
+    for (int d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->backwards = d;
+        if (!backward) {
+            dir->packed_w = (qnet_real *)qnet__take(arena, gate_panels, in * real);
+            dir->packed_u = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+            continue;
         }
-        return;
-    }
-    s->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
-    for (d = 0; d < 2; d++) {
-        s->u[d] = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
-        s->w[d] = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
-        s->h_panels[d] = (qnet_real *)qnet__take(arena, rows, n_panels * real);
-        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, s->gate_width * real);
-        s->db[d] = (double *)qnet__take(arena, batch, 4 * n * sizeof(double));
+        dir->packed_w = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
+        dir->packed_u = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
+        dir->dgates = (qnet_real *)qnet__take(arena, rows, l->gate_width * real);
+        dir->h_panels = (qnet_real *)qnet__take(arena, rows, n_panels * real);
+        dir->db = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
     }
 }
 
@@ -9550,406 +9345,381 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
    out of range. */
 QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shape)
 {
-    qnet__lstm_work s;
-    qnet__arena forward = { NULL, 0 }, backward = { NULL, 0 };
+    qnet__lstm l;
+    qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
     if (qnet_lstm_saved(shape) == 0) return 0;
-    qnet__lstm_plan(ctx, shape, 0, &s, &forward);
-    qnet__lstm_plan(ctx, shape, 1, &s, &backward);
+    qnet__lstm_plan(ctx, shape, 0, &l, &forward);
+    qnet__lstm_plan(ctx, shape, 1, &l, &backward);
     return qnet__max_size(forward.at, backward.at);
 }
 
-/* Fills order, start and at. Lengths have been checked. */
-static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__lstm_work *s)
+/* The caller's arrays, after the plan; y and saved are written by the forward pass alone. Then the
+   order of work: order, first and at. */
+static void qnet__lstm_begin(qnet__lstm *l, const int *length, const qnet_lstm_weights *weights,
+                             const qnet_real *x, qnet_real *y, qnet_real *saved)
 {
-    const size_t batch = (size_t)shape->batch, steps = (size_t)shape->steps;
-    size_t g, i, t;
-    for (i = 0; i < batch; i++) { /* insertion: few scans, often sorted already */
+    const size_t rows = l->batch * l->steps, n = l->hidden;
+    size_t *first = l->first;
+    l->length = length;
+    l->x = x;
+    memset(l->zero, 0, n * sizeof *l->zero);
+    for (size_t d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->w = weights->w[d], dir->u = weights->u[d], dir->b = weights->b[d];
+        dir->y = y + d * n;
+        dir->gates = saved + d * rows * 6 * n;
+        dir->c = dir->gates + rows * 4 * n;
+        dir->tanh_c = dir->c + rows * n;
+    }
+    for (size_t i = 0; i < l->batch; i++) { /* insertion: few scans, often sorted already */
         size_t place = i;
-        for (; place > 0 && length[s->order[place - 1]] < length[i]; place--)
-            s->order[place] = s->order[place - 1];
-        s->order[place] = i;
+        for (; place > 0 && length[l->order[place - 1]] < length[i]; place--)
+            l->order[place] = l->order[place - 1];
+        l->order[place] = i;
     }
-    s->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
-    s->rows = 0;
-    for (g = 0; g < s->groups; g++) {
-        const size_t *scan = s->order + g * QNET__LSTM_GROUP;
-        const size_t scans = qnet__min_size(QNET__LSTM_GROUP, batch - g * QNET__LSTM_GROUP);
-        s->start[g] = s->rows;
-        for (t = 0; t < steps; t++)
-            for (i = 0; i < scans && t < (size_t)length[scan[i]]; i++)
-                s->at[s->rows++] = scan[i] * steps + t;
-    }
-    memset(s->zero, 0, 4 * (size_t)shape->hidden * sizeof *s->zero);
-}
-
-/* Scans of group g that reach step t; those are its first ones. */
-static size_t qnet__lstm_scans(const qnet__lstm_work *s, size_t g, size_t t)
-{
-    const qnet__lstm *job = s->job;
-    size_t i = 0, last = qnet__min_size(QNET__LSTM_GROUP, job->batch - g * QNET__LSTM_GROUP);
-    while (i < last && t < (size_t)job->length[s->order[g * QNET__LSTM_GROUP + i]]) i++;
-    return i;
-}
-
-/* A matrix m[rows][columns] as packed right-hand side; transposed: m^T. */
-static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_real *m, size_t rows,
-                                        size_t columns, int transposed, qnet_real *to)
-{
-    qnet__packing p;
-    p.src = m;
-    p.dst = to;
-    p.blocks = 1;
-    p.length = transposed ? columns : rows;
-    p.columns = transposed ? rows : columns;
-    p.width = s->kernel.columns;
-    p.block_step = 0;
-    p.row_step = transposed ? 1 : columns;
-    p.column_step = transposed ? columns : 1;
-    return p;
-}
-
-/* Everything that is laid out anew before a pass, as one list of tasks: the panels of up to four
-   matrices, then groups of rows. */
-typedef struct qnet__lstm_layout {
-    const qnet__lstm_work *work;
-    qnet__packing packing[4];
-    size_t panels[4]; /* 0: no such matrix */
-    void (*rows)(const qnet__lstm_work *work, size_t first, size_t last);
-} qnet__lstm_layout;
-
-#define QNET__LSTM_ROWS_AT_ONCE ((size_t)64)
-
-static void qnet__lstm_layout_task(void *arg, size_t index, size_t worker)
-{
-    qnet__lstm_layout *l = (qnet__lstm_layout *)arg;
-    size_t i, first;
-    for (i = 0; i < 4; i++) {
-        if (index < l->panels[i]) {
-            qnet__pack_task(&l->packing[i], index, worker);
-            return;
+    for (size_t g = 0; g < l->batch; g += QNET__LSTM_GROUP) {
+        const size_t end = qnet__min_size(g + QNET__LSTM_GROUP, l->batch);
+        for (size_t t = 0; t <= l->steps; t++) {
+            *first++ = l->rows;
+            for (size_t i = g; i < end && t < (size_t)length[l->order[i]]; i++)
+                l->at[l->rows++] = l->order[i] * l->steps + t;
         }
-        index -= l->panels[i];
     }
-    first = index * QNET__LSTM_ROWS_AT_ONCE;
-    l->rows(l->work, first, qnet__min_size(first + QNET__LSTM_ROWS_AT_ONCE, l->work->rows));
+    *first = l->rows;
 }
 
-static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
+/* The first row of step t of group g, t <= steps. */
+static const size_t *qnet__lstm_first(const qnet__lstm *l, size_t g, size_t t)
 {
-    size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
-    for (i = 0; i < 4; i++) {
-        if (l->panels[i] > 0) l->panels[i] = qnet__panels(&l->work->kernel, l->packing[i].columns);
-        tasks += l->panels[i];
+    return l->first + g * (l->steps + 1) + t;
+}
+
+/* Scans of group g that reach step t <= steps: its first ones, as they fall in length. */
+static size_t qnet__lstm_scans(const qnet__lstm *l, size_t g, size_t t)
+{
+    const size_t *first = qnet__lstm_first(l, g, t);
+    return first[1] - first[0];
+}
+
+/* Of [batch][steps]: the step before `at` in this direction. */
+static size_t qnet__lstm_before(const qnet__lstm_direction *dir, size_t at)
+{
+    return dir->backwards ? at + 1 : at - 1;
+}
+
+/* ---- Packing and products -------------------------------------------------------------------- */
+
+/* Panel number `index` of a list of matrices. */
+static void qnet__lstm_pack_task(void *arg, size_t index, size_t worker)
+{
+    qnet__packing *p = (qnet__packing *)arg;
+    for (; index * p->width >= p->columns; p++) index -= (p->columns + p->width - 1) / p->width;
+    qnet__pack_task(p, index, worker);
+}
+
+/* W (where it is wanted) and U of both directions as right-hand sides; forward W^T and U^T. */
+static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward, int w_too)
+{
+    const size_t gates = 4 * l->hidden;
+    size_t panels = 0;
+    qnet__packing p[4];
+    memset(p, 0, sizeof p);
+    for (size_t i = 0; i < 4; i++) {
+        const qnet__lstm_direction *dir = &l->direction[i % 2];
+        const size_t n = i < 2 ? l->in : l->hidden; /* columns of W or U */
+        p[i].src = i < 2 ? dir->w : dir->u;
+        p[i].dst = i < 2 ? dir->packed_w : dir->packed_u;
+        p[i].blocks = 1;
+        p[i].width = l->isa->columns;
+        p[i].length = backward ? gates : n;
+        p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
+        p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
+        panels += qnet__panels(l->isa, p[i].columns);
     }
-    qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
+    qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* ---- forward ---- */
-
-static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
-{
-    const size_t in = s->job[0].in;
-    size_t r;
-    for (r = first; r < last; r++)
-        memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
-}
-
-/* Rows of gates per task of W x, and of dW, dU and dx. */
-#define QNET__LSTM_BAND 96
-
-/* How W x is cut: a task is a band of rows times some panels of one direction. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
+   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
-    const qnet__lstm_work *work;
-    size_t bands, panels, panels_per_task, chunks;
+    const qnet__isa *isa;
+    size_t rows, columns, k, a_row, a_step;
+    const qnet_real *a, *b;
+    qnet_real *c; /* NULL: not wanted */
+    const size_t *c_at;
+    int accumulate;
+    size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
 } qnet__lstm_product;
 
-/* gates = x W^T at the rows of a band. */
-static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
+/* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
+static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t columns = s->kernel.columns, gates = 4 * job->hidden;
-    const size_t panel = index / 2 % p->chunks * p->panels_per_task;
-    const size_t begin = panel * columns;
-    const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
     const qnet_real *a[QNET__LSTM_BAND];
     qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
+    size_t first, rows, panel, columns;
     QNET__UNUSED(worker);
-    for (i = 0; i < rows; i++) {
-        a[i] = s->x + (first + i) * s->x_width;
-        c[i] = job->gates + s->at[first + i] * gates + begin;
+    for (; index >= p->tasks; p++) index -= p->tasks;
+    first = index / p->chunks * QNET__LSTM_BAND;
+    rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
+    panel = index % p->chunks * p->chunk;
+    columns = qnet__min_size(p->chunk * p->isa->columns, p->columns - panel * p->isa->columns);
+    for (size_t i = 0; i < rows; i++)
+        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
+               panel * p->isa->columns;
+    for (size_t k = 0; k < p->k; k += p->depth) {
+        const qnet_real *b = p->b + (panel * p->k + k) * p->isa->columns;
+        for (size_t i = 0; i < rows; i++)
+            a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
+        qnet__multiply_rows(p->isa, QNET__CHAIN_DIRECT, rows, columns,
+                            qnet__min_size(p->k - k, p->depth), a, p->a_step, b,
+                            p->isa->columns, p->k * p->isa->columns, c,
+                            p->accumulate || k > 0);
     }
-    qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
-                        s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
-/* One direction of one group, step by step: gates += h' U^T + b, then Eqs. (1)-(5). The worker's
-   arrays: the product, and h of the step before. */
+/* All products of a list, which write to different places. */
+static void qnet__lstm_multiply(qnet_context *ctx, const qnet__lstm *l, qnet__lstm_product *p,
+                                size_t count)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t panels = qnet__panels(l->isa, p[i].columns);
+        p[i].isa = l->isa;
+        p[i].depth = p[i].a_step > 1 ? qnet__min_size(p[i].k, QNET__LSTM_DEPTH) : p[i].k;
+        p[i].chunk = qnet__panels_per_task(panels, l->isa->columns * p[i].depth);
+        p[i].chunks = (panels - 1) / p[i].chunk + 1;
+        p[i].tasks = p[i].c == NULL ? 0 : p[i].chunks * ((p[i].rows - 1) / QNET__LSTM_BAND + 1);
+        tasks += p[i].tasks;
+    }
+    qnet__parallel(ctx, tasks, qnet__lstm_product_task, p);
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* x side by side, for some rows. */
+static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++)
+        memcpy(l->x_rows + r * l->x_width, l->x + l->at[r] * l->in, l->in * sizeof *l->x);
+}
+
+/* One direction of one group, step by step. A worker's memory: U h', and h of the step before. Both
+   are 0 where a scan begins: rows that no product has written yet. */
 static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
-    const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
-    qnet_real *product = s->worker + worker * s->worker_size;
-    qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *uh = l->worker + worker * l->worker_size;
+    qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k, t;
-    for (i = 0; i < QNET__LSTM_GROUP; i++) {
-        a[i] = h + i * h_width;
-        c[i] = product + i * s->gate_width;
-    }
-    for (k = 0; k < steps; k++) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
+    memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
+        a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
+    for (size_t k = 0; k < steps; k++) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, 4 * n) * s->kernel.columns, n, a, 1,
-                                s->u[index % 2], s->kernel.columns, n * s->kernel.columns, c, 0);
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            s->elementwise.forward(n, job->b, i < going ? c[i] : s->zero,
-                                   i < going ? job->cell + before * n : s->zero,
-                                   job->gates + row * 4 * n, job->cell + row * n,
-                                   job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, 4 * n) * l->isa->columns, n, a, 1,
+                                dir->packed_u, l->isa->columns, n * l->isa->columns, c, 0);
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.b = dir->b, row.uh = c[i];
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.gates = dir->gates + at * 4 * n;
+            row.c = dir->c + at * n, row.tanh_c = dir->tanh_c + at * n;
+            row.h = dir->y + at * 2 * n, row.next_h = h + i * l->h_width;
+            l->isa->lstm_forward(&row);
         }
     }
-    for (i = 0; i < scans; i++)
-        for (t = (size_t)job->length[scan[i]]; t < job->steps; t++)
-            memset(job->y + (scan[i] * job->steps + t) * 2 * n, 0, n * sizeof *job->y);
 }
 
-static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
+/* The gates' W x of all rows, then the recurrence. */
+static void qnet__lstm_run_forward(qnet_context *ctx, qnet__lstm *l)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_x;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 1, s->w[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 1, s->u[d]);
-        layout.panels[d] = layout.panels[2 + d] = 1;
+    qnet__lstm_product p[2];
+    memset(p, 0, sizeof p);
+    for (size_t d = 0; d < 2; d++) {
+        p[d].rows = l->rows, p[d].columns = 4 * l->hidden, p[d].k = l->in;
+        p[d].a = l->x_rows, p[d].a_row = l->x_width, p[d].a_step = 1;
+        p[d].b = l->direction[d].packed_w;
+        p[d].c = l->direction[d].gates, p[d].c_at = l->at;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    product.work = s;
-    product.panels = qnet__panels(&s->kernel, 4 * n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->kernel.columns);
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_forward_task, s);
+    qnet__lstm_pack(ctx, l, 0, 1);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
+    qnet__lstm_multiply(ctx, l, p, 2);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_forward_task, l);
+}
+
+/* Shape, lengths and pointers of a call. */
+static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
+                                    const int *length, int pointers_are_there)
+{
+    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    if (qnet_lstm_saved(shape) == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
+                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
+                          shape->hidden);
+    for (int b = 0; b < shape->batch; b++)
+        if (length[b] < 1 || length[b] > shape->steps)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
+                              shape->steps, length[b]);
+    return QNET_OK;
+}
+
+/* Zeros in map[batch][steps][n] past the scans' ends. */
+static void qnet__lstm_pad(const qnet__lstm *l, size_t n, qnet_real *map)
+{
+    for (size_t b = 0; b < l->batch; b++) {
+        const size_t length = (size_t)l->length[b];
+        memset(map + (b * l->steps + length) * n, 0, (l->steps - length) * n * sizeof *map);
+    }
 }
 
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_forward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && weights->b[0] && weights->b[1] && x && y && saved));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 0, &s, &arena);
-    for (d = 0; d < 2; d++) {
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, y, saved);
-        if (QNET__REFERENCE_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_forward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 0, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, y, saved);
+    qnet__lstm_pad(&l, 2 * l.hidden, y);
+    qnet__lstm_run_forward(ctx, &l);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 
-/* ---- backward ---- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
-/* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
-static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
-                              qnet_real *to)
+/* Row r of a right-hand side of `rows` rows, from count numbers. */
+static void qnet__lstm_spread(const qnet__lstm *l, const qnet_real *from, size_t count, size_t r,
+                              qnet_real *panels)
 {
-    size_t at, part;
-    for (at = 0; at < count; at += width, to += panel_size) {
-        part = qnet__min_size(width, count - at);
+    const size_t width = l->isa->columns;
+    qnet_real *to = panels + r * width;
+    for (size_t at = 0; at < count; at += width, to += l->rows * width) {
+        const size_t part = qnet__min_size(width, count - at);
         if (part < width) memset(to, 0, width * sizeof *to);
         memcpy(to, from + at, part * sizeof *to);
     }
 }
 
-/* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
-static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
+/* Right-hand sides of dW and dU for some rows: x, and h' of both directions. */
+static void qnet__lstm_spread_task(void *arg, size_t index, size_t worker)
 {
-    const size_t columns = s->kernel.columns, panel = s->rows * columns;
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    size_t r;
-    int d;
-    for (r = first; r < last; r++) {
-        const size_t row = s->at[r], b = row / s->job[0].steps, t = row % s->job[0].steps;
-        qnet__lstm_spread(s->job[0].x + row * in, in, columns, panel, s->x_panels + r * columns);
-        for (d = 0; d < 2; d++) {
-            const qnet__lstm *job = &s->job[d];
-            qnet__lstm_spread(qnet__lstm_is_first(job, b, t)
-                                  ? s->zero : job->y + qnet__lstm_before(job, row) * 2 * n,
-                              n, columns, panel, s->h_panels[d] + r * columns);
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++) {
+        const size_t at = l->at[r], b = at / l->steps, t = at % l->steps;
+        qnet__lstm_spread(l, l->x + at * l->in, l->in, r, l->x_panels);
+        for (size_t d = 0; d < 2; d++) {
+            const qnet__lstm_direction *dir = &l->direction[d];
+            const int begins = t == (d > 0 ? (size_t)l->length[b] - 1 : 0);
+            const qnet_real *h = begins ? l->zero
+                                        : dir->y + qnet__lstm_before(dir, at) * 2 * l->hidden;
+            qnet__lstm_spread(l, h, l->hidden, r, dir->h_panels);
         }
     }
 }
 
 /* One direction of one group, against the forward order: dgates of a step, then what it sends back
-   to the step before, dh' = dgates U. The worker's arrays: dh, dc. */
+   to the step before, dh' = dgates U. A worker's memory: dc and dh, both 0 where a scan ends. */
 static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(&s->kernel, n);
-    const size_t steps = (size_t)job->length[scan[0]];
-    qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
-    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
-    double *db = s->db[index % 2] + g * 4 * n;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
+    double *db = dir->db + g * 4 * n;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k;
-    memset(dc, 0, QNET__LSTM_GROUP * n * sizeof *dc);
+    memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
     memset(db, 0, 4 * n * sizeof *db);
-    for (i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * h_width;
-    if (!job->backwards) /* from the end: the rows are numbered by rising step */
-        for (k = 0; k < steps; k++) dgates += qnet__lstm_scans(s, g, k) * s->gate_width;
-    for (k = steps; k-- > 0;) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
-        if (!job->backwards) dgates -= active * s->gate_width;
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            a[i] = dgates + i * s->gate_width;
-            s->elementwise.backward(n, job->gates + row * 4 * n,
-                                    i < going ? job->cell + before * n : s->zero,
-                                    job->cell_tanh + row * n, job->dy + row * 2 * n,
-                                    qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
-                                    dc + i * n, dgates + i * s->gate_width, db);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
+    for (size_t k = steps; k-- > 0;) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
+        qnet_real *dgates = dir->dgates + *qnet__lstm_first(l, g, step) * l->gate_width;
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.gates = dir->gates + at * 4 * n;
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.tanh_c = dir->tanh_c + at * n;
+            row.dy = dir->dy + at * 2 * n, row.dh = c[i];
+            row.dc = dc + i * n, row.dgates = dgates + i * l->gate_width;
+            row.db = db;
+            a[i] = row.dgates;
+            l->isa->lstm_backward(&row);
         }
-        if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(&s->kernel, n) * s->kernel.columns, 4 * n, a, 1,
-                                s->u[index % 2], s->kernel.columns, 4 * n * s->kernel.columns, c,
-                                0);
-    }
-}
-
-/* dW = dgates^T x and dU = dgates^T h' of a direction: a band of gates times some panels. Those of
-   h' follow on those of x. */
-static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const int d = (int)(index % 2);
-    const size_t gates = 4 * s->job[d].hidden, columns = s->kernel.columns;
-    const size_t in_panels = qnet__panels(&s->kernel, s->job[d].in);
-    const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
-    const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, gates - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t row, panel, i;
-    QNET__UNUSED(worker);
-    for (row = 0; row < s->rows; row += QNET__LSTM_DEPTH) {
-        const size_t depth = qnet__min_size(QNET__LSTM_DEPTH, s->rows - row);
-        for (i = 0; i < rows; i++) a[i] = s->dgates[d] + row * s->gate_width + first + i;
-        for (panel = chunk; panel < chunk_end; panel++) {
-            const int of_x = panel < in_panels;
-            const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
-            const size_t at = of_x ? panel : panel - in_panels;
-            const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
-            qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
-            if (to == NULL) continue;
-            for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
-            qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows,
-                                qnet__min_size(columns, width - at * columns), depth, a,
-                                s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
-                                row > 0);
-        }
-    }
-}
-
-/* dx = dgates W of both directions, at the rows of a band. */
-static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->kernel.columns;
-    const size_t first = index * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
-    int d;
-    QNET__UNUSED(worker);
-    for (d = 0; d < 2; d++) {
-        for (i = 0; i < rows; i++) {
-            a[i] = s->dgates[d] + (first + i) * s->gate_width;
-            c[i] = s->dx + s->at[first + i] * in;
-        }
-        qnet__multiply_rows(&s->kernel, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
-                            columns, gates * columns, c, d > 0);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, n) * l->isa->columns, 4 * n, a, 1,
+                                dir->packed_u, l->isa->columns, 4 * n * l->isa->columns, c, 0);
     }
 }
 
 /* Forward: gates = W x + U h' + b, so with dgates of all rows
        dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W. */
-static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
+static void qnet__lstm_run_backward(qnet_context *ctx, qnet__lstm *l,
+                                    const qnet_lstm_gradients *gradients, qnet_real *dx)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    size_t g, j, b, t;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_inputs;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 0, s->u[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 0, s->w[d]);
-        layout.panels[d] = 1;
-        layout.panels[2 + d] = s->dx != NULL;
+    const size_t in = l->in, n = l->hidden;
+    qnet__lstm_product p[4], px[2];
+    memset(p, 0, sizeof p);
+    memset(px, 0, sizeof px);
+    for (size_t d = 0; d < 2; d++) {
+        const qnet__lstm_direction *dir = &l->direction[d];
+        p[d].rows = 4 * n, p[d].k = l->rows;
+        p[d].a = dir->dgates, p[d].a_row = 1, p[d].a_step = l->gate_width;
+        p[2 + d] = p[d];
+        p[d].columns = in, p[d].b = l->x_panels, p[d].c = gradients->w[d];
+        p[2 + d].columns = n, p[2 + d].b = dir->h_panels, p[2 + d].c = gradients->u[d];
+        px[d].rows = l->rows, px[d].columns = in, px[d].k = 4 * n;
+        px[d].a = dir->dgates, px[d].a_row = l->gate_width, px[d].a_step = 1;
+        px[d].b = dir->packed_w;
+        px[d].c = dx, px[d].c_at = l->at;
+        px[d].accumulate = d > 0;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
-    product.work = s;
-    product.panels = qnet__panels(&s->kernel, in) + qnet__panels(&s->kernel, n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, s->kernel.columns *
-                                                    qnet__min_size(s->rows, QNET__LSTM_DEPTH));
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_weights_task, &product);
-    for (d = 0; d < 2; d++)
-        for (j = 0; s->gradients->b[d] != NULL && j < 4 * n; j++) {
+    qnet__lstm_pack(ctx, l, 1, dx != NULL);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_spread_task, l);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_backward_task, l);
+    qnet__lstm_multiply(ctx, l, p, 4);
+    for (size_t d = 0; d < 2; d++)
+        for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
             double sum = 0;
-            for (g = 0; g < s->groups; g++) sum += s->db[d][g * 4 * n + j];
-            s->gradients->b[d][j] = (qnet_real)sum;
+            for (size_t g = 0; g < l->groups; g++) sum += l->direction[d].db[g * 4 * n + j];
+            gradients->b[d][j] = (qnet_real)sum;
         }
-    if (s->dx == NULL) return;
-    for (b = 0; b < s->job[0].batch; b++)
-        for (t = (size_t)s->job[0].length[b]; t < s->job[0].steps; t++)
-            memset(s->dx + (b * s->job[0].steps + t) * in, 0, in * sizeof *s->dx);
-    qnet__parallel(ctx, (s->rows - 1) / QNET__LSTM_BAND + 1, qnet__lstm_dx_task, s);
+    qnet__lstm_multiply(ctx, l, &px[0], 1);
+    qnet__lstm_multiply(ctx, l, &px[1], 1);
 }
 
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
@@ -9959,34 +9729,20 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_backward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && x && y && saved && dy && gradients));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 1, &s, &arena);
-    if (QNET__REFERENCE_ONLY && dx != NULL)
-        memset(dx, 0, (size_t)shape->batch * (size_t)shape->steps * (size_t)shape->in * sizeof *dx);
-    for (d = 0; d < 2; d++) {
-        /* The job type serves both passes; this one does not write y and saved. */
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y, (qnet_real *)saved);
-        s.job[d].dy = dy + (size_t)d * s.job[d].hidden;
-        if (QNET__REFERENCE_ONLY)
-            qnet__lstm_backward_ref(&s.job[d], s.zero, s.worker, s.worker + s.job[d].hidden,
-                                    gradients->w[d], gradients->u[d], gradients->b[d], dx);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        s.dx = dx;
-        s.gradients = gradients;
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_backward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 1, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, (qnet_real *)y, (qnet_real *)saved);
+    l.direction[0].dy = dy, l.direction[1].dy = dy + l.hidden;
+    if (dx != NULL) qnet__lstm_pad(&l, l.in, dx);
+    qnet__lstm_run_backward(ctx, &l, gradients, dx);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
@@ -10287,7 +10043,7 @@ static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
    the output of a convolution. */
 static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
-    const qnet__kernel kernel = qnet__pick_kernel(r->net.ctx);
+    const qnet__isa *isa = qnet__isa_of(r->net.ctx);
     const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
     size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
     for (int u = 0; u < QNET__CONV_BNS; u++) {
@@ -10297,7 +10053,7 @@ static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
         size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
         if (side > 0) {
             qnet__winograd p;
-            qnet__winograd_geometry(&p, &kernel, &c->conv, side, 0);
+            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
@@ -11266,8 +11022,8 @@ static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, 
     QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
                                   s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
                                   s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y, so
-       their gradients add up: dy += dimage image_head. */
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
     QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
                                   s->d.image_w, s->d.image_b, s->scratch));
     QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
@@ -11507,7 +11263,7 @@ static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
     memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
 }
 
-/* ---- checksums ---- */
+/* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
    table[k][b] is the remainder of byte b followed by k zero bytes. */
@@ -11562,7 +11318,7 @@ static uint32_t qnet__adler32(uint32_t adler, const unsigned char *p, size_t siz
     return b << 16 | a;
 }
 
-/* ---- inflate ---- */
+/* ---- inflate --------------------------------------------------------------------------------- */
 
 /* A decoding table is indexed by the next bits of the stream. An entry holds, from bit 0: the bits
    that it consumes (4), what it is (4), the number of extra bits (8), its value (16). Codes longer
@@ -12069,7 +11825,7 @@ QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, 
     return status;
 }
 
-/* ---- deflate ---- */
+/* ---- deflate --------------------------------------------------------------------------------- */
 
 #define QNET__BLOCK     QNET__WINDOW /* plain bytes of one deflate block */
 #define QNET__HASH_BITS 15
@@ -12594,7 +12350,7 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
    the affine. Turning a volume is an act of its own, qnet_volume_reorient.
    ============================================================================================ */
 
-/* ---- 3 x 3 matrices and affines ---- */
+/* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
 
 /* The determinant of m. */
 static double qnet__det3(double m[3][3])
@@ -12703,7 +12459,7 @@ static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
     }
 }
 
-/* ---- volumes ---- */
+/* ---- volumes --------------------------------------------------------------------------------- */
 
 /* nx * ny * nz, or 0 when a side is not positive or the product is above QNET_MAX_VOXELS. */
 static size_t qnet__voxel_count(int nx, int ny, int nz)
@@ -12825,7 +12581,7 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     return QNET_OK;
 }
 
-/* ---- the header ---- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 /* The fields of nifti_1_header that are used here, by their offset in the file:
      0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
@@ -13164,7 +12920,7 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
     return qnet__nifti_affine(in);
 }
 
-/* ---- reading ---- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* dst[size] from the file, unpacked; *got < size only at its end. */
 static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t size, size_t *got)
@@ -13319,7 +13075,7 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing ---- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
 QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
@@ -14952,42 +14708,35 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 #endif
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation").
-   Order: stretch, flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate,
-   crop. The first, third and fourth change values and run on the pixels of the prepared image;
-   all the others move pixels and are composed into one coordinate map, so that an image is
-   interpolated once however many of them were drawn, and not at all when none of them
-   interpolates. A cropped input is cut out of the slice first, with a margin, and then treated so:
-   its percentiles are those of the cut-out, and what a rotation brings in at the corners beyond the
-   margin is mirrored. Formulas and ranges are those of Albumentations 0.5-1.0, which the paper
-   cites (Buslaev et al. 2020); "histogram stretching" is not defined there nor in the paper: here
-   it is a linear map of the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
+   out[out_h][out_w][3]. The paper's eight steps change values or places. Values, on all of the
+   prepared image:
+
+       v -> (v - low) / (high - low), clipped -> alpha v + beta, clipped -> v ^ gamma
+
+   Places, composed into one coordinate map, so that an image is interpolated once however many of
+   them were drawn:
+
+      out pixel -> + crop -> inverse shift-scale-rotate -> grid distortion -> flips -> source (x, y)
+
+   A coordinate beyond the border of any image on this way is mirrored there. At last comes
+   (v - mean) / std. A cropped input has been cut out of the slice with a margin: percentiles are
+   those of the cut-out, and step 8, the crop, moves within the margin. A full input is prepared at
+   the network's size, so that its crop is all of it and its step 8 does nothing.
+   Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
+   2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
+   the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   Random numbers are those of >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 {
-    int c;
-    memset(config, 0, sizeof *config);
-    config->stretch = QNET_STRETCH_PERCENTILE;
-    config->percentile_low = 1;
-    config->percentile_high = 99;
-    config->window_low[0] = -0.2;  /* QSM, ppm */
-    config->window_high[0] = 0.2;
-    config->window_high[1] = 60;   /* R2*, 1/s; T1W has no absolute unit: 0 0, by percentile */
-    config->p_hflip = 0.5;
-    config->p_vflip = 0.5;
-    config->p_brightness_contrast = 0.7;
-    config->p_gamma = 0.3;
-    config->p_grid = 0.25;
-    config->p_affine = 0.5;
-    config->brightness = 0.2;
-    config->contrast = 0.2;
-    config->gamma_low = 80;
-    config->gamma_high = 120;
-    config->grid_limit = 0.3;
-    config->shift = 0.0625;
-    config->scale = 0.1;
-    config->rotate = 45;
-    for (c = 0; c < 3; c++) config->std[c] = 1;
+    static const qnet_augment_config paper = {
+        QNET_STRETCH_PERCENTILE, 1, 99, {-0.2, 0, 0}, {0.2, 60, 0}, /* T1W has no absolute unit */
+        0.5, 0.5, 0.7, 0.3, 0.25, 0.5,           /* probabilities, in the order of the steps */
+        0.2, 0.2, 80, 120, 0.3, 0.0625, 0.1, 45, /* ranges, likewise */
+        0, {0, 0, 0}, {1, 1, 1}};
+    *config = paper;
 }
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
@@ -15000,115 +14749,146 @@ QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
     config->std[2] = 0.225;
 }
 
-/* ---- drawing: the parameters first ----------------------------------------------------------- */
+/* ---- the parameters of one image ------------------------------------------------------------- */
 
-/* The record of no transform but the crop at (crop_y, crop_x). */
-static qnet_augmentation qnet__augment_identity(int crop_y, int crop_x)
+/* A number in -limit..limit; 0 where the transform is off, though drawn all the same. */
+static double qnet__draw(qnet_rng *rng, int on, double limit)
 {
-    qnet_augmentation record;
-    int i;
-    memset(&record, 0, sizeof record);
-    record.alpha = record.gamma = record.scale = 1;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) record.grid_x[i] = record.grid_y[i] = 1;
-    record.crop_y = crop_y;
-    record.crop_x = crop_x;
-    return record;
+    const double value = qnet_rng_range(rng, -limit, limit);
+    return on ? value : 0;
 }
 
 /* 27 uniform numbers are drawn whatever the coins say, in this order: coin hflip; coin vflip; coin
    brightness-contrast, alpha, beta; coin gamma, gamma; coin grid, 6 factors along x, 6 along y;
    coin affine, angle, scale, dx, dy; crop row, crop column. So a changed probability or
-   physics_safe leaves every other draw as it was. Fields of a transform that did not fall hold
-   the identity. */
+   physics_safe leaves every other draw as it was. Fields of a transform that is off hold the
+   identity. */
 QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, qnet_rng *rng,
                                              int in_h, int in_w, int out_h, int out_w)
 {
-    const qnet_augmentation none = qnet__augment_identity(0, 0);
-    qnet_augmentation record = none;
-    double gammas, row, column;
-    int i;
-    record.hflip = qnet_rng_uniform(rng) < config->p_hflip;
-    record.vflip = qnet_rng_uniform(rng) < config->p_vflip;
-    record.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast;
-    record.alpha = 1 + qnet_rng_range(rng, -config->contrast, config->contrast);
-    record.beta = qnet_rng_range(rng, -config->brightness, config->brightness);
-    /* A whole number of percent, both ends included. */
-    record.gamma_on = qnet_rng_uniform(rng) < config->p_gamma;
-    gammas = floor(config->gamma_high - config->gamma_low) + 1;
-    record.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
-    record.grid = qnet_rng_uniform(rng) < config->p_grid;
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_x[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_y[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    record.affine = qnet_rng_uniform(rng) < config->p_affine;
-    record.angle = qnet_rng_range(rng, -config->rotate, config->rotate);
-    record.scale = 1 + qnet_rng_range(rng, -config->scale, config->scale);
-    record.dx = qnet_rng_range(rng, -config->shift, config->shift);
-    record.dy = qnet_rng_range(rng, -config->shift, config->shift);
-    row = qnet_rng_uniform(rng); /* as in Albumentations, in - out itself is never reached */
-    column = qnet_rng_uniform(rng);
-    record.crop_y = (int)floor(row * qnet__max_int(in_h - out_h, 0));
-    record.crop_x = (int)floor(column * qnet__max_int(in_w - out_w, 0));
-
-    /* Only now, so that the numbers above are drawn all the same. */
-    if (config->physics_safe) record.vflip = record.brightness_contrast = record.gamma_on = 0;
-    if (!record.brightness_contrast) {
-        record.alpha = none.alpha;
-        record.beta = none.beta;
-    }
-    if (!record.gamma_on) record.gamma = none.gamma;
-    if (!record.grid) {
-        memcpy(record.grid_x, none.grid_x, sizeof none.grid_x);
-        memcpy(record.grid_y, none.grid_y, sizeof none.grid_y);
-    }
-    if (!record.affine) {
-        record.angle = none.angle;
-        record.scale = none.scale;
-        record.dx = none.dx;
-        record.dy = none.dy;
-    }
-    return record;
+    const int any = !config->physics_safe;
+    qnet_augmentation r;
+    double gamma;
+    memset(&r, 0, sizeof r);
+    r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
+    r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
+    r.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast && any;
+    r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
+    r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
+    r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
+    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
+    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
+    r.gamma = r.gamma_on ? gamma : 1;
+    r.grid = qnet_rng_uniform(rng) < config->p_grid;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_y[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    r.affine = qnet_rng_uniform(rng) < config->p_affine;
+    r.angle = qnet__draw(rng, r.affine, config->rotate);
+    r.scale = 1 + qnet__draw(rng, r.affine, config->scale);
+    r.dx = qnet__draw(rng, r.affine, config->shift);
+    r.dy = qnet__draw(rng, r.affine, config->shift);
+    /* As in Albumentations, in - out itself is never reached. */
+    r.crop_y = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_h - out_h, 0));
+    r.crop_x = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_w - out_w, 0));
+    return r;
 }
 
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
-    return qnet__augment_identity(qnet__max_int(in_h - out_h, 0) / 2,
-                                  qnet__max_int(in_w - out_w, 0) / 2);
+    qnet_augmentation r;
+    memset(&r, 0, sizeof r);
+    r.alpha = r.gamma = r.scale = 1;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) r.grid_x[i] = r.grid_y[i] = 1;
+    r.crop_y = qnet__max_int(in_h - out_h, 0) / 2;
+    r.crop_x = qnet__max_int(in_w - out_w, 0) / 2;
+    return r;
+}
+
+/* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
+
+/* A number of a configuration and the range that it must be in. */
+typedef struct qnet__range {
+    const char *name;
+    double value, low, high;
+} qnet__range;
+
+static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
+                              range[i].name, range[i].value, range[i].low, range[i].high);
+    return QNET_OK;
+}
+
+/* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
+static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
+{
+    const qnet__range range[] = {
+        {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
+        {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
+        {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
+        {"brightness", c->brightness, 0, DBL_MAX}, {"contrast", c->contrast, 0, DBL_MAX},
+        {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
+        {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
+        {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
+        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
+    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
+    for (int i = 0; i < 3; i++)
+        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
+                              c->mean[i], c->std[i]);
+    if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
+          c->percentile_high <= 100))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
+                          c->percentile_low, c->percentile_high);
+    for (int i = 0; i < 3; i++)
+        if (!(c->window_low[i] <= c->window_high[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stretch: window %g..%g of channel %d is empty", c->window_low[i],
+                              c->window_high[i], i);
+    return QNET_OK;
+}
+
+#define QNET__MAX_PIXELS (INT_MAX / 16) /* of an image: its bytes are an int */
+
+/* Bytes of the grid's map_x[in_w] and map_y[in_h], a row's x[in_w] and y[in_w], and the image after
+   the value transforms, [in_h][in_w][3]; (size_t)-1 when that is no size. */
+QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
+{
+    if (in_h < 1 || in_w < 1 || in_h > QNET__MAX_PIXELS / in_w) return (size_t)-1;
+    return (3 * (size_t)in_w + (size_t)in_h) * sizeof(double) +
+           (size_t)in_h * (size_t)in_w * 3 * sizeof(float);
+}
+
+/* A record whose map has an inverse, for images of these sizes. */
+static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation *r, int in_h,
+                                      int in_w, int out_h, int out_w)
+{
+    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
+    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
+    if (qnet_augment_scratch(in_h, in_w) == (size_t)-1 || out_h < 1 || out_w < 1 || r->crop_y < 0 ||
+        r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: crop of %dx%d at row %d, column %d from an image of %dx%d",
+                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
+    if (!(fabs(sum) <= DBL_MAX))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: a number of the record is not finite");
+    if ((r->affine && !(r->scale > 0)) || (r->gamma_on && !(r->gamma > 0)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: scale is %g and gamma is %g, expected above 0", r->scale,
+                          r->gamma);
+    return QNET_OK;
 }
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
-
-/* Blocks that preparing one image of h x w needs. */
-typedef struct qnet__image_scratch {
-    float *image;            /* [h w][3] after the value transforms */
-    float *values;           /* [h w]: the non-zero pixels of a channel */
-    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
-    double *from_x, *from_y; /* [w]: source of each pixel of an output row */
-} qnet__image_scratch;
-
-static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h, size_t w)
-{
-    qnet__image_scratch s;
-    size_t n = 0;
-    if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
-    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
-    s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
-    s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
-    s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
-    s.from_y = (double *)qnet__take(arena, w, sizeof *s.from_y);
-    return s;
-}
-
-/* Bytes for an image of in_h x in_w; (size_t)-1 when that is no size. */
-QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
-{
-    qnet__arena arena = {NULL, 0};
-    if (in_h < 1 || in_w < 1) return (size_t)-1;
-    (void)qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    return arena.at;
-}
 
 /* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
    stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
@@ -15141,50 +14921,32 @@ static float qnet__percentile(float *v, size_t n, double q)
     const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
     const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
     float a, b = FLT_MAX;
-    size_t i;
     if (n == 0) return 0;
     a = qnet__select(v, n, rank);
-    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
     if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
-/* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
-static qnet_status qnet__stretch_check(qnet_context *ctx, const qnet_augment_config *config)
-{
-    int c;
-    if (!(config->percentile_low >= 0 && config->percentile_low < config->percentile_high &&
-          config->percentile_high <= 100))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
-                          config->percentile_low, config->percentile_high);
-    for (c = 0; c < 3; c++)
-        if (!(config->window_low[c] <= config->window_high[c]))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stretch: window %g..%g of channel %d is empty",
-                              config->window_low[c], config->window_high[c], c);
-    return QNET_OK;
-}
-
-/* 1: the channel's limits are percentiles. */
-static int qnet__by_percentile(const qnet_augment_config *config, int c)
-{
-    return config->stretch != QNET_STRETCH_WINDOW ||
-           !(config->window_low[c] < config->window_high[c]);
-}
-
 /* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
    outside the head, nor infinite or NaN; both 0 for a channel without any. */
-static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
-                                    size_t count, float *values, float low[3], float high[3])
+QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
+                                         const float *pixels, size_t count, float low[3],
+                                         float high[3], void *scratch)
 {
-    size_t i, n;
-    int c;
-    for (c = 0; c < 3; c++) {
+    float *values = (float *)scratch;
+    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    for (int c = 0; c < 3; c++) {
+        size_t n = 0;
         low[c] = (float)config->window_low[c];
         high[c] = (float)config->window_high[c];
-        if (!qnet__by_percentile(config, c)) continue;
-        for (i = n = 0; i < count; i++) {
+        if (config->stretch == QNET_STRETCH_WINDOW &&
+            config->window_low[c] < config->window_high[c])
+            continue;
+        for (size_t i = 0; i < count; i++) {
             const float value = pixels[3 * i + (size_t)c];
             values[n] = value; /* n <= i */
             n += value != 0 && fabsf(value) <= FLT_MAX;
@@ -15192,71 +14954,86 @@ static void qnet__stretch_limits_in(const qnet_augment_config *config, const flo
         low[c] = qnet__percentile(values, n, config->percentile_low);
         high[c] = qnet__percentile(values, n, config->percentile_high);
     }
-}
-
-/* scratch: qnet_augment_scratch(h, w) bytes of any h * w >= count, or NULL. */
-QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
-                                         const float *pixels, size_t count, float low[3],
-                                         float high[3], void *scratch)
-{
-    const size_t bytes = (count ? count : 1) * sizeof(float);
-    float *values;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels or limits are missing");
-    if (count > (size_t)INT_MAX)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
-    QNET__TRY(qnet__stretch_check(ctx, config));
-    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    qnet__stretch_limits_in(config, pixels, count, values, low, high);
-    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
-/* value clipped to 0..1; NaN becomes 0. */
-static float qnet__clip01(float value)
+/* ---- values ---------------------------------------------------------------------------------- */
+
+/* v ^ gamma for v in 0..1 by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2,
+   it is 2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second
+   one linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value:
+   1.1e-7 up to a gamma of 1.2. */
+#define QNET__POWER_BITS 9
+typedef struct qnet__power_table {
+    float exponent[128]; /* 0 for 0 and denormal numbers */
+    float mantissa[(1 << QNET__POWER_BITS) + 1];
+} qnet__power_table;
+
+static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
-    value = value > 0 ? value : 0;
-    return value < 1 ? value : 1;
+    table->exponent[0] = 0;
+    for (int i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
+    for (int i = 0; i <= 1 << QNET__POWER_BITS; i++)
+        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
 }
 
-/* 1 / (high - low); 0, which makes the channel 0, without contrast or where it would overflow. */
-static float qnet__stretch_scale(float low, float high)
+/* 0 and 1 come out exactly. */
+static float qnet__power(const qnet__power_table *table, float v)
 {
-    const float span = high - low;
-    return span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    const int rest_bits = 23 - QNET__POWER_BITS;
+    uint32_t bits, i;
+    float rest;
+    memcpy(&bits, &v, sizeof bits);
+    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    return table->exponent[bits >> 23] *
+           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
 
-/* out = (pixels - low) / (high - low), clipped; out may be pixels. */
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out)
+/* The value transforms of pixels[count][3] into image[count][3]. A channel without contrast, or
+   whose range overflows, becomes 0, and so does NaN. Without brightness and contrast, alpha 1 and
+   beta 0 change no bit. Operation after operation, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
-    float scale[3];
-    size_t i;
-    int c;
-    for (c = 0; c < 3; c++) scale[c] = qnet__stretch_scale(low[c], high[c]);
-    for (i = 0; i < 3 * count; i += 3) {
-        out[i] = qnet__clip01((pixels[i] - low[0]) * scale[0]);
-        out[i + 1] = qnet__clip01((pixels[i + 1] - low[1]) * scale[1]);
-        out[i + 2] = qnet__clip01((pixels[i + 2] - low[2]) * scale[2]);
+    const float alpha = (float)record->alpha, beta = (float)record->beta;
+    enum { LANES = 12 }; /* four pixels */
+    float from[LANES], scale[LANES], v[LANES] = {0};
+    for (int k = 0; k < LANES; k++) {
+        const float span = high[k % 3] - low[k % 3];
+        from[k] = low[k % 3];
+        scale[k] = span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    }
+    for (size_t i = 0; i < 3 * count; i += LANES) {
+        const size_t bytes = qnet__min_size(3 * count - i, LANES) * sizeof *v;
+        memcpy(v, pixels + i, bytes);
+        for (int k = 0; k < LANES; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] * alpha + beta;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        memcpy(image + i, v, bytes);
+    }
+    if (record->gamma_on) {
+        qnet__power_table table;
+        qnet__power_plan(&table, record->gamma);
+        for (size_t i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
     }
 }
 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect_far(double x, double last)
+QNET__INLINE double qnet__reflect(double x, int size)
 {
+    const double last = size - 1;
+    if (x >= 0 && x <= last) return x;
     if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
-}
-QNET__INLINE double qnet__reflect(double x, int size)
-{
-    const double last = size - 1;
-    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -15269,8 +15046,7 @@ static double qnet__grid_entry(const double *factor, int size, int i)
     const int piece = qnet__min_int(i / step, QNET_GRID_STEPS), start = piece * step;
     const int length = piece < QNET_GRID_STEPS ? step : size - start;
     double first = 0, last;
-    int k;
-    for (k = 0; k < piece; k++) first += step * factor[k];
+    for (int k = 0; k < piece; k++) first += step * factor[k];
     last = piece < QNET_GRID_STEPS ? first + step * factor[piece] : size;
     return length > 1 ? first + (last - first) * (i - start) / (length - 1) : first;
 }
@@ -15280,14 +15056,15 @@ typedef struct qnet__warp {
     const qnet_augmentation *record;
     int in_h, in_w;
     double xx, xy, x0, yx, yy, y0; /* x = xx X + xy Y + x0, y = yx X + yy Y + y0 */
-    const double *map_x, *map_y;   /* qnet__grid_entry of each pixel; NULL: computed when needed */
+    const double *map_x, *map_y;   /* [in_w], [in_h]: the grid distortion */
 } qnet__warp;
 
 /* Shift-scale-rotate takes (x, y) to M (x, y, 1) with, about the centre (cx, cy) = (w/2, h/2),
    M = [a b (1-a) cx - b cy + dx w; -b a b cx + (1-a) cy + dy h], a = scale cos, b = scale sin
    (OpenCV's getRotationMatrix2D). An output pixel is fetched from M^-1 of itself; the linear part's
-   inverse is [a -b; b a] / scale^2. */
-static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w)
+   inverse is [a -b; b a] / scale^2. map_x[in_w] and map_y[in_h] are filled. */
+static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
+                                  double *map_x, double *map_y)
 {
     qnet__warp warp;
     memset(&warp, 0, sizeof warp);
@@ -15295,6 +15072,12 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     warp.in_h = in_h;
     warp.in_w = in_w;
     warp.xx = warp.yy = 1;
+    warp.map_x = map_x;
+    warp.map_y = map_y;
+    for (int i = 0; record->grid && i < in_w; i++)
+        map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
+    for (int i = 0; record->grid && i < in_h; i++)
+        map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
     if (record->affine) {
         const double radians = record->angle * 3.14159265358979323846 / 180;
         const double a = record->scale * cos(radians), b = record->scale * sin(radians);
@@ -15311,18 +15094,14 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     return warp;
 }
 
-/* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
+/* The map at a coordinate in 0..size-1 between pixels: linear between its entries. */
+QNET__INLINE double qnet__grid_at(const double *map, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
-    const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
-    const double b = map ? map[next] : qnet__grid_entry(factor, size, next);
-    return a + (x - i) * (b - a);
+    return map[i] + (x - i) * (map[next] - map[i]);
 }
 
-/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
-   crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
-   border of an intermediate image, the coordinate is reflected there too. */
+/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y). */
 QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
                                    double *y)
 {
@@ -15331,250 +15110,62 @@ QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y,
     double sx = qnet__reflect(warp->xx * X + warp->xy * Y + warp->x0, warp->in_w);
     double sy = qnet__reflect(warp->yx * X + warp->yy * Y + warp->y0, warp->in_h);
     if (r->grid) {
-        sx = qnet__reflect(qnet__grid_at(warp->map_x, r->grid_x, warp->in_w, sx), warp->in_w);
-        sy = qnet__reflect(qnet__grid_at(warp->map_y, r->grid_y, warp->in_h, sy), warp->in_h);
+        sx = qnet__reflect(qnet__grid_at(warp->map_x, warp->in_w, sx), warp->in_w);
+        sy = qnet__reflect(qnet__grid_at(warp->map_y, warp->in_h, sy), warp->in_h);
     }
     *x = r->hflip ? warp->in_w - 1 - sx : sx;
     *y = r->vflip ? warp->in_h - 1 - sy : sy;
 }
 
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y)
-{
-    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet__warp_point(&warp, out_x, out_y, x, y);
-}
-
-/* Ranges of a configuration: probabilities, limits, and a normalisation that can be divided by. */
-static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
-{
-    const double p[6] = {c->p_hflip, c->p_vflip, c->p_brightness_contrast,
-                         c->p_gamma, c->p_grid, c->p_affine};
-    const double limit[4] = {c->brightness, c->contrast, c->shift, c->rotate};
-    int i;
-    for (i = 0; i < 6; i++)
-        if (!(p[i] >= 0 && p[i] <= 1))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a probability is %g, expected 0..1", p[i]);
-    for (i = 0; i < 4; i++)
-        if (!(limit[i] >= 0 && limit[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a limit of brightness, contrast, shift or rotate is %g",
-                              limit[i]);
-    if (!(c->scale >= 0 && c->scale < 1) || !(c->grid_limit >= 0 && c->grid_limit < 1) ||
-        !(c->gamma_low > 0 && c->gamma_low <= c->gamma_high && c->gamma_high <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: scale %g, grid_limit %g, gamma %g..%g out of range", c->scale,
-                          c->grid_limit, c->gamma_low, c->gamma_high);
-    for (i = 0; i < 3; i++)
-        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] > 0 && c->std[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
-                              c->mean[i], c->std[i]);
-    return qnet__stretch_check(ctx, c);
-}
-
-/* ---- applying a record ----------------------------------------------------------------------- */
-
-/* Every number of a record finite and in the range where the map has an inverse. */
-static qnet_status qnet__augment_check(qnet_context *ctx, const qnet_augment_config *config,
-                                       const qnet_augmentation *r, int in_h, int in_w, int out_h,
-                                       int out_w)
-{
-    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
-    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
-    int i;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
-    for (i = 0; i < 3; i++) sum += config->mean[i] + config->std[i];
-    if (in_h < 1 || in_w < 1 || out_h < 1 || out_w < 1 || out_h > in_h || out_w > in_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: output of %dx%d from an image of %dx%d", out_h, out_w, in_h,
-                          in_w);
-    if (r->crop_y < 0 || r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: crop of %dx%d at row %d, column %d leaves the image of %dx%d",
-                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
-    if (!(fabs(sum) <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: a number of the record, mean or std is not finite");
-    if (r->affine && !(r->scale > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: scale is %g, expected above 0",
-                          r->scale);
-    if (r->gamma_on && !(r->gamma > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: gamma is %g, expected above 0",
-                          r->gamma);
-    for (i = 0; i < 3; i++)
-        if (!(config->std[i] >= FLT_MIN)) /* so that 1 / std is finite */
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: std of channel %d is %g, expected above 0", i,
-                              config->std[i]);
-    return qnet__stretch_check(ctx, config);
-}
-
-/* v ^ gamma for v in 0..1, by the definition. */
-QNET__HELPER float qnet__power_ref(float v, double gamma)
-{
-    return (float)pow(v, gamma);
-}
-
-/* The same by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2, it is
-   2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second one
-   linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value: 1.1e-7
-   up to a gamma of 1.2. */
-#define QNET__POWER_BITS 9
-typedef struct qnet__power_table {
-    double gamma;
-    float exponent[128]; /* 0 for 0 and denormal numbers */
-    float mantissa[(1 << QNET__POWER_BITS) + 1];
-} qnet__power_table;
-
-/* The tables of one gamma; 640 calls of pow. */
-static void qnet__power_plan(qnet__power_table *table, double gamma)
-{
-    int i;
-    table->gamma = gamma;
-    table->exponent[0] = 0;
-    for (i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
-    for (i = 0; i <= 1 << QNET__POWER_BITS; i++)
-        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
-}
-
-/* v in 0..1; 0 and 1 come out exactly. */
-static float qnet__power(const qnet__power_table *table, float v)
-{
-#ifdef QNET_REFERENCE
-    return qnet__power_ref(v, table->gamma);
-#else
-    const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
-    memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
-    return table->exponent[bits >> 23] *
-           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
-#endif
-}
-
-/* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
-   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
-static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    const float alpha = (float)record->alpha, beta = (float)record->beta;
-    float from[12], scale[12], v[12] = {0};
-    size_t i;
-    int k;
-    for (k = 0; k < 12; k++) {
-        from[k] = low[k % 3];
-        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
-    }
-    for (i = 0; i < 3 * count; i += 12) {
-        const int whole = 3 * count - i >= 12;
-        if (whole) memcpy(v, pixels + i, sizeof v);
-        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
-        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        if (whole) memcpy(image + i, v, sizeof v);
-        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
-    }
-    if (record->gamma_on) {
-        qnet__power_table table;
-        qnet__power_plan(&table, record->gamma);
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-/* One output row without interpolation: flips and crop move whole pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int y = r->vflip ? warp->in_h - 1 - (out_y + r->crop_y) : out_y + r->crop_y;
-    const float *row = image + (size_t)y * (size_t)warp->in_w * 3;
-    int X, c;
-    for (X = 0; X < out_w; X++) {
-        const int x = r->hflip ? warp->in_w - 1 - (X + r->crop_x) : X + r->crop_x;
-        for (c = 0; c < 3; c++) out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
 /* (1-fy) ((1-fx) p[0] + fx p[right]) + fy ((1-fx) q[0] + fx q[right]). */
-static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
+QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
 {
     const float top = p[0] + fx * (p[right] - p[0]), bottom = q[0] + fx * (q[right] - q[0]);
-    return (qnet_real)(top + fy * (bottom - top));
+    return top + fy * (bottom - top);
 }
 
-/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
-   [out_w]: where the row's pixels come from. */
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
+   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
+   dependence. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
+                           qnet_real *out)
 {
-    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
-    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
-    int X;
-    for (X = 0; X < out_w; X++, out += 3) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0);
+    for (int X = 0; X < out_w; X++)
+        if (warp->record->affine || out_y == 0 || X == 0)
+            qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
+        else y[X] = y[0]; /* without rotation y depends on the row alone, and x, kept, not on it */
+    for (int X = 0; X < out_w; X++, out += 3) {
+        const int x0 = (int)x[X], y0 = (int)y[X];
+        const float fx = (float)(x[X] - x0), fy = (float)(y[X] - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
         const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
         const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
         const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
-        out[0] = (v0 - m0) * s0;
-        out[1] = (v1 - m1) * s1;
-        out[2] = (v2 - m2) * s2;
+        out[0] = (v0 - mean[0]) * rstd[0];
+        out[1] = (v1 - mean[1]) * rstd[1];
+        out[2] = (v2 - mean[2]) * rstd[2];
     }
 }
 
-/* out[out_h][out_w][3] by the record; arguments have been checked. */
-static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
-                              const float *pixels, int in_h, int in_w, const float low[3],
-                              const float high[3], const qnet__image_scratch *s, qnet_real *out,
-                              int out_h, int out_w)
+/* The same without interpolation, where only flips and crop move pixels. */
+static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
 {
-    qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet_real mean[3], rstd[3];
-    double y, unused;
-    int i, X;
-    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
-    if (record->grid) {
-        for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
-        for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
-        warp.map_x = s->map_x;
-        warp.map_y = s->map_y;
-    }
-    for (i = 0; i < 3; i++) {
-        mean[i] = (qnet_real)config->mean[i];
-        rstd[i] = (qnet_real)(1 / config->std[i]);
-    }
-    for (i = 0; i < out_h; i++) {
-        qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (!record->affine && !record->grid) {
-            qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
-            continue;
-        }
-        /* Without rotation x is a function of the column alone, y one of the row. */
-        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
-            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
-        if (!record->affine) {
-            qnet__warp_point(&warp, 0, i, &unused, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-        }
-        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+    const qnet_augmentation *r = warp->record;
+    const int last = warp->in_w - 1, y = out_y + r->crop_y;
+    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
+    for (int X = 0; X < out_w; X++) {
+        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
+        for (int c = 0; c < 3; c++)
+            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
     }
 }
+
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -15582,30 +15173,40 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    float limit[2][3];
-    size_t bytes;
+    const size_t bytes = qnet_augment_scratch(in_h, in_w);
+    qnet_real mean[3], rstd[3];
+    double *map_x, *map_y, *x, *y;
+    float *image, limit[2][3];
+    qnet__warp warp;
+    size_t count;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
-    QNET__TRY(qnet__augment_check(ctx, config, record, in_h, in_w, out_h, out_w));
-    /* Pixel indices times 3 channels are int in the loops. */
-    if (in_h > INT_MAX / 4 / in_w)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "augment: an image of %dx%d is too large", in_h,
-                          in_w);
-    bytes = qnet_augment_scratch(in_h, in_w);
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    if (low == NULL || high == NULL) {
-        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
-                                limit[1]);
+    QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
+    map_y = map_x + in_w;
+    x = map_y + in_h;
+    y = x + in_w;
+    image = (float *)(void *)(y + in_w);
+    count = (size_t)in_h * (size_t)in_w;
+    if (low == NULL || high == NULL) { /* the configuration is right: no failure */
+        (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
-    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    qnet__augment_values(record, pixels, count, low, high, image);
+    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    for (int c = 0; c < 3; c++) {
+        mean[c] = (qnet_real)config->mean[c];
+        rstd[c] = (qnet_real)(1 / config->std[c]);
+    }
+    for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
+        if (record->affine || record->grid)
+            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
+        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+    if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
 
@@ -15624,38 +15225,38 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    int X, Y, c;
+    const size_t n = (size_t)channels;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (Y = 0; Y < out_h; Y++) {
+    for (int Y = 0; Y < out_h; Y++) {
         const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y, y1 = qnet__min_int(y0 + 1, in_h - 1);
-        const float fy = (float)(y - y0);
-        for (X = 0; X < out_w; X++) {
+        const int y0 = (int)y;
+        for (int X = 0; X < out_w; X++) {
             const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x, x1 = qnet__min_int(x0 + 1, in_w - 1);
-            const float fx = (float)(x - x0);
-            const size_t row0 = (size_t)y0 * (size_t)in_w, row1 = (size_t)y1 * (size_t)in_w;
-            const float *p00 = in + (row0 + (size_t)x0) * (size_t)channels;
-            const float *p01 = in + (row0 + (size_t)x1) * (size_t)channels;
-            const float *p10 = in + (row1 + (size_t)x0) * (size_t)channels;
-            const float *p11 = in + (row1 + (size_t)x1) * (size_t)channels;
-            float *to = out + ((size_t)Y * (size_t)out_w + (size_t)X) * (size_t)channels;
-            for (c = 0; c < channels; c++) {
-                const float top = p00[c] + fx * (p01[c] - p00[c]);
-                const float bottom = p10[c] + fx * (p11[c] - p10[c]);
-                to[c] = top + fy * (bottom - top);
-            }
+            const int x0 = (int)x;
+            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
+            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
+            const size_t right = x0 + 1 < in_w ? n : 0;
+            for (size_t c = 0; c < n; c++)
+                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
         }
     }
 }
 /* ============================================================================================
-   >>cohort: from volumes to images, scan by scan; folders of scans; subject-wise folds.
-   A prepared image is an axial slice in the radiological convention: row 0 is the front of the
-   head, column 0 the patient's right. Volumes are brought to RAS first, so that is the voxel grid
-   read backwards along both axes. The full input fits the whole slice into a square, true to
-   scale; the cropped one is a square of box_mm about the basal ganglia (paper,
-   "Performance Evaluation based on Input Configuration"), prepared with a margin that the random
-   crop of the augmentation moves in.
+   >>cohort: from volumes to images, scan by scan; folds over individuals.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
+   Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
+
+       turn to RAS -> same grid? -> NaN outside of the head to 0 -> mask to its large components
+           -> slices that hold it -> frame -> do the values make sense? -> resample each slice
+
+   The frame says where an image lies on the voxel grid. Pixel (row, column) shows the voxel
+       x = center_x - (column + 1/2 - side/2) step_x,  y = center_y - (row + 1/2 - side/2) step_y
+   so that row 0 is the front of the head and column 0 the patient's right (radiological
+   convention). step is as many mm along both axes, even if voxels are not square. The full input
+   fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
+   (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
+   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
+   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -15686,52 +15287,47 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Every number of the configuration in the range where nothing below can overflow. */
-static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *config)
+static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
-    const char *what = NULL;
-    if (config == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
-    if (config->input != QNET_INPUT_CROP && config->input != QNET_INPUT_FULL)
-        what = "input is neither crop nor full";
-    else if (config->size < 32 || config->size > QNET__MAX_SIDE)
-        what = "size is outside 32..2048";
-    else if (!(config->box_mm >= 1 && config->box_mm <= 1000))
-        what = "box_mm is outside 1..1000";
-    else if (!(config->margin >= 0 && config->margin <= 1))
-        what = "margin is outside 0..1";
-    else if (config->max_slices < 1 || config->max_slices > QNET__MAX_SLICES)
-        what = "max_slices is outside 1..1024";
-    else if (config->slice_first < 0 || config->slice_count < 0)
-        what = "slice_first or slice_count is negative";
-    else if (config->slice_count > config->max_slices)
-        what = "slice_count is above max_slices";
-    else if (config->box_explicit && !(fabs(config->box_center_mm[0]) <= 1e6 &&
-                                       fabs(config->box_center_mm[1]) <= 1e6))
-        what = "box_center_mm is not a place";
-    if (what) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: %s", what);
-    return QNET_OK;
+    if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
+    if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: input is neither crop nor full");
+    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
+    const qnet__range range[] = {
+        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
+        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
+        {"slice_first", (double)c->slice_first, 0, INT_MAX},
+        {"slice_count", (double)c->slice_count, 0, most},
+        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
+        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
+    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
 }
-
-/* Whether slices or box come from the mask. */
-static int qnet__input_needs_mask(const qnet_input_config *config)
-{
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
-}
-
-/* ---- one scan -------------------------------------------------------------------------------- */
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* The volumes of one scan, with names for error sentences. */
-typedef struct qnet__scan_files {
-    qnet_volume *volume[QNET__MAPS];
-    const char *name[QNET__MAPS];
-} qnet__scan_files;
-
-/* Slice z of a volume: [ny][nx]. */
-static const float *qnet__slice_of(const qnet_volume *volume, int z)
+/* How many of the maps are needed: the mask is where slices or box come from it. */
+static int qnet__maps_needed(const qnet_input_config *config)
 {
-    return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
+               ? QNET__MAPS : QNET__MASK;
+}
+
+/* A scan on its way from volumes to images. */
+typedef struct qnet__preparation {
+    qnet_context *ctx;
+    const qnet_input_config *config;
+    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    const char *name[QNET__MAPS];  /* for error sentences */
+    int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
+    int side;                      /* the frame */
+    double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    qnet_cut cut;
+} qnet__preparation;
+
+static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
 static int qnet__is_bad_voxel(float v)
@@ -15739,56 +15335,78 @@ static int qnet__is_bad_voxel(float v)
     return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
-   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
-   nothing changes. Returns how many; what is left lies within the head. */
-static size_t qnet__clear_outside(qnet_volume *v)
+/* Sets NaN and infinity to 0. Returns how many there were. */
+static size_t qnet__zero_bad_voxels(qnet_volume *v)
 {
-    const int nx = v->nx, ny = v->ny;
-    size_t cleared = 0, before;
-    int z, i, from;
-    for (z = 0; z < v->nz; z++) {
-        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
-        do {
-            before = cleared;
-            for (from = 0; from < 2; from++)
-                for (i = 0; i < nx * ny; i++) {
-                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
-                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
-                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
-                        p[at] = 0;
-                        cleared++;
-                    }
-                }
-        } while (cleared > before);
-    }
-    return cleared;
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++)
+        if (qnet__is_bad_voxel(v->voxels[i])) {
+            v->voxels[i] = 0;
+            bad++;
+        }
+    return bad;
 }
 
-/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+{
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
+}
+
+/* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (int c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
+
+/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (corner = 0; corner < 8; corner++) {
+    for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
         double off[3] = {0, 0, 0}; /* mm */
-        for (r = 0; r < 3; r++)
-            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
-        for (c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
+        for (int r = 0; r < 3; r++)
+            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -15803,42 +15421,36 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     return QNET_OK;
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* Fits leave NaN and infinity outside of the head: they become 0 where they are joined, through
+   their like within a slice, to the slice's edge or to a voxel of 0. Alternates sweeps in both
+   directions until none changes a voxel. Returns how many did. */
+static size_t qnet__clear_outside(qnet_volume *v)
 {
-    if (!waived)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
-    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    return QNET_OK;
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    for (int z = 0; z < v->nz; z++) {
+        float *p = v->voxels + qnet__voxel_at(v, 0, 0, z);
+        do {
+            before = cleared;
+            for (int i = 0; i < 2 * nx * ny; i++) {
+                const int at = i < nx * ny ? i : 2 * nx * ny - 1 - i, x = at % nx, y = at / nx;
+                if (!qnet__is_bad_voxel(p[at])) continue;
+                if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
+                    p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
+                    continue;
+                p[at] = 0;
+                cleared++;
+            }
+        } while (cleared > before);
+    }
+    return cleared;
 }
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
-static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
-                                  qnet_volume *v, const char *name)
-{
-    char text[512], was[4] = "RAS";
-    double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
-    int c;
-    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
-    QNET__TRY(qnet_volume_reorient(v, "RAS"));
-    for (c = 0; c < 3; c++)
-        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
-    tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
-        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
-                  acquired);
-    return QNET_OK;
-}
+/* ---- the mask --------------------------------------------------------------------------------
 
-/* ---- the mask -------------------------------------------------------------------------------- */
+   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
+   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
+   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -15846,17 +15458,12 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 /* Makes the mask 0 and 1, or says why it is none. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
-    size_t i, bad = 0;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
-        if (qnet__is_bad_voxel(v)) {
-            mask->voxels[i] = 0;
-            bad++;
-            continue;
-        }
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -15877,61 +15484,34 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     if (n > 1 || (n == 1 && value[0] < 1))
         qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
                   : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
-    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    for (size_t i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
     return QNET_OK;
 }
 
-/* Voxels first..last of a row that are mask, one after the other along x. */
-typedef struct qnet__run {
-    int first, last, y, z;
-    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
-} qnet__run;
-
-static size_t qnet__run_root(qnet__run *run, size_t i)
+/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
+   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
+static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
+                                   size_t *queue)
 {
-    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
-    return i;
-}
-
-/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
-   included (26 neighbours). */
-static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
-{
-    while (a < a_end && b < b_end) {
-        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
-            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
-            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
-        }
-        if (run[a].last < run[b].last) a++;
-        else b++;
-    }
-}
-
-/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
-static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
-{
-    size_t n = 0;
-    int x, y, z;
-    for (z = 0; z < mask->nz; z++)
-        for (y = 0; y < mask->ny; y++) {
-            const float *p = mask->voxels +
-                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
-            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
-            for (x = 0; x < mask->nx; x++) {
-                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
-                if (run) {
-                    run[n].first = run[n].last = x;
-                    run[n].y = y;
-                    run[n].z = z;
-                    run[n].parent = n;
-                    run[n].voxels = 0;
-                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    size_t tail = 1;
+    queue[0] = start;
+    mask->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
+        const int z = (int)(queue[head] / nx / ny);
+        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
+        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
+        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
+                    const size_t at = qnet__voxel_at(mask, i, j, k);
+                    if (mask->voxels[at] != from) continue;
+                    mask->voxels[at] = to;
+                    queue[tail++] = at;
                 }
-                n++;
-            }
-        }
-    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
-    return n;
+    }
+    return tail;
 }
 
 /* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
@@ -15940,376 +15520,297 @@ static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *r
 static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
                                     qnet_cut *cut)
 {
-    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
-    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
-    qnet__arena arena = {NULL, 0};
-    qnet__run *run = NULL;
-    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
-    int pass, y;
-    for (pass = 0; pass < 2; pass++) { /* measure, carve */
-        arena.at = 0;
-        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
-        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
+    if (n == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
+                          name);
+    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
+    for (size_t i = 0; i < count; i++)
+        if (mask->voxels[i] == 1)
+            largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        if (mask->voxels[i] != 2) continue;
+        size = qnet__mask_component(mask, i, 2, 1, queue);
+        if (50 * size >= largest) continue;
+        for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        lost += size;
+        pieces++;
     }
-    (void)qnet__mask_runs(mask, run, row);
-    for (i = 0; i < rows; i++) {
-        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
-        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
-            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
-                const size_t below = i - ny + (size_t)(y + 1) - 1;
-                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
-            }
-    }
-    for (i = 0; i < runs; i++) {
-        qnet__run *root = &run[qnet__run_root(run, i)];
-        root->voxels += (size_t)(run[i].last - run[i].first + 1);
-        largest = qnet__max_size(largest, root->voxels);
-    }
-    for (i = 0; i < runs; i++) {
-        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
-        const size_t length = (size_t)(r->last - r->first + 1);
-        if (50 * root->voxels >= largest) {
-            kept += length;
-            continue;
-        }
-        lost += length;
-        pieces += root == r;
-        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
-               length * sizeof(float));
-    }
-    qnet__free(ctx, arena.base, bytes);
+    qnet__free(ctx, queue, n * sizeof *queue);
     if (lost)
         qnet__log(ctx, QNET_LOG_WARNING,
                   "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
                   "out", name, (double)lost, (double)pieces);
-    cut->mask_voxels = (int)kept;
+    cut->mask_voxels = (int)(n - lost);
     cut->mask_left_out = (int)lost;
     return QNET_OK;
 }
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
-typedef struct qnet__slice_choice {
-    const qnet_volume *mask; /* NULL: every slice */
-    int first, count;
-} qnet__slice_choice;
-
-/* The first slice from z upwards that the choice counts, or nz. */
-static int qnet__slice_next(const qnet__slice_choice *choice, int z)
+/* 1: slice z holds some of the mask. */
+static int qnet__mask_in_slice(const qnet_volume *mask, int z)
 {
-    const qnet_volume *mask = choice->mask;
-    if (mask == NULL) return z;
-    for (; z < mask->nz; z++) {
-        const float *voxels = qnet__slice_of(mask, z);
-        const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-        size_t i;
-        for (i = 0; i < count; i++)
-            if (voxels[i] > 0) return z;
-    }
-    return z;
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
+    const float *voxels = mask->voxels + (size_t)z * count;
+    for (size_t i = 0; i < count; i++)
+        if (voxels[i] > 0) return 1;
+    return 0;
 }
 
-static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
+/* The range of the configuration, or the central max_slices of those that hold the mask. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
-                      files->name[QNET__MASK]);
-}
-
-/* The range asked for, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet__scan_files *files, qnet__slice_choice *out)
-{
-    const int nz = files->volume[QNET__QSM]->nz;
-    qnet__slice_choice choice = {NULL, 0, 0};
-    int z, skip;
-    if (config->slice_count > 0) {
-        choice.first = config->slice_first;
-        choice.count = config->slice_count;
-        if (choice.count > nz || choice.first > nz - choice.count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    int n = 0, skip;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: slices %d..%d asked for, the volume has 0..%d",
-                              files->name[QNET__QSM], choice.first, choice.first + choice.count - 1,
-                              nz - 1);
-        *out = choice;
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
         return QNET_OK;
     }
-    choice.mask = files->volume[QNET__MASK];
-    for (z = qnet__slice_next(&choice, 0); z < nz; z = qnet__slice_next(&choice, z + 1))
-        choice.count++;
-    if (choice.count == 0) return qnet__empty_mask(ctx, files);
-    /* Of an odd surplus the larger part goes at the upper end. */
-    skip = qnet__max_int(choice.count - config->max_slices, 0) / 2;
-    choice.count = qnet__min_int(choice.count, config->max_slices);
-    choice.first = qnet__slice_next(&choice, 0);
-    for (; skip > 0; skip--) choice.first = qnet__slice_next(&choice, choice.first + 1);
-    *out = choice;
+    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
+    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
-/* How the image lies on the voxel grid: pixel (row, column) is at voxel
-   x = center_x - (column + 1/2 - side/2) step_x, y = center_y - (row + 1/2 - side/2) step_y. */
-typedef struct qnet__frame {
-    int side;
-    double center_x, center_y; /* voxels */
-    double step_x, step_y;     /* voxels per pixel */
-} qnet__frame;
-
-/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
-   0 when there are none. */
-static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
-                                double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
+   when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
 {
-    double n = 0, sum_x = 0, sum_y = 0;
-    int i, j, t, z = slices->first;
-    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
-        for (j = 0; j < v->ny; j++)
-            for (i = 0; i < v->nx; i++)
-                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+    double n = 0, sum[2] = {0, 0};
+    for (int t = 0; t < count; t++) {
+        const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
+        for (int y = 0; y < v->ny; y++)
+            for (int x = 0; x < v->nx; x++, voxel++)
+                if (*voxel != 0) {
                     n++;
-                    sum_x += i;
-                    sum_y += j;
+                    sum[0] += x;
+                    sum[1] += y;
                 }
+    }
     if (n == 0) return 0;
-    *x = sum_x / n;
-    *y = sum_y / n;
+    for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
 }
 
-/* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
-   that nothing is stretched even if voxels are not square. */
-static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *config,
-                                    const qnet__scan_files *files, const qnet__slice_choice *choice,
-                                    qnet__frame *out)
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
+   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
+   margin adds pixels, not millimetres per pixel. */
+static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
-    const qnet_volume *v = files->volume[QNET__QSM];
-    qnet__frame frame;
-    double pixel_mm, half;
+    const qnet_input_config *config = p->config;
+    const qnet_volume *v = p->map[QNET__QSM];
+    const int n[2] = {v->nx, v->ny};
+    double pixel_mm = config->box_mm / config->size;
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
-                          files->name[QNET__QSM], v->spacing[0], v->spacing[1]);
-    frame.side = qnet_input_prepared(config);
-    frame.center_x = (v->nx - 1) / 2.0;
-    frame.center_y = (v->ny - 1) / 2.0;
+        return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
+                          p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
+        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
+    } else if (config->box_explicit) {
+        /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
+        const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
+        const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
+        const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
+        const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
+        p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
+        p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
     } else {
-        pixel_mm = config->box_mm / config->size;
-        if (config->box_explicit) {
-            /* world = A (i, j, k, 1), at the middle of the chosen slices: two equations for i, j */
-            const double(*a)[4] = v->affine, k = choice->first + (choice->count - 1) / 2.0;
-            const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
-            const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
-            const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
-            frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
-            frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else {
-            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
-            all.count = files->volume[QNET__MASK]->nz;
-            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
-                                      &frame.center_y))
-                return qnet__empty_mask(ctx, files);
-        }
+        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
-    frame.step_x = pixel_mm / v->spacing[0];
-    frame.step_y = pixel_mm / v->spacing[1];
-    half = frame.side / 2.0;
-    /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-    if (!(frame.center_x + half * frame.step_x > 0 &&
-          frame.center_x - half * frame.step_x < v->nx - 1 &&
-          frame.center_y + half * frame.step_y > 0 &&
-          frame.center_y - half * frame.step_y < v->ny - 1))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
-                          files->name[QNET__QSM], frame.center_x, frame.center_y, v->nx, v->ny);
-    *out = frame;
+    p->side = qnet_input_prepared(config);
+    for (int k = 0; k < 2; k++) {
+        double half;
+        p->step[k] = pixel_mm / v->spacing[k];
+        half = p->side / 2.0 * p->step[k];
+        /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
+        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
+                              p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
+    }
     return QNET_OK;
 }
 
-/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
-static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+/* ---- do the values make sense? ---------------------------------------------------------------
+
+   A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
+   one vendor turns give a result that looks like one; so what no brain has is refused, by
+   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
+   heavy iron load; qnet_cohort_add gives them. */
+
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
-    low[0] = (int)fmax(floor(center[0] - half_x), 0);
-    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
-    low[1] = (int)fmax(floor(center[1] - half_y), 0);
-    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+    for (int k = 0; k < 2; k++) {
+        low[k] = (int)fmax(floor(center[k] - half[k]), 0);
+        high[k] = (int)fmin(ceil(center[k] + half[k]), (k ? v->ny : v->nx) - 1);
+    }
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
    infinity there, which would spread by interpolation; elsewhere they become 0. */
-static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const qnet__frame *frame)
+static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const double center[2] = {frame->center_x, frame->center_y};
-    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
-    int low[2], high[2], m, t, x, y, z = choice->first;
-    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
-                 low, high);
-    for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (m = QNET__QSM; m <= QNET__T1W; m++) {
-            const float *voxels = qnet__slice_of(files->volume[m], z);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
+    int low[2], high[2];
+    qnet__window(grid, p->center, half, low, high);
+    for (int t = 0; t < p->slices; t++)
+        for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++) {
-                    const float v = voxels[(size_t)y * nx + (size_t)x];
+            for (int y = low[1]; y <= high[1]; y++)
+                for (int x = low[0]; x <= high[0]; x++) {
+                    const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
                     if (qnet__is_bad_voxel(v))
-                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                        return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
-                                          "%s, inside of the head", files->name[m], x, y, z,
+                                          "%s, inside of the head", p->name[m], x, y, p->z[t],
                                           v != v ? "NaN" : "infinite");
                     some |= v != 0;
                 }
             if (!some)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
+                return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
-                                  files->name[m], z);
+                                  p->name[m], p->z[t]);
         }
-    for (m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = files->volume[m]->voxels;
-        size_t i, bad = 0;
-        for (i = 0; i < count; i++)
-            if (qnet__is_bad_voxel(voxels[i])) {
-                voxels[i] = 0;
-                bad++;
-            }
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
         if (bad)
-            qnet__log(ctx, QNET_LOG_WARNING,
+            qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", files->name[m], (double)bad);
+                      " become 0", p->name[m], (double)bad);
     }
     return QNET_OK;
 }
 
-/* What a map holds in the chosen slices, near their centre. */
-typedef struct qnet__range {
-    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
-    double low, median, high; /* 1st, 50th and 99th percentile of the others */
-    double negative;          /* their share */
-} qnet__range;
-
-/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
-   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
-static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
+                                    double q, float *work)
 {
-    if (r->zero > 0.95) return "is 0 nearly everywhere";
-    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (r->low == r->high) return "is constant";
-    if (map == QNET__QSM && size > 3) {
-        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
-            return "looks like R2*: are QSM and R2* swapped?";
-        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
-                                  : "looks like ppb: divide by 1000";
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (v[i] != 0 && where[i] >= least) work[k++] = v[i];
+    return qnet__percentile(work, k, q);
+}
+
+/* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
+   places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
+   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
+                                  float *work)
+{
+    const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    double some = 0, negative = 0, in_mask = 0, empty = 0;
+    for (size_t i = 0; i < n; i++) {
+        some += v[m][i] != 0;
+        negative += v[m][i] < 0;
+        in_mask += mask[i] > 0;
+        empty += mask[i] > 0 && v[m][i] == 0;
     }
-    if (map == QNET__QSM && size < 0.005)
-        return "is too small for ppm: a field, a phase, or not in ppm?";
-    if (map == QNET__R2STAR) {
-        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (r->median > 25 && iron < 0.9 * r->median)
+    for (int k = 0; k < 3; k++) {
+        static const double q[3] = {1, 50, 99};
+        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
+    }
+    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
+    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
+    if (limit[0] == limit[2]) return "is constant";
+    negative /= some;
+    if (m == QNET__QSM) {
+        float *size = work + n;
+        double largest;
+        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
+        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        if (largest > 3 && negative < 0.05)
+            return limit[1] >= 5 && limit[1] <= 80
+                       ? "looks like R2*: are QSM and R2* swapped?"
+                       : "does not look like susceptibility, which is of both signs";
+        if (largest > 3) return "looks like ppb: divide by 1000";
+        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
+        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
+        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
+                               qnet__percentile_where(qsm, size, 1, n, 50, work))
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
+                   "it?";
+    }
+    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
             return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (r->median < 5 || r->median > 80 || r->high > 1000)
+        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
             return "does not look like R2* in 1/s";
     }
     return NULL;
 }
 
-/* The median of QSM where the mask is set (inside = 1) or not, in a window of the chosen slices,
-   voxels of 0 left out; value: room for all of them. */
-static double qnet__median_of(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const int low[2], const int high[2], int inside, float *value)
-{
-    const qnet_volume *qsm = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    int t, x, y, z;
-    size_t n = 0;
-    for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (y = low[1]; y <= high[1]; y++)
-            for (x = low[0]; x <= high[0]; x++) {
-                const size_t at = (size_t)y * (size_t)qsm->nx + (size_t)x;
-                const float v = qnet__slice_of(qsm, z)[at];
-                if (v != 0 && (qnet__slice_of(mask, z)[at] > 0) == inside) value[n++] = v;
-            }
-    return qnet__percentile(value, n, 50);
-}
-
-/* Values that no brain has. */
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
-static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const double center[2])
+
+/* Refuses values that no brain has, in the chosen slices about a centre. */
+static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
-    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
-    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
-    int low[2], high[2], m, t, x, y, z;
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {QNET__VALUES_MM / 2.0 / grid->spacing[0],
+                            QNET__VALUES_MM / 2.0 / grid->spacing[1]};
+    const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
+    int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t room, bytes, n, k, all, in_mask, empty, i;
-    float *value, iron_limit = FLT_MAX;
-    qnet__window(grid, center, half_x, half_y, low, high);
+    size_t row, n, bytes, at = 0;
+    float *block, *v[QNET__MAPS];
+    qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
-    bytes = 2 * room * sizeof *value;
-    value = (float *)qnet__alloc(ctx, bytes);
-    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
-    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
-        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
-        const char *why;
+    row = (size_t)(high[0] - low[0] + 1);
+    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    bytes = (QNET__MAPS + 2) * n * sizeof *block;
+    block = (float *)qnet__alloc(p->ctx, bytes);
+    if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
+    memset(block, 0, bytes);
+    for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
+    for (int t = 0; t < p->slices; t++)
+        for (int y = low[1]; y <= high[1]; y++, at += row)
+            for (int m = 0; m < QNET__MAPS; m++)
+                if (p->map[m])
+                    memcpy(v[m] + at, p->map[m]->voxels + qnet__voxel_at(grid, low[0], y, p->z[t]),
+                           row * sizeof *block);
+    for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float limit[3];
         char text[600];
-        qnet__range r;
-        double size = 0, of_iron;
-        n = k = all = in_mask = empty = 0;
-        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++, all++) {
-                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
-                    const float v = qnet__slice_of(files->volume[m], z)[at];
-                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
-                        in_mask++;
-                        empty += v == 0;
-                    }
-                    if (v == 0) continue;
-                    value[n++] = v;
-                    if (m == QNET__QSM) iron[k++] = fabsf(v);
-                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
-                }
-        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
-        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
-        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
-        r.negative = n > 0 ? r.negative / (double)n : 0;
-        r.low = qnet__percentile(value, n, 1);
-        r.median = qnet__percentile(value, n, 50);
-        r.high = qnet__percentile(value, n, 99);
-        if (m == QNET__QSM) {
-            size = qnet__percentile(iron, k, 99);
-            iron_limit = qnet__percentile(value, n, 98);
-        }
-        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
-        why = qnet__unlikely(m, &r, size, of_iron);
-        if (why == NULL && m == QNET__QSM && mask != NULL &&
-            qnet__median_of(files, choice, low, high, 1, iron) <
-                qnet__median_of(files, choice, low, high, 0, iron))
-            why = "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
-        for (i = 0; why == NULL && (int)i < m; i++)
-            if (memcmp(files->volume[m]->voxels, files->volume[i]->voxels,
-                       qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float)) == 0)
+        const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
+        for (int k = 0; why == NULL && k < m; k++)
+            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why == NULL) continue;
         snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
-        status = qnet__unless(ctx, config->any_values, "any_values", text);
+                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
+                 (double)limit[2]);
+        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
     }
-    qnet__free(ctx, value, bytes);
+    qnet__free(p->ctx, block, bytes);
     return status;
 }
 
+/* ---- images ---------------------------------------------------------------------------------- */
+
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
    is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__tap(double x, int n, int *low, int *high, float *weight)
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
 {
     if (!(x > -0.5 && x < n - 0.5)) return 0;
     x = fmin(fmax(x, 0), n - 1);
@@ -16326,248 +15827,107 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
-static void qnet__resample_slice(const qnet__scan_files *files, const qnet__frame *frame, int z,
-                                 float *image)
+/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
+   voxels are the mean of several samples, or fine detail would be aliased. */
+static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const int many_x = qnet__samples(frame->step_x), many_y = qnet__samples(frame->step_y);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const int many_x = qnet__samples(p->step[0]), many_y = qnet__samples(p->step[1]);
     const float share = 1.0f / (float)(many_x * many_y);
-    const double half = frame->side / 2.0;
-    const float *voxels[3];
-    int row, column, i, j, m, x0, x1, y0, y1;
+    const double half = p->side / 2.0;
+    int x0, x1, y0, y1;
     float fx, fy;
-    for (m = 0; m < 3; m++) voxels[m] = qnet__slice_of(files->volume[m], z);
-    for (row = 0; row < frame->side; row++)
-        for (column = 0; column < frame->side; column++, image += 3) {
-            float sum[3] = {0, 0, 0};
-            for (i = 0; i < many_y; i++) {
-                /* pixels from the centre; columns run to the patient's left, rows to the back */
-                const double below = row + (i + 0.5) / many_y - half;
-                const double y = frame->center_y - below * frame->step_y;
-                if (!qnet__tap(y, grid->ny, &y0, &y1, &fy)) continue;
-                for (j = 0; j < many_x; j++) {
-                    const double right = column + (j + 0.5) / many_x - half;
-                    const double x = frame->center_x - right * frame->step_x;
-                    if (!qnet__tap(x, grid->nx, &x0, &x1, &fx)) continue;
-                    for (m = 0; m < 3; m++) {
-                        const float *p = voxels[m] + (size_t)y0 * (size_t)grid->nx;
-                        const float *q = voxels[m] + (size_t)y1 * (size_t)grid->nx;
-                        const float top = p[x0] + fx * (p[x1] - p[x0]);
-                        const float bottom = q[x0] + fx * (q[x1] - q[x0]);
-                        sum[m] += top + fy * (bottom - top);
-                    }
+    for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
+        const int row = pixel / p->side, column = pixel % p->side;
+        float sum[3] = {0, 0, 0};
+        for (int i = 0; i < many_y; i++) {
+            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
+            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+                continue;
+            for (int j = 0; j < many_x; j++) {
+                const double right = column + (j + 0.5) / many_x - half;
+                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
+                    continue;
+                for (int m = 0; m < 3; m++) {
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
+                    const float top = a[x0] + fx * (a[x1] - a[x0]);
+                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
+                    sum[m] += top + fy * (bottom - top);
                 }
             }
-            for (m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
         }
-}
-
-/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
-   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
-{
-    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
-    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
-    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
-    const int z = slice_z[choice->count / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
-    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
-    double sum = 0, white = 0;
-    size_t i, n = 0;
-    int panel, row, column, c;
-    for (i = 0; i < count; i++)
-        if (qnet__slice_of(t1w, z)[i] > 0) {
-            sum += (double)qnet__slice_of(t1w, z)[i];
-            n++;
-        }
-    white = n > 0 ? 2 * sum / (double)n : 1;
-    for (panel = 0; panel < 2; panel++)
-        for (row = 0; row < QNET_CUT_SIDE; row++)
-            for (column = 0; column < QNET_CUT_SIDE; column++) {
-                /* the voxel under the pixel: from the patient's right, front or top on */
-                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
-                const int n2 = panel ? t1w->nz : t1w->ny;
-                const double stride = step / mm[panel ? 2 : 1];
-                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
-                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
-                const int vy = panel ? y : v, vz = panel ? v : z;
-                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
-                                  (size_t)qnet__max_int(x, 0);
-                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
-                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
-                const uint8_t *colour = NULL;
-                int grey = 0;
-                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
-                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
-                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
-                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
-                        colour = mask_colour;
-                }
-                if (panel == 0) { /* the box's rim, one pixel wide */
-                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
-                    if (dx <= half[0] && dy <= half[1] &&
-                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
-                        colour = box_colour;
-                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
-                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
-                    colour = box_colour;
-                }
-                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
-            }
-}
-
-/* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
-   filled in on the way, its picture where it has room for one. */
-static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels, qnet_cut *cut)
-{
-    const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
-    const size_t side = (size_t)qnet_input_prepared(config);
-    const qnet_volume *qsm = files->volume[QNET__QSM];
-    qnet__scan_files looked; /* the volumes that are needed */
-    qnet__slice_choice choice;
-    qnet__frame frame;
-    double head[2], middle, ml;
-    char text[512];
-    int m, t, z;
-    for (m = 0; m < needed; m++) {
-        size_t cleared;
-        if (files->volume[m] == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
-                              m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
-        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
-        if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(files->volume[m]);
-        if (cleared)
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", files->name[m], (double)cleared);
+        for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
     }
-    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
-    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
-    if (needed == QNET__MAPS) {
-        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+}
+
+/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
+   counts: what is refused first has the plainest sentence, and values are looked at where the frame
+   is. */
+static qnet_status qnet__cut_plan(qnet__preparation *p)
+{
+    const int needed = qnet__maps_needed(p->config);
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    qnet_cut *cut = &p->cut;
+    double head[2], mass[2] = {0, 0}, middle;
+    char text[512];
+    for (int m = 0; m < needed; m++) {
+        size_t cleared;
+        if (p->map[m] == NULL)
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
+                              m == QNET__MASK ? ", and no slices or box are given" : "");
+        QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
+        QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
+        if (m == QNET__MASK) continue;
+        cleared = qnet__clear_outside(p->map[m]);
+        if (cleared)
+            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", p->name[m], (double)cleared);
+    }
+    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
+    mask = p->map[QNET__MASK];
+    if (mask) {
+        double ml;
+        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
+        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
         ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
         snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
     }
-    QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
-    QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
-    QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
-    cut->center[0] = frame.center_x;
-    cut->center[1] = frame.center_y;
-    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
-    {
-        qnet__slice_choice all = {NULL, 0, 0};
-        double mass[2] = {frame.center_x, frame.center_y};
-        all.count = qsm->nz;
-        if (needed == QNET__MAPS &&
-            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
-            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
-            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
-        looked = *files;
-        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
-        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
-    }
-    *slices = choice.count;
-    for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
-        slice_z[t] = z;
-        qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
-    }
-    cut->slice[0] = slice_z[0];
-    cut->slice[1] = slice_z[choice.count - 1];
+    QNET__TRY(qnet__choose_slices(p));
+    QNET__TRY(qnet__frame_plan(p, mass));
+    QNET__TRY(qnet__check_slices(p));
+    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    cut->slice[0] = p->z[0];
+    cut->slice[1] = p->z[p->slices - 1];
     middle = (cut->slice[0] + cut->slice[1]) / 2.0;
-    for (m = 0; m < 3; m++)
-        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
-                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
-                            qsm->affine[m][3];
-    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
+    for (int k = 0; k < 3; k++)
+        cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
+                            qsm->affine[k][2] * middle + qsm->affine[k][3];
+    cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
+    for (int k = 0; k < 2; k++) {
+        cut->center[k] = p->center[k];
+        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+                                ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
+    }
     return QNET_OK;
 }
 
-/* Volumes that came from memory have no file names: they are called by what they are. */
-static qnet__scan_files qnet__scan_files_of(const qnet_scan_maps *maps)
-{
-    qnet__scan_files files;
-    files.volume[QNET__QSM] = maps->qsm;
-    files.volume[QNET__R2STAR] = maps->r2star;
-    files.volume[QNET__T1W] = maps->t1w;
-    files.volume[QNET__MASK] = maps->mask;
-    files.name[QNET__QSM] = "QSM map";
-    files.name[QNET__R2STAR] = "R2* map";
-    files.name[QNET__T1W] = "T1W image";
-    files.name[QNET__MASK] = "mask of the basal ganglia";
-    return files;
-}
+/* ---- cohorts ---------------------------------------------------------------------------------
 
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels)
-{
-    qnet__scan_files files;
-    qnet_cut cut;
-    memset(&cut, 0, sizeof cut);
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
-    files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
-}
-
-/* ---- cohorts --------------------------------------------------------------------------------- */
+   One block for the list, which does not grow, and one for the images of each scan, as large as its
+   slices need. hash is of the pixels: the identity of what a network saw. source_hash is of the QSM
+   volume: it stays whatever is cut from it, so that a person is recognised under another name. */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
-#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
-
-/* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
-typedef struct qnet__cohort {
-    qnet_cohort base; /* first: a qnet_cohort pointer is a pointer to this */
-    int capacity;     /* scans there is room for */
-    int *slice_z;     /* [capacity][max_slices] */
-    float *pixels;    /* [capacity][max_slices][height][width][3] */
-    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
-    char derivatives[256];
-} qnet__cohort;
-
-/* With arena->base NULL this only measures. */
-static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_config *config,
-                                       size_t scans)
-{
-    const size_t side = (size_t)qnet_input_prepared(config); /* at most 3 QNET__MAX_SIDE */
-    const size_t slices = scans * (size_t)config->max_slices;
-    const size_t image = side * side * 3 * sizeof(float);
-    qnet__cohort *cohort = (qnet__cohort *)qnet__take(arena, 1, sizeof *cohort);
-    void *list = qnet__take(arena, scans, sizeof(qnet_scan));
-    void *z = qnet__take(arena, slices, sizeof(int));
-    void *pixels = qnet__take(arena, slices, image);
-    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
-    if (cohort != NULL) {
-        memset(cohort, 0, sizeof *cohort);
-        cohort->base.scans = (qnet_scan *)list;
-        cohort->slice_z = (int *)z;
-        cohort->pixels = (float *)pixels;
-        cohort->pictures = (uint8_t *)pictures;
-    }
-    return cohort;
-}
-
-/* One block for all: a scan of fewer slices leaves the rest of its place unused, and memory that is
-   never written is not backed by the system. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__cohort *cohort;
+    qnet_cohort *cohort;
     size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
@@ -16575,34 +15935,35 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    if (config->derivatives && strlen(config->derivatives) >= sizeof cohort->derivatives)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "cohort: the name of the derivatives folder is too long");
-    (void)qnet__cohort_plan(&arena, config, (size_t)scans);
-    bytes = arena.at;
-    if (bytes == (size_t)-1)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "cohort: %d scans do not fit into memory", scans);
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a cohort's slices");
-    arena.at = 0;
-    cohort = qnet__cohort_plan(&arena, config, (size_t)scans);
+    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
+    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
+    memset(cohort, 0, bytes);
+    cohort->ctx = ctx;
+    cohort->config = *config;
     cohort->capacity = scans;
-    cohort->base.ctx = ctx;
-    cohort->base.config = *config;
-    if (config->derivatives) {
-        strcpy(cohort->derivatives, config->derivatives);
-        cohort->base.config.derivatives = cohort->derivatives;
-    }
-    cohort->base.height = cohort->base.width = qnet_input_prepared(config);
-    cohort->base.block = cohort;
-    cohort->base.block_bytes = bytes;
-    *out = &cohort->base;
+    cohort->height = cohort->width = qnet_input_prepared(config);
+    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    *out = cohort;
     return QNET_OK;
+}
+
+/* Bytes of a scan's block: pixels and slice_z. SIZE_MAX, which no allocation has: too many. */
+static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
+{
+    const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
+    const double bytes = slices * (image + sizeof(int));
+    return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
-    if (cohort != NULL) qnet__free(cohort->ctx, cohort->block, cohort->block_bytes);
+    if (cohort == NULL) return;
+    for (int s = 0; s < cohort->scans_count; s++)
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
+                   qnet__scan_bytes(cohort, cohort->scans[s].slices));
+    qnet__free(cohort->ctx, cohort,
+               sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
@@ -16613,127 +15974,264 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
+/* Of the voxels, as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
-    qnet_safetensor t; /* hashed as in a file: the same on every machine */
+    qnet_safetensor t;
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
-    t.bytes = (size_t)v->nx * (size_t)v->ny * (size_t)v->nz * sizeof(float);
+    t.bytes = qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof(float);
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Appends a scan of `who`; the cohort is as before on any failure. */
-static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who,
-                                       const qnet__scan_files *files)
+/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
+   trained and tested on. */
+static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const size_t slices = (size_t)cohort->config.max_slices, at = (size_t)cohort->scans_count;
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet_scan scan = *who;
-    int *slice_z;
-    float *place;
-    if (cohort->scans_count >= room->capacity)
-        return qnet__fail(cohort->ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
-                          who->subject, room->capacity);
-    /* Prepared in its final place; it counts only once scans_count has gone up. */
-    slice_z = room->slice_z + at * slices;
-    place = room->pixels + at * slices * pixels;
-    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
-                                 &scan.cut));
-    scan.slice_z = slice_z;
-    scan.pixels = place;
-    scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
-    scan.source_hash = qnet__volume_hash(files->volume[QNET__QSM]);
-    for (size_t i = 0; i < at; i++) { /* one brain would be trained and tested on */
+    for (int s = 0; s < cohort->scans_count; s++) {
+        const qnet_scan *other = &cohort->scans[s];
+        const int same = strcmp(other->subject, scan->subject) == 0;
         char text[256];
-        if (cohort->scans[i].source_hash != scan.source_hash ||
-            strcmp(cohort->scans[i].subject, scan.subject) == 0)
-            continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", cohort->scans[i].subject,
-                 scan.subject);
+        if (same && other->label != scan->label)
+            return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
+                              "cohort: %s is HH in one scan, HC in another", scan->subject);
+        if (same || other->source_hash != scan->source_hash) continue;
+        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
+                 scan->subject);
         QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
     }
-    cohort->scans[at] = scan;
-    cohort->scans_count++;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
+   is as before on any failure. */
+static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
+                                       const char *const name[QNET__MAPS])
 {
-    qnet__scan_files files;
-    qnet_scan who;
-    qnet_context *ctx;
-    memset(&who, 0, sizeof who);
-    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
-    ctx = cohort->ctx;
-    if (maps == NULL || maps->subject == NULL || maps->subject[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "cohort: a scan needs maps and a subject's name");
-    if (strlen(maps->subject) >= sizeof who.subject)
+    qnet_context *ctx = cohort->ctx;
+    qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    qnet__preparation p;
+    qnet_scan scan;
+    int *slice_z;
+    float *pixels;
+    size_t bytes;
+    memset(&scan, 0, sizeof scan);
+    memset(&p, 0, sizeof p);
+    if (maps->subject == NULL || maps->subject[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
+    if (strlen(maps->subject) >= sizeof scan.subject)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: subject \"%.20s...\" has a name above %d bytes", maps->subject,
-                          (int)sizeof who.subject - 1);
+                          (int)sizeof scan.subject - 1);
     if (maps->label != QNET_HC && maps->label != QNET_HH)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cohort: %s has label %d, expected HC (0) or HH (1)", maps->subject,
                           (int)maps->label);
-    for (int s = 0; s < cohort->scans_count; s++)
-        if (strcmp(cohort->scans[s].subject, maps->subject) == 0 &&
-            cohort->scans[s].label != maps->label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "cohort: %s is HH in one scan, HC in another",
-                              maps->subject);
-    strcpy(who.subject, maps->subject);
-    who.label = maps->label;
-    who.age = maps->age;
-    who.sex = maps->sex;
-    files = qnet__scan_files_of(maps);
-    return qnet__cohort_append(cohort, &who, &files);
-}
-
-/* ---- folds ----------------------------------------------------------------------------------- */
-
-/* first[i]: the first scan of the subject of scan i. A subject with both labels is an error. */
-static qnet_status qnet__subjects(qnet_context *ctx, const qnet_cohort *cohort, int *first)
-{
-    int i, j;
-    for (i = 0; i < cohort->scans_count; i++) {
-        const qnet_scan *scan = &cohort->scans[i];
-        for (j = 0; j < i && strcmp(cohort->scans[j].subject, scan->subject) != 0;) j++;
-        first[i] = j;
-        if (scan->label != cohort->scans[j].label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
+    if (cohort->scans_count >= cohort->capacity)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
+                          maps->subject, cohort->capacity);
+    strcpy(scan.subject, maps->subject);
+    scan.label = maps->label;
+    scan.age = maps->age;
+    scan.sex = maps->sex;
+    p.ctx = ctx;
+    p.config = &cohort->config;
+    for (int m = 0; m < QNET__MAPS; m++) {
+        p.map[m] = map[m];
+        p.name[m] = name[m];
+    }
+    QNET__TRY(qnet__cut_plan(&p));
+    scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
+    QNET__TRY(qnet__cohort_check(cohort, &scan));
+    bytes = qnet__scan_bytes(cohort, p.slices);
+    pixels = (float *)qnet__alloc(ctx, bytes);
+    if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
+    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
+    for (int t = 0; t < p.slices; t++)
+        qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
+    scan.slices = p.slices;
+    scan.slice_z = slice_z;
+    scan.pixels = pixels;
+    scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
+    scan.cut = p.cut;
+    cohort->scans[cohort->scans_count++] = scan;
+    if (cohort->config.viewer) {
+        qnet_scan_maps seen = *maps;
+        seen.mask = p.map[QNET__MASK];
+        cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
     }
     return QNET_OK;
 }
 
+static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
+                                                        "mask of the basal ganglia"};
+
+QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+{
+    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
+    if (maps == NULL) return qnet__fail(cohort->ctx, QNET_ERROR_ARGUMENT, "cohort: maps are NULL");
+    return qnet__cohort_append(cohort, maps, qnet__map_names);
+}
+
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+
+/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
+   no mask. */
+static double qnet__cut_measure(const qnet_scan *scan, int k)
+{
+    return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
+}
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const int n = cohort->scans_count;
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *work;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    for (int k = 0; k < 3; k++) {
+        double median = 0, limit = 0;
+        size_t known = 0;
+        for (int pass = 0; pass < 2; pass++) { /* the median; the median of the distances to it */
+            known = 0;
+            for (int s = 0; s < n; s++) {
+                const double value = qnet__cut_measure(&cohort->scans[s], k);
+                if (value == value) work[known++] = (float)(pass ? fabs(value - median) : value);
+            }
+            if (pass == 0) median = (double)qnet__percentile(work, known, 50);
+            else limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
+        }
+        for (int s = 0; s < n && known >= QNET__OUTLIER_SCANS; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            const double value = qnet__cut_measure(scan, k);
+            if (!(fabs(value - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      value, what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, work, bytes);
+    return QNET_OK;
+}
+
+#ifndef QNET_NO_STDIO
+/* Reads one scan's volumes and appends them. */
+static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
+{
+    const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
+    const int needed = qnet__maps_needed(&cohort->config);
+    qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
+    qnet_status status = QNET_OK;
+    qnet_scan_maps maps;
+    for (int m = 0; m < needed && status == QNET_OK; m++) {
+        if (path[m] == NULL)
+            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
+                                files->subject ? files->subject : "", qnet__map_names[m],
+                                m == QNET__MASK ? ", and no slices or box are given" : "");
+        else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
+    }
+    memset(&maps, 0, sizeof maps);
+    maps.subject = files->subject;
+    maps.label = files->label;
+    maps.age = files->age;
+    maps.sex = files->sex;
+    maps.qsm = v[QNET__QSM];
+    maps.r2star = v[QNET__R2STAR];
+    maps.t1w = v[QNET__T1W];
+    maps.mask = v[QNET__MASK];
+    if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
+    for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
+    return status;
+}
+
+/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
+static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
+                                         double start)
+{
+    const double seconds = qnet__seconds(ctx) - start;
+    qnet_progress_info info;
+    memset(&info, 0, sizeof info);
+    info.task = "read cohort";
+    info.where = subject;
+    info.step = (size_t)i + 1;
+    info.steps = (size_t)count;
+    info.loss = (double)NAN;
+    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+    info.seconds_left = seconds * (count - i - 1) / (i + 1);
+    info.fraction = (double)(i + 1) / count;
+    if (!qnet__report(ctx, &info)) return QNET_OK;
+    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
+}
+
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out)
+{
+    qnet_cohort *cohort = NULL;
+    qnet_status status = QNET_OK;
+    double start;
+    if (files == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
+    start = qnet__seconds(ctx);
+    for (int i = 0; i < count && status == QNET_OK; i++) {
+        status = qnet__cohort_load_one(cohort, &files[i]);
+        if (status == QNET_OK)
+            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+    }
+    if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
+    if (status == QNET_OK) *out = cohort;
+    else qnet_cohort_destroy(cohort);
+    return status;
+}
+#endif
+
+/* ---- folds -----------------------------------------------------------------------------------
+
+   Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
+   tested on a brain that it has seen (paper, "Training Procedure"). */
+
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 count]. */
+   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
 static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                     uint64_t seed, int *work, int *fold)
 {
-    int *first = work, *order = work + cohort->scans_count;
-    size_t count[2] = {0, 0}, i;
-    int label, s, next = 0;
-    QNET__TRY(qnet__subjects(ctx, cohort, first));
-    for (s = 0; s < cohort->scans_count; s++)
-        if (first[s] == s) count[cohort->scans[s].label == QNET_HH]++;
-    for (label = 0; label < 2; label++)
-        if ((size_t)folds > count[label])
+    const int scans = cohort->scans_count;
+    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int count[2] = {0, 0}, next = 0;
+    for (int s = 0; s < scans; s++) {
+        const qnet_scan *scan = &cohort->scans[s];
+        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
+        if (scan->label != cohort->scans[first[s]].label)
+            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
+                              scan->subject);
+        count[scan->label == QNET_HH] += first[s] == s;
+    }
+    for (int label = 0; label < 2; label++)
+        if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              (int)count[label], label ? "HH" : "HC");
-    for (label = 0; label < 2; label++) {
+                              count[label], label ? "HH" : "HC");
+    for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
-        for (s = 0; s < cohort->scans_count; s++)
+        for (int s = 0; s < scans; s++)
             if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
-        for (i = 0; i < n; i++) fold[order[i]] = next++ % folds;
+        for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (s = 0; s < cohort->scans_count; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
     return QNET_OK;
 }
 
@@ -16760,15 +16258,14 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    int i, j;
     if (cohort == NULL || fold == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
-    for (i = 0; i < cohort->scans_count; i++) {
+    for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: scan %d of %s is in fold %d, expected 0..%d", i,
                               cohort->scans[i].subject, fold[i], folds - 1);
-        for (j = 0; j < i; j++)
+        for (int j = 0; j < i; j++)
             if (fold[i] != fold[j] &&
                 strcmp(cohort->scans[i].subject, cohort->scans[j].subject) == 0)
                 return qnet__fail(ctx, QNET_ERROR_LEAK, "folds: subject %s is in folds %d and %d",
@@ -16776,659 +16273,6 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     }
     return QNET_OK;
 }
-
-#ifndef QNET_NO_STDIO
-
-/* ---- participants.tsv ------------------------------------------------------------------------ */
-
-#define QNET__TABLE_BYTES ((size_t)64 << 20) /* more text than QNET__MAX_SCANS lines need */
-
-/* A piece of the table's text. */
-typedef struct qnet__span {
-    const char *at;
-    size_t size;
-} qnet__span;
-
-/* Cuts the next line off text, without its end (LF or CR LF); 0 when there is none. */
-static int qnet__next_line(qnet__span *text, qnet__span *line)
-{
-    const char *end;
-    if (text->size == 0) return 0;
-    end = (const char *)memchr(text->at, '\n', text->size);
-    line->at = text->at;
-    line->size = end ? (size_t)(end - text->at) : text->size;
-    text->at += line->size + (end != NULL);
-    text->size -= line->size + (end != NULL);
-    if (line->size > 0 && line->at[line->size - 1] == '\r') line->size--;
-    return 1;
-}
-
-/* Field number `index` of a line, spaces around it dropped; 0 when the line has fewer. */
-static int qnet__field(qnet__span line, int index, qnet__span *out)
-{
-    const char *p = line.at, *end = line.at + line.size, *stop;
-    for (; index > 0; index--) {
-        p = (const char *)memchr(p, '\t', (size_t)(end - p));
-        if (p == NULL) return 0;
-        p++;
-    }
-    stop = (const char *)memchr(p, '\t', (size_t)(end - p));
-    if (stop == NULL) stop = end;
-    while (p < stop && *p == ' ') p++;
-    while (p < stop && stop[-1] == ' ') stop--;
-    out->at = p;
-    out->size = (size_t)(stop - p);
-    return 1;
-}
-
-/* A line of nothing but spaces and tabs. */
-static int qnet__is_blank(qnet__span line)
-{
-    size_t i;
-    for (i = 0; i < line.size; i++)
-        if (line.at[i] != ' ' && line.at[i] != '\t') return 0;
-    return 1;
-}
-
-/* The same letters, large or small (ASCII). */
-static int qnet__span_is(qnet__span span, const char *word)
-{
-    size_t i;
-    for (i = 0; i < span.size; i++) {
-        const char a = span.at[i], b = word[i];
-        if ((a >= 'A' && a <= 'Z' ? a + ('a' - 'A') : a) != b) return 0;
-    }
-    return word[span.size] == '\0';
-}
-
-enum {
-    QNET__COLUMN_ID, QNET__COLUMN_GROUP, QNET__COLUMN_AGE, QNET__COLUMN_SEX, QNET__COLUMN_COUNT
-};
-
-/* The table and the place in it that an error sentence names. */
-typedef struct qnet__table {
-    qnet_context *ctx;
-    const char *path;
-    int line;                  /* from 1 */
-    int column[QNET__COLUMN_COUNT]; /* index of each field; -1: not in the table */
-    int fields;                /* in the header */
-} qnet__table;
-
-/* The sentence of a field that cannot be used: file, line, field, expected, found. */
-static qnet_status qnet__bad_field(const qnet__table *table, const char *field,
-                                   const char *expected, qnet__span found)
-{
-    const int shown = (int)qnet__min_size(found.size, 60);
-    return qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: line %d, %s: expected %s, found \"%.*s\"",
-                      table->path, table->line, field, expected, shown, found.at);
-}
-
-/* Finds the columns by their names, in any order; others are let be. */
-static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
-{
-    static const char *const names[QNET__COLUMN_COUNT] = {"participant_id", "group", "age", "sex"};
-    const int shown = (int)qnet__min_size(line.size, 60);
-    qnet__span field;
-    int c;
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) table->column[c] = -1;
-    for (table->fields = 0; qnet__field(line, table->fields, &field); table->fields++)
-        for (c = 0; c < QNET__COLUMN_COUNT; c++)
-            if (qnet__span_is(field, names[c])) {
-                if (table->column[c] >= 0)
-                    return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                                      "%s: line %d: two columns named %s", table->path, table->line,
-                                      names[c]);
-                table->column[c] = table->fields;
-            }
-    for (c = 0; c <= QNET__COLUMN_GROUP; c++)
-        if (table->column[c] < 0)
-            return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
-                              table->path, table->line, names[c], shown, line.at,
-                              table->fields > 1                         ? ""
-                              : memchr(line.at, ',', line.size) != NULL
-                                  ? ": this is comma-separated, BIDS wants tabs"
-                              : memchr(line.at, ';', line.size) != NULL
-                                  ? ": this is semicolon-separated, BIDS wants tabs"
-                                  : "");
-    return QNET_OK;
-}
-
-/* subject[64] as "sub-<label>". A label becomes part of a path: nothing but letters, digits and
-   "+-_" passes. */
-static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, char *subject)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                  "0123456789+-_";
-    qnet__span label = id;
-    size_t i;
-    if (id.size >= 4 && memcmp(id.at, "sub-", 4) == 0) {
-        label.at += 4;
-        label.size -= 4;
-    }
-    if (label.size == 0 || label.size >= 60)
-        return qnet__bad_field(table, "participant_id", "a label of 1 to 59 characters", id);
-    for (i = 0; i < label.size; i++)
-        if (memchr(allowed, label.at[i], sizeof allowed - 1) == NULL)
-            return qnet__bad_field(table, "participant_id", "letters, digits, + - _", id);
-    memcpy(subject, "sub-", 4);
-    memcpy(subject + 4, label.at, label.size);
-    subject[4 + label.size] = '\0';
-    return QNET_OK;
-}
-
-/* "n/a", "NA", "NaN", "N/A" or nothing. */
-static int qnet__is_absent(qnet__span field)
-{
-    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
-           qnet__span_is(field, "nan");
-}
-
-/* A field that only describes never ends a run: a warning, and it is unknown. */
-static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
-                            qnet__span found)
-{
-    qnet__log(table->ctx, QNET_LOG_WARNING,
-              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
-              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
-}
-
-/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
-   may stand (BIDS asks for that from 89 on). NaN where there is none. */
-static double qnet__read_age(const qnet__table *table, qnet__span field)
-{
-    char text[16];
-    double age;
-    size_t i = 0, n = field.size;
-    if (qnet__is_absent(field)) return NAN;
-    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
-    for (; i < n && i < sizeof text - 1; i++) {
-        text[i] = field.at[i] == ',' ? '.' : field.at[i];
-        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
-    }
-    text[i] = '\0';
-    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
-    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
-    return NAN;
-}
-
-/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
-static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
-{
-    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
-                                        "o", "other", "u", "unknown"};
-    int k;
-    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
-    for (k = 0; k < 11; k++)
-        if (qnet__span_is(field, words[k]))
-            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
-    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_SEX_UNKNOWN;
-}
-
-/* One line into subject, label, age and sex of *out. */
-static qnet_status qnet__read_participant(const qnet__table *table, qnet__span line, qnet_scan *out)
-{
-    qnet__span field[QNET__COLUMN_COUNT];
-    int c, fields = 0;
-    memset(out, 0, sizeof *out);
-    while (qnet__field(line, fields, &field[0])) fields++;
-    if (fields != table->fields)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: line %d: expected %d tab-separated fields, found %d",
-                          table->path, table->line, table->fields, fields);
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) {
-        field[c].at = "";
-        field[c].size = 0;
-        if (table->column[c] >= 0) (void)qnet__field(line, table->column[c], &field[c]);
-    }
-    QNET__TRY(qnet__read_subject(table, field[QNET__COLUMN_ID], out->subject));
-    if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
-    else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
-    else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
-    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
-    return QNET_OK;
-}
-
-/* Parses text into a list of participants in the order of the file: *list[*count], to be given back
-   with qnet__free(ctx, *list, *bytes). */
-static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text, qnet_scan **list,
-                                            int *count, size_t *bytes)
-{
-    qnet__span rest = text, line = text;
-    qnet_status status = QNET_OK;
-    qnet_scan *scans;
-    size_t lines = 0, n = 0, i, size;
-    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
-                           memcmp(text.at, "\xfe\xff", 2) == 0))
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
-                          table->path);
-    if (memchr(text.at, '\0', text.size) != NULL)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: holds zero bytes, expected plain text", table->path);
-    if (text.size >= 3 && memcmp(text.at, "\xef\xbb\xbf", 3) == 0) { /* UTF-8 byte-order mark */
-        text.at += 3;
-        text.size -= 3;
-    }
-    /* Counted first, so that one block holds the list. */
-    for (rest = text; qnet__next_line(&rest, &line);) lines += !qnet__is_blank(line);
-    if (lines == 0) return qnet__fail(table->ctx, QNET_ERROR_FORMAT, "%s: is empty", table->path);
-    if (lines - 1 > QNET__MAX_SCANS)
-        return qnet__fail(table->ctx, QNET_ERROR_LIMIT, "%s: more than %d participants",
-                          table->path, QNET__MAX_SCANS);
-    size = (lines - 1) * sizeof *scans; /* bounded by the file's size: a line has 1 byte at least */
-    scans = (qnet_scan *)qnet__alloc(table->ctx, size);
-    if (scans == NULL) return qnet__no_memory(table->ctx, size, "the list of participants");
-    table->fields = 0;
-    rest = text;
-    for (table->line = 1; status == QNET_OK && qnet__next_line(&rest, &line); table->line++) {
-        if (qnet__is_blank(line)) continue;
-        if (table->fields == 0) {
-            status = qnet__read_header(table, line);
-            continue;
-        }
-        status = qnet__read_participant(table, line, &scans[n]);
-        for (i = 0; i < n && status == QNET_OK; i++)
-            if (strcmp(scans[i].subject, scans[n].subject) == 0)
-                status = qnet__fail(table->ctx, QNET_ERROR_DATA,
-                                    "%s: line %d, participant_id: %s is there twice", table->path,
-                                    table->line, scans[n].subject);
-        n++;
-    }
-    if (status == QNET_OK && n == 0)
-        status = qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: no participants below the header",
-                            table->path);
-    if (status != QNET_OK) {
-        qnet__free(table->ctx, scans, size);
-        return status;
-    }
-    *list = scans;
-    *count = (int)n;
-    *bytes = size;
-    return QNET_OK;
-}
-
-/* The same from a file. */
-static qnet_status qnet__read_participants(qnet_context *ctx, const char *path, qnet_scan **list,
-                                           int *count, size_t *bytes)
-{
-    qnet__table table;
-    qnet_buffer file;
-    qnet__span text;
-    qnet_status status;
-    memset(&file, 0, sizeof file);
-    memset(&table, 0, sizeof table);
-    table.ctx = ctx;
-    table.path = path;
-    QNET__TRY(qnet_file_read(ctx, path, QNET__TABLE_BYTES, &file));
-    text.at = file.size ? (const char *)file.bytes : "";
-    text.size = file.size;
-    status = qnet__parse_participants(&table, text, list, count, bytes);
-    qnet_buffer_free(ctx, &file);
-    return status;
-}
-
-/* ---- finding the maps ------------------------------------------------------------------------ */
-
-#define QNET__PATH_SIZE 1024
-
-/* path[QNET__PATH_SIZE] = the parts joined as printf does; too long is an error. */
-static qnet_status qnet__path(qnet_context *ctx, char *path, const char *folder, const char *a,
-                              const char *b, const char *c)
-{
-    const int n = snprintf(path, QNET__PATH_SIZE, "%s%s%s%s", folder, a, b, c);
-    if (n < 0 || n >= QNET__PATH_SIZE)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder,
-                          QNET__PATH_SIZE - 1);
-    return QNET_OK;
-}
-
-/* name is <subject>_<any BIDS entities>_<suffix>.nii or .nii.gz. */
-static int qnet__name_fits(const char *name, const char *subject, const char *suffix)
-{
-    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
-    /* bytes of ".nii.gz" or ".nii" */
-    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
-    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
-    if (strncmp(name + length - kind, kind == 7 ? ".nii.gz" : ".nii", kind) != 0) return 0;
-    return name[start] == '_' && name[length - kind - end - 1] == '_' &&
-           strncmp(name + length - kind - end, suffix, end) == 0;
-}
-
-/* The file with a suffix such as "Chimap" in a folder: <subject>_<suffix>.nii.gz or .nii if it
-   exists, otherwise the only one that has more entities in its name. *found says whether there is
-   one; several are an error. path[QNET__PATH_SIZE]. */
-static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const char *subject,
-                                  const char *suffix, char *path, int *found)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    const char *match = NULL, *second = NULL;
-    char tail[64];
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int packed;
-    *found = 0;
-    snprintf(tail, sizeof tail, "_%s.nii.gz", suffix);
-    QNET__TRY(qnet__path(ctx, path, folder, "/", subject, tail));
-    packed = qnet_file_exists(path);
-    path[strlen(path) - 3] = '\0'; /* without ".gz" */
-    *found = packed || qnet_file_exists(path);
-    if (packed && qnet_file_exists(path))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", path);
-    if (packed) return qnet__path(ctx, path, folder, "/", subject, tail);
-    if (*found || qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (i = 0; i < count; i++)
-        if (qnet__name_fits(names[i], subject, suffix)) {
-            if (match) second = names[i];
-            else match = names[i];
-        }
-    if (second)
-        status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one",
-                            folder, match, second, subject, suffix);
-    else if (match) {
-        *found = 1;
-        status = qnet__path(ctx, path, folder, "/", match, "");
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
-static int qnet__same_but_zeros(const char *a, const char *b)
-{
-    size_t i = strlen("sub-"), k = i;
-    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
-    while (a[i] == '0') i++;
-    while (b[k] == '0') k++;
-    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
-}
-
-/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
-static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
-                                  char hint[96])
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    if (qnet__path_kind(folder) != 2 ||
-        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
-        return;
-    for (i = 0; i < count && hint[0] == '\0'; i++)
-        if (qnet__same_but_zeros(subject, names[i]))
-            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
-    qnet__free(ctx, names, bytes);
-}
-
-/* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
-   the only one that has it. tool[256] is "" when the maps are in the raw folders. */
-static qnet_status qnet__find_derivatives(qnet_context *ctx, const char *folder,
-                                          const qnet_input_config *config, const char *subject,
-                                          char *tool)
-{
-    char path[QNET__PATH_SIZE], anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], tail[96];
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int found;
-    tool[0] = '\0';
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives", "", ""));
-    if (config->derivatives) {
-        strcpy(tool, config->derivatives); /* its length was checked with the cohort's creation */
-        return QNET_OK;
-    }
-    if (qnet__path_kind(path) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, path, &names, &count, &bytes));
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    for (i = 0; i < count && status == QNET_OK; i++) {
-        status = qnet__path(ctx, anat, path, "/", names[i], tail);
-        if (status == QNET_OK)
-            status = qnet__find_map(ctx, anat, subject, "Chimap", map, &found);
-        if (status != QNET_OK || !found) continue;
-        if (tool[0])
-            status = qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                                "%s: both %s and %s hold a Chimap of %s, choose one by its name",
-                                path, tool, names[i], subject);
-        else strcpy(tool, names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* The paths of a subject's volumes, beside each other in the derivatives or in the raw folder; a
-   map in both is taken from the derivatives, where it is on the maps' grid. */
-static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const char *tool,
-                                   const char *subject, int needed, char (*path)[QNET__PATH_SIZE])
-{
-    /* BIDS, with the suffixes of its qMRI extension. */
-    static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
-                                                   "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
-    char hint[96] = "";
-    int m, found;
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
-    QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
-    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
-    for (m = 0; m < needed; m++) {
-        found = 0;
-        if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
-        if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (found) continue;
-        qnet__similar_subject(ctx, folder, subject, hint);
-        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
-                          subject, subject, suffix[m], tool[0] ? derived : "",
-                          tool[0] ? " or " : "", raw,
-                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
-    }
-    return QNET_OK;
-}
-
-/* ---- reading a cohort ------------------------------------------------------------------------ */
-
-/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
-   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
-static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
-                                     const char *path)
-{
-    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
-    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
-    const char *at, *stop;
-    qnet_buffer file;
-    size_t n = strlen(path);
-    int k;
-    if (map > QNET__R2STAR) return QNET_OK;
-    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
-    if (n < 4) return QNET_OK;
-    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
-    memset(&file, 0, sizeof file);
-    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
-        return QNET_OK;
-    unit[0] = '\0';
-    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
-        at = strstr((const char *)file.bytes, "\"Units\"");
-        at = at ? at + strlen("\"Units\"") : NULL;
-        while (at && *at && strchr(" \t\r\n:", *at)) at++;
-        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
-        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
-    }
-    qnet_buffer_free(ctx, &file);
-    for (k = 0; k < 3; k++)
-        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
-    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
-             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
-    return qnet__unless(ctx, config->any_values, "any_values", text);
-}
-
-/* Loads one participant's volumes and appends the scan. */
-static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
-                                         const qnet_scan *who)
-{
-    char path[QNET__MAPS][QNET__PATH_SIZE];
-    const int needed = qnet__input_needs_mask(&cohort->config) ? QNET__MAPS : QNET__MASK;
-    qnet__scan_files files;
-    qnet_status status;
-    int m;
-    memset(&files, 0, sizeof files);
-    status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
-    for (m = 0; m < needed && status == QNET_OK; m++) {
-        files.name[m] = path[m];
-        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
-        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
-    }
-    if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
-    for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
-    return status;
-}
-
-/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
-   that was forgotten would make the cohort smaller without a word. */
-static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
-                                        const qnet_scan *list, int count)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
-    size_t n = 0, bytes = 0, i;
-    int left = 0, found, s;
-    qnet_status status = QNET_OK;
-    if (qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
-    for (i = 0; i < n && status == QNET_OK; i++) {
-        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
-        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
-        if (s < count) continue;
-        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
-        found = 0;
-        if (status == QNET_OK &&
-            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several */
-        if (!found) continue;
-        if (left++ < 5)
-            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
-                     names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    if (left)
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
-                  folder, left, text, left > 5 ? ", ..." : "");
-    return status;
-}
-
-/* Median of v[n], which is reordered. */
-static double qnet__median(float *v, size_t n)
-{
-    return (double)qnet__percentile(v, n, 50);
-}
-
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
-#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
-static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
-{
-    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
-    size_t s, known;
-    int k;
-    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
-    for (k = 0; k < 3; k++) {
-        double median, limit;
-        for (s = known = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
-        }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = qnet__median(work, known);
-        for (s = known = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
-        for (s = 0; s < n; s++) {
-            qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
-            scan->cut.outlier |= k < 2 ? 1 : 2;
-            qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
-        }
-    }
-    qnet__free(cohort->ctx, value, bytes);
-    return QNET_OK;
-}
-
-/* All participants into an empty cohort, with progress. */
-static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder,
-                                         const qnet_scan *list, int count)
-{
-    qnet_context *ctx = cohort->ctx;
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const double start = qnet__seconds(ctx);
-    char tool[256], path[QNET__PATH_SIZE];
-    int i;
-    QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
-    strcpy(room->derivatives, tool); /* for the record */
-    cohort->config.derivatives = room->derivatives;
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
-    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
-    for (i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_read_one(cohort, folder, tool, &list[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = list[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
-                              list[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
-}
-
-/* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
-   and the volumes of one. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out)
-{
-    char path[QNET__PATH_SIZE];
-    qnet_scan *list = NULL;
-    qnet_cohort *cohort = NULL;
-    qnet_status status;
-    size_t bytes = 0;
-    int count = 0;
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (folder == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "read cohort: folder or result is missing");
-    QNET__TRY(qnet__path(ctx, path, folder, "/participants.tsv", "", ""));
-    QNET__TRY(qnet__read_participants(ctx, path, &list, &count, &bytes));
-    status = qnet_cohort_create(ctx, config, count, &cohort);
-    if (status == QNET_OK) status = qnet__cohort_read_all(cohort, folder, list, count);
-    qnet__free(ctx, list, bytes);
-    if (status != QNET_OK) {
-        qnet_cohort_destroy(cohort);
-        return status;
-    }
-    *out = cohort;
-    return QNET_OK;
-}
-
-#endif /* QNET_NO_STDIO */
 
 /* ============================================================================================
    >>train
@@ -18987,7 +17831,7 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
 
-/* ---- Normal distribution ------------------------------------------------------------------- */
+/* ---- Normal distribution --------------------------------------------------------------------- */
 
 /* Phi(z) = erfc(-z / sqrt 2) / 2, whose relative error stays small in the lower tail. */
 QNET_API double qnet_normal_cdf(double z)
@@ -19034,7 +17878,7 @@ QNET_API double qnet_normal_quantile(double p)
     return z;
 }
 
-/* ---- Confusion matrix ---------------------------------------------------------------------- */
+/* ---- Confusion matrix ------------------------------------------------------------------------ */
 
 /* numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
@@ -19162,7 +18006,7 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting ------------------------------------------------------------------------------- */
+/* ---- Sorting --------------------------------------------------------------------------------- */
 
 #define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
 #define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
@@ -19393,7 +18237,7 @@ static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e,
     return cluster ? units : count;
 }
 
-/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
@@ -19514,7 +18358,7 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* ---- DeLong's test ------------------------------------------------------------------------- */
+/* ---- DeLong's test --------------------------------------------------------------------------- */
 
 /* What stands before the three sums of qnet__covariance. */
 typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
@@ -19773,7 +18617,7 @@ QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
     return few ? NULL : qnet_stars(p);
 }
 
-/* ---- Bootstrap ----------------------------------------------------------------------------- */
+/* ---- Bootstrap ------------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
@@ -19843,6 +18687,7 @@ QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
 }
 
 #if QNET__X86
+#define QNET__AVX2 __attribute__((target("avx2,fma")))
 /* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
 QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
 {
@@ -20199,10 +19044,14 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 }
 
 /* ============================================================================================
-   >>report
-   An experiment as text: the paper's tables for a terminal, results.json, predictions.csv,
-   manifest.json, and report.html, one self-contained page with the paper's figures. Nothing here
-   computes a result; every function reads struct qnet_experiment and appends to a buffer.
+   >>experiment
+   The paper's experiment on one cohort: for each input configuration, repeat and fold
+     stage 1            ResNet       cosine annealing over all epochs
+     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
+                                     from a checkpoint taken there), then its own tail
+     features           512 per slice from the frozen ResNetSWA, computed once
+     stage 2            Q-Net        BiLSTM and two heads
+   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -20215,1959 +19064,6 @@ QNET_API const char *qnet_level_name(qnet_level level)
 {
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
-
-/* ---- Numbers as text ------------------------------------------------------------------------- */
-
-#define QNET__NUMBER 32 /* room for a number as text */
-#define QNET__TEXT 112  /* room for two numbers and words between them */
-
-/* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
-   exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
-static void qnet__point(char *text)
-{
-    char *to = text;
-    for (const char *c = text; *c; c++) {
-        if ((*c >= '0' && *c <= '9') || *c == '-' || *c == '+' || *c == 'e') *to++ = *c;
-        else if (to > text && to[-1] != '.') *to++ = '.';
-    }
-    *to = '\0';
-}
-
-/* value with a fixed number of decimals, such as "0.875". */
-static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
-{
-    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
-    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
-    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
-    qnet__point(text);
-    return text;
-}
-
-/* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
-static const char *qnet__p_text(char text[QNET__NUMBER], double p)
-{
-    if (!(p < 0.0001) || p <= 0.0) return qnet__fixed(text, p, p <= 0.0 ? 0 : 4);
-    snprintf(text, QNET__NUMBER, "%.1e", p);
-    qnet__point(text);
-    return text;
-}
-
-/* ---- The writer ------------------------------------------------------------------------------ */
-
-/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
-typedef struct qnet__writer {
-    qnet_context *ctx;
-    qnet_buffer *out;
-    qnet_status status;
-    size_t start;        /* size of *out before the first byte: what a failure goes back to */
-    const char *missing; /* what stands for NaN */
-    int html;            /* HTML; otherwise JSON or plain text */
-    int depth, comma;    /* of JSON: nesting, and whether a member came before */
-} qnet__writer;
-
-static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
-                                      const char *what, const char *missing)
-{
-    memset(w, 0, sizeof *w);
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
-    w->ctx = e->ctx;
-    w->out = out;
-    w->start = out->size;
-    w->missing = missing;
-    return QNET_OK;
-}
-
-/* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status qnet__writer_end(qnet__writer *w)
-{
-    if (w->status != QNET_OK) {
-        w->out->size = w->start;
-        if (w->out->bytes) w->out->bytes[w->start] = 0;
-    }
-    return w->status;
-}
-
-static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
-{
-    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
-}
-
-static void qnet__put(qnet__writer *w, const char *text)
-{
-    qnet__put_bytes(w, text, strlen(text));
-}
-
-/* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
-   characters spaces (HTML) or escapes (JSON), and the format's own signs are escaped. */
-static void qnet__put_escaped(qnet__writer *w, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), n;
-    for (; left > 0; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f;
-        char code[16];
-        n = qnet__utf8_size(p, left);
-        if (n == 0) {
-            qnet__put(w, "\xef\xbf\xbd");
-            n = 1;
-        } else if (control && w->html) {
-            qnet__put(w, " ");
-        } else if (control || (w->html && strchr("&<>\"'", *p))) {
-            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
-            qnet__put(w, code);
-        } else {
-            if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
-            qnet__put_bytes(w, p, n);
-        }
-    }
-}
-
-/* The width or precision at *f: digits, or a star for the next argument. */
-static int qnet__format_int(const char **f, va_list *args)
-{
-    char *end;
-    long value;
-    if (**f == '*') {
-        ++*f;
-        return va_arg(*args, int);
-    }
-    value = strtol(*f, &end, 10);
-    *f = end;
-    return (int)value;
-}
-
-/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
-   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
-     %.3f  decimals, NaN as w->missing;
-     %g    digits that read back as the same double; null for what JSON has not.
-   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
-   from outside: it is escaped and put between two of these. */
-static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
-                         va_list *args)
-{
-    while (f < end) {
-        char number[QNET__NUMBER];
-        const char *text = number;
-        const size_t plain = strcspn(f, "%");
-        int width, decimals = 0, is_size;
-        double value;
-        if (plain > 0) {
-            const size_t left = (size_t)(end - f);
-            qnet__put_bytes(w, f, qnet__min_size(plain, left));
-            f += qnet__min_size(plain, left);
-            continue;
-        }
-        f++;
-        width = qnet__format_int(&f, args);
-        if (*f == '.') {
-            f++;
-            decimals = qnet__format_int(&f, args);
-        }
-        is_size = *f == 'z';
-        f += strspn(f, "lz");
-        switch (*f++) {
-        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
-        case 'u':
-            snprintf(number, sizeof number, "%llu",
-                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
-            break;
-        case 'x':
-            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
-            break;
-        case 'f':
-            value = va_arg(*args, double);
-            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
-            break;
-        case 'g':
-            value = va_arg(*args, double);
-            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
-            else text = w->missing;
-            break;
-        case 's': text = va_arg(*args, const char *); break;
-        default: text = "%"; break;
-        }
-        if (quote && f[-1] == 's') {
-            qnet__put(w, quote);
-            qnet__put_escaped(w, text);
-            qnet__put(w, quote);
-        } else if (w->status == QNET_OK) {
-            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
-        }
-    }
-}
-
-static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    va_end(args);
-}
-
-/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
-   in plain text the widths make the columns. */
-static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
-                                           const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 1) {
-        const int right = *format == '>';
-        end = format + strcspn(format, "|");
-        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
-        qnet__vprint(w, format + right, end, NULL, &args);
-        if (w->html) qnet__print(w, "</%s>", tag);
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-/* ---- What several of the texts say ----------------------------------------------------------- */
-
-static const char *qnet__input_title(int input)
-{
-    return input == QNET_INPUT_FULL ? "Full size image" : "Cropped image";
-}
-
-static int qnet__has_input(const qnet_experiment *e, int input)
-{
-    return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
-           e->level[input][QNET_LEVEL_SCAN].count > 0;
-}
-
-/* Full size first, as in the paper's tables. */
-static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
-
-/* The inputs that have results, in the order of the paper's tables; returns how many. */
-static int qnet__inputs(const qnet_experiment *e, int input[2])
-{
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
-    }
-    return count;
-}
-
-/* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
-static int qnet__main_input(const qnet_experiment *e)
-{
-    return qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-}
-
-/* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
-typedef struct qnet__group {
-    int subjects, men, women, ages, scans, slices;
-    double age_mean, age_std, age_low, age_high; /* NaN where no age is known */
-} qnet__group;
-
-/* 1 when no earlier scan is of the same subject. */
-static int qnet__is_first_scan(const qnet_experiment *e, int i)
-{
-    for (int k = 0; k < i; k++) {
-        if (strcmp(e->participants[k].subject, e->participants[i].subject) == 0) return 0;
-    }
-    return 1;
-}
-
-static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first)
-{
-    g->scans++;
-    g->slices += p->slices;
-    if (!first) return;
-    g->subjects++;
-    g->men += p->sex == QNET_MALE;
-    g->women += p->sex == QNET_FEMALE;
-    if (!qnet__is_finite(p->age)) return;
-    if (g->ages == 0 || p->age < g->age_low) g->age_low = p->age;
-    if (g->ages == 0 || p->age > g->age_high) g->age_high = p->age;
-    g->ages++; /* Welford's running mean; age_std holds the sum of squares until the end */
-    g->age_std += (p->age - g->age_mean) * (p->age - g->age_mean) * (g->ages - 1) / g->ages;
-    g->age_mean += (p->age - g->age_mean) / g->ages;
-}
-
-/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
-static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
-{
-    memset(group, 0, 3 * sizeof *group);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const int first = qnet__is_first_scan(e, i);
-        if (fold >= 0 && e->fold[i] != fold) continue;
-        qnet__group_add(&group[p->label == QNET_HH], p, first);
-        qnet__group_add(&group[2], p, first);
-    }
-    for (int k = 0; k < 3; k++) {
-        qnet__group *g = &group[k];
-        if (g->ages == 0) g->age_mean = g->age_low = g->age_high = (double)NAN;
-        g->age_std = g->ages > 1 ? sqrt(g->age_std / (g->ages - 1)) : (double)NAN;
-    }
-}
-
-/* 1 where the subjects are enough for a test to count. */
-static int qnet__is_testable(const qnet_experiment *e)
-{
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
-}
-
-/* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
-   then p is not shown either. */
-static const char *qnet__stars(const qnet_experiment *e, const qnet_delong *d)
-{
-    return d->se > 0 && qnet__is_testable(e) ? qnet_stars(d->p) : NULL;
-}
-
-/* DeLong's interval has no width where two groups do not overlap (an AUC of 0 or 1) or all scores
-   are equal (.5): the method has nothing to say, which is not the same as being sure. */
-static int qnet__is_interval(qnet_interval r)
-{
-    return r.low < r.high;
-}
-
-/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
-static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
-                                       qnet_interval r, double scale, int decimals, int sentence)
-{
-    char low[QNET__NUMBER], high[QNET__NUMBER];
-    if (!qnet__is_interval(r)) {
-        return !sentence        ? w->missing
-               : r.low == 0.5     ? "no interval: all scores are equal"
-               : r.low == r.high && (r.low == 0 || r.low == 1)
-                   ? "no interval: the groups do not overlap"
-                   : "no interval";
-    }
-    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
-             qnet__fixed(low, r.low * scale, decimals),
-             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
-             qnet__fixed(high, r.high * scale, decimals));
-    return text;
-}
-
-/* The data set's name, or that it has none. */
-static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
-{
-    if (!e->dataset[0]) qnet__put(w, "data set not named");
-    else if (w->html) qnet__put_escaped(w, e->dataset);
-    else qnet__put(w, e->dataset);
-}
-
-/* The verdict in plain sentences, about the scan-level Q-Net. */
-static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__main_input(e);
-    const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
-    const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
-    const qnet_interval auc = q->auc_ci_clustered;
-    const qnet_confusion c = q->first.count;
-    const qnet_delong *d = &level->pair[2].by_subject;
-    char p[QNET__NUMBER], text[2][QNET__TEXT];
-    if (!qnet__has_input(e, input)) {
-        qnet__put(w, "There is no result: neither input was run.");
-        return;
-    }
-    qnet__put(w, "Data: ");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
-                                "patients. "
-                              : ". ");
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
-                       "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
-                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
-                       "more HH leaves fewer to the training that judges it. ",
-                    q->auc_within_folds);
-    }
-    if (e->config.repeats > 1) qnet__put(w, "In the first repeat: ");
-    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
-                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
-                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
-                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
-                level->count,
-                input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
-                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
-                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
-                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
-                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
-    if (e->config.shuffle_labels) {
-        qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
-                         ? "A model that says the same of everybody shows neither a leak nor that "
-                           "there is none."
-                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
-                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
-                     : auc.low <= 0.5 && auc.high >= 0.5
-                         ? "That interval holds 0.5, as it should."
-                     : auc.high < 0.5
-                         ? "That interval lies below 0.5: no sign of a leak."
-                         : "That interval lies above 0.5: fewer than one such run in twenty does "
-                           "by chance; if it happens again, look for a leak.");
-        return;
-    }
-    if (!(auc.low > 0.5)) {
-        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
-                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
-    }
-    if (!qnet__is_testable(e)) {
-        qnet__put(w, "There are too few subjects to test it against the other models.");
-    } else if (!(d->se > 0)) {
-        qnet__put(w, "Its difference to ResNetSWA with voting has no variance to test with.");
-    } else {
-        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                    !(d->p <= 0.05) ? "does not differ significantly from"
-                    : d->z > 0      ? "is significantly higher than"
-                                    : "is significantly lower than",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    }
-    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
-        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
-                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
-    }
-}
-
-/* What the number behind +- is. */
-static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
-{
-    const char *sign = w->html ? "&plusmn;" : "+-";
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
-                       "cross-validation, each with its own folds and seeds, as in the paper.",
-                    sign, e->config.repeats, e->config.folds);
-    } else {
-        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
-                       "over the %d folds of one cross-validation, where the paper's is over "
-                       "repeats; the two do not compare, and neither is a standard error.",
-                    sign, e->config.folds);
-    }
-}
-
-/* Where a reader should be careful: the items of a list. */
-static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
-                               const qnet__group group[3])
-{
-    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
-    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
-    const int least = qnet__min_int(group[0].subjects, group[1].subjects);
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
-                       "within the folds, and over all folds, where they are expected below 0.5:",
-                    item);
-        for (int i = 0; i < 2 * QNET_MODELS; i++) {
-            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
-            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
-            if (!qnet__has_input(e, input)) continue;
-            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
-                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
-        }
-        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
-        qnet__put(w, end);
-    }
-    if (group[2].subjects < 50 || least < 20) {
-        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
-                       "less moves the scan-level accuracy by %.1f points; read the intervals "
-                       "before the values.%s",
-                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
-    }
-    if (!e->weights[0]) {
-        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
-                       "reports to help considerably.%s", item, end);
-    } else {
-        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
-                       "their training, the test folds are not unseen; that is noticed only where "
-                       "an experiment of this program trained them, on the same QSM maps.%s",
-                    item, end);
-    }
-    if (epochs1 < 100 || epochs2 < 50) {
-        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
-                       "100 and 50.%s", item, epochs1, epochs2, end);
-    }
-    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure%s.%s", item,
-                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
-                end);
-    if (least < QNET_STARS_SUBJECTS) {
-        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
-                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
-                       "the least. Many slices do not make up for few subjects.%s",
-                    item, least, QNET_STARS_SUBJECTS, end);
-    } else {
-        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
-    }
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
-                       "repeat.%s", item, end);
-    }
-}
-
-/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
-
-/* Begins row k of the rows of an input, which is named in the first of them only. */
-static void qnet__row_begin(qnet__writer *w, int input, int k)
-{
-    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
-    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
-}
-
-static void qnet__row_end(qnet__writer *w)
-{
-    qnet__put(w, w->html ? "</tr>\n" : "\n");
-}
-
-/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
-static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
-                                   double scale, int spread)
-{
-    char mean[QNET__NUMBER], std[QNET__NUMBER];
-    const int decimals = scale > 1 ? 2 : 3;
-    if (v.mean != v.mean) return w->missing;
-    if (!spread || v.std != v.std) return qnet__fixed(text, v.mean * scale, decimals);
-    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
-             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
-             qnet__fixed(std, v.std * scale, decimals));
-    return text;
-}
-
-/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
-static const char *const qnet__rate_names[QNET_LEVELS][4] = {
-    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
-    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
-};
-
-static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    rate[0] = r->accuracy;
-    rate[image ? 1 : 2] = r->sensitivity;
-    rate[image ? 2 : 3] = r->specificity;
-    rate[image ? 3 : 1] = r->f1;
-}
-
-/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
-static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
-    const char *const *names = qnet__rate_names[level];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
-                names[2], names[3], "AUC");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        qnet_mean_std rate[4];
-        qnet__rates(r, level, rate);
-        qnet__row_begin(w, in, m);
-        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4; k++)
-            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
-        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
-        qnet__row_end(w);
-    }
-}
-
-/* Tables 1 and 3 as in the paper: the inputs side by side. */
-static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
-                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
-                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
-                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
-                spread ? ", mean &plusmn; standard deviation" : "");
-    for (int i = 0; i < inputs; i++)
-        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
-    qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int k = 0; k < 4 * inputs; k++)
-        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
-                    qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4 * inputs; k++) {
-            qnet_mean_std rate[4];
-            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
-            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
-        }
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
-   (first 0, last 1: HTML). */
-static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
-                            int last)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char p[QNET__NUMBER];
-    if (!w->html) {
-        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
-                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
-    }
-    for (int i = 0; i < inputs * 3; i++) {
-        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
-        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
-        qnet__row_begin(w, input[i / 3], i % 3);
-        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
-                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
-        for (int by_subject = first; by_subject <= last; by_subject++) {
-            const char *none = w->missing, *stars;
-            d = by_subject ? &pair->by_subject : &pair->by_item;
-            stars = qnet__stars(e, d);
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
-                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
-        }
-        qnet__row_end(w);
-    }
-}
-
-/* Table 2: as in the paper, with the test by subject beside it. */
-static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
-                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
-                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
-                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
-                image ? " By image, as in the paper, slices count as independent: between two "
-                        "equally good models, half of all cohorts have a star there. By subject is "
-                        "the test to read: the slices of a subject are one cluster (Obuchowski "
-                        "1997)."
-                      : "",
-                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
-    qnet__cells(w, "th", "Input|1|2|>1|>2");
-    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    static const int width[5] = { -13, -14, -12, -13, 0 };
-    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    if (w->html) {
-        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s, and "
-                       "by subject on the logit scale. Rates: Wilson, percent%s.</p>\n"
-                       "<div class=\"scroll\">"
-                       "<table class=\"wide\"><thead><tr>",
-                    items, items,
-                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
-    }
-    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
-                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
-    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
-                                      r->first.sensitivity_ci, r->first.specificity_ci };
-        qnet__row_begin(w, in, m);
-        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
-        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
-            qnet__cells(w, "td", ">%*s", width[k],
-                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
-        }
-        qnet__row_end(w);
-    }
-    if (w->html) qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
-static void qnet__wrap(qnet__writer *w, size_t start)
-{
-    size_t line = start, space = start; /* a space of an earlier line is before `line` */
-    for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
-        if (w->out->bytes[i] == '\n') line = i + 1;
-        if (i - line >= 98 && space > line) {
-            w->out->bytes[space] = '\n';
-            line = space + 1;
-        }
-        if (w->out->bytes[i] == ' ') space = i;
-    }
-}
-
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffer *text)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    size_t notes;
-    QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
-    qnet__groups(e, -1, group);
-    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
-    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-                 "slices count as independent: half of all cohorts have a star between two\n"
-                 "equally good models. The test to read is the next, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
-    qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
-    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
-                 "the slices of a scan.\n\n");
-    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
-    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent, by image."
-                 "\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent.\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\n");
-    notes = w->out->size;
-    qnet__put_spread(w, e);
-    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
-                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size.");
-    if (qnet__is_testable(e)) {
-        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                     "**** p <= .0001.");
-    }
-    qnet__put(w, "\n\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "\n");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "\n");
-    qnet__wrap(w, notes);
-    return qnet__writer_end(w);
-}
-
-/* ---- results.json and manifest.json ---------------------------------------------------------- */
-
-/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void qnet__member(qnet__writer *w, const char *name, size_t length)
-{
-    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    w->comma = 1;
-    if (length == 0) return;
-    qnet__put(w, "\"");
-    qnet__put_bytes(w, name, length);
-    qnet__put(w, "\": ");
-}
-
-/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
-{
-    if (w->html) {
-        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-        return;
-    }
-    if (w->depth > 0) qnet__member(w, name, strlen(name));
-    qnet__put(w, bracket);
-    w->depth++;
-    w->comma = 0;
-}
-
-static void qnet__close(qnet__writer *w, const char *bracket)
-{
-    if (w->html) {
-        qnet__put(w, "</tbody></table>\n");
-        return;
-    }
-    w->depth--;
-    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
-    w->comma = 1;
-}
-
-/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
-   the same as rows of a table in HTML, without brackets and quotes. */
-static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 2) {
-        const size_t name = strcspn(format, " ");
-        const char *value = format + name + 1;
-        end = value + strcspn(value, ";");
-        if (w->html) {
-            const int list = *value == '[';
-            qnet__put(w, "<tr><td>");
-            qnet__put_bytes(w, format, name);
-            qnet__put(w, "</td><td class=\"n\">");
-            qnet__vprint(w, value + list, end - list, "", &args);
-            qnet__put(w, "</td></tr>\n");
-        } else {
-            qnet__member(w, format, name);
-            qnet__vprint(w, value, end, "\"", &args);
-        }
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
-#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
-#define QNET__BOX                                                                                  \
-    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
-    "\"std\": %g}"
-
-static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
-{
-    qnet__open(w, "augment", "{");
-    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
-                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
-                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
-                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
-                  a->window_high[0], a->window_high[1], a->window_high[2]);
-    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
-                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
-                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
-                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
-                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
-                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
-    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
-                  a->std[0], a->std[1], a->std[2]);
-    qnet__close(w, "}");
-}
-
-/* Every number that changes results. */
-static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
-{
-    const qnet_experiment_config *c = &e->config;
-    const qnet_stage1_config *s1 = &c->stage1;
-    const qnet_stage2_config *s2 = &c->stage2;
-    qnet__open(w, w->html ? "experiment" : "config", "{");
-    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
-                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
-    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
-    for (int i = 0; i < 2; i++) {
-        const qnet_input_config *in = &c->input[qnet__table_input[i]];
-        if (!c->use_input[qnet__table_input[i]]) continue;
-        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
-        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                         "any_values %d; any_orientation %d",
-                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
-                      in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
-                      in->any_values, in->any_orientation);
-        qnet__close(w, "}");
-    }
-    qnet__open(w, "stage1", "{");
-    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
-                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
-                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
-    qnet__close(w, "}");
-    qnet__put_augment_settings(w, &s1->augment);
-    qnet__open(w, "stage2", "{");
-    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
-                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
-    qnet__close(w, "}");
-    if (!w->html) qnet__close(w, "}");
-}
-
-static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
-{
-    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
-    else qnet__members(w, "dataset null");
-    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
-}
-
-static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char names[3][4] = { "HC", "HH", "all" };
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    qnet__open(w, "cohort", "{");
-    qnet__members(w, "data %s", e->data);
-    qnet__put_dataset_members(w, e);
-    for (int k = 2; k >= 0; k--) {
-        const qnet__group *g = &group[k];
-        qnet__open(w, names[k], "{");
-        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
-                         "age_std %g; age_min %g; age_max %g",
-                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
-                      g->age_low, g->age_high);
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "}");
-}
-
-/* One model of image_level or scan_level. */
-static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_metrics *m = &r->first;
-    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
-                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
-                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
-                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
-                  r->auc.std);
-    qnet__open(w, "first_repeat", "{");
-    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
-                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
-                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
-                  m->f1_hc, m->f1_macro);
-    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
-                     "specificity_wilson95 [%g, %g]; auc %g; auc_within_folds %g; "
-                     "auc_delong95 [%g, %g]; "
-                     "auc_delong95_by_subject [%g, %g]",
-                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
-                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
-                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
-                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
-    qnet__close(w, "}");
-}
-
-/* One model of bootstrap. */
-static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
-    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
-                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
-                  c->std);
-}
-
-/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
-static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
-                             void (*put)(qnet__writer *, const qnet_model_result *))
-{
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
-                put(w, &e->level[input][level].model[m]);
-                qnet__close(w, "}");
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
-}
-
-/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
-static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, const qnet_delong *d)
-{
-    const char *stars = qnet__stars(e, d);
-    if (stars) qnet__members(w, "p %g; stars %s", d->p, stars);
-    else qnet__members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
-    qnet__members(w, "too_few_subjects %d; no_variance %d", !qnet__is_testable(e), !(d->se > 0));
-}
-
-static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__open(w, "delong", "[");
-    for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
-        const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
-        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
-        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
-                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
-                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z);
-        qnet__put_stars(w, e, a);
-        qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g", b->se, b->z);
-        qnet__put_stars(w, e, b);
-        qnet__close(w, "}");
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "]");
-}
-
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
-    qnet__open(w, "", "{");
-    qnet__put_settings(w, e);
-    qnet__put_cohort(w, e);
-    qnet__put_levels(w, e, qnet__put_model);
-    qnet__put_delong(w, e);
-    qnet__open(w, "bootstrap", "{");
-    qnet__members(w, "resamples %d", e->config.bootstrap);
-    qnet__put_levels(w, e, qnet__put_boxes);
-    qnet__close(w, "}");
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* What is unlike the cohort in a cut. */
-static const char *qnet__outlier_name(int outlier)
-{
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
-    return names[outlier & 3];
-}
-
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    char build[256];
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__open(w, "", "{");
-    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
-                     "seconds_of_training %g",
-                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
-                  e->weights, e->seconds);
-    qnet__put_dataset_members(w, e);
-    qnet__open(w, "hashes", "{");
-    for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
-        if (!qnet__has_input(e, input)) continue;
-        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
-        else qnet__members(w, "cohort_full \"%016llx\"", hash);
-        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
-        else qnet__members(w, "run_full \"%016llx\"", run);
-    }
-    if (e->weights[0])
-        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
-    qnet__close(w, "}");
-    qnet__put_settings(w, e);
-    qnet__open(w, "scans", "[");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
-                      p->true_label == QNET_HH ? "HH" : "HC");
-        if (e->config.shuffle_labels)
-            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
-        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
-                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
-                    p->slices, e->fold[i] + 1);
-    }
-    qnet__close(w, "]");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
-        for (int i = 0; i < e->participants_count; i++) {
-            const qnet_cut *c = &e->participants[i].cut[input];
-            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
-                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                             "\"mask_left_out\": %d, \"outlier\": %s}",
-                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
-                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                          c->side_mm, c->mask_voxels, c->mask_left_out,
-                          qnet__outlier_name(c->outlier));
-        }
-        qnet__close(w, "]");
-    }
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* ---- predictions.csv ------------------------------------------------------------------------- */
-
-/* A field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
-static void qnet__put_field(qnet__writer *w, const char *text)
-{
-    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
-    if (quoted) qnet__put(w, "\"");
-    for (; *text; text++) {
-        if (*text == '"') qnet__put(w, "\"");
-        qnet__put_bytes(w, text, 1);
-    }
-    if (quoted) qnet__put(w, "\"");
-}
-
-static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input, int level,
-                           int repeat, const qnet_item *item)
-{
-    const double *p = item->probability;
-    const int *d = item->decision;
-    qnet__print(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
-                qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1);
-    if (item->scan >= 0 && item->scan < e->participants_count)
-        qnet__put_field(w, e->participants[item->scan].subject);
-    qnet__print(w, ",%d,", item->scan);
-    if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
-    else qnet__put(w, ",,");
-    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
-    if (e->config.shuffle_labels && item->scan >= 0 && item->scan < e->participants_count)
-        qnet__print(w, ",%d", (int)e->participants[item->scan].true_label);
-    qnet__put(w, "\n");
-}
-
-/* label and decisions: 1 HH, 0 HC; scan: index in the order of participants.tsv; slice from 0, the
-   lowest; z: its index in the volume. Of shuffled labels the column is shuffled_label, and
-   true_label is the last. */
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, csv, "qnet_experiment_csv", ""));
-    qnet__print(w, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-                   "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
-                e->config.shuffle_labels ? "shuffled_" : "",
-                e->config.shuffle_labels ? ",true_label" : "");
-    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
-        const int level = k / 2, input = k % 2;
-        const qnet_level_result *r = &e->level[input][level];
-        if (!qnet__has_input(e, input)) continue;
-        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++)
-            qnet__put_item(w, e, input, level, (int)(i / r->count), &r->items[i]);
-    }
-    return qnet__writer_end(w);
-}
-
-/* ---- report.html: pieces --------------------------------------------------------------------- */
-
-/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
-static void qnet__put_css(qnet__writer *w)
-{
-    qnet__put(w,
-        ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
-        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
-        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
-        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
-        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
-        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
-        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
-        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
-        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
-        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
-        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
-        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
-        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
-        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
-    qnet__put(w,
-        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
-        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
-        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
-        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
-        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
-        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
-        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
-        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
-        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
-        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
-        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
-        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
-        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
-        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
-        "background:var(--card)}\ntable{border-collapse:collapse;"
-        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
-        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
-        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
-        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
-        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
-        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
-        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
-        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
-        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
-        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
-    qnet__put(w,
-        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
-        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
-        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
-        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
-        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
-        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
-        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
-        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
-        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
-        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
-        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
-        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
-        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
-        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
-        ".cuts .odd img{outline:3px solid var(--hh)}\n"
-        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
-        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
-        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
-        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
-        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
-        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
-        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
-        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
-        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
-        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
-        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
-        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
-        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
-        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
-        ".wide{font-size:8.5pt}}\n");
-}
-
-/* bytes as base64 (RFC 4648). */
-static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char text[512];
-    size_t used = 0;
-    for (size_t i = 0; i < size; i += 3) {
-        const unsigned a = bytes[i], b = i + 1 < size ? bytes[i + 1] : 0u;
-        const unsigned c = i + 2 < size ? bytes[i + 2] : 0u, word = a << 16 | b << 8 | c;
-        text[used++] = digits[word >> 18];
-        text[used++] = digits[word >> 12 & 63];
-        text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
-        text[used++] = i + 2 < size ? digits[word & 63] : '=';
-        if (used == sizeof text || i + 3 >= size) {
-            qnet__put_bytes(w, text, used);
-            used = 0;
-        }
-    }
-}
-
-/* <img> with rgb[height][width][3] inside. alt is HTML already. */
-static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int height,
-                            const char *alt)
-{
-    qnet_buffer png;
-    qnet_sink sink;
-    memset(&png, 0, sizeof png);
-    if (w->status != QNET_OK) return;
-    sink = qnet_sink_buffer(w->ctx, &png, "a picture of the report");
-    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
-    if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
-        w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
-    }
-    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-                   "src=\"data:image/png;base64,", width, height, alt);
-    if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
-    qnet__put(w, "\">");
-    qnet_buffer_free(w->ctx, &png);
-}
-
-static void qnet__svg_open(qnet__writer *w, int height, const char *label)
-{
-    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
-}
-
-static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
-                           double y2)
-{
-    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
-}
-
-static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
-                           double height)
-{
-    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
-                style, x, y, width, height);
-}
-
-/* A text element; anchor: "start", "middle" or "end". */
-static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
-                                              const char *anchor, double x, double y,
-                                              const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
-                y);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    qnet__put(w, "</text>\n");
-    va_end(args);
-}
-
-/* The plotting area within a drawing, and the ranges that it shows. */
-typedef struct qnet__plot {
-    double left, top, width, height;
-    double x_low, x_high, y_low, y_high;
-} qnet__plot;
-
-static double qnet__plot_x(const qnet__plot *p, double x)
-{
-    return p->left + (x - p->x_low) / (p->x_high - p->x_low) * p->width;
-}
-
-static double qnet__plot_y(const qnet__plot *p, double y)
-{
-    return p->top + p->height - (y - p->y_low) / (p->y_high - p->y_low) * p->height;
-}
-
-/* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
-static double qnet__nice_step(double range, int most)
-{
-    double step = pow(10.0, floor(log10(range / most)));
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    if (step * most < range * (1 - 1e-9)) step *= 2.5;
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    return step;
-}
-
-/* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
-static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, double step,
-                             int decimals)
-{
-    const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
-    const double bottom = p->top + p->height;
-    for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
-        const double v = k * step + 0.0; /* no "-0" */
-        if (axis) {
-            const double y = qnet__plot_y(p, v);
-            qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
-            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
-        } else {
-            const double x = qnet__plot_x(p, v);
-            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
-            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
-        }
-    }
-}
-
-/* The two axes and their titles. */
-static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x, const char *y)
-{
-    const double bottom = p->top + p->height;
-    qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
-    qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
-    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
-    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
-                   "</text>\n", p->top + p->height / 2, y);
-}
-
-/* ---- report.html: figures -------------------------------------------------------------------- */
-
-/* One curve of an ROC figure. */
-typedef struct qnet__roc_line {
-    const qnet_model_result *result;
-    const char *name;
-    int style;
-} qnet__roc_line;
-
-/* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
-static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
-{
-    double last_x = 0, last_y = 0;
-    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
-    for (size_t i = 0; i < line->result->roc_count; i++) {
-        const qnet_roc_point *point = &line->result->roc[i];
-        const double x = qnet__plot_x(p, point->false_positive_rate);
-        const double y = qnet__plot_y(p, point->true_positive_rate);
-        const int end = i == 0 || i + 1 == line->result->roc_count;
-        if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
-        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
-        last_x = x;
-        last_y = y;
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int count,
-                          const char *label)
-{
-    const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
-    const double bottom = p.top + p.height;
-    qnet__svg_open(w, 342, label);
-    qnet__plot_ticks(w, &p, 0, 0.2, 1);
-    qnet__plot_ticks(w, &p, 1, 0.2, 1);
-    qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
-    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
-    for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    /* The key, from below; curves of poor models run behind it. */
-    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
-    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
-    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
-    for (int i = 1; i <= count; i++) {
-        const qnet__roc_line *line = &lines[count - i];
-        const double y = bottom - 14 - 18 * i;
-        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
-        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-/* Fig. 5 and Fig. 8: Q-Net of both inputs. */
-static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    qnet__roc_line lines[2];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    for (int i = 0; i < inputs; i++) {
-        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
-        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
-        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    }
-    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
-    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
-                   "classification, with AUC. The dashed diagonal is a classifier without skill."
-                   "</figcaption></figure>\n",
-                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
-                qnet_level_name((qnet_level)level));
-}
-
-/* Fig. 6: the three models, a panel per input. */
-static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__roc_line lines[QNET_MODELS];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int i = 0; i < inputs; i++) {
-        for (int m = 0; m < QNET_MODELS; m++) {
-            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
-            lines[m].style = m;
-            lines[m].name = qnet_model_name((qnet_model_kind)m);
-        }
-        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
-        qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
-        qnet__put(w, "</div>");
-    }
-    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
-                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
-                 "the specificity.</figcaption></figure>\n");
-}
-
-/* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
-                            const qnet_level_result *level, int by_subject)
-{
-    qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
-    const double bottom = p.top + p.height;
-    const qnet_boxplot *box[QNET_MODELS];
-    double step;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_model_result *r = &level->model[m];
-        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
-        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
-        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
-    }
-    if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
-        p.y_low -= 0.05;
-        p.y_high += 0.05;
-    }
-    step = qnet__nice_step(p.y_high - p.y_low, 6);
-    p.y_low = floor(p.y_low / step) * step;
-    p.y_high = ceil(p.y_high / step) * step;
-    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
-                                      : "Box plots of AUC, images resampled");
-    qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
-    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
-        const qnet_boxplot *b = box[m];
-        const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
-                     q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
-                     low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
-        qnet__svg_line(w, "a", x, low, x, q1);
-        qnet__svg_line(w, "a", x, q3, x, high);
-        qnet__svg_line(w, "a", x - 12, low, x + 12, low);
-        qnet__svg_line(w, "a", x - 12, high, x + 12, high);
-        qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
-        qnet__svg_line(w, "med", x - 26, median, x + 26, median);
-        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
-    }
-    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
-        const qnet_pair_result *pair = &level->pair[k];
-        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
-        const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
-        const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
-        const char *stars = qnet__stars(e, d);
-        if (!stars) continue;
-        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
-        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, d->p <= 0.05 ? y - 1 : y - 4, "%s",
-                       stars);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels two\">");
-    for (int i = 0; i < 2 * inputs; i++) {
-        const int by_subject = i % 2;
-        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
-                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
-        qnet__put(w, "</div>");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
-                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
-                   "count as independent, in the stars too; where subjects are, they do not, and "
-                   "these are the ones to read.</figcaption></figure>\n",
-                e->config.bootstrap,
-                qnet__is_testable(e)
-                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
-                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
-                    : "Without stars: there are too few subjects for a test.");
-}
-
-/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
-static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
-    int count[2][13], first = 12, last = 0, most = 1;
-    double step;
-    memset(count, 0, sizeof count);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *s = &e->participants[i];
-        int bin;
-        if (!(s->age >= 0 && s->age < 130) || !qnet__is_first_scan(e, i)) continue;
-        bin = (int)(s->age / 10);
-        most = qnet__max_int(most, ++count[s->label == QNET_HH][bin]);
-        first = qnet__min_int(first, bin);
-        last = qnet__max_int(last, bin);
-    }
-    if (first > last) return;
-    p.x_low = 10 * first;
-    p.x_high = 10 * (last + 1);
-    step = fmax(1, qnet__nice_step(most, 5));
-    p.y_high = ceil(most / step) * step;
-    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
-    qnet__svg_open(w, 236, "Ages of both groups");
-    qnet__plot_ticks(w, &p, 1, step, 0);
-    qnet__plot_ticks(w, &p, 0, 10, 0);
-    for (int bin = first; bin <= last; bin++) {
-        for (int label = 0; label < 2; label++) {
-            const double wide = p.width / (last + 1 - first);
-            const double top = qnet__plot_y(&p, count[label][bin]);
-            qnet__svg_rect(w, label ? "hh" : "hc",
-                           qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
-                           wide * 0.4, p.top + p.height - top);
-        }
-    }
-    qnet__plot_axes(w, &p, "Age in years", "Subjects");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 2 (b): men and women of each group, as bars of one length scale. */
-static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
-{
-    static const char *const names[3] = { "men", "women", "unknown" };
-    const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
-    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
-    qnet__svg_open(w, 200, "Men and women of both groups");
-    for (int label = 1; label >= 0; label--) {
-        const qnet__group *g = &group[label];
-        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
-        double y = label ? 10 : 112;
-        for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
-            const double length = 210.0 * counts[k] / most;
-            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
-            qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
-        }
-    }
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
-{
-    const qnet_curve *curve = &e->curves[c];
-    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
-}
-
-/* One polyline per fold and repeat (thin), and their mean (thick). */
-static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
-                                 const qnet__plot *p, int epochs)
-{
-    for (int c = 0; c < e->curves_count; c++) {
-        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
-        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
-        for (int i = 0; i < epochs; i++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
-        }
-        qnet__put(w, "\"/>\n");
-    }
-    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int k = 0; k < 2 * QNET_MODELS; k++) {
-        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
-        qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
-        int epochs = 0;
-        double most = 0, step;
-        for (int c = 0; c < e->curves_count; c++) {
-            for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = qnet__loss(e, c, input, model, i);
-                if (loss > most) most = loss;
-            }
-            if (e->curves[c].input == input && e->curves[c].kind == model)
-                epochs = qnet__max_int(epochs, e->curves[c].epochs);
-        }
-        if (!(most > 0)) continue;
-        step = qnet__nice_step(most, 5);
-        p.x_high = qnet__max_int(2, epochs);
-        p.y_high = ceil(most / step - 1e-9) * step;
-        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
-                    qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
-        qnet__svg_open(w, 222, "Training loss over epochs");
-        qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
-        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
-        qnet__plot_axes(w, &p, "Epoch", "Loss");
-        qnet__svg_loss_lines(w, e, input, model, &p, epochs);
-        qnet__put(w, "</svg></div>\n");
-    }
-    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
-                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
-}
-
-/* Fig. 9 (full size), Fig. 10 (cropped). */
-static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
-{
-    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
-    if (e->cams_count[input] == 0) return;
-    cells = (e->cams[input][0].width + 31) / 32;
-    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
-    for (int i = 0; i < e->cams_count[input]; i++) {
-        const qnet_cam_picture *c = &e->cams[input][i];
-        const qnet_participant *s =
-            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        if (!c->rgb || !c->grey_rgb) continue;
-        qnet__put(w, "<figure class=\"cam\"><div>");
-        qnet__put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
-        qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
-        qnet__put(w, "</div><figcaption><b>");
-        qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
-                    !s                          ? ""
-                    : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
-                                                                      : "shuffled label HC"
-                    : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability,
-                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
-                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-                   "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
-                   "right the map over it; the patient's right is at the left, slices count from "
-                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
-                   "are the middle slices of each group's first scans that Q-Net classified "
-                   "correctly, of others only where these are too few.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
-}
-
-/* The colour scale of the maps. */
-static void qnet__svg_colour_bar(qnet__writer *w)
-{
-    qnet__put(w, "<div class=\"bar\">");
-    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
-    qnet__put(w, "<defs><linearGradient id=\"jet\">");
-    for (int i = 0; i <= 16; i++) {
-        uint8_t rgb[3];
-        char colour[8];
-        qnet_jet(i / 16.0, rgb);
-        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
-        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
-    }
-    qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
-                 "fill=\"url(#jet)\"/>\n");
-    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
-    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 3. */
-static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
-{
-    int shown = 0;
-    for (int i = 0; i < 2; i++) {
-        const int input = qnet__table_input[i];
-        if (!e->augmented[input]) continue;
-        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
-                    qnet__input_title(input));
-        qnet__put_image(w, e->augmented[input], e->augmented_width[input],
-                        e->augmented_height[input], "a QSM slice and five augmented copies");
-        qnet__put(w, "</div>\n");
-    }
-    if (!shown) return;
-    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
-                 "others are draws of the training augmentation from it: flips, brightness and "
-                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
-                 "</figure>\n");
-}
-
-/* Mask, box and slices of each scan, for the eye. */
-static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-    int shown = 0, odd = 0;
-    for (int i = 0; i < e->participants_count; i++) {
-        shown += e->participants[i].cut[input].picture != NULL;
-        odd += e->participants[i].cut[input].outlier != 0;
-    }
-    if (!shown) return;
-    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
-                   "scan", odd ? " open" : "");
-    if (odd) qnet__print(w, "; %d unlike the others", odd);
-    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const qnet_cut *c = &p->cut[input];
-        if (c->picture == NULL) continue;
-        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
-        qnet__put(w, "<figcaption>");
-        qnet__put_escaped(w, p->subject);
-        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
-        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
-        qnet__put(w, "</figcaption></figure>\n");
-    }
-    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
-                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
-                   "coronal plane through its centre, the slices between the lines, counted from 0 "
-                   "at the bottom.</figcaption></figure></details>\n",
-                qnet_input_name((qnet_input)input));
-}
-
-/* ---- report.html: the page ------------------------------------------------------------------- */
-
-/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
-static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
-                            qnet_interval r)
-{
-    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
-    const double scale = percent ? 100 : 1;
-    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
-                value * scale, unit, name);
-    if (qnet__is_interval(r)) {
-        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
-                    r.high * scale);
-    }
-    qnet__put(w, "</span></div>\n");
-}
-
-static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    const int input = qnet__main_input(e);
-    const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-    const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
-                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "</p>\n");
-    if (qnet__has_input(e, input)) {
-        const char *percent = "&thinsp;%";
-        qnet__put(w, "<div class=\"tiles\">\n");
-        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
-        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
-        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
-        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
-        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                       "chance that a scan of hemochromatosis gets a higher score than one of a "
-                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                       "software: no basis for the diagnosis of a patient.</p>\n",
-                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
-    }
-    qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "</ul></div>\n");
-}
-
-static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
-    static const int rows[3] = { 1, 0, 2 };
-    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
-                   "subjects are split into %d folds, and each fold is judged by models that were "
-                   "trained on the others. ",
-                e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
-                e->config.folds);
-    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
-                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
-                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
-                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-                   "<table><thead><tr>",
-                e->config.stage1.epochs, e->config.stage2.epochs);
-    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
-                         ">Slices");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int k = 0; k < 3; k++) {
-        const qnet__group *g = &group[rows[k]];
-        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
-        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
-                             ">%d|>%d",
-                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
-                    g->age_low, g->age_high, g->scans, g->slices);
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
-    qnet__svg_ages(w, e);
-    qnet__svg_sexes(w, group);
-    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
-                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
-                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
-}
-
-static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    qnet__put(w, "<h2>Results by image</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\">");
-    qnet__put_spread(w, e);
-    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
-                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
-                 "their size.</p>\n");
-    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
-    qnet__figure_models(w, e);
-    qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__print(w, "<p class=\"key\">%s</p>\n",
-                qnet__is_testable(e)
-                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
-                      "**** p &le; .0001."
-                    : "z, p and stars are left out: there are too few subjects.");
-    qnet__figure_boxes(w, e);
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<h2>Results by scan</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
-                 "</p>\n");
-    qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
-    qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-}
-
-static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<h2>How it was trained</h2>\n");
-    qnet__figure_cuts(w, e);
-    qnet__figure_augmented(w, e);
-    if (e->curves_count > 0) qnet__figure_learning(w, e);
-    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int fold = 0; fold < e->config.folds; fold++) {
-        qnet__group g[3];
-        int named = 0;
-        qnet__groups(e, fold, g);
-        qnet__put(w, "<tr>");
-        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
-                    g[2].men, g[2].women, g[2].age_mean);
-        qnet__put(w, "<td class=\"wrap small\">");
-        for (int i = 0; i < e->participants_count; i++) {
-            if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
-            if (named++) qnet__put(w, ", ");
-            qnet__put_escaped(w, e->participants[i].subject);
-        }
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char *const names[3] = { "Build", "Data", "Results" };
-    const int minutes = e->seconds >= 600;
-    char build[256];
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
-                 "configuration, data, build and kind of processor give the same numbers again."
-                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
-    for (int i = 0; i < 3; i++) {
-        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
-        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
-    qnet__put_escaped(w, e->dataset_type);
-    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
-                    qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
-    }
-    if (e->weights[0]) {
-        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
-                       "\n", (unsigned long long)e->weights_hash);
-    }
-    qnet__print(w, "<tr><td>Time of training</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
-                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
-                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
-    qnet__put_settings(w, e);
-    qnet__put(w, "</div>\n");
-}
-
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer *html)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
-    w->html = 1;
-    qnet__groups(e, -1, group);
-    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
-    qnet__put_css(w);
-    qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
-    qnet__html_top(w, e, group);
-    qnet__html_cohort(w, e, group);
-    if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
-    if (e->cams_count[0] + e->cams_count[1] > 0) {
-        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-                     "that the network chose, dark blue ones least. The maps show where evidence "
-                     "was found, not that it is right.</p>\n");
-        qnet__svg_colour_bar(w);
-        qnet__figure_cams(w, e, QNET_INPUT_FULL);
-        qnet__figure_cams(w, e, QNET_INPUT_CROP);
-    }
-    qnet__html_training(w, e);
-    qnet__html_record(w, e);
-    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
-                   "quantitative susceptibility mapping-based deep neural network for differential "
-                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
-                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
-                QNET_VERSION);
-    return qnet__writer_end(w);
-}
-
-/* ============================================================================================
-   >>experiment
-   The paper's experiment on one cohort: for each input configuration, repeat and fold
-     stage 1            ResNet       cosine annealing over all epochs
-     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
-                                     from a checkpoint taken there), then its own tail
-     features           512 per slice from the frozen ResNetSWA, computed once
-     stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
-   ============================================================================================ */
 
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
 {
@@ -22183,6 +19079,69 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     qnet_stage1_config_init(&config->stage1);
     qnet_stage2_config_init(&config->stage2);
     config->cam_scans = 3;
+}
+
+/* ---- predictions.csv ------------------------------------------------------------------------- */
+
+/* text as a field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
+static void qnet__csv_field(char field[132], const char *text)
+{
+    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
+    if (quoted) *field++ = '"';
+    for (; *text; text++) {
+        if (*text == '"') *field++ = '"';
+        *field++ = *text;
+    }
+    if (quoted) *field++ = '"';
+    *field = '\0';
+}
+
+static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
+                                 const qnet_item *item, qnet_buffer *csv)
+{
+    const qnet_participant *p =
+        item->scan >= 0 && item->scan < e->participants_count ? &e->participants[item->scan] : NULL;
+    char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
+    qnet__csv_field(subject, p ? p->subject : "");
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet__format_number(number[m], sizeof number[m], item->probability[m]);
+        if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
+    }
+    if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
+    if (e->config.shuffle_labels && p)
+        snprintf(label, sizeof label, ",%d", (int)p->true_label);
+    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
+                              qnet_level_name((qnet_level)level),
+                              qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1,
+                              subject, item->scan, slice, item->label, number[0], number[1],
+                              number[2], item->decision[0], item->decision[1], item->decision[2],
+                              label);
+}
+
+QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
+{
+    qnet_status status;
+    size_t start;
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if (!csv)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
+    start = csv->size;
+    status = qnet_buffer_printf(e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,"
+                                "p_resnet,p_resnetswa,p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
+                                e->config.shuffle_labels ? "shuffled_" : "",
+                                e->config.shuffle_labels ? ",true_label" : "");
+    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
+        const int level = k / 2, input = k % 2;
+        const qnet_level_result *r = &e->level[input][level];
+        const size_t rows = e->config.use_input[input] ? (size_t)e->config.repeats * r->count : 0;
+        for (size_t i = 0; i < rows && status == QNET_OK; i++)
+            status = qnet__csv_row(e, input, level, (int)(i / r->count), &r->items[i], csv);
+    }
+    if (status != QNET_OK) { /* the buffer as it was */
+        csv->size = start;
+        if (csv->bytes) csv->bytes[start] = 0;
+    }
+    return status;
 }
 
 #ifndef QNET_NO_STDIO
@@ -23203,20 +20162,6 @@ done:
 
 /* ---- What the data set says of itself -------------------------------------------------------- */
 
-/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
-static int qnet__says_simulated(const char *text)
-{
-    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
-    for (; *text; text++) {
-        for (int k = 0; k < 3; k++) {
-            size_t n = 0;
-            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
-            if (!words[k][n]) return 1;
-        }
-    }
-    return 0;
-}
-
 /* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
    spaces: a terminal would obey them. */
 static void qnet__copy_text(char *to, size_t size, const char *text)
@@ -23229,74 +20174,6 @@ static void qnet__copy_text(char *to, size_t size, const char *text)
         for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
     }
     to[at] = '\0';
-}
-
-/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
-static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
-{
-    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
-    const int tells = name || strcmp(key, "Keywords") == 0;
-    int depth = 0;
-    do {
-        const int c = qnet__header_peek(h);
-        if (c == '"') {
-            char *text;
-            size_t size;
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
-            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
-            if (tells && qnet__says_simulated(text)) e->simulated = 1;
-        } else if (c == '{' || c == '[') {
-            depth++;
-            h->at++;
-        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
-            depth -= c == '}' || c == ']';
-            h->at++;
-        } else { /* a number, true, false or null */
-            const unsigned char *start = h->at;
-            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
-            if (h->at == start) return qnet__header_fail(h, "a value");
-        }
-    } while (depth > 0);
-    return QNET_OK;
-}
-
-/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
-   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
-static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
-{
-    qnet_context *ctx = e->ctx;
-    char path[700], *key;
-    qnet_buffer text;
-    qnet__header h;
-    qnet_status status;
-    size_t size;
-    int more = 1;
-    snprintf(path, sizeof path, "%s/dataset_description.json", data);
-    if (!qnet_file_exists(path)) return QNET_OK;
-    memset(&text, 0, sizeof text);
-    status = qnet_file_read(ctx, path, 1 << 20, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        h.ctx = ctx;
-        h.file = path;
-        h.begin = h.at = text.bytes;
-        h.end = text.bytes + text.size - 1;
-        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-        status = qnet__header_expect(&h, '{', "'{'");
-    }
-    while (status == QNET_OK && more) {
-        status = qnet__header_string(&h, &key, &size);
-        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
-        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
-        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
-    }
-    qnet_buffer_free(ctx, &text);
-    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
-    e->dataset[0] = e->dataset_type[0] = '\0';
-    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
-              qnet_last_error(ctx));
-    return QNET_OK;
 }
 
 /* ---- The whole experiment -------------------------------------------------------------------- */
@@ -23357,54 +20234,28 @@ static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, 
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
-/* Where each scan was cut, with copies of the pictures. */
-static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
+/* The maps are read again for the second input, which may be days later. */
+static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
 {
-    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
-        qnet_cut *cut = &e->participants[s].cut[input];
-        *cut = cohort->scans[s].cut;
-        if (cut->picture == NULL) continue;
-        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
-        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
-    }
+    for (int s = 0; s < e->participants_count; s++)
+        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was "
+                              "changed while the first input was trained", e->data,
+                              cohort->scans[s].subject);
     return QNET_OK;
 }
 
-/* The folder is read anew for the second input, which may be days later. */
-static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    static const char *const label[2] = { "HC", "HH" };
-    static const char changed[] = "it was changed while the first input was trained";
-    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
-        const qnet_participant *was = &e->participants[s];
-        const qnet_scan *is = &cohort->scans[s];
-        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) {
-            if (is->source_hash == was->source_hash) continue;
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
-                              is->subject, changed);
-        }
-        return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                          "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,
-                          s + 1, is->subject, label[is->label == QNET_HH], was->subject,
-                          label[was->true_label == QNET_HH], changed);
-    }
-    if (cohort->scans_count == e->participants_count) return QNET_OK;
-    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
-                      e->data, cohort->scans_count, e->participants_count, changed);
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; those of the
+/* The cohort's participants into the experiment, from the first input that is read; the maps of the
    second must be the same. */
 static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
                                       int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_participants(e, cohort));
-    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
-    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
-    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
-    if (e->participants) return qnet__cuts_keep(e, cohort, input);
+    if (e->participants) {
+        QNET__TRY(qnet__same_maps(e, cohort));
+        for (size_t s = 0; s < n; s++) e->participants[s].cut[input] = cohort->scans[s].cut;
+        return QNET_OK;
+    }
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -23419,8 +20270,9 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].age = cohort->scans[s].age;
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
+        e->participants[s].cut[input] = cohort->scans[s].cut;
     }
-    return qnet__cuts_keep(e, cohort, input);
+    return QNET_OK;
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -23483,9 +20335,9 @@ static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, con
 
 /* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
 typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* none of a run's */
+    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
     QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_REPORT,     /* to be moved to out */
+    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
     QNET__WORK_RESULT,     /* of a fold that is done */
     QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
     QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
@@ -23498,23 +20350,19 @@ static int qnet__ends_with(const char *name, const char *end)
     return length >= n && strcmp(name + length - n, end) == 0;
 }
 
-/* What qnet_experiment_save writes. */
-static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
-                                                  "report.html", "results.json" };
-
 static qnet__work_kind qnet__work_kind_of(const char *name)
 {
     if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    for (int i = 0; i < 4; i++) {
-        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
-    }
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
+    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
+        return QNET__WORK_PUBLISHED;
     if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
     return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
 }
 
 /* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
+   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
+   how many there were of each kind. */
 static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
                                     int count[QNET__WORK_KINDS])
 {
@@ -23525,6 +20373,11 @@ static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind ki
     memset(count, 0, QNET__WORK_KINDS * sizeof *count);
     snprintf(from, sizeof from, "%s/checkpoint", e->out);
     QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
+    for (size_t i = 0; i < names_count && to != NULL && status == QNET_OK; i++) {
+        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
+        if (qnet__work_kind_of(names[i]) == kind && qnet__path_kind(target) == 2)
+            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", target);
+    }
     for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
         const qnet__work_kind found = qnet__work_kind_of(names[i]);
         count[found]++;
@@ -23695,7 +20548,7 @@ static qnet_status qnet__input_run(qnet__job *job, int *ints)
 }
 
 /* Reads the cohort of one input, checks that it is the one of a resumed run, and runs its folds. */
-static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
+static qnet_status qnet__input_read_and_run(qnet__job *job, const qnet_dataset *data)
 {
     qnet_experiment *e = job->e;
     qnet_context *ctx = e->ctx;
@@ -23709,9 +20562,9 @@ static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
     job->work_total = 0;
     job->phase_work = 0;
     job->phase_first = -1;
-    QNET__TRY(qnet_cohort_read(ctx, data, &e->config.input[job->input], &cohort));
+    QNET__TRY(qnet_cohort_load(ctx, &e->config.input[job->input], data->scans, data->count,
+                               &cohort));
     job->cohort = cohort;
-    strcpy(e->derivatives[job->input], cohort->config.derivatives);
     e->cohort_hash[job->input] = subjects = QNET_HASH_START;
     for (int s = 0; s < cohort->scans_count; s++) {
         const qnet_scan *scan = &cohort->scans[s];
@@ -23922,26 +20775,30 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
-   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
+/* Ends a run that is complete. All is written in checkpoint/, where a full disk or a failure of the
+   caller's publish harms no earlier results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
    config.txt is removed, a resume finds all folds done and comes here again; from then on the run
    counts as complete, and what is left of it as litter. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     char path[600];
     int count[QNET__WORK_KINDS];
+    qnet_buffer csv;
+    qnet_status status;
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    QNET__TRY(qnet_experiment_save(e, path));
-    for (int i = 0; i < 4; i++) { /* before anything is moved */
-        snprintf(path, sizeof path, "%s/%s", e->out, qnet__report_names[i]);
-        if (qnet__path_kind(path) == 2)
-            return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", path);
-    }
+    if (e->config.publish.write)
+        QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
+    memset(&csv, 0, sizeof csv);
+    status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    if (status != QNET_OK) return status;
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
     QNET__TRY(qnet__old_weights_clear(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
@@ -23968,7 +20825,7 @@ static double qnet__training_seconds(const qnet_experiment *e)
 
 /* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
  * failure. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, int resume)
+static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
 {
     qnet_context *ctx = e->ctx;
     qnet__job job;
@@ -23979,7 +20836,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, in
     double pixels = 0;
     memset(&job, 0, sizeof job);
     memset(&text, 0, sizeof text);
-    QNET__TRY(qnet__dataset_describe(e, data));
     if (e->weights[0]) {
         status = qnet__initial_weights(&job, e);
         if (status != QNET_OK) {
@@ -24021,30 +20877,6 @@ static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, in
     qnet_resnet_destroy(job.initial);
     e->seconds = qnet__training_seconds(e);
     if (status == QNET_OK) status = qnet__publish(e);
-    return status;
-}
-
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *out)
-{
-    typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
-    static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
-                                      qnet_experiment_html, qnet_experiment_json };
-    qnet_buffer text[4];
-    char path[700];
-    qnet_status status = QNET_OK;
-    memset(text, 0, sizeof text);
-    if (e == NULL || out == NULL)
-        return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 600)
-        return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
-    for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
-    if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
-    for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%.600s/%s", out, qnet__report_names[i]);
-        status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
-    }
-    for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
     return status;
 }
 
@@ -24134,36 +20966,35 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 }
 
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result)
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result)
 {
     qnet_experiment *e;
     qnet__lock lock;
-    qnet_status status;
+    qnet_status status = QNET_OK;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    if (!data->scans || data->count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
     e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    status = qnet__copy_path(ctx, e->data, data, "data folder");
+    e->simulated = data->simulated;
+    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    if (data->derivatives)
+        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    if (data->folder) status = qnet__copy_path(ctx, e->data, data->folder, "data folder");
     if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
     if (status == QNET_OK && weights)
         status = qnet__copy_path(ctx, e->weights, weights, "weights file");
     if (status == QNET_OK && weights && !*weights)
         status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
-    for (int i = 0; i < 2; i++) { /* the caller's text may go */
-        const char *given = config->input[i].derivatives;
-        if (status != QNET_OK || !given || !config->use_input[i]) continue;
-        if (strlen(given) >= sizeof e->derivatives[i])
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT,
-                                "experiment: the name of the derivatives folder is too long");
-        else strcpy(e->derivatives[i], given);
-        e->config.input[i].derivatives = e->derivatives[i];
-    }
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
     if (status == QNET_OK) { /* nothing is read before */
         status = qnet__experiment_run(e, data, resume);
@@ -24205,8 +21036,6 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
-    for (int i = 0; i < 2; i++)
-        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);

@@ -10,6 +10,11 @@
 
 #include "table.h"
 
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 static const char example[] = "label,score1,score2\n"
                               "1,0.91,0.62\n1,0.85,0.70\n1,0.78,0.35\n1,0.73,0.80\n1,0.66,0.55\n"
                               "1,0.61,0.30\n1,0.58,0.66\n1,0.95,0.90\n1,0.44,0.41\n1,0.70,0.52\n"

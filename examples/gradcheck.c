@@ -13,6 +13,11 @@
 #include "qnet.h"
 #include "../tests/reference.h" /* worst_gradient: the central differences */
 
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 enum { ROOM = 4096 };
 static qnet_context *ctx;
 /* Inputs, parameters, output, weights of the sum, gradients of a..d, and what layers keep. */

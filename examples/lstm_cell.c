@@ -10,6 +10,9 @@
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
 
+#include <math.h>
+#include <stdio.h>
+
 enum { IN = 3, HIDDEN = 2 };
 
 /* The matrices of each equation by themselves, as a paper writes them. */

@@ -9,6 +9,11 @@
 #include "../qnet.h"
 #include "phantom.h"
 
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 static const char usage[] =
     "usage: make_phantom --out DIR [options]\n"
     "  --out DIR        folder to write; made if it is not there\n"

@@ -9,6 +9,7 @@
 #include "qnet.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SIDE  32

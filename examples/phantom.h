@@ -22,6 +22,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef enum phantom_scale { PHANTOM_SMALL, PHANTOM_PAPER } phantom_scale;

@@ -10,6 +10,7 @@
    epochs, 58 of 86 (another kind of CPU rounds differently and may find a few more or less). */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/crossval/bids.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,6 +79,7 @@ int main(int argc, char **argv)
     qnet_input_config input;
     qnet_cohort *cohort = NULL;
     qnet_stage1 *run = NULL;
+    bids found;
     qnet_real *features = NULL;
     double *probability = NULL;
     int32_t *facts = NULL; /* length, label, fold: [3][scans] */
@@ -95,7 +97,10 @@ int main(int argc, char **argv)
     snprintf(checkpoint, sizeof checkpoint, "%s.checkpoint", argv[2]);
     qnet_input_config_init(&input, QNET_INPUT_CROP);
     input.size = argc > 5 ? atoi(argv[5]) : 64;
-    status = qnet_cohort_read(ctx, argv[1], &input, &cohort);
+    memset(&found, 0, sizeof found);
+    status = bids_read(&found, ctx, argv[1]);
+    if (status == QNET_OK)
+        status = qnet_cohort_load(ctx, &input, found.dataset.scans, found.dataset.count, &cohort);
     if (status == QNET_OK) {
         const size_t steps = (size_t)input.max_slices;
         n = cohort->scans_count;
@@ -132,10 +137,11 @@ int main(int argc, char **argv)
         printf("images of the test subjects: %d of %d right\n", right, images);
         remove(checkpoint);
     } else {
-        fprintf(stderr, "train_stage1: %s\n", qnet_last_error(ctx));
+        fprintf(stderr, "train_stage1: %s\n", bids_error(&found));
     }
     qnet_stage1_destroy(run);
     qnet_cohort_destroy(cohort);
+    bids_free(&found);
     free(features), free(probability), free(facts), free(fold), free(scans);
     qnet_context_destroy(ctx);
     return status != QNET_OK;

@@ -14,7 +14,9 @@
 #ifndef PLAIN_RESNET_H
 #define PLAIN_RESNET_H
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef void (*plain_trace)(void *user, const char *name, const qnet_real *data, int ndim, const size_t *shape);
 

@@ -3,6 +3,8 @@
 #ifndef REFERENCE_H
 #define REFERENCE_H
 
+#include <math.h>
+
 /* A gradient against central differences: where it is worst, and by how much. */
 typedef double (*scalar_function)(void *user);
 typedef struct gradient_error {

@@ -254,10 +254,10 @@ static void test_against_twins(void)
                     check_against_twins(ctx, make_shape(1, 8, 7, 17, 9, kernel, stride, padding), NULL);
                 }
         for (i = 0; i < sizeof shapes / sizeof *shapes; i++) check_against_twins(ctx, shapes[i], NULL);
-        for (i = 1; i < 12; i++) {
+        for (i = 1; i < 12 && qnet__isa_of(ctx)->winograd != NULL; i++) {
             check_tiles(ctx, make_shape(2, (int)i, 9 - (int)i / 2, 64, 128, 3, 1, 1), 2);
         }
-        for (i = 1; i < 16; i++) { /* stride 2, outputs of 1 to 8 */
+        for (i = 1; i < 16 && qnet__isa_of(ctx)->winograd != NULL; i++) { /* stride 2, outputs of 1 to 8 */
             check_tiles(ctx, make_shape(2, (int)i, 17 - (int)i, 64, 128, 3, 2, 1), 4);
             check_tiles(ctx, make_shape(2, (int)i, 14 - (int)i % 8, 128, 64, 3, 2, 1), 2);
         }
@@ -353,7 +353,7 @@ static void test_winograd_error(void)
                         dw[iw] += x * g;
                     }
             }
-        CHECK(QNET__REFERENCE_ONLY ||
+        CHECK(QNET__REFERENCE_ONLY || qnet__isa_of(ctx)->winograd == NULL ||
               strcmp(qnet_conv2d_algorithm(ctx, &s), TEST_BLAS ? "BLAS" : "Winograd") == 0);
         run_layer(ctx, &l, NULL);
         qnet__conv2d_ref(&s, l.x, l.w, l.dy, d.y, d.dx, 0, d.dw);
@@ -381,8 +381,8 @@ static void test_weights_from_a_source(void)
     static const qnet_conv2d shapes[] = {LARGE_KERNELS_2, {200, 9, 8, 64, 64, 3, 2, 1}};
     size_t workers = 1, i;
     qnet_context *ctx = make_context(QNET_CPU_AUTO, &workers);
-    const qnet__kernel kernel = qnet__pick_kernel(ctx);
-    for (i = 0; i < 2; i++) {
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    for (i = 0; i < 2 && isa->winograd != NULL; i++) {
         const qnet_conv2d s = shapes[i];
         const size_t channels = (size_t)s.out_channels, bytes = qnet__winograd_scratch(ctx, &s, 4);
         layer l = make_layer(s);
@@ -395,11 +395,11 @@ static void test_weights_from_a_source(void)
         void *scratch = qnet__default_alloc(NULL, bytes, 64);
         qnet__winograd p;
         if (scratch == NULL) exit(2);
-        qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
+        qnet__winograd_geometry(&p, isa, &s, 4, 0);
         qnet__winograd_plan_weights(&p, &arena, 1);
         CHECK(QNET__REFERENCE_ONLY || (i == 0 ? p.by_square && p.slab < p.dst_c : p.parts > 1));
         CHECK(qnet__winograd_goes_back(&s) == (i == 1));
-        qnet__winograd_geometry(&p, &kernel, &s, 4, 0);
+        qnet__winograd_geometry(&p, isa, &s, 4, 0);
         qnet__winograd_plan(&p, &arena, 1, 0);
         CHECK(QNET__REFERENCE_ONLY || i == 1 || (p.by_group && p.round < p.tiles));
         dy.kind = QNET__PROLOGUE_GRADIENT, dy.pre = pre;

@@ -5,6 +5,7 @@
 #include "qnet.h"
 #include "phantom.h"
 #include "test.h"
+#include "plain_resnet.h"
 
 static qnet_context *ctx;
 
@@ -96,12 +97,31 @@ static void test_augmentation(void)
     CHECK(c.std[0] == .229 && c.std[1] == .224 && c.std[2] == .225);
 }
 
+/* Widths and channels of the network's outputs. */
+typedef struct shapes { size_t conv1, maxpool, layer[4][2], channels[4], features; } shapes;
+static void record_shape(void *user, const char *name, const qnet_real *data, int ndim,
+                         const size_t *shape)
+{
+    shapes *s = (shapes *)user;
+    (void)data;
+    if (strcmp(name, "conv1") == 0) s->conv1 = shape[2];
+    if (strcmp(name, "maxpool") == 0) s->maxpool = shape[2];
+    if (strncmp(name, "layer", 5) == 0 && strlen(name) == 8) {
+        s->layer[name[5] - '1'][name[7] - '0'] = shape[2];
+        s->channels[name[5] - '1'] = shape[3];
+    }
+    if (strcmp(name, "avgpool") == 0) s->features = shape[ndim - 1];
+}
+
 /* "Internal Architecture of the Q-Net", Stage 1, Fig. 4. */
 static void test_resnet18(void)
 {
     qnet_resnet_config config;
     qnet_resnet *net = NULL;
-    const qnet__resnet_state *r;
+    qnet_real logits[2][2];
+    plain_net plain;
+    shapes s;
+    static qnet_real x[64 * 64 * 3];
     int i, convs = 0, down = 0, blocks = 0, k;
     qnet_resnet_config_init(&config);
     CHECK(config.classes == 2 && QNET_CLASSES == 2 && QNET_HH == 1 && QNET_HC == 0);
@@ -126,15 +146,23 @@ static void test_resnet18(void)
     CHECK(convs + 1 == 18);  /* "composed of 18 layers": those and the FC */
     CHECK(blocks == 8);      /* "8 residual convolution blocks" */
     CHECK(down == 3);
-    r = net->state;
-    CHECK(qnet_conv2d_out_width(&r->conv_bn[0].conv) == 32 && r->pool_w == 16);
+    qnet_resnet_init(net, 1);
+    x[64 * 96] = 1;
+    memset(&s, 0, sizeof s);
+    memset(&plain, 0, sizeof plain);
+    plain.ctx = ctx, plain.table = net->table, plain.weights = net->weights;
+    plain.trace = record_shape, plain.user = &s;
+    CHECK_OK(ctx, plain_resnet_forward(&plain, x, 1, 64, 64, 3, 0, logits[0]));
+    CHECK_OK(ctx, qnet_resnet_forward(net, x, 1, 0, logits[1], NULL)); /* is the network of these shapes */
+    CHECK_NEAR(logits[1][0], logits[0][0], 1e-4);
+    CHECK_NEAR(logits[1][1], logits[0][1], 1e-4);
+    plain_free(&plain);
+    CHECK(s.conv1 == 32 && s.maxpool == 16);
     for (k = 0; k < 4; k++) { /* "64, which increases to 128, 256, and 512", w and h "by a factor of 2" */
-        for (i = 2 * k; i < 2 * k + 2; i++) {
-            const qnet_conv2d *last = &r->conv_bn[r->block[i].second].conv;
-            CHECK(last->out_channels == 64 << k && qnet_conv2d_out_width(last) == 16 >> k);
-        }
+        CHECK(s.channels[k] == 64u << k);
+        CHECK(s.layer[k][0] == 16u >> k && s.layer[k][1] == 16u >> k);
     }
-    CHECK(QNET_FEATURES == 512); /* GAP: 1 x 1 x d */
+    CHECK(s.features == 512 && QNET_FEATURES == 512); /* GAP: 1 x 1 x d */
     qnet_resnet_destroy(net);
 }
 

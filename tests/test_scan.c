@@ -6,6 +6,7 @@
 #include "reference.h"
 #include "plain_scan.h"
 #include "golden/formula.h"
+#include <limits.h>
 #undef I /* cblas.h may bring complex.h */
 
 enum { B = 5, T = 7, I = 12, H = 6 };

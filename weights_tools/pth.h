@@ -72,8 +72,10 @@ qnet_weights_reader pth_weights_reader(void);
 #if defined(PTH_IMPLEMENTATION) && !defined(PTH_IMPLEMENTED)
 #define PTH_IMPLEMENTED
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Limits on what a file may ask for. A state dict of 65,536 tensors stays below all of them. */

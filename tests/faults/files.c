@@ -16,7 +16,9 @@
 #include <unistd.h>
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/report.h"
 #include "../test.h"
+#include "../folder.h"
 
 /* ---- Operations that can fail ------------------------------------------------------------------------------- */
 
@@ -373,7 +375,8 @@ static qnet_status do_tensors(fixture *f)
 static qnet_status do_resume2(fixture *f) { return qnet_stage2_load(f->stage2, FOLDER "/one/in.checkpoint"); }
 static qnet_status do_cohort(fixture *f)
 {
-    return qnet_cohort_read(f->ctx, FOLDER "/data", &f->input, (qnet_cohort **)(void *)&f->out);
+    const qnet_log none = {NULL, NULL};
+    return load_folder(f->ctx, &f->input, FOLDER "/data", NULL, none, (qnet_cohort **)(void *)&f->out);
 }
 
 typedef struct function {
@@ -387,7 +390,7 @@ static const function functions[] = {
     { "qnet_stage2_save", do_stage2, "file" }, { "qnet_weights_save", do_weights, "file" },
     { "qnet_make_folder", do_folder, NULL }, { "qnet_file_read", do_read, NULL }, { "qnet_nifti_load gz", do_load, NULL },
     { "qnet_nifti_load", do_load_plain, NULL }, { "qnet_safetensors_load", do_tensors, NULL },
-    { "qnet_stage2_load", do_resume2, NULL }, { "qnet_cohort_read", do_cohort, NULL } };
+    { "qnet_stage2_load", do_resume2, NULL }, { "qnet_cohort_load", do_cohort, NULL } };
 
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
 static void write_map(qnet_context *ctx, const char *path, int subject, int kind)
@@ -599,7 +602,8 @@ static qnet_status run_experiment(qnet_context *ctx, int resume)
     c.stage2.epochs = 1;
     c.stage2.hidden = 4;
     c.cam_scans = 1;
-    status = qnet_experiment_run(ctx, &c, "../data", "out", NULL, resume, &e);
+    c.publish.write = report_write;
+    status = run_folder(ctx, &c, "../data", "out", NULL, resume, &e);
     CHECK((status == QNET_OK) == (e != NULL));
     qnet_experiment_destroy(e);
     return status;
@@ -839,6 +843,7 @@ int main(int argc, char **argv)
     ctx = make_context();
     write_cohort(ctx);
     qnet_context_destroy(ctx);
+    (void)report_tables; /* what a run prints, and does not write */
     RUN(test_functions);
     RUN(test_run);
     return test_end();
