@@ -11131,14 +11131,34 @@ static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *
 
 /* Adam on one chunk (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside the root:
    m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
-   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
+   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+   Compilers do not vectorise sqrt, because it may set errno. SSE2, which every x86-64 has, takes
+   four numbers at a time with the same operations and bits: on small images the square roots are
+   otherwise a fifth of a training step. */
 static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
     const qnet__optim_job *a = (const qnet__optim_job *)arg;
-    const size_t start = index * QNET__OPTIM_CHUNK;
-    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, a->count);
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a->count);
+    size_t i = index * QNET__OPTIM_CHUNK;
     QNET__UNUSED(worker);
-    for (size_t i = start; i < end; i++) {
+#if QNET__X86 && defined(__SSE2__)
+    const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
+    const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
+    const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
+    const __m128 eps = _mm_set1_ps(a->eps);
+    for (; i + 4 <= end; i += 4) {
+        const __m128 g = _mm_loadu_ps(a->g + i);
+        const __m128 m = _mm_add_ps(_mm_mul_ps(b1, _mm_loadu_ps(a->m + i)), _mm_mul_ps(one_b1, g));
+        const __m128 v = _mm_add_ps(_mm_mul_ps(b2, _mm_loadu_ps(a->v + i)),
+                                    _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+        const __m128 scale = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
+        const __m128 step = _mm_div_ps(_mm_mul_ps(rate, m), scale);
+        _mm_storeu_ps(a->m + i, m);
+        _mm_storeu_ps(a->v + i, v);
+        _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
+    }
+#endif
+    for (; i < end; i++) {
         const qnet_real g = a->g[i];
         const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
         const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
