@@ -71,10 +71,11 @@ examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
 ELSEWHERE = -DQNET_IMPLEMENTATION_DONE
 
+# Included, not compiled by its own name: only so can it include itself once per instruction set.
 $(BUILD)/qnet.o: qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -DQNET_IMPLEMENTATION -include qnet.h -x c -c /dev/null -o $@
 
 $(BUILD)/trace: tests/plain_resnet.h tests/plain_scan.h
 
@@ -133,7 +134,7 @@ $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 $(BUILD)/tests/qnet.o: qnet.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -include stdlib.h -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -I. -DQNET_IMPLEMENTATION -include stdlib.h -include qnet.h -x c -c /dev/null -o $@
 
 $(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o $(wildcard tests/*.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@echo "  $@"
@@ -311,7 +312,7 @@ $(BUILD)/shared/$(LIBRARY): qnet.h
 	@mkdir -p $(BUILD)/shared
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -fPIC -fvisibility=hidden -DQNET_API='__attribute__((visibility("default")))' \
-	    -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -x c qnet.h -lm
+	    -I. -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -include qnet.h -x c /dev/null -lm
 	@ln -sf $(LIBRARY) $(BUILD)/shared/$(SONAME)
 	@ln -sf $(SONAME) $(BUILD)/shared/$(LINKNAME)
 

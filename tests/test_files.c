@@ -283,14 +283,14 @@ static qnet_status write_stage2(qnet_context *ctx, qnet_sink *sink)
     static const int length[2] = { 2, 1 }, label[2] = { 0, 1 };
     static const qnet_real features[2 * 2 * QNET_FEATURES] = { 1 };
     qnet_stage2_config config;
-    qnet_stage2 *run = NULL;
+    qnet_training *run = NULL;
     qnet_status status;
     qnet_stage2_config_init(&config);
     config.steps = 2;
     config.hidden = 4;
     status = qnet_stage2_create(ctx, &config, features, length, label, 2, &run);
-    if (status == QNET_OK) status = qnet_stage2_write(run, sink);
-    qnet_stage2_destroy(run);
+    if (status == QNET_OK) status = qnet_training_write(run, sink);
+    qnet_training_destroy(run);
     return status;
 }
 
