@@ -17,7 +17,7 @@
        >>status >>context >>random >>file >>tensor >>text              the ground floor
        >>kernels                                                         per instruction set
        >>gemm >>fuse >>winograd >>conv >>norm                            layers
-       >>pool >>stem >>dense >>lstm >>gradcheck
+       >>pool >>stem >>dense >>lstm
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
@@ -123,8 +123,7 @@
 
    All of it comes from the allocator hook of the context, and goes back with the size it was asked
    with. Models and training runs ask when they are created, and for all they need; forward passes,
-   backward passes and training steps ask for nothing (but with a trace hook, for the maps that are
-   worked out for it alone). qnet_resnet_bytes and its like say beforehand
+   backward passes and training steps ask for nothing. qnet_resnet_bytes and its like say beforehand
    how much that will be. A layer called alone takes a scratch block of qnet_..._scratch bytes, or
    NULL, and then asks for one during the call. Whatever fails gives back what it had asked for.
 
@@ -394,17 +393,6 @@ typedef struct qnet_progress {
     int (*report)(void *user, const qnet_progress_info *info);
 } qnet_progress;
 
-/* Hands every named tensor of a forward or backward pass to the caller, in the order of
-   computation: data[shape[0]]...[shape[ndim-1]], valid during the call only. A forward tensor has
-   the name of the torchvision module whose output it is ("layer1.0.relu"); the gradient of a norm's
-   output is "grad layer1.0.bn1". examples/trace.c lists all. Gradients of weights are not traced:
-   they are in net->gradients. */
-typedef struct qnet_trace {
-    void *user;
-    void (*tensor)(void *user, const char *name, const qnet_real *data, int ndim,
-                   const size_t *shape);
-} qnet_trace;
-
 /* Seconds since any fixed moment; only progress reports use it, never a result. */
 typedef struct qnet_clock {
     void *user;
@@ -438,7 +426,6 @@ typedef struct qnet_hooks {
     qnet_blas blas;
     qnet_log log;
     qnet_progress progress;
-    qnet_trace trace;
     qnet_clock clock;
     qnet_weights_reader weights;
     int threads;  /* for the default parallel hook; 0: as many as OpenMP offers; 1 without it */
@@ -458,9 +445,8 @@ QNET_API const char *qnet_last_error(const qnet_context *ctx);
 /* The hooks in force, defaults filled in. */
 QNET_API const qnet_hooks *qnet_context_hooks(const qnet_context *ctx);
 
-/* Changes the progress or trace hook of a context in place (all zero: none). */
+/* Changes the progress hook of a context in place (all zero: none). */
 QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress);
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace);
 
 /* "scalar", "avx2", "avx512", "neon": the kernels this context uses. */
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu);
@@ -648,8 +634,8 @@ QNET_API int qnet_conv2d_out_width(const qnet_conv2d *shape);
    a hook) or "reference" (with QNET_REFERENCE); "none" for a shape that is not valid. The batch is
    a part of the shape, so it may decide about an image's last bits (a ResNet's does not from 16
    on). With "Winograd" a NaN or an infinity reaches all outputs of the tiles that read it, as NaN.
-   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more: see
-   qnet_resnet_plan_text. */
+   The gradient of the inputs may go another way, and a ResNet with training = 0 has one more, tiles
+   of 2x2 outputs for small maps of few images. */
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API size_t qnet_conv2d_scratch(const qnet_context *ctx, const qnet_conv2d *shape);
 QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *shape,
@@ -761,19 +747,6 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch);
 
-/* Compares an analytic gradient with central differences (f(x + h) - f(x - h)) / 2h of a scalar
-   function of x[count], at `samples` positions spread over x (0: all). x is restored. The error is
-   |numeric - analytic| / max(1e-3 * largest gradient, |numeric| + |analytic|). */
-typedef double (*qnet_scalar_function)(void *user);
-typedef struct qnet_gradcheck_result {
-    double max_error;
-    size_t worst; /* index into x */
-    double analytic, numeric;
-} qnet_gradcheck_result;
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out);
-
 /* ============================================================================================
    API 7. ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016):
    7x7/2 convolution 64, batch norm, ReLU, max pool; 8 ResBlocks of two 3x3 convolutions with 64,
@@ -819,13 +792,6 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net);
    beside qnet_resnet_bytes: 9 to 81 numbers for 9 where Winograd's form is used, up to 208 MB in
    float. It goes with the network. Results keep their bits. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net);
-/* The plan of the network as a table, a row per convolution: its algorithm ("Winograd 2": with
-   tiles of 2x2 outputs, for small maps of few images), that of the gradient of its inputs ("-": is
-   not computed), and where in the block (in MB from its start) its output is kept, and the output
-   of the norm and ReLU after it ("-": that is not kept, but worked out where it is read). Of conv1
-   it is the pooled map. Like snprintf: text[size] gets whole lines, and the length that all of them
-   have comes back; text may be NULL if size is 0. */
-QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size);
 /* Random weights: convolutions Kaiming normal (fan out), fc U(+-1/sqrt(512)), batch norms 1 and 0,
    as torchvision does. Where ImageNet weights are at hand, load them after this. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed);
@@ -1837,7 +1803,7 @@ QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 
 /* ============================================================================================
    >>context: the hooks with their defaults filled in, the kernels that the machine can run, and
-   the private calls by which all other rooms reach memory, threads, log, progress and trace.
+   the private calls by which all other rooms reach memory, threads, log and progress.
    ============================================================================================ */
 
 #define QNET__ALIGN 64 /* a cache line, and the widest vector register */
@@ -1949,6 +1915,17 @@ QNET__HELPER void *qnet__take(qnet__arena *a, size_t count, size_t size)
     }
     a->at = end;
     return a->base != NULL ? a->base + start : NULL;
+}
+
+/* The block that a plan has measured, *bytes of it, to be carved by a second run. what: names it in
+   the sentence of a failure. */
+QNET__HELPER qnet_status qnet__arena_alloc(qnet_context *ctx, qnet__arena *a, size_t *bytes,
+                                           const char *what)
+{
+    *bytes = a->at;
+    a->base = (unsigned char *)qnet__alloc(ctx, a->at);
+    a->at = 0;
+    return a->base != NULL ? QNET_OK : qnet__no_memory(ctx, *bytes, what);
 }
 
 /* Large blocks of the default allocator start at a huge page, and Linux is asked to use these: the
@@ -2196,11 +2173,6 @@ QNET_API void qnet_set_progress(qnet_context *ctx, qnet_progress progress)
     ctx->hooks.progress = progress;
 }
 
-QNET_API void qnet_set_trace(qnet_context *ctx, qnet_trace trace)
-{
-    ctx->hooks.trace = trace;
-}
-
 QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 {
     switch (cpu) {
@@ -2291,15 +2263,6 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
     qnet__sentence(text, fmt, args);
     va_end(args);
     ctx->hooks.log.message(ctx->hooks.log.user, level, text);
-}
-
-/* Hands data[s0]..[s(ndim-1)] to the trace hook; sizes beyond ndim are not read. */
-QNET__HELPER void qnet__trace(qnet_context *ctx, const char *name, const qnet_real *data, int ndim,
-                              size_t s0, size_t s1, size_t s2, size_t s3)
-{
-    const qnet_trace *trace = &ctx->hooks.trace;
-    const size_t shape[4] = {s0, s1, s2, s3};
-    if (trace->tensor != NULL) trace->tensor(trace->user, name, data, ndim, shape);
 }
 
 #define QNET__QUOTE(x) #x
@@ -3434,6 +3397,33 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
         if (strcmp(table->entries[i].name, name) == 0) return i;
     }
     return -1;
+}
+
+/* Appends parameter "name.suffix" of shape s0, s1, ... (ndim of them) to a table that is being made,
+   those that are trained first. entries NULL: the table's numbers are counted, no entry is written. */
+QNET__HELPER void qnet__param_add(qnet_param_table *table, qnet_param *entries, const char *name,
+                                  const char *suffix, int trainable, int ndim, size_t s0,
+                                  size_t s1, size_t s2, size_t s3)
+{
+    const size_t shape[4] = {s0, s1, s2, s3};
+    size_t count = 1;
+    for (int d = 0; d < ndim; d++)
+        count *= shape[d];
+    if (entries != NULL) {
+        qnet_param *p = &entries[table->count];
+        memset(p, 0, sizeof *p);
+        snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
+        p->ndim = ndim;
+        for (int d = 0; d < 4; d++)
+            p->shape[d] = shape[d];
+        p->count = count;
+        p->offset = table->total;
+        p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
+        p->trainable = trainable;
+    }
+    table->count++;
+    table->total += count;
+    table->trainable += trainable ? count : 0;
 }
 
 /* The first of x[count] that is NaN or infinite, or count. */
@@ -9347,73 +9337,15 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
 }
 
 /* ============================================================================================
-   >>gradcheck  Any gradient against central differences. Meant for QNET_REAL double, where a right
-   gradient agrees to about 1e-8; in float the difference quotient itself has few digits.
-   ============================================================================================ */
-
-/* numeric = (f(x + h) - f(x - h)) / ((x + h) - (x - h)), the steps as they were rounded. Its error
-   is about h^2 f''' / 6 + eps |f| / h, so h near the cube root of eps is best: 1e-5 in double. The
-   floor under the denominator, 1e-3 of the largest gradient, keeps numbers that are all rounding
-   from being reported as wrong. A non-finite quotient is an error, not a large number. */
-QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, void *user,
-                                    qnet_real *x, const qnet_real *gradient, size_t count,
-                                    size_t samples, double step, qnet_gradcheck_result *out)
-{
-    qnet_gradcheck_result worst = { -1, 0, 0, 0 };
-    double largest = 0;
-    size_t s, i;
-    if (ctx == NULL || f == NULL || x == NULL || gradient == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: a required pointer is NULL");
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected count >= 1, found 0");
-    if (!(step > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_gradcheck: expected step > 0, found %g",
-                          step);
-    if (samples == 0 || samples > count) samples = count;
-    for (i = 0; i < count; i++)
-        if (fabs((double)gradient[i]) > largest) largest = fabs((double)gradient[i]);
-    for (s = 0; s < samples; s++) {
-        qnet_real kept, above, below;
-        double up, down, numeric, analytic, scale, error;
-        i = s * (count / samples) + s * (count % samples) / samples;
-        kept = x[i];
-        above = (qnet_real)((double)kept + step);
-        below = (qnet_real)((double)kept - step);
-        x[i] = above;
-        up = f(user);
-        x[i] = below;
-        down = f(user);
-        x[i] = kept;
-        numeric = (up - down) / ((double)above - (double)below);
-        analytic = (double)gradient[i];
-        if (!(fabs(numeric) < HUGE_VAL) || !(fabs(analytic) < HUGE_VAL))
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "qnet_gradcheck: at index %lu: numeric %g, analytic %g",
-                              (unsigned long)i, numeric, analytic);
-        scale = fabs(numeric) + fabs(analytic);
-        if (scale < 1e-3 * largest) scale = 1e-3 * largest;
-        error = scale > 0 ? fabs(numeric - analytic) / scale : 0;
-        if (error > worst.max_error) {
-            worst.max_error = error;
-            worst.worst = i;
-            worst.analytic = analytic;
-            worst.numeric = numeric;
-        }
-    }
-    *out = worst;
-    return QNET_OK;
-}
-
-/* ============================================================================================
    >>resnet
-   ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016). The
-   network is one list of 20 units (a convolution and its batch norm) and 8 blocks over them, made
-   by qnet__resnet_describe; the parameter table, the memory plan, the forward and the backward
-   pass all walk that list. Names are torchvision's, in the table and in the trace: a traced tensor
-   has the name of the torchvision module whose output it is.
+   ResNet18, the image-level model (paper, "Internal Architecture", Fig. 4; He et al. 2016): 20
+   convolutions, each with its batch norm ("conv_bn"), in a stem and 8 blocks. One function,
+   qnet__resnet_describe, says so; the parameter table, the memory plan, the forward and the
+   backward pass walk its lists. Names in the table are torchvision's. tests/plain_resnet.h is the
+   same network layer by layer, with every tensor in memory: read that first.
 
        x[B][H][W][3]
-       unit 0             7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
+       stem               7x7/2 conv, BN, ReLU    [B][H/2][W/2][64]     halves are rounded up
        max pool           3x3/2                   [B][H/4][W/4][64]
        layer1  2 blocks                           [B][H/4][W/4][64]
        layer2  2 blocks   the first of stride 2   [B][H/8][W/8][128]
@@ -9422,103 +9354,98 @@ QNET_API qnet_status qnet_gradcheck(qnet_context *ctx, qnet_scalar_function f, v
        average pool       features                [B][512]              the embedding of stage 2
        fc                 logits                  [B][classes]
 
-       a block:  first = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(first)) + shortcut),
+       a block:  mid = ReLU(BN(conv3x3(x))),  out = ReLU(BN(conv3x3(mid)) + shortcut),
                  shortcut = x, or BN(conv1x1/2(x)) where the block has stride 2
 
-   Memory is the limit beside the products, so a training pass keeps what a convolution gives
-   ("pre") and the blocks' outputs, and nothing else. Statistics of a batch norm are summed up while
-   pre is written; norm and ReLU are applied where the next convolution reads pre; the sum at the
-   end of a block is the one pass of its own. Backward it is the same: masks and the sums of a
-   norm's gradient where a gradient is written, the norm's own gradient where it is read (>>fuse).
-   Of unit 0, the stem, only the maxima of pooling are kept (>>stem).
+   Memory traffic is the limit beside the products. So a training pass keeps the output of each
+   convolution, before its norm, and the output of each block, and nothing else. A prologue applies
+   norm and ReLU where the next convolution reads (forward) or makes the gradient of a convolution's
+   output from that of its norm (backward); an epilogue sums up the moments of a norm, or masks a
+   gradient and sums up what its norm needs, where a convolution writes (>>fuse). The sum at the end
+   of a block is the one pass of its own. At inference norm, residual and ReLU are all in epilogues,
+   and what a convolution stores is its output after them.
 
    The paper's text gives a block one ReLU, after its first convolution. The ResNet18 that it names
    and starts from (He et al., torchvision) has a second one, after the sum: so has this.
    ============================================================================================ */
 
-#define QNET__UNITS 20
+#define QNET__CONV_BNS 20
 #define QNET__RESBLOCKS 8
-#define QNET__RESNET_TRAINED (3 * QNET__UNITS + 2) /* table entries that are trained */
-#define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__UNITS)
+#define QNET__RESNET_TRAINED (3 * QNET__CONV_BNS + 2) /* table entries that are trained */
+#define QNET__RESNET_PARAMS (QNET__RESNET_TRAINED + 3 * QNET__CONV_BNS)
 
-/* A convolution, the batch norm after it and, if relu, a ReLU. Shapes are the largest batch's. */
-typedef struct qnet__unit {
+/* A convolution, the batch norm after it and, if relu, a ReLU; shapes are those of the largest
+   batch. With g the gradient of the norm's output over N = batch out_h out_w pixels, x the
+   convolution's output and d = x - mean (Ioffe & Szegedy 2015, section 3):
+
+       dbeta = sum g,  dgamma = rstd sum g d,
+       dx = scale (g - mean_g - d slope_g),  mean_g = sum g / N,  slope_g = rstd^2 sum g d / N. */
+typedef struct qnet__conv_bn {
     char conv_name[32], norm_name[32]; /* "layer1.0.conv1", "layer1.0.bn1" */
-    char out_name[32];                 /* of the unit's output in the trace: "layer1.0.relu" */
     qnet_conv2d conv;
-    qnet__conv_algorithm way; /* chosen for the largest batch: any batch then has the same bits */
+    qnet__conv_algorithm algorithm; /* of the largest batch: any batch then has the same bits */
     int relu;
     qnet_real *w, *gamma, *beta;                     /* in net->weights */
     qnet_real *packed;                               /* w for the kernels, see qnet_resnet_pack */
     qnet_real *running_mean, *running_var, *tracked; /* in net->weights */
     qnet_real *dw, *dgamma, *dbeta;                  /* in net->gradients */
-    qnet_real *pre;         /* [batch][out_h][out_w][out]: what the convolution gives; pooled if
-                               it is the stem's */
-    qnet_real *out;         /* like pre: after norm, residual and ReLU; NULL where it is not kept */
-    qnet_real *mean, *rstd; /* [out]: statistics of the last training batch */
-    qnet_real *scale;       /* [out]: gamma * rstd */
-    qnet_real *shift, *slope; /* [out]: see qnet__unit_gradient */
-} qnet__unit;
+    qnet_real *conv_out;          /* [batch][out_h][out_w][out]; of the stem: pooled, see >>stem */
+    qnet_real *mean, *rstd;       /* [out]: statistics of the last training batch */
+    qnet_real *scale;             /* [out]: gamma * rstd */
+    qnet_real *mean_g, *slope_g;  /* [out] */
+} qnet__conv_bn;
 
-/* out = ReLU(second(first(x)) + shortcut(x)); shortcut is a unit, or -1 for x itself. */
+/* out = ReLU(second(first(x)) + shortcut(x)): indices of conv_bns, which follow each other;
+   shortcut is -1 for x itself. Maps are [batch][h][w][channels] of the block's output. */
 typedef struct qnet__resblock {
-    char name[16]; /* "layer1.0" */
     int first, second, shortcut;
+    qnet_real *out;        /* after its ReLU; until then room for a normalised input */
+    qnet_real *dout;       /* gradient of the sum inside the ReLU of `out` */
+    qnet_real *dmid;       /* gradient of first's norm */
+    void *scratch[2];      /* of its convolutions, forward and backward */
 } qnet__resblock;
 
 typedef struct qnet__resnet_state {
     qnet_resnet net; /* first, so that a pointer to it is the start of the block */
-    qnet__unit unit[QNET__UNITS];
+    qnet__conv_bn conv_bn[QNET__CONV_BNS];
     qnet__resblock block[QNET__RESBLOCKS];
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *pool;      /* [batch][pool_h][pool_w][64]: after max pooling; training: see >>stem */
-    uint8_t *argmax;      /* like pool; training only */
-    qnet_real *stem_pre;  /* where the stem's output is whole, see qnet__resnet_stem_whole */
-    qnet_real *features;  /* [batch][512] */
-    qnet_real *logits;    /* [batch][classes] */
-    qnet_real *dfeatures; /* [batch][512] */
-    qnet_real *dout[QNET__RESBLOCKS]; /* gradient of a block's output */
-    qnet_real *dfirst[QNET__RESBLOCKS]; /* of the output of a block's first unit */
-    qnet_real *dpool;     /* of the pooled map */
-    qnet_real *stem_grad; /* of the stem's norm */
-    qnet_real *temp[2];   /* for units whose convolution needs a normalised input in memory */
-    qnet__epilogue sums;      /* the memory of the sums */
-    double *total[2];     /* [512]: of all chunks */
-    void *scratch;        /* for the layer that needs most */
-    void *packed;         /* all units' */
+    int pool_h, pool_w;       /* of the pooled map */
+    int stem_fused;           /* by >>stem, which takes three channels */
+    uint8_t *argmax;          /* [batch][pool_h][pool_w][64] */
+    qnet_real *dpooled;       /* like argmax */
+    qnet_real *stem_out, *dstem; /* [batch][out_h][out_w][64], unless fused: conv, its gradient */
+    void *stem_scratch[2], *head_scratch;
+    qnet_real *features, *dfeatures; /* [batch][512] */
+    qnet_real *logits;        /* [batch][classes] */
+    qnet__epilogue sums;      /* the memory of the sums of a norm, per chunk ... */
+    double *total[2];         /* ... and of all chunks, [512] */
+    void *packed;             /* of all conv_bns */
     size_t packed_bytes;
-    int pool_h, pool_w;
     double momentum;
     int batch;   /* of the last forward pass; 0: none yet */
     int trained; /* images that a backward pass may follow for; 0: none */
 } qnet__resnet_state;
 
-/* Numbers in the output of a unit for this batch. */
-static size_t qnet__unit_count(const qnet__unit *unit, int batch)
+/* Pixels of a convolution's output for this batch. */
+static size_t qnet__conv_bn_rows(const qnet__conv_bn *c, int batch)
 {
-    return (size_t)batch * (size_t)qnet_conv2d_out_height(&unit->conv) *
-           (size_t)qnet_conv2d_out_width(&unit->conv) * (size_t)unit->conv.out_channels;
+    return (size_t)batch * (size_t)qnet_conv2d_out_height(&c->conv) *
+           (size_t)qnet_conv2d_out_width(&c->conv);
 }
 
-/* One unit: a kernel x kernel convolution of `in` to `out` channels over height x width,
+/* The next conv_bn: kernel x kernel convolution of `in` to `out` channels over height x width,
    padded so that stride 1 keeps the size. prefix is "" or "layer1.0.". */
-static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char *conv,
-                                const char *norm, const char *out_name, int batch, int height,
-                                int width, int in, int out, int kernel, int stride)
+static void qnet__conv_bn_describe(qnet__conv_bn *c, const char *prefix, const char *conv,
+                                   const char *norm, int batch, int height, int width, int in,
+                                   int out, int kernel, int stride)
 {
-    snprintf(unit->conv_name, sizeof unit->conv_name, "%s%s", prefix, conv);
-    snprintf(unit->norm_name, sizeof unit->norm_name, "%s%s", prefix, norm);
-    snprintf(unit->out_name, sizeof unit->out_name, "%s%s", prefix, out_name);
-    unit->conv.batch = batch;
-    unit->conv.height = height;
-    unit->conv.width = width;
-    unit->conv.in_channels = in;
-    unit->conv.out_channels = out;
-    unit->conv.kernel = kernel;
-    unit->conv.stride = stride;
-    unit->conv.padding = kernel / 2;
-    unit->relu = 1;
+    const qnet_conv2d shape = {batch, height, width, in, out, kernel, stride, kernel / 2};
+    snprintf(c->conv_name, sizeof c->conv_name, "%s%s", prefix, conv);
+    snprintf(c->norm_name, sizeof c->norm_name, "%s%s", prefix, norm);
+    c->conv = shape;
+    c->relu = 1;
 }
 
 /* The definition of ResNet18: the stem, then layers 1..4 of two blocks each, with 64, 128, 256 and
@@ -9526,168 +9453,200 @@ static void qnet__unit_describe(qnet__unit *unit, const char *prefix, const char
    1x1 convolution of stride 2; every other shortcut is the identity. */
 static void qnet__resnet_describe(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    int batch = config->batch, in = 64, n = 1, layer, i, h, w;
-
-    qnet__unit_describe(&r->unit[0], "", "conv1", "bn1", "relu", batch, config->height,
-                        config->width, config->channels, 64, 7, 2);
-    r->pool_h = h = (qnet_conv2d_out_height(&r->unit[0].conv) - 1) / 2 + 1;
-    r->pool_w = w = (qnet_conv2d_out_width(&r->unit[0].conv) - 1) / 2 + 1;
-
-    for (layer = 1; layer <= 4; layer++) {
-        for (i = 0; i < 2; i++) {
-            qnet__resblock *block = &r->block[2 * (layer - 1) + i];
-            int out = 64 << (layer - 1), stride = layer > 1 && i == 0 ? 2 : 1;
-            int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
-            char prefix[] = "layer1.0.";
-
-            prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + i);
-            snprintf(block->name, sizeof block->name, "%.8s", prefix);
-            block->first = n++;
-            qnet__unit_describe(&r->unit[block->first], prefix, "conv1", "bn1", "relu", batch, h, w,
-                                in, out, 3, stride);
-            block->second = n++;
-            qnet__unit_describe(&r->unit[block->second], prefix, "conv2", "bn2", "", batch, out_h,
-                                out_w, out, out, 3, 1);
-            snprintf(r->unit[block->second].out_name, sizeof r->unit[block->second].out_name,
-                     "%.8s", prefix);
-            block->shortcut = -1;
-            if (stride == 2) {
-                block->shortcut = n++;
-                qnet__unit_describe(&r->unit[block->shortcut], prefix, "downsample.0",
-                                    "downsample.1", "downsample", batch, h, w, in, out, 1, stride);
-                r->unit[block->shortcut].relu = 0;
-            }
-            in = out;
-            h = out_h;
-            w = out_w;
+    qnet__conv_bn *c = r->conv_bn;
+    int batch = config->batch, in = 64, n = 1, h, w;
+    qnet__conv_bn_describe(c, "", "conv1", "bn1", batch, config->height, config->width,
+                           config->channels, 64, 7, 2);
+    r->pool_h = h = (qnet_conv2d_out_height(&c->conv) - 1) / 2 + 1;
+    r->pool_w = w = (qnet_conv2d_out_width(&c->conv) - 1) / 2 + 1;
+    for (int b = 0; b < QNET__RESBLOCKS; b++) {
+        qnet__resblock *block = &r->block[b];
+        const int layer = b / 2 + 1, out = 64 << (layer - 1);
+        const int stride = layer > 1 && b % 2 == 0 ? 2 : 1;
+        const int out_h = (h - 1) / stride + 1, out_w = (w - 1) / stride + 1;
+        char prefix[] = "layer1.0.";
+        prefix[5] = (char)('0' + layer), prefix[7] = (char)('0' + b % 2);
+        block->first = n++;
+        block->second = n++;
+        block->shortcut = stride == 2 ? n++ : -1;
+        qnet__conv_bn_describe(c + block->first, prefix, "conv1", "bn1", batch, h, w, in, out, 3,
+                               stride);
+        qnet__conv_bn_describe(c + block->second, prefix, "conv2", "bn2", batch, out_h, out_w, out,
+                               out, 3, 1);
+        if (block->shortcut >= 0) {
+            qnet__conv_bn_describe(c + block->shortcut, prefix, "downsample.0", "downsample.1",
+                                   batch, h, w, in, out, 1, stride);
+            c[block->shortcut].relu = 0;
         }
+        in = out;
+        h = out_h;
+        w = out_w;
     }
 }
 
-/* Writes table entry p = "name.suffix" at `offset` of the block; returns the offset after it. */
-static size_t qnet__param_set(qnet_param *p, const char *name, const char *suffix, int ndim,
-                              size_t s0, size_t s1, size_t s2, size_t s3, int trainable,
-                              size_t offset)
+/* The table, whose entries r->params are not written while they are NULL: entries 3u, 3u + 1 and
+   3u + 2 are the weights of conv_bn u and its norm's gamma and beta; then fc; then the running
+   statistics, three for each conv_bn. num_batches_tracked is a scalar. */
+static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_state *r)
 {
-    int i;
-    snprintf(p->name, sizeof p->name, "%s.%s", name, suffix);
-    p->ndim = ndim;
-    p->shape[0] = s0;
-    p->shape[1] = s1;
-    p->shape[2] = s2;
-    p->shape[3] = s3;
-    p->count = 1;
-    for (i = 0; i < ndim; i++)
-        p->count *= p->shape[i];
-    p->offset = offset;
-    p->layout = ndim == 4 ? QNET_LAYOUT_HWIO : QNET_LAYOUT_PLAIN;
-    p->trainable = trainable;
-    return offset + p->count;
-}
-
-/* Fills the table: entry 3u, 3u+1, 3u+2 are the weights of unit u and its norm's gamma and beta;
-   then fc; then the running statistics, three for each unit. num_batches_tracked is a scalar. */
-static void qnet__resnet_table(const qnet_resnet_config *config, qnet__resnet_state *r,
-                               qnet_param *p)
-{
-    size_t at = 0, classes = (size_t)config->classes;
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet__unit *unit = &r->unit[u];
-        size_t k = (size_t)unit->conv.kernel, in = (size_t)unit->conv.in_channels;
-        size_t out = (size_t)unit->conv.out_channels;
-        at = qnet__param_set(p++, unit->conv_name, "weight", 4, k, k, in, out, 1, at);
-        at = qnet__param_set(p++, unit->norm_name, "weight", 1, out, 1, 1, 1, 1, at);
-        at = qnet__param_set(p++, unit->norm_name, "bias", 1, out, 1, 1, 1, 1, at);
+    qnet_param_table *t = &r->table;
+    const size_t classes = (size_t)config->classes;
+    t->network = "resnet18";
+    t->entries = r->params;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t k = (size_t)c->conv.kernel, in = (size_t)c->conv.in_channels;
+        const size_t out = (size_t)c->conv.out_channels;
+        qnet__param_add(t, r->params, c->conv_name, "weight", 1, 4, k, k, in, out);
+        qnet__param_add(t, r->params, c->norm_name, "weight", 1, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "bias", 1, 1, out, 1, 1, 1);
     }
-    at = qnet__param_set(p++, "fc", "weight", 2, classes, QNET_FEATURES, 1, 1, 1, at);
-    at = qnet__param_set(p++, "fc", "bias", 1, classes, 1, 1, 1, 1, at);
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet__unit *unit = &r->unit[u];
-        size_t out = (size_t)unit->conv.out_channels;
-        at = qnet__param_set(p++, unit->norm_name, "running_mean", 1, out, 1, 1, 1, 0, at);
-        at = qnet__param_set(p++, unit->norm_name, "running_var", 1, out, 1, 1, 1, 0, at);
-        at = qnet__param_set(p++, unit->norm_name, "num_batches_tracked", 0, 1, 1, 1, 1, 0, at);
+    qnet__param_add(t, r->params, "fc", "weight", 1, 2, classes, QNET_FEATURES, 1, 1);
+    qnet__param_add(t, r->params, "fc", "bias", 1, 1, classes, 1, 1, 1);
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t out = (size_t)c->conv.out_channels;
+        qnet__param_add(t, r->params, c->norm_name, "running_mean", 0, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "running_var", 0, 1, out, 1, 1, 1);
+        qnet__param_add(t, r->params, c->norm_name, "num_batches_tracked", 0, 0, 1, 1, 1, 1);
     }
 }
 
-/* Numbers in the block: those that are trained and all. */
-static void qnet__resnet_count(const qnet_resnet_config *config, qnet__resnet_state *r)
-{
-    size_t trainable = (size_t)config->classes * (QNET_FEATURES + 1), running = 0;
-    int u;
+/* ---- Memory by lifetimes --------------------------------------------------------------------- */
 
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet_conv2d *conv = &r->unit[u].conv;
-        size_t out = (size_t)conv->out_channels;
-        trainable += (size_t)(conv->kernel * conv->kernel * conv->in_channels) * out + 2 * out;
-        running += 2 * out + 1;
+/* Tensors that share one region: two may overlap if no step needs both. The list of them is run
+   twice: first to place them, then, from next = 0, to hand them out. */
+#define QNET__PLAN_TENSORS 67 /* of a ResNet18 for training */
+typedef struct qnet__plan {
+    unsigned char *base; /* of the region; NULL while measuring */
+    int count, next;
+    struct { size_t bytes, at; int first, last; } tensor[QNET__PLAN_TENSORS];
+} qnet__plan;
+
+/* count * size bytes that steps first..last need; NULL before the region is there. */
+static void *qnet__plan_take(qnet__plan *p, size_t count, size_t size, int first, int last)
+{
+    qnet__arena one = {NULL, 0};
+    if (p->next < p->count) {
+        const size_t at = p->tensor[p->next++].at;
+        return p->base != NULL ? p->base + at : NULL;
     }
-    r->table.network = "resnet18";
-    r->table.count = QNET__RESNET_PARAMS;
-    r->table.trainable = trainable;
-    r->table.total = trainable + running;
+    qnet__take(&one, count, size);
+    p->tensor[p->count].bytes = one.at;
+    p->tensor[p->count].first = first;
+    p->tensor[p->count].last = last;
+    p->next = ++p->count;
+    return NULL;
 }
 
-/* The last unit of a block; they follow each other. */
-static int qnet__resblock_last(const qnet__resblock *block)
+/* First fit, in the order of the list: each at the lowest place that no earlier one has at one of
+   its steps. Returns the bytes of the region, SIZE_MAX if they overflow. */
+static size_t qnet__plan_place(qnet__plan *p)
 {
-    return block->shortcut >= 0 ? block->shortcut : block->second;
-}
-
-/* Scratch bytes: of the stem and the dense layer, scratch[0], and of layers 1 to 4. They may split
-   small batches in another way than large ones, so every batch size is asked for. */
-static void qnet__resnet_scratch(qnet_context *ctx, const qnet_resnet_config *config,
-                                 const qnet__resnet_state *r, size_t scratch[5])
-{
-    qnet_conv2d conv = r->unit[0].conv;
-    int u, b, batch;
-
-    memset(scratch, 0, 5 * sizeof *scratch);
-    for (batch = 1; batch <= config->batch; batch++) {
-        conv = r->unit[0].conv;
-        conv.batch = batch;
-        scratch[0] = qnet__max_size(scratch[0], qnet__conv_scratch(ctx, r->unit[0].way, &conv));
-        scratch[0] = qnet__max_size(scratch[0], qnet_dense_scratch(ctx, (size_t)batch,
-                                                                   QNET_FEATURES, config->classes));
-        if (r->unit[0].way == QNET__CONV_DIRECT) {
-            scratch[0] = qnet__max_size(scratch[0], qnet__stem_forward_scratch(ctx, &conv));
-            if (config->training && conv.in_channels == 3)
-                scratch[0] = qnet__max_size(scratch[0], qnet__stem_backward_scratch(ctx, &conv));
-        }
-        for (b = 0; b < QNET__RESBLOCKS; b++) {
-            size_t *most = &scratch[b / 2 + 1];
-            for (u = r->block[b].first; u <= qnet__resblock_last(&r->block[b]); u++) {
-                conv = r->unit[u].conv;
-                conv.batch = batch;
-                *most = qnet__max_size(*most, qnet__conv_scratch(ctx, r->unit[u].way, &conv));
+    size_t sum = 0, end = 0;
+    for (int i = 0; i < p->count; i++) {
+        const size_t bytes = p->tensor[i].bytes;
+        size_t at = 0;
+        if (!qnet__add(sum, bytes, &sum)) return SIZE_MAX;
+        for (int j = 0; j < i; j++) {
+            const size_t taken = p->tensor[j].at, free = taken + p->tensor[j].bytes;
+            const int together = p->tensor[i].first <= p->tensor[j].last &&
+                                 p->tensor[j].first <= p->tensor[i].last;
+            if (together && at < free && taken < at + bytes) {
+                at = free;
+                j = -1; /* from the first again */
             }
         }
+        p->tensor[i].at = at;
+        end = qnet__max_size(end, at + bytes);
+    }
+    return end;
+}
+
+/* Scratch of the convolution with the algorithm of the largest batch. Winograd's may cut a smaller
+   batch in another way, which needs a little more. */
+static size_t qnet__conv_bn_scratch(qnet_context *ctx, const qnet__conv_bn *c)
+{
+    qnet_conv2d conv = c->conv;
+    size_t bytes = 0;
+    for (conv.batch = 1; conv.batch <= c->conv.batch; conv.batch++)
+        bytes = qnet__max_size(bytes, qnet__conv_scratch(ctx, c->algorithm, &conv));
+    return bytes;
+}
+
+/* Scratch of the stem's forward or backward pass. */
+static size_t qnet__resnet_stem_scratch(const qnet__resnet_state *r, int backward)
+{
+    const qnet__conv_bn *stem = r->conv_bn;
+    if (!r->stem_fused) return qnet__conv_bn_scratch(r->net.ctx, stem);
+    return backward ? qnet__stem_backward_scratch(r->net.ctx, &stem->conv)
+                    : qnet__stem_forward_scratch(r->net.ctx, &stem->conv);
+}
+
+/* The maps, by steps: 0 the stem, 1 + b block b, 9 the head, and the same backward: 17 - b block b,
+   18 the stem. What a training pass keeps lives from the step that makes it to the same block's
+   backward step, and so all of it at step 9; the gradients of a block then lie over what the blocks
+   after it have kept. At inference a map lives until the next block has read it. */
+static void qnet__resnet_maps(qnet__plan *p, qnet__resnet_state *r)
+{
+    const int batch = r->net.config.batch, train = r->net.config.training;
+    const size_t real = sizeof(qnet_real), rows = (size_t)batch;
+    const size_t pooled = rows * (size_t)r->pool_h * (size_t)r->pool_w * 64;
+    qnet__conv_bn *stem = r->conv_bn;
+    const size_t whole = r->stem_fused ? 0 : 64 * qnet__conv_bn_rows(stem, batch);
+
+    stem->conv_out = (qnet_real *)qnet__plan_take(p, pooled, real, 0, train ? 18 : 1);
+    r->stem_out = (qnet_real *)qnet__plan_take(p, whole, real, 0, train ? 18 : 0);
+    r->stem_scratch[0] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 0), 1, 0, 0);
+    r->head_scratch = qnet__plan_take(
+        p, qnet_dense_scratch(r->net.ctx, rows, QNET_FEATURES, r->net.config.classes), 1, 9, 9);
+    for (int b = 0; b < QNET__RESBLOCKS; b++) {
+        qnet__resblock *block = &r->block[b];
+        const int last = block->shortcut >= 0 ? block->shortcut : block->second, back = 17 - b;
+        const size_t count = qnet__conv_bn_rows(&r->conv_bn[block->second], batch) *
+                             (size_t)r->conv_bn[block->second].conv.out_channels;
+        size_t scratch = 0;
+        for (int u = block->first; u <= last; u++) {
+            scratch = qnet__max_size(scratch, qnet__conv_bn_scratch(r->net.ctx, &r->conv_bn[u]));
+            if (train || u != block->second)
+                r->conv_bn[u].conv_out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b,
+                                                                      train ? back : 1 + b);
+        }
+        block->out = (qnet_real *)qnet__plan_take(p, count, real, 1 + b, train ? back : 2 + b);
+        block->scratch[0] = qnet__plan_take(p, scratch, 1, 1 + b, 1 + b);
+        if (train) {
+            block->dout = (qnet_real *)qnet__plan_take(p, count, real, back - 1, back);
+            block->dmid = (qnet_real *)qnet__plan_take(p, count, real, back, back);
+            block->scratch[1] = qnet__plan_take(p, scratch, 1, back, back);
+        }
+    }
+    if (train) {
+        r->argmax = (uint8_t *)qnet__plan_take(p, pooled, 1, 0, 18);
+        r->dpooled = (qnet_real *)qnet__plan_take(p, pooled, real, 17, 18);
+        r->dstem = (qnet_real *)qnet__plan_take(p, whole, real, 18, 18);
+        r->stem_scratch[1] = qnet__plan_take(p, qnet__resnet_stem_scratch(r, 1), 1, 18, 18);
     }
 }
 
-/* Memory for the sums of the unit that has most chunks; a map may be an input or an output. */
-static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config *config,
-                                   qnet__resnet_state *r)
+/* Memory for the sums of the map that has most chunks or numbers in them; it may be the input or
+   the output of a convolution. */
+static void qnet__resnet_sums(qnet__arena *arena, qnet__resnet_state *r)
 {
     const qnet__isa *isa = qnet__isa_of(r->net.ctx);
-    const qnet__stem stem = qnet__stem_geometry(&r->unit[0].conv);
-    size_t numbers = 64 * qnet__stem_chunks(&stem), chunks = qnet__stem_chunks(&stem);
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        const qnet_conv2d *conv = &r->unit[u].conv;
-        size_t out = (size_t)conv->out_channels, most;
-        const int side = qnet__conv_side(r->unit[u].way);
-        qnet__winograd p;
-        most = qnet__pass_chunks(qnet__unit_count(&r->unit[u], config->batch) / out, out);
+    const qnet__stem stem = qnet__stem_geometry(&r->conv_bn[0].conv);
+    size_t chunks = qnet__stem_chunks(&stem), numbers = 64 * chunks;
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        const qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t in = (size_t)c->conv.in_channels, out = (size_t)c->conv.out_channels;
+        const int side = qnet__conv_side(c->algorithm);
+        size_t most = qnet__pass_chunks(qnet__conv_bn_rows(c, c->conv.batch), out);
         if (side > 0) {
-            qnet__winograd_geometry(&p, isa, conv, side, 0);
+            qnet__winograd p;
+            qnet__winograd_geometry(&p, isa, &c->conv, side, 0);
             most = qnet__max_size(most, (size_t)p.blocks);
         }
         chunks = qnet__max_size(chunks, most);
-        numbers = qnet__max_size(numbers, most * qnet__max_size(out, (size_t)conv->in_channels));
+        numbers = qnet__max_size(numbers, most * qnet__max_size(in, out));
     }
     r->sums.center = (qnet_real *)qnet__take(arena, numbers, sizeof(qnet_real));
     r->sums.sum1 = (double *)qnet__take(arena, numbers, sizeof(double));
@@ -9697,230 +9656,75 @@ static void qnet__resnet_plan_sums(qnet__arena *arena, const qnet_resnet_config 
     r->total[1] = (double *)qnet__take(arena, QNET_FEATURES, sizeof(double));
 }
 
-/* `count` numbers from *at on, which moves; NULL while there is no memory yet. */
-static qnet_real *qnet__resnet_carve(qnet_real **at, size_t *used, size_t count)
-{
-    qnet_real *p = *at;
-    *used += count;
-    *at = p != NULL ? p + count : NULL;
-    return p;
-}
-
-/* The scratch, and behind it what a layer's backward pass needs for a while: the gradients that
-   qnet__resnet_plan_training does not put elsewhere. Layers with more scratch have smaller maps.
-   size[l]: numbers in a map of layer l. */
-static void qnet__resnet_plan_work(qnet__arena *arena, const size_t scratch[5],
-                                   const size_t size[5], qnet__resnet_state *r)
-{
-    size_t bytes = scratch[0];
-    void *base = NULL;
-    int l, pass;
-
-    /* Twice: to measure, and to place. */
-    for (pass = 0; pass < 2; pass++) {
-        if (pass == 1)
-            base = qnet__take(arena, bytes, 1);
-        for (l = 1; l <= 4; l++) {
-            qnet__arena work = {(unsigned char *)base, 0};
-            const int first = 2 * (l - 1), second = first + 1; /* blocks */
-            r->scratch = qnet__take(&work, scratch[l], 1);
-            if (l > 1)
-                r->dout[first] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            if (l > 2) {
-                r->dfirst[first] = r->dfirst[second] =
-                    (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            }
-            if (l > 3)
-                r->dout[second] = (qnet_real *)qnet__take(&work, size[l], sizeof(qnet_real));
-            bytes = qnet__max_size(bytes, work.at);
-        }
-    }
-}
-
-/* Training keeps every convolution's output and every block's output, layer after layer in one
-   region. What is needed only for a while lies over parts of it that are dead then:
-
-       stem's output, and its norm's           until pooling: over layers 1 and 2, not yet computed;
-         gradient, if they are whole           after layer1's backward pass: over the same, used up
-       gradients of block outputs, dout[b]     0, 1: over layer2's and layer3's maps
-                                               3, 5: over layer4's, those of its first and second
-                                               block; 2, 4, 6, 7: behind the scratch
-       gradient inside a block, dfirst[b]      layer1: over layer2's maps, layer2: over layer3's,
-                                               layers 3 and 4: behind the scratch
-       gradient of the pooled map              over layer3's maps
-
-   Of the stem only the pooled map is kept (>>stem). */
-static void qnet__resnet_plan_training(qnet__arena *arena, const qnet_resnet_config *config,
-                                       qnet__resnet_state *r)
-{
-    size_t real = sizeof(qnet_real), used = 0, total, size[5], scratch[5], temp = 0;
-    size_t stem = qnet__unit_count(&r->unit[0], config->batch);
-    size_t pool = (size_t)config->batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    qnet_real *region, *at, *layer[5];
-    int u, b, l, pass;
-
-    for (l = 1; l <= 4; l++)
-        size[l] = qnet__unit_count(&r->unit[r->block[2 * l - 1].second], config->batch);
-    /* Twice: to measure, and to place. */
-    for (pass = 0, total = 0, region = NULL; pass < 2; pass++) {
-        if (pass == 1) {
-            total = qnet__max_size(used, 2 * stem);
-            region = (qnet_real *)qnet__take(arena, total, real);
-        }
-        at = region;
-        used = 0;
-        for (b = 0; b < QNET__RESBLOCKS; b++) {
-            const qnet__resblock *block = &r->block[b];
-            if (b % 2 == 0)
-                layer[b / 2 + 1] = at;
-            for (u = block->first; u <= qnet__resblock_last(block); u++)
-                r->unit[u].pre = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-            r->unit[block->second].out = qnet__resnet_carve(&at, &used, size[b / 2 + 1]);
-        }
-    }
-    r->stem_pre = region;
-    r->stem_grad = region != NULL ? region + stem : NULL;
-
-    /* Layers 2 and 3 have seven maps each: room for size[1], of dout or dpool, and dfirst behind
-       it, as size[1] is at most 2 size[2] and 4 size[3], and size[2] at most 2 size[3]. Of layer
-       4 the first block has four maps, room for size[2], the second three, room for size[3]. */
-    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    qnet__resnet_plan_work(arena, scratch, size, r);
-    if (region != NULL) {
-        r->dfirst[0] = r->dfirst[1] = layer[2] + size[1];
-        r->dfirst[2] = r->dfirst[3] = layer[3] + size[1];
-        r->dout[5] = r->unit[r->block[7].first].pre;
-        r->dout[3] = layer[4];
-        r->dout[1] = layer[3];
-        r->dout[0] = layer[2];
-        r->dpool = layer[3];
-    }
-
-    for (u = 0; u < QNET__UNITS; u++) {
-        qnet__unit *unit = &r->unit[u];
-        size_t out = (size_t)unit->conv.out_channels;
-        unit->mean = (qnet_real *)qnet__take(arena, out, real);
-        unit->rstd = (qnet_real *)qnet__take(arena, out, real);
-        unit->shift = (qnet_real *)qnet__take(arena, out, real);
-        unit->slope = (qnet_real *)qnet__take(arena, out, real);
-    }
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        if (qnet__conv_side(r->unit[r->block[b].second].way) == 0)
-            temp = qnet__max_size(temp, size[b / 2 + 1]);
-    }
-    r->temp[0] = (qnet_real *)qnet__take(arena, temp, real);
-    r->temp[1] = (qnet_real *)qnet__take(arena, temp, real);
-    r->pool = r->unit[0].pre = (qnet_real *)qnet__take(arena, pool, real);
-    r->argmax = (uint8_t *)qnet__take(arena, pool, 1);
-    r->dfeatures = (qnet_real *)qnet__take(arena, (size_t)config->batch * QNET_FEATURES, real);
-    qnet__resnet_plan_sums(arena, config, r);
-}
-
-/* Inference: three maps that the blocks pass round, two of them over the stem's output (where that
-   is whole), which is dead after pooling; norms work in place. */
-static void qnet__resnet_plan_inference(qnet__arena *arena, const qnet_resnet_config *config,
-                                        qnet__resnet_state *r, size_t map)
-{
-    const int whole = r->unit[0].way != QNET__CONV_DIRECT;
-    const size_t whole_stem = whole ? qnet__unit_count(&r->unit[0], config->batch) : 0;
-    const size_t stem = qnet__max_size(whole_stem, 2 * map);
-    qnet_real *buffer[3];
-    size_t scratch[5];
-    int b, l, in = 0;
-
-    buffer[0] = r->pool = (qnet_real *)qnet__take(arena, map, sizeof(qnet_real));
-    buffer[1] = (qnet_real *)qnet__take(arena, stem, sizeof(qnet_real));
-    buffer[2] = arena->base ? buffer[1] + map : NULL;
-    r->stem_pre = buffer[1];
-    r->unit[0].pre = r->unit[0].out = buffer[0];
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        const qnet__resblock *block = &r->block[b];
-        qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-        first->pre = first->out = buffer[(in + 1) % 3];
-        if (block->shortcut >= 0) { /* x is read by the shortcut and first, then written over */
-            qnet__unit *shortcut = &r->unit[block->shortcut];
-            shortcut->pre = shortcut->out = buffer[(in + 2) % 3];
-        } else { /* x is needed to the end */
-            in = (in + 2) % 3;
-        }
-        second->pre = second->out = buffer[in];
-    }
-    qnet__resnet_scratch(r->net.ctx, config, r, scratch);
-    for (l = 1; l <= 4; l++)
-        scratch[0] = qnet__max_size(scratch[0], scratch[l]);
-    r->scratch = qnet__take(arena, scratch[0], 1);
-}
-
 /* Carves the whole network from an arena; with base NULL it only measures. */
 static void qnet__resnet_plan(qnet_context *ctx, const qnet_resnet_config *config,
                               qnet__arena *arena, qnet__resnet_state *r)
 {
-    size_t real = sizeof(qnet_real), batch = (size_t)config->batch, map;
-    int u, b;
-
+    const size_t real = sizeof(qnet_real), batch = (size_t)config->batch;
+    qnet__plan plan;
     memset(r, 0, sizeof *r);
     r->net.ctx = ctx;
+    r->net.config = *config;
     qnet__take(arena, 1, sizeof *r); /* the state itself, copied to the block's start at the end */
     qnet__resnet_describe(config, r);
-    qnet__resnet_count(config, r);
+    r->stem_fused = !QNET__REFERENCE_ONLY && config->channels == 3;
     r->params = (qnet_param *)qnet__take(arena, QNET__RESNET_PARAMS, sizeof(qnet_param));
+    qnet__resnet_table(config, r);
     r->net.weights = (qnet_real *)qnet__take(arena, r->table.total, real);
     if (config->training)
         r->net.gradients = (qnet_real *)qnet__take(arena, r->table.trainable, real);
-
-    /* Largest input or output of a block. Layers 2..4 quarter the pixels and double the channels,
-       but a map of 3 x 3 becomes 2 x 2: small sizes can grow, so all are looked at. */
-    map = batch * (size_t)r->pool_h * (size_t)r->pool_w * 64;
-    for (b = 0; b < QNET__RESBLOCKS; b++) {
-        u = r->block[b].second;
-        map = qnet__max_size(map, qnet__unit_count(&r->unit[u], config->batch));
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
+        qnet__conv_bn *c = &r->conv_bn[u];
+        const size_t out = (size_t)c->conv.out_channels;
+        c->algorithm = u == 0 && r->stem_fused ? QNET__CONV_DIRECT
+                                               : qnet__conv_pick(ctx, &c->conv, !config->training);
+        c->scale = (qnet_real *)qnet__take(arena, out, real);
+        if (config->training) {
+            c->mean = (qnet_real *)qnet__take(arena, out, real);
+            c->rstd = (qnet_real *)qnet__take(arena, out, real);
+            c->mean_g = (qnet_real *)qnet__take(arena, out, real);
+            c->slope_g = (qnet_real *)qnet__take(arena, out, real);
+        }
     }
-    for (u = 0; u < QNET__UNITS; u++) {
-        r->unit[u].way = qnet__conv_pick(ctx, &r->unit[u].conv, !config->training);
-        r->unit[u].scale = (qnet_real *)qnet__take(arena, (size_t)r->unit[u].conv.out_channels,
-                                                   real);
-    }
-    if (config->training) {
-        qnet__resnet_plan_training(arena, config, r);
-    } else {
-        qnet__resnet_plan_inference(arena, config, r, map);
-    }
-
+    plan.base = NULL;
+    plan.count = plan.next = 0;
+    qnet__resnet_maps(&plan, r);
+    plan.base = (unsigned char *)qnet__take(arena, qnet__plan_place(&plan), 1);
+    plan.next = 0;
+    qnet__resnet_maps(&plan, r);
     r->features = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
     r->logits = (qnet_real *)qnet__take(arena, batch * (size_t)config->classes, real);
+    if (config->training) {
+        r->dfeatures = (qnet_real *)qnet__take(arena, batch * QNET_FEATURES, real);
+        qnet__resnet_sums(arena, r);
+    }
+}
+
+/* `field` of a configuration or call must be least..most. */
+static qnet_status qnet__check_range(qnet_context *ctx, const char *what, const char *field,
+                                     int value, int least, int most)
+{
+    if (value >= least && value <= most) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s must be %d..%d, found %d", what, field,
+                      least, most, value);
 }
 
 /* The limits lie far above any use, so that no product of int sizes inside a layer overflows. */
 static qnet_status qnet__resnet_check_config(qnet_context *ctx, const qnet_resnet_config *config)
 {
     size_t count;
-
-    if (config->height < 32 || config->width < 32 || config->height > 8192 ||
-        config->width > 8192) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "resnet: height and width must be 32..8192, found %d x %d",
-                          config->height, config->width);
-    }
-    if (config->channels < 1 || config->channels > 1024) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: channels must be 1..1024, found %d",
-                          config->channels);
-    }
-    if (config->classes < 1 || config->classes > 65536) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: classes must be 1..65536, found %d",
-                          config->classes);
-    }
-    if (config->batch < 1 || config->batch > 4096) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: batch must be 1..4096, found %d",
-                          config->batch);
-    }
+    QNET__TRY(qnet__check_range(ctx, "resnet", "height", config->height, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "width", config->width, 32, 8192));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "channels", config->channels, 1, 1024));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "classes", config->classes, 1, 65536));
+    QNET__TRY(qnet__check_range(ctx, "resnet", "batch", config->batch, 1, 4096));
     /* The largest tensors are the input and the stem's output, a quarter of it with 64 channels. */
     count = (size_t)qnet__max_int(config->channels, 64) * sizeof(double);
     if (!qnet__mul(count, (size_t)config->height, &count) ||
         !qnet__mul(count, (size_t)config->width, &count) ||
-        !qnet__mul(count, (size_t)config->batch, &count)) {
+        !qnet__mul(count, (size_t)config->batch, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: %d images of %d x %d x %d do not fit",
                           config->batch, config->height, config->width, config->channels);
-    }
     return QNET_OK;
 }
 
@@ -9933,71 +9737,57 @@ QNET_API void qnet_resnet_config_init(qnet_resnet_config *config)
     config->training = 1;
 }
 
-/* The plan is run without memory; nothing is kept. */
 QNET_API size_t qnet_resnet_bytes(qnet_context *ctx, const qnet_resnet_config *config)
 {
     qnet__arena arena = {NULL, 0};
     qnet__resnet_state r;
-
     if (ctx == NULL || config == NULL || qnet__resnet_check_config(ctx, config) != QNET_OK)
         return 0;
     qnet__resnet_plan(ctx, config, &arena, &r);
-    return arena.at == (size_t)-1 ? 0 : arena.at;
+    return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
-/* Points every unit at its entries of the weights and gradients, in the order of
-   qnet__resnet_table. Pointers, not copies: whoever writes the block changes the network. */
+/* Points every conv_bn at its entries of the weights and gradients, in the order of the table.
+   Pointers, not copies: whoever writes the block changes the network. */
 static void qnet__resnet_bind(qnet__resnet_state *r)
 {
-    int u;
-
-    for (u = 0; u < QNET__UNITS; u++) {
+    for (int u = 0; u < QNET__CONV_BNS; u++) {
         const qnet_param *p = &r->params[3 * u], *running = p + QNET__RESNET_TRAINED;
-        qnet__unit *unit = &r->unit[u];
-        unit->w = r->net.weights + p[0].offset;
-        unit->gamma = r->net.weights + p[1].offset;
-        unit->beta = r->net.weights + p[2].offset;
-        unit->running_mean = r->net.weights + running[0].offset;
-        unit->running_var = r->net.weights + running[1].offset;
-        unit->tracked = r->net.weights + running[2].offset;
+        qnet__conv_bn *c = &r->conv_bn[u];
+        c->w = r->net.weights + p[0].offset;
+        c->gamma = r->net.weights + p[1].offset;
+        c->beta = r->net.weights + p[2].offset;
+        c->running_mean = r->net.weights + running[0].offset;
+        c->running_var = r->net.weights + running[1].offset;
+        c->tracked = r->net.weights + running[2].offset;
         if (r->net.gradients != NULL) {
-            unit->dw = r->net.gradients + p[0].offset;
-            unit->dgamma = r->net.gradients + p[1].offset;
-            unit->dbeta = r->net.gradients + p[2].offset;
+            c->dw = r->net.gradients + p[0].offset;
+            c->dgamma = r->net.gradients + p[1].offset;
+            c->dbeta = r->net.gradients + p[2].offset;
         }
     }
 }
 
-/* One allocation: the plan is run twice, to measure and to carve. The state is filled on the stack
-   and copied to the start of the block. Weights and gradients are zero until qnet_resnet_init or a
-   weights file fills them. */
+/* One allocation: the plan measures it, and carves it. The state is filled on the stack and copied
+   to the start of the block. Weights and gradients are zero until qnet_resnet_init or a weights
+   file fills them. */
 QNET_API qnet_status qnet_resnet_create(qnet_context *ctx, const qnet_resnet_config *config,
                                         qnet_resnet **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__resnet_state r, *self;
+    qnet__resnet_state r;
     size_t bytes;
-
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet: ctx, config or out is NULL");
     QNET__TRY(qnet__resnet_check_config(ctx, config));
-    bytes = qnet_resnet_bytes(ctx, config);
-    if (bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "resnet: the network does not fit into memory");
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL)
-        return qnet__no_memory(ctx, bytes, "ResNet18");
-
     qnet__resnet_plan(ctx, config, &arena, &r);
-    self = (qnet__resnet_state *)(void *)arena.base;
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "ResNet18"));
+    qnet__resnet_plan(ctx, config, &arena, &r);
+    qnet__resnet_state *self = (qnet__resnet_state *)(void *)arena.base;
     r.momentum = QNET_BATCHNORM_MOMENTUM;
-    r.table.entries = r.params;
-    r.net.config = *config;
     r.net.table = &self->table;
     r.net.bytes = bytes;
     r.net.state = self;
-    memset(r.params, 0, QNET__RESNET_PARAMS * sizeof(qnet_param));
-    qnet__resnet_table(config, &r, r.params);
     qnet__resnet_bind(&r);
     qnet__zero(ctx, r.net.weights, r.table.total * sizeof(qnet_real));
     if (r.net.gradients != NULL)
@@ -10015,98 +9805,34 @@ QNET_API void qnet_resnet_destroy(qnet_resnet *net)
     }
 }
 
+/* Measures the packed kernels in a first pass, takes memory unless an earlier call has, and packs
+   in a second. An algorithm without a packed form takes none. */
 QNET_API qnet_status qnet_resnet_pack(qnet_resnet *net)
 {
-    qnet__resnet_state *r;
     qnet__arena arena = {NULL, 0};
-    int u, pass;
-
-    if (net == NULL || net->config.training) {
+    qnet__resnet_state *r;
+    if (net == NULL || net->config.training)
         return qnet__fail(net != NULL ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet pack: expected a network created with training = 0");
-    }
     r = net->state;
-    for (pass = 0; pass < 2; pass++) {
-        if (pass == 1 && arena.at == 0) { /* no way that packs */
-            return QNET_OK;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int u = 0; u < QNET__CONV_BNS; u++) {
+            qnet__conv_bn *c = &r->conv_bn[u];
+            const size_t count = qnet__conv_packed(net->ctx, c->algorithm, &c->conv);
+            c->packed = count == 0 ? NULL
+                                   : (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real));
+            if (c->packed != NULL)
+                qnet__conv_pack(net->ctx, c->algorithm, &c->conv, c->w, c->packed);
         }
-        if (pass == 1 && r->packed == NULL) {
-            r->packed = qnet__alloc(net->ctx, arena.at);
-            if (r->packed == NULL)
-                return qnet__no_memory(net->ctx, arena.at, "packed weights");
-            r->packed_bytes = arena.at;
+        if (pass == 0 && arena.at == 0) return QNET_OK;
+        if (pass == 0 && r->packed == NULL) {
+            QNET__TRY(qnet__arena_alloc(net->ctx, &arena, &r->packed_bytes, "packed weights"));
+            r->packed = arena.base;
         }
-        arena.base = (unsigned char *)(pass == 1 ? r->packed : NULL);
+        arena.base = (unsigned char *)r->packed;
         arena.at = 0;
-        for (u = 0; u < QNET__UNITS; u++) {
-            qnet__unit *unit = &r->unit[u];
-            const size_t count = qnet__conv_packed(net->ctx, unit->way, &unit->conv);
-            unit->packed = count > 0 ? (qnet_real *)qnet__take(&arena, count, sizeof(qnet_real))
-                                     : NULL;
-            if (unit->packed != NULL)
-                qnet__conv_pack(net->ctx, unit->way, &unit->conv, unit->w, unit->packed);
-        }
     }
     return QNET_OK;
-}
-
-/* Where `data` lies in the network's block, in MB from its start; "-": nowhere. */
-static void qnet__resnet_place(const qnet__resnet_state *r, const void *data, char text[16])
-{
-    snprintf(text, 16, "-");
-    if (data != NULL) {
-        snprintf(text, 16, "%.1f", (double)((const unsigned char *)data -
-                                            (const unsigned char *)(const void *)r) / 1e6);
-    }
-}
-
-QNET_API size_t qnet_resnet_plan_text(const qnet_resnet *net, char *text, size_t size)
-{
-    const qnet__resnet_state *r;
-    size_t used = 0;
-    int u, n;
-
-    if (text != NULL && size > 0)
-        text[0] = '\0';
-    if (net == NULL)
-        return 0;
-    r = net->state;
-    for (u = -1; u <= QNET__UNITS; u++) {
-        char line[192], shape[48], pre[16], out[16];
-        if (u < 0) {
-            n = snprintf(line, sizeof line, "%-22s %-17s %-10s %-10s %9s %8s %8s\n", "convolution",
-                         "output", "algorithm", "gradient", "MB", "conv at", "ReLU at");
-        } else if (u == QNET__UNITS) {
-            qnet__resnet_place(r, r->scratch, out);
-            n = snprintf(line, sizeof line,
-                         "block of %.1f MB: weights %.1f, scratch at %s; beside it, packed: %.1f\n",
-                         (double)net->bytes / 1e6,
-                         (double)r->table.total * sizeof(qnet_real) / 1e6, out,
-                         (double)r->packed_bytes / 1e6);
-        } else {
-            const qnet__unit *unit = &r->unit[u];
-            const int h = u > 0 ? qnet_conv2d_out_height(&unit->conv) : r->pool_h;
-            const int w = u > 0 ? qnet_conv2d_out_width(&unit->conv) : r->pool_w;
-            snprintf(shape, sizeof shape, "%dx%dx%dx%d", net->config.batch, h, w,
-                     unit->conv.out_channels);
-            qnet__resnet_place(r, unit->pre, pre);
-            qnet__resnet_place(r, unit->out, out);
-            n = snprintf(
-                line, sizeof line, "%-22s %-17s %-10s %-10s %9.2f %8s %8s\n",
-                u > 0 ? unit->conv_name : "conv1, pooled", shape,
-                qnet__conv_algorithm_name(unit->way),
-                u > 0 && net->config.training
-                    ? qnet__conv_algorithm_name(qnet__conv_algorithm_back(unit->way, &unit->conv))
-                    : "-",
-                (double)net->config.batch * h * w * unit->conv.out_channels * sizeof(qnet_real) /
-                    1e6,
-                pre, out);
-        }
-        if (n > 0 && text != NULL && used + (size_t)n < size)
-            memcpy(text + used, line, (size_t)n + 1);
-        used += n > 0 ? (size_t)n : 0;
-    }
-    return used;
 }
 
 typedef struct qnet__resnet_init_job { qnet_resnet *net; uint64_t seed; } qnet__resnet_init_job;
@@ -10118,45 +9844,38 @@ static void qnet__resnet_init_task(void *arg, size_t i, size_t worker)
     const qnet_param *p = &job->net->table->entries[i];
     qnet_rng rng = qnet_rng_at(job->seed, QNET_RANDOM_INIT_RESNET, 0, i);
     qnet_real *v = job->net->weights + p->offset;
-    size_t j;
-
     QNET__UNUSED(worker);
     if (p->ndim == 4) {
         /* Kaiming normal, fan out (He et al. 2015): keeps the gradient's variance through ReLUs. */
-        double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
-        for (j = 0; j < p->count; j++)
+        const double std = sqrt(2.0 / (double)(p->shape[0] * p->shape[1] * p->shape[3]));
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)(std * qnet_rng_normal(&rng));
     } else if (strncmp(p->name, "fc.", 3) == 0) {
-        double bound = 1.0 / sqrt((double)QNET_FEATURES);
-        for (j = 0; j < p->count; j++)
+        const double bound = 1.0 / sqrt((double)QNET_FEATURES);
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     } else {
         /* Norms: gamma 1, beta 0, running mean 0 and variance 1, no batch tracked. */
-        int one = strstr(p->name, ".running_var") != NULL || strstr(p->name, ".weight") != NULL;
-        for (j = 0; j < p->count; j++)
+        const int one = strstr(p->name, ".running_var") || strstr(p->name, ".weight");
+        for (size_t j = 0; j < p->count; j++)
             v[j] = (qnet_real)one;
     }
 }
 
-/* weights[total] as torchvision's ResNet starts: see the task above. */
+/* weights[total] as torchvision's ResNet starts: see the task above. The packed form, which was of
+   other weights, is dropped. */
 QNET_API void qnet_resnet_init(qnet_resnet *net, uint64_t seed)
 {
-    qnet__resnet_init_job job;
-    int u;
-    job.net = net;
-    job.seed = seed;
+    qnet__resnet_init_job job = {net, seed};
     qnet__parallel(net->ctx, (size_t)net->table->count, qnet__resnet_init_task, &job);
-    for (u = 0; u < QNET__UNITS; u++) {
-        net->state->unit[u].packed = NULL; /* was of other weights */
-    }
+    for (int u = 0; u < QNET__CONV_BNS; u++)
+        net->state->conv_bn[u].packed = NULL;
 }
 
 /* The head alone, for weights that came without one of the right number of classes. */
 QNET__HELPER void qnet__resnet_init_head(qnet_resnet *net, uint64_t seed)
 {
-    qnet__resnet_init_job job;
-    job.net = net;
-    job.seed = seed;
+    qnet__resnet_init_job job = {net, seed};
     qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.weight"), 0);
     qnet__resnet_init_task(&job, (size_t)qnet_param_find(net->table, "fc.bias"), 0);
 }
@@ -10173,289 +9892,189 @@ QNET_API void qnet_resnet_set_momentum(qnet_resnet *net, double momentum)
 QNET_API qnet_tensor qnet_resnet_feature_map(const qnet_resnet *net)
 {
     const qnet__resnet_state *r = net->state;
-    const qnet__unit *last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const qnet_conv2d *conv = &r->conv_bn[last->second].conv;
     qnet_tensor t;
-
     t.data = r->batch > 0 ? last->out : NULL;
     t.ndim = 4;
     t.shape[0] = (size_t)r->batch;
-    t.shape[1] = (size_t)qnet_conv2d_out_height(&last->conv);
-    t.shape[2] = (size_t)qnet_conv2d_out_width(&last->conv);
+    t.shape[1] = (size_t)qnet_conv2d_out_height(conv);
+    t.shape[2] = (size_t)qnet_conv2d_out_width(conv);
     t.shape[3] = QNET_FEATURES;
     return t;
 }
 
-/* Hands a tensor in the shape of a unit's output to the trace hook. */
-static void qnet__unit_trace(const qnet__resnet_state *r, const qnet__unit *unit, int batch,
-                             const char *prefix, const char *name, const qnet_real *data)
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* Prologue ReLU(norm(conv_out)). With `train` by the batch's statistics. */
+static qnet__prologue qnet__conv_bn_normalised(const qnet__conv_bn *c, int train)
 {
-    char full[48];
-    snprintf(full, sizeof full, "%s%s", prefix, name);
-    qnet__trace(r->net.ctx, full, data, 4, (size_t)batch,
-                (size_t)qnet_conv2d_out_height(&unit->conv),
-                (size_t)qnet_conv2d_out_width(&unit->conv), (size_t)unit->conv.out_channels);
+    qnet__prologue p = qnet__prologue_plain(c->conv_out);
+    p.kind = QNET__PROLOGUE_NORMALISED;
+    p.mean = train ? c->mean : c->running_mean, p.scale = c->scale, p.beta = c->beta;
+    return p;
 }
 
-static int qnet__resnet_traces(const qnet__resnet_state *r)
+/* Epilogue y = act(norm + residual). With `train` by the batch's statistics. */
+static qnet__epilogue qnet__conv_bn_norm(const qnet__conv_bn *c, int train,
+                                         const qnet_real *residual, qnet_real *y)
 {
-    return r->net.ctx->hooks.trace.tensor != NULL;
+    qnet__epilogue e = qnet__epilogue_plain(y);
+    e.kind = QNET__EPILOGUE_NORMALISE;
+    e.mean = train ? c->mean : c->running_mean, e.scale = c->scale, e.beta = c->beta;
+    e.residual = residual;
+    e.relu = c->relu;
+    return e;
 }
 
-/* The trace of a map that is never in memory: worked out for it alone. x <- the source or, where
-   the source is plain, what the sink makes of it. */
-static qnet_status qnet__unit_trace_made(const qnet__resnet_state *r, const qnet__unit *unit,
-                                         int batch, const char *prefix, const char *name,
-                                         const qnet__prologue *source, const qnet__epilogue *sink)
+/* mean, rstd and scale of a norm from the moments of this batch; the running statistics move.
+   momentum and the unbiased variance as in qnet_batchnorm_forward. */
+static void qnet__conv_bn_statistics(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                     const qnet__epilogue *moments)
 {
-    const size_t n = (size_t)unit->conv.out_channels, count = qnet__unit_count(unit, batch);
-    qnet__epilogue to = *sink;
-    if (!qnet__resnet_traces(r))
-        return QNET_OK;
-    to.y = (qnet_real *)qnet__alloc(r->net.ctx, count * sizeof(qnet_real));
-    if (to.y == NULL)
-        return qnet__no_memory(r->net.ctx, count * sizeof(qnet_real), "a traced tensor");
-    qnet__pass(r->net.ctx, source, &to, count / n, n);
-    qnet__unit_trace(r, unit, batch, prefix, name, to.y);
-    qnet__free(r->net.ctx, to.y, count * sizeof(qnet_real));
-    return QNET_OK;
-}
-
-/* ReLU(norm(pre)) of a unit, for whoever reads it. With `train` by the batch's statistics. */
-static qnet__prologue qnet__unit_normalised(const qnet__unit *unit, int train)
-{
-    qnet__prologue s = qnet__prologue_plain(unit->pre);
-    s.kind = QNET__PROLOGUE_NORMALISED;
-    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
-    return s;
-}
-
-/* act(norm + residual) of a unit, into y. With `train` by the batch's statistics. */
-static qnet__epilogue qnet__unit_sink(const qnet__unit *unit, int train, qnet_real *y)
-{
-    qnet__epilogue s = qnet__epilogue_plain(y);
-    s.kind = QNET__EPILOGUE_NORMALISE;
-    s.mean = train ? unit->mean : unit->running_mean, s.scale = unit->scale, s.beta = unit->beta;
-    s.relu = unit->relu;
-    return s;
-}
-
-/* mean, rstd and scale of a unit's norm from the moments of this batch; the running statistics
-   move. momentum and the unbiased variance as in qnet_batchnorm_forward. */
-static void qnet__unit_statistics(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                  const qnet__epilogue *moments)
-{
-    size_t n = (size_t)unit->conv.out_channels, rows = qnet__unit_count(unit, batch) / n, c;
-    double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
-
+    const size_t n = (size_t)c->conv.out_channels, rows = qnet__conv_bn_rows(c, batch);
+    const double unbias = rows > 1 ? (double)rows / ((double)rows - 1) : 1;
     qnet__epilogue_totals(r->net.ctx, moments, n, r->total[0], r->total[1]);
-    for (c = 0; c < n; c++) {
-        double mean = r->total[0][c], var = r->total[1][c];
-        double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
-        unit->mean[c] = (qnet_real)mean;
-        unit->rstd[c] = (qnet_real)rstd;
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] * rstd);
-        unit->running_mean[c] = qnet__running(unit->running_mean[c], r->momentum, mean);
-        unit->running_var[c] = qnet__running(unit->running_var[c], r->momentum, var * unbias);
+    for (size_t i = 0; i < n; i++) {
+        const double mean = r->total[0][i], var = r->total[1][i];
+        const double rstd = 1 / sqrt(var + QNET_BATCHNORM_EPS);
+        c->mean[i] = (qnet_real)mean;
+        c->rstd[i] = (qnet_real)rstd;
+        c->scale[i] = (qnet_real)((double)c->gamma[i] * rstd);
+        c->running_mean[i] = qnet__running(c->running_mean[i], r->momentum, mean);
+        c->running_var[i] = qnet__running(c->running_var[i], r->momentum, var * unbias);
     }
-    *unit->tracked += 1;
+    *c->tracked += 1;
 }
 
-/* pre = conv(x), and the statistics of the norm. */
-static qnet_status qnet__unit_train(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet__prologue *x)
+/* scale of a norm from the running statistics. */
+static void qnet__conv_bn_running_scale(qnet__conv_bn *c)
 {
-    qnet_conv2d conv = unit->conv;
-    qnet__epilogue sink = r->sums, norm;
-
-    conv.batch = batch;
-    sink.kind = QNET__EPILOGUE_MOMENTS;
-    sink.y = unit->pre;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, x, unit->w, NULL, &sink, r->temp[0],
-                                 r->scratch));
-    qnet__unit_statistics(r, unit, batch, &sink);
-    qnet__unit_trace(r, unit, batch, "", unit->conv_name, unit->pre);
-    if (unit->out == NULL) {
-        const qnet__prologue pre = qnet__prologue_plain(unit->pre);
-        norm = qnet__unit_sink(unit, 1, NULL);
-        return qnet__unit_trace_made(r, unit, batch, "", unit->out_name, &pre, &norm);
+    for (int i = 0; i < c->conv.out_channels; i++) {
+        c->scale[i] = (qnet_real)((double)c->gamma[i] /
+                                  sqrt((double)c->running_var[i] + QNET_BATCHNORM_EPS));
     }
+}
+
+/* e <- conv(x). temp: as large as x, see qnet__conv_forward. */
+static qnet_status qnet__conv_bn_convolve(qnet__resnet_state *r, const qnet__conv_bn *c, int batch,
+                                          const qnet__prologue *x, qnet__epilogue *e,
+                                          qnet_real *temp, void *scratch)
+{
+    qnet_conv2d conv = c->conv;
+    conv.batch = batch;
+    return qnet__conv_forward(r->net.ctx, c->algorithm, &conv, x, c->w, c->packed, e, temp,
+                              scratch);
+}
+
+/* Training: conv_out = conv(x), and the statistics of its norm. */
+static qnet_status qnet__conv_bn_train(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                       const qnet__prologue *x, qnet_real *temp, void *scratch)
+{
+    qnet__epilogue moments = r->sums;
+    moments.kind = QNET__EPILOGUE_MOMENTS;
+    moments.y = c->conv_out;
+    QNET__TRY(qnet__conv_bn_convolve(r, c, batch, x, &moments, temp, scratch));
+    qnet__conv_bn_statistics(r, c, batch, &moments);
     return QNET_OK;
 }
 
-/* scale of a unit's norm from the running statistics. */
-static void qnet__unit_running_scale(qnet__unit *unit)
+/* Inference: y = act(norm(conv(x)) + residual) with the running statistics. */
+static qnet_status qnet__conv_bn_infer(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                       const qnet__prologue *x, const qnet_real *residual,
+                                       qnet_real *y, void *scratch)
 {
-    int c;
-    for (c = 0; c < unit->conv.out_channels; c++) {
-        unit->scale[c] = (qnet_real)((double)unit->gamma[c] /
-                                     sqrt((double)unit->running_var[c] + QNET_BATCHNORM_EPS));
-    }
-}
-
-/* y = act(norm(conv(x)) + residual) with the running statistics, in one go. */
-static qnet_status qnet__unit_infer(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                    const qnet_real *x, const qnet_real *residual, qnet_real *y)
-{
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet_conv2d conv = unit->conv;
-    qnet__epilogue sink;
-    qnet_status status;
-
-    conv.batch = batch;
-    if (qnet__resnet_traces(r)) { /* the convolution's output is not kept: computed for the trace */
-        const size_t bytes = qnet__unit_count(unit, batch) * sizeof(qnet_real);
-        sink = qnet__epilogue_plain((qnet_real *)qnet__alloc(r->net.ctx, bytes));
-        if (sink.y == NULL)
-            return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-        status = qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                    &sink, NULL, r->scratch);
-        if (status == QNET_OK)
-            qnet__unit_trace(r, unit, batch, "", unit->conv_name, sink.y);
-        qnet__free(r->net.ctx, sink.y, bytes);
-        QNET__TRY(status);
-    }
-    qnet__unit_running_scale(unit);
-    sink = qnet__unit_sink(unit, 0, y);
-    sink.residual = residual;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, unit->way, &conv, &source, unit->w, unit->packed,
-                                 &sink, NULL, r->scratch));
-    qnet__unit_trace(r, unit, batch, "", unit->out_name, y);
-    return QNET_OK;
+    qnet__epilogue norm = qnet__conv_bn_norm(c, 0, residual, y);
+    qnet__conv_bn_running_scale(c);
+    return qnet__conv_bn_convolve(r, c, batch, x, &norm, NULL, scratch);
 }
 
 /* *map, a block's input, becomes its output: ReLU(second(first(map)) + shortcut(map)). */
 static qnet_status qnet__resblock_forward(qnet__resnet_state *r, const qnet__resblock *block,
                                           int batch, int train, qnet__prologue *map)
 {
-    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
-    qnet__unit *shortcut = block->shortcut < 0 ? NULL : &r->unit[block->shortcut];
-    qnet__prologue x, middle;
+    qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
+    qnet__conv_bn *shortcut = block->shortcut < 0 ? NULL : &r->conv_bn[block->shortcut];
+    void *scratch = block->scratch[0];
+    qnet__prologue mid, conv_out;
     qnet__epilogue sum;
-
     if (!train) {
-        /* The shortcut goes first: the second unit may write over the block's input. A network for
-           training writes where it would keep `pre`. */
         const qnet_real *residual = map->x;
         if (shortcut != NULL) {
-            QNET__TRY(qnet__unit_infer(r, shortcut, batch, map->x, NULL, shortcut->pre));
-            residual = shortcut->pre;
+            residual = shortcut->conv_out;
+            QNET__TRY(qnet__conv_bn_infer(r, shortcut, batch, map, NULL, shortcut->conv_out,
+                                          scratch));
         }
-        QNET__TRY(qnet__unit_infer(r, first, batch, map->x, NULL, first->pre));
-        QNET__TRY(qnet__unit_infer(r, second, batch, first->pre, residual, second->out));
-        *map = qnet__prologue_plain(second->out);
+        QNET__TRY(qnet__conv_bn_infer(r, first, batch, map, NULL, first->conv_out, scratch));
+        mid = qnet__prologue_plain(first->conv_out);
+        QNET__TRY(qnet__conv_bn_infer(r, second, batch, &mid, residual, block->out, scratch));
+        *map = qnet__prologue_plain(block->out);
         return QNET_OK;
     }
-    QNET__TRY(qnet__unit_train(r, first, batch, map));
-    middle = qnet__unit_normalised(first, 1);
-    QNET__TRY(qnet__unit_train(r, second, batch, &middle));
-    x = qnet__prologue_plain(second->pre);
-    sum = qnet__unit_sink(second, 1, second->out);
-    sum.residual = map->x;
-    if (map->kind == QNET__PROLOGUE_NORMALISED) {
+    QNET__TRY(qnet__conv_bn_train(r, first, batch, map, block->out, scratch));
+    mid = qnet__conv_bn_normalised(first, 1);
+    QNET__TRY(qnet__conv_bn_train(r, second, batch, &mid, block->out, scratch));
+    sum = qnet__conv_bn_norm(second, 1, map->x, block->out);
+    if (shortcut != NULL) {
+        QNET__TRY(qnet__conv_bn_train(r, shortcut, batch, map, NULL, scratch));
+        sum.residual = shortcut->conv_out;
+        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
+        sum.residual_beta = shortcut->beta;
+    } else if (map->kind == QNET__PROLOGUE_NORMALISED) {
         sum.residual_mean = map->mean, sum.residual_scale = map->scale;
         sum.residual_beta = map->beta;
         sum.residual_relu = 1;
     }
-    if (shortcut != NULL) {
-        QNET__TRY(qnet__unit_train(r, shortcut, batch, map));
-        sum.residual = shortcut->pre;
-        sum.residual_relu = 0;
-        sum.residual_mean = shortcut->mean, sum.residual_scale = shortcut->scale;
-        sum.residual_beta = shortcut->beta;
-    }
-    qnet__pass(r->net.ctx, &x, &sum, qnet__unit_count(second, batch) /
-                                         (size_t)second->conv.out_channels,
+    conv_out = qnet__prologue_plain(second->conv_out);
+    qnet__pass(r->net.ctx, &conv_out, &sum, qnet__conv_bn_rows(second, batch),
                (size_t)second->conv.out_channels);
-    qnet__unit_trace(r, second, batch, "", second->out_name, second->out);
-    *map = qnet__prologue_plain(second->out);
+    *map = qnet__prologue_plain(block->out);
     return QNET_OK;
 }
 
-/* The traces of the stem's maps, most of which are never in memory; *map: what it has made. */
-static qnet_status qnet__resnet_stem_trace(qnet__resnet_state *r, int batch, int train,
-                                           const qnet_real *x, const qnet__prologue *map)
-{
-    const qnet__unit *stem = &r->unit[0];
-    const size_t bytes = qnet__unit_count(stem, batch) * sizeof(qnet_real);
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet_real *made;
-    qnet__prologue pre;
-    qnet__epilogue plain, norm;
-    qnet_conv2d conv = stem->conv;
-    qnet_status status;
-
-    if (!qnet__resnet_traces(r))
-        return QNET_OK;
-    made = (qnet_real *)qnet__alloc(r->net.ctx, bytes);
-    if (made == NULL)
-        return qnet__no_memory(r->net.ctx, bytes, "a traced tensor");
-    conv.batch = batch;
-    plain = qnet__epilogue_plain(made), pre = qnet__prologue_plain(made);
-    norm = qnet__unit_sink(stem, train, made);
-    status = qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &plain, NULL,
-                                r->scratch);
-    if (status == QNET_OK) {
-        const size_t rows = qnet__unit_count(stem, batch) / 64;
-        qnet__unit_trace(r, stem, batch, "", stem->conv_name, made);
-        qnet__pass(r->net.ctx, &pre, &norm, rows, 64);
-        qnet__unit_trace(r, stem, batch, "", stem->out_name, made);
-        qnet__trace(r->net.ctx, "maxpool",
-                    qnet__prologue_map(r->net.ctx, map,
-                                     (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w, 64,
-                                     made),
-                    4, (size_t)batch, (size_t)r->pool_h, (size_t)r->pool_w, 64);
-    }
-    qnet__free(r->net.ctx, made, bytes);
-    return status;
-}
-
-/* The stem, its norm and ReLU, and pooling, from x to *map, which is in r->pool: with `train`, not
-   normalised yet. Where the convolution is not ours, or a plain loop, its output is whole; backward
-   also where images have not three channels. */
+/* The stem, its norm and ReLU, and pooling, from x to *map, which is in stem->conv_out; with
+   `train`, not normalised yet (>>stem). Unless fused, the convolution's output is whole. */
 static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train,
                                      const qnet_real *x, qnet__prologue *map)
 {
-    qnet__unit *stem = &r->unit[0];
+    qnet__conv_bn *stem = r->conv_bn;
     qnet_context *ctx = r->net.ctx;
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = r->sums;
+    const qnet__prologue image = qnet__prologue_plain(x);
+    qnet__epilogue moments = r->sums;
     qnet_conv2d conv = stem->conv;
     qnet__maxpool pool;
     qnet_real sign[64];
-    int c;
-
     conv.batch = batch;
     QNET__TRY(qnet__maxpool_plan(ctx, "resnet forward", batch, qnet_conv2d_out_height(&conv),
                                  qnet_conv2d_out_width(&conv), 64, 1, &pool));
-    pool.y = r->pool;
+    pool.y = stem->conv_out;
+    moments.kind = train ? QNET__EPILOGUE_MOMENTS : QNET__EPILOGUE_PLAIN;
     if (train) {
-        for (c = 0; c < 64; c++)
+        for (int c = 0; c < 64; c++)
             sign[c] = (qnet_real)((stem->gamma[c] > 0) - (stem->gamma[c] < 0));
         pool.x.kind = QNET__PROLOGUE_SCALED;
         pool.x.scale = sign;
         pool.argmax = r->argmax;
-        sink.kind = QNET__EPILOGUE_MOMENTS;
     } else {
-        qnet__unit_running_scale(stem);
-        pool.x = qnet__unit_normalised(stem, 0);
-        sink.kind = QNET__EPILOGUE_PLAIN;
+        qnet__conv_bn_running_scale(stem);
+        pool.x = qnet__conv_bn_normalised(stem, 0);
     }
-    if (stem->way == QNET__CONV_DIRECT) {
-        qnet__stem_forward(ctx, &conv, x, stem->w, train ? NULL : stem->packed,
-                           train ? &sink : NULL, &pool, r->scratch);
+    if (r->stem_fused) {
+        qnet__stem_forward(ctx, &conv, x, stem->w, stem->packed, train ? &moments : NULL, &pool,
+                           r->stem_scratch[0]);
     } else {
-        pool.x.x = sink.y = r->stem_pre;
-        QNET__TRY(qnet__conv_forward(ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
-                                     r->scratch));
+        moments.y = r->stem_out;
+        pool.x.x = r->stem_out;
+        QNET__TRY(qnet__conv_bn_convolve(r, stem, batch, &image, &moments, NULL,
+                                         r->stem_scratch[0]));
         qnet__maxpool_run(ctx, &pool, (size_t)batch);
     }
+    *map = qnet__prologue_plain(stem->conv_out);
     if (train) {
-        qnet__unit_statistics(r, stem, batch, &sink);
-        *map = qnet__unit_normalised(stem, 1);
-    } else {
-        *map = qnet__prologue_plain(r->pool);
+        qnet__conv_bn_statistics(r, stem, batch, &moments);
+        *map = qnet__conv_bn_normalised(stem, 1);
     }
-    return qnet__resnet_stem_trace(r, batch, train, x, map);
+    return QNET_OK;
 }
 
 /* x[batch][height][width][channels] through the list at the head of this room. Every image by
@@ -10465,50 +10084,34 @@ static qnet_status qnet__resnet_stem(qnet__resnet_state *r, int batch, int train
 QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, int batch, int train,
                                          qnet_real *logits, qnet_real *features)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    qnet__prologue map;
-    const qnet_conv2d *last;
-    const qnet_real *fc_weight, *fc_bias;
-    int b, classes;
-    size_t pixels;
-
-    if (net == NULL || x == NULL) {
+    if (net == NULL || x == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet forward: net or x is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    classes = net->config.classes;
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second].conv;
-    pixels = (size_t)qnet_conv2d_out_height(last) * (size_t)qnet_conv2d_out_width(last);
-    if (batch < 1 || batch > net->config.batch) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "resnet forward: batch must be 1..%d, found %d",
-                          net->config.batch, batch);
-    }
-    if (train && !net->config.training) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const int classes = net->config.classes;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[r->block[QNET__RESBLOCKS - 1].second], 1);
+    qnet__prologue map;
+    QNET__TRY(qnet__check_range(ctx, "resnet forward", "batch", batch, 1, net->config.batch));
+    if (train && !net->config.training)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: train = 1 needs a network created with training = 1");
-    }
-    if (train && (size_t)batch * pixels < 2) {
+    if (train && (size_t)batch * pixels < 2)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet forward: batch 1 of %d x %d leaves layer4 one value per channel, "
                           "which has no variance; expected a larger batch or image",
                           net->config.height, net->config.width);
-    }
     r->trained = r->batch = 0; /* until this pass has succeeded there is nothing to go back from */
 
     QNET__TRY(qnet__resnet_stem(r, batch, train, x, &map));
-    for (b = 0; b < QNET__RESBLOCKS; b++)
+    for (int b = 0; b < QNET__RESBLOCKS; b++)
         QNET__TRY(qnet__resblock_forward(r, &r->block[b], batch, train, &map));
     /* logits = fc.weight features + fc.bias, features = mean over the pixels of map. */
     QNET__TRY(qnet_avgpool_forward(ctx, batch, pixels, QNET_FEATURES, map.x, r->features));
-    qnet__trace(ctx, "avgpool", r->features, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    fc_weight = net->weights + r->params[QNET__RESNET_TRAINED - 2].offset;
-    fc_bias = net->weights + r->params[QNET__RESNET_TRAINED - 1].offset;
-    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features, fc_weight,
-                                 fc_bias, r->logits, r->scratch));
-    qnet__trace(ctx, "fc", r->logits, 2, (size_t)batch, (size_t)classes, 1, 1);
+    QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
+                                 net->weights + fc[0].offset, net->weights + fc[1].offset,
+                                 r->logits, r->head_scratch));
 
     r->batch = batch;
     r->trained = train ? batch : 0;
@@ -10519,317 +10122,220 @@ QNET_API qnet_status qnet_resnet_forward(qnet_resnet *net, const qnet_real *x, i
     return QNET_OK;
 }
 
-/* With g the gradient of norm(pre) and d = pre - mean, from sum g and sum g d (r->total):
-       dbeta = sum g,  dgamma = rstd sum g d,
-       dpre = scale (g - shift - d slope),  shift = sum g / rows,  slope = rstd^2 sum g d / rows.
-   Ioffe & Szegedy 2015, section 3, as in qnet_batchnorm_backward. */
-static void qnet__unit_gradient(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                const qnet__epilogue *sums)
-{
-    size_t n = (size_t)unit->conv.out_channels, c;
-    double rows = (double)(qnet__unit_count(unit, batch) / n);
+/* ---- Backward -------------------------------------------------------------------------------- */
 
+/* dbeta, dgamma, mean_g and slope_g of a norm from the sums of g and g d: see qnet__conv_bn. */
+static void qnet__conv_bn_gradient(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                   const qnet__epilogue *sums)
+{
+    const size_t n = (size_t)c->conv.out_channels;
+    const double rows = (double)qnet__conv_bn_rows(c, batch);
     qnet__epilogue_totals(r->net.ctx, sums, n, r->total[0], r->total[1]);
-    for (c = 0; c < n; c++) {
-        double rstd = (double)unit->rstd[c], sum_g = r->total[0][c], sum_gd = r->total[1][c];
-        unit->dbeta[c] = (qnet_real)sum_g;
-        unit->dgamma[c] = (qnet_real)(rstd * sum_gd);
-        unit->shift[c] = (qnet_real)(sum_g / rows);
-        unit->slope[c] = (qnet_real)(rstd * rstd * sum_gd / rows);
+    for (size_t i = 0; i < n; i++) {
+        const double rstd = (double)c->rstd[i], sum_g = r->total[0][i], sum_gd = r->total[1][i];
+        c->dbeta[i] = (qnet_real)sum_g;
+        c->dgamma[i] = (qnet_real)(rstd * sum_gd);
+        c->mean_g[i] = (qnet_real)(sum_g / rows);
+        c->slope_g[i] = (qnet_real)(rstd * rstd * sum_gd / rows);
     }
 }
 
-/* dpre of a unit, for whoever reads it, from the gradient g of its norm. */
-static qnet__prologue qnet__unit_dpre(const qnet__unit *unit, const qnet_real *g)
+/* Epilogue that stores the gradient g of a norm, with the sums for qnet__conv_bn_gradient. */
+static qnet__epilogue qnet__conv_bn_sums(const qnet__resnet_state *r, const qnet__conv_bn *c,
+                                         qnet_real *g)
 {
-    qnet__prologue s = qnet__prologue_plain(g);
-    s.kind = QNET__PROLOGUE_GRADIENT;
-    s.pre = unit->pre, s.mean = unit->mean, s.scale = unit->scale;
-    s.shift = unit->shift, s.slope = unit->slope;
-    return s;
+    qnet__epilogue e = r->sums;
+    e.kind = QNET__EPILOGUE_GRADIENT;
+    e.y = g;
+    e.pre = c->conv_out, e.mean = c->mean;
+    return e;
 }
 
-/* Where the gradient of a unit's norm goes, with the sums that qnet__unit_gradient wants. */
-static qnet__epilogue qnet__unit_dnorm(const qnet__resnet_state *r, const qnet__unit *unit,
-                                   qnet_real *g)
+/* From the gradient g of the norm: dw and, unless e is NULL, e <- the gradient of the input x. The
+   prologue makes the gradient of conv_out, which may be stored over it. temp: as large as x. */
+static qnet_status qnet__conv_bn_backward(qnet__resnet_state *r, qnet__conv_bn *c, int batch,
+                                          const qnet__prologue *x, const qnet_real *g,
+                                          qnet__epilogue *e, int add, qnet_real *temp,
+                                          void *scratch)
 {
-    qnet__epilogue s = r->sums;
-    s.kind = QNET__EPILOGUE_GRADIENT;
-    s.y = g;
-    s.pre = unit->pre, s.mean = unit->mean;
-    return s;
-}
-
-/* The traces of the gradients of a unit's norm, g, and of its convolution. */
-static qnet_status qnet__unit_trace_gradients(const qnet__resnet_state *r, const qnet__unit *unit,
-                                              int batch, const qnet_real *g)
-{
-    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
-    const qnet__epilogue plain = qnet__epilogue_plain(NULL);
-    qnet__unit_trace(r, unit, batch, "grad ", unit->relu ? unit->norm_name : unit->out_name, g);
-    return qnet__unit_trace_made(r, unit, batch, "grad ", unit->conv_name, &dpre, &plain);
-}
-
-/* dw of a unit and, unless sink is NULL, sink <- the gradient of its input x, from the gradient g
-   of its norm. temp: where dpre may be worked out; g itself, if nobody needs it any more.
-   Winograd's way puts it over pre. */
-static qnet_status qnet__unit_backward(qnet__resnet_state *r, qnet__unit *unit, int batch,
-                                       const qnet__prologue *x, const qnet_real *g, qnet_real *temp,
-                                       qnet__epilogue *sink, int add)
-{
-    const qnet__prologue dpre = qnet__unit_dpre(unit, g);
-    qnet_conv2d conv = unit->conv;
-
+    qnet__prologue dconv_out = qnet__prologue_plain(g);
+    qnet_conv2d conv = c->conv;
     conv.batch = batch;
-    QNET__TRY(qnet__unit_trace_gradients(r, unit, batch, g));
-    if (qnet__conv_side(unit->way) > 0) {
-        temp = unit->pre; /* is not needed any more */
-    }
-    return qnet__conv_backward(r->net.ctx, unit->way, &conv, x, unit->w, &dpre, sink, add, unit->dw,
-                               r->temp[0], temp, r->scratch);
+    dconv_out.kind = QNET__PROLOGUE_GRADIENT;
+    dconv_out.pre = c->conv_out, dconv_out.mean = c->mean, dconv_out.scale = c->scale;
+    dconv_out.shift = c->mean_g, dconv_out.slope = c->slope_g;
+    return qnet__conv_backward(r->net.ctx, c->algorithm, &conv, x, c->w, &dconv_out, e, add, c->dw,
+                               temp, c->conv_out, scratch);
 }
 
-/* Backward of block b, out = ReLU(second(first(x)) + shortcut(x)). r->dout[b] holds the gradient of
-   the sum inside the ReLU, and second's norm knows its sums; both are left so for the block before
-   it, `previous` (NULL: what comes before is not a block): dx goes to r->dout[b - 1], or r->dpool.
-   x: the block's input. r->dout[b] is lost. */
-static qnet_status qnet__resblock_backward(qnet__resnet_state *r, int b, int batch,
-                                           const qnet__prologue *x, qnet__unit *previous)
+/* Block b, out = ReLU(second(first(x)) + shortcut(x)). dout and the sums of second's norm are
+   given; the same is left for the block before it, whose second is `previous` (NULL: what comes
+   before is the pooled map): the gradient of its sum goes to dx. */
+static qnet_status qnet__resblock_backward(qnet__resnet_state *r, const qnet__resblock *block,
+                                           int batch, const qnet__prologue *x,
+                                           qnet__conv_bn *previous, qnet_real *dx)
 {
-    const qnet__resblock *block = &r->block[b];
-    qnet__unit *first = &r->unit[block->first], *second = &r->unit[block->second];
+    qnet__conv_bn *first = &r->conv_bn[block->first], *second = &r->conv_bn[block->second];
     qnet_context *ctx = r->net.ctx;
-    qnet_real *dout = r->dout[b], *dx = b > 0 ? r->dout[b - 1] : r->dpool;
-    const qnet__prologue middle = qnet__unit_normalised(first, 1);
-    const qnet__prologue gradient = qnet__prologue_plain(dout);
-    qnet__epilogue dfirst = qnet__unit_dnorm(r, first, r->dfirst[b]), dmap = r->sums;
+    void *scratch = block->scratch[1];
+    const qnet__prologue mid = qnet__conv_bn_normalised(first, 1);
+    qnet__epilogue dmid = qnet__conv_bn_sums(r, first, block->dmid), dmap = r->sums;
 
-    /* Forward: sum = norm2(conv2(ReLU(norm1(pre1)))) + ...; the mask is that of the inner ReLU. */
-    dfirst.scale = first->scale, dfirst.beta = first->beta;
-    QNET__TRY(qnet__unit_backward(r, second, batch, &middle, dout, r->temp[1], &dfirst, 0));
-    qnet__unit_gradient(r, first, batch, &dfirst);
+    /* Forward: sum = norm2(conv2(ReLU(norm1(conv1)))) + ...; the mask is that of the inner ReLU. */
+    dmid.scale = first->scale, dmid.beta = first->beta;
+    QNET__TRY(qnet__conv_bn_backward(r, second, batch, &mid, block->dout, &dmid, 0, block->out,
+                                     scratch));
+    qnet__conv_bn_gradient(r, first, batch, &dmid);
 
-    /* The gradient of the map: two paths add up; then the mask of the ReLU that made the map, which
-       pooling has not, and the sums of the norm inside it. */
+    /* The gradient of x: two paths add up; then the mask of the ReLU that made x, which pooling has
+       not, and the sums of the norm inside it. */
     if (previous != NULL) {
-        dmap = qnet__unit_dnorm(r, previous, dx);
+        dmap = qnet__conv_bn_sums(r, previous, dx);
         dmap.mask = x->x;
     }
     dmap.kind = QNET__EPILOGUE_GRADIENT;
     dmap.y = dx;
     if (block->shortcut < 0) {
         /* Forward: residual = x. */
-        dmap.residual = dout;
-        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &dmap, 0));
+        dmap.residual = block->dout;
+        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &dmap, 0, block->out,
+                                         scratch));
     } else {
         /* Forward: residual = norm(conv(x)). */
-        qnet__unit *shortcut = &r->unit[block->shortcut];
-        const size_t n = (size_t)shortcut->conv.out_channels;
-        const size_t in = (size_t)first->conv.in_channels;
-        qnet__epilogue sums = qnet__unit_dnorm(r, shortcut, NULL), plain = qnet__epilogue_plain(dx);
-        qnet__prologue both;
-        QNET__TRY(qnet__unit_backward(r, first, batch, x, r->dfirst[b], r->dfirst[b], &plain, 0));
-        qnet__pass(ctx, &gradient, &sums, qnet__unit_count(shortcut, batch) / n, n);
-        qnet__unit_gradient(r, shortcut, batch, &sums);
-        QNET__TRY(qnet__unit_backward(r, shortcut, batch, x, dout, dout, &plain, 1));
-        both = qnet__prologue_plain(dx);
-        qnet__pass(ctx, &both, &dmap, (size_t)batch * (size_t)first->conv.height *
-                                          (size_t)first->conv.width, in);
+        qnet__conv_bn *shortcut = &r->conv_bn[block->shortcut];
+        const qnet__prologue dsum = qnet__prologue_plain(block->dout);
+        const qnet__prologue both = qnet__prologue_plain(dx);
+        qnet__epilogue sums = qnet__conv_bn_sums(r, shortcut, NULL);
+        qnet__epilogue plain = qnet__epilogue_plain(dx);
+        const size_t in_rows = (size_t)batch * (size_t)first->conv.height *
+                               (size_t)first->conv.width;
+        QNET__TRY(qnet__conv_bn_backward(r, first, batch, x, block->dmid, &plain, 0, NULL,
+                                         scratch));
+        qnet__pass(ctx, &dsum, &sums, qnet__conv_bn_rows(shortcut, batch),
+                   (size_t)shortcut->conv.out_channels);
+        qnet__conv_bn_gradient(r, shortcut, batch, &sums);
+        QNET__TRY(qnet__conv_bn_backward(r, shortcut, batch, x, block->dout, &plain, 1, NULL,
+                                         scratch));
+        qnet__pass(ctx, &both, &dmap, in_rows, (size_t)first->conv.in_channels);
     }
     if (previous != NULL)
-        qnet__unit_gradient(r, previous, batch, &dmap);
+        qnet__conv_bn_gradient(r, previous, batch, &dmap);
     return QNET_OK;
 }
 
-/* The stem's output, to pre, and the gradient of its norm, to g, from that of the pooled map, which
-   is masked. Forward: pool = maxpool(ReLU(norm)), norm = norm(pre), pre = conv(x). */
-static qnet_status qnet__resnet_stem_whole(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                           qnet_real *pre, qnet_real *g)
-{
-    const qnet__unit *stem = &r->unit[0];
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = qnet__epilogue_plain(pre);
-    qnet_conv2d conv = stem->conv;
-
-    conv.batch = batch;
-    QNET__TRY(qnet__conv_forward(r->net.ctx, stem->way, &conv, &source, stem->w, NULL, &sink, NULL,
-                                 r->scratch));
-    return qnet_maxpool_backward(r->net.ctx, batch, qnet_conv2d_out_height(&conv),
-                                 qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpool, g);
-}
-
-/* dw of the stem by >>stem, with the sums of its norm. */
-static qnet_status qnet__resnet_stem_direct(qnet__resnet_state *r, int batch, const qnet_real *x,
-                                            qnet__epilogue *sums)
-{
-    qnet__unit *stem = &r->unit[0], whole = *stem;
-    const size_t count = qnet__unit_count(stem, batch), bytes = 2 * count * sizeof(qnet_real);
-    qnet__arena arena = {(unsigned char *)r->scratch, 0};
-    qnet_conv2d conv = stem->conv;
-    qnet__stem_backward_job job;
-
-    conv.batch = batch;
-    qnet__stem_backward_plan(r->net.ctx, &conv, &arena, &job);
-    job.x = x, job.argmax = r->argmax;
-    job.w = stem->w, job.dw = stem->dw;
-    job.scale = stem->scale, job.shift = stem->shift, job.slope = stem->slope;
-    qnet__stem_backward(r->net.ctx, &job, sums);
-    qnet__unit_gradient(r, stem, batch, sums);
-    qnet__parallel(r->net.ctx, 147, qnet__stem_weight_task, &job);
-
-    if (qnet__resnet_traces(r)) { /* what has been left out */
-        qnet_real *pre = (qnet_real *)qnet__alloc(r->net.ctx, bytes), *g;
-        qnet_status status;
-        if (pre == NULL)
-            return qnet__no_memory(r->net.ctx, bytes, "two traced tensors");
-        g = pre + count;
-        whole.pre = pre;
-        status = qnet__resnet_stem_whole(r, batch, x, pre, g);
-        if (status == QNET_OK)
-            status = qnet__unit_trace_gradients(r, &whole, batch, g);
-        qnet__free(r->net.ctx, pre, bytes);
-        return status;
-    }
-    return QNET_OK;
-}
-
-/* From the gradient r->dpool of the pooled map to the stem's. */
+/* From the gradient r->dpooled of the pooled map to the stem's weights. Forward:
+   pooled = maxpool(ReLU(norm)), norm = norm(conv_out), conv_out = conv(x). */
 static qnet_status qnet__resnet_stem_backward(qnet__resnet_state *r, int batch, const qnet_real *x)
 {
-    qnet__unit *stem = &r->unit[0], whole = *stem;
+    qnet__conv_bn *stem = r->conv_bn, whole = *stem;
+    qnet_context *ctx = r->net.ctx;
+    const qnet__prologue image = qnet__prologue_plain(x);
+    const qnet__prologue dpooled = qnet__prologue_plain(r->dpooled);
     const size_t rows = (size_t)batch * (size_t)r->pool_h * (size_t)r->pool_w;
-    const qnet__prologue source = qnet__prologue_plain(x), dpool = qnet__prologue_plain(r->dpool);
-    qnet__epilogue sums = qnet__unit_dnorm(r, stem, r->dpool);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, stem, r->dpooled);
+    qnet_conv2d conv = stem->conv;
 
-    qnet__trace(r->net.ctx, "grad maxpool", r->dpool, 4, (size_t)batch, (size_t)r->pool_h,
-                (size_t)r->pool_w, 64);
+    conv.batch = batch;
     sums.scale = stem->scale, sums.beta = stem->beta; /* masks where the ReLU has cut the maximum */
-    if (stem->way == QNET__CONV_DIRECT && stem->conv.in_channels == 3)
-        return qnet__resnet_stem_direct(r, batch, x, &sums);
-    qnet__pass(r->net.ctx, &dpool, &sums, rows, 64);
-    qnet__unit_gradient(r, stem, batch, &sums);
-    whole.pre = r->stem_pre;
-    QNET__TRY(qnet__resnet_stem_whole(r, batch, x, r->stem_pre, r->stem_grad));
-    return qnet__unit_backward(r, &whole, batch, &source, r->stem_grad, r->stem_grad, NULL, 0);
+    if (r->stem_fused) {
+        qnet__arena arena = {(unsigned char *)r->stem_scratch[1], 0};
+        qnet__stem_backward_job job;
+        qnet__stem_backward_plan(ctx, &conv, &arena, &job);
+        job.x = x, job.argmax = r->argmax;
+        job.w = stem->w, job.dw = stem->dw;
+        job.scale = stem->scale, job.shift = stem->mean_g, job.slope = stem->slope_g;
+        qnet__stem_backward(ctx, &job, &sums);
+        qnet__conv_bn_gradient(r, stem, batch, &sums);
+        qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
+        return QNET_OK;
+    }
+    qnet__pass(ctx, &dpooled, &sums, rows, 64);
+    qnet__conv_bn_gradient(r, stem, batch, &sums);
+    QNET__TRY(qnet_maxpool_backward(ctx, batch, qnet_conv2d_out_height(&conv),
+                                    qnet_conv2d_out_width(&conv), 64, r->argmax, r->dpooled,
+                                    r->dstem));
+    whole.conv_out = r->stem_out;
+    return qnet__conv_bn_backward(r, &whole, batch, &image, r->dstem, NULL, 0, NULL,
+                                  r->stem_scratch[1]);
 }
 
 /* Walks the list backwards from dlogits[batch][classes]. What the forward pass kept is used up. */
 QNET_API qnet_status qnet_resnet_backward(qnet_resnet *net, const qnet_real *x, int batch,
                                           const qnet_real *dlogits)
 {
-    qnet__resnet_state *r;
-    qnet_context *ctx;
-    const qnet_param *fc;
-    qnet__unit *last;
-    qnet__prologue gradient;
-    qnet__epilogue sink;
-    size_t pixels;
-    int b, classes;
-
-    if (net == NULL || x == NULL || dlogits == NULL) {
+    if (net == NULL || x == NULL || dlogits == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "resnet backward: net, x or dlogits is NULL");
-    }
-    ctx = net->ctx;
-    r = net->state;
-    if (r->trained == 0) {
+    qnet_context *ctx = net->ctx;
+    qnet__resnet_state *r = net->state;
+    const qnet_param *fc = &r->params[QNET__RESNET_TRAINED - 2];
+    const qnet__resblock *last = &r->block[QNET__RESBLOCKS - 1];
+    const size_t pixels = qnet__conv_bn_rows(&r->conv_bn[last->second], 1);
+    if (r->trained == 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected a forward pass with train = 1 just before");
-    }
-    if (r->trained != batch) {
+    if (r->trained != batch)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "resnet backward: expected the forward pass's batch of %d, found %d",
                           r->trained, batch);
-    }
     r->trained = r->batch = 0; /* what the forward pass kept is used up below */
-    classes = net->config.classes;
-    last = &r->unit[r->block[QNET__RESBLOCKS - 1].second];
-    pixels = qnet__unit_count(last, 1) / QNET_FEATURES;
-    fc = &r->params[QNET__RESNET_TRAINED - 2];
 
     /* Forward: logits = features fc.weight^T + fc.bias. */
-    qnet__trace(ctx, "grad fc", dlogits, 2, (size_t)batch, (size_t)classes, 1, 1);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, classes, r->features,
-                                  net->weights + fc[0].offset, dlogits, r->dfeatures,
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, QNET_FEATURES, net->config.classes,
+                                  r->features, net->weights + fc[0].offset, dlogits, r->dfeatures,
                                   net->gradients + fc[0].offset, net->gradients + fc[1].offset,
-                                  r->scratch));
-    /* Forward: features = mean over pixels of the last block's output. */
-    qnet__trace(ctx, "grad avgpool", r->dfeatures, 2, (size_t)batch, QNET_FEATURES, 1, 1);
-    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures,
-                                    r->dout[QNET__RESBLOCKS - 1]));
-    /* Forward: that output = ReLU(norm + shortcut). */
-    gradient = qnet__prologue_plain(r->dout[QNET__RESBLOCKS - 1]);
-    sink = qnet__unit_dnorm(r, last, r->dout[QNET__RESBLOCKS - 1]);
-    sink.mask = last->out;
-    qnet__pass(ctx, &gradient, &sink, (size_t)batch * pixels, QNET_FEATURES);
-    qnet__unit_gradient(r, last, batch, &sink);
-    for (b = QNET__RESBLOCKS - 1; b >= 0; b--) {
-        qnet__unit *previous = b > 0 ? &r->unit[r->block[b - 1].second] : NULL;
-        const qnet__prologue input = previous != NULL ? qnet__prologue_plain(previous->out)
-                                                    : qnet__unit_normalised(&r->unit[0], 1);
-        QNET__TRY(qnet__resblock_backward(r, b, batch, &input, previous));
+                                  r->head_scratch));
+    /* Forward: features = mean over pixels of the last block's output, ReLU(norm + shortcut). */
+    QNET__TRY(qnet_avgpool_backward(ctx, batch, pixels, QNET_FEATURES, r->dfeatures, last->dout));
+    qnet__prologue gradient = qnet__prologue_plain(last->dout);
+    qnet__epilogue sums = qnet__conv_bn_sums(r, &r->conv_bn[last->second], last->dout);
+    sums.mask = last->out;
+    qnet__pass(ctx, &gradient, &sums, (size_t)batch * pixels, QNET_FEATURES);
+    qnet__conv_bn_gradient(r, &r->conv_bn[last->second], batch, &sums);
+    for (int b = QNET__RESBLOCKS - 1; b > 0; b--) {
+        const qnet__resblock *before = &r->block[b - 1];
+        const qnet__prologue input = qnet__prologue_plain(before->out);
+        QNET__TRY(qnet__resblock_backward(r, &r->block[b], batch, &input,
+                                          &r->conv_bn[before->second], before->dout));
     }
+    gradient = qnet__conv_bn_normalised(r->conv_bn, 1);
+    QNET__TRY(qnet__resblock_backward(r, r->block, batch, &gradient, NULL, r->dpooled));
     return qnet__resnet_stem_backward(r, batch, x);
 }
 
 /* ============================================================================================
    >>scan
    The scan-level model (paper, "Stage 2", Fig. 4): a bidirectional LSTM over the features of a
-   scan's slices, and two fully connected heads on its outputs y[batch][steps][2 hidden]: the image
-   head on each step, the scan head on all steps of a scan side by side. Padded steps are zero in y
-   and have no image loss. PyTorch's LSTM has two biases per gate; both are kept and trained, so
-   that files and training agree with it, and their sum is what the layer sees.
+   scan's slices, which are its steps, and two fully connected heads on its outputs
+   y[batch][steps][2 hidden]: the image head on each step, the scan head on all steps of a scan side
+   by side. Padded steps are zero in y and have no image loss. PyTorch's LSTM has two biases per
+   gate; both are kept and trained, so that files and training agree with it, and their sum is what
+   the layer sees.
    ============================================================================================ */
 
-#define QNET__SUM_CHUNK ((size_t)1 << 15)
-typedef struct qnet__sum_job { size_t count; const qnet_real *x; qnet_real *y; } qnet__sum_job;
-
-/* y += x over one chunk. Each element is one addition, so chunks change no bits. */
-static void qnet__sum_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__sum_job *job = (const qnet__sum_job *)arg;
-    const qnet_real *QNET__RESTRICT x = job->x;
-    qnet_real *QNET__RESTRICT y = job->y;
-    size_t i, start = index * QNET__SUM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__SUM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        y[i] += x[i];
-}
-
-/* y[count] += x[count]: where two paths of the network part, their gradients add up. */
-static void qnet__sum(qnet_context *ctx, size_t count, const qnet_real *x, qnet_real *y)
-{
-    qnet__sum_job job;
-    job.count = count;
-    job.x = x;
-    job.y = y;
-    qnet__parallel(ctx, (count + QNET__SUM_CHUNK - 1) / QNET__SUM_CHUNK, qnet__sum_task, &job);
-}
-
-/* Entries of the table; direction 1, the backward one, has its four after those of direction 0. */
-#define QNET__SCAN_WEIGHT_IH 0
-#define QNET__SCAN_WEIGHT_HH 1
-#define QNET__SCAN_BIAS_IH 2
-#define QNET__SCAN_BIAS_HH 3
-#define QNET__SCAN_DIRECTION 4 /* entries per direction */
-#define QNET__SCAN_IMAGE_HEAD 8 /* weight, bias */
-#define QNET__SCAN_SCAN_HEAD 10
 #define QNET__SCAN_PARAMS 12
+
+/* Where the tensors of a block lie, weights or gradients: [2] are the directions. */
+typedef struct qnet__scan_block {
+    qnet_real *w[2];              /* [4 hidden][features] */
+    qnet_real *u[2];              /* [4 hidden][hidden] */
+    qnet_real *b_ih[2], *b_hh[2]; /* [4 hidden] */
+    qnet_real *image_w, *image_b; /* [classes][2 hidden], [classes] */
+    qnet_real *scan_w, *scan_b;   /* [classes][steps 2 hidden], [classes] */
+} qnet__scan_block;
 
 typedef struct qnet__scan_state {
     qnet_scan_model model; /* first, so that a pointer to it is the start of the block */
     qnet_param_table table;
     qnet_param *params;
-    qnet_real *bias[2];      /* [4 hidden] per direction: bias_ih + bias_hh */
-    qnet_real *y, *dy;       /* [batch][steps][2 hidden]: the LSTM's output */
-    qnet_real *dy_scan;      /* like y: the scan head's share of dy */
-    qnet_real *saved;        /* of the LSTM, for its backward pass */
-    qnet_real *image_logits; /* [batch][steps][classes] */
-    qnet_real *scan_logits;  /* [batch][classes] */
+    qnet__scan_block p, d;     /* of model.weights and model.gradients */
+    qnet_real *bias[2];        /* [4 hidden] per direction: b_ih + b_hh */
+    qnet_real *y, *dy;         /* [batch][steps][2 hidden]: the LSTM's output */
+    qnet_real *saved;          /* of the LSTM, for its backward pass */
+    qnet_real *image_logits;   /* [batch][steps][classes] */
+    qnet_real *scan_logits;    /* [batch][classes] */
     qnet_real *dimage, *dscan; /* gradients of the two */
-    int *image_label;        /* [batch][steps] */
+    int *image_label;          /* [batch][steps] */
     void *scratch;
     int batch; /* of the last forward pass; 0: none */
 } qnet__scan_state;
@@ -10837,109 +10343,104 @@ typedef struct qnet__scan_state {
 /* The shape of the LSTM layer for this batch. */
 static qnet_lstm qnet__scan_lstm(const qnet_scan_config *config, int batch)
 {
-    qnet_lstm shape;
-    shape.batch = batch;
-    shape.steps = config->steps;
-    shape.in = config->features;
-    shape.hidden = config->hidden;
+    const qnet_lstm shape = {batch, config->steps, config->features, config->hidden};
     return shape;
 }
 
-/* Fills the table p[QNET__SCAN_PARAMS]; returns the numbers in the block, all of them trained. */
-static size_t qnet__scan_table(const qnet_scan_config *config, qnet_param *p)
+/* The table, whose entries s->params are not written while they are NULL; all is trained. Names of
+   the LSTM are PyTorch's (bidirectional, one layer). columns 0: a vector. */
+static void qnet__scan_table(const qnet_scan_config *config, qnet__scan_state *s)
 {
-    static const char *const suffix[2][4] = {
-        {"weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"},
-        {"weight_ih_l0_reverse", "weight_hh_l0_reverse", "bias_ih_l0_reverse",
-         "bias_hh_l0_reverse"}};
-    size_t in = (size_t)config->features, hidden = (size_t)config->hidden, gates = 4 * hidden;
-    size_t classes = (size_t)config->classes, at = 0;
-    int d;
-
-    for (d = 0; d < 2; d++) {
-        at = qnet__param_set(p++, "lstm", suffix[d][0], 2, gates, in, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][1], 2, gates, hidden, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][2], 1, gates, 1, 1, 1, 1, at);
-        at = qnet__param_set(p++, "lstm", suffix[d][3], 1, gates, 1, 1, 1, 1, at);
+    const size_t in = (size_t)config->features, hidden = (size_t)config->hidden, g = 4 * hidden;
+    const size_t classes = (size_t)config->classes, all = (size_t)config->steps * 2 * hidden;
+    const struct { const char *name, *suffix; size_t rows, columns; } p[QNET__SCAN_PARAMS] = {
+        {"lstm", "weight_ih_l0", g, in},
+        {"lstm", "weight_hh_l0", g, hidden},
+        {"lstm", "bias_ih_l0", g, 0},
+        {"lstm", "bias_hh_l0", g, 0},
+        {"lstm", "weight_ih_l0_reverse", g, in},
+        {"lstm", "weight_hh_l0_reverse", g, hidden},
+        {"lstm", "bias_ih_l0_reverse", g, 0},
+        {"lstm", "bias_hh_l0_reverse", g, 0},
+        {"image_head", "weight", classes, 2 * hidden},
+        {"image_head", "bias", classes, 0},
+        {"scan_head", "weight", classes, all},
+        {"scan_head", "bias", classes, 0}};
+    s->table.network = "qnet-scan";
+    s->table.entries = s->params;
+    for (int i = 0; i < QNET__SCAN_PARAMS; i++) {
+        const int ndim = p[i].columns > 0 ? 2 : 1;
+        qnet__param_add(&s->table, s->params, p[i].name, p[i].suffix, 1, ndim, p[i].rows,
+                        ndim > 1 ? p[i].columns : 1, 1, 1);
     }
-    at = qnet__param_set(p++, "image_head", "weight", 2, classes, 2 * hidden, 1, 1, 1, at);
-    at = qnet__param_set(p++, "image_head", "bias", 1, classes, 1, 1, 1, 1, at);
-    at = qnet__param_set(p++, "scan_head", "weight", 2, classes,
-                         (size_t)config->steps * 2 * hidden, 1, 1, 1, at);
-    return qnet__param_set(p, "scan_head", "bias", 1, classes, 1, 1, 1, 1, at);
+}
+
+/* Where the tensors of the table p lie in a block. */
+static qnet__scan_block qnet__scan_bind(const qnet_param *p, qnet_real *block)
+{
+    qnet__scan_block b;
+    for (int d = 0; d < 2; d++) {
+        b.w[d] = block + p++->offset;
+        b.u[d] = block + p++->offset;
+        b.b_ih[d] = block + p++->offset;
+        b.b_hh[d] = block + p++->offset;
+    }
+    b.image_w = block + p[0].offset;
+    b.image_b = block + p[1].offset;
+    b.scan_w = block + p[2].offset;
+    b.scan_b = block + p[3].offset;
+    return b;
 }
 
 /* Carves the whole model from an arena; with base NULL it only measures. */
 static void qnet__scan_plan(qnet_context *ctx, const qnet_scan_config *config, qnet__arena *arena,
                             qnet__scan_state *s)
 {
-    qnet_param table[QNET__SCAN_PARAMS];
-    qnet_lstm shape = qnet__scan_lstm(config, config->batch);
-    size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
-    size_t rows = (size_t)config->batch * (size_t)config->steps;
-    size_t width = 2 * (size_t)config->hidden, scratch = 0;
-    int batch, in = config->steps * 2 * config->hidden;
-
+    const qnet_lstm shape = qnet__scan_lstm(config, config->batch);
+    const size_t real = sizeof(qnet_real), classes = (size_t)config->classes;
+    const size_t batch = (size_t)config->batch, rows = batch * (size_t)config->steps;
+    const int width = 2 * config->hidden;
+    size_t scratch = qnet_lstm_scratch(ctx, &shape), most = rows * (size_t)width;
     memset(s, 0, sizeof *s);
-    memset(table, 0, sizeof table);
     qnet__take(arena, 1, sizeof *s); /* the state itself, copied to the block's start at the end */
-    s->table.network = "qnet-scan";
-    s->table.count = QNET__SCAN_PARAMS;
-    s->table.trainable = s->table.total = qnet__scan_table(config, table);
     s->params = (qnet_param *)qnet__take(arena, QNET__SCAN_PARAMS, sizeof(qnet_param));
-    if (s->params != NULL)
-        memcpy(s->params, table, sizeof table);
-    s->table.entries = s->params;
+    qnet__scan_table(config, s);
     s->model.weights = (qnet_real *)qnet__take(arena, s->table.total, real);
-    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * width, real);
-    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * width, real);
-    s->y = (qnet_real *)qnet__take(arena, rows * width, real);
+    s->bias[0] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->bias[1] = (qnet_real *)qnet__take(arena, 2 * (size_t)width, real);
+    s->y = (qnet_real *)qnet__take(arena, most, real);
     s->saved = (qnet_real *)qnet__take(arena, qnet_lstm_saved(&shape), real);
     s->image_logits = (qnet_real *)qnet__take(arena, rows * classes, real);
-    s->scan_logits = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
+    s->scan_logits = (qnet_real *)qnet__take(arena, batch * classes, real);
     s->image_label = (int *)qnet__take(arena, rows, sizeof(int));
     if (config->training) {
         s->model.gradients = (qnet_real *)qnet__take(arena, s->table.total, real);
-        s->dy = (qnet_real *)qnet__take(arena, rows * width, real);
-        s->dy_scan = (qnet_real *)qnet__take(arena, rows * width, real);
+        s->dy = (qnet_real *)qnet__take(arena, most, real);
         s->dimage = (qnet_real *)qnet__take(arena, rows * classes, real);
-        s->dscan = (qnet_real *)qnet__take(arena, (size_t)config->batch * classes, real);
+        s->dscan = (qnet_real *)qnet__take(arena, batch * classes, real);
     }
-    /* Every batch size is asked for, as in qnet__resnet_scratch. */
-    for (batch = 1; batch <= config->batch; batch++) {
-        shape.batch = batch;
-        rows = (size_t)batch * (size_t)config->steps;
-        scratch = qnet__max_size(scratch, qnet_lstm_scratch(ctx, &shape));
-        scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, 2 * config->hidden,
-                                                             config->classes));
-        scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, (size_t)batch, in,
-                                                             config->classes));
-    }
+    /* No smaller batch needs more. */
+    scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, rows, width, config->classes));
+    scratch = qnet__max_size(scratch, qnet_dense_scratch(ctx, batch, config->steps * width,
+                                                         config->classes));
     s->scratch = qnet__take(arena, scratch, 1);
 }
 
 /* The limits lie far above any use, so that no product of sizes inside a layer overflows. */
 static qnet_status qnet__scan_check_config(qnet_context *ctx, const qnet_scan_config *config)
 {
-    const int value[5] = {config->features, config->hidden, config->steps, config->classes,
-                          config->batch};
-    static const char *const name[5] = {"features", "hidden", "steps", "classes", "batch"};
     size_t count, width;
-    int i;
-
-    for (i = 0; i < 5; i++) {
-        if (value[i] < 1 || value[i] > 4096) {
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: %s must be 1..4096, found %d",
-                              name[i], value[i]);
-        }
-    }
+    QNET__TRY(qnet__check_range(ctx, "scan model", "features", config->features, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "hidden", config->hidden, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "steps", config->steps, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "classes", config->classes, 1, 4096));
+    QNET__TRY(qnet__check_range(ctx, "scan model", "batch", config->batch, 1, 4096));
     /* No tensor of a batch is larger than this, nor is any weight matrix. */
     width = (size_t)config->features + 64 * (size_t)config->hidden + 16 * (size_t)config->classes;
     count = (size_t)qnet__max_int(config->batch, 4 * config->hidden) * sizeof(double);
-    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count)) {
+    if (!qnet__mul(count, (size_t)config->steps, &count) || !qnet__mul(count, width, &count))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: %d scans of %d steps do not fit",
                           config->batch, config->steps);
-    }
     return QNET_OK;
 }
 
@@ -10957,11 +10458,10 @@ QNET_API size_t qnet_scan_model_bytes(qnet_context *ctx, const qnet_scan_config 
 {
     qnet__arena arena = {NULL, 0};
     qnet__scan_state s;
-
     if (ctx == NULL || config == NULL || qnet__scan_check_config(ctx, config) != QNET_OK)
         return 0;
     qnet__scan_plan(ctx, config, &arena, &s);
-    return arena.at == (size_t)-1 ? 0 : arena.at;
+    return arena.at == SIZE_MAX ? 0 : arena.at;
 }
 
 /* One allocation, as qnet_resnet_create. Weights and gradients are zero until qnet_scan_model_init
@@ -10970,28 +10470,26 @@ QNET_API qnet_status qnet_scan_model_create(qnet_context *ctx, const qnet_scan_c
                                             qnet_scan_model **out)
 {
     qnet__arena arena = {NULL, 0};
-    qnet__scan_state s, *self;
+    qnet__scan_state s;
     size_t bytes;
-
     if (ctx == NULL || config == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "scan model: ctx, config or out is NULL");
     QNET__TRY(qnet__scan_check_config(ctx, config));
-    bytes = qnet_scan_model_bytes(ctx, config);
-    if (bytes == 0)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "scan model: it does not fit into memory");
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL)
-        return qnet__no_memory(ctx, bytes, "the scan model");
     qnet__scan_plan(ctx, config, &arena, &s);
-    self = (qnet__scan_state *)(void *)arena.base;
+    QNET__TRY(qnet__arena_alloc(ctx, &arena, &bytes, "the scan model"));
+    qnet__scan_plan(ctx, config, &arena, &s);
+    qnet__scan_state *self = (qnet__scan_state *)(void *)arena.base;
     s.model.ctx = ctx;
     s.model.config = *config;
     s.model.table = &self->table;
     s.model.bytes = bytes;
     s.model.state = self;
+    s.p = qnet__scan_bind(s.params, s.model.weights);
     memset(s.model.weights, 0, s.table.total * sizeof(qnet_real));
-    if (s.model.gradients != NULL)
+    if (s.model.gradients != NULL) {
+        s.d = qnet__scan_bind(s.params, s.model.gradients);
         memset(s.model.gradients, 0, s.table.total * sizeof(qnet_real));
+    }
     *self = s;
     *out = &self->model;
     return QNET_OK;
@@ -11007,41 +10505,28 @@ QNET_API void qnet_scan_model_destroy(qnet_scan_model *model)
 QNET_API void qnet_scan_model_init(qnet_scan_model *model, uint64_t seed)
 {
     const qnet_scan_config *config = &model->config;
-    int i;
-
-    for (i = 0; i < model->table->count; i++) {
+    const int width = 2 * config->hidden;
+    for (int i = 0; i < model->table->count; i++) {
         const qnet_param *p = &model->table->entries[i];
+        const int fan = strncmp(p->name, "lstm", 4) == 0    ? config->hidden
+                        : strncmp(p->name, "image", 5) == 0 ? width
+                                                            : config->steps * width;
+        const double bound = 1.0 / sqrt((double)fan);
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_INIT_SCAN, 0, (uint64_t)i);
-        double fan = i < QNET__SCAN_IMAGE_HEAD  ? config->hidden
-                     : i < QNET__SCAN_SCAN_HEAD ? 2 * config->hidden
-                                                : config->steps * 2 * config->hidden;
-        double bound = 1.0 / sqrt(fan);
-        size_t j;
-        for (j = 0; j < p->count; j++)
+        for (size_t j = 0; j < p->count; j++)
             model->weights[p->offset + j] = (qnet_real)qnet_rng_range(&rng, -bound, bound);
     }
 }
 
-/* Entry i of the table in `block`: the weights or the gradients. */
-static qnet_real *qnet__scan_entry(const qnet__scan_state *s, qnet_real *block, int i)
-{
-    return block + s->params[i].offset;
-}
-
-/* The LSTM's weights as the layer wants them, the two biases of a direction summed. */
+/* The LSTM's weights as the layer reads them, the two biases of a direction summed. */
 static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 {
     qnet_lstm_weights w;
-    int d, i;
-
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        const qnet_real *ih = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_IH);
-        const qnet_real *hh = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_BIAS_HH);
-        for (i = 0; i < 4 * s->model.config.hidden; i++)
-            s->bias[d][i] = ih[i] + hh[i];
-        w.w[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_IH);
-        w.u[d] = qnet__scan_entry(s, s->model.weights, first + QNET__SCAN_WEIGHT_HH);
+    for (int d = 0; d < 2; d++) {
+        for (int i = 0; i < 4 * s->model.config.hidden; i++)
+            s->bias[d][i] = s->p.b_ih[d][i] + s->p.b_hh[d][i];
+        w.w[d] = s->p.w[d];
+        w.u[d] = s->p.u[d];
         w.b[d] = s->bias[d];
     }
     return w;
@@ -11051,18 +10536,12 @@ static qnet_lstm_weights qnet__scan_weights(qnet__scan_state *s)
 static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const int *length,
                                           int batch)
 {
-    int b;
-
-    if (batch < 1 || batch > model->config.batch) {
-        return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
-                          "scan model: batch must be 1..%d, found %d", model->config.batch, batch);
-    }
-    for (b = 0; b < batch; b++) {
-        if (length[b] < 1 || length[b] > model->config.steps) {
+    QNET__TRY(qnet__check_range(model->ctx, "scan model", "batch", batch, 1, model->config.batch));
+    for (int b = 0; b < batch; b++) {
+        if (length[b] < 1 || length[b] > model->config.steps)
             return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                               "scan model: length[%d] must be 1..%d, found %d", b,
                               model->config.steps, length[b]);
-        }
     }
     return QNET_OK;
 }
@@ -11071,11 +10550,9 @@ static qnet_status qnet__scan_check_batch(const qnet_scan_model *model, const in
 static void qnet__scan_clear_padding(const qnet_scan_config *config, const int *length, int batch,
                                      int width, qnet_real *t)
 {
-    size_t steps = (size_t)config->steps, w = (size_t)width;
-    int b;
-
-    for (b = 0; b < batch; b++) {
-        size_t used = (size_t)length[b];
+    const size_t steps = (size_t)config->steps, w = (size_t)width;
+    for (int b = 0; b < batch; b++) {
+        const size_t used = (size_t)length[b];
         memset(t + ((size_t)b * steps + used) * w, 0, (steps - used) * w * sizeof(qnet_real));
     }
 }
@@ -11088,43 +10565,26 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
                                              const int *length, int batch, qnet_real *image_logits,
                                              qnet_real *scan_logits)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    qnet_context *ctx;
-    qnet_lstm shape;
-    qnet_lstm_weights weights;
-    const qnet_real *head;
-    size_t rows, classes;
-    int width;
-
-    if (model == NULL || x == NULL || length == NULL) {
+    if (model == NULL || x == NULL || length == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model forward: model, x or length is NULL");
-    }
-    ctx = model->ctx;
-    s = model->state;
-    config = &model->config;
+    qnet_context *ctx = model->ctx;
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    const size_t classes = (size_t)config->classes;
+    const int width = 2 * config->hidden;
     s->batch = 0;
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    rows = (size_t)batch * (size_t)config->steps;
-    classes = (size_t)config->classes;
-    width = 2 * config->hidden;
-    shape = qnet__scan_lstm(config, batch);
-    weights = qnet__scan_weights(s);
+    const size_t rows = (size_t)batch * (size_t)config->steps;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
 
     QNET__TRY(qnet_lstm_forward(ctx, &shape, length, &weights, x, s->y, s->saved, s->scratch));
-    qnet__trace(ctx, "lstm", s->y, 3, (size_t)batch, (size_t)config->steps, (size_t)width, 1);
-    head = qnet__scan_entry(s, model->weights, QNET__SCAN_IMAGE_HEAD);
-    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, head,
-                                 head + classes * (size_t)width, s->image_logits, s->scratch));
+    QNET__TRY(qnet_dense_forward(ctx, rows, width, config->classes, s->y, s->p.image_w,
+                                 s->p.image_b, s->image_logits, s->scratch));
     qnet__scan_clear_padding(config, length, batch, config->classes, s->image_logits);
-    qnet__trace(ctx, "image_head", s->image_logits, 3, (size_t)batch, (size_t)config->steps,
-                classes, 1);
-    head = qnet__scan_entry(s, model->weights, QNET__SCAN_SCAN_HEAD);
     QNET__TRY(qnet_dense_forward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                 head, head + classes * (size_t)(config->steps * width),
-                                 s->scan_logits, s->scratch));
-    qnet__trace(ctx, "scan_head", s->scan_logits, 2, (size_t)batch, classes, 1, 1);
+                                 s->p.scan_w, s->p.scan_b, s->scan_logits, s->scratch));
 
     s->batch = batch;
     if (image_logits != NULL)
@@ -11139,49 +10599,33 @@ QNET_API qnet_status qnet_scan_model_forward(qnet_scan_model *model, const qnet_
 static qnet_status qnet__scan_backward(qnet__scan_state *s, const qnet_real *x, const int *length,
                                        int batch)
 {
-    qnet_scan_model *model = &s->model;
-    const qnet_scan_config *config = &model->config;
-    qnet_context *ctx = model->ctx;
-    size_t rows = (size_t)batch * (size_t)config->steps, classes = (size_t)config->classes;
-    int d, width = 2 * config->hidden;
-    qnet_lstm shape = qnet__scan_lstm(config, batch);
-    qnet_lstm_weights weights = qnet__scan_weights(s);
-    qnet_lstm_gradients gradients;
-    qnet_real *dhead;
+    const qnet_scan_config *config = &s->model.config;
+    qnet_context *ctx = s->model.ctx;
+    const int width = 2 * config->hidden, classes = config->classes;
+    const size_t rows = (size_t)batch * (size_t)config->steps, w = (size_t)width;
+    const qnet_lstm shape = qnet__scan_lstm(config, batch);
+    const qnet_lstm_weights weights = qnet__scan_weights(s);
+    qnet_lstm_gradients d;
 
     /* Forward: scan_logits = [y_1 ... y_steps] scan_head^T + bias. */
-    qnet__trace(ctx, "grad scan_head", s->dscan, 2, (size_t)batch, classes, 1, 1);
-    dhead = qnet__scan_entry(s, model->gradients, QNET__SCAN_SCAN_HEAD);
-    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, config->classes, s->y,
-                                  qnet__scan_entry(s, model->weights, QNET__SCAN_SCAN_HEAD),
-                                  s->dscan, s->dy_scan, dhead,
-                                  dhead + classes * (size_t)(config->steps * width), s->scratch));
-    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. */
-    qnet__trace(ctx, "grad image_head", s->dimage, 3, (size_t)batch, (size_t)config->steps, classes,
-                1);
-    dhead = qnet__scan_entry(s, model->gradients, QNET__SCAN_IMAGE_HEAD);
-    QNET__TRY(qnet_dense_backward(ctx, rows, width, config->classes, s->y,
-                                  qnet__scan_entry(s, model->weights, QNET__SCAN_IMAGE_HEAD),
-                                  s->dimage, s->dy, dhead, dhead + classes * (size_t)width,
+    QNET__TRY(qnet_dense_backward(ctx, (size_t)batch, config->steps * width, classes, s->y,
+                                  s->p.scan_w, s->dscan, s->dy, s->d.scan_w, s->d.scan_b,
                                   s->scratch));
-    /* Both heads read y; at padded steps y is zero whatever the weights, so nothing flows there. */
-    qnet__sum(ctx, rows * (size_t)width, s->dy_scan, s->dy);
+    /* Forward: image_logits = y image_head^T + bias, then zero at padded steps. Both heads read y,
+       so their gradients add up: dy += dimage image_head. */
+    QNET__TRY(qnet_dense_backward(ctx, rows, width, classes, s->y, s->p.image_w, s->dimage, NULL,
+                                  s->d.image_w, s->d.image_b, s->scratch));
+    QNET__TRY(qnet_gemm(ctx, 0, 0, rows, w, (size_t)classes, s->dimage, (size_t)classes,
+                        s->p.image_w, w, 1, s->dy, w, s->scratch));
+    /* At padded steps y is zero whatever the weights, so nothing flows there. */
     qnet__scan_clear_padding(config, length, batch, width, s->dy);
-    qnet__trace(ctx, "grad lstm", s->dy, 3, (size_t)batch, (size_t)config->steps, (size_t)width, 1);
-    /* Forward: y = BiLSTM(x), its bias = bias_ih + bias_hh: both have the sum's gradient. */
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        gradients.w[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_WEIGHT_IH);
-        gradients.u[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_WEIGHT_HH);
-        gradients.b[d] = qnet__scan_entry(s, model->gradients, first + QNET__SCAN_BIAS_IH);
-    }
-    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL,
-                                 &gradients, s->scratch));
-    for (d = 0; d < 2; d++) {
-        int first = d * QNET__SCAN_DIRECTION;
-        memcpy(qnet__scan_entry(s, model->gradients, first + QNET__SCAN_BIAS_HH), gradients.b[d],
-               2 * (size_t)width * sizeof(qnet_real));
-    }
+    /* Forward: y = BiLSTM(x), its bias = b_ih + b_hh: both have the sum's gradient. */
+    for (int i = 0; i < 2; i++)
+        d.w[i] = s->d.w[i], d.u[i] = s->d.u[i], d.b[i] = s->d.b_ih[i];
+    QNET__TRY(qnet_lstm_backward(ctx, &shape, length, &weights, x, s->y, s->saved, s->dy, NULL, &d,
+                                 s->scratch));
+    for (int i = 0; i < 2; i++)
+        memcpy(s->d.b_hh[i], s->d.b_ih[i], 2 * w * sizeof(qnet_real));
     return QNET_OK;
 }
 
@@ -11192,31 +10636,23 @@ QNET_API qnet_status qnet_scan_model_backward(qnet_scan_model *model, const qnet
                                               const qnet_real *dimage_logits,
                                               const qnet_real *dscan_logits)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    size_t classes;
-
     if (model == NULL || x == NULL || length == NULL || dimage_logits == NULL ||
-        dscan_logits == NULL) {
+        dscan_logits == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model backward: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (!config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    if (!config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: needs a model created with training = 1");
-    }
-    if (s->batch == 0 || s->batch != batch) {
+    if (s->batch == 0 || s->batch != batch)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model backward: expected the batch of the last forward pass, %d, "
                           "found %d", s->batch, batch);
-    }
     QNET__TRY(qnet__scan_check_batch(model, length, batch));
-    classes = (size_t)config->classes;
-    memcpy(s->dimage, dimage_logits,
-           (size_t)batch * (size_t)config->steps * classes * sizeof(qnet_real));
-    memcpy(s->dscan, dscan_logits, (size_t)batch * classes * sizeof(qnet_real));
+    const size_t row = (size_t)batch * (size_t)config->classes * sizeof(qnet_real);
+    memcpy(s->dimage, dimage_logits, row * (size_t)config->steps);
+    memcpy(s->dscan, dscan_logits, row);
     qnet__scan_clear_padding(config, length, batch, config->classes, s->dimage);
     return qnet__scan_backward(s, x, length, batch);
 }
@@ -11228,25 +10664,19 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
                                           const int *length, const int *scan_label, int batch,
                                           double *image_loss, double *scan_loss, int backward)
 {
-    qnet__scan_state *s;
-    const qnet_scan_config *config;
-    double image, scan;
-    int b, t;
-
     if (model == NULL || x == NULL || length == NULL || scan_label == NULL || image_loss == NULL ||
-        scan_loss == NULL) {
+        scan_loss == NULL)
         return qnet__fail(model ? model->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "scan model loss: an argument is NULL");
-    }
-    s = model->state;
-    config = &model->config;
-    if (backward && !config->training) {
+    qnet__scan_state *s = model->state;
+    const qnet_scan_config *config = &model->config;
+    double image, scan;
+    if (backward && !config->training)
         return qnet__fail(model->ctx, QNET_ERROR_ARGUMENT,
                           "scan model loss: backward needs a model created with training = 1");
-    }
     QNET__TRY(qnet_scan_model_forward(model, x, length, batch, NULL, NULL));
-    for (b = 0; b < batch; b++) {
-        for (t = 0; t < config->steps; t++)
+    for (int b = 0; b < batch; b++) {
+        for (int t = 0; t < config->steps; t++)
             s->image_label[b * config->steps + t] = t < length[b] ? scan_label[b] : -1;
     }
     QNET__TRY(qnet_cross_entropy(model->ctx, (size_t)batch, config->classes, s->scan_logits,
@@ -11264,13 +10694,15 @@ QNET_API qnet_status qnet_scan_model_loss(qnet_scan_model *model, const qnet_rea
 /* ============================================================================================
    >>optim
    Adam (Kingma & Ba 2014), cosine annealing (Loshchilov & Hutter 2017) and the running average of
-   stochastic weight averaging (Izmailov et al. 2018). All are loops over flat blocks, split into
-   chunks of a fixed size.
+   stochastic weight averaging (Izmailov et al. 2018): loops over flat blocks of numbers, split into
+   chunks of a fixed size. A number depends on no other, so chunks change no bits.
    ============================================================================================ */
 
 #define QNET__OPTIM_CHUNK ((size_t)1 << 15)
 
-typedef struct qnet__adam_job {
+/* p[count] moves by g[count]: weights by their gradient and its moments m and v (Adam), or an
+   average by new weights (SWA). */
+typedef struct qnet__optim_job {
     size_t count;
     qnet_real *p, *m, *v;
     const qnet_real *g;
@@ -11278,65 +10710,51 @@ typedef struct qnet__adam_job {
     qnet_real rate;                   /* learning_rate / (1 - b1^t) */
     qnet_real root;                   /* 1 / sqrt(1 - b2^t) */
     qnet_real eps;
-} qnet__adam_job;
+    qnet_real share;                  /* of g in the new average, 1 / (n + 1) */
+} qnet__optim_job;
 
-/* Adam on numbers start..end-1 (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside
-   the root: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
-   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps). */
-static void qnet__adam_ref(const qnet__adam_job *a, size_t start, size_t end)
+static void qnet__optim_run(qnet_context *ctx, qnet_task task, qnet__optim_job *job)
 {
-    size_t i;
-
-    for (i = start; i < end; i++) {
-        qnet_real g = a->g[i];
-        qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
-        qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
-        a->m[i] = m;
-        a->v[i] = v;
-        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
-    }
+    qnet__parallel(ctx, (job->count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, task, job);
 }
 
-#if QNET__X86 && defined(__SSE2__)
-/* Compilers do not vectorise sqrt, because it may set errno: this does, four numbers at a time,
-   with the operations of the loop above. Every x86-64 has SSE2, and the step waits for memory. */
-static void qnet__adam_sse2(const qnet__adam_job *a, size_t start, size_t end)
+/* Adam on one chunk (Kingma & Ba 2014, Algorithm 1), PyTorch's form, with eps outside the root:
+   m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
+   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+   Compilers do not vectorise sqrt, because it may set errno. SSE2, which every x86-64 has, takes
+   four numbers at a time with the same operations and bits: on small images the square roots are
+   otherwise a fifth of a training step. */
+static void qnet__adam_task(void *arg, size_t index, size_t worker)
 {
+    const qnet__optim_job *a = (const qnet__optim_job *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__OPTIM_CHUNK, a->count);
+    size_t i = index * QNET__OPTIM_CHUNK;
+    QNET__UNUSED(worker);
+#if QNET__X86 && defined(__SSE2__)
     const __m128 b1 = _mm_set1_ps(a->b1), one_b1 = _mm_set1_ps(a->one_b1);
     const __m128 b2 = _mm_set1_ps(a->b2), one_b2 = _mm_set1_ps(a->one_b2);
     const __m128 rate = _mm_set1_ps(a->rate), root = _mm_set1_ps(a->root);
     const __m128 eps = _mm_set1_ps(a->eps);
-    size_t i;
-
-    /* Loads and stores are unaligned: nothing says where a caller's block starts. */
-    for (i = start; i + 4 <= end; i += 4) {
-        __m128 g = _mm_loadu_ps(a->g + i), m = _mm_loadu_ps(a->m + i), v = _mm_loadu_ps(a->v + i);
-        __m128 step;
-        m = _mm_add_ps(_mm_mul_ps(b1, m), _mm_mul_ps(one_b1, g));
-        v = _mm_add_ps(_mm_mul_ps(b2, v), _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+    for (; i + 4 <= end; i += 4) {
+        const __m128 g = _mm_loadu_ps(a->g + i);
+        const __m128 m = _mm_add_ps(_mm_mul_ps(b1, _mm_loadu_ps(a->m + i)), _mm_mul_ps(one_b1, g));
+        const __m128 v = _mm_add_ps(_mm_mul_ps(b2, _mm_loadu_ps(a->v + i)),
+                                    _mm_mul_ps(_mm_mul_ps(one_b2, g), g));
+        const __m128 scale = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
+        const __m128 step = _mm_div_ps(_mm_mul_ps(rate, m), scale);
         _mm_storeu_ps(a->m + i, m);
         _mm_storeu_ps(a->v + i, v);
-        step = _mm_add_ps(_mm_mul_ps(_mm_sqrt_ps(v), root), eps);
-        step = _mm_div_ps(_mm_mul_ps(rate, m), step);
         _mm_storeu_ps(a->p + i, _mm_sub_ps(_mm_loadu_ps(a->p + i), step));
     }
-    qnet__adam_ref(a, i, end);
-}
 #endif
-
-/* One chunk, by the fast form where there is one. */
-static void qnet__adam_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__adam_job *job = (const qnet__adam_job *)arg;
-    size_t start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
-    QNET__UNUSED(worker);
-#if QNET__X86 && defined(__SSE2__)
-    qnet__adam_sse2(job, start, end);
-#else
-    qnet__adam_ref(job, start, end);
-#endif
+    for (; i < end; i++) {
+        const qnet_real g = a->g[i];
+        const qnet_real m = a->b1 * a->m[i] + a->one_b1 * g;
+        const qnet_real v = a->b2 * a->v[i] + a->one_b2 * g * g;
+        a->m[i] = m;
+        a->v[i] = v;
+        a->p[i] -= a->rate * m / ((qnet_real)sqrt((double)v) * a->root + a->eps);
+    }
 }
 
 QNET_API void qnet_adam_config_init(qnet_adam_config *config)
@@ -11352,13 +10770,10 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
                              qnet_real *p, const qnet_real *g, qnet_real *m, qnet_real *v,
                              double learning_rate, uint64_t t)
 {
-    qnet__adam_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.p = p;
-    job.g = g;
-    job.m = m;
-    job.v = v;
+    job.p = p, job.g = g, job.m = m, job.v = v;
     job.b1 = (qnet_real)config->beta1;
     job.one_b1 = (qnet_real)(1.0 - config->beta1);
     job.b2 = (qnet_real)config->beta2;
@@ -11366,7 +10781,7 @@ QNET_API void qnet_adam_step(qnet_context *ctx, const qnet_adam_config *config, 
     job.rate = (qnet_real)(learning_rate / (1.0 - pow(config->beta1, (double)t)));
     job.root = (qnet_real)(1.0 / sqrt(1.0 - pow(config->beta2, (double)t)));
     job.eps = (qnet_real)config->eps;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__adam_task, &job);
+    qnet__optim_run(ctx, qnet__adam_task, &job);
 }
 
 /* Half a cosine from eta_0 at epoch 0 to eta_min at `epochs`; constant before and after. Eq. (5) of
@@ -11379,40 +10794,27 @@ QNET_API double qnet_cosine_rate(double eta_0, double eta_min, int epoch, int ep
     return eta_min + (eta_0 - eta_min) * (1.0 + cos(pi * epoch / epochs)) / 2.0;
 }
 
-typedef struct qnet__swa_job {
-    size_t count;
-    qnet_real *average;
-    const qnet_real *p;
-    uint64_t n;
-} qnet__swa_job;
-
 /* average[n+1] = average[n] + (p - average[n]) / (n + 1): the mean of all p so far, Eq. in sec. 3.2
-   of Izmailov et al. n = 0 copies, so that what stood in average does not matter, NaN included. */
+   of Izmailov et al. The first is a copy, so that no NaN in average matters. */
 static void qnet__swa_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__swa_job *job = (const qnet__swa_job *)arg;
-    const qnet_real *QNET__RESTRICT p = job->p;
-    qnet_real *QNET__RESTRICT average = job->average;
-    qnet_real share = (qnet_real)(1.0 / ((double)job->n + 1.0));
-    size_t i, start = index * QNET__OPTIM_CHUNK;
-    size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
-
+    const qnet__optim_job *job = (const qnet__optim_job *)arg;
+    const size_t start = index * QNET__OPTIM_CHUNK;
+    const size_t end = qnet__min_size(start + QNET__OPTIM_CHUNK, job->count);
     QNET__UNUSED(worker);
-    for (i = start; i < end; i++)
-        average[i] = job->n == 0 ? p[i] : average[i] + share * (p[i] - average[i]);
+    for (size_t i = start; i < end; i++)
+        job->p[i] = job->share < 1 ? job->p[i] + job->share * (job->g[i] - job->p[i]) : job->g[i];
 }
 
-/* average[count], p[count]. */
 QNET_API void qnet_swa_update(qnet_context *ctx, size_t count, qnet_real *average,
                               const qnet_real *p, uint64_t n)
 {
-    qnet__swa_job job;
-
+    qnet__optim_job job;
+    memset(&job, 0, sizeof job);
     job.count = count;
-    job.average = average;
-    job.p = p;
-    job.n = n;
-    qnet__parallel(ctx, (count + QNET__OPTIM_CHUNK - 1) / QNET__OPTIM_CHUNK, qnet__swa_task, &job);
+    job.p = average, job.g = p;
+    job.share = (qnet_real)(1.0 / ((double)n + 1.0));
+    qnet__optim_run(ctx, qnet__swa_task, &job);
 }
 
 /* ============================================================================================
