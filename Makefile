@@ -148,6 +148,7 @@ $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_delong: examples/delong.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
+$(addprefix $(BUILD)/tests/,test_layers double_layers reference_layers test_stem double_stem): tests/pool_reference.h
 $(BUILD)/tests/test_trace: examples/trace.c
 
 $(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)

@@ -84,8 +84,6 @@
        QNET_REAL double       networks in double precision: the reference build, slow and exact
        QNET_REFERENCE         plain-loop twins instead of the fast kernels
        QNET_STATIC            everything private to this file
-       QNET_IMPLEMENTATION_DONE    QNET_IMPLEMENTATION does nothing, as another file of the program
-                              holds it: single-file programs can then share one compiled header
        QNET_API               what stands before every public function, such as
                               __declspec(dllexport) in a DLL and __declspec(dllimport) in its users
        QNET_NO_STDIO          no file access by path; memory and callbacks stay. Of the system then
@@ -625,7 +623,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked; values are not: NaN in, NaN out.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
+   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
+   a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -1128,15 +1128,10 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                int in_h, int in_w, const float low[3],
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch);
-/* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
+/* Those limits of count pixels. scratch: room for count floats, such as that above. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch);
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out);
-/* Source coordinate (x, y) in the prepared image of output pixel (out_x, out_y) under a record. */
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y);
 /* Bilinear resize of in[in_h][in_w][channels], pixel centres aligned (half-pixel convention). */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w);
@@ -1150,6 +1145,15 @@ typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
 typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
+/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. */
+struct qnet_scan;
+struct qnet_scan_maps;
+typedef struct qnet_viewer {
+    void *user;
+    void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
+} qnet_viewer;
+
 typedef struct qnet_input_config {
     qnet_input input;
     int size;          /* side of the network's input: 224 cropped, 256 full; >= 32 */
@@ -1161,11 +1165,11 @@ typedef struct qnet_input_config {
     int box_explicit;
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
+    const struct qnet_viewer *viewer; /* NULL: none */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
 
 /* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
-#define QNET_CUT_SIDE 64
 typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
@@ -1175,8 +1179,6 @@ typedef struct qnet_cut {
                             and y; NaN without a mask */
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
-    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
-                            and box, and a coronal plane with mask and slices; NULL: none */
 } qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
@@ -1558,7 +1560,7 @@ typedef struct qnet_participant {
     qnet_sex sex;
     int slices;
     uint64_t source_hash; /* of its QSM map: qnet_scan */
-    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
+    qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
 
 /* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
@@ -1585,7 +1587,6 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
-    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
@@ -4125,26 +4126,18 @@ typedef enum qnet__winograd_step {
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
 typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
     size_t height, width, channels, out_height, out_width;
     ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;        /* plain;
+    qnet__prologue x;      /* plain;
                               normalised: the pooled map is that of norm and ReLU, no argmax;
                               scaled by signs, 1, -1 or 0: that x of a window wins which is
                               largest, smallest or first */
     const qnet_real *dy;
-    qnet_real *y, *dx;
+    qnet_real *y, *dx;     /* dx: backward */
     const uint8_t *winner; /* backward: the argmax of the forward pass */
     uint8_t *argmax;
 } qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -4162,93 +4155,31 @@ typedef struct qnet__stem_list {
 } qnet__stem_list;
 
 /* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
-static qnet_real qnet__sigmoid(qnet_real x)
+QNET__HELPER qnet_real qnet__sigmoid(qnet_real x)
 {
     if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
     return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
 }
 
-static qnet_real qnet__tanh(qnet_real x)
+QNET__HELPER qnet_real qnet__tanh(qnet_real x)
 {
     if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
     return (qnet_real)tanhf((float)x);
 }
 
-/* ---- sigma and tanh that a compiler can vectorise ----
-   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
-   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
-   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
-   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
-   relative error of 1.4e-8. */
-typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest */
-    float expm1;       /* e^r - 1 */
-} qnet__exp_parts;
-
-/* The float that has these bits. */
-QNET__INLINE float qnet__float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
-{
-    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
-    qnet__exp_parts e;
-    float rounded, m, r, q;
-    uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
-    rounded = a * 1.44269504f + round;
-    m = rounded - round;
-    memcpy(&bits, &rounded, sizeof bits);
-    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
-    half = bits >> 1;
-    e.power = qnet__float_of_bits((127 - half) << 23);
-    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
-    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
-    q = 0.00139464729f;
-    q = q * r + 0.00836659782f;
-    q = q * r + 0.0416662805f;
-    q = q * r + 0.166665435f;
-    q = q * r + 0.5f;
-    e.expm1 = r + r * r * q;
-    return e;
-}
-
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. */
-QNET__INLINE float qnet__sigmoid_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
-QNET__INLINE float qnet__tanh_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
-    const float power = e.power * e.rest;
-    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-    return copysignf(d / (2.0f + d), x);
-}
-
-/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
-   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
-   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
-   reference and stays with the library. */
-QNET__INLINE qnet_real qnet__gate(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
-}
-
-QNET__INLINE qnet_real qnet__squash(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
-}
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+typedef struct qnet__lstm_row {
+    size_t hidden;
+    const qnet_real *b, *uh;  /* forward: bias, U h' */
+    const qnet_real *c_prev;
+    qnet_real *gates;         /* forward: W x, which becomes i, f, g, o */
+    qnet_real *c, *tanh_c;    /* forward */
+    qnet_real *h, *next_h;    /* forward: h twice, for y and for the next product */
+    const qnet_real *dy, *dh; /* backward: from above, and from the step after through U */
+    qnet_real *dc;            /* backward: dc in, dc' out */
+    qnet_real *dgates;        /* backward: before the activations */
+    double *db;               /* backward: += dgates, in double, as many steps add up */
+} qnet__lstm_row;
 
 /* ---- The table of a set ---------------------------------------------------------------------- */
 
@@ -4262,13 +4193,16 @@ typedef struct qnet__isa {
                      qnet_real *block);
     void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
-    void (*lstm)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
-                 const qnet_real *before, qnet_real *gates, qnet_real *cell, qnet_real *cell_tanh,
-                 qnet_real *h, qnet_real *next_h);
-    void (*lstm_back)(size_t n, const qnet_real *gates, const qnet_real *before,
-                      const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
-                      qnet_real *dc, qnet_real *dgates, double *db);
+    void (*lstm_forward)(const qnet__lstm_row *row);
+    void (*lstm_backward)(const qnet__lstm_row *row);
 } qnet__isa;
+
+/* As wide as a number: what comparing lanes gives. */
+#if QNET__REAL_IS_DOUBLE
+typedef int64_t qnet__lane_int;
+#else
+typedef int32_t qnet__lane_int;
+#endif
 
 /* The names of what a set defines: each stands for one that ends in the set's suffix. */
 #define QNET__JOIN_(name, suffix) name##suffix
@@ -4283,6 +4217,13 @@ typedef struct qnet__isa {
 #define qnet__lanes_all QNET__ISA(qnet__lanes_all)
 #define qnet__lanes_fma QNET__ISA(qnet__lanes_fma)
 #define qnet__lanes_cut QNET__ISA(qnet__lanes_cut)
+#define qnet__lanes_int QNET__ISA(qnet__lanes_int)
+#define qnet__lanes_select QNET__ISA(qnet__lanes_select)
+#define qnet__lanes_load_part QNET__ISA(qnet__lanes_load_part)
+#define qnet__lanes_store_part QNET__ISA(qnet__lanes_store_part)
+#define qnet__lanes_to_bits QNET__ISA(qnet__lanes_to_bits)
+#define qnet__lanes_of_bits QNET__ISA(qnet__lanes_of_bits)
+#define qnet__lanes_gate QNET__ISA(qnet__lanes_gate)
 #define qnet__widen QNET__ISA(qnet__widen)
 #define qnet__wide_round QNET__ISA(qnet__wide_round)
 #define qnet__tile_keep QNET__ISA(qnet__tile_keep)
@@ -4341,19 +4282,17 @@ typedef struct qnet__isa {
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
-#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
-#define qnet__maxpool_forward_row QNET__ISA(qnet__maxpool_forward_row)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
 #define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
-#define qnet__maxpool_pixel QNET__ISA(qnet__maxpool_pixel)
-#define qnet__maxpool_backward_row QNET__ISA(qnet__maxpool_backward_row)
 #define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
-#define qnet__lstm_row QNET__ISA(qnet__lstm_row)
 #define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
-#define qnet__lstm_row_back QNET__ISA(qnet__lstm_row_back)
+#define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
+#define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
 #define qnet__isa_table QNET__ISA(qnet__isa_table)
 
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
@@ -4405,10 +4344,13 @@ typedef struct qnet__isa {
 
 #if QNET__LANES > 1
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet__lane_int qnet__lanes_int
+    __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
 typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
 typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
 #else
 typedef qnet_real qnet__lanes, qnet__narrow;
+typedef qnet__lane_int qnet__lanes_int;
 typedef double qnet__wide;
 #endif
 
@@ -4461,6 +4403,30 @@ QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const 
 #else
     return test < 0 || (or_zero && test == 0) ? 0 : v;
 #endif
+}
+
+/* yes in the lanes where a comparison holds, else no. */
+QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes yes, qnet__lanes no)
+{
+#if QNET__LANES > 1
+    return (qnet__lanes)(((qnet__lanes_int)yes & holds) | ((qnet__lanes_int)no & ~holds));
+#else
+    return holds ? yes : no;
+#endif
+}
+
+/* `count` numbers at p, and zeros behind them. */
+QNET__INLINE qnet__lanes qnet__lanes_load_part(const qnet_real *p, const size_t count)
+{
+    qnet__lanes v = qnet__lanes_zero();
+    memcpy(&v, p, count * sizeof *p);
+    return v;
+}
+
+/* The first `count` lanes go to p. */
+QNET__INLINE void qnet__lanes_store_part(qnet_real *p, qnet__lanes v, const size_t count)
+{
+    memcpy(p, &v, count * sizeof *p);
 }
 
 /* *y = x[QNET__WIDE] in double. */
@@ -5687,126 +5653,113 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ----------------------------------------------------------------------------- */
+/* ---- Max pooling ------------------------------------------------------------------------------ */
 
-/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
-   become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
 {
-    const int better = (v > *best) | (v != v);
-    *winner = better ? t : *winner;
-    *best = better ? v : *best;
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
 }
 
-/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
+   the loop over channels becomes vector code. */
 QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
                                        const qnet__prologue_kind kind, const qnet_real *const *x,
                                        const int *tap, size_t c, size_t at)
 {
     const qnet__prologue *s = &pool->x;
     qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH], i;
-    for (i = 0; i < n; i++) {
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
         const size_t k = c + (size_t)i;
         qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
         int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        QNET__UNROLL
+        for (int t = 1; t < 9; t++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
+            const int better = (v > best) | (v != v);
+            winner = better ? tap[t] : winner;
+            best = better ? v : best;
+        }
         if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
         if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
         top[i] = best;
         won[i] = winner;
     }
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    for (int i = 0; pool->argmax != NULL && i < n; i++)
+        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
 }
 
-/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
-   part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
-                                            const qnet__prologue_kind kind, size_t index)
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
 {
     const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
     const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
     const size_t n = pool->channels;
-    size_t ox, c;
-    for (ox = 0; ox < pool->out_width; ox++) {
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
         const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
         const qnet_real *x[9];
-        int tap[9], t, last = oy > 0 ? 0 : 3;
-        last += ox > 0 ? 0 : 1; /* the first that there is */
-        for (t = 0; t < 9; t++) {
-            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
             last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
             tap[t] = last;
-            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
-                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
         }
-        QNET__BLOCKS(c, n, block,
-                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
     }
 }
 
-/* sum[n] += dy where tap won. */
-QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
-                                       qnet_real *sum)
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
 {
-    int i;
-    for (i = 0; i < n; i++) {
-        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-        sum[i] += winner[i] == tap ? v : 0;
-    }
-}
-
-/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
-   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                      size_t ix, size_t c, qnet_real *dx)
-{
-    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
     qnet_real sum[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) sum[i] = 0;
-    for (oy = iy / 2; oy <= last_y; oy++) {
-        for (ox = ix / 2; ox <= last_x; ox++) {
-            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
-            at = at * pool->channels + c;
-            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
         }
-    }
-    for (i = 0; i < n; i++) dx[i] = sum[i];
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
 }
 
-/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
-{
-    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    for (ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
 static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
 {
-    if (pool->dx != NULL)
-        qnet__maxpool_backward_row(pool, index);
-    else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index);
-    else
-        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index);
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
 }
 
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
@@ -5853,109 +5806,148 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
     }
 }
 
-/* ---- one row of the element-wise half: a scan at a step -------------------------------------- */
+/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
 
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
+#if QNET__REAL_IS_DOUBLE
 
-/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
-   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
-   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
-QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
-                                   const qnet_real *QNET__RESTRICT bias,
-                                   const qnet_real *QNET__RESTRICT recurrent,
-                                   const qnet_real *QNET__RESTRICT before,
-                                   qnet_real *QNET__RESTRICT gates,
-                                   qnet_real *QNET__RESTRICT cell,
-                                   qnet_real *QNET__RESTRICT cell_tanh,
-                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
+/* Double precision is for reference and takes the C library's. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
 {
-    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
-    size_t q, k;
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
-    }
-    for (k = 0; k < run; k++) {
-        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
-        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
-        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
-        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-        cell[j + k] = c;
-        cell_tanh[j + k] = t;
-        h[j + k] = next_h[j + k] = o * t;
-    }
-    for (q = 0; q < 4; q++)
-        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
+    qnet_real v[QNET__LANES];
+    qnet__lanes_store(v, x);
+    for (size_t i = 0; i < QNET__LANES; i++)
+        v[i] = of_tanh ? qnet__tanh(v[i]) : qnet__sigmoid(v[i]);
+    return qnet__lanes_load(v);
 }
 
-QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
-                                 const qnet_real *QNET__RESTRICT recurrent,
-                                 const qnet_real *QNET__RESTRICT before,
-                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
-                                 qnet_real *QNET__RESTRICT next_h)
+#else
+
+QNET__INLINE qnet__lanes_int qnet__lanes_to_bits(qnet__lanes x)
+{
+    qnet__lanes_int bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
+{
+    qnet__lanes x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. tanh |x| = -d / (2 + d), d = e^-2|x| - 1. Worst errors over every 257th bit
+   pattern of a float: sigma 2.33, tanh 2.49 units in the last place.
+
+   e^-a = 2^-m e^r with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a is below half
+   of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits, so that m
+   times it is exact. 2^-m = power * rest, as no float is as small as 2^-150, and the smallest ones
+   are to be reached with one rounding, at the end. e^r - 1 = r + r^2 q(r), q fitted (least squares,
+   reweighted towards the least maximum) to a relative error of 1.4e-8. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+{
+    const qnet__lanes_int sign = qnet__lanes_to_bits(x) & ~0x7fffffff;
+    const qnet__lanes zero = qnet__lanes_zero(), most = qnet__lanes_all(104);
+    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(x) & 0x7fffffff);
+    qnet__lanes a = of_tanh ? 2.0f * size : size, rounded, m, r, q, expm1, power, rest, d;
+    qnet__lanes_int bits;
+    a = qnet__lanes_select(a > most, most, a); /* NaN stays */
+    rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
+    bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
+#if QNET__LANES > 1
+    m = rounded - 12582912.0f;
+#else
+    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+#endif
+    power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
+    rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = r * 0.00139464729f + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    expm1 = r + r * r * q;
+    if (of_tanh) {
+        d = power * expm1 * rest + (power * rest - 1.0f); /* near 0: d = e^r - 1 */
+        d = d / (2.0f + d);
+        return qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+    }
+    d = (power + power * expm1) * rest;
+    return qnet__lanes_select(x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
+}
+
+#endif
+
+/* `count` units from j on. */
+QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    qnet__lanes a[4], c, t, h;
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) /* W x + U h' + b */
+        a[q] = qnet__lanes_load_part(row->gates + q * n + j, count) +
+               qnet__lanes_load_part(row->uh + q * n + j, count) +
+               qnet__lanes_load_part(row->b + q * n + j, count);
+    a[0] = qnet__lanes_gate(a[0], 0); /* i (1) */
+    a[1] = qnet__lanes_gate(a[1], 0); /* f (3) */
+    a[2] = qnet__lanes_gate(a[2], 1); /* g */
+    a[3] = qnet__lanes_gate(a[3], 0); /* o (2) */
+    c = a[1] * qnet__lanes_load_part(row->c_prev + j, count) + a[0] * a[2]; /* c = f c' + i g (4) */
+    t = qnet__lanes_gate(c, 1);
+    h = a[3] * t; /* h = o tanh(c) (5) */
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) qnet__lanes_store_part(row->gates + q * n + j, a[q], count);
+    qnet__lanes_store_part(row->c + j, c, count);
+    qnet__lanes_store_part(row->tanh_c + j, t, count);
+    qnet__lanes_store_part(row->h + j, h, count);
+    qnet__lanes_store_part(row->next_h + j, h, count);
+}
+
+/* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
+QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    const qnet__lanes i = qnet__lanes_load_part(row->gates + j, count);
+    const qnet__lanes f = qnet__lanes_load_part(row->gates + n + j, count);
+    const qnet__lanes g = qnet__lanes_load_part(row->gates + 2 * n + j, count);
+    const qnet__lanes o = qnet__lanes_load_part(row->gates + 3 * n + j, count);
+    const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
+    const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
+                           qnet__lanes_load_part(row->dh + j, count);
+    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    /* h = o tanh(c) (5) */
+    const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
+    qnet__lanes da[4];
+    da[3] = dh * t * o * (one - o);
+    /* c = f c' + i g (4) */
+    da[0] = dc * g * i * (one - i);
+    da[1] = dc * c_prev * f * (one - f);
+    da[2] = dc * i * (one - g * g);
+    qnet__lanes_store_part(row->dc + j, dc * f, count);
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) {
+        double *db = row->db + q * n + j;
+        qnet_real part[QNET__LANES];
+        qnet__lanes_store(part, da[q]);
+        qnet__lanes_store_part(row->dgates + q * n + j, da[q], count);
+        for (size_t k = 0; k < count; k++) db[k] += (double)part[k];
+    }
+}
+
+static void qnet__lstm_forward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
-                         next_h);
-    if (j < n)
-        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
 }
 
-/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
-   + what the step after sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
-   db[4 n] += dgates, in double, since many steps add up there. */
-QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
-                                        const qnet_real *QNET__RESTRICT gates,
-                                        const qnet_real *QNET__RESTRICT before,
-                                        const qnet_real *QNET__RESTRICT cell_tanh,
-                                        const qnet_real *QNET__RESTRICT dy,
-                                        const qnet_real *QNET__RESTRICT dh,
-                                        qnet_real *QNET__RESTRICT dc,
-                                        qnet_real *QNET__RESTRICT dgates,
-                                        double *QNET__RESTRICT db)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
-    size_t q, k;
-    for (k = 0; k < run; k++) {
-        const size_t u = j + k;
-        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
-        const qnet_real c = dc[u] + h * o * (1 - t * t);
-        a[0][k] = c * g * i * (1 - i);
-        a[1][k] = c * before[u] * f * (1 - f);
-        a[2][k] = c * i * (1 - g * g);
-        a[3][k] = h * t * o * (1 - o);
-        dc[u] = c * f;
-    }
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) {
-            dgates[at + k] = a[q][k];
-            db[at + k] += (double)a[q][k];
-        }
-    }
-}
-
-QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
-                                      const qnet_real *QNET__RESTRICT before,
-                                      const qnet_real *QNET__RESTRICT cell_tanh,
-                                      const qnet_real *QNET__RESTRICT dy,
-                                      const qnet_real *QNET__RESTRICT dh,
-                                      qnet_real *QNET__RESTRICT dc,
-                                      qnet_real *QNET__RESTRICT dgates,
-                                      double *QNET__RESTRICT db)
+static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
-                              db);
-    if (j < n)
-        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES)
+        qnet__lstm_units_back(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
 }
 
 /* ---- The table ------------------------------------------------------------------------------- */
@@ -5967,7 +5959,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_row, qnet__lstm_row_back
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -8453,8 +8445,10 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 }
 
 /* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); the stem's in pooling.
+   >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
+   average pooling of x[batch][pixels][c] to y[batch][c]; sums over rows. The rows of max pooling
+   are computed by >>kernels. All but one of ResNet18's ReLUs are applied while maps are read and
+   written (>>fuse); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
@@ -8463,99 +8457,32 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
-    size_t i;
-    for (i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
+    if (x == NULL || y == NULL) return;
+    for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
-    size_t i;
-    for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
+    if (y == NULL || dy == NULL || dx == NULL) return;
+    for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-
-
-/* An output by itself over the nine taps. The window is clipped to the image, which is what padding
-   with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
-   row. */
-static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t ox, size_t c)
-{
-    const size_t n = pool->channels, at = (index * pool->out_width + ox) * n + c;
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    qnet_real best = 0, kept = 0;
-    int tap, winner = -1;
-    for (tap = 0; tap < 9; tap++) {
-        const ptrdiff_t iy = 2 * oy - 1 + tap / 3, ix = 2 * (ptrdiff_t)ox - 1 + tap % 3;
-        size_t from;
-        qnet_real v;
-        if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
-        from = (size_t)((image * height + iy - pool->rows_before) * width + ix) * n + c;
-        v = qnet__maxpool_get(&pool->x, pool->x.kind, pool->x.x[from], c);
-        if (winner < 0 || v > best || v != v) {
-            best = v;
-            kept = pool->x.kind == QNET__PROLOGUE_SCALED ? pool->x.x[from] : v;
-            kept = pool->x.kind == QNET__PROLOGUE_NORMALISED && v < 0 ? 0 : kept;
-            winner = tap;
-        }
-    }
-    pool->y[at] = kept;
-    if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
-}
-
-/* The twin. */
-static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t row, ox, c;
-    for (row = 0; row < batch * pool->out_height; row++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < pool->channels; c++) qnet__maxpool_output(pool, row, ox, c);
-}
-
-/* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
-static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t n = pool->channels, b, oy, ox, c, at = 0;
-    size_t count = batch * pool->height * pool->width * n;
-    for (c = 0; c < count; c++) pool->dx[c] = 0;
-    for (b = 0; b < batch; b++)
-    for (oy = 0; oy < pool->out_height; oy++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < n; c++, at++) {
-        size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
-        pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
-    }
-}
-
-typedef struct qnet__maxpool_call {
-    const qnet__maxpool *pool;
-    const qnet__isa *isa;
-} qnet__maxpool_call;
+/* ---- Max pooling ------------------------------------------------------------------------------ */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
+    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    call->isa->maxpool(call->pool, index);
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
-static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size_t batch)
+static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t batch)
 {
-    qnet__maxpool_call call;
-    call.pool = pool;
-    call.isa = qnet__isa_of(ctx);
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                       qnet__maxpool_task, &call);
-    } else if (pool->dx != NULL) {
-        qnet__maxpool_backward_ref(pool, batch);
-    } else {
-        qnet__maxpool_forward_ref(pool, batch);
-    }
+    qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
+                   qnet__maxpool_task, pool);
 }
 
 /* Checks the sizes and fills them in; the arrays are left NULL. */
@@ -8574,8 +8501,8 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
-    pool->height = (size_t)height;
-    pool->width = (size_t)width;
+    pool->isa = qnet__isa_of(ctx);
+    pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
     pool->out_width = (pool->width - 1) / 2 + 1;
@@ -8591,8 +8518,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_forward", batch, height, width, channels,
                                  x && y, &pool));
     pool.x = qnet__prologue_plain(x);
-    pool.y = y;
-    pool.argmax = argmax;
+    pool.y = y, pool.argmax = argmax;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
@@ -8606,80 +8532,60 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_backward", batch, height, width, channels,
                                  argmax && dy && dx, &pool));
     pool.winner = argmax;
-    pool.dy = dy;
-    pool.dx = dx;
+    pool.dy = dy, pool.dx = dx;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
 
-/* Column sums are needed by average pooling and by every bias gradient; they are short, so they
-   are kept in double. */
-#define QNET__COLUMNS 64
+/* ---- Sums over rows, for bias gradients and average pooling ---------------------------------- */
+
+#define QNET__COLUMNS 64 /* of a task */
+
+/* sum[b][c] = factor * sum over r of x[b][r][c], in double: there are few of them. */
 typedef struct qnet__column_sums {
     size_t rows, columns;
-    const qnet_real *x; /* [rows][columns] */
     double factor;
-    qnet_real *sum;     /* [columns] */
+    const qnet_real *x; /* [batch][rows][columns] */
+    qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
-/* sum[c] = factor * sum over rows of x[r][c], for block number `index` of QNET__COLUMNS columns. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
-    size_t first = index * QNET__COLUMNS, r, c;
-    size_t n = qnet__min_size(QNET__COLUMNS, job->columns - first);
-    double sum[QNET__COLUMNS];
+    const size_t n = job->columns, blocks = (n - 1) / QNET__COLUMNS + 1, b = index / blocks;
+    const size_t first = index % blocks * QNET__COLUMNS;
+    const size_t count = qnet__min_size(QNET__COLUMNS, n - first);
+    double sum[QNET__COLUMNS] = {0};
     QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) sum[c] = 0;
-    for (r = 0; r < job->rows; r++)
-        for (c = 0; c < n; c++) sum[c] += (double)job->x[r * job->columns + first + c];
-    for (c = 0; c < n; c++) job->sum[first + c] = (qnet_real)(job->factor * sum[c]);
+    for (size_t r = 0; r < job->rows; r++)
+        for (size_t c = 0; c < count; c++)
+            sum[c] += (double)job->x[(b * job->rows + r) * n + first + c];
+    for (size_t c = 0; c < count; c++)
+        job->sum[b * n + first + c] = (qnet_real)(job->factor * sum[c]);
 }
 
-/* sum[columns] = sum over rows of x[rows][columns]. */
-static void qnet__sum_columns(qnet_context *ctx, size_t rows, size_t columns, const qnet_real *x,
-                              qnet_real *sum)
+static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size_t columns,
+                              double factor, const qnet_real *x, qnet_real *sum)
 {
-    qnet__column_sums job;
-    job.rows = rows;
-    job.columns = columns;
-    job.x = x;
-    job.factor = 1;
-    job.sum = sum;
-    qnet__parallel(ctx, (columns - 1) / QNET__COLUMNS + 1, qnet__column_sums_task, &job);
-}
-
-/* Everything that the tasks of an average pooling read and write; tasks are images. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *x, *dy; /* x[batch][pixels][channels], dy[batch][channels] */
-    qnet_real *y, *dx;
-} qnet__avgpool;
-
-/* y[channels] of one image: column sums over its pixels, divided. */
-static void qnet__avgpool_forward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    qnet__column_sums job;
-    size_t i;
-    job.rows = pool->pixels;
-    job.columns = pool->channels;
-    job.x = pool->x + image * pool->pixels * pool->channels;
-    job.factor = 1 / (double)pool->pixels;
-    job.sum = pool->y + image * pool->channels;
-    for (i = 0; i * QNET__COLUMNS < pool->channels; i++) qnet__column_sums_task(&job, i, worker);
+    qnet__column_sums job = {rows, columns, factor, x, sum};
+    qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
 /* dx[pixels][channels] of one image. */
+typedef struct qnet__avgpool {
+    size_t pixels, channels;
+    const qnet_real *dy; /* [batch][channels] */
+    qnet_real *dx;       /* [batch][pixels][channels] */
+} qnet__avgpool;
+
 static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
 {
     const qnet__avgpool *pool = (const qnet__avgpool *)arg;
     const qnet_real *dy = pool->dy + image * pool->channels;
     qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    size_t p, c;
     QNET__UNUSED(worker);
-    for (p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
+    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
+        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
 }
 
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
@@ -8698,15 +8604,8 @@ static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int 
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y)
 {
-    qnet__avgpool pool;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_forward", batch, pixels, channels, x && y));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = x;
-    pool.y = y;
-    pool.dy = NULL;
-    pool.dx = NULL;
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_forward_task, &pool);
+    qnet__sum_columns(ctx, (size_t)batch, pixels, (size_t)channels, 1 / (double)pixels, x, y);
     return QNET_OK;
 }
 
@@ -8714,21 +8613,15 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool;
+    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = NULL;
-    pool.y = NULL;
-    pool.dy = dy;
-    pool.dx = dx;
     qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
     return QNET_OK;
 }
 
 /* ============================================================================================
-   >>stem   A ResNet's first layer in one go: convolution 7x7/2 to 64 channels, batch norm, ReLU and
-   max pooling, forward and backward.
+   >>stem   A ResNet's first layer in one go, forward and backward: convolution 7x7/2 of
+   x[batch][height][width][channels] to 64 channels, batch norm, ReLU and max pooling 3x3/2.
 
    What the convolution gives, pre, is by far the largest map of the network. A training pass never
    has it whole: bands of its rows are made, used up while they are in cache, and forgotten.
@@ -8737,35 +8630,40 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
    pre where gamma > 0 and fall where gamma < 0: the window's maximum after them is that of its
    largest or its smallest pre. So that one is kept, and normalised by whoever reads it.
 
-   Backward. Let N be the number of the convolution's outputs, u_o the 147 inputs under its taps at
-   output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output. Then
+   Backward, for 3 channels. Let N be the number of the convolution's outputs, u_o the 147 inputs
+   under its taps at output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output.
 
-       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean))
+       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean)),
 
-          = scale (A - shift e - slope (P - e e^T / N) w),
+          = scale (cross - shift sum - slope (gram - sum sum^T / N) w),
 
-       A = sum of u_o g_o,    e = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T e / N.
+       cross = sum of u_o g_o,   sum = sum of u_o,   gram = sum of u_o u_o^T,   mean = w^T sum / N.
 
-   g is 0 but at the windows' maxima, so A has a term per output of pooling and not per pixel of
-   pre, which are four times as many; and P does not depend on the 64 channels. Two taps that are a
-   certain distance apart meet the same products wherever they lie, but for the borders: so P is a
-   matter of a few hundred sums of products, not of 147 x 147.
+   g is 0 but at the windows' maxima, so cross has a term per output of pooling and not per pixel of
+   pre, which are four times as many; and gram does not depend on the 64 channels. Two taps that are
+   a certain distance apart meet the same products wherever they lie, but for the borders: so gram
+   is a matter of a few hundred sums of products, not of 147 x 147.
+
+   gram - sum sum^T / N loses digits where the inputs' mean is large against their spread. As shift
+   is the mean of g, and mean that of pre, the sum of dpre is 0: a constant may be taken off all
+   numbers of a channel, padding included, and dw stays. So u_o is x less the mean of the channel
+   over the images' middle rows.
 
    Stride 2 is undone first: u[r][q] holds the 2 x 2 pixels (2r, 2q) ... (2r + 1, 2q + 1) of the
    image, which has a border of 3 zeros at the top and on the left, in 12 numbers. The convolution
-   is one of 4x4/1 over u then, and the rows and columns of A and P are its 4 x 4 x 12 = 192 taps,
+   is one of 4x4/1 over u then, and the rows and columns of cross and gram are its 192 taps,
 
        tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
    ============================================================================================ */
 
-#define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
-#define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
-#define QNET__STEM_U 12        /* numbers of u[r][q] */
-#define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
+#define QNET__STEM_PIXELS 896   /* of pre in a band, about: in L2, unless the image is very wide */
+#define QNET__STEM_TASKS 16     /* wanted; backward: parts at most, each with its own sums */
+#define QNET__STEM_U 12         /* numbers of u[r][q] */
+#define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
+#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8900,127 +8798,112 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
 /* u[r .. r + 3][q] lies together, as column [r][q]: so the taps of output (y, x) are the 192
    numbers of the columns [y][x .. x + 3].
 
-   P by distances. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps
-   (t, s) and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as P is symmetric:
+   gram by lags. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps (t, s)
+   and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as gram is symmetric:
    i = 0 with j = 0 .. 3, and i = 1 .. 3 with j = -3 .. 3. These are numbers 12 .. 326 of the
    columns [r][q - 3 .. q + 3]: what follows, (3, 3) with a or b = 1, is no tap. (i = 0 with j < 0
-   is among them and not used.) So the products of all distances are a matrix product of u[r][q], 12
+   is among them and not used.) So the products of all lags are a matrix product of u[r][q], 12
    rows, by 315 columns, over all r and q.
-   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So there are
-   seven sums for rows 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven for columns;
-   tap s takes those from number s to s + 3. (The first and the last of the seven are of zeros, as
-   are u[0] and u[out_h + 2].) */
+   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So sums are
+   kept for seven classes of rows, 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven of
+   columns; tap s takes classes s to s + 3. */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
     const qnet__isa *isa;
-    qnet__pass_job masks;  /* masks dpool, and its sums */
-    const qnet_real *x;
-    const uint8_t *argmax;
-    const qnet_real *dpool;
+    qnet__prologue dpool;   /* [batch][pool_h][pool_w][64] */
+    qnet__pass_job mask;    /* masks dpool, and its sums */
+    const qnet_real *x;     /* [batch][height][width][3] */
+    const uint8_t *argmax;  /* of dpool */
+    qnet_real level[3];     /* taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
-    ptrdiff_t rows, wide;   /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
-    double *a;              /* [parts][64][192]: A */
-    double *p;              /* [parts][192][192]: P, half of it */
-    double *sum;            /* [parts][192]: e */
+    ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
+    double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
     qnet_real *u;           /* [workers][rows + 3][pitch][12] */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
-    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of some outputs */
-    double *edges;          /* [workers][7][7][12]: those of e */
+    qnet_real *lags;        /* [workers][7][7][12][width]: gram's sums of some outputs */
+    double *lag_sums;       /* [workers][7][7][12]: those of sum */
     const qnet_real *scale, *shift, *slope, *w; /* for the end */
-    qnet_real *dw;
+    qnet_real *dw;          /* [147][64] */
 } qnet__stem_backward_job;
+
+#define QNET__STEM_SUMS (257 * QNET__STEM_TAPS) /* of a part */
+#define QNET__STEM_GRAM (64 * QNET__STEM_TAPS)  /* where gram begins */
+#define QNET__STEM_SUM (256 * QNET__STEM_TAPS)  /* where sum begins */
 
 /* A task at one of its bands: rows first .. last - 1 of u are in columns. */
 typedef struct qnet__stem_work {
     const qnet__stem_backward_job *p;
     ptrdiff_t image, first, last;
     qnet_real *u, *columns, *lags;
-    double *edges;
-    double *a, *products, *sum; /* the part's */
-    int begun[7];               /* there are sums of these rows in lags and edges ... */
-    ptrdiff_t outputs;          /* ... of about so many outputs */
+    double *lag_sums, *sums;
+    int begun[7];      /* there are sums of this class of rows in lags and lag_sums ... */
+    ptrdiff_t outputs; /* ... of about so many outputs */
 } qnet__stem_work;
+
+/* The first row or column of a class; the next class begins where it ends. */
+static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
+{
+    return k <= 3 ? k : outputs + k - 4;
+}
 
 /* u[r] of an image; r may lie outside. */
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
     const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    ptrdiff_t a, b, q;
-    memset(u, 0, (size_t)(p->pitch * QNET__STEM_U) * sizeof *u);
-    for (a = 0; a < 2; a++) {
-        const ptrdiff_t y = 2 * r + a - 3;
-        const qnet_real *row;
-        if (y < 0 || y >= height)
-            continue;
-        row = image + y * width * 3;
-        for (q = 1; q < p->s.out_w + 3; q++) {
-            const ptrdiff_t x = 2 * q - 3;
-            for (b = 0; b < 2; b++) {
-                if (x + b >= 0 && x + b < width) {
-                    memcpy(u + (q + 3) * QNET__STEM_U + a * 6 + b * 3, row + (x + b) * 3,
-                           3 * sizeof *u);
-                }
-            }
+    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
+        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
+            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
+            const int inside = y >= 0 && y < height && x >= 0 && x < width;
+            for (ptrdiff_t c = 0; c < 3; c++)
+                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
         }
-    }
 }
 
+/* Rows first .. last - 1 of columns. */
 static void qnet__stem_columns(const qnet__stem_work *t)
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t pixels = p->s.conv.height * (ptrdiff_t)p->s.conv.width;
     const ptrdiff_t row = p->pitch * QNET__STEM_U;
     qnet_real *column = t->columns;
-    ptrdiff_t r, q, k;
-    for (r = t->first; r < t->last + 3; r++)
+    for (ptrdiff_t r = t->first; r < t->last + 3; r++)
         qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
-    for (r = 0; r < t->last - t->first; r++) {
-        for (q = 0; q < p->pitch; q++) {
-            const qnet_real *u = t->u + r * row + q * QNET__STEM_U;
-            for (k = 0; k < 4; k++, column += QNET__STEM_U)
-                memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
-        }
-    }
+    for (const qnet_real *u = t->u; u < t->u + (t->last - t->first) * row; u += QNET__STEM_U)
+        for (ptrdiff_t k = 0; k < 4; k++, column += QNET__STEM_U)
+            memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
 }
 
-/* The outputs of pooling in rows y .. y_end - 1: for each channel a list of the gradients that are
-   not 0 and the places of the pixels that they belong to; then A. */
-static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
+/* cross += the outputs of pooling in rows y .. y_end - 1. */
+static void qnet__stem_cross(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
 {
     const qnet__stem_backward_job *p = t->p;
-    const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
+    const ptrdiff_t end = (y_end - y) * p->s.pool_w;
+    const size_t begin = (size_t)((t->image * p->s.pool_h + y) * p->s.pool_w) * 64;
+    ptrdiff_t place[QNET__STEM_PIECE]; /* of the column of the window's first pixel */
     qnet__stem_list list;
-    ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
-    list.columns = t->columns, list.place = place, list.sum = t->a;
-    list.pitch = p->pitch;
-    for (; y < y_end; at += n) {
-        for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
-            place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
-            if (++x == p->s.pool_w) {
-                x = 0;
-                y++;
-            }
+    list.columns = t->columns, list.pitch = p->pitch;
+    list.place = place, list.sum = t->sums;
+    list.dy = p->dpool.x + begin, list.winner = p->argmax + begin;
+    for (ptrdiff_t at = 0; at < end; at += list.count) {
+        list.count = end - at < QNET__STEM_PIECE ? end - at : QNET__STEM_PIECE;
+        for (ptrdiff_t i = 0; i < list.count; i++) {
+            const ptrdiff_t row = y + (at + i) / p->s.pool_w, column = (at + i) % p->s.pool_w;
+            place[i] = ((2 * row - 1 - t->first) * p->pitch + 2 * column + 2) * QNET__STEM_COLUMN;
         }
-        list.dy = p->dpool + at * 64, list.winner = p->argmax + at * 64;
-        list.count = n;
         p->isa->stem(&list);
+        list.dy += list.count * 64, list.winner += list.count * 64;
     }
 }
 
-/* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
-   the seven; likewise edges, of u itself. */
-static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int side)
+/* lags += the products of rows r .. r_end - 1, all of one class, and lag_sums += those of u. */
+static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int row_class)
 {
     const qnet__stem_backward_job *p = t->p;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    const qnet_real *u[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    double sum[QNET__STEM_U];
     const ptrdiff_t rows = r_end - r;
-    ptrdiff_t i, m, k, n;
+    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
+    qnet_real *c[QNET__TILE_ROWS];
     qnet__tile tile;
-    int column;
     memset(&tile, 0, sizeof tile);
     tile.a = a, tile.b = b, tile.c = c;
     tile.rows = QNET__TILE_ROWS;
@@ -9029,80 +8912,61 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
     tile.segments = (size_t)rows;
     tile.chain = QNET__CHAIN_DIRECT;
     tile.beside = 1;
-    tile.accumulate = t->begun[side];
+    tile.accumulate = t->begun[row_class];
     tile.ahead = (uintptr_t)c;
-    for (column = 0; column < 7; column++) {
-        const ptrdiff_t q = column <= 3 ? column : p->s.out_w + column - 4;
-        qnet_real *lags = t->lags + (side * 7 + column) * QNET__STEM_U * p->wide;
-        double *edge = t->edges + (side * 7 + column) * QNET__STEM_U;
-        tile.length = column == 3 ? (size_t)(p->s.out_w - 3) : 1;
-        for (i = 0; i < rows; i++) {
-            u[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (m = 0; m < QNET__TILE_ROWS; m++)
-                a[i * QNET__TILE_ROWS + m] = u[i] + m;
+    for (int k = 0; k < 7; k++) {
+        const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
+        const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
+        const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
+        double sum[QNET__STEM_U];
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+            sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
+            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            for (ptrdiff_t n = 0; n < length; n++)
+                for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
         }
-        for (n = 0; n < p->wide; n += (ptrdiff_t)p->isa->columns) {
-            tile.b_at = tile.c_at = (size_t)n;
-            for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.a_at = (size_t)m;
-                for (k = 0; k < QNET__TILE_ROWS; k++)
-                    c[k] = lags + (m + k) * p->wide;
+        tile.length = (size_t)length;
+        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
+            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
+                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
+                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
+                    c[i] = t->lags + (at + m + i) * p->width;
                 qnet__run_tile(p->isa, &tile, p->isa->columns);
             }
-        }
-        for (k = 0; k < QNET__STEM_U; k++)
-            sum[k] = t->begun[side] ? edge[k] : 0;
-        for (i = 0; i < rows; i++) {
-            for (n = 0; n < (ptrdiff_t)tile.length; n++) {
-                for (k = 0; k < QNET__STEM_U; k++)
-                    sum[k] += (double)u[i][n * QNET__STEM_COLUMN + k];
-            }
-        }
-        memcpy(edge, sum, sizeof sum);
+        memcpy(t->lag_sums + at, sum, sizeof sum);
     }
-    t->begun[side] = 1;
+    t->begun[row_class] = 1;
 }
 
-/* lags and edges to the taps of the part. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c. The taps
-   that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
+   The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
-    const ptrdiff_t wide = t->p->wide, n = QNET__STEM_U;
-    ptrdiff_t s, q, i, j, k, m, row, column;
-    for (q = 0; q < 4; q++)
-    for (s = 0; s < 4; s++) {
-        for (row = s; row < s + 4; row++)
-        for (column = q; column < q + 4 && t->begun[row]; column++) {
-            for (k = 0; k < n; k++)
-                t->sum[(q * 4 + s) * n + k] += t->edges[(row * 7 + column) * n + k];
-        }
-        for (i = 0; s + i < 4; i++)
-        for (j = i > 0 ? -q : 0; q + j < 4; j++) {
-            const ptrdiff_t lag = (j + 3) * QNET__STEM_COLUMN + i * n - n;
-            for (m = 0; m < n; m++) {
-                double *to = t->products + ((q * 4 + s) * n + m) * QNET__STEM_TAPS +
-                             ((q + j) * 4 + s + i) * n;
-                double sum[QNET__STEM_U];
-                memcpy(sum, to, sizeof sum);
-                for (row = s; row < s + 4; row++)
-                for (column = q; column < q + 4 && t->begun[row]; column++) {
-                    const qnet_real *from = t->lags + ((row * 7 + column) * n + m) * wide + lag;
-                    for (k = 0; k < QNET__STEM_U; k++)
-                        sum[k] += (double)from[k];
+    const ptrdiff_t n = QNET__STEM_U;
+    for (ptrdiff_t tap = 0; tap < 16; tap++) {
+        const ptrdiff_t q = tap / 4, s = tap % 4;
+        for (ptrdiff_t at = 0; at < 16; at++) { /* classes that the tap meets */
+            const ptrdiff_t row = s + at / 4, to_class = row * 7 + q + at % 4;
+            if (!t->begun[row]) continue;
+            for (ptrdiff_t k = 0; k < n; k++)
+                t->sums[QNET__STEM_SUM + tap * n + k] += t->lag_sums[to_class * n + k];
+            for (ptrdiff_t i = 0; s + i < 4; i++)
+                for (ptrdiff_t j = i > 0 ? -q : 0; q + j < 4; j++) {
+                    const qnet_real *from = t->lags + to_class * n * t->p->width +
+                                            (j + 3) * QNET__STEM_COLUMN + i * n - n;
+                    double *to = t->sums + QNET__STEM_GRAM + tap * n * QNET__STEM_TAPS +
+                                 ((q + j) * 4 + s + i) * n;
+                    for (ptrdiff_t m = 0; m < n; m++, from += t->p->width, to += QNET__STEM_TAPS)
+                        for (ptrdiff_t k = 0; k < n; k++) to[k] += (double)from[k];
                 }
-                memcpy(to, sum, sizeof sum);
-            }
         }
     }
     memset(t->begun, 0, sizeof t->begun);
     t->outputs = 0;
-}
-
-/* One of the seven for row r. */
-static int qnet__stem_side(const qnet__stem *s, ptrdiff_t r)
-{
-    return r < 3 ? (int)r : r < s->out_h ? 3 : (int)(r - s->out_h) + 4;
 }
 
 /* The bands of a part, whose sums nobody else touches. */
@@ -9112,68 +8976,50 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
     const qnet__stem *s = &p->s;
     const size_t chunks = qnet__stem_chunks(s), parts = (size_t)p->parts;
     const size_t end = (part + 1) * chunks / parts, row = (size_t)(p->pitch * QNET__STEM_U);
-    size_t chunk;
     qnet__stem_work t;
     memset(&t, 0, sizeof t);
     t.p = p;
     t.u = p->u + worker * (size_t)(p->rows + 3) * row;
     t.columns = p->columns + worker * (size_t)((p->rows * p->pitch + 3) * QNET__STEM_COLUMN);
-    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->wide;
-    t.edges = p->edges + worker * 49 * QNET__STEM_U;
-    t.a = p->a + part * 64 * QNET__STEM_TAPS;
-    t.products = p->p + part * QNET__STEM_TAPS * QNET__STEM_TAPS;
-    t.sum = p->sum + part * QNET__STEM_TAPS;
-    memset(t.a, 0, 64 * QNET__STEM_TAPS * sizeof *t.a);
-    memset(t.products, 0, QNET__STEM_TAPS * QNET__STEM_TAPS * sizeof *t.products);
-    memset(t.sum, 0, QNET__STEM_TAPS * sizeof *t.sum);
-    for (chunk = part * chunks / parts; chunk < end; chunk++) {
+    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->width;
+    t.lag_sums = p->lag_sums + worker * 49 * QNET__STEM_U;
+    t.sums = p->sums + part * QNET__STEM_SUMS;
+    memset(t.sums, 0, QNET__STEM_SUMS * sizeof *t.sums);
+    for (size_t chunk = part * chunks / parts; chunk < end; chunk++) {
         const ptrdiff_t band = (ptrdiff_t)chunk % s->bands, y = band * s->band;
         const ptrdiff_t y_end = qnet__stem_end(s, band);
         const size_t rows = (size_t)((y_end - y) * s->pool_w);
-        ptrdiff_t r, r_end;
         t.image = (ptrdiff_t)chunk / s->bands;
         t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
-        p->masks.sink->rows[chunk] = rows;
-        p->isa->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
-        qnet__stem_winners(&t, y, y_end);
-        for (r = 2 * y; r < t.last; r = r_end) {
-            const int side = qnet__stem_side(s, r);
-            r_end = r + 1;
-            while (r_end < t.last && r_end - r < QNET__STEM_ROWS &&
-                   qnet__stem_side(s, r_end) == side) {
-                r_end++;
-            }
-            qnet__stem_products(&t, r, r_end, side);
+        p->mask.sink->rows[chunk] = rows;
+        p->isa->pass(&p->mask, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        qnet__stem_cross(&t, y, y_end);
+        for (int k = 0; k < 7; k++) {
+            const ptrdiff_t first = qnet__stem_class(s->out_h, k);
+            const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
+            const ptrdiff_t last = class_end < t.last ? class_end : t.last;
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
+                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
-        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end)
-            qnet__stem_flush(&t);
+        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
     }
 }
 
-/* The sums of all parts, for the parts' first: A's row c, or P's and s's row c - 64. */
-static void qnet__stem_join_task(void *arg, size_t index, size_t worker)
+/* Row `row` of all parts' sums, for the first part. */
+static void qnet__stem_join_task(void *arg, size_t row, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
-    const int products = index >= 64;
-    const size_t rows = products ? QNET__STEM_TAPS : 64, row = products ? index - 64 : index;
-    double *to = (products ? p->p : p->a) + row * QNET__STEM_TAPS;
-    ptrdiff_t part;
-    size_t k;
+    double *to = p->sums + row * QNET__STEM_TAPS;
     QNET__UNUSED(worker);
-    for (part = 1; part < p->parts; part++) {
-        const double *from = to + (size_t)part * rows * QNET__STEM_TAPS;
-        for (k = 0; k < QNET__STEM_TAPS; k++)
-            to[k] += from[k];
-        if (products)
-            p->sum[row] += p->sum[(size_t)part * QNET__STEM_TAPS + row];
-    }
+    for (size_t part = 1; part < (size_t)p->parts; part++)
+        for (size_t k = 0; k < QNET__STEM_TAPS; k++) to[k] += to[part * QNET__STEM_SUMS + k];
 }
 
 /* The number among the 192 of weight k = (ky 7 + kx) 3 + c; *order: that of its s, then t, to know
-   which half of P has two taps. */
+   which half of gram has two taps. */
 static ptrdiff_t qnet__stem_tap(ptrdiff_t k, ptrdiff_t *order)
 {
     const ptrdiff_t ky = k / 21, kx = k / 3 % 7;
@@ -9186,24 +9032,23 @@ static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
     const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
-    ptrdiff_t order, other_order, other, at, c;
+    const double *cross = p->sums, *gram = p->sums + QNET__STEM_GRAM;
+    const double *sum = p->sums + QNET__STEM_SUM;
+    ptrdiff_t order, other_order;
     const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
-    double cov_w[64]; /* row k of (P - e e^T / N) w */
+    double cov_w[64] = {0}; /* row k of (gram - sum sum^T / N) w */
     QNET__UNUSED(worker);
-    memset(cov_w, 0, sizeof cov_w);
-    for (other = 0; other < 147; other++) {
+    for (ptrdiff_t other = 0; other < 147; other++) {
         const ptrdiff_t i = qnet__stem_tap(other, &other_order);
-        double cov;
-        at = other_order < order ? i * QNET__STEM_TAPS + tap : tap * QNET__STEM_TAPS + i;
-        cov = p->p[at] - p->sum[tap] * p->sum[i] / outputs;
-        for (c = 0; c < 64; c++)
-            cov_w[c] += cov * (double)p->w[other * 64 + c];
+        const ptrdiff_t at = other_order < order ? i * QNET__STEM_TAPS + tap
+                                                 : tap * QNET__STEM_TAPS + i;
+        const double cov = gram[at] - sum[tap] * sum[i] / outputs;
+        for (ptrdiff_t c = 0; c < 64; c++) cov_w[c] += cov * (double)p->w[other * 64 + c];
     }
-    for (c = 0; c < 64; c++) {
-        const double a = p->a[c * QNET__STEM_TAPS + tap];
-        p->dw[k * 64 + (size_t)c] = (qnet_real)((double)p->scale[c] *
-            (a - (double)p->shift[c] * p->sum[tap] - (double)p->slope[c] * cov_w[c]));
-    }
+    for (size_t c = 0; c < 64; c++)
+        p->dw[k * 64 + c] = (qnet_real)((double)p->scale[c] *
+            (cross[c * QNET__STEM_TAPS + (size_t)tap] - (double)p->shift[c] * sum[tap] -
+             (double)p->slope[c] * cov_w[c]));
 }
 
 /* What the job needs of the arena. */
@@ -9211,25 +9056,21 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
                                      qnet__arena *arena, qnet__stem_backward_job *p)
 {
     const size_t workers = qnet__workers(ctx), real = sizeof(qnet_real);
-    size_t chunks, row;
+    size_t row;
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
     p->isa = qnet__isa_of(ctx);
-    chunks = qnet__stem_chunks(&p->s);
-    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
+    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, qnet__stem_chunks(&p->s));
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->wide = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
+    p->width = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
     row = (size_t)p->pitch * QNET__STEM_U;
-    p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
-    p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
-                                sizeof(double));
-    p->sum = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS, sizeof(double));
+    p->sums = (double *)qnet__take(arena, (size_t)p->parts, QNET__STEM_SUMS * sizeof(double));
     p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
     p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
                                          QNET__STEM_COLUMN * real);
-    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->wide * real);
-    p->edges = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
+    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->width * real);
+    p->lag_sums = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
 }
 
 static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
@@ -9240,17 +9081,31 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* Masks the gradient dpool of the pooled map where the ReLU has cut it, with sums as for a map of
-   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. */
+/* The mean of each channel over the images' middle rows. */
+static void qnet__stem_level(qnet__stem_backward_job *p)
+{
+    const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
+    for (size_t c = 0; c < 3; c++) {
+        double sum = 0;
+        for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
+            for (size_t x = 0; x < width; x++)
+                sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
+        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+    }
+}
+
+/* Masks the gradient dpool of the pooled map where the ReLU was 0, with sums as for a map of
+   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. The job
+   then is ready for qnet__stem_weight_task. */
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
-    const qnet__prologue source = qnet__prologue_plain(sums->y);
-    p->masks.source = &source, p->masks.sink = sums;
-    p->masks.channels = 64;
-    p->dpool = sums->y;
+    p->dpool = qnet__prologue_plain(sums->y);
+    p->mask.source = &p->dpool, p->mask.sink = sums;
+    p->mask.channels = 64;
     sums->chunks = qnet__stem_chunks(&p->s);
+    qnet__stem_level(p);
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
-    qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
+    qnet__parallel(ctx, 257, qnet__stem_join_task, p);
 }
 
 /* ============================================================================================
@@ -9275,13 +9130,12 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
                                         const qnet_real *x, const qnet_real *w, const qnet_real *b,
                                         qnet_real *y, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out, r, c;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "inputs", in, x && w && y));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "outputs", out, 1));
     QNET__TRY(qnet_gemm(ctx, 0, 1, rows, o, i, x, i, w, i, 0, y, o, scratch));
-    if (b != NULL)
-        for (r = 0; r < rows; r++)
-            for (c = 0; c < o; c++) y[r * o + c] += b[c];
+    for (size_t r = 0; b != NULL && r < rows; r++)
+        for (size_t c = 0; c < o; c++) y[r * o + c] += b[c];
     return QNET_OK;
 }
 
@@ -9291,23 +9145,25 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                          qnet_real *db, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
     if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
-    if (db != NULL) qnet__sum_columns(ctx, rows, o, dy, db);
+    if (db != NULL) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
     if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
     return QNET_OK;
 }
 
-/* The largest of a row, which softmax subtracts so that exp cannot overflow. */
-static double qnet__row_maximum(int classes, const qnet_real *row)
+/* Of l[classes]: the maximum m, which is subtracted so that exp cannot overflow; returns
+   sum exp(l - m). */
+static double qnet__exp_sum(int classes, const qnet_real *l, double *m)
 {
-    double largest = (double)row[0];
-    int c;
-    for (c = 1; c < classes; c++)
-        if ((double)row[c] > largest) largest = (double)row[c];
-    return largest;
+    double sum = 0;
+    *m = (double)l[0];
+    for (int c = 1; c < classes; c++)
+        if ((double)l[c] > *m) *m = (double)l[c];
+    for (int c = 0; c < classes; c++) sum += exp((double)l[c] - *m);
+    return sum;
 }
 
 /* p[c] = exp(l[c] - m) / sum exp(l - m), m = max l. A row is read before it is written, and only
@@ -9315,14 +9171,12 @@ static double qnet__row_maximum(int classes, const qnet_real *row)
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability)
 {
-    size_t r, n = (size_t)classes;
-    int c;
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        qnet_real *p = probability + r * n;
-        double m = qnet__row_maximum(classes, l), sum = 0;
-        for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-        for (c = 0; c < classes; c++) p[c] = (qnet_real)(exp((double)l[c] - m) / sum);
+    if (classes < 1 || logits == NULL || probability == NULL) return;
+    for (size_t r = 0; r < rows; r++, logits += classes, probability += classes) {
+        double m;
+        const double sum = qnet__exp_sum(classes, logits, &m);
+        for (int c = 0; c < classes; c++)
+            probability[c] = (qnet_real)(exp((double)logits[c] - m) / sum);
     }
 }
 
@@ -9333,12 +9187,11 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits)
 {
-    size_t r, n = (size_t)classes, counted = 0;
+    size_t counted = 0;
     double total = 0;
-    int c;
     QNET__TRY(qnet__check_layer(ctx, "qnet_cross_entropy", rows, "classes", classes,
                                 logits && label && loss));
-    for (r = 0; r < rows; r++) {
+    for (size_t r = 0; r < rows; r++) {
         if (label[r] < -1 || label[r] >= classes)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_cross_entropy: label of row %lu: expected -1..%d, found %d",
@@ -9349,20 +9202,14 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_cross_entropy: all %lu rows are left out (label -1)",
                           (unsigned long)rows);
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        if (label[r] >= 0) {
-            double m = qnet__row_maximum(classes, l), sum = 0;
-            for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-            total += log(sum) - ((double)l[label[r]] - m);
-            if (dlogits != NULL)
-                for (c = 0; c < classes; c++) {
-                    double p = exp((double)l[c] - m) / sum;
-                    dlogits[r * n + (size_t)c] =
-                        (qnet_real)((p - (c == label[r])) / (double)counted);
-                }
-        } else if (dlogits != NULL) {
-            for (c = 0; c < classes; c++) dlogits[r * n + (size_t)c] = 0;
+    for (size_t r = 0; r < rows; r++) {
+        const qnet_real *l = logits + r * (size_t)classes;
+        double m, sum = qnet__exp_sum(classes, l, &m);
+        if (label[r] >= 0) total += log(sum) - ((double)l[label[r]] - m);
+        for (int c = 0; dlogits != NULL && c < classes; c++) {
+            const double p = exp((double)l[c] - m) / sum;
+            dlogits[r * (size_t)classes + (size_t)c] =
+                label[r] < 0 ? 0 : (qnet_real)((p - (c == label[r])) / (double)counted);
         }
     }
     *loss = total / (double)counted;
@@ -9378,201 +9225,83 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
        c_t = f_t * c_{t-1} + i_t * tanh(W_c x_t + U_c h_{t-1} + b_c)               (4)
        h_t = o_t * tanh(c_t)                                                       (5)
 
-   with the four gates stacked as PyTorch does, i, f, g = tanh(W_c x + U_c h + b_c), o.
+   x_t[in], h_t[hidden]. The gates are stacked as in PyTorch: i, f, g = tanh(W_c x + U_c h + b_c),
+   o. Below, h' and c' stand for those of the step before, in the order of the direction.
 
-   W x is one product over all steps of all scans. The recurrence then needs no step of one scan to
-   wait for another scan: a task takes one direction of a few scans, as many as a tile has rows,
-   through all their steps, with U packed once for all of them. The backward pass does the same and
-   keeps dgates of all steps, so that dW, dU and dx are one product each. A BLAS is not asked: its
-   products would need U packed anew at every step, and are not called inside a task.
+   W x is one product over all steps of all scans. U h' needs the steps one after another, but not
+   the scans: a task takes one direction of a group of scans through all their steps, with U packed
+   once for all tasks. The backward pass does the same and keeps dgates of all steps, so that dW,
+   dU and dx are one product each. A BLAS is not used: it would pack U again at every step.
 
-   Scans end at their own length, and no work is done past it: scans are taken in order of falling
-   length, so that those of a task end at about the same step. y and dx are zero there, and no sum
-   over the steps of a batch sees the padding.
+   Scans end at their own length and nothing is computed past it. They are grouped by falling
+   length, so that those of a group end at about the same step. Relies on the tile of >>gemm.
    ============================================================================================ */
 
-
-/* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
+/* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
+   NULL. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
                              const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
                              const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates)
 {
-    size_t n = (size_t)hidden, m = (size_t)in, j, k;
-    /* All gates come before any h, so that h may alias h_prev. */
-    for (j = 0; j < 4 * n; j++) {
+    const size_t n = (size_t)hidden, m = (size_t)in;
+    if (in < 1 || hidden < 1 || !(w && u && b && x && h_prev && c_prev && h && c && gates)) return;
+    for (size_t j = 0; j < 4 * n; j++) { /* all of them before any h, which may alias h_prev */
         qnet_real a = b[j];
-        for (k = 0; k < m; k++) a += w[j * m + k] * x[k];
-        for (k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
-        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a);
+        for (size_t k = 0; k < m; k++) a += w[j * m + k] * x[k];
+        for (size_t k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
+        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a); /* (1), (3), tanh of (4), (2) */
     }
-    for (j = 0; j < n; j++) {
+    for (size_t j = 0; j < n; j++) {
         const qnet_real *i = gates, *f = gates + n, *g = gates + 2 * n, *o = gates + 3 * n;
-        c[j] = f[j] * c_prev[j] + i[j] * g[j];
-        h[j] = o[j] * qnet__tanh(c[j]);
+        c[j] = f[j] * c_prev[j] + i[j] * g[j]; /* (4) */
+        h[j] = o[j] * qnet__tanh(c[j]);        /* (5) */
     }
 }
 
+/* ---- The layer ------------------------------------------------------------------------------- */
 
-/* ---- the layer ------------------------------------------------------------------------------- */
+#define QNET__LSTM_GROUP 12           /* scans of a task: two tiles of rows */
+#define QNET__LSTM_BAND 96            /* rows of C of a product's task */
+#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time, where rows of A are far apart */
+#define QNET__LSTM_ROWS ((size_t)64)  /* of a task that copies rows */
 
-/* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
-   [batch][steps][n] array is (scan * steps + t) * n. */
+/* One direction. A "row" is a pair of a scan and a step below its length; rows are numbered by
+   group, step and place in the group, the order in which dW, dU and db add them up. */
+typedef struct qnet__lstm_direction {
+    int backwards;
+    const qnet_real *w, *u, *b; /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
+    qnet_real *y;               /* [batch][steps][2 hidden], at this direction's first column */
+    qnet_real *gates;           /* [batch][steps][4 hidden]: i, f, g, o */
+    qnet_real *c, *tanh_c;      /* [batch][steps][hidden] */
+    const qnet_real *dy;        /* as y */
+    qnet_real *packed_w, *packed_u; /* forward: W^T and U^T in panels; backward: W and U */
+    qnet_real *dgates;          /* [rows][gate_width] */
+    qnet_real *h_panels;        /* h' of all rows, as right-hand side */
+    double *db;                 /* [groups][4 hidden] */
+} qnet__lstm_direction;
+
 typedef struct qnet__lstm {
-    size_t batch, steps, in, hidden;
-    int backwards;                 /* direction */
-    const int *length;             /* [batch] */
-    const qnet_real *w, *u, *b;    /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
-    const qnet_real *x;            /* [batch][steps][in] */
-    qnet_real *y;                  /* [batch][steps][2 hidden], at this direction's first column */
-    qnet_real *gates;              /* [batch][steps][4 hidden]: i, f, g, o */
-    qnet_real *cell, *cell_tanh;   /* [batch][steps][hidden] */
-    const qnet_real *dy;           /* as y */
+    const qnet__isa *isa;
+    size_t batch, steps, in, hidden, groups, rows;
+    const int *length;     /* [batch] */
+    const qnet_real *x;    /* [batch][steps][in] */
+    qnet__lstm_direction direction[2];
+    size_t *order;         /* [batch]: scans by falling length, equal ones as they come */
+    size_t *first;         /* [groups][steps + 1], and one more: the first row of a group's step */
+    size_t *at;            /* [rows]: scan * steps + step */
+    qnet_real *zero;       /* [hidden]: h and c before the first step */
+    qnet_real *worker;     /* [workers][worker_size]: [group][gate_width] and [group][h_width] */
+    size_t worker_size, x_width, gate_width, h_width;
+    qnet_real *x_rows;     /* forward: x of all rows, [rows][x_width] */
+    qnet_real *x_panels;   /* backward: the same as right-hand side */
 } qnet__lstm;
 
-/* Numbers of one direction's part of `saved`. */
-static size_t qnet__lstm_direction(const qnet_lstm *shape)
-{
-    return (size_t)shape->batch * (size_t)shape->steps * 6 * (size_t)shape->hidden;
-}
-
-/* The job of direction d, of a forward pass; a backward pass adds its own arrays. */
-static qnet__lstm qnet__lstm_job(const qnet_lstm *shape, const int *length, int d,
-                                 const qnet_lstm_weights *weights, const qnet_real *x, qnet_real *y,
-                                 qnet_real *saved)
-{
-    qnet__lstm job;
-    size_t rows = (size_t)shape->batch * (size_t)shape->steps;
-    memset(&job, 0, sizeof job);
-    job.batch = (size_t)shape->batch;
-    job.steps = (size_t)shape->steps;
-    job.in = (size_t)shape->in;
-    job.hidden = (size_t)shape->hidden;
-    job.backwards = d;
-    job.length = length;
-    job.w = weights->w[d];
-    job.u = weights->u[d];
-    job.b = weights->b[d];
-    job.x = x;
-    job.y = y + (size_t)d * job.hidden;
-    job.gates = saved + (size_t)d * qnet__lstm_direction(shape);
-    job.cell = job.gates + rows * 4 * job.hidden;
-    job.cell_tanh = job.cell + rows * job.hidden;
-    return job;
-}
-
-/* 1 if step t is the first that scan b takes in this direction: h and c before it are zero. */
-static int qnet__lstm_is_first(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? (size_t)job->length[b] - 1 : 0);
-}
-
-/* 1 if step t is the last that scan b takes in this direction. */
-static int qnet__lstm_is_last(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? 0 : (size_t)job->length[b] - 1);
-}
-
-/* Row of the step before the one of row, in the order of this direction. */
-static size_t qnet__lstm_before(const qnet__lstm *job, size_t row)
-{
-    return job->backwards ? row + 1 : row - 1;
-}
-
-/* The twin: every scan by itself, cell after cell. zero[hidden] is the state before the first. */
-static void qnet__lstm_forward_ref(const qnet__lstm *job, qnet_real *zero)
-{
-    size_t n = job->hidden, b, k, j;
-    memset(zero, 0, n * sizeof *zero);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        for (k = 0; k < steps; k++) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            qnet_lstm_cell((int)job->in, (int)n, job->w, job->u, job->b, job->x + row * job->in,
-                           k == 0 ? zero : job->y + before * 2 * n,
-                           k == 0 ? zero : job->cell + before * n, job->y + row * 2 * n,
-                           job->cell + row * n, job->gates + row * 4 * n);
-            for (j = 0; j < n; j++)
-                job->cell_tanh[row * n + j] = qnet__tanh(job->cell[row * n + j]);
-        }
-        for (k = steps; k < job->steps; k++)
-            memset(job->y + (b * job->steps + k) * 2 * n, 0, n * sizeof *job->y);
-    }
-}
-
-/* The twin of the backward pass. Forward: gates = W x + U h' + b, so, row by row,
-       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates
-       dh' = U^T dgates.
-   NULL: not wanted. dgates[4 hidden], dh[hidden] and dc[hidden] are scratch; dx is added to. */
-static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qnet_real *dh,
-                                    qnet_real *dc, qnet_real *dw, qnet_real *du, qnet_real *db,
-                                    qnet_real *dx)
-{
-    const size_t n = job->hidden, in = job->in;
-    size_t b, k, j, p;
-    if (dw != NULL) memset(dw, 0, 4 * n * in * sizeof *dw);
-    if (du != NULL) memset(du, 0, 4 * n * n * sizeof *du);
-    if (db != NULL) memset(db, 0, 4 * n * sizeof *db);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        memset(dh, 0, n * sizeof *dh);
-        memset(dc, 0, n * sizeof *dc);
-        for (k = steps; k-- > 0;) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
-            const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
-            for (j = 0; j < n; j++) {
-                qnet_real h = dy[j] + dh[j], slope = 1 - cell_tanh[j] * cell_tanh[j];
-                qnet_real c = dc[j] + h * o[j] * slope;
-                dgates[j] = c * g[j] * i[j] * (1 - i[j]);
-                dgates[n + j] = k > 0 ? c * job->cell[before * n + j] * f[j] * (1 - f[j]) : 0;
-                dgates[2 * n + j] = c * i[j] * (1 - g[j] * g[j]);
-                dgates[3 * n + j] = h * cell_tanh[j] * o[j] * (1 - o[j]);
-                dc[j] = c * f[j];
-            }
-            memset(dh, 0, n * sizeof *dh);
-            for (j = 0; j < 4 * n; j++) {
-                if (db != NULL) db[j] += dgates[j];
-                for (p = 0; p < in; p++) {
-                    if (dw != NULL) dw[j * in + p] += dgates[j] * job->x[row * in + p];
-                    if (dx != NULL) dx[row * in + p] += dgates[j] * job->w[j * in + p];
-                }
-                for (p = 0; p < n; p++) {
-                    if (du != NULL && k > 0)
-                        du[j * n + p] += dgates[j] * job->y[before * 2 * n + p];
-                    dh[p] += dgates[j] * job->u[j * n + p];
-                }
-            }
-        }
-    }
-}
-
-/* Shape, lengths and pointers of a call. */
-static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
-                                    const int *length, int pointers_are_there)
-{
-    int b;
-    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
-    if (qnet_lstm_saved(shape) == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
-                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
-                          shape->hidden);
-    for (b = 0; b < shape->batch; b++)
-        if (length[b] < 1 || length[b] > shape->steps)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
-                              shape->steps, length[b]);
-    return QNET_OK;
-}
-
-/* Per direction and row: four gates, c and tanh(c). 0 for a shape that is out of range. */
+/* NULL and a shape out of range: 0. Per direction and row: four gates, c and tanh(c). */
 QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 {
     size_t rows, numbers, bytes;
-    if (shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1) return 0;
+    if (shape == NULL || shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1)
+        return 0;
     if (!qnet__mul((size_t)shape->batch, (size_t)shape->steps, &rows) ||
         !qnet__mul(rows, 12 * (size_t)shape->hidden, &numbers) ||
         !qnet__mul(numbers, sizeof(double), &bytes) ||
@@ -9581,83 +9310,53 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
-   a power of two apart would fall on the same lines of the cache. */
+/* Numbers between rows of `columns`: whole panels, and a cache line more, because rows a power of
+   two apart would fall on the same lines of the cache. */
 static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
 {
     return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
-/* Scans that a task takes through the steps together, two tiles of rows. */
-#define QNET__LSTM_GROUP 12
-
-/* Both passes: the order of work, and arrays carved from scratch. "Rows" are pairs of a scan and a
-   step below its length, numbered by group, step and place in the group: the order in which
-   dW, dU and db add them up. */
-typedef struct qnet__lstm_work {
-    const qnet__isa *isa;
-    qnet__lstm job[2];
-    size_t groups, rows;
-    size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
-    size_t *start;            /* [groups]: first row of a group */
-    size_t *at;               /* [rows]: scan * steps + t */
-    qnet_real *zero;          /* [4 hidden] */
-    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden] */
-    size_t worker_size;
-    /* forward */
-    qnet_real *x;             /* [rows][x_width]: inputs side by side */
-    size_t x_width;
-    qnet_real *w[2], *u[2];   /* W^T, U^T in panels; backward: W, U */
-    /* backward */
-    qnet_real *dgates[2];     /* [rows][gate_width] */
-    size_t gate_width;
-    double *db[2];            /* [groups][4 hidden] */
-    qnet_real *x_panels;      /* x and h', packed as right-hand sides */
-    qnet_real *h_panels[2];
-    qnet_real *dx;
-    const qnet_lstm_gradients *gradients;
-} qnet__lstm_work;
-
-/* Products of the weight gradients are cut into this many rows, so that a tile's left and right
-   side stay in the first two caches. */
-#define QNET__LSTM_DEPTH ((size_t)256)
-
+/* Sizes, and the arrays of a pass carved from scratch. */
 static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
-                            qnet__lstm_work *s, qnet__arena *arena)
+                            qnet__lstm *l, qnet__arena *arena)
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const size_t columns = qnet__isa_of(ctx)->columns;
-    size_t in_panels, n_panels, gate_panels;
-    int d;
-    memset(s, 0, sizeof *s);
-    s->isa = qnet__isa_of(ctx);
-    in_panels = qnet__panels(s->isa, in) * columns;
-    n_panels = qnet__panels(s->isa, n) * columns;
-    gate_panels = qnet__panels(s->isa, 4 * n) * columns;
-    s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
-    s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->gate_width = qnet__lstm_width(s->isa, 4 * n);
-    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(s->isa, n));
-    s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
-    if (!backward) {
-        s->x_width = qnet__lstm_width(s->isa, in);
-        s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
-        for (d = 0; d < 2; d++) {
-            s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
-            s->u[d] = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    const size_t in_panels = qnet__panels(isa, in) * isa->columns;
+    const size_t n_panels = qnet__panels(isa, n) * isa->columns;
+    const size_t gate_panels = qnet__panels(isa, 4 * n) * isa->columns;
+    memset(l, 0, sizeof *l);
+    l->isa = isa;
+    l->batch = batch, l->steps = (size_t)shape->steps, l->in = in, l->hidden = n;
+    l->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
+    l->x_width = qnet__lstm_width(isa, in);
+    l->gate_width = qnet__lstm_width(isa, 4 * n);
+    l->h_width = qnet__lstm_width(isa, n);
+    l->worker_size = QNET__LSTM_GROUP * (l->gate_width + l->h_width);
+    l->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
+    l->first = (size_t *)qnet__take(arena, l->groups * (l->steps + 1) + 1, sizeof(size_t));
+    l->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
+    l->zero = (qnet_real *)qnet__take(arena, n, real);
+    l->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), l->worker_size * real);
+    if (backward)
+        l->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
+    else
+        l->x_rows = (qnet_real *)qnet__take(arena, rows, l->x_width * real);
+    for (int d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->backwards = d;
+        if (!backward) {
+            dir->packed_w = (qnet_real *)qnet__take(arena, gate_panels, in * real);
+            dir->packed_u = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+            continue;
         }
-        return;
-    }
-    s->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
-    for (d = 0; d < 2; d++) {
-        s->u[d] = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
-        s->w[d] = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
-        s->h_panels[d] = (qnet_real *)qnet__take(arena, rows, n_panels * real);
-        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, s->gate_width * real);
-        s->db[d] = (double *)qnet__take(arena, batch, 4 * n * sizeof(double));
+        dir->packed_w = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
+        dir->packed_u = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
+        dir->dgates = (qnet_real *)qnet__take(arena, rows, l->gate_width * real);
+        dir->h_panels = (qnet_real *)qnet__take(arena, rows, n_panels * real);
+        dir->db = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
     }
 }
 
@@ -9665,406 +9364,381 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
    out of range. */
 QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shape)
 {
-    qnet__lstm_work s;
-    qnet__arena forward = { NULL, 0 }, backward = { NULL, 0 };
+    qnet__lstm l;
+    qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
     if (qnet_lstm_saved(shape) == 0) return 0;
-    qnet__lstm_plan(ctx, shape, 0, &s, &forward);
-    qnet__lstm_plan(ctx, shape, 1, &s, &backward);
+    qnet__lstm_plan(ctx, shape, 0, &l, &forward);
+    qnet__lstm_plan(ctx, shape, 1, &l, &backward);
     return qnet__max_size(forward.at, backward.at);
 }
 
-/* Fills order, start and at. Lengths have been checked. */
-static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__lstm_work *s)
+/* The caller's arrays, after the plan; y and saved are written by the forward pass alone. Then the
+   order of work: order, first and at. */
+static void qnet__lstm_begin(qnet__lstm *l, const int *length, const qnet_lstm_weights *weights,
+                             const qnet_real *x, qnet_real *y, qnet_real *saved)
 {
-    const size_t batch = (size_t)shape->batch, steps = (size_t)shape->steps;
-    size_t g, i, t;
-    for (i = 0; i < batch; i++) { /* insertion: few scans, often sorted already */
+    const size_t rows = l->batch * l->steps, n = l->hidden;
+    size_t *first = l->first;
+    l->length = length;
+    l->x = x;
+    memset(l->zero, 0, n * sizeof *l->zero);
+    for (size_t d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->w = weights->w[d], dir->u = weights->u[d], dir->b = weights->b[d];
+        dir->y = y + d * n;
+        dir->gates = saved + d * rows * 6 * n;
+        dir->c = dir->gates + rows * 4 * n;
+        dir->tanh_c = dir->c + rows * n;
+    }
+    for (size_t i = 0; i < l->batch; i++) { /* insertion: few scans, often sorted already */
         size_t place = i;
-        for (; place > 0 && length[s->order[place - 1]] < length[i]; place--)
-            s->order[place] = s->order[place - 1];
-        s->order[place] = i;
+        for (; place > 0 && length[l->order[place - 1]] < length[i]; place--)
+            l->order[place] = l->order[place - 1];
+        l->order[place] = i;
     }
-    s->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
-    s->rows = 0;
-    for (g = 0; g < s->groups; g++) {
-        const size_t *scan = s->order + g * QNET__LSTM_GROUP;
-        const size_t scans = qnet__min_size(QNET__LSTM_GROUP, batch - g * QNET__LSTM_GROUP);
-        s->start[g] = s->rows;
-        for (t = 0; t < steps; t++)
-            for (i = 0; i < scans && t < (size_t)length[scan[i]]; i++)
-                s->at[s->rows++] = scan[i] * steps + t;
-    }
-    memset(s->zero, 0, 4 * (size_t)shape->hidden * sizeof *s->zero);
-}
-
-/* Scans of group g that reach step t; those are its first ones. */
-static size_t qnet__lstm_scans(const qnet__lstm_work *s, size_t g, size_t t)
-{
-    const qnet__lstm *job = s->job;
-    size_t i = 0, last = qnet__min_size(QNET__LSTM_GROUP, job->batch - g * QNET__LSTM_GROUP);
-    while (i < last && t < (size_t)job->length[s->order[g * QNET__LSTM_GROUP + i]]) i++;
-    return i;
-}
-
-/* A matrix m[rows][columns] as packed right-hand side; transposed: m^T. */
-static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_real *m, size_t rows,
-                                        size_t columns, int transposed, qnet_real *to)
-{
-    qnet__packing p;
-    p.src = m;
-    p.dst = to;
-    p.blocks = 1;
-    p.length = transposed ? columns : rows;
-    p.columns = transposed ? rows : columns;
-    p.width = s->isa->columns;
-    p.block_step = 0;
-    p.row_step = transposed ? 1 : columns;
-    p.column_step = transposed ? columns : 1;
-    return p;
-}
-
-/* Everything that is laid out anew before a pass, as one list of tasks: the panels of up to four
-   matrices, then groups of rows. */
-typedef struct qnet__lstm_layout {
-    const qnet__lstm_work *work;
-    qnet__packing packing[4];
-    size_t panels[4]; /* 0: no such matrix */
-    void (*rows)(const qnet__lstm_work *work, size_t first, size_t last);
-} qnet__lstm_layout;
-
-#define QNET__LSTM_ROWS_AT_ONCE ((size_t)64)
-
-static void qnet__lstm_layout_task(void *arg, size_t index, size_t worker)
-{
-    qnet__lstm_layout *l = (qnet__lstm_layout *)arg;
-    size_t i, first;
-    for (i = 0; i < 4; i++) {
-        if (index < l->panels[i]) {
-            qnet__pack_task(&l->packing[i], index, worker);
-            return;
+    for (size_t g = 0; g < l->batch; g += QNET__LSTM_GROUP) {
+        const size_t end = qnet__min_size(g + QNET__LSTM_GROUP, l->batch);
+        for (size_t t = 0; t <= l->steps; t++) {
+            *first++ = l->rows;
+            for (size_t i = g; i < end && t < (size_t)length[l->order[i]]; i++)
+                l->at[l->rows++] = l->order[i] * l->steps + t;
         }
-        index -= l->panels[i];
     }
-    first = index * QNET__LSTM_ROWS_AT_ONCE;
-    l->rows(l->work, first, qnet__min_size(first + QNET__LSTM_ROWS_AT_ONCE, l->work->rows));
+    *first = l->rows;
 }
 
-static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
+/* The first row of step t of group g, t <= steps. */
+static const size_t *qnet__lstm_first(const qnet__lstm *l, size_t g, size_t t)
 {
-    size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
-    for (i = 0; i < 4; i++) {
-        if (l->panels[i] > 0) l->panels[i] = qnet__panels(l->work->isa, l->packing[i].columns);
-        tasks += l->panels[i];
+    return l->first + g * (l->steps + 1) + t;
+}
+
+/* Scans of group g that reach step t <= steps: its first ones, as they fall in length. */
+static size_t qnet__lstm_scans(const qnet__lstm *l, size_t g, size_t t)
+{
+    const size_t *first = qnet__lstm_first(l, g, t);
+    return first[1] - first[0];
+}
+
+/* Of [batch][steps]: the step before `at` in this direction. */
+static size_t qnet__lstm_before(const qnet__lstm_direction *dir, size_t at)
+{
+    return dir->backwards ? at + 1 : at - 1;
+}
+
+/* ---- Packing and products -------------------------------------------------------------------- */
+
+/* Panel number `index` of a list of matrices. */
+static void qnet__lstm_pack_task(void *arg, size_t index, size_t worker)
+{
+    qnet__packing *p = (qnet__packing *)arg;
+    for (; index * p->width >= p->columns; p++) index -= (p->columns + p->width - 1) / p->width;
+    qnet__pack_task(p, index, worker);
+}
+
+/* W (where it is wanted) and U of both directions as right-hand sides; forward W^T and U^T. */
+static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward, int w_too)
+{
+    const size_t gates = 4 * l->hidden;
+    size_t panels = 0;
+    qnet__packing p[4];
+    memset(p, 0, sizeof p);
+    for (size_t i = 0; i < 4; i++) {
+        const qnet__lstm_direction *dir = &l->direction[i % 2];
+        const size_t n = i < 2 ? l->in : l->hidden; /* columns of W or U */
+        p[i].src = i < 2 ? dir->w : dir->u;
+        p[i].dst = i < 2 ? dir->packed_w : dir->packed_u;
+        p[i].blocks = 1;
+        p[i].width = l->isa->columns;
+        p[i].length = backward ? gates : n;
+        p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
+        p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
+        panels += qnet__panels(l->isa, p[i].columns);
     }
-    qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
+    qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* ---- forward --------------------------------------------------------------------------------- */
-
-static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
-{
-    const size_t in = s->job[0].in;
-    size_t r;
-    for (r = first; r < last; r++)
-        memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
-}
-
-/* Rows of gates per task of W x, and of dW, dU and dx. */
-#define QNET__LSTM_BAND 96
-
-/* How W x is cut: a task is a band of rows times some panels of one direction. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
+   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
-    const qnet__lstm_work *work;
-    size_t bands, panels, panels_per_task, chunks;
+    const qnet__isa *isa;
+    size_t rows, columns, k, a_row, a_step;
+    const qnet_real *a, *b;
+    qnet_real *c; /* NULL: not wanted */
+    const size_t *c_at;
+    int accumulate;
+    size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
 } qnet__lstm_product;
 
-/* gates = x W^T at the rows of a band. */
-static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
+/* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
+static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t columns = s->isa->columns, gates = 4 * job->hidden;
-    const size_t panel = index / 2 % p->chunks * p->panels_per_task;
-    const size_t begin = panel * columns;
-    const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
     const qnet_real *a[QNET__LSTM_BAND];
     qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
+    size_t first, rows, panel, columns;
     QNET__UNUSED(worker);
-    for (i = 0; i < rows; i++) {
-        a[i] = s->x + (first + i) * s->x_width;
-        c[i] = job->gates + s->at[first + i] * gates + begin;
+    for (; index >= p->tasks; p++) index -= p->tasks;
+    first = index / p->chunks * QNET__LSTM_BAND;
+    rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
+    panel = index % p->chunks * p->chunk;
+    columns = qnet__min_size(p->chunk * p->isa->columns, p->columns - panel * p->isa->columns);
+    for (size_t i = 0; i < rows; i++)
+        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
+               panel * p->isa->columns;
+    for (size_t k = 0; k < p->k; k += p->depth) {
+        const qnet_real *b = p->b + (panel * p->k + k) * p->isa->columns;
+        for (size_t i = 0; i < rows; i++)
+            a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
+        qnet__multiply_rows(p->isa, QNET__CHAIN_DIRECT, rows, columns,
+                            qnet__min_size(p->k - k, p->depth), a, p->a_step, b,
+                            p->isa->columns, p->k * p->isa->columns, c,
+                            p->accumulate || k > 0);
     }
-    qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
-                        s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
-/* One direction of one group, step by step: gates += h' U^T + b, then Eqs. (1)-(5). The worker's
-   arrays: the product, and h of the step before. */
+/* All products of a list, which write to different places. */
+static void qnet__lstm_multiply(qnet_context *ctx, const qnet__lstm *l, qnet__lstm_product *p,
+                                size_t count)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t panels = qnet__panels(l->isa, p[i].columns);
+        p[i].isa = l->isa;
+        p[i].depth = p[i].a_step > 1 ? qnet__min_size(p[i].k, QNET__LSTM_DEPTH) : p[i].k;
+        p[i].chunk = qnet__panels_per_task(panels, l->isa->columns * p[i].depth);
+        p[i].chunks = (panels - 1) / p[i].chunk + 1;
+        p[i].tasks = p[i].c == NULL ? 0 : p[i].chunks * ((p[i].rows - 1) / QNET__LSTM_BAND + 1);
+        tasks += p[i].tasks;
+    }
+    qnet__parallel(ctx, tasks, qnet__lstm_product_task, p);
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* x side by side, for some rows. */
+static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++)
+        memcpy(l->x_rows + r * l->x_width, l->x + l->at[r] * l->in, l->in * sizeof *l->x);
+}
+
+/* One direction of one group, step by step. A worker's memory: U h', and h of the step before. Both
+   are 0 where a scan begins: rows that no product has written yet. */
 static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(s->isa, n);
-    const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
-    qnet_real *product = s->worker + worker * s->worker_size;
-    qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *uh = l->worker + worker * l->worker_size;
+    qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k, t;
-    for (i = 0; i < QNET__LSTM_GROUP; i++) {
-        a[i] = h + i * h_width;
-        c[i] = product + i * s->gate_width;
-    }
-    for (k = 0; k < steps; k++) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
+    memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
+        a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
+    for (size_t k = 0; k < steps; k++) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
         if (going > 0)
-            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(s->isa, 4 * n) * s->isa->columns, n, a, 1,
-                                s->u[index % 2], s->isa->columns, n * s->isa->columns, c, 0);
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            s->isa->lstm(n, job->b, i < going ? c[i] : s->zero,
-                                   i < going ? job->cell + before * n : s->zero,
-                                   job->gates + row * 4 * n, job->cell + row * n,
-                                   job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, 4 * n) * l->isa->columns, n, a, 1,
+                                dir->packed_u, l->isa->columns, n * l->isa->columns, c, 0);
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.b = dir->b, row.uh = c[i];
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.gates = dir->gates + at * 4 * n;
+            row.c = dir->c + at * n, row.tanh_c = dir->tanh_c + at * n;
+            row.h = dir->y + at * 2 * n, row.next_h = h + i * l->h_width;
+            l->isa->lstm_forward(&row);
         }
     }
-    for (i = 0; i < scans; i++)
-        for (t = (size_t)job->length[scan[i]]; t < job->steps; t++)
-            memset(job->y + (scan[i] * job->steps + t) * 2 * n, 0, n * sizeof *job->y);
 }
 
-static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
+/* The gates' W x of all rows, then the recurrence. */
+static void qnet__lstm_run_forward(qnet_context *ctx, qnet__lstm *l)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_x;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 1, s->w[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 1, s->u[d]);
-        layout.panels[d] = layout.panels[2 + d] = 1;
+    qnet__lstm_product p[2];
+    memset(p, 0, sizeof p);
+    for (size_t d = 0; d < 2; d++) {
+        p[d].rows = l->rows, p[d].columns = 4 * l->hidden, p[d].k = l->in;
+        p[d].a = l->x_rows, p[d].a_row = l->x_width, p[d].a_step = 1;
+        p[d].b = l->direction[d].packed_w;
+        p[d].c = l->direction[d].gates, p[d].c_at = l->at;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    product.work = s;
-    product.panels = qnet__panels(s->isa, 4 * n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->isa->columns);
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_forward_task, s);
+    qnet__lstm_pack(ctx, l, 0, 1);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
+    qnet__lstm_multiply(ctx, l, p, 2);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_forward_task, l);
+}
+
+/* Shape, lengths and pointers of a call. */
+static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
+                                    const int *length, int pointers_are_there)
+{
+    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    if (qnet_lstm_saved(shape) == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
+                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
+                          shape->hidden);
+    for (int b = 0; b < shape->batch; b++)
+        if (length[b] < 1 || length[b] > shape->steps)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
+                              shape->steps, length[b]);
+    return QNET_OK;
+}
+
+/* Zeros in map[batch][steps][n] past the scans' ends. */
+static void qnet__lstm_pad(const qnet__lstm *l, size_t n, qnet_real *map)
+{
+    for (size_t b = 0; b < l->batch; b++) {
+        const size_t length = (size_t)l->length[b];
+        memset(map + (b * l->steps + length) * n, 0, (l->steps - length) * n * sizeof *map);
+    }
 }
 
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_forward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && weights->b[0] && weights->b[1] && x && y && saved));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 0, &s, &arena);
-    for (d = 0; d < 2; d++) {
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, y, saved);
-        if (QNET__REFERENCE_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_forward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 0, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, y, saved);
+    qnet__lstm_pad(&l, 2 * l.hidden, y);
+    qnet__lstm_run_forward(ctx, &l);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 
-/* ---- backward -------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
-/* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
-static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
-                              qnet_real *to)
+/* Row r of a right-hand side of `rows` rows, from count numbers. */
+static void qnet__lstm_spread(const qnet__lstm *l, const qnet_real *from, size_t count, size_t r,
+                              qnet_real *panels)
 {
-    size_t at, part;
-    for (at = 0; at < count; at += width, to += panel_size) {
-        part = qnet__min_size(width, count - at);
+    const size_t width = l->isa->columns;
+    qnet_real *to = panels + r * width;
+    for (size_t at = 0; at < count; at += width, to += l->rows * width) {
+        const size_t part = qnet__min_size(width, count - at);
         if (part < width) memset(to, 0, width * sizeof *to);
         memcpy(to, from + at, part * sizeof *to);
     }
 }
 
-/* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
-static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
+/* Right-hand sides of dW and dU for some rows: x, and h' of both directions. */
+static void qnet__lstm_spread_task(void *arg, size_t index, size_t worker)
 {
-    const size_t columns = s->isa->columns, panel = s->rows * columns;
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    size_t r;
-    int d;
-    for (r = first; r < last; r++) {
-        const size_t row = s->at[r], b = row / s->job[0].steps, t = row % s->job[0].steps;
-        qnet__lstm_spread(s->job[0].x + row * in, in, columns, panel, s->x_panels + r * columns);
-        for (d = 0; d < 2; d++) {
-            const qnet__lstm *job = &s->job[d];
-            qnet__lstm_spread(qnet__lstm_is_first(job, b, t)
-                                  ? s->zero : job->y + qnet__lstm_before(job, row) * 2 * n,
-                              n, columns, panel, s->h_panels[d] + r * columns);
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++) {
+        const size_t at = l->at[r], b = at / l->steps, t = at % l->steps;
+        qnet__lstm_spread(l, l->x + at * l->in, l->in, r, l->x_panels);
+        for (size_t d = 0; d < 2; d++) {
+            const qnet__lstm_direction *dir = &l->direction[d];
+            const int begins = t == (d > 0 ? (size_t)l->length[b] - 1 : 0);
+            const qnet_real *h = begins ? l->zero
+                                        : dir->y + qnet__lstm_before(dir, at) * 2 * l->hidden;
+            qnet__lstm_spread(l, h, l->hidden, r, dir->h_panels);
         }
     }
 }
 
 /* One direction of one group, against the forward order: dgates of a step, then what it sends back
-   to the step before, dh' = dgates U. The worker's arrays: dh, dc. */
+   to the step before, dh' = dgates U. A worker's memory: dc and dh, both 0 where a scan ends. */
 static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(s->isa, n);
-    const size_t steps = (size_t)job->length[scan[0]];
-    qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
-    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
-    double *db = s->db[index % 2] + g * 4 * n;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
+    double *db = dir->db + g * 4 * n;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k;
-    memset(dc, 0, QNET__LSTM_GROUP * n * sizeof *dc);
+    memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
     memset(db, 0, 4 * n * sizeof *db);
-    for (i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * h_width;
-    if (!job->backwards) /* from the end: the rows are numbered by rising step */
-        for (k = 0; k < steps; k++) dgates += qnet__lstm_scans(s, g, k) * s->gate_width;
-    for (k = steps; k-- > 0;) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
-        if (!job->backwards) dgates -= active * s->gate_width;
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            a[i] = dgates + i * s->gate_width;
-            s->isa->lstm_back(n, job->gates + row * 4 * n,
-                                    i < going ? job->cell + before * n : s->zero,
-                                    job->cell_tanh + row * n, job->dy + row * 2 * n,
-                                    qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
-                                    dc + i * n, dgates + i * s->gate_width, db);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
+    for (size_t k = steps; k-- > 0;) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
+        qnet_real *dgates = dir->dgates + *qnet__lstm_first(l, g, step) * l->gate_width;
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.gates = dir->gates + at * 4 * n;
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.tanh_c = dir->tanh_c + at * n;
+            row.dy = dir->dy + at * 2 * n, row.dh = c[i];
+            row.dc = dc + i * n, row.dgates = dgates + i * l->gate_width;
+            row.db = db;
+            a[i] = row.dgates;
+            l->isa->lstm_backward(&row);
         }
-        if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(s->isa, n) * s->isa->columns, 4 * n, a, 1,
-                                s->u[index % 2], s->isa->columns, 4 * n * s->isa->columns, c,
-                                0);
-    }
-}
-
-/* dW = dgates^T x and dU = dgates^T h' of a direction: a band of gates times some panels. Those of
-   h' follow on those of x. */
-static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const int d = (int)(index % 2);
-    const size_t gates = 4 * s->job[d].hidden, columns = s->isa->columns;
-    const size_t in_panels = qnet__panels(s->isa, s->job[d].in);
-    const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
-    const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, gates - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t row, panel, i;
-    QNET__UNUSED(worker);
-    for (row = 0; row < s->rows; row += QNET__LSTM_DEPTH) {
-        const size_t depth = qnet__min_size(QNET__LSTM_DEPTH, s->rows - row);
-        for (i = 0; i < rows; i++) a[i] = s->dgates[d] + row * s->gate_width + first + i;
-        for (panel = chunk; panel < chunk_end; panel++) {
-            const int of_x = panel < in_panels;
-            const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
-            const size_t at = of_x ? panel : panel - in_panels;
-            const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
-            qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
-            if (to == NULL) continue;
-            for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
-            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows,
-                                qnet__min_size(columns, width - at * columns), depth, a,
-                                s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
-                                row > 0);
-        }
-    }
-}
-
-/* dx = dgates W of both directions, at the rows of a band. */
-static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->isa->columns;
-    const size_t first = index * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
-    int d;
-    QNET__UNUSED(worker);
-    for (d = 0; d < 2; d++) {
-        for (i = 0; i < rows; i++) {
-            a[i] = s->dgates[d] + (first + i) * s->gate_width;
-            c[i] = s->dx + s->at[first + i] * in;
-        }
-        qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
-                            columns, gates * columns, c, d > 0);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, n) * l->isa->columns, 4 * n, a, 1,
+                                dir->packed_u, l->isa->columns, 4 * n * l->isa->columns, c, 0);
     }
 }
 
 /* Forward: gates = W x + U h' + b, so with dgates of all rows
        dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W. */
-static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
+static void qnet__lstm_run_backward(qnet_context *ctx, qnet__lstm *l,
+                                    const qnet_lstm_gradients *gradients, qnet_real *dx)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    size_t g, j, b, t;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_inputs;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 0, s->u[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 0, s->w[d]);
-        layout.panels[d] = 1;
-        layout.panels[2 + d] = s->dx != NULL;
+    const size_t in = l->in, n = l->hidden;
+    qnet__lstm_product p[4], px[2];
+    memset(p, 0, sizeof p);
+    memset(px, 0, sizeof px);
+    for (size_t d = 0; d < 2; d++) {
+        const qnet__lstm_direction *dir = &l->direction[d];
+        p[d].rows = 4 * n, p[d].k = l->rows;
+        p[d].a = dir->dgates, p[d].a_row = 1, p[d].a_step = l->gate_width;
+        p[2 + d] = p[d];
+        p[d].columns = in, p[d].b = l->x_panels, p[d].c = gradients->w[d];
+        p[2 + d].columns = n, p[2 + d].b = dir->h_panels, p[2 + d].c = gradients->u[d];
+        px[d].rows = l->rows, px[d].columns = in, px[d].k = 4 * n;
+        px[d].a = dir->dgates, px[d].a_row = l->gate_width, px[d].a_step = 1;
+        px[d].b = dir->packed_w;
+        px[d].c = dx, px[d].c_at = l->at;
+        px[d].accumulate = d > 0;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
-    product.work = s;
-    product.panels = qnet__panels(s->isa, in) + qnet__panels(s->isa, n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, s->isa->columns *
-                                                    qnet__min_size(s->rows, QNET__LSTM_DEPTH));
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_weights_task, &product);
-    for (d = 0; d < 2; d++)
-        for (j = 0; s->gradients->b[d] != NULL && j < 4 * n; j++) {
+    qnet__lstm_pack(ctx, l, 1, dx != NULL);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_spread_task, l);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_backward_task, l);
+    qnet__lstm_multiply(ctx, l, p, 4);
+    for (size_t d = 0; d < 2; d++)
+        for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
             double sum = 0;
-            for (g = 0; g < s->groups; g++) sum += s->db[d][g * 4 * n + j];
-            s->gradients->b[d][j] = (qnet_real)sum;
+            for (size_t g = 0; g < l->groups; g++) sum += l->direction[d].db[g * 4 * n + j];
+            gradients->b[d][j] = (qnet_real)sum;
         }
-    if (s->dx == NULL) return;
-    for (b = 0; b < s->job[0].batch; b++)
-        for (t = (size_t)s->job[0].length[b]; t < s->job[0].steps; t++)
-            memset(s->dx + (b * s->job[0].steps + t) * in, 0, in * sizeof *s->dx);
-    qnet__parallel(ctx, (s->rows - 1) / QNET__LSTM_BAND + 1, qnet__lstm_dx_task, s);
+    qnet__lstm_multiply(ctx, l, &px[0], 1);
+    qnet__lstm_multiply(ctx, l, &px[1], 1);
 }
 
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
@@ -10074,34 +9748,20 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_backward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && x && y && saved && dy && gradients));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 1, &s, &arena);
-    if (QNET__REFERENCE_ONLY && dx != NULL)
-        memset(dx, 0, (size_t)shape->batch * (size_t)shape->steps * (size_t)shape->in * sizeof *dx);
-    for (d = 0; d < 2; d++) {
-        /* The job type serves both passes; this one does not write y and saved. */
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y, (qnet_real *)saved);
-        s.job[d].dy = dy + (size_t)d * s.job[d].hidden;
-        if (QNET__REFERENCE_ONLY)
-            qnet__lstm_backward_ref(&s.job[d], s.zero, s.worker, s.worker + s.job[d].hidden,
-                                    gradients->w[d], gradients->u[d], gradients->b[d], dx);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        s.dx = dx;
-        s.gradients = gradients;
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_backward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 1, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, (qnet_real *)y, (qnet_real *)saved);
+    l.direction[0].dy = dy, l.direction[1].dy = dy + l.hidden;
+    if (dx != NULL) qnet__lstm_pad(&l, l.in, dx);
+    qnet__lstm_run_backward(ctx, &l, gradients, dx);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
@@ -15675,42 +15335,35 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 #endif
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation").
-   Order: stretch, flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate,
-   crop. The first, third and fourth change values and run on the pixels of the prepared image;
-   all the others move pixels and are composed into one coordinate map, so that an image is
-   interpolated once however many of them were drawn, and not at all when none of them
-   interpolates. A cropped input is cut out of the slice first, with a margin, and then treated so:
-   its percentiles are those of the cut-out, and what a rotation brings in at the corners beyond the
-   margin is mirrored. Formulas and ranges are those of Albumentations 0.5-1.0, which the paper
-   cites (Buslaev et al. 2020); "histogram stretching" is not defined there nor in the paper: here
-   it is a linear map of the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
+   out[out_h][out_w][3]. The paper's eight steps change values or places. Values, on all of the
+   prepared image:
+
+       v -> (v - low) / (high - low), clipped -> alpha v + beta, clipped -> v ^ gamma
+
+   Places, composed into one coordinate map, so that an image is interpolated once however many of
+   them were drawn:
+
+      out pixel -> + crop -> inverse shift-scale-rotate -> grid distortion -> flips -> source (x, y)
+
+   A coordinate beyond the border of any image on this way is mirrored there. At last comes
+   (v - mean) / std. A cropped input has been cut out of the slice with a margin: percentiles are
+   those of the cut-out, and step 8, the crop, moves within the margin. A full input is prepared at
+   the network's size, so that its crop is all of it and its step 8 does nothing.
+   Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
+   2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
+   the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   Random numbers are those of >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 {
-    int c;
-    memset(config, 0, sizeof *config);
-    config->stretch = QNET_STRETCH_PERCENTILE;
-    config->percentile_low = 1;
-    config->percentile_high = 99;
-    config->window_low[0] = -0.2;  /* QSM, ppm */
-    config->window_high[0] = 0.2;
-    config->window_high[1] = 60;   /* R2*, 1/s; T1W has no absolute unit: 0 0, by percentile */
-    config->p_hflip = 0.5;
-    config->p_vflip = 0.5;
-    config->p_brightness_contrast = 0.7;
-    config->p_gamma = 0.3;
-    config->p_grid = 0.25;
-    config->p_affine = 0.5;
-    config->brightness = 0.2;
-    config->contrast = 0.2;
-    config->gamma_low = 80;
-    config->gamma_high = 120;
-    config->grid_limit = 0.3;
-    config->shift = 0.0625;
-    config->scale = 0.1;
-    config->rotate = 45;
-    for (c = 0; c < 3; c++) config->std[c] = 1;
+    static const qnet_augment_config paper = {
+        QNET_STRETCH_PERCENTILE, 1, 99, {-0.2, 0, 0}, {0.2, 60, 0}, /* T1W has no absolute unit */
+        0.5, 0.5, 0.7, 0.3, 0.25, 0.5,           /* probabilities, in the order of the steps */
+        0.2, 0.2, 80, 120, 0.3, 0.0625, 0.1, 45, /* ranges, likewise */
+        0, {0, 0, 0}, {1, 1, 1}};
+    *config = paper;
 }
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
@@ -15723,115 +15376,146 @@ QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
     config->std[2] = 0.225;
 }
 
-/* ---- drawing: the parameters first ----------------------------------------------------------- */
+/* ---- the parameters of one image ------------------------------------------------------------- */
 
-/* The record of no transform but the crop at (crop_y, crop_x). */
-static qnet_augmentation qnet__augment_identity(int crop_y, int crop_x)
+/* A number in -limit..limit; 0 where the transform is off, though drawn all the same. */
+static double qnet__draw(qnet_rng *rng, int on, double limit)
 {
-    qnet_augmentation record;
-    int i;
-    memset(&record, 0, sizeof record);
-    record.alpha = record.gamma = record.scale = 1;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) record.grid_x[i] = record.grid_y[i] = 1;
-    record.crop_y = crop_y;
-    record.crop_x = crop_x;
-    return record;
+    const double value = qnet_rng_range(rng, -limit, limit);
+    return on ? value : 0;
 }
 
 /* 27 uniform numbers are drawn whatever the coins say, in this order: coin hflip; coin vflip; coin
    brightness-contrast, alpha, beta; coin gamma, gamma; coin grid, 6 factors along x, 6 along y;
    coin affine, angle, scale, dx, dy; crop row, crop column. So a changed probability or
-   physics_safe leaves every other draw as it was. Fields of a transform that did not fall hold
-   the identity. */
+   physics_safe leaves every other draw as it was. Fields of a transform that is off hold the
+   identity. */
 QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, qnet_rng *rng,
                                              int in_h, int in_w, int out_h, int out_w)
 {
-    const qnet_augmentation none = qnet__augment_identity(0, 0);
-    qnet_augmentation record = none;
-    double gammas, row, column;
-    int i;
-    record.hflip = qnet_rng_uniform(rng) < config->p_hflip;
-    record.vflip = qnet_rng_uniform(rng) < config->p_vflip;
-    record.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast;
-    record.alpha = 1 + qnet_rng_range(rng, -config->contrast, config->contrast);
-    record.beta = qnet_rng_range(rng, -config->brightness, config->brightness);
-    /* A whole number of percent, both ends included. */
-    record.gamma_on = qnet_rng_uniform(rng) < config->p_gamma;
-    gammas = floor(config->gamma_high - config->gamma_low) + 1;
-    record.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
-    record.grid = qnet_rng_uniform(rng) < config->p_grid;
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_x[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_y[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    record.affine = qnet_rng_uniform(rng) < config->p_affine;
-    record.angle = qnet_rng_range(rng, -config->rotate, config->rotate);
-    record.scale = 1 + qnet_rng_range(rng, -config->scale, config->scale);
-    record.dx = qnet_rng_range(rng, -config->shift, config->shift);
-    record.dy = qnet_rng_range(rng, -config->shift, config->shift);
-    row = qnet_rng_uniform(rng); /* as in Albumentations, in - out itself is never reached */
-    column = qnet_rng_uniform(rng);
-    record.crop_y = (int)floor(row * qnet__max_int(in_h - out_h, 0));
-    record.crop_x = (int)floor(column * qnet__max_int(in_w - out_w, 0));
-
-    /* Only now, so that the numbers above are drawn all the same. */
-    if (config->physics_safe) record.vflip = record.brightness_contrast = record.gamma_on = 0;
-    if (!record.brightness_contrast) {
-        record.alpha = none.alpha;
-        record.beta = none.beta;
-    }
-    if (!record.gamma_on) record.gamma = none.gamma;
-    if (!record.grid) {
-        memcpy(record.grid_x, none.grid_x, sizeof none.grid_x);
-        memcpy(record.grid_y, none.grid_y, sizeof none.grid_y);
-    }
-    if (!record.affine) {
-        record.angle = none.angle;
-        record.scale = none.scale;
-        record.dx = none.dx;
-        record.dy = none.dy;
-    }
-    return record;
+    const int any = !config->physics_safe;
+    qnet_augmentation r;
+    double gamma;
+    memset(&r, 0, sizeof r);
+    r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
+    r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
+    r.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast && any;
+    r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
+    r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
+    r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
+    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
+    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
+    r.gamma = r.gamma_on ? gamma : 1;
+    r.grid = qnet_rng_uniform(rng) < config->p_grid;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_y[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    r.affine = qnet_rng_uniform(rng) < config->p_affine;
+    r.angle = qnet__draw(rng, r.affine, config->rotate);
+    r.scale = 1 + qnet__draw(rng, r.affine, config->scale);
+    r.dx = qnet__draw(rng, r.affine, config->shift);
+    r.dy = qnet__draw(rng, r.affine, config->shift);
+    /* As in Albumentations, in - out itself is never reached. */
+    r.crop_y = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_h - out_h, 0));
+    r.crop_x = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_w - out_w, 0));
+    return r;
 }
 
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
-    return qnet__augment_identity(qnet__max_int(in_h - out_h, 0) / 2,
-                                  qnet__max_int(in_w - out_w, 0) / 2);
+    qnet_augmentation r;
+    memset(&r, 0, sizeof r);
+    r.alpha = r.gamma = r.scale = 1;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) r.grid_x[i] = r.grid_y[i] = 1;
+    r.crop_y = qnet__max_int(in_h - out_h, 0) / 2;
+    r.crop_x = qnet__max_int(in_w - out_w, 0) / 2;
+    return r;
+}
+
+/* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
+
+/* A number of a configuration and the range that it must be in. */
+typedef struct qnet__range {
+    const char *name;
+    double value, low, high;
+} qnet__range;
+
+static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
+                              range[i].name, range[i].value, range[i].low, range[i].high);
+    return QNET_OK;
+}
+
+/* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
+static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
+{
+    const qnet__range range[] = {
+        {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
+        {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
+        {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
+        {"brightness", c->brightness, 0, DBL_MAX}, {"contrast", c->contrast, 0, DBL_MAX},
+        {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
+        {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
+        {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
+        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
+    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
+    for (int i = 0; i < 3; i++)
+        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
+                              c->mean[i], c->std[i]);
+    if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
+          c->percentile_high <= 100))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
+                          c->percentile_low, c->percentile_high);
+    for (int i = 0; i < 3; i++)
+        if (!(c->window_low[i] <= c->window_high[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stretch: window %g..%g of channel %d is empty", c->window_low[i],
+                              c->window_high[i], i);
+    return QNET_OK;
+}
+
+#define QNET__MAX_PIXELS (INT_MAX / 16) /* of an image: its bytes are an int */
+
+/* Bytes of the grid's map_x[in_w] and map_y[in_h], a row's x[in_w] and y[in_w], and the image after
+   the value transforms, [in_h][in_w][3]; (size_t)-1 when that is no size. */
+QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
+{
+    if (in_h < 1 || in_w < 1 || in_h > QNET__MAX_PIXELS / in_w) return (size_t)-1;
+    return (3 * (size_t)in_w + (size_t)in_h) * sizeof(double) +
+           (size_t)in_h * (size_t)in_w * 3 * sizeof(float);
+}
+
+/* A record whose map has an inverse, for images of these sizes. */
+static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation *r, int in_h,
+                                      int in_w, int out_h, int out_w)
+{
+    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
+    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
+    if (qnet_augment_scratch(in_h, in_w) == (size_t)-1 || out_h < 1 || out_w < 1 || r->crop_y < 0 ||
+        r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: crop of %dx%d at row %d, column %d from an image of %dx%d",
+                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
+    if (!(fabs(sum) <= DBL_MAX))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: a number of the record is not finite");
+    if ((r->affine && !(r->scale > 0)) || (r->gamma_on && !(r->gamma > 0)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: scale is %g and gamma is %g, expected above 0", r->scale,
+                          r->gamma);
+    return QNET_OK;
 }
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
-
-/* Blocks that preparing one image of h x w needs. */
-typedef struct qnet__image_scratch {
-    float *image;            /* [h w][3] after the value transforms */
-    float *values;           /* [h w]: the non-zero pixels of a channel */
-    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
-    double *from_x, *from_y; /* [w]: source of each pixel of an output row */
-} qnet__image_scratch;
-
-static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h, size_t w)
-{
-    qnet__image_scratch s;
-    size_t n = 0;
-    if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
-    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
-    s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
-    s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
-    s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
-    s.from_y = (double *)qnet__take(arena, w, sizeof *s.from_y);
-    return s;
-}
-
-/* Bytes for an image of in_h x in_w; (size_t)-1 when that is no size. */
-QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
-{
-    qnet__arena arena = {NULL, 0};
-    if (in_h < 1 || in_w < 1) return (size_t)-1;
-    (void)qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    return arena.at;
-}
 
 /* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
    stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
@@ -15864,50 +15548,32 @@ static float qnet__percentile(float *v, size_t n, double q)
     const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
     const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
     float a, b = FLT_MAX;
-    size_t i;
     if (n == 0) return 0;
     a = qnet__select(v, n, rank);
-    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
     if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
-/* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
-static qnet_status qnet__stretch_check(qnet_context *ctx, const qnet_augment_config *config)
-{
-    int c;
-    if (!(config->percentile_low >= 0 && config->percentile_low < config->percentile_high &&
-          config->percentile_high <= 100))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
-                          config->percentile_low, config->percentile_high);
-    for (c = 0; c < 3; c++)
-        if (!(config->window_low[c] <= config->window_high[c]))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stretch: window %g..%g of channel %d is empty",
-                              config->window_low[c], config->window_high[c], c);
-    return QNET_OK;
-}
-
-/* 1: the channel's limits are percentiles. */
-static int qnet__by_percentile(const qnet_augment_config *config, int c)
-{
-    return config->stretch != QNET_STRETCH_WINDOW ||
-           !(config->window_low[c] < config->window_high[c]);
-}
-
 /* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
    outside the head, nor infinite or NaN; both 0 for a channel without any. */
-static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
-                                    size_t count, float *values, float low[3], float high[3])
+QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
+                                         const float *pixels, size_t count, float low[3],
+                                         float high[3], void *scratch)
 {
-    size_t i, n;
-    int c;
-    for (c = 0; c < 3; c++) {
+    float *values = (float *)scratch;
+    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    for (int c = 0; c < 3; c++) {
+        size_t n = 0;
         low[c] = (float)config->window_low[c];
         high[c] = (float)config->window_high[c];
-        if (!qnet__by_percentile(config, c)) continue;
-        for (i = n = 0; i < count; i++) {
+        if (config->stretch == QNET_STRETCH_WINDOW &&
+            config->window_low[c] < config->window_high[c])
+            continue;
+        for (size_t i = 0; i < count; i++) {
             const float value = pixels[3 * i + (size_t)c];
             values[n] = value; /* n <= i */
             n += value != 0 && fabsf(value) <= FLT_MAX;
@@ -15915,71 +15581,86 @@ static void qnet__stretch_limits_in(const qnet_augment_config *config, const flo
         low[c] = qnet__percentile(values, n, config->percentile_low);
         high[c] = qnet__percentile(values, n, config->percentile_high);
     }
-}
-
-/* scratch: qnet_augment_scratch(h, w) bytes of any h * w >= count, or NULL. */
-QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
-                                         const float *pixels, size_t count, float low[3],
-                                         float high[3], void *scratch)
-{
-    const size_t bytes = (count ? count : 1) * sizeof(float);
-    float *values;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels or limits are missing");
-    if (count > (size_t)INT_MAX)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
-    QNET__TRY(qnet__stretch_check(ctx, config));
-    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    qnet__stretch_limits_in(config, pixels, count, values, low, high);
-    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
-/* value clipped to 0..1; NaN becomes 0. */
-static float qnet__clip01(float value)
+/* ---- values ---------------------------------------------------------------------------------- */
+
+/* v ^ gamma for v in 0..1 by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2,
+   it is 2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second
+   one linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value:
+   1.1e-7 up to a gamma of 1.2. */
+#define QNET__POWER_BITS 9
+typedef struct qnet__power_table {
+    float exponent[128]; /* 0 for 0 and denormal numbers */
+    float mantissa[(1 << QNET__POWER_BITS) + 1];
+} qnet__power_table;
+
+static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
-    value = value > 0 ? value : 0;
-    return value < 1 ? value : 1;
+    table->exponent[0] = 0;
+    for (int i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
+    for (int i = 0; i <= 1 << QNET__POWER_BITS; i++)
+        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
 }
 
-/* 1 / (high - low); 0, which makes the channel 0, without contrast or where it would overflow. */
-static float qnet__stretch_scale(float low, float high)
+/* 0 and 1 come out exactly. */
+static float qnet__power(const qnet__power_table *table, float v)
 {
-    const float span = high - low;
-    return span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    const int rest_bits = 23 - QNET__POWER_BITS;
+    uint32_t bits, i;
+    float rest;
+    memcpy(&bits, &v, sizeof bits);
+    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    return table->exponent[bits >> 23] *
+           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
 
-/* out = (pixels - low) / (high - low), clipped; out may be pixels. */
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out)
+/* The value transforms of pixels[count][3] into image[count][3]. A channel without contrast, or
+   whose range overflows, becomes 0, and so does NaN. Without brightness and contrast, alpha 1 and
+   beta 0 change no bit. Operation after operation, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
-    float scale[3];
-    size_t i;
-    int c;
-    for (c = 0; c < 3; c++) scale[c] = qnet__stretch_scale(low[c], high[c]);
-    for (i = 0; i < 3 * count; i += 3) {
-        out[i] = qnet__clip01((pixels[i] - low[0]) * scale[0]);
-        out[i + 1] = qnet__clip01((pixels[i + 1] - low[1]) * scale[1]);
-        out[i + 2] = qnet__clip01((pixels[i + 2] - low[2]) * scale[2]);
+    const float alpha = (float)record->alpha, beta = (float)record->beta;
+    enum { LANES = 12 }; /* four pixels */
+    float from[LANES], scale[LANES], v[LANES] = {0};
+    for (int k = 0; k < LANES; k++) {
+        const float span = high[k % 3] - low[k % 3];
+        from[k] = low[k % 3];
+        scale[k] = span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    }
+    for (size_t i = 0; i < 3 * count; i += LANES) {
+        const size_t bytes = qnet__min_size(3 * count - i, LANES) * sizeof *v;
+        memcpy(v, pixels + i, bytes);
+        for (int k = 0; k < LANES; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] * alpha + beta;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        memcpy(image + i, v, bytes);
+    }
+    if (record->gamma_on) {
+        qnet__power_table table;
+        qnet__power_plan(&table, record->gamma);
+        for (size_t i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
     }
 }
 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect_far(double x, double last)
+QNET__INLINE double qnet__reflect(double x, int size)
 {
+    const double last = size - 1;
+    if (x >= 0 && x <= last) return x;
     if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
-}
-QNET__INLINE double qnet__reflect(double x, int size)
-{
-    const double last = size - 1;
-    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -15992,8 +15673,7 @@ static double qnet__grid_entry(const double *factor, int size, int i)
     const int piece = qnet__min_int(i / step, QNET_GRID_STEPS), start = piece * step;
     const int length = piece < QNET_GRID_STEPS ? step : size - start;
     double first = 0, last;
-    int k;
-    for (k = 0; k < piece; k++) first += step * factor[k];
+    for (int k = 0; k < piece; k++) first += step * factor[k];
     last = piece < QNET_GRID_STEPS ? first + step * factor[piece] : size;
     return length > 1 ? first + (last - first) * (i - start) / (length - 1) : first;
 }
@@ -16003,14 +15683,15 @@ typedef struct qnet__warp {
     const qnet_augmentation *record;
     int in_h, in_w;
     double xx, xy, x0, yx, yy, y0; /* x = xx X + xy Y + x0, y = yx X + yy Y + y0 */
-    const double *map_x, *map_y;   /* qnet__grid_entry of each pixel; NULL: computed when needed */
+    const double *map_x, *map_y;   /* [in_w], [in_h]: the grid distortion */
 } qnet__warp;
 
 /* Shift-scale-rotate takes (x, y) to M (x, y, 1) with, about the centre (cx, cy) = (w/2, h/2),
    M = [a b (1-a) cx - b cy + dx w; -b a b cx + (1-a) cy + dy h], a = scale cos, b = scale sin
    (OpenCV's getRotationMatrix2D). An output pixel is fetched from M^-1 of itself; the linear part's
-   inverse is [a -b; b a] / scale^2. */
-static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w)
+   inverse is [a -b; b a] / scale^2. map_x[in_w] and map_y[in_h] are filled. */
+static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
+                                  double *map_x, double *map_y)
 {
     qnet__warp warp;
     memset(&warp, 0, sizeof warp);
@@ -16018,6 +15699,12 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     warp.in_h = in_h;
     warp.in_w = in_w;
     warp.xx = warp.yy = 1;
+    warp.map_x = map_x;
+    warp.map_y = map_y;
+    for (int i = 0; record->grid && i < in_w; i++)
+        map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
+    for (int i = 0; record->grid && i < in_h; i++)
+        map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
     if (record->affine) {
         const double radians = record->angle * 3.14159265358979323846 / 180;
         const double a = record->scale * cos(radians), b = record->scale * sin(radians);
@@ -16034,18 +15721,14 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     return warp;
 }
 
-/* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
+/* The map at a coordinate in 0..size-1 between pixels: linear between its entries. */
+QNET__INLINE double qnet__grid_at(const double *map, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
-    const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
-    const double b = map ? map[next] : qnet__grid_entry(factor, size, next);
-    return a + (x - i) * (b - a);
+    return map[i] + (x - i) * (map[next] - map[i]);
 }
 
-/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
-   crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
-   border of an intermediate image, the coordinate is reflected there too. */
+/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y). */
 QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
                                    double *y)
 {
@@ -16054,250 +15737,62 @@ QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y,
     double sx = qnet__reflect(warp->xx * X + warp->xy * Y + warp->x0, warp->in_w);
     double sy = qnet__reflect(warp->yx * X + warp->yy * Y + warp->y0, warp->in_h);
     if (r->grid) {
-        sx = qnet__reflect(qnet__grid_at(warp->map_x, r->grid_x, warp->in_w, sx), warp->in_w);
-        sy = qnet__reflect(qnet__grid_at(warp->map_y, r->grid_y, warp->in_h, sy), warp->in_h);
+        sx = qnet__reflect(qnet__grid_at(warp->map_x, warp->in_w, sx), warp->in_w);
+        sy = qnet__reflect(qnet__grid_at(warp->map_y, warp->in_h, sy), warp->in_h);
     }
     *x = r->hflip ? warp->in_w - 1 - sx : sx;
     *y = r->vflip ? warp->in_h - 1 - sy : sy;
 }
 
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y)
-{
-    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet__warp_point(&warp, out_x, out_y, x, y);
-}
-
-/* Ranges of a configuration: probabilities, limits, and a normalisation that can be divided by. */
-static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
-{
-    const double p[6] = {c->p_hflip, c->p_vflip, c->p_brightness_contrast,
-                         c->p_gamma, c->p_grid, c->p_affine};
-    const double limit[4] = {c->brightness, c->contrast, c->shift, c->rotate};
-    int i;
-    for (i = 0; i < 6; i++)
-        if (!(p[i] >= 0 && p[i] <= 1))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a probability is %g, expected 0..1", p[i]);
-    for (i = 0; i < 4; i++)
-        if (!(limit[i] >= 0 && limit[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a limit of brightness, contrast, shift or rotate is %g",
-                              limit[i]);
-    if (!(c->scale >= 0 && c->scale < 1) || !(c->grid_limit >= 0 && c->grid_limit < 1) ||
-        !(c->gamma_low > 0 && c->gamma_low <= c->gamma_high && c->gamma_high <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: scale %g, grid_limit %g, gamma %g..%g out of range", c->scale,
-                          c->grid_limit, c->gamma_low, c->gamma_high);
-    for (i = 0; i < 3; i++)
-        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] > 0 && c->std[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
-                              c->mean[i], c->std[i]);
-    return qnet__stretch_check(ctx, c);
-}
-
-/* ---- applying a record ----------------------------------------------------------------------- */
-
-/* Every number of a record finite and in the range where the map has an inverse. */
-static qnet_status qnet__augment_check(qnet_context *ctx, const qnet_augment_config *config,
-                                       const qnet_augmentation *r, int in_h, int in_w, int out_h,
-                                       int out_w)
-{
-    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
-    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
-    int i;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
-    for (i = 0; i < 3; i++) sum += config->mean[i] + config->std[i];
-    if (in_h < 1 || in_w < 1 || out_h < 1 || out_w < 1 || out_h > in_h || out_w > in_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: output of %dx%d from an image of %dx%d", out_h, out_w, in_h,
-                          in_w);
-    if (r->crop_y < 0 || r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: crop of %dx%d at row %d, column %d leaves the image of %dx%d",
-                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
-    if (!(fabs(sum) <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: a number of the record, mean or std is not finite");
-    if (r->affine && !(r->scale > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: scale is %g, expected above 0",
-                          r->scale);
-    if (r->gamma_on && !(r->gamma > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: gamma is %g, expected above 0",
-                          r->gamma);
-    for (i = 0; i < 3; i++)
-        if (!(config->std[i] >= FLT_MIN)) /* so that 1 / std is finite */
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: std of channel %d is %g, expected above 0", i,
-                              config->std[i]);
-    return qnet__stretch_check(ctx, config);
-}
-
-/* v ^ gamma for v in 0..1, by the definition. */
-QNET__HELPER float qnet__power_ref(float v, double gamma)
-{
-    return (float)pow(v, gamma);
-}
-
-/* The same by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2, it is
-   2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second one
-   linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value: 1.1e-7
-   up to a gamma of 1.2. */
-#define QNET__POWER_BITS 9
-typedef struct qnet__power_table {
-    double gamma;
-    float exponent[128]; /* 0 for 0 and denormal numbers */
-    float mantissa[(1 << QNET__POWER_BITS) + 1];
-} qnet__power_table;
-
-/* The tables of one gamma; 640 calls of pow. */
-static void qnet__power_plan(qnet__power_table *table, double gamma)
-{
-    int i;
-    table->gamma = gamma;
-    table->exponent[0] = 0;
-    for (i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
-    for (i = 0; i <= 1 << QNET__POWER_BITS; i++)
-        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
-}
-
-/* v in 0..1; 0 and 1 come out exactly. */
-static float qnet__power(const qnet__power_table *table, float v)
-{
-#ifdef QNET_REFERENCE
-    return qnet__power_ref(v, table->gamma);
-#else
-    const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
-    memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
-    return table->exponent[bits >> 23] *
-           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
-#endif
-}
-
-/* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
-   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
-static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    const float alpha = (float)record->alpha, beta = (float)record->beta;
-    float from[12], scale[12], v[12] = {0};
-    size_t i;
-    int k;
-    for (k = 0; k < 12; k++) {
-        from[k] = low[k % 3];
-        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
-    }
-    for (i = 0; i < 3 * count; i += 12) {
-        const int whole = 3 * count - i >= 12;
-        if (whole) memcpy(v, pixels + i, sizeof v);
-        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
-        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        if (whole) memcpy(image + i, v, sizeof v);
-        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
-    }
-    if (record->gamma_on) {
-        qnet__power_table table;
-        qnet__power_plan(&table, record->gamma);
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-/* One output row without interpolation: flips and crop move whole pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int y = r->vflip ? warp->in_h - 1 - (out_y + r->crop_y) : out_y + r->crop_y;
-    const float *row = image + (size_t)y * (size_t)warp->in_w * 3;
-    int X, c;
-    for (X = 0; X < out_w; X++) {
-        const int x = r->hflip ? warp->in_w - 1 - (X + r->crop_x) : X + r->crop_x;
-        for (c = 0; c < 3; c++) out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
 /* (1-fy) ((1-fx) p[0] + fx p[right]) + fy ((1-fx) q[0] + fx q[right]). */
-static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
+QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
 {
     const float top = p[0] + fx * (p[right] - p[0]), bottom = q[0] + fx * (q[right] - q[0]);
-    return (qnet_real)(top + fy * (bottom - top));
+    return top + fy * (bottom - top);
 }
 
-/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
-   [out_w]: where the row's pixels come from. */
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
+   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
+   dependence. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
+                           qnet_real *out)
 {
-    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
-    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
-    int X;
-    for (X = 0; X < out_w; X++, out += 3) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0);
+    for (int X = 0; X < out_w; X++)
+        if (warp->record->affine || out_y == 0 || X == 0)
+            qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
+        else y[X] = y[0]; /* without rotation y depends on the row alone, and x, kept, not on it */
+    for (int X = 0; X < out_w; X++, out += 3) {
+        const int x0 = (int)x[X], y0 = (int)y[X];
+        const float fx = (float)(x[X] - x0), fy = (float)(y[X] - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
         const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
         const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
         const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
-        out[0] = (v0 - m0) * s0;
-        out[1] = (v1 - m1) * s1;
-        out[2] = (v2 - m2) * s2;
+        out[0] = (v0 - mean[0]) * rstd[0];
+        out[1] = (v1 - mean[1]) * rstd[1];
+        out[2] = (v2 - mean[2]) * rstd[2];
     }
 }
 
-/* out[out_h][out_w][3] by the record; arguments have been checked. */
-static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
-                              const float *pixels, int in_h, int in_w, const float low[3],
-                              const float high[3], const qnet__image_scratch *s, qnet_real *out,
-                              int out_h, int out_w)
+/* The same without interpolation, where only flips and crop move pixels. */
+static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
 {
-    qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet_real mean[3], rstd[3];
-    double y, unused;
-    int i, X;
-    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
-    if (record->grid) {
-        for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
-        for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
-        warp.map_x = s->map_x;
-        warp.map_y = s->map_y;
-    }
-    for (i = 0; i < 3; i++) {
-        mean[i] = (qnet_real)config->mean[i];
-        rstd[i] = (qnet_real)(1 / config->std[i]);
-    }
-    for (i = 0; i < out_h; i++) {
-        qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (!record->affine && !record->grid) {
-            qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
-            continue;
-        }
-        /* Without rotation x is a function of the column alone, y one of the row. */
-        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
-            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
-        if (!record->affine) {
-            qnet__warp_point(&warp, 0, i, &unused, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-        }
-        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+    const qnet_augmentation *r = warp->record;
+    const int last = warp->in_w - 1, y = out_y + r->crop_y;
+    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
+    for (int X = 0; X < out_w; X++) {
+        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
+        for (int c = 0; c < 3; c++)
+            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
     }
 }
+
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -16305,30 +15800,40 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    float limit[2][3];
-    size_t bytes;
+    const size_t bytes = qnet_augment_scratch(in_h, in_w);
+    qnet_real mean[3], rstd[3];
+    double *map_x, *map_y, *x, *y;
+    float *image, limit[2][3];
+    qnet__warp warp;
+    size_t count;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
-    QNET__TRY(qnet__augment_check(ctx, config, record, in_h, in_w, out_h, out_w));
-    /* Pixel indices times 3 channels are int in the loops. */
-    if (in_h > INT_MAX / 4 / in_w)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "augment: an image of %dx%d is too large", in_h,
-                          in_w);
-    bytes = qnet_augment_scratch(in_h, in_w);
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    if (low == NULL || high == NULL) {
-        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
-                                limit[1]);
+    QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
+    map_y = map_x + in_w;
+    x = map_y + in_h;
+    y = x + in_w;
+    image = (float *)(void *)(y + in_w);
+    count = (size_t)in_h * (size_t)in_w;
+    if (low == NULL || high == NULL) { /* the configuration is right: no failure */
+        (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
-    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    qnet__augment_values(record, pixels, count, low, high, image);
+    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    for (int c = 0; c < 3; c++) {
+        mean[c] = (qnet_real)config->mean[c];
+        rstd[c] = (qnet_real)(1 / config->std[c]);
+    }
+    for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
+        if (record->affine || record->grid)
+            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
+        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+    if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
 
@@ -16347,27 +15852,19 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    int X, Y, c;
+    const size_t n = (size_t)channels;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (Y = 0; Y < out_h; Y++) {
+    for (int Y = 0; Y < out_h; Y++) {
         const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y, y1 = qnet__min_int(y0 + 1, in_h - 1);
-        const float fy = (float)(y - y0);
-        for (X = 0; X < out_w; X++) {
+        const int y0 = (int)y;
+        for (int X = 0; X < out_w; X++) {
             const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x, x1 = qnet__min_int(x0 + 1, in_w - 1);
-            const float fx = (float)(x - x0);
-            const size_t row0 = (size_t)y0 * (size_t)in_w, row1 = (size_t)y1 * (size_t)in_w;
-            const float *p00 = in + (row0 + (size_t)x0) * (size_t)channels;
-            const float *p01 = in + (row0 + (size_t)x1) * (size_t)channels;
-            const float *p10 = in + (row1 + (size_t)x0) * (size_t)channels;
-            const float *p11 = in + (row1 + (size_t)x1) * (size_t)channels;
-            float *to = out + ((size_t)Y * (size_t)out_w + (size_t)X) * (size_t)channels;
-            for (c = 0; c < channels; c++) {
-                const float top = p00[c] + fx * (p01[c] - p00[c]);
-                const float bottom = p10[c] + fx * (p11[c] - p10[c]);
-                to[c] = top + fy * (bottom - top);
-            }
+            const int x0 = (int)x;
+            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
+            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
+            const size_t right = x0 + 1 < in_w ? n : 0;
+            for (size_t c = 0; c < n; c++)
+                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
         }
     }
 }
@@ -16385,9 +15882,8 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
    convention). step is as many mm along both axes, even if voxels are not square. The full input
    fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
    (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
-   augmentation moves its crop.
-   Volumes are those of >>nifti, percentiles those of >>image. What a folder holds, and which file is
-   which map, is the caller's affair: examples/crossval/bids.h.
+   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
+   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -16418,30 +15914,21 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Every number of the configuration in the range where nothing below can overflow. */
-static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *config)
+static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
-    const char *what = NULL;
-    if (config == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
-    if (config->input != QNET_INPUT_CROP && config->input != QNET_INPUT_FULL)
-        what = "input is neither crop nor full";
-    else if (config->size < 32 || config->size > QNET__MAX_SIDE)
-        what = "size is outside 32..2048";
-    else if (!(config->box_mm >= 1 && config->box_mm <= 1000))
-        what = "box_mm is outside 1..1000";
-    else if (!(config->margin >= 0 && config->margin <= 1))
-        what = "margin is outside 0..1";
-    else if (config->max_slices < 1 || config->max_slices > QNET__MAX_SLICES)
-        what = "max_slices is outside 1..1024";
-    else if (config->slice_first < 0 || config->slice_count < 0)
-        what = "slice_first or slice_count is negative";
-    else if (config->slice_count > config->max_slices)
-        what = "slice_count is above max_slices";
-    else if (config->box_explicit && !(fabs(config->box_center_mm[0]) <= 1e6 &&
-                                       fabs(config->box_center_mm[1]) <= 1e6))
-        what = "box_center_mm is not a place";
-    if (what) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: %s", what);
-    return QNET_OK;
+    if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
+    if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: input is neither crop nor full");
+    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
+    const qnet__range range[] = {
+        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
+        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
+        {"slice_first", (double)c->slice_first, 0, INT_MAX},
+        {"slice_count", (double)c->slice_count, 0, most},
+        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
+        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
+    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
 }
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
@@ -16473,6 +15960,19 @@ static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
 static int qnet__is_bad_voxel(float v)
 {
     return !(fabsf(v) <= FLT_MAX);
+}
+
+/* Sets NaN and infinity to 0. Returns how many there were. */
+static size_t qnet__zero_bad_voxels(qnet_volume *v)
+{
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++)
+        if (qnet__is_bad_voxel(v->voxels[i])) {
+            v->voxels[i] = 0;
+            bad++;
+        }
+    return bad;
 }
 
 /* A refusal that the caller may have waived: then it is a warning. */
@@ -16573,7 +16073,11 @@ static size_t qnet__clear_outside(qnet_volume *v)
     return cleared;
 }
 
-/* ---- the mask -------------------------------------------------------------------------------- */
+/* ---- the mask --------------------------------------------------------------------------------
+
+   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
+   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
+   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -16583,15 +16087,10 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
 {
     const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
-    size_t bad = 0;
     for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
-        if (qnet__is_bad_voxel(v)) {
-            mask->voxels[i] = 0;
-            bad++;
-            continue;
-        }
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -16616,8 +16115,8 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     return QNET_OK;
 }
 
-/* The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them `to`, lists
-   their indices in queue[], breadth first, and returns how many there are. */
+/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
+   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
 static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
                                    size_t *queue)
 {
@@ -16628,9 +16127,11 @@ static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, 
     for (size_t head = 0; head < tail; head++) {
         const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
         const int z = (int)(queue[head] / nx / ny);
-        for (int k = qnet__max_int(z - 1, 0); k <= qnet__min_int(z + 1, mask->nz - 1); k++)
-            for (int j = qnet__max_int(y - 1, 0); j <= qnet__min_int(y + 1, mask->ny - 1); j++)
-                for (int i = qnet__max_int(x - 1, 0); i <= qnet__min_int(x + 1, mask->nx - 1); i++) {
+        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
+        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
+        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
                     const size_t at = qnet__voxel_at(mask, i, j, k);
                     if (mask->voxels[at] != from) continue;
                     mask->voxels[at] = to;
@@ -16732,7 +16233,9 @@ static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, d
     return 1;
 }
 
-/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one. */
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
+   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
+   margin adds pixels, not millimetres per pixel. */
 static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
     const qnet_input_config *config = p->config;
@@ -16770,7 +16273,12 @@ static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
     return QNET_OK;
 }
 
-/* ---- do the values make sense? --------------------------------------------------------------- */
+/* ---- do the values make sense? ---------------------------------------------------------------
+
+   A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
+   one vendor turns give a result that looks like one; so what no brain has is refused, by
+   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
+   heavy iron load; qnet_cohort_add gives them. */
 
 /* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
 static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
@@ -16809,14 +16317,7 @@ static qnet_status qnet__check_slices(const qnet__preparation *p)
                                   p->name[m], p->z[t]);
         }
     for (int m = QNET__QSM; m <= QNET__T1W; m++) {
-        const size_t count = qnet__voxel_count(grid->nx, grid->ny, grid->nz);
-        float *voxels = p->map[m]->voxels;
-        size_t bad = 0;
-        for (size_t i = 0; i < count; i++)
-            if (qnet__is_bad_voxel(voxels[i])) {
-                voxels[i] = 0;
-                bad++;
-            }
+        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
         if (bad)
             qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
@@ -16871,7 +16372,8 @@ static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, f
         for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
         if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
                                qnet__percentile_where(qsm, size, 1, n, 50, work))
-            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
+                   "it?";
     }
     if (m == QNET__R2STAR) { /* iron: where QSM is highest */
         const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
@@ -16952,7 +16454,8 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
+/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
+   voxels are the mean of several samples, or fine detail would be aliased. */
 static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
     const qnet_volume *grid = p->map[QNET__QSM];
@@ -16985,55 +16488,9 @@ static void qnet__resample_slice(const qnet__preparation *p, int z, float *image
     }
 }
 
-/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
-   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__preparation *p, uint8_t *rgb)
-{
-    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = p->map[QNET__T1W], *mask = p->map[QNET__MASK];
-    const double *mm = t1w->spacing, middle = QNET_CUT_SIDE / 2.0;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) /
-                        QNET_CUT_SIDE; /* mm per pixel */
-    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
-    const int z = p->z[p->slices / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(p->center[1] + 0.5), 0), t1w->ny - 1);
-    const float *slice = t1w->voxels + qnet__voxel_at(t1w, 0, 0, z);
-    double sum = 0, n = 0, white;
-    for (int i = 0; i < t1w->nx * t1w->ny; i++) {
-        sum += slice[i] > 0 ? (double)slice[i] : 0;
-        n += slice[i] > 0;
-    }
-    white = n > 0 ? 2 * sum / n : 1;
-    for (int i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++, rgb += 3) {
-        const int row = i / (2 * QNET_CUT_SIDE), column = i % QNET_CUT_SIDE;
-        const int coronal = i / QNET_CUT_SIDE % 2, axis = coronal ? 2 : 1; /* that runs downwards */
-        const int size = coronal ? t1w->nz : t1w->ny;
-        const double voxels = step / mm[axis]; /* per pixel */
-        /* The voxel under the pixel: from the patient's right, front or top on. */
-        const double u = (t1w->nx - 1) / 2.0 - (column + 0.5 - middle) * step / mm[0];
-        const double v = (size - 1) / 2.0 - (row + 0.5 - middle) * voxels;
-        const int x = (int)floor(u + 0.5), down = (int)floor(v + 0.5);
-        int box, grey = 0, in_mask = 0;
-        if (x >= 0 && x < t1w->nx && down >= 0 && down < size) {
-            const size_t at = coronal ? qnet__voxel_at(t1w, x, y, down)
-                                      : qnet__voxel_at(t1w, x, down, z);
-            grey = (int)(fmin(fmax((double)t1w->voxels[at] / white, 0), 1) * 15 + 0.5) * 17;
-            in_mask = mask && mask->voxels[at] > 0 && (row + column) % 2 == 0;
-        }
-        if (coronal) {
-            box = fabs(v - (p->z[0] - 0.5)) <= voxels / 2 ||
-                  fabs(v - (p->z[p->slices - 1] + 0.5)) <= voxels / 2;
-        } else { /* the rim, one pixel wide */
-            const double dx = fabs(u - p->center[0]), dy = fabs(v - p->center[1]);
-            box = dx <= half[0] && dy <= half[1] &&
-                  (dx > half[0] - step / mm[0] || dy > half[1] - voxels);
-        }
-        for (int c = 0; c < 3; c++)
-            rgb[c] = box ? box_colour[c] : in_mask ? mask_colour[c] : (uint8_t)grey;
-    }
-}
-
-/* Everything but the images: checks the maps, chooses the slices, places the frame. */
+/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
+   counts: what is refused first has the plainest sentence, and values are looked at where the frame
+   is. */
 static qnet_status qnet__cut_plan(qnet__preparation *p)
 {
     const int needed = qnet__maps_needed(p->config);
@@ -17086,10 +16543,13 @@ static qnet_status qnet__cut_plan(qnet__preparation *p)
     return QNET_OK;
 }
 
-/* ---- cohorts --------------------------------------------------------------------------------- */
+/* ---- cohorts ---------------------------------------------------------------------------------
+
+   One block for the list, which does not grow, and one for the images of each scan, as large as its
+   slices need. hash is of the pixels: the identity of what a network saw. source_hash is of the QSM
+   volume: it stays whatever is cut from it, so that a person is recognised under another name. */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
-#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
 
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
@@ -17115,28 +16575,20 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
     return QNET_OK;
 }
 
-/* The block of a scan: its images, slice numbers and picture. Places them where the arena has
-   memory, measures where it has none. */
-static float *qnet__scan_place(const qnet_cohort *cohort, size_t slices, qnet__arena *arena,
-                               int **slice_z, uint8_t **picture)
+/* Bytes of a scan's block: pixels and slice_z. SIZE_MAX, which no allocation has: too many. */
+static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
 {
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    float *images = (float *)qnet__take(arena, slices, pixels * sizeof *images);
-    *slice_z = (int *)qnet__take(arena, slices, sizeof **slice_z);
-    *picture = (uint8_t *)qnet__take(arena, 1, QNET__CUT_BYTES);
-    return images;
+    const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
+    const double bytes = slices * (image + sizeof(int));
+    return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
     if (cohort == NULL) return;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        qnet__arena arena = {NULL, 0};
-        int *slice_z;
-        uint8_t *picture;
-        (void)qnet__scan_place(cohort, (size_t)cohort->scans[s].slices, &arena, &slice_z, &picture);
-        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels, arena.at);
-    }
+    for (int s = 0; s < cohort->scans_count; s++)
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
+                   qnet__scan_bytes(cohort, cohort->scans[s].slices));
     qnet__free(cohort->ctx, cohort,
                sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
@@ -17149,9 +16601,10 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
+/* Of the voxels, as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
-    qnet_safetensor t; /* hashed as in a file: the same on every machine */
+    qnet_safetensor t;
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
@@ -17178,18 +16631,19 @@ static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan
     return QNET_OK;
 }
 
-/* Appends a scan whose maps have these names. */
+/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
+   is as before on any failure. */
 static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
                                        const char *const name[QNET__MAPS])
 {
     qnet_context *ctx = cohort->ctx;
     qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
     const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet__arena arena = {NULL, 0};
     qnet__preparation p;
     qnet_scan scan;
     int *slice_z;
     float *pixels;
+    size_t bytes;
     memset(&scan, 0, sizeof scan);
     memset(&p, 0, sizeof p);
     if (maps->subject == NULL || maps->subject[0] == '\0')
@@ -17218,21 +16672,24 @@ static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps
     QNET__TRY(qnet__cut_plan(&p));
     scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
     QNET__TRY(qnet__cohort_check(cohort, &scan));
-    (void)qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
-    arena.base = (unsigned char *)qnet__alloc(ctx, arena.at);
-    if (arena.base == NULL) return qnet__no_memory(ctx, arena.at, "a scan's slices");
-    arena.at = 0;
-    pixels = qnet__scan_place(cohort, (size_t)p.slices, &arena, &slice_z, &p.cut.picture);
+    bytes = qnet__scan_bytes(cohort, p.slices);
+    pixels = (float *)qnet__alloc(ctx, bytes);
+    if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
+    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
     memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
     for (int t = 0; t < p.slices; t++)
         qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
-    qnet__cut_picture(&p, p.cut.picture);
     scan.slices = p.slices;
     scan.slice_z = slice_z;
     scan.pixels = pixels;
     scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
     scan.cut = p.cut;
     cohort->scans[cohort->scans_count++] = scan;
+    if (cohort->config.viewer) {
+        qnet_scan_maps seen = *maps;
+        seen.mask = p.map[QNET__MASK];
+        cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
+    }
     return QNET_OK;
 }
 
@@ -17248,6 +16705,13 @@ QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *
 
 #define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
 
+/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
+   no mask. */
+static double qnet__cut_measure(const qnet_scan *scan, int k)
+{
+    return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
+}
+
 /* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
    than in most of the cohort: further from the median than 5 standard deviations, these estimated
    by 1.48 times the median of the distances, and than what persons and outlines differ by. */
@@ -17257,36 +16721,35 @@ static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
     static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
                                         "mm to the front from the head's centre to the mask's",
                                         "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
+    const int n = cohort->scans_count;
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *work;
     if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
+    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
     for (int k = 0; k < 3; k++) {
-        double median, limit;
+        double median = 0, limit = 0;
         size_t known = 0;
-        for (size_t s = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
+        for (int pass = 0; pass < 2; pass++) { /* the median; the median of the distances to it */
+            known = 0;
+            for (int s = 0; s < n; s++) {
+                const double value = qnet__cut_measure(&cohort->scans[s], k);
+                if (value == value) work[known++] = (float)(pass ? fabs(value - median) : value);
+            }
+            if (pass == 0) median = (double)qnet__percentile(work, known, 50);
+            else limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
         }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = (double)qnet__percentile(work, known, 50);
-        known = 0;
-        for (size_t s = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
-        for (size_t s = 0; s < n; s++) {
+        for (int s = 0; s < n && known >= QNET__OUTLIER_SCANS; s++) {
             qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
+            const double value = qnet__cut_measure(scan, k);
+            if (!(fabs(value - median) > limit)) continue;
             scan->cut.outlier |= k < 2 ? 1 : 2;
             qnet__log(cohort->ctx, QNET_LOG_WARNING,
                       "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
+                      value, what[k], median);
         }
     }
-    qnet__free(cohort->ctx, value, bytes);
+    qnet__free(cohort->ctx, work, bytes);
     return QNET_OK;
 }
 
@@ -17320,49 +16783,51 @@ static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_fi
     return status;
 }
 
-/* All scans into an empty cohort, with progress. */
-static qnet_status qnet__cohort_load_all(qnet_cohort *cohort, const qnet_scan_files *files,
-                                         int count)
+/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
+static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
+                                         double start)
 {
-    qnet_context *ctx = cohort->ctx;
-    const double start = qnet__seconds(ctx);
-    for (int i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_load_one(cohort, &files[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = files[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = (double)NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s",
-                              files[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
+    const double seconds = qnet__seconds(ctx) - start;
+    qnet_progress_info info;
+    memset(&info, 0, sizeof info);
+    info.task = "read cohort";
+    info.where = subject;
+    info.step = (size_t)i + 1;
+    info.steps = (size_t)count;
+    info.loss = (double)NAN;
+    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+    info.seconds_left = seconds * (count - i - 1) / (i + 1);
+    info.fraction = (double)(i + 1) / count;
+    if (!qnet__report(ctx, &info)) return QNET_OK;
+    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
 }
 
 QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
                                       const qnet_scan_files *files, int count, qnet_cohort **out)
 {
     qnet_cohort *cohort = NULL;
-    qnet_status status;
+    qnet_status status = QNET_OK;
+    double start;
     if (files == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
     QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
-    status = qnet__cohort_load_all(cohort, files, count);
+    start = qnet__seconds(ctx);
+    for (int i = 0; i < count && status == QNET_OK; i++) {
+        status = qnet__cohort_load_one(cohort, &files[i]);
+        if (status == QNET_OK)
+            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+    }
+    if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
     if (status == QNET_OK) *out = cohort;
     else qnet_cohort_destroy(cohort);
     return status;
 }
 #endif
 
-/* ---- folds ----------------------------------------------------------------------------------- */
+/* ---- folds -----------------------------------------------------------------------------------
+
+   Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
+   tested on a brain that it has seen (paper, "Training Procedure"). */
 
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
    folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
@@ -20907,26 +20372,14 @@ static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, 
         cohort->scans[s].label = cohort->scans[subject[s]].label;
 }
 
-/* Where each scan was cut, with copies of the pictures. */
-static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
-{
-    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
-        qnet_cut *cut = &e->participants[s].cut[input];
-        *cut = cohort->scans[s].cut;
-        if (cut->picture == NULL) continue;
-        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
-        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
-    }
-    return QNET_OK;
-}
-
 /* The maps are read again for the second input, which may be days later. */
 static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
 {
     for (int s = 0; s < e->participants_count; s++)
         if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was changed "
-                              "while the first input was trained", e->data, cohort->scans[s].subject);
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was "
+                              "changed while the first input was trained", e->data,
+                              cohort->scans[s].subject);
     return QNET_OK;
 }
 
@@ -20936,12 +20389,11 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
                                       int input)
 {
     const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_maps(e, cohort));
-    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
-    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
-    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
-    if (e->participants) return qnet__cuts_keep(e, cohort, input);
+    if (e->participants) {
+        QNET__TRY(qnet__same_maps(e, cohort));
+        for (size_t s = 0; s < n; s++) e->participants[s].cut[input] = cohort->scans[s].cut;
+        return QNET_OK;
+    }
     e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
     e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
     e->participants_count = cohort->scans_count;
@@ -20956,8 +20408,9 @@ static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *coh
         e->participants[s].age = cohort->scans[s].age;
         e->participants[s].sex = cohort->scans[s].sex;
         e->participants[s].slices = cohort->scans[s].slices;
+        e->participants[s].cut[input] = cohort->scans[s].cut;
     }
-    return qnet__cuts_keep(e, cohort, input);
+    return QNET_OK;
 }
 
 /* Room for the items, ROC points and curves of one input. */
@@ -21721,8 +21174,6 @@ QNET_API void qnet_experiment_destroy(qnet_experiment *e)
     qnet__free(ctx, e->curves,
                (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
                    sizeof(qnet_curve));
-    for (int i = 0; i < 2; i++)
-        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
     qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
     qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
     qnet__free(ctx, e, sizeof *e);

@@ -6,7 +6,7 @@
 /* Ends with bids.h; its sentence becomes the context's, where private functions are at hand. */
 static qnet_status folder_end(qnet_context *ctx, bids *b, qnet_status status)
 {
-#ifndef QNET_IMPLEMENTATION_DONE
+#ifdef QNET_STATIC
     if (b->error[0]) (void)qnet__fail(ctx, status, "%s", b->error);
 #endif
     (void)ctx;

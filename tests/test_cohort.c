@@ -9,6 +9,7 @@
 #include "../qnet.h"
 #include "test.h"
 #include "folder.h"
+#include "examples/crossval/cuts.h"
 
 #define ROOT "build/test_cohort"
 #define NX 40
@@ -153,7 +154,7 @@ static void test_config(void)
     REFUSED(bad.max_slices = 0, "max_slices");
     REFUSED(bad.slice_first = -1, "slice_first");
     REFUSED(bad.slice_count = 25, "slice_count");
-    REFUSED(memset(&bad.input, 3, sizeof bad.input), "crop nor full");
+    REFUSED(memset(&bad.input, 3, sizeof bad.input), "neither crop nor full");
     REFUSED((bad.box_explicit = 1, bad.box_center_mm[1] = HUGE_VAL), "box_center_mm");
     REFUSED(bad.size = 64, "QSM map: missing");
 #undef REFUSED
@@ -672,8 +673,11 @@ static void test_cuts(void)
     enum { SCANS = 12 };
     qnet_input_config config = small_config(QNET_INPUT_CROP);
     qnet_cohort *many = NULL;
+    cut_pictures pictures = {0, NULL};
+    const qnet_viewer viewer = {&pictures, cut_show};
     int s, i, orange = 0, blue = 0;
     config.max_slices = NZ;
+    config.viewer = &viewer;
     CHECK_OK(ctx, qnet_cohort_create(ctx, &config, SCANS, &many));
     if (!many) return;
     for (s = 0; s < SCANS; s++) {
@@ -698,8 +702,10 @@ static void test_cuts(void)
     CHECK_NEAR(many->scans[0].cut.side_mm, 40 * 38 / 32.0, 1e-9);
     CHECK_NEAR(many->scans[0].cut.offset_mm[0], 2.5 * (20.5 - 19.5), 1e-9); /* QSM fills the slices */
     CHECK(many->scans[0].cut.mask_voxels == 8 * 13 * 3 && many->scans[0].cut.mask_left_out == 0);
-    for (i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++) {
-        const uint8_t *p = many->scans[0].cut.picture + 3 * i;
+    CHECK(pictures.count == SCANS && pictures.rgb != NULL);
+    if (!pictures.rgb) return;
+    for (i = 0; i < CUT_SIDE * 2 * CUT_SIDE; i++) {
+        const uint8_t *p = pictures.rgb + 3 * i;
         orange += p[0] == 230 && p[1] == 159;
         blue += p[0] == 86 && p[1] == 180;
     }
@@ -719,6 +725,7 @@ static void test_cuts(void)
     many->scans[4].cut.outlier = 0;
     CHECK_OK(ctx, qnet__cohort_outliers(many));
     many->scans_count = SCANS;
+    free(pictures.rgb);
     CHECK(many->scans[4].cut.outlier == 0);
     qnet_cohort_destroy(many);
 }

@@ -46,7 +46,7 @@ static void write_table(qnet_context *ctx, const char *folder, int first, int st
 {
     char path[256];
     qnet_buffer rows;
-    memset(&rows, 0, sizeof table);
+    memset(&rows, 0, sizeof rows);
     CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "participant_id\tage\tsex\tgroup\n"));
     for (int s = first; s >= 0 && s < 8; s += step) {
         CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "sub-%02d\t%d\tM\t%s\n", s + 1, 40 + s,
@@ -153,8 +153,8 @@ static void test_run(void)
     CHECK(e->cams_count[QNET_INPUT_CROP] == 2);
     for (int s = 0; s < 8; s++) {
         const qnet_cut *cut = &e->participants[s].cut[QNET_INPUT_CROP];
-        CHECK(cut->picture != NULL && cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
-        CHECK(e->participants[s].cut[QNET_INPUT_FULL].picture == NULL);
+        CHECK(cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
+        CHECK(e->participants[s].cut[QNET_INPUT_FULL].mask_voxels == 0);
     }
     for (size_t i = 0; i < 2 * images->count; i++) {
         const qnet_item *item = &images->items[i];

@@ -587,7 +587,8 @@ static void test_json(void)
 /* Where each scan was cut: in the manifest by numbers, on the page as a picture, outliers marked. */
 static void test_cuts(void)
 {
-    static uint8_t picture[2 * QNET_CUT_SIDE * QNET_CUT_SIDE * 3];
+    static uint8_t rgb[12 * 2 * CUT_SIDE * CUT_SIDE * 3];
+    cut_pictures pictures = {12, rgb};
     recipe *r = made_up(12, 3, 1, 1, 0);
     qnet_experiment *e = &r->e;
     qnet_buffer b;
@@ -595,9 +596,10 @@ static void test_cuts(void)
     CHECK_OK(ctx, report_html(e, &b));
     CHECK(occurrences((const char *)b.bytes, "Where the images were cut") == 0); /* not kept */
     qnet_buffer_free(ctx, &b);
+    e->config.publish.write = report_write;
+    e->config.publish.user = &pictures;
     for (int s = 0; s < 12; s++) {
         qnet_cut *c = &e->participants[s].cut[QNET_INPUT_CROP];
-        c->picture = picture;
         c->slice[0] = 3;
         c->slice[1] = 14 + s;
         c->center[0] = 71.5;

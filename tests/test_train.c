@@ -405,6 +405,7 @@ static void test_augmentation_is_named_by_image(void)
     qnet_rng rng;
     qnet_augmentation record;
     float low[3], high[3];
+    static float values[SIDE * SIDE];
     config.augment.p_gamma = config.augment.p_affine = 1; /* what is called alone is what trains */
     run = make_run(ctx, c, &config);
     l = &run->state->loader;
@@ -428,7 +429,7 @@ static void test_augmentation_is_named_by_image(void)
     CHECK(memcmp(l->batch, x, sizeof(x)) == 0);
     /* The limits of the stretch were found when the image came first, and are kept. */
     CHECK_OK(ctx, qnet_stretch_limits(ctx, &config.augment, qnet_scan_slice(&c->cohort, 3, 0),
-                                      SIDE * SIDE, low, high, NULL));
+                                      SIDE * SIDE, low, high, values));
     CHECK(l->images[5].ready && !l->images[4].ready);
     CHECK(memcmp(l->images[5].low, low, sizeof low) == 0);
     CHECK(memcmp(l->images[5].high, high, sizeof high) == 0);

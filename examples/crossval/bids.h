@@ -606,7 +606,7 @@ static inline const char *bids_error(const bids *b)
 /* The list in the form of the library. */
 static qnet_status bids_dataset(bids *b)
 {
-    b->files = (qnet_scan_files *)calloc((size_t)b->count, sizeof *b->files);
+    b->files = (qnet_scan_files *)calloc(b->count > 0 ? (size_t)b->count : 1, sizeof *b->files);
     if (b->files == NULL)
         return bids_fail(b, QNET_ERROR_MEMORY, "no memory for %d scans", b->count);
     for (int i = 0; i < b->count; i++) {

@@ -272,7 +272,7 @@ static const char *hint(const char *sentence)
         {"set any_orientation", " (--any-orientation)"},
         {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
         {"choose one by its name", " (--derivatives NAME)"},
-        {"slice_count is above max_slices", " (--slices, --max-slices)"},
+        {"input configuration: slice_count", " (--slices, --max-slices)"},
         {"input configuration: size", " (--size)"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];
@@ -304,6 +304,8 @@ int main(int argc, char **argv)
     options o;
     display d;
     bids found;
+    cut_pictures pictures = {0, NULL};
+    const qnet_viewer viewer = {&pictures, cut_show};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables;
@@ -336,6 +338,9 @@ int main(int argc, char **argv)
     }
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
+    o.config.publish.user = &pictures; /* of the input that the page shows */
+    o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
+        &viewer;
     status = find_scans(ctx, &o, o.hooks.log, &found);
     if (status == QNET_OK)
         status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
@@ -356,6 +361,7 @@ int main(int argc, char **argv)
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);
     bids_free(&found);
+    free(pictures.rgb);
     qnet_context_destroy(ctx);
     return status == QNET_OK ? 0 : status == QNET_STOPPED ? 130 : 1;
 }

@@ -2,6 +2,7 @@
    were cut. */
 #ifndef CROSSVAL_FIGURES_H
 #define CROSSVAL_FIGURES_H
+#include "cuts.h"
 #include "json.h"
 #include "svg.h"
 
@@ -383,13 +384,11 @@ static void figure_augmented(writer *w, const qnet_experiment *e)
 /* Mask, box and slices of each scan, for the eye. */
 static void figure_cuts(writer *w, const qnet_experiment *e)
 {
+    const cut_pictures *pictures = w->cuts;
     const int input = has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-    int shown = 0, odd = 0;
-    for (int i = 0; i < e->participants_count; i++) {
-        shown += e->participants[i].cut[input].picture != NULL;
-        odd += e->participants[i].cut[input].outlier != 0;
-    }
-    if (!shown) return;
+    int odd = 0;
+    for (int i = 0; i < e->participants_count; i++) odd += e->participants[i].cut[input].outlier != 0;
+    if (!pictures || !pictures->rgb || pictures->count != e->participants_count) return;
     print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
              "scan", odd ? " open" : "");
     if (odd) print(w, "; %d unlike the others", odd);
@@ -397,9 +396,9 @@ static void figure_cuts(writer *w, const qnet_experiment *e)
     for (int i = 0; i < e->participants_count; i++) {
         const qnet_participant *p = &e->participants[i];
         const qnet_cut *c = &p->cut[input];
-        if (c->picture == NULL) continue;
         print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
+        put_image(w, pictures->rgb + (size_t)i * CUT_BYTES, 2 * CUT_SIDE, CUT_SIDE,
+                  "where this scan was cut");
         put(w, "<figcaption>");
         put_escaped(w, p->subject);
         print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);

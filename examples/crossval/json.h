@@ -112,7 +112,7 @@ static void put_settings(writer *w, const qnet_experiment *e)
                        "any_values %d; any_orientation %d",
                     in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
                     in->slice_count, in->box_explicit, in->box_center_mm[0],
-                    in->box_center_mm[1], e->derivatives[table_input[i]],
+                    in->box_center_mm[1], e->derivatives,
                     in->any_values, in->any_orientation);
         close_object(w, "}");
     }

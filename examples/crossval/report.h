@@ -180,11 +180,15 @@ static void html_record(writer *w, const qnet_experiment *e)
     put(w, "</div>\n");
 }
 
+static qnet_status report_write(void *user, const qnet_experiment *e, const char *folder);
+
 /* report.html: one page that needs no other file. */
 static qnet_status report_html(const qnet_experiment *e, qnet_buffer *html)
 {
     writer own = writer_begin(e, html, "&ndash;", 1), *w = &own;
     group_counts group[3];
+    if (e->config.publish.write == report_write)
+        own.cuts = (const cut_pictures *)e->config.publish.user;
     count_groups(e, -1, group);
     put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
            "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
@@ -214,7 +218,7 @@ static qnet_status report_html(const qnet_experiment *e, qnet_buffer *html)
     return writer_end(w);
 }
 
-/* For qnet_experiment_config.publish. */
+/* For qnet_experiment_config.publish, whose user is a cut_pictures or NULL. */
 static qnet_status report_write(void *user, const qnet_experiment *e, const char *folder)
 {
     typedef qnet_status (*text_of)(const qnet_experiment *, qnet_buffer *);

@@ -676,19 +676,6 @@ static void png_save(trial *t)
 
 /* ---- images, cohorts ---- */
 
-static void stretch_limits(trial *t)
-{
-    qnet_augment_config config;
-    float limits[6];
-    qnet_augment_config_init(&config);
-    do {
-        OUT(limits);
-        TRY(t, qnet_stretch_limits(t->ctx, &config, volume->voxels, 32 * 32, limits, limits + 3,
-                                   NULL));
-    } while (again(t, limits, NULL, sizeof limits));
-    add_hash(t, limits, sizeof limits);
-}
-
 static void augment_apply(trial *t)
 {
     qnet_augment_config config;
@@ -1148,7 +1135,7 @@ static const one_case cases[] = {
     CASE(volume_create, 0), CASE(nifti_read, 0), CASE(nifti_read_gz, 0), CASE(nifti_load, 0),
     CASE(nifti_write, 0), CASE(nifti_write_gz, 0), CASE(nifti_save, 0), CASE(volume_reorient, 0),
     CASE(gzip_compress, 0), CASE(gzip_decompress, 0), CASE(png_write, 0), CASE(png_save, 0),
-    CASE(stretch_limits, 0), CASE(augment_apply, 0), CASE(cohort_create, 0),
+    CASE(augment_apply, 0), CASE(cohort_create, 0),
     CASE(cohort_add, 0), CASE(cohort_load, 0), CASE(folds_create, 0), CASE(stage1_create, 2),
     CASE(stage1_run, 1), CASE(stage1_write, 0), CASE(stage1_save, 0), CASE(stage1_read, 0),
     CASE(stage1_load, 0), CASE(embed, 0), CASE(stage2_create, 0), CASE(stage2_run, 0),
