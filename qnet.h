@@ -1399,9 +1399,10 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 /* Majority vote over slices; a tie is HC: the paper asks for "more than". */
 QNET_API int qnet_vote(const int *decision, size_t count);
 
-/* ROC curve: points[0] = (0,0) ... (1,1), one point per distinct score, thresholds falling;
-   decision is HH when score >= threshold, and never at points[0], whose threshold is infinity (as
-   that of points[1] is where a score is infinite). points has room for count + 1. */
+/* ROC curve (paper, Fig. 5, Fig. 6 and Fig. 8): points[0] = (0,0) ... (1,1), one point per distinct
+   score, thresholds falling; decision is HH when score >= threshold, and never at points[0], whose
+   threshold is infinity (as that of points[1] is where a score is infinite). points has room for
+   count + 1. */
 typedef struct qnet_roc_point {
     double false_positive_rate, true_positive_rate, threshold;
 } qnet_roc_point;
@@ -1442,8 +1443,9 @@ QNET_API double qnet_normal_quantile(double p);
 typedef struct qnet_boxplot {
     double low, q1, median, q3, high, mean, std;
 } qnet_boxplot; /* 2.5, 97.5 % ends */
-/* AUCs of `resamples` bootstrap samples: items, or whole clusters where cluster is given, drawn
-   with replacement; samples with one class are drawn again. auc[resamples] falls as drawn. */
+/* AUCs of `resamples` bootstrap samples (paper, Fig. 7): items, or whole clusters where cluster is
+   given, drawn with replacement; samples with one class are drawn again. auc[resamples] falls as
+   drawn. */
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
                                         const int *cluster, size_t count, int resamples,
                                         uint64_t seed, double *auc);
@@ -18452,8 +18454,11 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
    AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
-   Label 1 (HH) is the positive class; m is the number of HH items, n that of HC items. Counts of
-   pairs are 64-bit integers, so an AUC is exact, ties included, until its one division.
+   Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
+   positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
+   each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
+   64-bit integers, so an AUC is exact, ties included, until its one division. Errors: labels and
+   decisions other than 0 and 1, scores that are NaN, a class without items.
    ============================================================================================ */
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
@@ -18488,13 +18493,19 @@ QNET_API double qnet_normal_quantile(double p)
 
 /* ---- Confusion matrix ------------------------------------------------------------------------ */
 
-/* numerator / denominator, NaN where nothing was counted. */
+/* Of the paper's measures, with HH positive: accuracy = (TP + TN) / all, sensitivity (recall) =
+   TP / (TP + FN), specificity = TN / (TN + FP), precision = TP / (TP + FP). This is
+   numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
 {
     return denominator ? (double)numerator / (double)denominator : (double)NAN;
 }
 
-/* With p = k/t: ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927). */
+/* The score interval of a proportion: all pi that k successes in t trials do not speak against,
+   |k/t - pi| <= z sqrt(pi (1 - pi) / t). With p = k/t its ends are
+     ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927).
+   Unlike p -+ z sqrt(p(1-p)/t) it stays within 0..1 and has a width at p = 0 and 1 (Brown, Cai &
+   DasGupta 2001). */
 QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level)
 {
     qnet_interval r;
@@ -18564,7 +18575,7 @@ static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
-/* The same, and both classes must occur. */
+/* The same, and both classes must occur: without either, no rate of one axis is defined. */
 static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const int *label,
                                      const double *score, size_t count, size_t *hh)
 {
@@ -18578,6 +18589,7 @@ static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
+/* The confusion matrix of decision[count] against label[count], and what follows from it. */
 QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, const int *decision,
                                        size_t count, qnet_metrics *out)
 {
@@ -18666,7 +18678,7 @@ static size_t qnet__run_end(const qnet__ranked *ranked, size_t count, size_t fir
     return end;
 }
 
-/* Memory of one evaluation. */
+/* Memory of one evaluation: one block, asked for once. */
 typedef struct qnet__evaluation {
     qnet__ranked *ranked, *spare; /* [count] each */
     double *component[2];         /* [count] per curve of DeLong's test, otherwise NULL */
@@ -18724,7 +18736,7 @@ static void qnet__rank_scores(qnet__evaluation *e, const double *score, const in
     qnet__rank(e->ranked, e->spare, count);
 }
 
-/* e->ranked = the items in the order of rising cluster. */
+/* e->ranked = the items in the order of rising cluster, those of one in the order they had. */
 static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -18737,6 +18749,9 @@ static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t 
 
 /* ---- ROC curve and AUC --------------------------------------------------------------------- */
 
+/* For each threshold s the share of HC and of HH items that score s or more (Fawcett 2006). Items
+   of one score enter together, so a tie is a slanted line, and the area under the curve, by
+   trapezia, counts it by half, as qnet_auc does. */
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
@@ -18773,7 +18788,7 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
    with midranks TZ among all, TX among HH, TY among HC (Sun & Xu 2014). In a group of ties with p
    HH and q HC items that stands above a HH and b HC items, TZ = a + b + (p+q+1)/2,
    TX = a + (p+1)/2 and TY = b + (q+1)/2, so TZ - TX = b + q/2 and TZ - TY = a + p/2: one sort, one
-   pass. The AUC is the mean of either kind. */
+   pass. The AUC is the mean of either kind: Mann and Whitney's U / (m n) (Hanley & McNeil 1982). */
 static double qnet__components(qnet__evaluation *e, const int *label, const double *score,
                                size_t count, size_t m, double *component)
 {
@@ -18894,8 +18909,11 @@ static qnet_status qnet__covariances(qnet_context *ctx, qnet__evaluation *e, con
     return QNET_OK;
 }
 
-/* z = (AUC 1 - AUC 2) / se, se^2 = var 1 + var 2 - 2 cov, taken as the variance of the differences;
-   p = 2 Phi(-|z|) (DeLong et al. 1988; paper, Table 2). */
+/* The test of H0: AUC 1 = AUC 2 for two scores of the same items, which are correlated:
+     z = (AUC 1 - AUC 2) / se,  se^2 = var 1 + var 2 - 2 cov,  p = 2 Phi(-|z|)
+   (DeLong et al. 1988; paper, Table 2). se^2 is taken as the variance of the differences. By
+   cluster it is the test that slices of one subject ask for: taken as independent, they make se
+   too small and p too sure. */
 QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
                                       const double *score2, const int *cluster, size_t count,
                                       qnet_delong *out)
@@ -18934,6 +18952,7 @@ QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const
     return QNET_OK;
 }
 
+/* The level of a p-value as the paper's Table 2 and Fig. 7 mark it. */
 QNET_API const char *qnet_stars(double p)
 {
     if (p <= 0.0001) return "****";
@@ -18947,6 +18966,8 @@ QNET_API const char *qnet_stars(double p)
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
+/* One bootstrap (Efron 1979). A unit is what is drawn: an item, or a whole cluster, because a
+   resample of slices from known subjects would vary less than new subjects do. */
 typedef struct qnet__bootstrap {
     const qnet__evaluation *e; /* ranked: in the order of rising score, with units as items */
     size_t count, units;
@@ -18977,7 +18998,8 @@ static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const
 }
 
 /* One resample: as many units as there are, drawn with replacement; drawn again while one class is
-   missing. */
+   missing. Resample `index` has a stream of random numbers of its own, so the result depends
+   neither on the number of workers nor on the order of the tasks. */
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
     const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
@@ -19033,8 +19055,8 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
     return QNET_OK;
 }
 
-/* The share-quantile of values, whose rising order is known, by linear interpolation: position
-   share * (count - 1). */
+/* The share-quantile of values, whose rising order is known, by linear interpolation at position
+   share * (count - 1): type 7 of Hyndman & Fan 1996, numpy's and R's default. */
 static double qnet__order_quantile(const double *values, const qnet__ranked *ranked, size_t count,
                                    double share)
 {
@@ -19045,7 +19067,8 @@ static double qnet__order_quantile(const double *values, const qnet__ranked *ran
     return low + (at - (double)below) * (high - low);
 }
 
-/* std has count - 1 below; 0 for one value. */
+/* What a box plot shows: quartiles, and as ends of the whiskers the 2.5th and 97.5th percentile,
+   the bootstrap's percentile interval. std has count - 1 below; 0 for one value. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out)
 {
