@@ -42,7 +42,7 @@ export OMP_WAIT_POLICY ?= passive
 PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
-LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong oracles paper parity scan trace)
+LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong paper parity scan trace)
 # The networks once more in double precision, where gradients agree to 1e-7, and the plain-loop twins alone.
 DOUBLE := $(patsubst %,$(BUILD)/tests/double_%,gemm fuse conv stem layers lstm resnet scan optim train parity)
 REFERENCE := $(patsubst %,$(BUILD)/tests/reference_%,gemm conv layers)
@@ -71,10 +71,11 @@ examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
 ELSEWHERE = -DQNET_IMPLEMENTATION_DONE
 
+# Included, not compiled by its own name: only so can it include itself once per instruction set.
 $(BUILD)/qnet.o: qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -DQNET_IMPLEMENTATION -include qnet.h -x c -c /dev/null -o $@
 
 $(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
@@ -131,13 +132,13 @@ $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 $(BUILD)/tests/qnet.o: qnet.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -include stdlib.h -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -I. -DQNET_IMPLEMENTATION -include stdlib.h -include qnet.h -x c -c /dev/null -o $@
 
-$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
+$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h tests/gzip.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h tests/gzip.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -167,7 +168,7 @@ $(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h t
 	@mkdir -p $(BUILD)/tests
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) $(EXTRA_faults_files) -I. -Iexamples -o $@ $< $(BUILD)/qnet.o -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/gzip.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
@@ -176,7 +177,7 @@ $(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(w
 EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
-$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
+$(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/gzip.h tests/memory.h qnet.h weights_tools/pth.h \
     $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
@@ -310,7 +311,7 @@ $(BUILD)/shared/$(LIBRARY): qnet.h
 	@mkdir -p $(BUILD)/shared
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -fPIC -fvisibility=hidden -DQNET_API='__attribute__((visibility("default")))' \
-	    -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -x c qnet.h -lm
+	    -I. -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -include qnet.h -x c /dev/null -lm
 	@ln -sf $(LIBRARY) $(BUILD)/shared/$(SONAME)
 	@ln -sf $(SONAME) $(BUILD)/shared/$(LINKNAME)
 

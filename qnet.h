@@ -53,6 +53,7 @@
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
+   - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
    - It uses the CPU only, in single precision (double as a reference build).
@@ -468,12 +469,11 @@ QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out);
 /* The kernels in force in ctx, never AUTO. */
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx);
 
-/* "qnet 0.1.0, float, gcc 12.2.0, OpenMP, avx512, 2 workers": into text[size], always ended. */
+/* "qnet 0.1.0, float, gcc 12.2, OpenMP, avx512, 2 workers": into text[size], always ended. */
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size);
-/* QNET_VERSION and QNET_VERSION_NUMBER of the implementation: a shared library's may be others than
-   those of the header that its user was compiled with. */
+/* QNET_VERSION of the implementation: a shared library's may differ from that of the header that
+   its user was compiled with. */
 QNET_API const char *qnet_version(void);
-QNET_API int qnet_version_number(void);
 
 /* ============================================================================================
    API 3. Random numbers: Philox4x32-10 (Salmon et al. 2011). A stream is named by
@@ -623,9 +623,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
-   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
-   a size is below 1 or a pointer is NULL.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What
+   returns nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does
+   nothing where a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -1006,23 +1006,6 @@ typedef struct qnet_volume {
     float *voxels;
 } qnet_volume;
 
-typedef enum qnet_nifti_type { /* NIfTI-1 datatype codes */
-    QNET_NIFTI_UINT8 = 2, QNET_NIFTI_INT8 = 256,
-    QNET_NIFTI_INT16 = 4, QNET_NIFTI_UINT16 = 512,
-    QNET_NIFTI_INT32 = 8, QNET_NIFTI_UINT32 = 768,
-    QNET_NIFTI_INT64 = 1024, QNET_NIFTI_UINT64 = 1280,
-    QNET_NIFTI_FLOAT32 = 16, QNET_NIFTI_FLOAT64 = 64
-} qnet_nifti_type;
-typedef struct qnet_nifti_options {
-    qnet_nifti_type type;    /* of the voxels in the file */
-    /* voxel = stored * slope + intercept; slope 0 means none. Integer types round: susceptibility
-       in ppm needs a slope, such as 1e-4, or all of it becomes 0. */
-    double slope, intercept;
-    int gzip;                /* 1: compressed; qnet_nifti_save goes by the name instead */
-    int big_endian;
-    const char *description; /* at most 79 characters; NULL: none */
-} qnet_nifti_options;
-
 QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int nz,
                                         qnet_volume **out);
 QNET_API void qnet_volume_destroy(qnet_volume *volume);
@@ -1032,28 +1015,24 @@ QNET_API void qnet_volume_destroy(qnet_volume *volume);
    some tools write wrongly but can mean one thing only (bitpix, a negative spacing, a quaternion
    slightly too long, a zero sform beside a qform ...) is read so, with a warning in the log. */
 QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qnet_volume **out);
-/* Stored values are rounded to nearest and must fit the type, or QNET_ERROR_DATA. With
-   affine_source 0 the file has neither sform nor qform, and its voxels in the order LAS, which is
-   how such a file is read. */
+/* Little-endian, with the affine as sform. slope 0: float32, which keeps every voxel; above 0:
+   int16, voxel = stored * slope, rounded to the nearest step; a voxel beyond 32767 steps is
+   QNET_ERROR_DATA. With affine_source 0 the file has neither sform nor qform, and is refused unless
+   its axes are LAS, which is how such a file is read. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options);
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options); /* float32, gzip */
+                                      double slope, int gzip);
 #ifndef QNET_NO_STDIO
 QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_volume **out);
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
+/* Compressed if and only if the name ends in .gz. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options);
+                                     double slope);
 #endif
 /* Permutes and flips the axes, and the affine with them, so that the orientation becomes `to`,
    such as "RAS". World coordinates of every voxel stay the same. */
 QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to);
 
-/* Inflate (RFC 1951) of a gzip member or members (RFC 1952), CRC checked; deflate likewise. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out);
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out);
-QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size); /* start with 0 */
+/* CRC-32 of RFC 1952 of bytes[size], going on from that of the bytes before; start with 0. */
+QNET_API uint32_t qnet_crc32(uint32_t crc, const void *bytes, size_t size);
 
 /* PNG of rgb[height][width][channels], 8 bits, channels 1 (grey) or 3. */
 QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int width, int height,
@@ -1285,59 +1264,6 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config);
 /* First epoch (from 0) whose weights are averaged: epochs - max(1, round(swa_share * epochs)). */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config);
 
-typedef struct qnet_epoch {
-    double loss, learning_rate, seconds;
-} qnet_epoch; /* stage 2: scan + image */
-
-/* A training run: network, optimiser, averages, history; owns its memory. An epoch visits every
-   training image once, in batches of nearly equal size, none above `batch`. */
-typedef struct qnet_stage1 {
-    qnet_context *ctx;
-    qnet_stage1_config config;
-    const qnet_cohort *cohort;
-    qnet_resnet *net;
-    int epoch;            /* epochs done */
-    qnet_epoch *history;  /* [config.epochs] */
-    uint64_t step;        /* Adam steps done */
-    int averaged;         /* weights averaged so far */
-    int finished;         /* qnet_stage1_finish has run: net holds the result */
-    struct qnet__stage1_state *state;
-} qnet_stage1;
-
-/* scans[count]: the training scans, as indices into the cohort. label_of[cohort->scans_count]
-   replaces the cohort's labels when not NULL (shuffled-label control). weights (NULL: random):
-   a block with qnet_resnet's table to start from. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const int *label_of, const qnet_real *weights,
-                                        qnet_stage1 **out);
-QNET_API void qnet_stage1_destroy(qnet_stage1 *run);
-/* One epoch. QNET_STOPPED leaves the run unusable but for qnet_stage1_load and _destroy;
-   QNET_ERROR_NUMERIC names epoch and step. */
-QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run);
-/* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
-   the training images, augmentation off (Izmailov et al. 2018). */
-QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run);
-/* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
-   and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
-   configuration, the cohort or the scans differ; a run without SWA may be loaded into one with SWA
-   as long as its epoch is not past qnet_stage1_swa_start: up to there they are the same run. */
-QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink);
-QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source);
-#ifndef QNET_NO_STDIO
-QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path);
-QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path);
-/* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after every epoch. */
-QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint);
-#endif
-
-/* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
-   slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
-   work done at once and does not change the result. */
-QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
-                                const qnet_cohort *cohort, const int *scans, int count,
-                                qnet_real *features, double *probability);
-
 typedef struct qnet_stage2_config {
     int epochs, batch;     /* 50, 64 */
     double rate;           /* 3e-4, fixed */
@@ -1347,28 +1273,61 @@ typedef struct qnet_stage2_config {
 } qnet_stage2_config;
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
-typedef struct qnet_stage2 {
+typedef struct qnet_epoch {
+    double loss, learning_rate, seconds;
+} qnet_epoch; /* stage 2: scan + image */
+
+/* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
+   visits every item, a slice in stage 1 and a scan in stage 2, once, in batches of nearly equal
+   size, none above `batch`. */
+typedef struct qnet_training {
     qnet_context *ctx;
-    qnet_stage2_config config;
-    qnet_scan_model *model;
-    int epoch;
-    qnet_epoch *history;
-    uint64_t step;
-    struct qnet__stage2_state *state;
-} qnet_stage2;
+    qnet_resnet *net;       /* of stage 1; NULL in stage 2 */
+    qnet_scan_model *model; /* of stage 2; NULL in stage 1 */
+    int epochs, epoch;      /* in all, done */
+    qnet_epoch *history;    /* [epochs] */
+    uint64_t step;          /* Adam steps done */
+    int averaged;           /* weights averaged so far */
+    int finished;           /* qnet_training_finish has run: the network is the result */
+    struct qnet__training_state *state;
+} qnet_training;
+
+/* scans[count]: the training scans, as indices into the cohort, which must outlive the run. weights
+   (NULL: random): a block with qnet_resnet's table to start from. */
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out);
 /* features[count][steps][512] (copied), length[count], label[count]: the frozen embedding's. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
-                                        const int *label, int count, qnet_stage2 **out);
-QNET_API void qnet_stage2_destroy(qnet_stage2 *run);
-QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run);
-QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink);
-QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source);
+                                        const int *label, int count, qnet_training **out);
+QNET_API void qnet_training_destroy(qnet_training *run);
+/* One epoch. QNET_STOPPED leaves the run unusable but for qnet_training_load and _destroy;
+   QNET_ERROR_NUMERIC names epoch and step. */
+QNET_API qnet_status qnet_training_epoch(qnet_training *run);
+/* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
+   the training images, augmentation off (Izmailov et al. 2018). */
+QNET_API qnet_status qnet_training_finish(qnet_training *run);
+/* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
+   and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
+   configuration, the cohort or the scans differ; a run without SWA may be loaded into one with SWA
+   as long as its epoch is not past qnet_stage1_swa_start: up to there they are the same run. */
+QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink);
+QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source);
 #ifndef QNET_NO_STDIO
-QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path);
-QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path);
-QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint);
+QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path);
+QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path);
+/* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after each of them. */
+QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint);
 #endif
+
+/* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
+   slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
+   work done at once and does not change the result. */
+QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
+                                const qnet_cohort *cohort, const int *scans, int count,
+                                qnet_real *features, double *probability);
+
 /* image[count][steps] and scan[count]: probability of HH. The model's batch bounds the work done
    at once. */
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
@@ -1593,6 +1552,7 @@ typedef struct qnet_experiment {
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds; /* of training, in all sessions of a run that was stopped and resumed */
+    struct qnet__block *blocks; /* the memory of all this */
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
@@ -1657,7 +1617,8 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 
 /* ============================================================================================
    >>status: the names and texts of the status codes, and the small helpers that every room uses:
-   checked sizes, byte order, minimum and maximum.
+   sizes that are checked before they wrap, byte order, minimum and maximum. What compiler and
+   system offer is settled here by macros: OpenMP, POSIX or Windows, vector units, attributes.
    ============================================================================================ */
 
 #include <errno.h>
@@ -1778,12 +1739,10 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #define QNET__UNUSED(x) ((void)(x))
 
 /* Returns from the function with the status of expr unless it is QNET_OK. */
-#define QNET__TRY(expr)                                  \
-    do {                                                 \
-        qnet_status qnet__try_status = (expr);           \
-        if (qnet__try_status != QNET_OK) {               \
-            return qnet__try_status;                     \
-        }                                                \
+#define QNET__TRY(expr)                                         \
+    do {                                                        \
+        const qnet_status qnet__try_status = (expr);            \
+        if (qnet__try_status != QNET_OK) return qnet__try_status; \
     } while (0)
 
 QNET_API const char *qnet_status_text(qnet_status status)
@@ -1811,8 +1770,7 @@ QNET_API const char *qnet_status_name(qnet_status status)
 /* *out = a * b; 0 and *out untouched when the product does not fit. */
 QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 {
-    if (b != 0 && a > (size_t)-1 / b)
-        return 0;
+    if (b != 0 && a > (size_t)-1 / b) return 0;
     *out = a * b;
     return 1;
 }
@@ -1820,31 +1778,15 @@ QNET__HELPER int qnet__mul(size_t a, size_t b, size_t *out)
 /* *out = a + b; 0 and *out untouched when the sum does not fit. */
 QNET__HELPER int qnet__add(size_t a, size_t b, size_t *out)
 {
-    if (a > (size_t)-1 - b)
-        return 0;
+    if (a > (size_t)-1 - b) return 0;
     *out = a + b;
     return 1;
 }
 
-QNET__HELPER size_t qnet__min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER size_t qnet__max_size(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-QNET__HELPER int qnet__min_int(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-QNET__HELPER int qnet__max_int(int a, int b)
-{
-    return a > b ? a : b;
-}
+QNET__HELPER size_t qnet__min_size(size_t a, size_t b) { return a < b ? a : b; }
+QNET__HELPER size_t qnet__max_size(size_t a, size_t b) { return a > b ? a : b; }
+QNET__HELPER int qnet__min_int(int a, int b) { return a < b ? a : b; }
+QNET__HELPER int qnet__max_int(int a, int b) { return a > b ? a : b; }
 
 /* 1 for a number, 0 for NaN and the infinities. isfinite is a macro in C, with warnings on mingw,
    and a function in C++. */
@@ -1861,12 +1803,7 @@ QNET__HELPER int qnet__is_little_endian(void)
     return first == 1;
 }
 
-/* Loads and stores of unaligned numbers in a stated byte order, whatever the machine's own is. */
-QNET__HELPER uint16_t qnet__load_le16(const unsigned char *p)
-{
-    return (uint16_t)(p[0] | (unsigned)p[1] << 8);
-}
-
+/* The unaligned little-endian number at p, on any machine. */
 QNET__HELPER uint32_t qnet__load_le32(const unsigned char *p)
 {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -1877,49 +1814,23 @@ QNET__HELPER uint64_t qnet__load_le64(const unsigned char *p)
     return (uint64_t)qnet__load_le32(p) | (uint64_t)qnet__load_le32(p + 4) << 32;
 }
 
-QNET__HELPER uint16_t qnet__load_be16(const unsigned char *p)
+/* Stores the lowest `bytes` bytes of v at p, the lowest first or, with big, last. */
+QNET__HELPER void qnet__store(unsigned char *p, int bytes, int big, uint64_t v)
 {
-    return (uint16_t)((unsigned)p[0] << 8 | p[1]);
+    for (int i = 0; i < bytes; i++, v >>= 8)
+        p[big ? bytes - 1 - i : i] = (unsigned char)(v & 255);
 }
 
-QNET__HELPER uint32_t qnet__load_be32(const unsigned char *p)
+/* Reverses the bytes of each of count numbers of `size` bytes at p. */
+QNET__HELPER void qnet__swap_bytes(unsigned char *p, size_t count, size_t size)
 {
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | (uint32_t)p[3];
-}
-
-QNET__HELPER uint64_t qnet__load_be64(const unsigned char *p)
-{
-    return (uint64_t)qnet__load_be32(p) << 32 | (uint64_t)qnet__load_be32(p + 4);
-}
-
-QNET__HELPER void qnet__store_le16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v & 255);
-    p[1] = (unsigned char)(v >> 8);
-}
-
-QNET__HELPER void qnet__store_le32(unsigned char *p, uint32_t v)
-{
-    qnet__store_le16(p, (uint16_t)(v & 0xffff));
-    qnet__store_le16(p + 2, (uint16_t)(v >> 16));
-}
-
-QNET__HELPER void qnet__store_le64(unsigned char *p, uint64_t v)
-{
-    qnet__store_le32(p, (uint32_t)(v & 0xffffffffu));
-    qnet__store_le32(p + 4, (uint32_t)(v >> 32));
-}
-
-QNET__HELPER void qnet__store_be16(unsigned char *p, uint16_t v)
-{
-    p[0] = (unsigned char)(v >> 8);
-    p[1] = (unsigned char)(v & 255);
-}
-
-QNET__HELPER void qnet__store_be32(unsigned char *p, uint32_t v)
-{
-    qnet__store_be16(p, (uint16_t)(v >> 16));
-    qnet__store_be16(p + 2, (uint16_t)(v & 0xffff));
+    for (; count > 0; count--, p += size) {
+        for (size_t i = 0; i < size / 2; i++) {
+            const unsigned char byte = p[i];
+            p[i] = p[size - 1 - i];
+            p[size - 1 - i] = byte;
+        }
+    }
 }
 
 /* ============================================================================================
@@ -1936,21 +1847,27 @@ struct qnet_context {
     char error[QNET__SENTENCE]; /* of the last failure */
 };
 
-/* Bytes of the UTF-8 character at p, a zero-ended text; 0: none that may go to a terminal, which
-   are control characters (C0, DEL, C1) and what is no UTF-8 (RFC 3629: nothing overlong, no
-   surrogates). */
+/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
+   nothing above U+10FFFF (RFC 3629). */
+QNET__HELPER size_t qnet__utf8_size(const unsigned char *p, size_t left)
+{
+    const size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (n == 0 || n > left || p[0] > 0xf4) return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80) return 0;
+    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
+        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+/* The same of a zero-ended text; 0 also for what may not go to a terminal: control characters (C0,
+   DEL, C1). */
 static size_t qnet__printable(const unsigned char *p)
 {
-    const size_t n = p[0] < 0xc2 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
-    size_t i;
-    for (i = 1; i < n; i++) {
-        if ((p[i] & 0xc0) != 0x80) return 0; /* the final zero too */
-    }
+    const size_t n = qnet__utf8_size(p, 4);
     if (n == 1) return p[0] >= 0x20 && p[0] < 0x7f;
-    if (n == 2) return p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
-    if (n == 3)
-        return (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ? 0 : n;
-    return p[0] > 0xf4 || (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f) ? 0 : n;
+    return n == 2 && p[0] == 0xc2 && p[1] < 0xa0 ? 0 : n;
 }
 
 /* A sentence as printf makes it. File names and file contents come into it, and it goes to
@@ -1976,8 +1893,7 @@ static void qnet__sentence(char text[QNET__SENTENCE], const char *fmt, va_list a
 QNET__HELPER QNET__PRINTF(2, 3) void qnet__set_error(qnet_context *ctx, const char *fmt, ...)
 {
     va_list args;
-    if (ctx == NULL)
-        return;
+    if (ctx == NULL) return;
     va_start(args, fmt);
     qnet__sentence(ctx->error, fmt, args);
     va_end(args);
@@ -2052,11 +1968,9 @@ static void *qnet__default_alloc(void *user, size_t size, size_t align)
     if (size >= 4 * QNET__HUGE_PAGE)
         align = qnet__max_size(align, QNET__HUGE_PAGE);
 #endif
-    if (!qnet__add(size, align + sizeof raw, &bytes))
-        return NULL;
+    if (!qnet__add(size, align + sizeof raw, &bytes)) return NULL;
     raw = (unsigned char *)malloc(bytes);
-    if (raw == NULL)
-        return NULL;
+    if (raw == NULL) return NULL;
     block = raw + sizeof raw;
     block += (align - (size_t)((uintptr_t)block & (align - 1))) & (align - 1);
     memcpy(block - sizeof raw, &raw, sizeof raw);
@@ -2102,8 +2016,7 @@ static void qnet__default_run(void *user, size_t count, qnet_task task, void *ar
             for (;;) {
                 #pragma omp atomic capture
                 i = taken[share][0]++;
-                if (i >= size)
-                    break;
+                if (i >= size) break;
                 task(arg, first + i, self);
             }
         }
@@ -2151,13 +2064,6 @@ static double qnet__default_seconds(void *user)
         (void)clock_gettime(CLOCK_MONOTONIC, &now);
         return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     }
-#elif defined(TIME_UTC)
-    {
-        struct timespec now;
-        if (timespec_get(&now, TIME_UTC) == TIME_UTC)
-            return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-        return (double)time(NULL);
-    }
 #elif defined(_WIN32)
     {
         struct __timeb64 now;
@@ -2196,12 +2102,12 @@ static qnet_cpu qnet__detect_cpu(void)
         return QNET_CPU_SCALAR;
     __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(xcr0_high) : "c"(0));
     QNET__UNUSED(xcr0_high);
-    if ((xcr0 & 0x06u) != 0x06u || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0) {
-        return QNET_CPU_SCALAR; /* 0x06: the SSE and AVX registers */
-    }
-    if ((xcr0 & 0xe6u) != 0xe6u || (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl) {
-        return QNET_CPU_AVX2;   /* 0xe0: the mask registers and both halves of the ZMM */
-    }
+    if ((xcr0 & 0x06u) != 0x06u /* the SSE and AVX registers */ ||
+        !__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & avx2) == 0)
+        return QNET_CPU_SCALAR;
+    if ((xcr0 & 0xe6u) != 0xe6u /* the mask registers and both halves of the ZMM, too */ ||
+        (b & avx512_f_dq_bw_vl) != avx512_f_dq_bw_vl)
+        return QNET_CPU_AVX2;
     return QNET_CPU_AVX512;
 #else
     return QNET__CPU_COMPILED;
@@ -2227,39 +2133,30 @@ QNET_API qnet_status qnet_context_create(const qnet_hooks *hooks, qnet_context *
     qnet_context *ctx;
     qnet_hooks h;
     qnet_cpu cpu;
-    if (out == NULL)
-        return QNET_ERROR_ARGUMENT;
+    int own_threads;
+    if (out == NULL) return QNET_ERROR_ARGUMENT;
     memset(&h, 0, sizeof h);
-    if (hooks != NULL)
-        h = *hooks;
+    if (hooks != NULL) h = *hooks;
     cpu = qnet__choose_cpu(h.cpu);
-    if ((h.allocator.alloc == NULL) != (h.allocator.free == NULL) || h.threads < 0 ||
-        h.threads > 4096 || cpu == QNET_CPU_AUTO) {
+    /* The default run: hooks were copied from another context, whose pointer they hold. */
+    own_threads = h.parallel.run != NULL && h.parallel.run != qnet__default_run;
+    if (cpu == QNET_CPU_AUTO || (h.allocator.alloc == NULL) != (h.allocator.free == NULL) ||
+        h.threads < 0 || h.threads > 4096 ||
+        (own_threads && (h.parallel.workers < 1 || h.parallel.workers > 4096)) ||
+        (h.parallel.run == NULL && h.parallel.workers != 0 /* `threads` was meant */))
         return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run != NULL && h.parallel.run != qnet__default_run &&
-        (h.parallel.workers < 1 || h.parallel.workers > 4096)) {
-        return QNET_ERROR_ARGUMENT;
-    }
-    if (h.parallel.run == NULL && h.parallel.workers != 0) { /* `threads` was meant */
-        return QNET_ERROR_ARGUMENT;
-    }
     if (h.allocator.alloc == NULL) {
         h.allocator.alloc = qnet__default_alloc;
         h.allocator.free = qnet__default_free;
     }
-    if (h.clock.seconds == NULL)
-        h.clock.seconds = qnet__default_seconds;
+    if (h.clock.seconds == NULL) h.clock.seconds = qnet__default_seconds;
 #ifdef QNET_USE_CBLAS
-    if (h.blas.sgemm == NULL)
-        h.blas.sgemm = qnet__cblas_sgemm;
+    if (h.blas.sgemm == NULL) h.blas.sgemm = qnet__cblas_sgemm;
 #endif
     ctx = (qnet_context *)h.allocator.alloc(h.allocator.user, sizeof *ctx, QNET__ALIGN);
-    if (ctx == NULL)
-        return QNET_ERROR_MEMORY;
+    if (ctx == NULL) return QNET_ERROR_MEMORY;
     memset(ctx, 0, sizeof *ctx);
-    /* The default run again: hooks were copied from another context, whose pointer they hold. */
-    if (h.parallel.run == NULL || h.parallel.run == qnet__default_run) {
+    if (!own_threads) {
         h.parallel.user = ctx;
         h.parallel.run = qnet__default_run;
 #ifdef QNET__OPENMP
@@ -2316,16 +2213,12 @@ QNET_API const char *qnet_cpu_name(qnet_cpu cpu)
 
 QNET_API qnet_status qnet_cpu_parse(const char *name, qnet_cpu *out)
 {
-    int i;
-    if (name == NULL || out == NULL)
-        return QNET_ERROR_ARGUMENT;
-    for (i = QNET_CPU_AUTO; i <= QNET_CPU_NEON; i++) {
-        if (strcmp(name, qnet_cpu_name((qnet_cpu)i)) == 0) {
-            *out = (qnet_cpu)i;
-            return QNET_OK;
-        }
-    }
-    return QNET_ERROR_ARGUMENT;
+    int i = QNET_CPU_AUTO;
+    if (name == NULL || out == NULL) return QNET_ERROR_ARGUMENT;
+    while (i <= QNET_CPU_NEON && strcmp(name, qnet_cpu_name((qnet_cpu)i)) != 0) i++;
+    if (i > QNET_CPU_NEON) return QNET_ERROR_ARGUMENT;
+    *out = (qnet_cpu)i;
+    return QNET_OK;
 }
 
 QNET_API qnet_cpu qnet_context_cpu(const qnet_context *ctx)
@@ -2391,8 +2284,7 @@ QNET__HELPER QNET__PRINTF(3, 4) void qnet__log(qnet_context *ctx, qnet_log_level
 {
     char text[QNET__SENTENCE];
     va_list args;
-    if (ctx == NULL || ctx->hooks.log.message == NULL)
-        return;
+    if (ctx == NULL || ctx->hooks.log.message == NULL) return;
     va_start(args, fmt);
     qnet__sentence(text, fmt, args);
     va_end(args);
@@ -2404,70 +2296,59 @@ QNET__HELPER void qnet__trace(qnet_context *ctx, const char *name, const qnet_re
                               size_t s0, size_t s1, size_t s2, size_t s3)
 {
     const qnet_trace *trace = &ctx->hooks.trace;
-    if (trace->tensor != NULL) {
-        size_t shape[4];
-        shape[0] = s0;
-        shape[1] = s1;
-        shape[2] = s2;
-        shape[3] = s3;
-        trace->tensor(trace->user, name, data, ndim, shape);
-    }
+    const size_t shape[4] = {s0, s1, s2, s3};
+    if (trace->tensor != NULL) trace->tensor(trace->user, name, data, ndim, shape);
 }
+
+#define QNET__QUOTE(x) #x
+#define QNET__VALUE_TEXT(x) QNET__QUOTE(x) /* the text of a macro's value */
 
 QNET_API void qnet_describe_build(const qnet_context *ctx, char *text, size_t size)
 {
-    char compiler[64], workers[96];
-    const char *threads;
-#if defined(__TINYC__)
-    snprintf(compiler, sizeof compiler, "tcc %d", __TINYC__);
-#elif defined(__clang__)
-    snprintf(compiler, sizeof compiler, "clang %d.%d.%d"
-#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
-             " -msimd128"
-#endif
-             , __clang_major__, __clang_minor__, __clang_patchlevel__);
-#elif defined(__GNUC__)
-    snprintf(compiler, sizeof compiler, "gcc %d.%d.%d", __GNUC__, __GNUC_MINOR__,
-             __GNUC_PATCHLEVEL__);
-#elif defined(_MSC_VER)
-    snprintf(compiler, sizeof compiler, "msvc %d", _MSC_VER);
+    static const char build[] = "qnet " QNET_VERSION
+#if QNET__REAL_IS_DOUBLE
+        ", double"
 #else
-    snprintf(compiler, sizeof compiler, "unknown compiler");
+        ", float"
+#endif
+#ifdef QNET_REFERENCE
+        ", reference kernels"
+#endif
+#if defined(__TINYC__)
+        ", tcc " QNET__VALUE_TEXT(__TINYC__);
+#elif defined(__clang__)
+        ", clang " QNET__VALUE_TEXT(__clang_major__) "." QNET__VALUE_TEXT(__clang_minor__)
+#ifdef __wasm_simd128__ /* the portable kernels are then vectors of 16 bytes */
+        " -msimd128"
+#endif
+        ;
+#elif defined(__GNUC__)
+        ", gcc " QNET__VALUE_TEXT(__GNUC__) "." QNET__VALUE_TEXT(__GNUC_MINOR__);
+#elif defined(_MSC_VER)
+        ", msvc " QNET__VALUE_TEXT(_MSC_VER);
+#else
+        ", unknown compiler";
 #endif
 #ifdef QNET__OPENMP
-    threads = "OpenMP";
+    const char *threads = "OpenMP";
 #else
-    threads = "no OpenMP";
+    const char *threads = "no OpenMP";
 #endif
-    workers[0] = '\0';
-    if (ctx != NULL) {
-        if (ctx->hooks.parallel.run != qnet__default_run)
-            threads = "caller's threads";
-        snprintf(workers, sizeof workers, ", %s%s, %lu worker%s", qnet_cpu_name(ctx->cpu),
-                 ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
-                 (unsigned long)ctx->hooks.parallel.workers,
-                 ctx->hooks.parallel.workers == 1 ? "" : "s");
+    if (text == NULL || size == 0) return;
+    if (ctx == NULL) {
+        snprintf(text, size, "%s, %s", build, threads);
+        return;
     }
-    if (text != NULL && size > 0) {
-        snprintf(text, size, "qnet %s, %s%s, %s, %s%s", QNET_VERSION,
-                 QNET__REAL_IS_DOUBLE ? "double" : "float",
-#ifdef QNET_REFERENCE
-                 ", reference kernels",
-#else
-                 "",
-#endif
-                 compiler, threads, workers);
-    }
+    if (ctx->hooks.parallel.run != qnet__default_run) threads = "caller's threads";
+    snprintf(text, size, "%s, %s, %s%s, %lu worker%s", build, threads, qnet_cpu_name(ctx->cpu),
+             ctx->hooks.blas.sgemm != NULL ? ", BLAS" : "",
+             (unsigned long)ctx->hooks.parallel.workers,
+             ctx->hooks.parallel.workers == 1 ? "" : "s");
 }
 
 QNET_API const char *qnet_version(void)
 {
     return QNET_VERSION;
-}
-
-QNET_API int qnet_version_number(void)
-{
-    return QNET_VERSION_NUMBER;
 }
 
 /* ============================================================================================
@@ -2482,21 +2363,16 @@ static void qnet__philox(const uint32_t counter[4], const uint32_t key[2], uint3
 {
     uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
     uint32_t k0 = key[0], k1 = key[1];
-    int round;
-    for (round = 0; round < 10; round++) {
-        uint64_t p0 = (uint64_t)0xd2511f53u * c0;
-        uint64_t p1 = (uint64_t)0xcd9e8d57u * c2;
+    for (int round = 0; round < 10; round++) {
+        const uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
         c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
         c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-        c1 = (uint32_t)(p1 & 0xffffffffu);
-        c3 = (uint32_t)(p0 & 0xffffffffu);
-        k0 = (uint32_t)((k0 + (uint64_t)0x9e3779b9u) & 0xffffffffu);
-        k1 = (uint32_t)((k1 + (uint64_t)0xbb67ae85u) & 0xffffffffu);
+        c1 = (uint32_t)p1;
+        c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
     }
-    out[0] = c0;
-    out[1] = c1;
-    out[2] = c2;
-    out[3] = c3;
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
 }
 
 /* The stream's name fills key and counter: key = seed; counter = (block number, epoch, low word of
@@ -2505,10 +2381,10 @@ QNET_API qnet_rng qnet_rng_at(uint64_t seed, int purpose, uint32_t epoch, uint64
 {
     qnet_rng rng;
     memset(&rng, 0, sizeof rng);
-    rng.key[0] = (uint32_t)(seed & 0xffffffffu);
+    rng.key[0] = (uint32_t)seed;
     rng.key[1] = (uint32_t)(seed >> 32);
     rng.counter[1] = epoch;
-    rng.counter[2] = (uint32_t)(sample & 0xffffffffu);
+    rng.counter[2] = (uint32_t)sample;
     rng.counter[3] = (uint32_t)(sample >> 32 & 0xffffffu) | (uint32_t)(purpose & 255) << 24;
     rng.used = 4;
     return rng;
@@ -2542,14 +2418,11 @@ QNET_API double qnet_rng_range(qnet_rng *rng, double a, double b)
    and are drawn again (Lemire: Fast random integer generation in an interval. ACM TOMACS 2019). */
 QNET_API uint32_t qnet_rng_below(qnet_rng *rng, uint32_t n)
 {
-    uint32_t threshold;
     uint64_t product;
-    if (n == 0)
-        return 0;
-    threshold = (0xffffffffu - n + 1) % n;
+    if (n == 0) return 0;
     do {
         product = (uint64_t)qnet_rng_u32(rng) * n;
-    } while ((uint32_t)(product & 0xffffffffu) < threshold);
+    } while ((uint32_t)product < (0xffffffffu - n + 1) % n);
     return (uint32_t)(product >> 32);
 }
 
@@ -2560,12 +2433,24 @@ QNET_API double qnet_rng_normal(qnet_rng *rng)
     return radius * cos(6.283185307179586477 * qnet_rng_uniform(rng));
 }
 
+/* 0..n-1 for n > 0: of one word where n fits it, else of two, of which those below 2^64 mod n are
+   drawn again. */
+static uint64_t qnet__rng_below64(qnet_rng *rng, uint64_t n)
+{
+    uint64_t draw;
+    if (n <= 0xffffffffu) return qnet_rng_below(rng, (uint32_t)n);
+    do {
+        draw = (uint64_t)qnet_rng_u32(rng) << 32;
+        draw |= qnet_rng_u32(rng);
+    } while (draw < (0 - n) % n);
+    return draw % n;
+}
+
 QNET_API void qnet_rng_shuffle(qnet_rng *rng, int *items, size_t count)
 {
-    size_t i;
-    for (i = count; i > 1; i--) {
-        size_t j = qnet_rng_below(rng, (uint32_t)i);
-        int swap = items[i - 1];
+    for (size_t i = count; i > 1; i--) {
+        const size_t j = (size_t)qnet__rng_below64(rng, i);
+        const int swap = items[i - 1];
         items[i - 1] = items[j];
         items[j] = swap;
     }
@@ -2581,8 +2466,10 @@ QNET_API uint64_t qnet_hash(uint64_t hash, const void *bytes, size_t size)
 }
 
 /* ============================================================================================
-   >>file: bounded readers and writers over memory, stdio or callbacks; files are replaced whole;
-   folders are made and listed.
+   >>file: readers and writers over memory, files and callbacks. A reader pulls bytes from a
+   qnet_source, a writer pushes them into a qnet_sink; a qnet_buffer grows. A file is replaced
+   whole: written beside its path under another name, forced to the disk, renamed. Folders are
+   made, listed in a fixed order, and locked.
    ============================================================================================ */
 
 QNET__HELPER const char *qnet__source_name(const qnet_source *source)
@@ -2603,7 +2490,7 @@ static qnet_status qnet__io_error(qnet_context *ctx, const char *name, const cha
                       code ? strerror(code) : "");
 }
 
-/* Up to n bytes into dst; fewer, or none, only at the end. */
+/* One call of the source: up to n bytes into dst; *got = 0 only at the end. */
 QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
                                          size_t *got)
 {
@@ -2616,48 +2503,11 @@ QNET__HELPER qnet_status qnet__read_some(qnet_context *ctx, qnet_source *src, vo
     return QNET_OK;
 }
 
-/* Exactly n bytes into dst[n], or an error that says of what, and how many there were. */
-QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *src, void *dst, size_t n,
-                                          const char *what)
-{
-    size_t done = 0, got;
-    for (; done < n; done += got) {
-        QNET__TRY(qnet__read_some(ctx, src, (unsigned char *)dst + done, n - done, &got));
-        if (got == 0) {
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(src), (double)n, what, (double)done);
-        }
-    }
-    return QNET_OK;
-}
-
-static int qnet__buffer_write(void *user, const void *src, size_t size);
-
-QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
-{
-    if (n > 0 && sink->write == qnet__buffer_write) { /* not the disk's fault */
-        qnet_buffer *buffer = (qnet_buffer *)sink->user;
-        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
-        if (status != QNET_OK)
-            return qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
-                              qnet_last_error(buffer->ctx));
-    } else if (n > 0) {
-        char what[40];
-        snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
-        errno = 0;
-        if (sink->write(sink->user, src, n) != 0)
-            return qnet__io_error(ctx, qnet__sink_name(sink), what);
-    }
-    return QNET_OK;
-}
-
 static int qnet__memory_read(void *user, void *dst, size_t size, size_t *got)
 {
     qnet_memory_source *state = (qnet_memory_source *)user;
     *got = qnet__min_size(size, state->size - state->at);
-    if (*got > 0)
-        memcpy(dst, state->bytes + state->at, *got);
+    if (*got > 0) memcpy(dst, state->bytes + state->at, *got);
     state->at += *got;
     return 0;
 }
@@ -2683,20 +2533,15 @@ static qnet_status qnet__buffer_reserve(qnet_context *ctx, qnet_buffer *buffer, 
     size_t need, capacity;
     if (ctx == NULL || buffer == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "the context or the buffer is NULL");
-    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need)) {
+    if (!qnet__add(buffer->size, more, &need) || !qnet__add(need, 1, &need))
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "a buffer of %.0f bytes cannot grow by %.0f",
                           (double)buffer->size, (double)more);
-    }
-    if (need <= buffer->capacity)
-        return QNET_OK;
-    if (!qnet__mul(buffer->capacity, 2, &capacity))
-        capacity = need;
+    if (need <= buffer->capacity) return QNET_OK;
+    if (!qnet__mul(buffer->capacity, 2, &capacity)) capacity = need;
     capacity = qnet__max_size(qnet__max_size(capacity, need), 256);
     bytes = (unsigned char *)qnet__alloc(ctx, capacity);
-    if (bytes == NULL)
-        return qnet__no_memory(ctx, capacity, "a buffer");
-    if (buffer->size > 0)
-        memcpy(bytes, buffer->bytes, buffer->size);
+    if (bytes == NULL) return qnet__no_memory(ctx, capacity, "a buffer");
+    if (buffer->size > 0) memcpy(bytes, buffer->bytes, buffer->size);
     qnet__free(ctx, buffer->bytes, buffer->capacity);
     buffer->bytes = bytes;
     buffer->capacity = capacity;
@@ -2710,8 +2555,7 @@ QNET_API qnet_status qnet_buffer_append(qnet_context *ctx, qnet_buffer *buffer, 
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_buffer_append: bytes is NULL");
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, size));
-    if (size > 0)
-        memcpy(buffer->bytes + buffer->size, bytes, size);
+    if (size > 0) memcpy(buffer->bytes + buffer->size, bytes, size);
     buffer->size += size;
     buffer->bytes[buffer->size] = 0;
     return QNET_OK;
@@ -2725,10 +2569,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
     va_start(args, format);
     length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    if (length < 0) {
+    if (length < 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a text cannot be formatted: \"%.100s\"",
                           format);
-    }
     QNET__TRY(qnet__buffer_reserve(ctx, buffer, (size_t)length));
     va_start(args, format);
     vsnprintf((char *)buffer->bytes + buffer->size, (size_t)length + 1, format, args);
@@ -2739,10 +2582,9 @@ QNET_API qnet_status qnet_buffer_printf(qnet_context *ctx, qnet_buffer *buffer, 
 
 QNET_API void qnet_buffer_free(qnet_context *ctx, qnet_buffer *buffer)
 {
-    if (buffer != NULL) {
-        qnet__free(ctx, buffer->bytes, buffer->capacity);
-        memset(buffer, 0, sizeof *buffer);
-    }
+    if (buffer == NULL) return;
+    qnet__free(ctx, buffer->bytes, buffer->capacity);
+    memset(buffer, 0, sizeof *buffer);
 }
 
 static int qnet__buffer_write(void *user, const void *src, size_t size)
@@ -2761,52 +2603,54 @@ QNET_API qnet_sink qnet_sink_buffer(qnet_context *ctx, qnet_buffer *buffer, cons
     return sink;
 }
 
-/* The rest of a source, at most limit bytes, appended to an empty buffer. No size is believed: the
-   buffer grows with what is read. On failure the buffer is empty. */
-QNET__HELPER qnet_status qnet__read_all(qnet_context *ctx, qnet_source *source, size_t limit,
-                                        qnet_buffer *out)
+/* All n bytes of src into the sink. A buffer that cannot grow is no fault of a disk: its sentence
+   says so. */
+QNET__HELPER qnet_status qnet__write(qnet_context *ctx, qnet_sink *sink, const void *src, size_t n)
 {
-    unsigned char chunk[4096];
-    qnet_status status = QNET_OK;
-    for (;;) {
-        size_t got;
-        status = qnet__read_some(ctx, source, chunk, sizeof chunk, &got);
-        if (status == QNET_OK && got > limit - out->size) {
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes",
-                                qnet__source_name(source), (double)limit);
-        } else if (status == QNET_OK) {
-            status = qnet_buffer_append(ctx, out, chunk, got);
-        }
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, out);
-            return status;
-        }
-        if (got == 0)
-            return QNET_OK;
+    char what[40];
+    if (n == 0) return QNET_OK;
+    errno = 0;
+    if (sink->write == qnet__buffer_write) {
+        qnet_buffer *buffer = (qnet_buffer *)sink->user;
+        const qnet_status status = qnet_buffer_append(buffer->ctx, buffer, src, n);
+        return status == QNET_OK ? status : qnet__fail(ctx, status, "%s: %s", qnet__sink_name(sink),
+                                                       qnet_last_error(buffer->ctx));
     }
+    if (sink->write(sink->user, src, n) == 0) return QNET_OK;
+    snprintf(what, sizeof what, "writing %.0f bytes", (double)n);
+    return qnet__io_error(ctx, qnet__sink_name(sink), what);
 }
 
 #ifndef QNET_NO_STDIO
 
-/* ---- What systems do differently. Each function fails as its name in C does, with errno. ----- */
+/* ---- What systems do differently. Each function fails as its name in C does, with errno. -----
+   qnet__fopen_new: a file that does not exist yet, so neither through a link nor over a file.
+   qnet__look: what a path leads to: 1 a file, 2 a folder; 0: errno says why not.
+   qnet__sync: forces a closed file, or the names in a folder, to the disk. */
 
 #if defined(QNET__POSIX)
+#define QNET__FOLDERS 1
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
+#define qnet__fopen_new(path) fopen((path), "wbx")
+#define qnet__mkdir(path) mkdir((path), 0777)
+#define qnet__is_separator(c) ((c) == '/')
+#define qnet__fd_read read
+#define qnet__fd_write write
+#define qnet__fd_close close
 #ifdef __wasi__ /* has none */
 #define qnet__process() 0
 #else
 #define qnet__process() getpid()
 #endif
-#define qnet__is_separator(c) ((c) == '/')
-/* For what comes into being here and nowhere else: not through a link, nor over a file. */
-#define qnet__fopen_new(path) fopen((path), "wbx")
 /* Strict C99 hides these, too. */
 #if defined(__linux__) && (defined(__GNUC__) || defined(__clang__))
 extern int qnet__fsync(int file) __asm__("fsync");
+extern ptrdiff_t qnet__readlink(const char *path, char *target, size_t size) __asm__("readlink");
 #else
 #define qnet__fsync fsync
+#define qnet__readlink readlink
 #endif
 #if defined(O_NOFOLLOW) && defined(O_CLOEXEC)
 #define QNET__OPEN_FLAGS (O_NOFOLLOW | O_CLOEXEC)
@@ -2816,10 +2660,45 @@ extern int qnet__fsync(int file) __asm__("fsync");
 #define QNET__OPEN_FLAGS 0
 #endif
 
+static int qnet__look(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) != 0 ? 0 : S_ISDIR(info.st_mode) ? 2 : 1;
+}
+
+/* 1: a link, here one that leads nowhere. */
+static int qnet__is_link(const char *path)
+{
+    char target[8];
+    return qnet__readlink(path, target, sizeof target) >= 0;
+}
+
+#ifndef QNET_NO_FSYNC
+static int qnet__sync(const char *path)
+{
+    const int file = open(path, O_RDONLY);
+    int bad, code;
+    if (file < 0) return -1;
+    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
+    code = errno;
+    close(file);
+    errno = code;
+    return -bad;
+}
+#else
+#define qnet__sync(path) 0
+#endif
+
 #elif defined(QNET__WINDOWS)
+#define QNET__FOLDERS 1
+#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
 #define qnet__process() _getpid()
 #define qnet__is_separator(c) ((c) == '/' || (c) == '\\')
-#define QNET__UTF16_SIZE 1024 /* of a path, its end included */
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0 /* the open file is forced instead */
+#define qnet__fd_read _read
+#define qnet__fd_write _write
+#define qnet__fd_close _close
 /* windows.h is not wanted for four functions; these are its own declarations. */
 #ifdef __cplusplus
 extern "C" {
@@ -2870,10 +2749,9 @@ static int qnet__rename(const char *from, const char *to)
     return -1;
 }
 
-static FILE *qnet__fopen(const char *path, const char *mode)
+static FILE *qnet__fopen_read(const char *path)
 {
     wchar_t wide[QNET__UTF16_SIZE];
-    QNET__UNUSED(mode); /* "rb", the only one */
     return qnet__utf16(path, wide) ? _wfopen(wide, L"rb") : NULL;
 }
 
@@ -2887,77 +2765,58 @@ static FILE *qnet__fopen_new(const char *path)
     return file >= 0 ? _fdopen(file, "wb") : NULL;
 }
 
+static int qnet__look(const char *path)
+{
+    struct _stat64 info;
+    wchar_t wide[QNET__UTF16_SIZE];
+    if (!qnet__utf16(path, wide) || _wstat64(wide, &info) != 0) return 0;
+    return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
+}
+
+static int qnet__mkdir(const char *path)
+{
+    wchar_t wide[QNET__UTF16_SIZE];
+    return qnet__utf16(path, wide) ? _wmkdir(wide) : -1;
+}
+
 #else
+#define QNET__FOLDERS 0
 #define qnet__remove remove
 #define qnet__rename rename
-#define qnet__fopen fopen
+#define qnet__fopen_read(path) fopen((path), "rb")
 #define qnet__fopen_new(path) fopen((path), "wb")
-#define qnet__process() 0
+#define qnet__mkdir(path) 0
 #define qnet__is_separator(c) ((c) == '/')
+#define qnet__is_link(path) 0
+#define qnet__sync(path) 0
+#define qnet__process() 0
+#define qnet__fd_write(file, text, size) 0
+#define qnet__fd_close(file) ((void)(file))
+
+static int qnet__look(const char *path)
+{
+    FILE *stream = fopen(path, "rb");
+    if (stream != NULL) fclose(stream);
+    return stream != NULL;
+}
 #endif
 
 /* What a path leads to: 0 nothing, 1 a file, 2 a folder. What cannot be looked at is a file, so
    that opening it says why: a disk error must not pass for a file that is not there. */
 QNET__HELPER int qnet__path_kind(const char *path)
 {
-#if defined(QNET__POSIX)
-    struct stat info;
-    if (stat(path, &info) == 0) return S_ISDIR(info.st_mode) ? 2 : 1;
-#elif defined(QNET__WINDOWS)
-    struct _stat64 info;
-    wchar_t wide[QNET__UTF16_SIZE];
-    if (qnet__utf16(path, wide) && _wstat64(wide, &info) == 0)
-        return (info.st_mode & _S_IFDIR) != 0 ? 2 : 1;
-#else
-    FILE *stream = fopen(path, "rb");
-    if (stream != NULL) {
-        fclose(stream);
-        return 1;
-    }
-#endif
-    return errno != ENOENT && errno != ENOTDIR;
+    const int kind = qnet__look(path);
+    return kind > 0 ? kind : errno != ENOENT && errno != ENOTDIR;
 }
 
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-/* Forces a closed file, or the names in a folder, to the disk. */
-static int qnet__sync(const char *path)
-{
-    const int file = open(path, O_RDONLY);
-    int bad, code;
-    if (file < 0) return -1;
-    bad = qnet__fsync(file) != 0 && errno != EINVAL; /* EINVAL: nothing to force there */
-    code = errno;
-    close(file);
-    errno = code;
-    return -bad;
-}
-#endif
+/* ---- files ---- */
 
-/* The name of path, new in its folder, to the disk. Without it a power cut may leave the old file,
-   which is whole too: no failure. */
-static void qnet__sync_folder(char *path)
-{
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    char *slash = strrchr(path, '/');
-    if (slash == NULL) {
-        (void)qnet__sync(".");
-    } else if (slash == path) {
-        (void)qnet__sync("/");
-    } else {
-        *slash = '\0';
-        (void)qnet__sync(path);
-        *slash = '/';
-    }
-#else
-    QNET__UNUSED(path);
-#endif
-}
-
-/* An open file, with copies of its names: `path`, and `temporary` while it is written. */
+/* An open file. The path is the caller's and outlives it. */
 typedef struct qnet__file {
     qnet_context *ctx;
     FILE *stream;
-    char *path, *temporary; /* one block of `bytes` bytes at path */
+    const char *path;
+    char *temporary; /* [bytes], the name under which it is written */
     size_t bytes;
 } qnet__file;
 
@@ -2974,39 +2833,8 @@ static int qnet__file_write(void *user, const void *src, size_t size)
     return fwrite(src, 1, size, f->stream) != size;
 }
 
-#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
-
-/* Fills f with the path, room for the temporary name, and no stream. */
-static qnet_status qnet__file_names(qnet_context *ctx, const char *path, qnet__file *f)
-{
-    size_t length;
-    if (ctx == NULL || path == NULL || path[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
-    length = strlen(path);
-    f->ctx = ctx;
-    f->stream = NULL;
-    f->bytes = 2 * (length + 1) + QNET__TEMPORARY;
-    f->path = (char *)qnet__alloc(ctx, f->bytes);
-    if (f->path == NULL)
-        return qnet__no_memory(ctx, f->bytes, "a file name");
-    f->temporary = f->path + length + 1;
-    memcpy(f->path, path, length + 1);
-    return QNET_OK;
-}
-
-/* Closes a file that was read. */
-QNET__HELPER void qnet__file_close(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    qnet__free(f->ctx, f->path, f->bytes);
-    f->path = NULL;
-}
-
 /* 1 for the text that git-annex, DataLad or Git LFS leaves in place of a file's content; a checkout
-   without links has that of the link. What is read is put back; pipes are let alone. */
+   without links has that of the link. The stream is back at its start; pipes are not touched. */
 static int qnet__is_pointer_file(FILE *stream)
 {
     char text[1024];
@@ -3023,66 +2851,124 @@ static int qnet__is_pointer_file(FILE *stream)
            (text[0] == '.' && strstr(text, ".git/annex/objects/") != NULL);
 }
 
-/* 1 when the folder of a path that cannot be opened has the name all the same: a link that leads
-   nowhere. path is cut up and put together again. */
-static int qnet__is_broken_link(char *path)
-{
-    int listed = 0;
-#ifdef QNET__POSIX /* lstat is not declared everywhere */
-    char *slash = strrchr(path, '/');
-    const char *name = slash != NULL ? slash + 1 : path;
-    struct dirent *entry;
-    DIR *folder;
-    if (slash != NULL) *slash = '\0';
-    folder = opendir(slash == NULL ? "." : slash == path ? "/" : path);
-    while (folder != NULL && !listed && (entry = readdir(folder)) != NULL)
-        listed = strcmp(entry->d_name, name) == 0;
-    if (folder != NULL) closedir(folder);
-    if (slash != NULL) *slash = '/';
-#else
-    QNET__UNUSED(path);
-#endif
-    return listed;
-}
-
 /* Opens a file for reading; *out reads from it until qnet__file_close. On failure there is nothing
    to close. */
 QNET__HELPER qnet_status qnet__file_open_read(qnet_context *ctx, const char *path, qnet__file *f,
                                               qnet_source *out)
 {
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    if (qnet__path_kind(path) == 2) {
-        errno = 0; /* fopen opens folders on some systems */
-    } else {
-        f->stream = qnet__fopen(path, "rb");
-    }
-    if (f->stream == NULL) {
-        int code = errno; /* 0: not even tried, a folder */
-        int none = code == ENOENT || code == ENOTDIR;
-        int link = none && qnet__is_broken_link(f->path);
-        qnet__file_close(f);
-        if (none) {
-            return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !link ? "no such file" :
-                              "a link that leads nowhere, as git-annex leaves them: not "
-                              "downloaded: git annex get / datalad get");
-        }
+    int code;
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    if (qnet__path_kind(path) == 2) /* fopen opens folders on some systems */
+        return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: it is a folder",
+                          path);
+    f->stream = qnet__fopen_read(path);
+    code = errno;
+    if (f->stream == NULL && (code == ENOENT || code == ENOTDIR))
+        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: %s", path, !qnet__is_link(path) ?
+                          "no such file" : "a link that leads nowhere, as git-annex leaves them: "
+                          "not downloaded: git annex get / datalad get");
+    if (f->stream == NULL)
         return qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for reading: %s", path,
-                          code != 0 ? strerror(code) : "it is a folder");
-    }
+                          strerror(code));
     if (qnet__is_pointer_file(f->stream)) {
-        qnet__file_close(f);
+        fclose(f->stream);
         return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: not downloaded: git annex get / datalad "
                           "get / git lfs pull", path);
     }
     out->user = f;
     out->read = qnet__file_read;
-    out->name = f->path;
+    out->name = path;
     return QNET_OK;
 }
 
-/* Linux reads a file in several places at a time. */
+/* Closes a file that was read. */
+QNET__HELPER void qnet__file_close(qnet__file *f)
+{
+    fclose(f->stream);
+}
+
+#define QNET__TEMPORARY 32 /* bytes of ".<process>-<n>.tmp" and its end */
+
+/* Opens a new file beside path for writing; *out writes to it until qnet__file_finish. Its name is
+   not yet taken, by another run or by somebody's link. On failure there is nothing to finish. */
+QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
+                                                 qnet__file *f, qnet_sink *out)
+{
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    f->ctx = ctx;
+    f->path = path;
+    f->stream = NULL;
+    f->bytes = strlen(path) + QNET__TEMPORARY;
+    f->temporary = (char *)qnet__alloc(ctx, f->bytes);
+    if (f->temporary == NULL) return qnet__no_memory(ctx, f->bytes, "a file name");
+    for (int n = 0; n < 100 && f->stream == NULL; n++) {
+        snprintf(f->temporary, f->bytes, "%s.%lx-%d.tmp", path, (unsigned long)qnet__process(), n);
+        errno = 0;
+        f->stream = qnet__fopen_new(f->temporary);
+        if (f->stream == NULL && errno != EEXIST) break;
+    }
+    if (f->stream == NULL) {
+        const qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for "
+                                              "writing: %s", f->temporary, strerror(errno));
+        qnet__free(ctx, f->temporary, f->bytes);
+        return status;
+    }
+    out->user = f;
+    out->write = qnet__file_write;
+    out->name = path;
+    return QNET_OK;
+}
+
+/* Ends a file that was written, with its writer's status. When that is QNET_OK, the file is forced
+   to the disk and renamed to its path. On any failure it is removed and what was at path stays. */
+QNET__HELPER qnet_status qnet__file_finish(qnet__file *f, qnet_status status)
+{
+    int bad = ferror(f->stream);
+    errno = 0;
+#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
+    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+#endif
+    bad |= fclose(f->stream);
+    if (status == QNET_OK && (bad || qnet__sync(f->temporary) != 0 ||
+                              qnet__rename(f->temporary, f->path) != 0)) {
+        const int code = errno;
+        status = qnet__fail(f->ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
+                            qnet__path_kind(f->path) == 2 ? "it is a folder"
+                            : code != 0                   ? strerror(code)
+                                                          : "a write failed");
+    }
+    if (status != QNET_OK) {
+        (void)qnet__remove(f->temporary);
+    } else { /* The new name, too: after a power cut the old file, which is whole, is no failure. */
+        char *slash = strrchr(f->temporary, '/');
+        if (slash != NULL) slash[slash == f->temporary] = '\0';
+        (void)qnet__sync(slash != NULL ? f->temporary : ".");
+    }
+    qnet__free(f->ctx, f->temporary, f->bytes);
+    return status;
+}
+
+/* *left: bytes between here and the end of a file; 0 for other sources and where it cannot be told.
+   Returns 0 when the place in the file is lost. */
+static int qnet__file_left(const qnet_source *source, size_t *left)
+{
+    FILE *stream;
+    long at, end;
+    *left = 0;
+    if (source->read != qnet__file_read) return 1;
+    stream = ((qnet__file *)source->user)->stream;
+    at = ftell(stream);
+    if (at < 0 || fseek(stream, 0, SEEK_END) != 0) return 1;
+    end = ftell(stream);
+    *left = end > at ? (size_t)(end - at) : 0;
+    return fseek(stream, at, SEEK_SET) == 0;
+}
+
 #ifdef QNET__LINUX64
 #define QNET__FILE_PIECES 32
+#define QNET__FILE_LARGE ((size_t)1 << 20) /* bytes from which on all threads read */
 extern ptrdiff_t qnet__pread(int file, void *dst, size_t size, long at) __asm__("pread");
 extern int qnet__fileno(FILE *stream) __asm__("fileno");
 
@@ -3109,120 +2995,83 @@ static void qnet__pieces_task(void *arg, size_t i, size_t worker)
     job->whole[i] = done == end;
 }
 
-/* Appends the next size > 0 bytes of a file to out, read by all threads; its length is looked at
-   before memory is asked for. *done = 0: the source is no file, or does not have them; nothing is
-   read. */
-QNET__HELPER qnet_status qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size,
-                                           qnet_buffer *out, int *done)
+/* Appends the next size bytes of a file, for which there is room, by all threads: Linux reads in
+   several places at a time. Where that fails nothing is appended. */
+static void qnet__read_pieces(qnet_context *ctx, qnet_source *source, size_t size, qnet_buffer *out)
 {
+    FILE *stream = ((qnet__file *)source->user)->stream;
     qnet__pieces_job job;
-    FILE *stream;
-    unsigned char last;
-    int i, whole = 1;
-    *done = 0;
-    if (source->read != qnet__file_read)
-        return QNET_OK;
-    stream = ((qnet__file *)source->user)->stream;
+    int whole = 1;
     job.file = qnet__fileno(stream);
     job.at = ftell(stream);
-    if (job.at < 0 || qnet__pread(job.file, &last, 1, job.at + (long)(size - 1)) != 1)
-        return QNET_OK;
-    QNET__TRY(qnet__buffer_reserve(ctx, out, size));
     job.dst = out->bytes + out->size;
     job.size = size;
     qnet__parallel(ctx, QNET__FILE_PIECES, qnet__pieces_task, &job);
-    for (i = 0; i < QNET__FILE_PIECES; i++)
-        whole = whole && job.whole[i];
-    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) {
-        out->size += size;
-        out->bytes[out->size] = 0;
-        *done = 1;
-    }
-    return QNET_OK;
+    for (int i = 0; i < QNET__FILE_PIECES; i++) whole = whole && job.whole[i];
+    if (whole && fseek(stream, job.at + (long)size, SEEK_SET) == 0) out->size += size;
 }
 #endif
 
-/* Opens a new file beside path for writing; *out writes to it until qnet__file_commit or
-   qnet__file_abandon. Its name is not yet taken, by another run or by somebody's link. On failure
-   there is nothing to close. */
-QNET__HELPER qnet_status qnet__file_open_replace(qnet_context *ctx, const char *path,
-                                                 qnet__file *f, qnet_sink *out)
-{
-    QNET__TRY(qnet__file_names(ctx, path, f));
-    for (int n = 0; n < 100 && f->stream == NULL; n++) {
-        snprintf(f->temporary, f->bytes / 2, "%s.%lx-%d.tmp", path,
-                 (unsigned long)qnet__process(), n);
-        errno = 0;
-        f->stream = qnet__fopen_new(f->temporary);
-        if (f->stream == NULL && errno != EEXIST) break;
-    }
-    if (f->stream == NULL) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be opened for writing: %s",
-                                        f->temporary, strerror(errno));
-        qnet__file_close(f);
-        return status;
-    }
-    out->user = f;
-    out->write = qnet__file_write;
-    out->name = f->path;
-    return QNET_OK;
-}
+#endif /* QNET_NO_STDIO */
 
-/* Closes and removes the temporary file; what was at path stays. */
-QNET__HELPER void qnet__file_abandon(qnet__file *f)
-{
-    if (f->stream != NULL) {
-        fclose(f->stream);
-        f->stream = NULL;
-    }
-    (void)qnet__remove(f->temporary);
-    qnet__file_close(f);
-}
+#define QNET__READ_TRUST ((size_t)1 << 18) /* bytes allocated before any have come */
 
-/* Closes the temporary file, forces it to the disk and renames it to path. On failure it is
-   removed and path stays. */
-QNET__HELPER qnet_status qnet__file_commit(qnet_context *ctx, qnet__file *f)
+/* Appends the next size bytes of source to out, and a zero behind them; fewer where the source
+   ends. A file that ends within them is believed its length. A stream is not: out has room for at
+   most 16 times of what has come and QNET__READ_TRUST. */
+QNET__HELPER qnet_status qnet__read(qnet_context *ctx, qnet_source *source, size_t size,
+                                    qnet_buffer *out)
 {
-    int bad = ferror(f->stream), code;
+    const size_t start = out->size;
+    size_t got = 1;
+#ifndef QNET_NO_STDIO
+    size_t left;
     errno = 0;
-#if defined(QNET__WINDOWS) && !defined(QNET_NO_FSYNC)
-    bad = bad || fflush(f->stream) != 0 || _commit(_fileno(f->stream)) != 0;
+    if (!qnet__file_left(source, &left))
+        return qnet__io_error(ctx, qnet__source_name(source), "reading");
+    if (left > 0 && left <= size) {
+        QNET__TRY(qnet__buffer_reserve(ctx, out, left));
+#ifdef QNET__LINUX64
+        if (left >= QNET__FILE_LARGE) qnet__read_pieces(ctx, source, left, out);
 #endif
-    bad |= fclose(f->stream);
-    f->stream = NULL;
-#if defined(QNET__POSIX) && !defined(QNET_NO_FSYNC)
-    bad = bad || qnet__sync(f->temporary) != 0;
-#endif
-    bad = bad || qnet__rename(f->temporary, f->path) != 0;
-    code = errno;
-    if (bad) {
-        qnet_status status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: %s", f->path,
-                                        qnet__path_kind(f->path) == 2 ? "it is a folder"
-                                        : code != 0                   ? strerror(code)
-                                                                      : "a write failed");
-        qnet__file_abandon(f);
-        return status;
     }
-    qnet__sync_folder(f->path);
-    qnet__file_close(f);
+#endif
+    while (out->size - start < size && got > 0) {
+        const size_t done = out->size - start, more = size - done;
+        if (out->capacity - out->size < 2)
+            QNET__TRY(qnet__buffer_reserve(ctx, out,
+                                           qnet__min_size(more, 15 * done + QNET__READ_TRUST)));
+        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size,
+                                  qnet__min_size(more, out->capacity - out->size - 1), &got));
+        out->size += got;
+    }
+    if (out->bytes != NULL) out->bytes[out->size] = 0;
     return QNET_OK;
 }
+
+/* Exactly size bytes, or an error that says of what, and how many there were. */
+QNET__HELPER qnet_status qnet__read_exact(qnet_context *ctx, qnet_source *source, size_t size,
+                                          const char *what, qnet_buffer *out)
+{
+    const size_t start = out->size;
+    QNET__TRY(qnet__read(ctx, source, size, out));
+    if (out->size - start == size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: truncated: expected %.0f bytes of %s, found "
+                      "%.0f", qnet__source_name(source), (double)size, what,
+                      (double)(out->size - start));
+}
+
+#ifndef QNET_NO_STDIO
 
 QNET_API qnet_status qnet_file_replace(qnet_context *ctx, const char *path, const void *bytes,
                                        size_t size)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_status status;
     if (bytes == NULL && size > 0)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_replace: bytes is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet__write(ctx, &sink, bytes, size);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    return qnet__file_finish(&file, qnet__write(ctx, &sink, bytes, size));
 }
 
 QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t limit,
@@ -3230,24 +3079,17 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 {
     qnet__file file;
     qnet_source source;
-    qnet_buffer bytes;
-    qnet_status status = QNET_OK;
-    long length;
-    memset(&bytes, 0, sizeof bytes);
+    qnet_status status;
     if (out == NULL || out->bytes != NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_file_read: expected an empty buffer");
     QNET__TRY(qnet__file_open_read(ctx, path, &file, &source));
-    limit = limit > 0 ? limit : QNET_MAX_FILE_BYTES;
-    /* Room for the length that the file says it has, so that few copies are made on the way. */
-    length = fseek(file.stream, 0, SEEK_END) == 0 ? ftell(file.stream) : 0;
-    rewind(file.stream);
-    if (length > 0 && (size_t)length <= limit)
-        status = qnet__buffer_reserve(ctx, &bytes, (size_t)length);
-    if (status == QNET_OK)
-        status = qnet__read_all(ctx, &source, limit, &bytes);
+    limit = qnet__min_size(limit > 0 ? limit : QNET_MAX_FILE_BYTES, SIZE_MAX - 1);
+    status = qnet__read(ctx, &source, limit + 1, out); /* one more tells that there is more */
+    if (status == QNET_OK && out->size > limit)
+        status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: larger than the limit of %.0f bytes", path,
+                            (double)limit);
     qnet__file_close(&file);
-    if (status == QNET_OK)
-        *out = bytes;
+    if (status != QNET_OK) qnet_buffer_free(ctx, out);
     return status;
 }
 
@@ -3256,52 +3098,38 @@ QNET_API int qnet_file_exists(const char *path)
     return path != NULL && qnet__path_kind(path) == 1;
 }
 
-/* One level; errno, or 0. */
+/* Makes one level; errno, or 0. */
 static int qnet__make_one_folder(const char *path)
 {
     errno = 0;
-#if defined(QNET__POSIX)
-    return mkdir(path, 0777) == 0 ? 0 : errno;
-#elif defined(QNET__WINDOWS)
-    {
-        wchar_t wide[QNET__UTF16_SIZE];
-        return qnet__utf16(path, wide) && _wmkdir(wide) == 0 ? 0 : errno;
-    }
-#else
-    QNET__UNUSED(path);
-    return 0;
-#endif
+    return qnet__mkdir(path) == 0 ? 0 : errno;
 }
 
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path)
 {
-    qnet__file names;
-    size_t i;
-    int made, code, above = ENOENT; /* why the folder could not be made, and why one above it */
-    QNET__TRY(qnet__file_names(ctx, path, &names));
+    qnet_buffer copy = {NULL, 0, 0, NULL};
+    int code, above = ENOENT; /* why the folder could not be made, and why one above it */
+    if (ctx == NULL || path == NULL || path[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "a path is missing");
+    QNET__TRY(qnet_buffer_append(ctx, &copy, path, strlen(path)));
     /* Parents that cannot be made may be there already: only the folder itself counts. */
-    for (i = 1; names.path[i] != '\0'; i++) {
-        char c = names.path[i];
-        if (qnet__is_separator(c)) {
-            names.path[i] = '\0';
-            code = qnet__make_one_folder(names.path);
-            if (code != 0 && code != EEXIST && above == ENOENT) above = code;
-            names.path[i] = c;
-        }
+    for (size_t i = 1; path[i] != '\0'; i++) {
+        if (!qnet__is_separator(path[i])) continue;
+        copy.bytes[i] = '\0';
+        code = qnet__make_one_folder((const char *)copy.bytes);
+        if (code != 0 && code != EEXIST && above == ENOENT) above = code;
+        copy.bytes[i] = (unsigned char)path[i];
     }
-    code = qnet__make_one_folder(names.path);
+    qnet_buffer_free(ctx, &copy);
+    code = qnet__make_one_folder(path);
     if (code == ENOENT) code = above;
     errno = 0;
-    made = qnet__path_kind(path) == 2;
+    if (qnet__path_kind(path) == 2) return QNET_OK;
     if (errno != 0 && (code == EEXIST || code == 0)) code = errno;
-    qnet__file_close(&names);
-    if (!made) {
-        return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
-                          code == EEXIST ? "a file of this name is in the way"
-                          : code != 0    ? strerror(code)
-                                         : "not supported on this system");
-    }
-    return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_IO, "%s: the folder cannot be made: %s", path,
+                      code == EEXIST ? "a file of this name is in the way"
+                      : code != 0    ? strerror(code)
+                                     : "not supported on this system");
 }
 
 #define QNET__NAME_SIZE 256 /* of an entry of a folder, its end included: POSIX's NAME_MAX + 1 */
@@ -3311,54 +3139,55 @@ static int qnet__compare_names(const void *a, const void *b)
     return strcmp((const char *)a, (const char *)b);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
+#if QNET__FOLDERS
 /* Appends one zero-padded name to a buffer of names; "." and ".." are left out. */
 static qnet_status qnet__list_add(qnet_context *ctx, qnet_buffer *names, const char *folder,
                                   const char *name)
 {
-    char padded[QNET__NAME_SIZE];
-    size_t length = strlen(name);
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        return QNET_OK;
-    if (length >= sizeof padded) {
+    char padded[QNET__NAME_SIZE] = {0};
+    const size_t length = strlen(name);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) return QNET_OK;
+    if (length >= sizeof padded)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the name \"%.40s...\" has %lu bytes, "
                           "the limit is %d", folder, name, (unsigned long)length,
                           QNET__NAME_SIZE - 1);
-    }
-    memset(padded, 0, sizeof padded);
     memcpy(padded, name, length);
     return qnet_buffer_append(ctx, names, padded, sizeof padded);
 }
+#endif
 
 /* All names of a folder, in the system's order. */
 static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_buffer *names)
 {
+#if !QNET__FOLDERS
+    QNET__UNUSED(names);
+    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
+#else
     qnet_status status = QNET_OK;
 #if defined(QNET__POSIX)
     DIR *folder = opendir(path);
-    struct dirent *entry = NULL;
-    if (folder == NULL) {
-        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
-                                                                   : QNET_ERROR_IO,
-                          "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
-    do {
-        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
-        errno = 0; /* what is left of it tells a failure from the end */
-    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
-    if (status == QNET_OK && errno != 0)
-        status = qnet__io_error(ctx, path, "reading the folder");
-    closedir(folder);
+    const struct dirent *entry = NULL;
+    const int opened = folder != NULL;
 #else
     wchar_t wide[QNET__UTF16_SIZE + 2];
     char name[3 * QNET__NAME_SIZE + 1]; /* UTF-16 in UTF-8 takes up to three bytes for two */
     struct _wfinddata64_t entry;
-    intptr_t handle = -1;
-    if (qnet__utf16(path, wide)) handle = _wfindfirst64(wcscat(wide, L"/*"), &entry);
-    if (handle == -1) {
-        return qnet__fail(ctx, errno == ENOENT ? QNET_ERROR_NOT_FOUND : QNET_ERROR_IO,
+    const intptr_t handle =
+        qnet__utf16(path, wide) ? _wfindfirst64(wcscat(wide, L"/*"), &entry) : -1;
+    const int opened = handle != -1;
+#endif
+    if (!opened)
+        return qnet__fail(ctx, errno == ENOENT || errno == ENOTDIR ? QNET_ERROR_NOT_FOUND
+                                                                   : QNET_ERROR_IO,
                           "%s: the folder cannot be opened: %s", path, strerror(errno));
-    }
+#if defined(QNET__POSIX)
+    do {
+        if (entry != NULL) status = qnet__list_add(ctx, names, path, entry->d_name);
+        errno = 0; /* what is left of it tells a failure from the end */
+    } while (status == QNET_OK && (entry = readdir(folder)) != NULL);
+    if (status == QNET_OK && errno != 0) status = qnet__io_error(ctx, path, "reading the folder");
+    closedir(folder);
+#else
     do {
         if (WideCharToMultiByte(QNET__UTF8, 0, entry.name, -1, name, sizeof name, NULL, NULL) == 0)
             status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a name that is too long", path);
@@ -3371,8 +3200,8 @@ static qnet_status qnet__list_names(qnet_context *ctx, const char *path, qnet_bu
     _findclose(handle);
 #endif
     return status;
-}
 #endif
+}
 
 /* The names of a folder's files and folders, sorted by strcmp: results must not depend on the file
    system's order. Give *names[*count] back with qnet__free(ctx, *names, *bytes); an empty
@@ -3381,11 +3210,8 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
                                            char (**names)[QNET__NAME_SIZE], size_t *count,
                                            size_t *bytes)
 {
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-    qnet_buffer list;
-    qnet_status status;
-    memset(&list, 0, sizeof list);
-    status = qnet__list_names(ctx, path, &list);
+    qnet_buffer list = {NULL, 0, 0, NULL};
+    const qnet_status status = qnet__list_names(ctx, path, &list);
     if (status != QNET_OK) {
         qnet_buffer_free(ctx, &list);
         return status;
@@ -3396,12 +3222,6 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
     *count = list.size / QNET__NAME_SIZE;
     *bytes = list.capacity;
     return QNET_OK;
-#else
-    QNET__UNUSED(names);
-    QNET__UNUSED(count);
-    QNET__UNUSED(bytes);
-    return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: folders cannot be listed here", path);
-#endif
 }
 
 QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
@@ -3426,8 +3246,8 @@ QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_
 
 typedef struct qnet__lock {
     char path[640]; /* of the file */
-    int file;
-    size_t there; /* bytes of the folder's path that were there before */
+    int file;       /* -1: none, on a system without locks */
+    size_t there;   /* bytes of the folder's path that were there before */
 } qnet__lock;
 
 /* "process 1234 on host since 2026-05-31 17:04:05 UTC", by the calendar (Howard Hinnant's
@@ -3451,16 +3271,12 @@ static void qnet__holder_text(char text[320])
              month, days - (153 * m + 2) / 5 + 1, s / 3600, s / 60 % 60, s % 60);
 }
 
-#if defined(QNET__POSIX) || defined(QNET__WINDOWS)
-/* The refusal, from a file that the holder wrote. */
+#if QNET__FOLDERS
+/* The refusal, from a file that the holder wrote; below 0: it cannot be read. */
 static qnet_status qnet__lock_busy(qnet_context *ctx, const qnet__lock *lock, int file)
 {
     char text[320];
-#ifdef QNET__POSIX
-    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)read(file, text, sizeof text - 1);
-#else
-    const ptrdiff_t n = file < 0 ? 0 : _read(file, text, sizeof text - 1);
-#endif
+    const ptrdiff_t n = file < 0 ? 0 : (ptrdiff_t)qnet__fd_read(file, text, sizeof text - 1);
     text[n > 0 ? n : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
     return qnet__fail(ctx, QNET_ERROR_BUSY, "%s: another run works in this folder: %s", lock->path,
@@ -3531,7 +3347,7 @@ static qnet_status qnet__lock_open(qnet_context *ctx, qnet__lock *lock)
 }
 #endif
 
-/* Removes folders that this lock made, as far as they are empty. path: the folder's, or longer. */
+/* Removes folders that this lock made, as far as they are empty. */
 static void qnet__lock_tidy(const qnet__lock *lock)
 {
     char path[sizeof lock->path];
@@ -3568,25 +3384,21 @@ static qnet_status qnet__lock_take(qnet_context *ctx, const char *folder, qnet__
     }
     qnet__holder_text(text);
     /* The lock holds without its text, should that not be written. */
-#if defined(QNET__POSIX)
-    if (lock->file >= 0 && write(lock->file, text, strlen(text)) < 0) errno = 0;
-#elif defined(QNET__WINDOWS)
-    if (_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
-#endif
+    if (lock->file >= 0 && qnet__fd_write(lock->file, text, (unsigned)strlen(text)) < 0) errno = 0;
     return QNET_OK;
 }
 
 /* The file goes while the lock still holds; Windows removes no open files. */
 static void qnet__lock_release(qnet__lock *lock)
 {
-#if defined(QNET__POSIX)
+#ifndef QNET__WINDOWS
     (void)qnet__remove(lock->path);
-    if (lock->file >= 0) {
-        (void)flock(lock->file, LOCK_UN); /* children may still have it open */
-        close(lock->file);
-    }
-#elif defined(QNET__WINDOWS)
-    _close(lock->file);
+#endif
+#if defined(QNET__POSIX)
+    if (lock->file >= 0) (void)flock(lock->file, LOCK_UN); /* children may still have it open */
+#endif
+    if (lock->file >= 0) qnet__fd_close(lock->file);
+#ifdef QNET__WINDOWS
     (void)qnet__remove(lock->path);
 #endif
     qnet__lock_tidy(lock);
@@ -3617,8 +3429,7 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name)
 {
     int i;
     for (i = 0; i < table->count; i++) {
-        if (strcmp(table->entries[i].name, name) == 0)
-            return i;
+        if (strcmp(table->entries[i].name, name) == 0) return i;
     }
     return -1;
 }
@@ -4012,6 +3823,15 @@ typedef struct qnet__winograd_map {
     int size; /* of views: as for tiles with 4 outputs */
 } qnet__winograd_map;
 
+/* How a pass is cut into tasks; see the table at "Schedules" (>>winograd). */
+typedef enum qnet__winograd_schedule {
+    QNET__WINOGRAD_BY_BLOCK,
+    QNET__WINOGRAD_BY_ROUND,
+    QNET__WINOGRAD_BY_GROUP,
+    QNET__WINOGRAD_BY_PART,
+    QNET__WINOGRAD_BY_SQUARE
+} qnet__winograd_schedule;
+
 /* All tiles of a batch are in the order of four kinds, by rows and columns of outputs: small large,
    large large, large small, small small. So those that use more points along an axis follow each
    other. */
@@ -4023,17 +3843,15 @@ typedef struct qnet__winograd {
     qnet__winograd_axis y, x;
     ptrdiff_t kind_end[4], tiles;         /* of the batch */
     ptrdiff_t planes;                     /* y.points * x.points elements, at most 81 */
-    ptrdiff_t block, blocks;              /* tiles of one chunk of work, and chunks */
-    ptrdiff_t round;                      /* tiles in a v; 0: those of a block */
-    ptrdiff_t round_first, round_last;
+    qnet__winograd_schedule schedule;
+    ptrdiff_t block, blocks;              /* tiles of a block, and blocks of the batch */
+    ptrdiff_t round, first, last;         /* tiles of a round, and those of the current one */
+    int makes_v, makes_d;                 /* what a strip's task does */
     ptrdiff_t v_row, v_plane;             /* v[planes][tiles][src_c]: steps of the first two */
     ptrdiff_t d_row, d_plane;             /* d[planes][tiles][slab], of the weights' gradient */
-    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time, in all ... */
-    ptrdiff_t slab_groups;                /* ... and groups of those that it has now */
+    ptrdiff_t slab, slab_first;           /* channels of dy that d has at a time */
     ptrdiff_t m_plane;                    /* m[planes][block][QNET__WINOGRAD_GROUP] */
-    int by_group;      /* see QNET__WINOGRAD_BLOCKS: a u for each worker, not for each group */
     ptrdiff_t u_plane; /* u[groups or workers][planes][panels][src_c][isa->columns] */
-    int by_square;     /* see qnet__winograd_in_parts: a du for each worker, not for each part */
     ptrdiff_t parts, du_row, du_plane; /* du[parts][planes][in][out] or [workers][planes][64][64] */
     qnet__prologue from;                    /* plain or normalised */
     qnet__prologue dy;                      /* plain or a gradient; of the weights' gradient */
@@ -4169,7 +3987,8 @@ QNET__HELPER qnet_real qnet__tanh(qnet_real x)
     return (qnet_real)tanhf((float)x);
 }
 
-/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is
+   added to them. */
 typedef struct qnet__lstm_row {
     size_t hidden;
     const qnet_real *b, *uh;  /* forward: bias, U h' */
@@ -4300,6 +4119,7 @@ typedef int32_t qnet__lane_int;
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
 #define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
 #define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__PASS_VECTORS (QNET__LANES == 16 ? 2 : 4)
 #define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
 
 #if QNET__ISA_AT_RUN_TIME
@@ -4706,42 +4526,42 @@ QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilog
     }
 }
 
-/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
-   column (none in ResNet18) come last. */
+/* Rows of a chunk, in columns of a few vectors, so that a row is read two cache lines at once and
+   the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
-    ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
-        const ptrdiff_t d = c + QNET__LANES;
-        qnet__prologue_lanes from_left, from_right;
-        qnet__epilogue_lanes to_left, to_right;
-        qnet__sums left, right;
-        qnet__prologue_channels(job->source, from, c, &from_left);
-        qnet__prologue_channels(job->source, from, d, &from_right);
-        qnet__epilogue_channels(job->sink, to, c, &to_left);
-        qnet__epilogue_channels(job->sink, to, d, &to_right);
-        memset(&left, 0, sizeof left);
-        memset(&right, 0, sizeof right);
-        if (to == QNET__EPILOGUE_MOMENTS) {
-            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
-            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
+    const ptrdiff_t step = QNET__PASS_VECTORS * QNET__LANES;
+    ptrdiff_t r, c, k;
+    for (c = 0; c + step <= n; c += step) {
+        qnet__prologue_lanes in[QNET__PASS_VECTORS];
+        qnet__epilogue_lanes out[QNET__PASS_VECTORS];
+        qnet__sums sums[QNET__PASS_VECTORS];
+        memset(sums, 0, sizeof sums);
+        QNET__UNROLL
+        for (k = 0; k < QNET__PASS_VECTORS; k++) {
+            const ptrdiff_t d = c + k * QNET__LANES;
+            qnet__prologue_channels(job->source, from, d, &in[k]);
+            qnet__epilogue_channels(job->sink, to, d, &out[k]);
+            if (to == QNET__EPILOGUE_MOMENTS)
+                sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
-            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
-            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
-            v = qnet__prologue_get(job->source, from, &from_right, next);
-            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
-            if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
-                qnet__sums_fold(&left);
-                qnet__sums_fold(&right);
+            const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
+            QNET__UNROLL
+            for (k = 0; k < QNET__PASS_VECTORS; k++) {
+                const ptrdiff_t at = first + r * n + c + k * QNET__LANES;
+                const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at);
+                qnet__epilogue_put(job->sink, to, &out[k], at, v, &sums[k]);
             }
+            QNET__UNROLL
+            for (k = 0; k < QNET__PASS_VECTORS && fold; k++)
+                qnet__sums_fold(&sums[k]);
         }
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
+        for (k = 0; k < QNET__PASS_VECTORS; k++)
+            qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c + k * QNET__LANES, &sums[k]);
     }
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
@@ -5655,7 +5475,7 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 /* The number that competes in a window, of channel c; ReLU can wait for the winner. */
 QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
@@ -5693,8 +5513,8 @@ QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
         won[i] = winner;
     }
     for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    for (int i = 0; pool->argmax != NULL && i < n; i++)
-        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    if (pool->argmax != NULL)
+        for (int i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
 }
 
 /* One output row: index = image * out_height + row. The window is clipped to the image, which is
@@ -5808,7 +5628,7 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
     }
 }
 
-/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
+/* ---- The LSTM's element-wise half: one scan at one step -------------------------------------- */
 
 #if QNET__REAL_IS_DOUBLE
 
@@ -5917,7 +5737,8 @@ QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, con
     const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
     const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
                            qnet__lanes_load_part(row->dh + j, count);
-    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    const qnet__lanes one = qnet__lanes_all(1);
     /* h = o tanh(c) (5) */
     const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
     qnet__lanes da[4];
@@ -5990,8 +5811,6 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
    ============================================================================================ */
-
-
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
 static int qnet__tile_size(size_t rows)
@@ -6142,54 +5961,159 @@ static void qnet__gemm_ref(int trans_a, int trans_b, size_t m, size_t n, size_t 
     }
 }
 
-#define QNET__GEMM_BAND 384 /* rows of C per task: a multiple of 6 that several tasks share well */
+/* ---- The product: one loop nest over tiles --------------------------------------------------- */
+
+/* A block of rows of C by some panels of columns,
+
+       c[m][j] (+)= sum over s < segments, k < length of a[s][m][k a_step] * b[s][k b_step + j],
+
+   m < rows, j < columns: all products and convolutions of this file. From outside in:
+
+       for each panel of columns                            b_panel from one to the next in b
+           for each piece of k, at all segments             a piece of b stays in the first cache
+               for each tile of 6 rows                      sums in registers; a where it lies
+
+   Rule of chains. Rounding errors grow with the number of products that are added one to another,
+   so a tile adds at most `chain` of them, then adds the sum to C (Higham 2002, sec. 4.2: blocked
+   summation). The bits of C depend on where chains begin, and on nothing else: not on the height
+   or width of tiles, the number of rows, or the worker. Each piece begins a chain. So a caller may
+   choose `piece` and cut segments by the shape of the layer only; and with one segment and a
+   multiple of `chain`, as QNET__PIECE is of every chain, a cut changes no bits at all.
+
+   Prefetch. While the tiles of a piece go by, each brings its share of the next piece of b nearer
+   (behind the last one `next`); where a comes from far, also rows of a. */
+typedef struct qnet__product {
+    const qnet_real *const *a; /* [segments][a_rows]; rows of a segment may lie anywhere ... */
+    int beside;                /* ... or 1: row m is a[s][0] + m, rows <= a_step */
+    int far;                   /* a is in no near cache; a_step is 1, and there is one segment */
+    const qnet_real *const *b; /* [segments]: the first panel */
+    const qnet_real *next;     /* b of the product that follows, or NULL */
+    qnet_real *const *c;       /* [rows] */
+    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t a_rows, a_step, b_step, b_panel;
+    size_t chain, piece;       /* at least 1 */
+    int accumulate;            /* 1: adds to what C holds */
+} qnet__product;
+
+#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT) /* of k, mostly: the longest chain */
+#define QNET__SEGMENTS 64                        /* of a product at most */
+
+/* The rows of a that follow those of the tile at row `first`: of the next tile in this piece or,
+   behind the last one, of the first in the next piece. */
+static void qnet__product_prefetch(const qnet__product *p, size_t first, size_t at)
+{
+    for (size_t m = 0; m < QNET__TILE_ROWS; m++) {
+        const size_t row = first + QNET__TILE_ROWS + m;
+        const qnet_real *from = row < p->rows ? p->a[row] + at
+                                              : p->a[qnet__min_size(m, p->rows - 1)] + at +
+                                                    p->piece;
+        for (size_t line = 0; line < p->piece * sizeof *from; line += QNET__LINE)
+            QNET__PREFETCH((uintptr_t)from + line);
+    }
+}
+
+static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
+{
+    const size_t width = isa->columns, lines = (width * sizeof **p->b - 1) / QNET__LINE + 1;
+    const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
+    const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
+    qnet_real *tail_c[QNET__TILE_ROWS];
+    qnet__tile tile;
+    for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
+        const size_t row = qnet__min_size(full + m, p->rows - 1);
+        tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
+        for (size_t s = 0; s < p->segments; s++) {
+            tail_a[s * QNET__TILE_ROWS + m] = p->beside ? p->a[s * p->a_rows] + row
+                                                        : p->a[s * p->a_rows + row];
+        }
+    }
+    memset(&tile, 0, sizeof tile);
+    tile.a_step = p->a_step, tile.b_step = p->b_step;
+    tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
+        const size_t panel = tile.c_at / width * p->b_panel;
+        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+            const qnet_real *next = p->next, *next_a = NULL;
+            tile.length = qnet__min_size(p->length - at, p->piece);
+            tile.b_at = panel + at * p->b_step;
+            tile.accumulate = p->accumulate || at > 0;
+            if (at + tile.length < p->length) {
+                next = p->b[0] + tile.b_at + tile.length * p->b_step;
+                next_a = p->beside ? p->a[0] + (at + tile.length) * p->a_step : NULL;
+            } else if (tile.c_at + width < p->columns) {
+                next = p->b[0] + panel + p->b_panel;
+            }
+            for (size_t first = 0; first < p->rows; first += QNET__TILE_ROWS) {
+                const int tail = first == full, beside = p->beside && !tail;
+                const size_t part = first / QNET__TILE_ROWS;
+                tile.rows = qnet__tile_size(p->rows - first);
+                tile.a = tail ? tail_a : beside ? p->a : p->a + first;
+                tile.a_rows = tail ? QNET__TILE_ROWS : p->a_rows;
+                tile.a_at = at * p->a_step + (beside ? first : 0);
+                tile.beside = beside;
+                tile.c = tail ? tail_c : p->c + first;
+                if (p->accumulate && at == 0)
+                    qnet__tile_prefetch_sums(&tile, width);
+                if (p->far)
+                    qnet__product_prefetch(p, first, at);
+                if (part < lines) {
+                    qnet__tile_prefetch(&tile, next, p->b_step, width, part);
+                } else {
+                    qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
+                }
+                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+            }
+        }
+    }
+}
+
+/* Some rows times a matrix that is packed once and used often: one segment of k. With a_step > 1
+   the rows of a lie beside each other. */
+static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
+                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
+                                const qnet_real *b, size_t b_step, size_t b_panel,
+                                qnet_real *const *c, int accumulate)
+{
+    qnet__product p;
+    memset(&p, 0, sizeof p);
+    p.a = a, p.a_step = a_step, p.beside = a_step > 1;
+    p.b = &b, p.b_step = b_step, p.b_panel = b_panel;
+    p.c = c, p.accumulate = accumulate;
+    p.rows = rows, p.columns = columns, p.segments = 1, p.length = k;
+    p.chain = chain, p.piece = QNET__PIECE;
+    qnet__multiply(isa, &p);
+}
+
+/* ---- qnet_gemm ------------------------------------------------------------------------------- */
+
+#define QNET__GEMM_BAND 96 /* rows of C per task: their part of A stays in a second-level cache */
 
 typedef struct qnet__gemm {
     const qnet__isa *isa;
+    qnet__product product; /* but for its pointers and the block of C */
     const qnet_real *a, *b;
     qnet_real *c;
-    size_t m, n, k, ldc;
-    size_t a_row, a_step;   /* from row to row and from k to k of op(A) */
-    size_t b_panel, b_step; /* from panel to panel and from k to k of op(B) */
-    size_t panels, panels_per_task, bands;
-    int accumulate;
+    size_t m, n, a_row, ldc;
+    size_t panels_per_task, bands;
 } qnet__gemm;
 
 static void qnet__gemm_task(void *arg, size_t index, size_t worker)
 {
     const qnet__gemm *g = (const qnet__gemm *)arg;
-    const size_t panel_first = index / g->bands * g->panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + g->panels_per_task, g->panels);
-    const size_t band = index % g->bands * QNET__GEMM_BAND;
-    const size_t last = qnet__min_size(band + QNET__GEMM_BAND, g->m);
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    size_t first, rows, panel;
-    qnet__tile tile;
-    int i;
+    const size_t panel = index / g->bands * g->panels_per_task, column = panel * g->isa->columns;
+    const size_t row = index % g->bands * QNET__GEMM_BAND;
+    const qnet_real *a[QNET__GEMM_BAND], *b = g->b + panel * g->product.b_panel;
+    qnet_real *c[QNET__GEMM_BAND];
+    qnet__product p = g->product;
     QNET__UNUSED(worker);
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.ahead = (uintptr_t)g->b;
-    tile.a = a, tile.b = &g->b, tile.c = c;
-    tile.a_step = g->a_step, tile.b_step = g->b_step;
-    tile.segments = 1, tile.length = g->k;
-    tile.accumulate = g->accumulate;
-    for (first = band; first < last; first += rows) {
-        rows = qnet__min_size(last - first, (size_t)QNET__TILE_ROWS);
-        tile.rows = qnet__tile_size(rows);
-        for (i = 0; i < tile.rows; i++) {
-            const size_t row = first + (size_t)i;
-            a[i] = g->a + qnet__min_size(row, last - 1) * g->a_row;
-            c[i] = row < last ? g->c + row * g->ldc : NULL;
-        }
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.b_at = panel * g->b_panel;
-            tile.c_at = panel * g->isa->columns;
-            qnet__run_tile(g->isa, &tile,
-                           qnet__min_size(g->n - tile.c_at, g->isa->columns));
-        }
+    p.a = a, p.b = &b, p.c = c;
+    p.rows = qnet__min_size(QNET__GEMM_BAND, g->m - row);
+    p.columns = qnet__min_size(g->panels_per_task * g->isa->columns, g->n - column);
+    for (size_t i = 0; i < p.rows; i++) {
+        a[i] = g->a + (row + i) * g->a_row;
+        c[i] = g->c + (row + i) * g->ldc + column;
     }
+    qnet__multiply(g->isa, &p);
 }
 
 /* B is read where it lies when it is in rows of whole panels and so few tiles use it that packing
@@ -6219,17 +6143,20 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
                             size_t ldb, int accumulate, qnet_real *c, size_t ldc, void *scratch)
 {
     qnet__gemm g;
+    size_t panels;
+    memset(&g, 0, sizeof g);
     g.isa = qnet__isa_of(ctx);
+    panels = qnet__panels(g.isa, n);
     g.a = a, g.b = b, g.c = c;
-    g.m = m, g.n = n, g.k = k, g.ldc = ldc;
+    g.m = m, g.n = n, g.ldc = ldc;
     g.a_row = trans_a ? 1 : lda;
-    g.a_step = trans_a ? lda : 1;
-    g.b_panel = g.isa->columns;
-    g.b_step = ldb;
-    g.panels = qnet__panels(g.isa, n);
-    g.panels_per_task = qnet__panels_per_task(g.panels, k * g.isa->columns);
+    g.product.a_step = trans_a ? lda : 1, g.product.beside = trans_a;
+    g.product.b_step = ldb, g.product.b_panel = g.isa->columns;
+    g.product.segments = 1, g.product.length = k;
+    g.product.chain = QNET__CHAIN_DIRECT, g.product.piece = k;
+    g.product.accumulate = accumulate;
+    g.panels_per_task = qnet__panels_per_task(panels, k * g.isa->columns);
     g.bands = (m - 1) / QNET__GEMM_BAND + 1;
-    g.accumulate = accumulate;
     if (qnet__gemm_packs(g.isa, trans_b, m, n)) {
         qnet__packing p;
         p.src = b, p.dst = (qnet_real *)scratch;
@@ -6237,12 +6164,11 @@ static void qnet__gemm_fast(qnet_context *ctx, int trans_a, int trans_b, size_t 
         p.block_step = 0;
         p.row_step = trans_b ? 1 : ldb;
         p.column_step = trans_b ? ldb : 1;
-        qnet__parallel(ctx, g.panels, qnet__pack_task, &p);
+        qnet__parallel(ctx, panels, qnet__pack_task, &p);
         g.b = p.dst;
-        g.b_panel = k * g.isa->columns;
-        g.b_step = g.isa->columns;
+        g.product.b_step = g.isa->columns, g.product.b_panel = k * g.isa->columns;
     }
-    qnet__parallel(ctx, ((g.panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
+    qnet__parallel(ctx, ((panels - 1) / g.panels_per_task + 1) * g.bands, qnet__gemm_task, &g);
 }
 
 /* The route to a BLAS, which counts in int. *done: 0 where there is none. */
@@ -6333,70 +6259,6 @@ QNET_API qnet_status qnet_gemm(qnet_context *ctx, int trans_a, int trans_b, size
     qnet__gemm_fast(ctx, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta != 0, c, ldc, scratch);
     qnet__free(ctx, own, bytes);
     return QNET_OK;
-}
-
-/* Products after which the rows go on to the next tile while the same piece of b stays in the first
-   cache. It is the longest chain and a multiple of the others, so that it changes no bits. */
-#define QNET__PIECE ((size_t)QNET__CHAIN_DIRECT)
-
-/* Some rows times a matrix that is packed once and used often, for callers' own tasks:
-       c[m][j] (+)= sum over p < k of a[m][p * a_step] * b[p][j],   m < rows, j < columns.
-   b: panels b_panel numbers apart, whose rows are b_step apart. With a_step > 1 the rows of a lie
-   beside each other: a[m] = a[0] + m. A row with c[m] = NULL is not kept; a[m] must be readable for
-   all rows, and `chain` divides QNET__PIECE. */
-static void qnet__multiply_rows(const qnet__isa *isa, size_t chain, size_t rows,
-                                size_t columns, size_t k, const qnet_real *const *a, size_t a_step,
-                                const qnet_real *b, size_t b_step, size_t b_panel,
-                                qnet_real *const *c, int accumulate)
-{
-    const size_t panels = qnet__panels(isa, columns);
-    const size_t lines = (isa->columns * sizeof *b - 1) / QNET__LINE + 1;
-    const size_t rest = rows - rows % QNET__TILE_ROWS; /* rows in full tiles */
-    const qnet_real *rest_a[QNET__TILE_ROWS];
-    qnet_real *rest_c[QNET__TILE_ROWS];
-    size_t panel, first, at, i, part;
-    const qnet_real *next, *next_a;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = chain;
-    tile.b = &b;
-    tile.a_step = a_step, tile.b_step = b_step;
-    tile.segments = 1;
-    for (i = 0; i < QNET__TILE_ROWS; i++) {
-        rest_a[i] = a[qnet__min_size(rest + i, rows - 1)];
-        rest_c[i] = rest + i < rows ? c[rest + i] : NULL;
-    }
-    for (panel = 0; panel < panels; panel++) {
-        const size_t wanted = qnet__min_size(columns - panel * isa->columns, isa->columns);
-        tile.c_at = panel * isa->columns;
-        for (at = 0; at < k; at += tile.length) {
-            tile.length = qnet__min_size(k - at, QNET__PIECE);
-            tile.a_at = at * a_step, tile.b_at = panel * b_panel + at * b_step;
-            tile.accumulate = accumulate || at > 0;
-            next = next_a = NULL;
-            if (at + tile.length < k) {
-                next = b + tile.b_at + tile.length * b_step;
-                next_a = a_step > 1 ? a[0] + (at + tile.length) * a_step : NULL; /* far apart */
-            } else if (panel + 1 < panels) {
-                next = b + (panel + 1) * b_panel;
-            }
-            for (first = 0; first < rows; first += QNET__TILE_ROWS) {
-                tile.rows = qnet__tile_size(rows - first);
-                tile.a = first < rest ? a + first : rest_a;
-                tile.c = first < rest ? c + first : rest_c;
-                tile.beside = a_step > 1 && first < rest;
-                if (accumulate && at == 0)
-                    qnet__tile_prefetch_sums(&tile, isa->columns);
-                part = first / QNET__TILE_ROWS;
-                if (part < lines) {
-                    qnet__tile_prefetch(&tile, next, b_step, isa->columns, part);
-                } else {
-                    qnet__tile_prefetch(&tile, next_a, a_step, rows, part - lines);
-                }
-                qnet__run_tile(isa, &tile, wanted);
-            }
-        }
-    }
 }
 
 /* ============================================================================================
@@ -6537,170 +6399,39 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    another order of sums.
    ============================================================================================ */
 
+/* ---- Schedules -------------------------------------------------------------------------------
 
+   With P planes (points of a tile), ci and co channels that come in and go out, a pass makes
+       v[P][tiles][ci]  transformed inputs      d[P][tiles][co]  transformed dy, for dw
+       u[P][ci][co]     transformed kernels     m[P][tiles][co]  products
+   in 2 P tiles ci co FLOPs: P = 36 and 16 outputs make a quarter of the direct sum's. What of it
+   is there at a time, and by whom it is made, follows from where it fits. A group is 64 channels,
+   a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
+   and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
+   y, dx      when                           v                       u            a task
+     block    8 blocks for each worker       own, a block            shared       a block: its v, then
+              or more                                                             all groups' m and output
+     round    fewer                          shared, <= 9 MB         shared       a block and a group
+     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
+              2 groups for each worker       stride 2 a quarter)     group        all blocks
+   dw         when                           v and d                 du           a task
+     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
+     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
+     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
+                                             of a slab of co
 
+   y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
+   a chain in each round, so that its schedule may not depend on the number of workers. */
 
-
-
-
-
-
-
-/* ---- Forward and gradient of the inputs ------------------------------------------------------ */
-
-/* m[plane][row][group] = sum over ci of v[plane][row][ci] * u[plane][ci][group], a row for each of
-   the tiles first .. last - 1 that has the plane. A row of m beyond may be written too. u: that of
-   the group; behind: what is multiplied next. A piece of u stays in the first cache while the rows
-   go by; those to come are asked for where they come from far. */
-static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
-                                    ptrdiff_t last, const qnet_real *u, const qnet_real *behind,
-                                    qnet_real *m)
-{
-    const ptrdiff_t columns = (ptrdiff_t)p->isa->columns, piece = (ptrdiff_t)QNET__PIECE;
-    const ptrdiff_t size = piece * columns;
-    const size_t asked = p->by_group ? QNET__PIECE * sizeof *v : 0; /* v holds all tiles */
-    const qnet_real *plane = u, *next;
-    const qnet_real *a[QNET__TILE_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    ptrdiff_t k, panel, begin, end, r, row, at;
-    qnet__tile tile;
-    size_t line;
-    int i;
-    memset(&tile, 0, sizeof tile);
-    tile.chain = QNET__CHAIN_WINOGRAD;
-    tile.a = a, tile.b = &u, tile.c = c;
-    tile.a_step = 1, tile.b_step = (size_t)columns;
-    tile.segments = 1, tile.length = (size_t)piece;
-    for (k = 0; k < p->planes; k++, plane += p->u_plane) {
-        u = plane;
-        begin = first, end = last;
-        qnet__winograd_range(p, k, &begin, &end);
-        for (panel = 0; panel < QNET__WINOGRAD_GROUP; panel += columns) {
-            for (at = 0; at < p->src_c; at += piece, u += size) {
-                tile.accumulate = at > 0;
-                next = u + size;
-                if (next == plane + p->src_c * QNET__WINOGRAD_GROUP)
-                    next = k + 1 < p->planes ? plane + p->u_plane : behind;
-                for (r = begin; r < end; r += QNET__TILE_ROWS) {
-                    /* From a row to the one in its place in the next tile or, after the last, in
-                       the first of the next piece. */
-                    const ptrdiff_t to_next = r + QNET__TILE_ROWS < end
-                                                  ? QNET__TILE_ROWS * p->v_row
-                                                  : piece - (r - begin) * p->v_row;
-                    tile.rows = qnet__tile_size((size_t)(end - r));
-                    for (i = 0; i < tile.rows; i++) {
-                        row = (r + i < end ? r + i : end - 1) - first;
-                        a[i] = v + k * p->v_plane + row * p->v_row + at;
-                        row = r + i - first;
-                        c[i] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP + panel;
-                        for (line = 0; line < asked; line += QNET__LINE)
-                            QNET__PREFETCH((uintptr_t)a[i] + (uintptr_t)to_next * sizeof *v + line);
-                    }
-                    qnet__tile_prefetch(&tile, next, (size_t)columns, (size_t)columns,
-                                   (size_t)((r - begin) / QNET__TILE_ROWS));
-                    p->isa->tile(&tile);
-                }
-            }
-        }
-    }
-}
-
-static ptrdiff_t qnet__winograd_last(const qnet__winograd *p, ptrdiff_t first, ptrdiff_t count)
-{
-    const ptrdiff_t end = p->round_last > 0 ? p->round_last : p->tiles;
-    return first + count < end ? first + count : end;
-}
-
-static const qnet_real *qnet__winograd_u(const qnet__winograd *p, ptrdiff_t group)
-{
-    return p->packed + group * p->planes * p->u_plane;
-}
-
-/* A block from end to end, in memory of the worker's own. */
-static void qnet__winograd_block_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t first = (ptrdiff_t)index * p->block;
-    const ptrdiff_t last = qnet__winograd_last(p, first, p->block);
-    qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
-    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
-    const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
-    ptrdiff_t group;
-    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
-    for (group = 0; group < groups; group++) {
-        qnet__winograd_multiply(p, v, first, last, qnet__winograd_u(p, group),
-                                qnet__winograd_u(p, (group + 1) % groups), m);
-        p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, (ptrdiff_t)index, group * QNET__WINOGRAD_GROUP,
-                           m);
-    }
-}
-
-#define QNET__WINOGRAD_STRIP 4 /* tiles that a task transforms for a shared v */
-
-static void qnet__winograd_input_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
-    QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_INPUT, first,
-                       qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->v + at * p->v_row);
-}
-
-/* A group of output channels of the block that begins with tile `first`, from the shared v. */
-static void qnet__winograd_group_block(const qnet__winograd *p, ptrdiff_t group, ptrdiff_t first,
-                                       const qnet_real *u, size_t worker)
-{
-    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
-    qnet__winograd_multiply(p, p->v + (first - p->round_first) * p->v_row, first,
-                            qnet__winograd_last(p, first, p->block), u, u, m);
-    p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block, group * QNET__WINOGRAD_GROUP, m);
-}
-
-/* Blocks of a group follow each other, so that mostly one worker reads its part of u. */
-static void qnet__winograd_group_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t blocks = (p->round_last - p->round_first - 1) / p->block + 1;
-    const ptrdiff_t group = (ptrdiff_t)index / blocks, block = (ptrdiff_t)index % blocks;
-    qnet__winograd_group_block(p, group, p->round_first + block * p->block,
-                               qnet__winograd_u(p, group), worker);
-}
-
-/* The kernels of a group, and all blocks. */
-static void qnet__winograd_whole_group_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    qnet_real *u = p->u + (ptrdiff_t)worker * p->planes * p->u_plane;
-    ptrdiff_t at;
-    for (at = 0; at < p->src_c; at += QNET__SQUARE)
-        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, at, (ptrdiff_t)index, u);
-    for (at = p->round_first; at < p->round_last; at += p->block)
-        qnet__winograd_group_block(p, (ptrdiff_t)index, at, u, worker);
-}
-
-static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
-    QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
-                       group, p->u + group * p->planes * p->u_plane);
-}
-
-/* A block is a small multiple of QNET__TILE_ROWS: v and m of one stay in a second-level cache of
-   1 MB for 64 channels, and in the third beyond. Where there are QNET__WINOGRAD_BLOCKS of them or
-   more for each worker, each is a task. With fewer, all workers transform into one v, round by
-   round, and then share out the output channels too. But where u is too large for caches, and v has
-   room for all tiles (at stride 2 for a quarter, in up to four rounds), who has a group of output
-   channels transforms its kernels, and uses them at once (by_group), unless there are too few
-   groups for all workers. The bits are the same. */
-#define QNET__WINOGRAD_BLOCKS 8
-#define QNET__WINOGRAD_ROUND 65536    /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
-#define QNET__WINOGRAD_ALL 131072     /* tiles * channels by group or by square, at most */
-#define QNET__WINOGRAD_U_MOST 4194304 /* numbers of a u or du as a whole: 16 MB */
-#define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of the weights' gradient, at most */
+#define QNET__WINOGRAD_BLOCKS 8         /* for each worker */
+#define QNET__WINOGRAD_ROUND 65536      /* tiles * channels of a shared v: 9 MB, 5 at stride 2 */
+#define QNET__WINOGRAD_ALL 131072       /* tiles * channels by group or by square, at most */
+#define QNET__WINOGRAD_U_MOST 4194304   /* numbers of a u or du as a whole: 16 MB */
+#define QNET__WINOGRAD_WEIGHT_TILES 512 /* of a round of dw, at most */
 #define QNET__WINOGRAD_PARTS 32         /* of the tiles, where each has a du of its own, at most */
+#define QNET__WINOGRAD_BLOCK 96         /* tiles, at most */
+#define QNET__WINOGRAD_STRIP 4          /* tiles that a task transforms for a shared v or d */
 
 /* Cuts n outputs into tiles of `most` at most. */
 static void qnet__winograd_cut(qnet__winograd_axis *axis, ptrdiff_t n, ptrdiff_t most, int stride)
@@ -6760,9 +6491,8 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->kind_end[3] = p->tiles = p->kind_end[2] + s->batch * small_y * small_x;
     p->planes = p->y.points * p->x.points;
     p->block = p->src_c <= 64 ? 12 : 48;
-    if (p->src_c >= 512 && p->form == QNET__WINOGRAD_SAME) { /* u comes from far */
-        p->block = 96;
-    }
+    if (p->src_c >= 512 && p->form == QNET__WINOGRAD_SAME)
+        p->block = QNET__WINOGRAD_BLOCK; /* u comes from memory */
     p->blocks = (p->tiles - 1) / p->block + 1;
     p->block = (p->tiles - 1) / p->blocks + 1; /* nearly alike, and whole tiles of rows */
     p->block += (QNET__TILE_ROWS - p->block % QNET__TILE_ROWS) % QNET__TILE_ROWS;
@@ -6785,6 +6515,114 @@ static int qnet__winograd_by_channels(const qnet__winograd *p)
            p->tiles <= QNET__WINOGRAD_ALL / channels;
 }
 
+/* The next round of tiles. */
+static void qnet__winograd_next(qnet__winograd *p)
+{
+    p->first = p->last;
+    p->last = p->first + p->round < p->tiles ? p->first + p->round : p->tiles;
+}
+
+/* Runs a task for each strip of the round's tiles, which makes v, d or both. */
+static void qnet__winograd_strip_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->first + at;
+    const ptrdiff_t end = first + QNET__WINOGRAD_STRIP < p->last ? first + QNET__WINOGRAD_STRIP
+                                                                 : p->last;
+    QNET__UNUSED(worker);
+    if (p->makes_v)
+        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, end, p->v + at * p->v_row);
+    if (p->makes_d)
+        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, end, p->d + at * p->d_row);
+}
+
+static void qnet__winograd_strips(qnet_context *ctx, qnet__winograd *p, int makes_v, int makes_d)
+{
+    p->makes_v = makes_v, p->makes_d = makes_d;
+    qnet__parallel(ctx, (size_t)((p->last - p->first - 1) / QNET__WINOGRAD_STRIP + 1),
+                   qnet__winograd_strip_task, p);
+}
+
+/* ---- Forward and gradient of the inputs ------------------------------------------------------ */
+
+/* m[plane][row][64] = sum over ci of v[plane][row][ci] * u[plane][ci][64], a row for each of the
+   tiles first .. last - 1 that has the plane. A row of m beyond may be written too. u: that of the
+   group; next: of the group that is multiplied next. */
+static void qnet__winograd_multiply(const qnet__winograd *p, const qnet_real *v, ptrdiff_t first,
+                                    ptrdiff_t last, const qnet_real *u, const qnet_real *next,
+                                    qnet_real *m)
+{
+    const qnet_real *a[QNET__WINOGRAD_BLOCK + 1];
+    qnet_real *c[QNET__WINOGRAD_BLOCK + 1];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_step = 1, product.far = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    product.b = &u, product.b_step = p->isa->columns;
+    product.b_panel = (size_t)p->src_c * p->isa->columns;
+    product.c = c, product.columns = QNET__WINOGRAD_GROUP;
+    product.segments = 1, product.length = (size_t)p->src_c;
+    product.chain = QNET__CHAIN_WINOGRAD, product.piece = QNET__PIECE;
+    for (ptrdiff_t k = 0; k < p->planes; k++, u += p->u_plane) {
+        ptrdiff_t begin = first, end = last, row;
+        qnet__winograd_range(p, k, &begin, &end);
+        product.next = k + 1 < p->planes ? u + p->u_plane : next;
+        product.rows = 0;
+        for (row = begin - first; begin + (ptrdiff_t)product.rows < end || product.rows % 2 != 0;
+             row++, product.rows++) {
+            a[product.rows] = v + k * p->v_plane + (row < end - first ? row : row - 1) * p->v_row;
+            c[product.rows] = m + k * p->m_plane + row * QNET__WINOGRAD_GROUP;
+        }
+        qnet__multiply(p->isa, &product);
+    }
+}
+
+/* u of 64 output channels. */
+static void qnet__winograd_kernels_of(const qnet__winograd *p, ptrdiff_t group, qnet_real *u)
+{
+    for (ptrdiff_t ci = 0; ci < p->src_c; ci += QNET__SQUARE)
+        p->isa->winograd(p, QNET__WINOGRAD_KERNELS, ci, group, u);
+}
+
+/* Some blocks of the round, times some groups. */
+static void qnet__winograd_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const int by_block = p->schedule == QNET__WINOGRAD_BY_BLOCK;
+    const int by_group = p->schedule == QNET__WINOGRAD_BY_GROUP;
+    const ptrdiff_t blocks = (p->last - p->first - 1) / p->block + 1, task = (ptrdiff_t)index;
+    const ptrdiff_t group = by_block ? 0 : by_group ? task : task / blocks;
+    const ptrdiff_t group_end = by_block ? p->dst_c / QNET__WINOGRAD_GROUP : group + 1;
+    const ptrdiff_t block_end = by_block ? task + 1 : by_group ? blocks : task % blocks + 1;
+    const ptrdiff_t u_size = p->planes * p->u_plane;
+    qnet_real *m = p->m + (ptrdiff_t)worker * p->planes * p->m_plane;
+    const qnet_real *u = p->packed + (by_group ? (ptrdiff_t)worker : group) * u_size;
+    if (by_group)
+        qnet__winograd_kernels_of(p, group, p->u + (ptrdiff_t)worker * u_size);
+    for (ptrdiff_t block = by_group ? 0 : block_end - 1; block < block_end; block++) {
+        const ptrdiff_t first = p->first + block * p->block;
+        const ptrdiff_t last = first + p->block < p->last ? first + p->block : p->last;
+        qnet_real *v = p->v + (by_block ? (ptrdiff_t)worker * p->planes * p->v_plane
+                                        : (first - p->first) * p->v_row);
+        if (by_block)
+            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+        for (ptrdiff_t g = group; g < group_end; g++) {
+            qnet__winograd_multiply(p, v, first, last, u + (g - group) * u_size,
+                                    g + 1 < group_end ? u + (g + 1 - group) * u_size : u, m);
+            p->isa->winograd(p, QNET__WINOGRAD_OUTPUT, first / p->block,
+                               g * QNET__WINOGRAD_GROUP, m);
+        }
+    }
+}
+
+static void qnet__winograd_kernels_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const ptrdiff_t strips = p->src_c / QNET__SQUARE, group = (ptrdiff_t)index / strips;
+    QNET__UNUSED(worker);
+    p->isa->winograd(p, QNET__WINOGRAD_KERNELS, (ptrdiff_t)index % strips * QNET__SQUARE,
+                       group, p->u + group * p->planes * p->u_plane);
+}
+
 /* Takes u, v and m from the arena, which may have no base. packed: u is there already. */
 static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t workers, int packed)
 {
@@ -6793,21 +6631,28 @@ static void qnet__winograd_plan(qnet__winograd *p, qnet__arena *arena, size_t wo
     const ptrdiff_t all = qnet__winograd_room(p, QNET__WINOGRAD_ALL);
     const ptrdiff_t groups = p->dst_c / QNET__WINOGRAD_GROUP;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    p->by_group = !packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers;
-    if (p->by_group) { /* mostly one round, as kernels are transformed in each */
-        const ptrdiff_t rounds = (p->tiles * p->src_c - 1) / all + 1;
+    size_t makers = 1, u_makers = (size_t)groups; /* of a v each, of a group's u */
+    p->schedule = QNET__WINOGRAD_BY_ROUND;
+    if (!packed && qnet__winograd_by_channels(p) && groups >= 2 * (ptrdiff_t)workers) {
+        const ptrdiff_t rounds = (p->tiles * p->src_c - 1) / all + 1; /* each transforms all of u */
+        p->schedule = QNET__WINOGRAD_BY_GROUP;
         p->round = ((p->tiles - 1) / rounds / p->block + 1) * p->block;
-        p->round = p->round < p->tiles ? p->round : p->tiles;
+        u_makers = workers;
     } else if (p->blocks < (ptrdiff_t)workers * QNET__WINOGRAD_BLOCKS) {
-        p->round = p->tiles < most ? p->tiles : most > 0 ? most : p->block;
+        p->round = most > 0 ? most : p->block;
+    } else {
+        p->schedule = QNET__WINOGRAD_BY_BLOCK;
+        p->round = p->block;
+        makers = workers;
     }
-    p->v_plane = (p->round > 0 ? p->round : p->block) * p->v_row + QNET__WINOGRAD_PAD;
-    if (!packed) {
-        p->u = (qnet_real *)qnet__take(
-            arena, (p->by_group ? workers : (size_t)groups) * (size_t)p->u_plane, bytes);
-    }
-    p->v = (qnet_real *)qnet__take(arena, (p->round > 0 ? 1 : workers) * (size_t)p->v_plane, bytes);
+    p->round = p->round < p->tiles ? p->round : p->tiles;
+    p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
+    if (!packed)
+        p->u = (qnet_real *)qnet__take(arena, u_makers * (size_t)p->u_plane, bytes);
+    p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
     p->m = (qnet_real *)qnet__take(arena, workers * (size_t)p->m_plane, bytes);
+    if (p->schedule == QNET__WINOGRAD_BY_BLOCK)
+        p->round = p->tiles;
 }
 
 /* u of a kernel w, for forward passes or, with backward = 1, for the gradient of the inputs. */
@@ -6826,55 +6671,31 @@ static void qnet__winograd_pack(qnet_context *ctx, const qnet_conv2d *s, int sid
    or NULL. */
 static void qnet__winograd_conv(qnet_context *ctx, const qnet_conv2d *s, int side, int backward,
                                 const qnet__prologue *x, const qnet_real *w, const qnet_real *u,
-                                qnet__epilogue *sink, void *scratch)
+                                qnet__epilogue *y, void *scratch)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    ptrdiff_t count;
     qnet__winograd_geometry(&p, isa, s, side, backward);
     qnet__winograd_plan(&p, &arena, qnet__workers(ctx), u != NULL);
-    sink->chunks = (size_t)p.blocks;
-    p.from = *x, p.sink = *sink, p.w = w;
+    y->chunks = (size_t)p.blocks;
+    p.from = *x, p.sink = *y, p.w = w;
     p.packed = u != NULL ? u : p.u;
-    if (u == NULL && !p.by_group)
+    if (u == NULL && p.schedule != QNET__WINOGRAD_BY_GROUP)
         qnet__winograd_pack(ctx, s, side, backward, w, p.u);
-    if (p.round == 0) {
-        qnet__parallel(ctx, (size_t)p.blocks, qnet__winograd_block_task, &p);
-        return;
-    }
-    for (; p.round_first < p.tiles; p.round_first = p.round_last) {
-        p.round_last = 0;
-        p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
-        count = p.round_last - p.round_first;
-        qnet__parallel(ctx, (size_t)((count - 1) / QNET__WINOGRAD_STRIP + 1),
-                       qnet__winograd_input_task, &p);
-        if (p.by_group) {
-            qnet__parallel(ctx, (size_t)(p.dst_c / QNET__WINOGRAD_GROUP),
-                           qnet__winograd_whole_group_task, &p);
-            continue;
-        }
-        qnet__parallel(ctx, (size_t)(((count - 1) / p.block + 1) * p.dst_c / QNET__WINOGRAD_GROUP),
-                       qnet__winograd_group_task, &p);
+    while (p.last < p.tiles) {
+        const int by_block = p.schedule == QNET__WINOGRAD_BY_BLOCK;
+        const int by_group = p.schedule == QNET__WINOGRAD_BY_GROUP;
+        qnet__winograd_next(&p);
+        if (!by_block)
+            qnet__winograd_strips(ctx, &p, 1, 0);
+        qnet__parallel(ctx, (size_t)((by_group ? 1 : (p.last - p.first - 1) / p.block + 1) *
+                                     (by_block ? 1 : p.dst_c / QNET__WINOGRAD_GROUP)),
+                       qnet__winograd_task, &p);
     }
 }
 
 /* ---- Gradient of the weights ----------------------------------------------------------------- */
-
-static void qnet__winograd_gradient_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t at = (ptrdiff_t)index * QNET__WINOGRAD_STRIP, first = p->round_first + at;
-    QNET__UNUSED(worker);
-    p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first,
-                       qnet__winograd_last(p, first, QNET__WINOGRAD_STRIP), p->d + at * p->d_row);
-}
-
-static void qnet__winograd_both_task(void *arg, size_t index, size_t worker)
-{
-    (index % 2 == 0 ? qnet__winograd_input_task : qnet__winograd_gradient_task)(arg, index / 2,
-                                                                                worker);
-}
 
 /* du[ci][co] (+)= sum of v[tile][ci] * d[tile][co] over the tiles first .. last - 1 that have the
    plane, for a group of ci and `columns` of co. v, d and du are those of the first ci, co and
@@ -6883,74 +6704,75 @@ static void qnet__winograd_sum(const qnet__winograd *p, ptrdiff_t plane, ptrdiff
                                ptrdiff_t first, ptrdiff_t last, ptrdiff_t columns,
                                const qnet_real *v, const qnet_real *d, qnet_real *du)
 {
-    const qnet_real *a[QNET__WINOGRAD_GROUP];
     qnet_real *c[QNET__WINOGRAD_GROUP];
-    ptrdiff_t i, from = first, end = last;
+    ptrdiff_t from = first, end = last;
+    qnet__product product;
     qnet__winograd_range(p, plane, &from, &end);
     qnet__winograd_range(p, plane, &begin, &last); /* the first tile in du, if any */
+    if (from >= end)
+        return;
     v += plane * p->v_plane + (from - first) * p->v_row;
     d += plane * p->d_plane + (from - first) * p->d_row;
-    for (i = 0; i < QNET__WINOGRAD_GROUP; i++) {
-        a[i] = v + i;
+    for (ptrdiff_t i = 0; i < QNET__WINOGRAD_GROUP; i++)
         c[i] = du + plane * p->du_plane + i * p->du_row;
-    }
-    if (from < end) {
-        qnet__multiply_rows(p->isa, QNET__CHAIN_WINOGRAD_WEIGHTS, QNET__WINOGRAD_GROUP,
-                            (size_t)columns, (size_t)(end - from), a, (size_t)p->v_row, d,
-                            (size_t)p->d_row, p->isa->columns, c, from > begin);
-    }
+    memset(&product, 0, sizeof product);
+    product.a = &v, product.a_step = (size_t)p->v_row, product.beside = 1;
+    product.b = &d, product.b_step = (size_t)p->d_row, product.b_panel = p->isa->columns;
+    product.c = c, product.accumulate = from > begin;
+    product.rows = QNET__WINOGRAD_GROUP, product.columns = (size_t)columns;
+    product.segments = 1, product.length = (size_t)(end - from);
+    product.chain = QNET__CHAIN_WINOGRAD_WEIGHTS, product.piece = QNET__PIECE;
+    qnet__multiply(p->isa, &product);
 }
 
-static void qnet__winograd_sum_task(void *arg, size_t index, size_t worker)
+/* 0 in the planes of du that no tile from begin to end has. */
+static void qnet__winograd_clear(const qnet__winograd *p, ptrdiff_t begin, ptrdiff_t end,
+                                 qnet_real *du)
 {
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t groups = p->src_c / QNET__WINOGRAD_GROUP, k = (ptrdiff_t)index / groups;
-    const ptrdiff_t channel = (ptrdiff_t)index % groups * QNET__WINOGRAD_GROUP;
-    QNET__UNUSED(worker);
-    qnet__winograd_sum(p, k, 0, p->round_first, p->round_last, p->dst_c, p->v + channel, p->d,
-                       p->du + channel * p->du_row);
-}
-
-/* dw of a square of channels, with a du of the worker's own. */
-static void qnet__winograd_square_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t groups = p->slab_groups, group = (ptrdiff_t)index % groups;
-    const ptrdiff_t channel = (ptrdiff_t)index / groups * QNET__WINOGRAD_GROUP;
-    qnet_real *du = p->du + (ptrdiff_t)worker * p->planes * p->du_plane;
-    ptrdiff_t k;
-    for (k = 0; k < p->planes; k++) {
-        qnet__winograd_sum(p, k, 0, 0, p->tiles, QNET__WINOGRAD_GROUP, p->v + channel,
-                           p->d + group * QNET__WINOGRAD_GROUP, du);
-    }
-    for (k = 0; k < QNET__WINOGRAD_GROUP; k++) {
-        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, channel + k,
-                           p->slab_first / QNET__WINOGRAD_GROUP + group, du + k * p->du_row);
-    }
-}
-
-/* All of it for one of the parts of the tiles, with a v and d of the worker's own. */
-static void qnet__winograd_part_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__winograd *p = (const qnet__winograd *)arg;
-    const ptrdiff_t part = (ptrdiff_t)index, begin = p->tiles * part / p->parts;
-    const ptrdiff_t end = p->tiles * (part + 1) / p->parts;
-    qnet_real *v = p->v + (ptrdiff_t)worker * p->planes * p->v_plane;
-    qnet_real *d = p->d + (ptrdiff_t)worker * p->planes * p->d_plane;
-    qnet_real *du = p->du + part * p->planes * p->du_plane;
-    ptrdiff_t first, last, k;
-    for (k = 0; k < p->planes; k++) { /* a part may have no tile with this plane */
-        first = begin, last = end;
+    for (ptrdiff_t k = 0; k < p->planes; k++) {
+        ptrdiff_t first = begin, last = end;
         qnet__winograd_range(p, k, &first, &last);
         if (first >= last)
             memset(du + k * p->du_plane, 0, (size_t)(p->src_c * p->dst_c) * sizeof *du);
     }
+}
+
+/* du of a part of the tiles; or of a plane and a group of ci, in a round; or of a group of ci and
+   one of co, and dw of these. */
+static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__winograd *p = (const qnet__winograd *)arg;
+    const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
+    const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
+    const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
+    const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
+    const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
+    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
+    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
+    const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
+    qnet_real *v = p->v + maker * p->planes * p->v_plane;
+    qnet_real *d = p->d + maker * p->planes * p->d_plane;
+    qnet_real *du = p->du + owner * p->planes * p->du_plane + (by_square ? 0 : ci * p->du_row);
+    ptrdiff_t first, last, k;
+    if (by_part)
+        qnet__winograd_clear(p, begin, end, du);
     for (first = begin; first < end; first = last) {
-        last = first + p->round < end ? first + p->round : end;
-        p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
-        p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
-        for (k = 0; k < p->planes; k++)
-            qnet__winograd_sum(p, k, begin, first, last, p->dst_c, v, d, du);
+        last = by_part && first + p->round < end ? first + p->round : end;
+        if (by_part) {
+            p->isa->winograd(p, QNET__WINOGRAD_INPUT, first, last, v);
+            p->isa->winograd(p, QNET__WINOGRAD_GRADIENT, first, last, d);
+        }
+        for (k = plane; k < plane_end; k++) {
+            qnet__winograd_sum(p, k, by_part ? begin : 0, first, last,
+                               by_square ? QNET__WINOGRAD_GROUP : p->dst_c, v + ci, d + co, du);
+        }
+    }
+    for (k = 0; by_square && k < QNET__WINOGRAD_GROUP; k++) {
+        p->isa->winograd(p, QNET__WINOGRAD_KERNEL_GRADIENTS, ci + k,
+                           (p->slab_first + co) / QNET__WINOGRAD_GROUP, du + k * p->du_row);
     }
 }
 
@@ -6966,56 +6788,49 @@ static void qnet__winograd_kernel_gradients_task(void *arg, size_t index, size_t
     }
 }
 
-/* Where du is small (64 channels: 590 KB, 1.3 MB at stride 2), the tiles are shared out in parts,
-   each with a du that one worker adds up. Else all workers transform the tiles of a round, and then
-   share out du. A du that is too large for caches is not made as a whole, if v may hold all tiles:
-   each worker takes squares of 64x64 channels, whose du stays in its second-level cache until dw is
-   made of it (by_square); d has as many channels of dy at a time as there is room for. Rounds
-   restart the chains of sums, so that this may not depend on the number of workers. */
-static int qnet__winograd_in_parts(const qnet__winograd *p)
-{
-    return p->src_c <= QNET__WINOGRAD_GROUP && p->dst_c <= QNET__WINOGRAD_GROUP;
-}
-
 /* Takes du, v and d from the arena, which may have no base. */
 static void qnet__winograd_plan_weights(qnet__winograd *p, qnet__arena *arena, size_t workers)
 {
     const ptrdiff_t channels = p->src_c > p->dst_c ? p->src_c : p->dst_c;
     const size_t bytes = (size_t)p->planes * sizeof(qnet_real);
-    size_t makers = 1; /* of a v and d each */
+    size_t makers = 1, owners = 1; /* of a v and d each, of a du */
     p->parts = 1;
-    p->by_square = qnet__winograd_by_channels(p);
     p->slab = p->dst_c;
-    if (qnet__winograd_in_parts(p)) {
+    p->du_row = p->dst_c;
+    if (channels <= QNET__WINOGRAD_GROUP) {
+        p->schedule = QNET__WINOGRAD_BY_PART;
         p->round = QNET__CHAIN_WINOGRAD_WEIGHTS;
         p->parts = p->tiles / (4 * p->round); /* each long enough to be worth a du of its own */
         p->parts = p->parts < 1 ? 1 : p->parts;
         p->parts = p->parts < QNET__WINOGRAD_PARTS ? p->parts : QNET__WINOGRAD_PARTS;
-        makers = workers;
-    } else if (p->by_square) {
+        makers = workers, owners = (size_t)p->parts;
+    } else if (qnet__winograd_by_channels(p)) {
         const ptrdiff_t most = qnet__winograd_room(p, QNET__WINOGRAD_ALL) / 2 / p->tiles;
+        p->schedule = QNET__WINOGRAD_BY_SQUARE;
         p->round = p->tiles;
         p->slab = most / QNET__WINOGRAD_GROUP * QNET__WINOGRAD_GROUP;
         p->slab = p->slab < QNET__WINOGRAD_GROUP ? QNET__WINOGRAD_GROUP : p->slab;
         p->slab = p->slab < p->dst_c ? p->slab : p->dst_c;
+        p->du_row = QNET__WINOGRAD_GROUP;
+        owners = workers;
     } else {
+        p->schedule = QNET__WINOGRAD_BY_ROUND;
         p->round = qnet__winograd_room(p, QNET__WINOGRAD_ROUND) / 2 / channels; /* v and d */
         p->round = p->round < QNET__WINOGRAD_WEIGHT_TILES ? p->round : QNET__WINOGRAD_WEIGHT_TILES;
         p->round = p->round < 16 ? 16 : p->round;
         p->round = p->round < p->tiles ? p->round : p->tiles;
     }
-    p->du_row = p->by_square ? QNET__WINOGRAD_GROUP : p->dst_c;
-    p->du_plane = (p->by_square ? QNET__WINOGRAD_GROUP : p->src_c) * p->du_row + QNET__WINOGRAD_PAD;
+    p->du_plane = QNET__WINOGRAD_PAD + p->du_row * (p->schedule == QNET__WINOGRAD_BY_SQUARE
+                                                        ? QNET__WINOGRAD_GROUP : p->src_c);
     p->d_row = p->slab + QNET__WINOGRAD_PAD;
     p->v_plane = p->round * p->v_row + QNET__WINOGRAD_PAD;
     p->d_plane = p->round * p->d_row + QNET__WINOGRAD_PAD;
-    p->du = (qnet_real *)qnet__take(
-        arena, (p->by_square ? workers : (size_t)p->parts) * (size_t)p->du_plane, bytes);
+    p->du = (qnet_real *)qnet__take(arena, owners * (size_t)p->du_plane, bytes);
     p->v = (qnet_real *)qnet__take(arena, makers * (size_t)p->v_plane, bytes);
     p->d = (qnet_real *)qnet__take(arena, makers * (size_t)p->d_plane, bytes);
 }
 
-/* dy_made: gets dy as it is worked out, where that is not plain; one of its own maps, or NULL. */
+/* dy_made: gets dy as it is computed, where that is not plain; one of its own maps, or NULL. */
 static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int side,
                                    const qnet__prologue *x, const qnet__prologue *dy,
                                    qnet_real *dy_made, qnet_real *dw, void *scratch)
@@ -7023,42 +6838,29 @@ static void qnet__winograd_weights(qnet_context *ctx, const qnet_conv2d *s, int 
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
     qnet__winograd p;
-    ptrdiff_t strips;
     qnet__winograd_geometry(&p, isa, s, side, 0);
     qnet__winograd_plan_weights(&p, &arena, qnet__workers(ctx));
     p.from = *x, p.dy = *dy, p.dy_made = dy_made, p.dw = dw;
-    if (qnet__winograd_in_parts(&p)) {
-        qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_part_task, &p);
-        p.round_first = p.tiles;
+    if (p.schedule == QNET__WINOGRAD_BY_PART) {
+        qnet__parallel(ctx, (size_t)p.parts, qnet__winograd_weights_task, &p);
+        p.last = p.tiles;
     }
-    strips = (p.round - 1) / QNET__WINOGRAD_STRIP + 1; /* of a whole round */
-    if (p.by_square) { /* one round */
-        p.round_last = p.tiles;
-        qnet__parallel(ctx, (size_t)strips, qnet__winograd_input_task, &p);
-        for (; p.slab_first < p.dst_c; p.slab_first += p.slab) {
-            const ptrdiff_t left = p.dst_c - p.slab_first;
-            p.slab_groups = (left < p.slab ? left : p.slab) / QNET__WINOGRAD_GROUP;
-            qnet__parallel(ctx, (size_t)strips, qnet__winograd_gradient_task, &p);
-            qnet__parallel(ctx, (size_t)(p.src_c / QNET__WINOGRAD_GROUP * p.slab_groups),
-                           qnet__winograd_square_task, &p);
+    while (p.last < p.tiles) {
+        qnet__winograd_next(&p);
+        for (p.slab_first = 0; p.slab_first < p.dst_c; p.slab_first += p.slab) {
+            const ptrdiff_t left = p.dst_c - p.slab_first, slab = left < p.slab ? left : p.slab;
+            qnet__winograd_strips(ctx, &p, p.slab_first == 0, 1);
+            qnet__parallel(ctx, (size_t)((p.schedule == QNET__WINOGRAD_BY_SQUARE
+                                              ? slab / QNET__WINOGRAD_GROUP : p.planes) *
+                                         (p.src_c / QNET__WINOGRAD_GROUP)),
+                           qnet__winograd_weights_task, &p);
         }
-        return;
     }
-    for (; p.round_first < p.tiles; p.round_first = p.round_last) {
-        p.round_last = 0;
-        p.round_last = qnet__winograd_last(&p, p.round_first, p.round);
-        strips = (p.round_last - p.round_first - 1) / QNET__WINOGRAD_STRIP + 1;
-        qnet__parallel(ctx, (size_t)(2 * strips), qnet__winograd_both_task, &p);
-        qnet__parallel(ctx, (size_t)(p.planes * (p.src_c / QNET__WINOGRAD_GROUP)),
-                       qnet__winograd_sum_task, &p);
-    }
-    qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
+    if (p.schedule != QNET__WINOGRAD_BY_SQUARE)
+        qnet__parallel(ctx, (size_t)p.src_c, qnet__winograd_kernel_gradients_task, &p);
 }
 
-/* On maps of at most this many pixels a good part of the taps is outside. Pixels at the same place
-   of many images have the same ones there, and the direct form leaves these out: on 2x2 pixels five
-   of nine. */
-#define QNET__SWEEP_PLACES 16
+/* ---- Where it pays --------------------------------------------------------------------------- */
 
 /* The largest side of tiles for a convolution, or 0 where another form is better. Winograd's is for
    strides 1 and 2 with whole groups of 64 channels, and pays where it saves two fifths of the
@@ -7074,15 +6876,11 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
     const int64_t h = (s->height - 1) / s->stride + 1, w = (s->width - 1) / s->stride + 1;
     const int64_t least = s->stride == 1 ? QNET__WINOGRAD_TILES : QNET__WINOGRAD_TILES_2;
     const int64_t in_image = s->stride == 1 ? 1 : QNET__WINOGRAD_TILES_2 / 16;
-    int64_t direct;
-    int side;
     if (s->kernel != 3 || s->stride > 2 || s->padding != 1 ||
         s->in_channels % QNET__WINOGRAD_GROUP != 0 || s->out_channels % QNET__WINOGRAD_GROUP != 0) {
         return 0;
     }
-    /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
-    direct = s->stride == 1 && h * w <= QNET__SWEEP_PLACES ? (3 * h - 2) * (3 * w - 2) : 9 * h * w;
-    for (side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
+    for (int side = 4; side >= (once && s->stride == 1 ? 2 : 4); side -= 2) {
         qnet__winograd_axis y, x;
         int64_t tiles;
         qnet__winograd_cut(&y, (ptrdiff_t)h, side, s->stride);
@@ -7090,7 +6888,8 @@ static int qnet__winograd_side(const qnet_conv2d *s, int once)
         tiles = (int64_t)y.tiles * x.tiles;
         if (tiles >= in_image && s->batch * tiles >= least) {
             const int64_t products = qnet__winograd_points(&y) * qnet__winograd_points(&x);
-            return 5 * products <= 3 * direct ? side : 0;
+            /* 64 channels of h w numbers can be counted in bytes: so can 9 h w */
+            return 5 * products <= 3 * 9 * h * w ? side : 0;
         }
     }
     return 0;
@@ -7127,9 +6926,11 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
-                       x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co].
-   The direct sums here go by the tile of >>gemm, which reads pixels where they lie. The functions
-   at the end of this room pick: Winograd's form where it fits, a BLAS where there is a hook.
+                       x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
+   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
+   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
+   copied to a matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
@@ -7195,64 +6996,18 @@ static qnet_status qnet__conv_check(qnet_context *ctx, const qnet_conv2d *s, con
     return QNET_OK;
 }
 
-/* ---- The twins: the equation and its derivatives as plain loops ------------------------------ */
-
-/* The offset in x of channel 0 of the pixel under tap (ky, kx) of output pixel p, or -1 outside. */
-static ptrdiff_t qnet__conv_pixel(const qnet_conv2d *s, ptrdiff_t p, int ky, int kx)
+static size_t qnet__conv_out_pixels(const qnet_conv2d *s)
 {
-    const ptrdiff_t out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
-    const ptrdiff_t ox = p % out_w, oy = p / out_w % out_h, n = p / out_w / out_h;
-    const ptrdiff_t y = oy * s->stride + ky - s->padding, x = ox * s->stride + kx - s->padding;
-    if (y < 0 || y >= s->height || x < 0 || x >= s->width)
-        return -1;
-    return ((n * s->height + y) * s->width + x) * s->in_channels;
+    return (size_t)s->batch * (size_t)qnet_conv2d_out_height(s) *
+           (size_t)qnet_conv2d_out_width(s);
 }
 
-static ptrdiff_t qnet__conv_out_pixels(const qnet_conv2d *s)
+static size_t qnet__conv_in_pixels(const qnet_conv2d *s)
 {
-    return (ptrdiff_t)s->batch * qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
+    return (size_t)s->batch * (size_t)s->height * (size_t)s->width;
 }
 
-static ptrdiff_t qnet__conv_in_count(const qnet_conv2d *s)
-{
-    return (ptrdiff_t)s->batch * s->height * s->width * s->in_channels;
-}
-
-/* Each of y, dx and dw that is not NULL; with `add`, dx is added to what it holds.
-     y[p][co]            += x[at + ci] * w[ky][kx][ci][co], so
-     dx[at + ci]         += dy[p][co]  * w[ky][kx][ci][co] and
-     dw[ky][kx][ci][co]  += dy[p][co]  * x[at + ci]. */
-static void qnet__conv2d_ref(const qnet_conv2d *s, const qnet_real *x, const qnet_real *w,
-                             const qnet_real *dy, qnet_real *y, qnet_real *dx, int add,
-                             qnet_real *dw)
-{
-    const ptrdiff_t pixels = qnet__conv_out_pixels(s), taps = (ptrdiff_t)s->kernel * s->kernel;
-    const ptrdiff_t in = s->in_channels, out = s->out_channels;
-    ptrdiff_t p, tap, ci, co;
-    if (y != NULL)
-        memset(y, 0, (size_t)(pixels * out) * sizeof *y);
-    if (dx != NULL && !add)
-        memset(dx, 0, (size_t)qnet__conv_in_count(s) * sizeof *dx);
-    if (dw != NULL)
-        memset(dw, 0, (size_t)(taps * in * out) * sizeof *dw);
-    for (p = 0; p < pixels; p++) {
-        for (tap = 0; tap < taps; tap++) {
-            const ptrdiff_t at =
-                qnet__conv_pixel(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
-            for (ci = 0; at >= 0 && ci < in; ci++) {
-                const ptrdiff_t k = (tap * in + ci) * out;
-                for (co = 0; y != NULL && co < out; co++)
-                    y[p * out + co] += x[at + ci] * w[k + co];
-                for (co = 0; dx != NULL && co < out; co++)
-                    dx[at + ci] += dy[p * out + co] * w[k + co];
-                for (co = 0; dw != NULL && co < out; co++)
-                    dw[k + co] += dy[p * out + co] * x[at + ci];
-            }
-        }
-    }
-}
-
-/* ---- Forward and gradient of the inputs: one sweep of the tile over pixels ------------------- */
+/* ---- Direct, forward and gradient of the inputs: one sweep over pixels ----------------------- */
 
 /* One axis of a sweep: grid point g writes destination dst_first + g dst_step, and its tap t reads
    source src_first + g src_step + t tap_step with kernel index kernel_first + t kernel_step. */
@@ -7289,19 +7044,37 @@ static qnet__axis qnet__axis_phase(int in, int out, int phase, const qnet_conv2d
     return a;
 }
 
+/* 1 when tap t of some grid point falls inside the source. */
+static int qnet__axis_meets(const qnet__axis *a, ptrdiff_t t)
+{
+    const ptrdiff_t first = a->src_first + t * a->tap_step;
+    const ptrdiff_t last = first + (a->grid - 1) * a->src_step;
+    return first < a->src && last >= 0;
+}
+
+/* Leaves out taps that are outside at all grid points: on a map of 1x1, eight of 3x3. */
+static void qnet__axis_trim(qnet__axis *a)
+{
+    while (a->taps > 1 && !qnet__axis_meets(a, a->taps - 1))
+        a->taps--;
+    while (a->taps > 1 && !qnet__axis_meets(a, 0)) {
+        a->src_first += a->tap_step, a->kernel_first += a->kernel_step;
+        a->taps--;
+    }
+}
+
 /* A sweep: forward, or (backward = 1) for the gradient of the inputs, one phase at a time. */
 typedef struct qnet__sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
     int backward, add;       /* add: to what dst holds */
     int merged;              /* one segment per kernel row, see qnet__conv_merges */
-    int by_place;            /* on a small map: the same place of all images, then the next place */
     qnet__axis y, x;         /* of the phase */
     const qnet_real *src;    /* [batch][y.src][x.src][src_c] */
     qnet_real *dst;          /* [batch][y.dst][x.dst][dst_c] */
-    const qnet_real *panels; /* [panel][kernel_size][kernel_size][src_c][isa->columns] */
+    const qnet_real *panels; /* [panel][kernel][kernel][src_c][isa->columns]: the weights */
     const qnet_real *zeros;  /* [src_c], or a kernel row of pixels if merged */
-    ptrdiff_t src_c, dst_c, kernel_size;
+    ptrdiff_t src_c, dst_c;
     size_t phases, phases_x;
     size_t panel_count, panels_per_task;
     size_t bands, band;      /* of a phase; and grid points in each, over all images */
@@ -7318,6 +7091,8 @@ static void qnet__sweep_phase(qnet__sweep *p, size_t phase)
         p->y = qnet__axis_forward(s->height, out_h, s);
         p->x = qnet__axis_forward(s->width, out_w, s);
     }
+    qnet__axis_trim(&p->y);
+    qnet__axis_trim(&p->x);
 }
 
 /* With few input channels a tap is too short a loop. A kernel row of pixels, kernel * channels
@@ -7333,31 +7108,32 @@ static int qnet__conv_merges(const qnet_conv2d *s)
            s->kernel * s->kernel * s->in_channels <= QNET__MERGE;
 }
 
-#define QNET__SWEEP_TAPS 16    /* of one pass of the tile; larger kernels add up several passes */
-#define QNET__SWEEP_ROWS 48    /* pixels that go by while a piece of the weights stays in cache */
+#define QNET__SWEEP_TAPS 16    /* of one product; larger kernels add up several */
+#define QNET__SWEEP_ROWS 48    /* pixels of one product: a piece of the weights stays in cache */
 #define QNET__SWEEP_PIXELS 448 /* of one task, about */
 #define QNET__SWEEP_TASKS 16   /* with fewer of them, as for one image, a task has one panel */
 
-/* The taps of a pass: where each one reads, relative to the pixel under tap (0, 0). */
+/* The segments of a product: where each tap reads, relative to the pixel under tap (0, 0). */
 typedef struct qnet__taps {
     ptrdiff_t count, y[QNET__SWEEP_TAPS], x[QNET__SWEEP_TAPS], offset[QNET__SWEEP_TAPS];
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
-static void qnet__sweep_taps(const qnet__sweep *p, ptrdiff_t first, qnet__taps *taps)
+static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
+                             qnet__taps *taps)
 {
     const ptrdiff_t across = p->merged ? 1 : p->x.taps, left = p->y.taps * across - first;
-    ptrdiff_t s;
     taps->count = left < QNET__SWEEP_TAPS ? left : QNET__SWEEP_TAPS;
-    for (s = 0; s < taps->count; s++) {
+    taps->b[0] = panels; /* even without taps */
+    for (ptrdiff_t s = 0; s < taps->count; s++) {
         const ptrdiff_t u = (first + s) / across, v = (first + s) % across;
         const ptrdiff_t ky = p->y.kernel_first + u * p->y.kernel_step;
         const ptrdiff_t kx = p->x.kernel_first + v * p->x.kernel_step;
         taps->y[s] = u * p->y.tap_step;
         taps->x[s] = v * p->x.tap_step;
         taps->offset[s] = (taps->y[s] * p->x.src + taps->x[s]) * p->src_c;
-        taps->b[s] = p->panels +
-                     (ky * p->kernel_size + kx) * p->src_c * (ptrdiff_t)p->isa->columns;
+        taps->b[s] = panels + (ky * p->shape.kernel + kx) * p->src_c *
+                                  (ptrdiff_t)p->isa->columns;
     }
 }
 
@@ -7377,159 +7153,83 @@ static void qnet__sweep_pixel(const qnet__sweep *p, const qnet__taps *taps, ptrd
     const ptrdiff_t y = p->y.src_first + i * p->y.src_step;
     const ptrdiff_t x = p->x.src_first + j * p->x.src_step;
     const ptrdiff_t at = (y * p->x.src + x) * p->src_c;
-    const int inside_x = qnet__axis_inside(&p->x, x);
-    ptrdiff_t s, v;
-    if (inside_x && qnet__axis_inside(&p->y, y)) {
-        for (s = 0; s < taps->count; s++)
-            a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
-        return;
-    }
-    for (s = 0; s < taps->count; s++) {
-        const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s];
-        if (ty < 0 || ty >= p->y.src) {
-            a[s * QNET__SWEEP_ROWS] = p->zeros;
+    const int inside_y = qnet__axis_inside(&p->y, y), inside_x = qnet__axis_inside(&p->x, x);
+    for (ptrdiff_t s = 0; s < taps->count; s++, a += QNET__SWEEP_ROWS) {
+        const ptrdiff_t ty = y + taps->y[s], tx = x + taps->x[s], from = at + taps->offset[s];
+        if (!inside_y && (ty < 0 || ty >= p->y.src)) {
+            *a = p->zeros;
         } else if (inside_x || (!p->merged && tx >= 0 && tx < p->x.src)) {
-            a[s * QNET__SWEEP_ROWS] = image + (at + taps->offset[s]);
+            *a = image + from;
         } else if (!p->merged) {
-            a[s * QNET__SWEEP_ROWS] = p->zeros;
+            *a = p->zeros;
         } else {
-            a[s * QNET__SWEEP_ROWS] = border;
-            for (v = 0; v < p->x.taps; v++, border += p->src_c) {
+            *a = border;
+            for (ptrdiff_t v = 0; v < p->x.taps; v++, border += p->src_c) {
                 const int inside = x + v >= 0 && x + v < p->x.src;
-                memcpy(border, inside ? image + (at + taps->offset[s] + v * p->src_c) : p->zeros,
+                memcpy(border, inside ? image + (from + v * p->src_c) : p->zeros,
                        (size_t)p->src_c * sizeof *border);
             }
         }
     }
 }
 
-/* A piece of a panel's weights for all rows of a block, whose outputs are at pixel[row], or NULL.
-   tile->a: the pointers of row 0; next: the weights of the piece that follows, or NULL. */
-static void qnet__sweep_piece(const qnet__sweep *p, const qnet__tile *piece,
-                              const qnet_real *next, qnet_real *const *pixel, ptrdiff_t rows,
-                              size_t panel)
+/* The rows of a product, pixels from number `at` of all images on: a[tap][row] and c[row]. */
+static void qnet__sweep_rows(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t at,
+                             size_t rows, size_t column, const qnet_real **a, qnet_real **c,
+                             qnet_real (*border)[QNET__MERGE])
 {
-    qnet__tile tile = *piece;
-    size_t wanted;
-    ptrdiff_t row;
-    tile.c_at = panel * p->isa->columns;
-    wanted = qnet__min_size((size_t)p->dst_c - tile.c_at, p->isa->columns);
-    for (row = 0; row < rows; row += QNET__TILE_ROWS) {
-        tile.a = piece->a + row;
-        qnet__tile_prefetch(&tile, next, p->isa->columns, p->isa->columns,
-                       (size_t)(row / QNET__TILE_ROWS));
-        tile.rows = qnet__tile_size((size_t)(rows - row));
-        tile.c = pixel + row;
-        qnet__run_tile(p->isa, &tile, wanted);
-    }
-}
-
-/* A block of pixels, one after another from first: their outputs to pixel[], the inputs under the
-   taps to a[tap][row], and used[tap] = 1 unless all of those are zeros. */
-static void qnet__sweep_block(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t first,
-                              ptrdiff_t rows, const qnet_real **a, qnet_real **pixel,
-                              unsigned char *used, qnet_real (*border)[QNET__MERGE])
-{
-    const ptrdiff_t places = p->y.grid * p->x.grid, batch = p->shape.batch;
-    ptrdiff_t n = p->by_place ? first % batch : first / places;
-    ptrdiff_t place = p->by_place ? first / batch : first % places, row, s;
-    ptrdiff_t i = place / p->x.grid, j = place % p->x.grid;
-    memset(used, !p->by_place, QNET__SWEEP_TAPS);
-    for (row = 0; row < rows || row % QNET__TILE_ROWS != 0; row++) {
+    ptrdiff_t j = at % p->x.grid, i = at / p->x.grid % p->y.grid, n = at / p->x.grid / p->y.grid;
+    for (size_t row = 0; row < rows; row++) {
         qnet__sweep_pixel(p, taps, n, i, j, a + row, border[row % QNET__TILE_ROWS]);
-        if (row >= rows) { /* rows left over repeat the last pixel and are not kept */
-            pixel[row] = NULL;
-            continue;
-        }
-        for (s = 0; s < taps->count && p->by_place; s++)
-            used[s] |= a[s * QNET__SWEEP_ROWS + row] != p->zeros;
-        pixel[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
-                               p->x.dst_first + j * p->x.dst_step) * p->dst_c;
-        if (row + 1 == rows || (p->by_place && ++n < batch))
-            continue;
+        c[row] = p->dst + ((n * p->y.dst + p->y.dst_first + i * p->y.dst_step) * p->x.dst +
+                           p->x.dst_first + j * p->x.dst_step) * p->dst_c + column;
         if (++j == p->x.grid) {
             j = 0;
-            i++;
-        }
-        if (p->by_place) {
-            n = 0;
-        } else if (i == p->y.grid) {
-            i = 0;
-            n++;
+            if (++i == p->y.grid) {
+                i = 0;
+                n++;
+            }
         }
     }
 }
 
-/* One pass over the pixels begin .. end - 1 and the panels of a task, a block of pixels at a time:
-   piece by piece of the weights, all of the block. A piece has QNET__PIECE channels of all taps; on
-   the smallest maps of one tap, as others may be left out. Merged kernel rows are few and short:
-   there all of them are one piece, and a block is a tile. */
-static void qnet__sweep_pass(const qnet__sweep *p, const qnet__taps *taps, ptrdiff_t begin,
-                             ptrdiff_t end, size_t panel_first, size_t panel_last, int accumulate)
+/* The panels panel .. panel_end - 1 of all pixels begin .. end - 1 of a phase. A segment is a tap,
+   and a piece QNET__PIECE channels of all taps; merged kernel rows are few and short: there all of
+   them are one piece, and a product has one tile of rows. */
+static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end, size_t panel,
+                               size_t panel_end)
 {
-    const size_t columns = p->isa->columns, segments = (size_t)taps->count;
-    const size_t panel_size = (size_t)(p->kernel_size * p->kernel_size * p->src_c) * columns;
-    const size_t length = (size_t)(p->merged ? p->x.taps * p->src_c : p->src_c);
-    const size_t piece = qnet__min_size(length, QNET__PIECE);
-    const size_t together = p->by_place ? QNET__PIECE / piece : qnet__max_size(segments, 1);
-    const ptrdiff_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
+    const size_t column = panel * p->isa->columns, src_c = (size_t)p->src_c;
+    const size_t block = p->merged ? QNET__TILE_ROWS : QNET__SWEEP_ROWS;
+    const ptrdiff_t taps_all = p->y.taps * (p->merged ? 1 : p->x.taps);
     const qnet_real *a[QNET__SWEEP_TAPS * QNET__SWEEP_ROWS];
-    qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *pixel[QNET__SWEEP_ROWS];
-    unsigned char used[QNET__SWEEP_TAPS];
-    ptrdiff_t first, rows;
-    const qnet_real *next;
-    size_t panel, segment, at;
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.a_rows = QNET__SWEEP_ROWS;
-    tile.a_step = 1, tile.b_step = columns;
-    tile.chain = QNET__CHAIN_DIRECT / piece * piece;
-    for (first = begin; first < end; first += block) {
-        rows = end - first < block ? end - first : block;
-        qnet__sweep_block(p, taps, first, rows, a, pixel, used, border);
-        for (panel = panel_first; panel < panel_last; panel++) {
-            tile.accumulate = accumulate;
-            for (at = 0; at < length; at += tile.length) {
-                tile.length = qnet__min_size(p->merged ? length : piece, length - at);
-                tile.a_at = at, tile.b_at = panel * panel_size + at * columns;
-                for (segment = 0; segment < segments; segment += together) {
-                    tile.segments = qnet__min_size(together, segments - segment);
-                    if (memchr(used + segment, 1, tile.segments) == NULL)
-                        continue;
-                    tile.a = a + segment * QNET__SWEEP_ROWS, tile.b = taps->b + segment;
-                    next = taps->b[0] + (panel + 1 < panel_last ? panel + 1 : panel_first) *
-                                            panel_size;
-                    if (segment + tile.segments < segments) {
-                        next = taps->b[segment + tile.segments] + tile.b_at;
-                    } else if (at + tile.length < length) {
-                        next = taps->b[0] + tile.b_at + tile.length * columns;
-                    }
-                    qnet__sweep_piece(p, &tile, next, pixel, rows, panel);
-                    tile.accumulate = 1;
-                }
-            }
-            if (!tile.accumulate) { /* no tap inside the image */
-                tile.a = a, tile.segments = 0;
-                qnet__sweep_piece(p, &tile, NULL, pixel, rows, panel);
-            }
-        }
-    }
-}
-
-/* All taps over the pixels begin .. end - 1 of a phase. */
-static void qnet__sweep_pixels(const qnet__sweep *p, ptrdiff_t begin, ptrdiff_t end,
-                               size_t panel_first, size_t panel_last)
-{
-    const ptrdiff_t segments = p->merged ? p->y.taps : p->y.taps * p->x.taps;
-    ptrdiff_t first = 0;
+    qnet_real border[QNET__TILE_ROWS][QNET__MERGE], *c[QNET__SWEEP_ROWS];
+    ptrdiff_t first = 0, at;
+    qnet__product product;
     qnet__taps taps;
-    if (segments == 0 && p->add)
+    if (taps_all == 0 && p->add)
         return;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_rows = QNET__SWEEP_ROWS, product.a_step = 1;
+    product.b = taps.b, product.b_step = p->isa->columns;
+    product.b_panel = (size_t)(p->shape.kernel * p->shape.kernel) * src_c * p->isa->columns;
+    product.c = c;
+    product.columns = qnet__min_size(panel_end * p->isa->columns, (size_t)p->dst_c) - column;
+    product.length = p->merged ? (size_t)p->x.taps * src_c : src_c;
+    product.piece = qnet__min_size(product.length, QNET__PIECE);
+    product.chain = QNET__CHAIN_DIRECT / product.piece * product.piece;
     do { /* once even without taps, to write zeros */
-        qnet__sweep_taps(p, first, &taps);
-        qnet__sweep_pass(p, &taps, begin, end, panel_first, panel_last, p->add || first > 0);
+        qnet__sweep_taps(p, p->panels + panel * product.b_panel, first, &taps);
+        product.segments = (size_t)taps.count;
+        product.next = taps.b[0];
+        product.accumulate = p->add || first > 0;
+        for (at = begin; at < end; at += (ptrdiff_t)block) {
+            product.rows = qnet__min_size((size_t)(end - at), block);
+            qnet__sweep_rows(p, &taps, at, product.rows, column, a, c, border);
+            qnet__multiply(p->isa, &product);
+        }
         first += taps.count;
-    } while (first < segments);
+    } while (first < taps_all);
 }
 
 /* The phases of a band follow each other, as they read the same pixels. */
@@ -7537,15 +7237,14 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
 {
     qnet__sweep p = *(const qnet__sweep *)arg;
     const size_t band = index / p.phases % p.bands;
-    const size_t panel_first = index / p.phases / p.bands * p.panels_per_task;
-    const size_t panel_last = qnet__min_size(panel_first + p.panels_per_task, p.panel_count);
+    const size_t panel = index / p.phases / p.bands * p.panels_per_task;
     ptrdiff_t pixels, end;
     QNET__UNUSED(worker);
     qnet__sweep_phase(&p, index % p.phases);
     pixels = p.shape.batch * p.y.grid * p.x.grid;
     end = (ptrdiff_t)((band + 1) * p.band);
-    end = end < pixels ? end : pixels;
-    qnet__sweep_pixels(&p, (ptrdiff_t)(band * p.band), end, panel_first, panel_last);
+    qnet__sweep_pixels(&p, (ptrdiff_t)(band * p.band), end < pixels ? end : pixels, panel,
+                       qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
 /* Scratch of a sweep: the packed weights and a row of zeros. */
@@ -7595,19 +7294,13 @@ static qnet__sweep qnet__sweep_begin(qnet_context *ctx, const qnet_conv2d *s, in
     p.backward = backward;
     p.add = add;
     p.merged = !backward && qnet__conv_merges(s);
-    p.by_place = !p.merged && s->height * (int64_t)s->width <= QNET__SWEEP_PLACES;
     p.src = src, p.src_c = backward ? s->out_channels : s->in_channels;
     p.dst = dst, p.dst_c = backward ? s->in_channels : s->out_channels;
-    p.kernel_size = s->kernel;
     plan = qnet__plan_sweep(arena, p.isa, s, (int)p.src_c, (int)p.dst_c);
     memset(plan.zeros, 0, plan.zero_count * sizeof(qnet_real));
-    p.panels = plan.panels, p.zeros = plan.zeros;
-
-    if (packed == NULL) {
+    p.panels = packed != NULL ? packed : plan.panels, p.zeros = plan.zeros;
+    if (packed == NULL)
         qnet__conv_panels(ctx, s, backward, w, plan.panels);
-    } else {
-        p.panels = packed;
-    }
     p.panel_count = qnet__panels(p.isa, (size_t)p.dst_c);
     p.phases_x = (size_t)qnet__min_int(backward ? s->stride : 1, s->width);
     p.phases = (size_t)qnet__min_int(backward ? s->stride : 1, s->height) * p.phases_x;
@@ -7631,35 +7324,30 @@ static void qnet__conv_sweep(qnet_context *ctx, const qnet_conv2d *s, int backwa
                    qnet__sweep_task, &p);
 }
 
-/* ---- Gradient of the weights ----------------------------------------------------------------- */
+/* ---- Direct, gradient of the weights --------------------------------------------------------- */
 
-/* The tile holds dw[ky][kx][block of ci][panel of co] and sums over pixels, x and dy both read in
-   place. A task owns a panel, some blocks of ci and all taps, and one of `groups` ranges of output
-   rows (counted over all images); it goes through its rows in chunks that stay in cache, and adds
-   up in partial[group]. The partial sums are then added in the order of the groups. The number of
-   groups depends on the shape only.
-   Where kernel rows are merged (see qnet__conv_merges), kx and ci together are the rows of the
-   tile, over the output columns whose whole kernel row lies in the image; the few columns at the
-   left and right follow tap by tap. */
+/* dw[ky][kx][ci][co] = sum over output pixels of x[pixel under the tap][ci] dy[co]: a product whose
+   k goes over pixels, a segment per row of a map, a row per ci; x and dy are both read in place. A
+   task has a panel of co, some ci and all taps, and one of `groups` ranges of output rows (counted
+   over all images), in chunks of rows whose x stays in cache. Each group has a partial sum of its
+   own; they are added in the order of the groups, whose number depends on the shape only. For
+   whole panels of co; other shapes are lowered. */
 typedef struct qnet__weight_sweep {
     const qnet__isa *isa;
     qnet_conv2d shape;
-    const qnet_real *x, *dy; /* dy[batch][out_h][out_w][dy_c], dy_c a multiple of isa->columns */
-    qnet_real *partial;      /* [groups][kernel * kernel * in_channels][dy_c] */
-    qnet_real *dw;           /* [kernel * kernel * in_channels][out_channels] */
-    ptrdiff_t dy_c, out_h, out_w;
-    ptrdiff_t rows, rows_per_group, rows_per_chunk;
-    ptrdiff_t inner_first, inner_last; /* output columns whose kernel rows lie in the image */
-    ptrdiff_t blocks, blocks_per_task, supers;
-    size_t panels, groups;
-    int merged;
+    const qnet_real *x, *dy;
+    qnet_real *partial; /* [groups][kernel * kernel * in_channels][out_channels]; dw if one group */
+    qnet_real *dw;      /* [kernel * kernel * in_channels][out_channels] */
+    ptrdiff_t out_h, out_w, rows, rows_per_group, rows_per_chunk;
+    ptrdiff_t channels; /* ci of a task */
+    size_t panels, slices, groups; /* slices: of ci */
 } qnet__weight_sweep;
 
-#define QNET__CHUNK_ROWS 64               /* output rows of a chunk at most: segments of a tile */
-#define QNET__CHUNK_PIXELS 448            /* and pixels, about; of merged rows 4 times as many */
+#define QNET__CHUNK_PIXELS 448            /* of a chunk, about */
 #define QNET__CHUNK_BYTES ((ptrdiff_t)288 << 10) /* of x in a chunk, about */
 #define QNET__DW_BYTES ((ptrdiff_t)160 << 10) /* of dw in the work of one task */
 #define QNET__DW_TASKS 32                 /* wanted, by grouping rows */
+#define QNET__DW_ROWS 96                  /* ci of a product: whole tiles */
 #define QNET__REDUCE_ROWS 64              /* of dw per task of the reduction */
 
 /* first <= o < last: the outputs whose source o * stride + offset is in 0 .. in - 1. */
@@ -7672,180 +7360,118 @@ static void qnet__inside(ptrdiff_t out, ptrdiff_t in, ptrdiff_t stride, ptrdiff_
     *first = *first < *last ? *first : *last;
 }
 
-/* A task at one of its chunks. */
-typedef struct qnet__weight_work {
-    const qnet__weight_sweep *p;
-    qnet_real *dw;           /* [kernel * kernel * in_channels] rows dy_c apart, at the panel */
-    ptrdiff_t panel_column;  /* the panel's first */
-    ptrdiff_t block_first, block_last;
-    ptrdiff_t row_first, row_last; /* output rows over all images */
-} qnet__weight_work;
-
-/* dw[ky][kx][r] (+)= the sum over the chunk's output columns first .. last - 1 of
-   x[pixel under tap (ky, kx)][r] * dy, for rows r = 0 .. rows - 1: the channels of that pixel, and
-   of the pixels to its right where rows are more than channels. A segment per output row. */
-static void qnet__weight_columns(const qnet__weight_work *t, ptrdiff_t ky, ptrdiff_t kx,
-                                 ptrdiff_t rows, ptrdiff_t first, ptrdiff_t last, int accumulate)
+/* The segments of a tap over the output rows row .. row_end - 1, where it is inside: a[s] is x at
+   channel ci of the first pixel, b[s] dy there at the first column of the panel. */
+static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, ptrdiff_t row,
+                                  ptrdiff_t row_end, ptrdiff_t ci, size_t panel,
+                                  qnet__product *product, const qnet_real **a, const qnet_real **b)
 {
-    const qnet__weight_sweep *p = t->p;
-    const ptrdiff_t in_c = p->shape.in_channels, stride = p->shape.stride;
-    const ptrdiff_t most = QNET__TILE_ROWS;
-    const ptrdiff_t off_y = ky - p->shape.padding, off_x = kx - p->shape.padding;
-    const qnet_real *a[QNET__CHUNK_ROWS * QNET__TILE_ROWS], *b[QNET__CHUNK_ROWS];
-    qnet_real *c[QNET__TILE_ROWS], *dw = t->dw + (ky * p->shape.kernel + kx) * in_c * p->dy_c;
-    ptrdiff_t r, y_first, y_last, x_first, x_last, i, m;
-    size_t segments = 0;
-    qnet__tile tile;
-    qnet__inside(p->out_h, p->shape.height, stride, off_y, &y_first, &y_last);
-    qnet__inside(last, p->shape.width, stride, off_x, &x_first, &x_last);
-    x_first = x_first > first ? x_first : first;
-    for (r = t->row_first; r < t->row_last && x_first < x_last; r++) {
-        const ptrdiff_t n = r / p->out_h, oy = r % p->out_h;
-        const ptrdiff_t y = n * p->shape.height + oy * stride + off_y;
+    const qnet_conv2d *s = &p->shape;
+    const ptrdiff_t off_y = tap / s->kernel - s->padding, off_x = tap % s->kernel - s->padding;
+    const ptrdiff_t co = (ptrdiff_t)(panel * p->isa->columns);
+    ptrdiff_t y_first, y_last, x_first, x_last;
+    qnet__inside(p->out_h, s->height, s->stride, off_y, &y_first, &y_last);
+    qnet__inside(p->out_w, s->width, s->stride, off_x, &x_first, &x_last);
+    product->segments = 0;
+    product->length = (size_t)(x_last - x_first);
+    for (; row < row_end && x_first < x_last; row++) {
+        const ptrdiff_t n = row / p->out_h, oy = row % p->out_h;
+        const ptrdiff_t y = n * s->height + oy * s->stride + off_y;
         if (oy < y_first || oy >= y_last)
             continue;
-        for (m = 0; m < QNET__TILE_ROWS; m++) { /* the last row again: read, never kept */
-            a[(ptrdiff_t)segments * QNET__TILE_ROWS + m] =
-                p->x + (y * p->shape.width + x_first * stride + off_x) * in_c +
-                (m < rows ? m : rows - 1);
-        }
-        b[segments++] = p->dy + (r * p->out_w + x_first) * p->dy_c + t->panel_column;
-    }
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.a_step = (size_t)(stride * in_c);
-    tile.b_at = 0, tile.b_step = (size_t)p->dy_c;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.ahead = (uintptr_t)dw, tile.ahead_step = 0; /* nothing that would come late */
-    tile.segments = segments, tile.length = segments > 0 ? (size_t)(x_last - x_first) : 0;
-    tile.accumulate = accumulate;
-    tile.c_at = 0;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = rows >= QNET__TILE_ROWS;
-    for (i = t->block_first; i < t->block_last && i * most < rows; i++) {
-        const ptrdiff_t begin = i * most, end = begin + most < rows ? begin + most : rows;
-        ptrdiff_t at = begin;
-        tile.rows = qnet__tile_size((size_t)(end - begin));
-        if (at + tile.rows > rows) { /* end with the last row; those of the block before drop out */
-            at = rows > tile.rows ? rows - tile.rows : 0;
-        }
-        for (m = 0; m < tile.rows; m++)
-            c[m] = at + m >= begin && at + m < end ? dw + (at + m) * p->dy_c : NULL;
-        tile.a_at = (size_t)at;
-        if (accumulate)
-            qnet__tile_prefetch_sums(&tile, p->isa->columns);
-        qnet__run_tile(p->isa, &tile, p->isa->columns);
+        *a++ = p->x + (y * s->width + x_first * s->stride + off_x) * s->in_channels + ci;
+        *b++ = p->dy + (row * p->out_w + x_first) * s->out_channels + co;
+        product->segments++;
     }
 }
 
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const ptrdiff_t kernel = p->shape.kernel, in_c = p->shape.in_channels;
-    const ptrdiff_t super = (ptrdiff_t)(index / p->panels) % p->supers;
-    const ptrdiff_t group = (ptrdiff_t)(index / p->panels) / p->supers;
+    const qnet_conv2d *s = &p->shape;
+    const ptrdiff_t taps = (ptrdiff_t)s->kernel * s->kernel, in = s->in_channels;
+    const size_t panel = index % p->panels;
+    const ptrdiff_t slice = (ptrdiff_t)(index / p->panels % p->slices) * p->channels;
+    const ptrdiff_t slice_end = slice + p->channels < in ? slice + p->channels : in;
+    const ptrdiff_t group = (ptrdiff_t)(index / p->panels / p->slices);
     const ptrdiff_t begin = group * p->rows_per_group;
     const ptrdiff_t end = begin + p->rows_per_group < p->rows ? begin + p->rows_per_group : p->rows;
-    ptrdiff_t ky, kx;
-    qnet__weight_work t;
+    const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
+    qnet_real *c[QNET__DW_ROWS];
+    ptrdiff_t row, row_end, tap, ci, i;
+    qnet__product product;
     QNET__UNUSED(worker);
-    t.p = p;
-    t.panel_column = (ptrdiff_t)(index % p->panels * p->isa->columns);
-    t.dw = p->partial + group * kernel * kernel * in_c * p->dy_c + t.panel_column;
-    t.block_first = super * p->blocks_per_task;
-    t.block_last = t.block_first + p->blocks_per_task;
-    for (t.row_first = begin; t.row_first < end; t.row_first = t.row_last) {
-        const int add = t.row_first > begin;
-        t.row_last = t.row_first + p->rows_per_chunk < end ? t.row_first + p->rows_per_chunk : end;
-        for (ky = 0; ky < kernel; ky++) {
-            if (p->merged)
-                qnet__weight_columns(&t, ky, 0, kernel * in_c, p->inner_first, p->inner_last, add);
-            for (kx = 0; kx < kernel; kx++) {
-                if (p->merged) {
-                    qnet__weight_columns(&t, ky, kx, in_c, 0, p->inner_first, 1);
-                    qnet__weight_columns(&t, ky, kx, in_c, p->inner_last, p->out_w, 1);
-                } else {
-                    qnet__weight_columns(&t, ky, kx, in_c, 0, p->out_w, add);
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_rows = 1, product.a_step = (size_t)(s->stride * in);
+    product.beside = 1;
+    product.b = b, product.b_step = (size_t)s->out_channels;
+    product.c = c, product.columns = p->isa->columns;
+    product.chain = QNET__CHAIN_DIRECT, product.piece = (size_t)p->out_w; /* whole */
+    for (row = begin; row < end; row = row_end) {
+        row_end = row + p->rows_per_chunk < end ? row + p->rows_per_chunk : end;
+        product.accumulate = row > begin;
+        for (tap = 0; tap < taps; tap++) {
+            for (ci = slice; ci < slice_end; ci += QNET__DW_ROWS) {
+                product.rows = qnet__min_size(QNET__DW_ROWS, (size_t)(slice_end - ci));
+                for (i = 0; i < (ptrdiff_t)product.rows; i++) {
+                    c[i] = p->partial + ((group * taps + tap) * in + ci + i) * s->out_channels +
+                           panel * p->isa->columns;
                 }
+                qnet__weight_segments(p, tap, row, row_end, ci, panel, &product, a, b);
+                qnet__multiply(p->isa, &product);
             }
         }
     }
 }
 
-/* dw[r][co] = partial[0][r][co] + partial[1][r][co] + ..., in this order. */
+/* dw = partial[0] + partial[1] + ..., in this order. */
 static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
-    const ptrdiff_t out_c = p->shape.out_channels;
-    const ptrdiff_t rows = (ptrdiff_t)p->shape.kernel * p->shape.kernel * p->shape.in_channels;
-    const ptrdiff_t first = (ptrdiff_t)index * QNET__REDUCE_ROWS;
-    const ptrdiff_t last = first + QNET__REDUCE_ROWS < rows ? first + QNET__REDUCE_ROWS : rows;
-    ptrdiff_t r, co;
-    size_t group;
+    const size_t out = (size_t)p->shape.out_channels;
+    const size_t all = (size_t)(p->shape.kernel * p->shape.kernel) *
+                       (size_t)p->shape.in_channels * out;
+    const size_t first = index * QNET__REDUCE_ROWS * out;
+    const size_t last = qnet__min_size(first + QNET__REDUCE_ROWS * out, all);
     QNET__UNUSED(worker);
-    for (r = first; r < last; r++) {
-        qnet_real *dw = p->dw + r * out_c;
-        const qnet_real *partial = p->partial + r * p->dy_c;
-        memcpy(dw, partial, (size_t)out_c * sizeof *dw);
-        for (group = 1; group < p->groups; group++) {
-            partial += rows * p->dy_c;
-            for (co = 0; co < out_c; co++)
-                dw[co] += partial[co];
-        }
+    memcpy(p->dw + first, p->partial + first, (last - first) * sizeof *p->dw);
+    for (size_t group = 1; group < p->groups; group++) {
+        for (size_t i = first; i < last; i++)
+            p->dw[i] += p->partial[group * all + i];
     }
 }
 
-/* Everything that follows from the shape, with the scratch: dy with its channels padded to whole
-   panels (only if they are not) and the partial sums (unless there is one group to write dw
-   itself). */
+/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
-                                             const qnet_conv2d *s, qnet_real **padded)
+                                             const qnet_conv2d *s)
 {
-    qnet__weight_sweep p;
     const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    ptrdiff_t most, tasks, wanted, block_bytes, tile_rows, channels, fit, unused;
-    size_t partial_rows;
+    const ptrdiff_t tile_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) *
+                                 QNET__TILE_ROWS;
+    qnet__weight_sweep p;
+    ptrdiff_t most, wanted, fit;
     memset(&p, 0, sizeof p);
     p.isa = isa;
     p.shape = *s;
     p.out_h = qnet_conv2d_out_height(s);
     p.out_w = qnet_conv2d_out_width(s);
     p.panels = qnet__panels(isa, (size_t)s->out_channels);
-    p.dy_c = (ptrdiff_t)(p.panels * isa->columns);
-    qnet__inside(p.out_w, s->width, s->stride, -s->padding, &p.inner_first, &p.inner_last);
-    qnet__inside(p.out_w, s->width, s->stride, s->kernel - 1 - s->padding, &unused, &p.inner_last);
-    p.merged = qnet__conv_merges(s) && p.inner_first < p.inner_last;
-    tile_rows = p.merged ? (ptrdiff_t)s->kernel * s->in_channels : s->in_channels;
-    p.blocks = (tile_rows - 1) / QNET__TILE_ROWS + 1;
-    block_bytes = (ptrdiff_t)(taps * isa->columns * sizeof(qnet_real)) * QNET__TILE_ROWS;
-    p.blocks_per_task = block_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / block_bytes : 1;
-    if (p.merged) {
-        p.blocks_per_task = p.blocks; /* all of dw is small */
-    }
-    p.supers = (p.blocks - 1) / p.blocks_per_task + 1;
+    p.channels = QNET__TILE_ROWS * (tile_bytes < QNET__DW_BYTES ? QNET__DW_BYTES / tile_bytes : 1);
+    p.channels = p.channels < s->in_channels ? p.channels : s->in_channels;
+    p.slices = (size_t)((s->in_channels - 1) / p.channels + 1);
     p.rows = s->batch * p.out_h;
-    channels = p.blocks_per_task * QNET__TILE_ROWS;
-    channels = channels < s->in_channels ? channels : s->in_channels;
-    fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * channels);
-    p.rows_per_chunk = (QNET__CHUNK_PIXELS * (p.merged ? 4 : 1) - 1) / p.out_w + 1;
+    fit = QNET__CHUNK_BYTES / ((ptrdiff_t)sizeof(qnet_real) * s->stride * s->width * p.channels);
+    p.rows_per_chunk = (QNET__CHUNK_PIXELS - 1) / p.out_w + 1;
     p.rows_per_chunk = p.rows_per_chunk < fit ? p.rows_per_chunk : fit > 0 ? fit : 1;
-    if (p.rows_per_chunk > QNET__CHUNK_ROWS)
-        p.rows_per_chunk = QNET__CHUNK_ROWS;
+    p.rows_per_chunk = p.rows_per_chunk < QNET__SEGMENTS ? p.rows_per_chunk : QNET__SEGMENTS;
     most = (p.rows - 1) / p.rows_per_chunk + 1;
-    tasks = (ptrdiff_t)p.panels * p.supers;
-    wanted = (QNET__DW_TASKS - 1) / tasks + 1;
+    wanted = (QNET__DW_TASKS - 1) / (ptrdiff_t)(p.panels * p.slices) + 1;
     wanted = wanted < most ? wanted : most;
     p.rows_per_group = (p.rows - 1) / wanted + 1;
     p.groups = (size_t)((p.rows - 1) / p.rows_per_group + 1);
-    *padded = NULL;
-    if (p.dy_c != s->out_channels) {
-        *padded = (qnet_real *)qnet__take(arena, (size_t)(p.rows * p.out_w),
-                                          (size_t)p.dy_c * sizeof(qnet_real));
-    }
-    if (p.dy_c != s->out_channels || p.groups > 1) {
-        if (!qnet__mul(p.groups, taps * (size_t)s->in_channels, &partial_rows))
-            partial_rows = (size_t)-1;
-        p.partial = (qnet_real *)qnet__take(arena, partial_rows,
-                                            (size_t)p.dy_c * sizeof(qnet_real));
+    if (p.groups > 1) {
+        p.partial = (qnet_real *)qnet__take(arena, p.groups * (size_t)s->out_channels,
+                                            taps * (size_t)s->in_channels * sizeof(qnet_real));
     }
     return p;
 }
@@ -7855,111 +7481,90 @@ static void qnet__conv_weights_direct(qnet_context *ctx, const qnet_conv2d *s, c
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     qnet__arena arena = {(unsigned char *)scratch, 0};
-    qnet_real *padded;
-    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s, &padded);
-    const ptrdiff_t weight_rows = (ptrdiff_t)s->kernel * s->kernel * s->in_channels;
-    ptrdiff_t pixel;
+    qnet__weight_sweep p = qnet__plan_weights(&arena, isa, s);
+    const size_t rows = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
     p.x = x, p.dy = dy, p.dw = dw;
-    if (padded != NULL) {
-        memset(padded, 0, (size_t)(p.rows * p.out_w * p.dy_c) * sizeof *padded);
-        for (pixel = 0; pixel < p.rows * p.out_w; pixel++) {
-            memcpy(padded + pixel * p.dy_c, dy + pixel * s->out_channels,
-                   (size_t)s->out_channels * sizeof *padded);
-        }
-        p.dy = padded;
-    }
-    if (p.partial == NULL)
-        p.partial = dw;
-    qnet__parallel(ctx, p.panels * (size_t)p.supers * p.groups, qnet__weight_task, &p);
-    if (p.partial != dw) {
-        qnet__parallel(ctx, (size_t)((weight_rows - 1) / QNET__REDUCE_ROWS + 1),
-                       qnet__weight_reduce_task, &p);
-    }
+    p.partial = p.groups > 1 ? p.partial : dw;
+    qnet__parallel(ctx, p.panels * p.slices * p.groups, qnet__weight_task, &p);
+    if (p.groups > 1)
+        qnet__parallel(ctx, (rows - 1) / QNET__REDUCE_ROWS + 1, qnet__weight_reduce_task, &p);
 }
 
-/* ---- By way of a BLAS ------------------------------------------------------------------------ */
+/* ---- By lowering to matrix products ---------------------------------------------------------- */
 
 /* column[oy][ox][ky][kx][ci]: the pixels of one image x[height][width][in] under every tap, zeros
-   outside, so that its convolution is the matrix product column * w. */
-static void qnet__im2col(const qnet_conv2d *s, const qnet_real *x, qnet_real *column)
+   outside, so that its convolution is the matrix product column * w. With dx, the transpose: each
+   number of column is added to the pixel that it would be copied from. */
+static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_real *column,
+                              qnet_real *dx)
 {
-    const ptrdiff_t out = (ptrdiff_t)qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
-    const size_t pixel = (size_t)s->in_channels;
-    ptrdiff_t p, at;
-    int ky, kx;
-    for (p = 0; p < out; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++, column += pixel) {
-                at = qnet__conv_pixel(s, p, ky, kx);
-                if (at >= 0) {
-                    memcpy(column, x + at, pixel * sizeof *column);
-                } else {
-                    memset(column, 0, pixel * sizeof *column);
-                }
-            }
-        }
+    const ptrdiff_t out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
+    const ptrdiff_t kernel = s->kernel, in = s->in_channels;
+    for (ptrdiff_t oy = 0; oy < out_h; oy++)
+    for (ptrdiff_t ox = 0; ox < out_w; ox++)
+    for (ptrdiff_t tap = 0; tap < kernel * kernel; tap++, column += in) {
+        const ptrdiff_t iy = oy * s->stride + tap / kernel - s->padding;
+        const ptrdiff_t ix = ox * s->stride + tap % kernel - s->padding;
+        const int inside = iy >= 0 && iy < s->height && ix >= 0 && ix < s->width;
+        const ptrdiff_t at = (iy * s->width + ix) * in;
+        if (dx == NULL && inside)
+            memcpy(column, x + at, (size_t)in * sizeof *column);
+        else if (dx == NULL)
+            memset(column, 0, (size_t)in * sizeof *column);
+        for (ptrdiff_t ci = 0; dx != NULL && inside && ci < in; ci++)
+            dx[at + ci] += column[ci];
     }
 }
 
-/* The transpose of im2col: adds every entry of dcolumn to the pixel it was copied from. */
-static void qnet__col2im(const qnet_conv2d *s, int add, const qnet_real *dcolumn, qnet_real *dx)
+/* Bytes that column and its products take. */
+static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
+                                       void *scratch, qnet_real **column, void **product)
 {
-    const ptrdiff_t out = (ptrdiff_t)qnet_conv2d_out_height(s) * qnet_conv2d_out_width(s);
-    ptrdiff_t p, at;
-    int ky, kx, ci;
-    memset(dx, 0, add ? 0 : (size_t)(qnet__conv_in_count(s) / s->batch) * sizeof *dx);
-    for (p = 0; p < out; p++) {
-        for (ky = 0; ky < s->kernel; ky++) {
-            for (kx = 0; kx < s->kernel; kx++, dcolumn += s->in_channels) {
-                at = qnet__conv_pixel(s, p, ky, kx);
-                for (ci = 0; at >= 0 && ci < s->in_channels; ci++)
-                    dx[at + ci] += dcolumn[ci];
-            }
-        }
-    }
+    const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
+    const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
+    qnet__arena arena = {(unsigned char *)scratch, 0};
+    *column = (qnet_real *)qnet__take(&arena, pixels, k * sizeof(qnet_real));
+    *product = qnet__take(&arena, ctx->hooks.blas.sgemm != NULL ? 0 : qnet_gemm_scratch(
+                                      ctx, 1, 0, k, (size_t)s->out_channels, pixels), 1);
+    return arena.at;
 }
 
 /* Image by image, with qnet_gemm going to the hook:
    y = column w;  dw += column^T dy;  dcolumn = dy w^T.
-   y is written if it is given, else those of dw and dx that are given, with `add` added to what dx
-   holds. */
-static qnet_status qnet__conv_blas(qnet_context *ctx, const qnet_conv2d *s, int add,
-                                   const qnet_real *x, const qnet_real *w, const qnet_real *dy,
-                                   qnet_real *y, qnet_real *dx, qnet_real *dw, qnet_real *column)
+   That of y, dw and dx which is given, with `add` added to what dx holds. */
+static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
+                                    const qnet_real *x, const qnet_real *w, const qnet_real *dy,
+                                    qnet_real *y, qnet_real *dx, qnet_real *dw, void *scratch)
 {
-    const size_t taps = (size_t)s->kernel * (size_t)s->kernel;
-    const size_t k = taps * (size_t)s->in_channels, out = (size_t)s->out_channels;
-    const size_t pixels = (size_t)(qnet__conv_out_pixels(s) / s->batch);
-    const size_t image = (size_t)(qnet__conv_in_count(s) / s->batch);
-    int n;
-    for (n = 0; n < s->batch; n++) {
-        const size_t at_y = (size_t)n * pixels * out, at_x = (size_t)n * image;
-        if (y != NULL || dw != NULL)
-            qnet__im2col(s, x + at_x, column);
+    const size_t k = (size_t)(s->kernel * s->kernel) * (size_t)s->in_channels;
+    const size_t out = (size_t)s->out_channels;
+    const size_t pixels = qnet__conv_out_pixels(s) / (size_t)s->batch;
+    const size_t image = qnet__conv_in_pixels(s) / (size_t)s->batch * (size_t)s->in_channels;
+    qnet_real *column;
+    void *product;
+    qnet__conv_lower_scratch(ctx, s, scratch, &column, &product);
+    for (size_t n = 0; n < (size_t)s->batch; n++) {
+        const size_t at_y = n * pixels * out, at_x = n * image;
+        if (dx == NULL)
+            qnet__conv_column(s, x + at_x, column, NULL);
         if (y != NULL) {
             QNET__TRY(qnet_gemm(ctx, 0, 0, pixels, out, k, column, k, w, out, 0, y + at_y, out,
-                                NULL));
-            continue;
-        }
-        if (dw != NULL) {
+                                product));
+        } else if (dw != NULL) {
             QNET__TRY(qnet_gemm(ctx, 1, 0, k, out, pixels, column, k, dy + at_y, out,
-                                n > 0 ? (qnet_real)1 : (qnet_real)0, dw, out, NULL));
-        }
-        if (dx != NULL) {
+                                n > 0 ? (qnet_real)1 : (qnet_real)0, dw, out, product));
+        } else {
             QNET__TRY(qnet_gemm(ctx, 0, 1, pixels, k, out, dy + at_y, out, w, out, 0, column, k,
-                                NULL));
-            qnet__col2im(s, add, column, dx + at_x);
+                                product));
+            memset(dx + at_x, 0, add ? 0 : image * sizeof *dx);
+            qnet__conv_column(s, NULL, column, dx + at_x);
         }
     }
     return QNET_OK;
 }
 
-static int qnet__conv_uses_blas(const qnet_context *ctx)
-{
-    return !QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL;
-}
+/* ---- The choice of an algorithm -------------------------------------------------------------- */
 
-/* The one place where the way to do a convolution is chosen. */
 typedef enum qnet__conv_algorithm {
     QNET__CONV_REFERENCE,
     QNET__CONV_BLAS,
@@ -7968,10 +7573,10 @@ typedef enum qnet__conv_algorithm {
     QNET__CONV_DIRECT
 } qnet__conv_algorithm;
 
-static const char *qnet__conv_algorithm_name(qnet__conv_algorithm way)
+static const char *qnet__conv_algorithm_name(qnet__conv_algorithm algorithm)
 {
     static const char *const name[] = {"reference", "BLAS", "Winograd", "Winograd 2", "direct"};
-    return name[way];
+    return name[algorithm];
 }
 
 /* once: the kernel may be packed once for many passes. */
@@ -7981,22 +7586,23 @@ static qnet__conv_algorithm qnet__conv_pick(const qnet_context *ctx, const qnet_
     const int side = qnet__isa_of(ctx)->winograd != NULL ? qnet__winograd_side(shape, once) : 0;
     if (QNET__REFERENCE_ONLY)
         return QNET__CONV_REFERENCE;
-    if (qnet__conv_uses_blas(ctx))
+    if (!QNET__REAL_IS_DOUBLE && ctx->hooks.blas.sgemm != NULL)
         return QNET__CONV_BLAS;
     return side == 4 ? QNET__CONV_WINOGRAD : side == 2 ? QNET__CONV_WINOGRAD_2 : QNET__CONV_DIRECT;
 }
 
-/* The largest side of Winograd's tiles; 0: another way. */
-static int qnet__conv_side(qnet__conv_algorithm way)
+/* The largest side of Winograd's tiles; 0: another algorithm. */
+static int qnet__conv_side(qnet__conv_algorithm algorithm)
 {
-    return way == QNET__CONV_WINOGRAD ? 4 : way == QNET__CONV_WINOGRAD_2 ? 2 : 0;
+    return algorithm == QNET__CONV_WINOGRAD ? 4 : algorithm == QNET__CONV_WINOGRAD_2 ? 2 : 0;
 }
 
-/* The way of the gradient of the inputs. */
-static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm way,
+/* That of the gradient of the inputs. */
+static qnet__conv_algorithm qnet__conv_algorithm_back(qnet__conv_algorithm algorithm,
                                                       const qnet_conv2d *s)
 {
-    return qnet__conv_side(way) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT : way;
+    return qnet__conv_side(algorithm) > 0 && !qnet__winograd_goes_back(s) ? QNET__CONV_DIRECT
+                                                                          : algorithm;
 }
 
 QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_conv2d *shape)
@@ -8006,181 +7612,157 @@ QNET_API const char *qnet_conv2d_algorithm(const qnet_context *ctx, const qnet_c
     return qnet__conv_algorithm_name(qnet__conv_pick(ctx, shape, 0));
 }
 
-/* ---- The public functions, which pick -------------------------------------------------------- */
+/* The direct gradient of the weights is for whole panels. */
+static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                     const qnet_conv2d *s)
+{
+    return algorithm < QNET__CONV_WINOGRAD ||
+           (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
+}
 
-static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm way,
-                                 const qnet_conv2d *shape)
+static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                 const qnet_conv2d *s)
 {
     qnet__arena forward = {NULL, 0}, data = {NULL, 0}, weights = {NULL, 0};
     const qnet__isa *isa = qnet__isa_of(ctx);
-    qnet_real *padded;
-    switch (way) {
-    case QNET__CONV_REFERENCE: return 0;
-    case QNET__CONV_WINOGRAD:
-    case QNET__CONV_WINOGRAD_2:
-        if (!qnet__winograd_goes_back(shape))
-            qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
-        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, shape, qnet__conv_side(way)));
-    case QNET__CONV_BLAS:
-        qnet__take(&forward, (size_t)(qnet__conv_out_pixels(shape) / shape->batch),
-                   (size_t)(shape->kernel * shape->kernel) * (size_t)shape->in_channels *
-                       sizeof(qnet_real));
-        return forward.at;
-    default:
-        qnet__plan_sweep(&forward, isa, shape, shape->in_channels, shape->out_channels);
-        qnet__plan_sweep(&data, isa, shape, shape->out_channels, shape->in_channels);
-        qnet__plan_weights(&weights, isa, shape, &padded);
-        return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
-    }
-}
-
-/* The map of a source: its own where that is plain, else worked out into temp, which may be the
-   source's x. */
-static const qnet_real *qnet__prologue_map(qnet_context *ctx, const qnet__prologue *source,
-                                           size_t rows, int channels, qnet_real *temp)
-{
-    qnet__epilogue sink = qnet__epilogue_plain(temp);
-    if (source->kind == QNET__PROLOGUE_PLAIN)
-        return source->x;
-    qnet__pass(ctx, source, &sink, rows, (size_t)channels);
-    return temp;
-}
-
-/* Ways other than Winograd's store the map first, and apply the sink then. */
-static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *sink, size_t rows, int channels)
-{
-    qnet_real *map = sink->y;
-    const qnet__prologue source = qnet__prologue_plain(map);
-    if (sink->kind == QNET__EPILOGUE_MOMENTS) {
-        sink->y = NULL; /* nothing changes there */
-    }
-    if (sink->kind != QNET__EPILOGUE_PLAIN)
-        qnet__pass(ctx, &source, sink, rows, (size_t)channels);
-    sink->y = map;
+    const int side = qnet__conv_side(algorithm);
+    qnet_real *column;
+    void *product;
+    if (algorithm < QNET__CONV_WINOGRAD)
+        return qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+    if (qnet__conv_algorithm_back(algorithm, s) == QNET__CONV_DIRECT)
+        qnet__plan_sweep(&data, isa, s, s->out_channels, s->in_channels);
+    if (side > 0)
+        return qnet__max_size(data.at, qnet__winograd_scratch(ctx, s, side));
+    qnet__plan_sweep(&forward, isa, s, s->in_channels, s->out_channels);
+    if (qnet__conv_lowers_weights(ctx, algorithm, s))
+        weights.at = qnet__conv_lower_scratch(ctx, s, NULL, &column, &product);
+    else
+        qnet__plan_weights(&weights, isa, s);
+    return qnet__max_size(forward.at, qnet__max_size(data.at, weights.at));
 }
 
 /* Numbers of a kernel that is packed once for many forward passes; 0 where there is no such
    form. */
-static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm way,
+static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                 const qnet_conv2d *s)
 {
     const qnet__isa *isa = qnet__isa_of(ctx);
     const size_t in = (size_t)s->in_channels, taps = (size_t)s->kernel * (size_t)s->kernel;
     qnet__winograd p;
-    switch (way) {
-    case QNET__CONV_WINOGRAD:
-    case QNET__CONV_WINOGRAD_2:
-        qnet__winograd_geometry(&p, isa, s, qnet__conv_side(way), 0);
-        return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
-    case QNET__CONV_DIRECT:
+    if (algorithm < QNET__CONV_WINOGRAD)
+        return 0;
+    if (algorithm == QNET__CONV_DIRECT)
         return taps * in * isa->columns * qnet__panels(isa, (size_t)s->out_channels);
-    default: return 0;
-    }
+    qnet__winograd_geometry(&p, isa, s, qnet__conv_side(algorithm), 0);
+    return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
-static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm way, const qnet_conv2d *s,
+static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
-    if (qnet__conv_side(way) > 0) {
-        qnet__winograd_pack(ctx, s, qnet__conv_side(way), 0, w, packed);
-    } else if (way == QNET__CONV_DIRECT) {
+    if (qnet__conv_side(algorithm) > 0)
+        qnet__winograd_pack(ctx, s, qnet__conv_side(algorithm), 0, w, packed);
+    else if (algorithm == QNET__CONV_DIRECT)
         qnet__conv_panels(ctx, s, 0, w, packed);
-    }
 }
 
-/* What Winograd's way takes for the source: plain maps at stride 2. */
-static qnet__prologue qnet__winograd_source(qnet_context *ctx, const qnet_conv2d *s,
-                                            const qnet__prologue *source, size_t rows,
-                                            qnet_real *temp)
+/* ---- Forward and backward -------------------------------------------------------------------- */
+
+/* The map that a prologue describes: its own where that is plain, else made in temp, which may be
+   the prologue's x. */
+static const qnet_real *qnet__prologue_map(qnet_context *ctx, const qnet__prologue *x,
+                                           size_t pixels, int channels, qnet_real *temp)
 {
-    return s->stride == 1
-               ? *source
-               : qnet__prologue_plain(qnet__prologue_map(ctx, source, rows, s->in_channels, temp));
+    qnet__epilogue made = qnet__epilogue_plain(temp);
+    if (x->kind == QNET__PROLOGUE_PLAIN)
+        return x->x;
+    qnet__pass(ctx, x, &made, pixels, (size_t)channels);
+    return temp;
 }
 
-/* sink <- conv(source, w). packed: w by qnet__conv_pack, or NULL. temp: as large as the input, for
-   a source that is not plain; Winograd's way needs it at stride 2 only. */
-static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm way,
-                                      const qnet_conv2d *s, const qnet__prologue *source,
-                                      const qnet_real *w, const qnet_real *packed,
-                                      qnet__epilogue *sink, qnet_real *temp, void *scratch)
+/* y, a map that is stored already, through its epilogue. */
+static void qnet__epilogue_map(qnet_context *ctx, qnet__epilogue *y, size_t pixels, int channels)
 {
-    const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
-    const qnet_real *x;
-    if (qnet__conv_side(way) > 0) {
-        const qnet__prologue from = qnet__winograd_source(ctx, s, source, in_rows, temp);
-        qnet__winograd_conv(ctx, s, qnet__conv_side(way), 0, &from, w, packed, sink, scratch);
-        return QNET_OK;
-    }
-    x = qnet__prologue_map(ctx, source, in_rows, s->in_channels, temp);
-    if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_ref(s, x, w, NULL, sink->y, NULL, 0, NULL);
-    } else if (way == QNET__CONV_BLAS) {
-        QNET__TRY(qnet__conv_blas(ctx, s, 0, x, w, NULL, sink->y, NULL, NULL,
-                                  (qnet_real *)scratch));
-    } else {
-        qnet__conv_sweep(ctx, s, 0, 0, x, w, packed, sink->y, scratch);
-    }
-    qnet__epilogue_map(ctx, sink, (size_t)qnet__conv_out_pixels(s), s->out_channels);
+    qnet_real *map = y->y;
+    const qnet__prologue stored = qnet__prologue_plain(map);
+    if (y->kind == QNET__EPILOGUE_MOMENTS)
+        y->y = NULL; /* the map does not change */
+    if (y->kind != QNET__EPILOGUE_PLAIN)
+        qnet__pass(ctx, &stored, y, pixels, (size_t)channels);
+    y->y = map;
+}
+
+/* y <- the convolution of x with w or, backward, y <- dx from x = dy. Winograd's form applies the
+   forward prologue at stride 1 and the epilogues, but that of dx at stride 2; else qnet__pass does.
+   packed: w by qnet__conv_pack, or NULL. With `add`, which Winograd's form has not, dx is added to
+   what y->y holds. temp: as large as x, unless that is plain or its prologue applied. */
+static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                  const qnet_conv2d *s, int backward, int add,
+                                  const qnet__prologue *x, const qnet_real *w,
+                                  const qnet_real *packed, qnet__epilogue *y, qnet_real *temp,
+                                  void *scratch)
+{
+    const int side = qnet__conv_side(algorithm), ends = side > 0 && (s->stride == 1 || !backward);
+    size_t in_pixels = qnet__conv_in_pixels(s), out_pixels = qnet__conv_out_pixels(s);
+    qnet__epilogue plain = qnet__epilogue_plain(y->y);
+    qnet__prologue from = *x;
+    if (side == 0 || s->stride > 1 || backward)
+        from = qnet__prologue_plain(qnet__prologue_map(
+            ctx, x, backward ? out_pixels : in_pixels,
+            backward ? s->out_channels : s->in_channels, temp));
+    if (side > 0)
+        qnet__winograd_conv(ctx, s, side, backward, &from, w, packed, ends ? y : &plain, scratch);
+    else if (algorithm == QNET__CONV_DIRECT)
+        qnet__conv_sweep(ctx, s, backward, add, from.x, w, packed, y->y, scratch);
+    else if (backward)
+        QNET__TRY(qnet__conv_lower(ctx, s, add, NULL, w, from.x, NULL, y->y, NULL, scratch));
+    else
+        QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, NULL, y->y, NULL, NULL, scratch));
+    if (!ends)
+        qnet__epilogue_map(ctx, y, backward ? in_pixels : out_pixels,
+                           backward ? s->in_channels : s->out_channels);
     return QNET_OK;
 }
 
-/* dw and sink, unless NULL, from the gradient of the output; sink gets that of x. With `add`, which
-   Winograd's way has not, it is added to what sink->y holds. temp_x and temp_dy: like temp above;
-   Winograd's way needs temp_dy too, unless dy is plain, but temp_x at stride 2 only. temp_dy may be
-   one of dy's maps, which is lost then. */
-static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm way,
+static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
+                                      const qnet_conv2d *s, const qnet__prologue *x,
+                                      const qnet_real *w, const qnet_real *packed,
+                                      qnet__epilogue *y, qnet_real *temp, void *scratch)
+{
+    return qnet__conv_map(ctx, algorithm, s, 0, 0, x, w, packed, y, temp, scratch);
+}
+
+/* dw and dx, unless NULL, from the gradient dy of the output: dy is made (by Winograd's form on the
+   way, where dw is wanted), dw is a sum over x and dy, dx the convolution of dy, with its epilogue.
+   temp_x and temp_dy: as large as x and dy, unless plain; Winograd's form at stride 1 needs no
+   temp_x. temp_dy may be one of dy's maps, which is lost then. */
+static qnet_status qnet__conv_backward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                        const qnet_conv2d *s, const qnet__prologue *x,
                                        const qnet_real *w, const qnet__prologue *dy,
-                                       qnet__epilogue *sink, int add, qnet_real *dw,
+                                       qnet__epilogue *dx, int add, qnet_real *dw,
                                        qnet_real *temp_x, qnet_real *temp_dy, void *scratch)
 {
-    const size_t in_rows = (size_t)(qnet__conv_in_count(s) / s->in_channels);
-    const size_t out_rows = (size_t)qnet__conv_out_pixels(s);
-    const qnet_real *from_x = NULL, *from_dy;
-    const int side = qnet__conv_side(way);
-    qnet_real *dx = sink != NULL ? sink->y : NULL;
-    if (side > 0) {
-        qnet__prologue made = *dy;
-        if (dw != NULL) {
-            const qnet__prologue from = qnet__winograd_source(ctx, s, x, in_rows, temp_x);
-            qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
-            made = dy->kind == QNET__PROLOGUE_PLAIN ? *dy : qnet__prologue_plain(temp_dy);
-        }
-        if (sink != NULL) {
-            made = qnet__prologue_plain(qnet__prologue_map(ctx, &made, out_rows, s->out_channels,
-                                                       temp_dy));
-        }
-        if (sink != NULL && s->stride == 1) {
-            qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, sink, scratch);
-        } else if (sink != NULL) {
-            qnet__epilogue plain = qnet__epilogue_plain(dx);
-            if (qnet__winograd_goes_back(s)) {
-                qnet__winograd_conv(ctx, s, side, 1, &made, w, NULL, &plain, scratch);
-            } else {
-                qnet__conv_sweep(ctx, s, 1, 0, made.x, w, NULL, dx, scratch);
-            }
-            qnet__epilogue_map(ctx, sink, in_rows, s->in_channels);
-        }
-        return QNET_OK;
-    }
-    if (dw != NULL)
-        from_x = qnet__prologue_map(ctx, x, in_rows, s->in_channels, temp_x);
-    from_dy = qnet__prologue_map(ctx, dy, out_rows, s->out_channels, temp_dy);
-    if (way == QNET__CONV_REFERENCE) {
-        qnet__conv2d_ref(s, from_x, w, from_dy, NULL, dx, add, dw);
-    } else if (way == QNET__CONV_BLAS) {
-        QNET__TRY(qnet__conv_blas(ctx, s, add, from_x, w, from_dy, NULL, dx, dw,
-                                  (qnet_real *)scratch));
+    const int side = qnet__conv_side(algorithm);
+    qnet__prologue from = *x, made = *dy;
+    if (dw != NULL && (side == 0 || s->stride > 1))
+        from = qnet__prologue_plain(qnet__prologue_map(ctx, x, qnet__conv_in_pixels(s),
+                                                       s->in_channels, temp_x));
+    if (dw != NULL && side > 0) {
+        qnet__winograd_weights(ctx, s, side, &from, dy, temp_dy, dw, scratch);
+        made = dy->kind == QNET__PROLOGUE_PLAIN ? *dy : qnet__prologue_plain(temp_dy);
     } else {
-        if (dw != NULL)
-            qnet__conv_weights_direct(ctx, s, from_x, from_dy, dw, scratch);
-        if (dx != NULL)
-            qnet__conv_sweep(ctx, s, 1, add, from_dy, w, NULL, dx, scratch);
+        made = qnet__prologue_plain(qnet__prologue_map(ctx, dy, qnet__conv_out_pixels(s),
+                                                       s->out_channels, temp_dy));
     }
-    if (sink != NULL)
-        qnet__epilogue_map(ctx, sink, in_rows, s->in_channels);
-    return QNET_OK;
+    if (dw != NULL && side == 0 && qnet__conv_lowers_weights(ctx, algorithm, s))
+        QNET__TRY(qnet__conv_lower(ctx, s, 0, from.x, w, made.x, NULL, NULL, dw, scratch));
+    else if (dw != NULL && side == 0)
+        qnet__conv_weights_direct(ctx, s, from.x, made.x, dw, scratch);
+    if (dx == NULL)
+        return QNET_OK;
+    return qnet__conv_map(ctx, qnet__conv_algorithm_back(algorithm, s), s, 1, add, &made, w, NULL,
+                          dx, NULL, scratch);
 }
 
 /* 0 for a shape that is NULL or not valid, (size_t)-1 when the bytes do not fit a size_t. */
@@ -8195,8 +7777,8 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
                                          const qnet_real *x, const qnet_real *w, qnet_real *y,
                                          void *scratch)
 {
-    const qnet__prologue source = qnet__prologue_plain(x);
-    qnet__epilogue sink = qnet__epilogue_plain(y);
+    const qnet__prologue from = qnet__prologue_plain(x);
+    qnet__epilogue to = qnet__epilogue_plain(y);
     qnet_status status;
     size_t bytes;
     void *own;
@@ -8205,7 +7787,7 @@ QNET_API qnet_status qnet_conv2d_forward(qnet_context *ctx, const qnet_conv2d *s
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "conv2d forward: x, w or y is NULL");
     bytes = qnet_conv2d_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
-    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, NULL, &sink,
+    status = qnet__conv_forward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &from, w, NULL, &to,
                                 NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
@@ -8216,8 +7798,8 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
                                           const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                           void *scratch)
 {
-    const qnet__prologue source = qnet__prologue_plain(x), gradient = qnet__prologue_plain(dy);
-    qnet__epilogue sink = qnet__epilogue_plain(dx);
+    const qnet__prologue from = qnet__prologue_plain(x), gradient = qnet__prologue_plain(dy);
+    qnet__epilogue to = qnet__epilogue_plain(dx);
     qnet_status status;
     size_t bytes;
     void *own;
@@ -8228,8 +7810,8 @@ QNET_API qnet_status qnet_conv2d_backward(qnet_context *ctx, const qnet_conv2d *
     }
     bytes = qnet_conv2d_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "the scratch of a convolution", &scratch, &own));
-    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &source, w, &gradient,
-                                 dx != NULL ? &sink : NULL, 0, dw, NULL, NULL, scratch);
+    status = qnet__conv_backward(ctx, qnet__conv_pick(ctx, shape, 0), shape, &from, w, &gradient,
+                                 dx != NULL ? &to : NULL, 0, dw, NULL, NULL, scratch);
     qnet__free(ctx, own, bytes);
     return status;
 }
@@ -8471,7 +8053,7 @@ QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_re
     for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-/* ---- Max pooling ------------------------------------------------------------------------------ */
+/* ---- Max pooling ----------------------------------------------------------------------------- */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
@@ -8665,7 +8247,6 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
 #define QNET__STEM_U 12         /* numbers of u[r][q] */
 #define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8816,7 +8397,7 @@ typedef struct qnet__stem_backward_job {
     qnet__pass_job mask;    /* masks dpool, and its sums */
     const qnet_real *x;     /* [batch][height][width][3] */
     const uint8_t *argmax;  /* of dpool */
-    qnet_real level[3];     /* taken off x */
+    qnet_real pad[12];      /* u in the padding: minus the channels' level, which is taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
     ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
     double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
@@ -8852,14 +8433,17 @@ static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
-    const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
-        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
-            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
-            const int inside = y >= 0 && y < height && x >= 0 && x < width;
-            for (ptrdiff_t c = 0; c < 3; c++)
-                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
+    const size_t width = (size_t)p->s.conv.width;
+    for (ptrdiff_t q = 0; q < p->pitch; q++) memcpy(u + q * QNET__STEM_U, p->pad, sizeof p->pad);
+    for (ptrdiff_t a = 0; a < 2; a++) {
+        const ptrdiff_t y = 2 * r + a - 3;
+        const qnet_real *pixel = image + y * p->s.conv.width * 3;
+        if (y < 0 || y >= p->s.conv.height) continue;
+        for (size_t x = 3; x < width + 3; x++, pixel += 3) { /* from the border on */
+            qnet_real *to = u + (x / 2 + 3) * QNET__STEM_U + (size_t)a * 6 + x % 2 * 3;
+            for (size_t c = 0; c < 3; c++) to[c] = pixel[c] + p->pad[c];
         }
+    }
 }
 
 /* Rows first .. last - 1 of columns. */
@@ -8903,49 +8487,42 @@ static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, in
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t rows = r_end - r;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    qnet__tile tile;
-    memset(&tile, 0, sizeof tile);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.rows = QNET__TILE_ROWS;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.a_step = tile.b_step = QNET__STEM_COLUMN;
-    tile.segments = (size_t)rows;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = 1;
-    tile.accumulate = t->begun[row_class];
-    tile.ahead = (uintptr_t)c;
+    const qnet_real *a[QNET__SEGMENTS], *b[QNET__SEGMENTS];
+    qnet_real *c[QNET__STEM_U];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.beside = 1, product.a_rows = 1;
+    product.b = b, product.b_panel = p->isa->columns;
+    product.c = c, product.accumulate = t->begun[row_class];
+    product.a_step = product.b_step = QNET__STEM_COLUMN;
+    product.rows = QNET__STEM_U, product.columns = (size_t)p->width;
+    product.segments = (size_t)rows;
+    product.chain = QNET__CHAIN_DIRECT;
     for (int k = 0; k < 7; k++) {
         const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
         const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
         const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
         double sum[QNET__STEM_U];
-        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
+            c[m] = t->lags + (at + m) * p->width;
             sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+        }
         for (ptrdiff_t i = 0; i < rows; i++) {
-            const qnet_real *u = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (ptrdiff_t m = 0; m < QNET__TILE_ROWS; m++) a[i * QNET__TILE_ROWS + m] = u + m;
+            a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = a[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
             for (ptrdiff_t n = 0; n < length; n++)
                 for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
-                    sum[m] += (double)u[n * QNET__STEM_COLUMN + m];
+                    sum[m] += (double)a[i][n * QNET__STEM_COLUMN + m];
         }
-        tile.length = (size_t)length;
-        for (ptrdiff_t n = 0; n < p->width; n += (ptrdiff_t)p->isa->columns)
-            for (ptrdiff_t m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.b_at = tile.c_at = (size_t)n, tile.a_at = (size_t)m;
-                for (ptrdiff_t i = 0; i < QNET__TILE_ROWS; i++)
-                    c[i] = t->lags + (at + m + i) * p->width;
-                qnet__run_tile(p->isa, &tile, p->isa->columns);
-            }
+        product.length = product.piece = (size_t)length;
+        qnet__multiply(p->isa, &product);
         memcpy(t->lag_sums + at, sum, sizeof sum);
     }
     t->begun[row_class] = 1;
 }
 
-/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
-   The taps that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3
+   + c. The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
     const ptrdiff_t n = QNET__STEM_U;
@@ -9002,8 +8579,8 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
             const ptrdiff_t first = qnet__stem_class(s->out_h, k);
             const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
             const ptrdiff_t last = class_end < t.last ? class_end : t.last;
-            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
-                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__SEGMENTS)
+                qnet__stem_lags(&t, r, last - r < QNET__SEGMENTS ? last : r + QNET__SEGMENTS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
         if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
@@ -9083,7 +8660,7 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* The mean of each channel over the images' middle rows. */
+/* pad from the mean of each channel over the images' middle rows. */
 static void qnet__stem_level(qnet__stem_backward_job *p)
 {
     const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
@@ -9092,7 +8669,8 @@ static void qnet__stem_level(qnet__stem_backward_job *p)
         for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
             for (size_t x = 0; x < width; x++)
                 sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
-        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+        for (size_t k = c; k < QNET__STEM_U; k += 3)
+            p->pad[k] = (qnet_real)(-sum / (double)p->s.conv.batch / (double)width);
     }
 }
 
@@ -9460,8 +9038,8 @@ static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward
     qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
-   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r
+   at c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
     const qnet__isa *isa;
     size_t rows, columns, k, a_row, a_step;
@@ -11883,15 +11461,6 @@ static const uint8_t qnet__codelen_order[19] = {16, 17, 18, 0, 8,  7, 9,  6, 10,
                                                 11, 4,  12, 3, 13, 2, 14, 1, 15};
 static const uint8_t qnet__repeat_base[3] = {3, 3, 11}, qnet__repeat_extra[3] = {2, 3, 7};
 
-/* Lengths of the fixed code (RFC 1951, 3.2.6): length[288] and dist_length[32]. */
-static void qnet__fixed_lengths(uint8_t *length, uint8_t *dist_length)
-{
-    int i;
-    for (i = 0; i < QNET__FIXED_CODES; i++)
-        length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
-    memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
-}
-
 /* ---- checksums ------------------------------------------------------------------------------- */
 
 /* CRC-32 of RFC 1952, section 8: remainder by x^32 + x^26 + ... + 1 (0xedb88320, bits reversed).
@@ -12267,7 +11836,9 @@ static void qnet__inflate_block(qnet__inflate *s)
         if (s->stored_left != (qnet__inflate_bits(s, 16) ^ 0xffff))
             wrong = "the length of a stored block and its complement differ";
     } else if (type == 1) {
-        qnet__fixed_lengths(length, dist_length);
+        for (int i = 0; i < QNET__FIXED_CODES; i++) /* RFC 1951, 3.2.6 */
+            length[i] = (uint8_t)(i < 144 ? 8 : i < 256 ? 9 : i < 280 ? 7 : 8);
+        memset(dist_length, 5, 32); /* 30 and 31 complete the code; they are refused when used */
         qnet__huffman_build(&s->litlen, QNET__FOR_LITLEN, length, QNET__FIXED_CODES);
         qnet__huffman_build(&s->dist, QNET__FOR_DIST, dist_length, 32);
     } else {
@@ -12409,49 +11980,6 @@ static qnet_status qnet__inflate_read(qnet__inflate *s, void *dst, size_t size, 
         memcpy((unsigned char *)dst + *got, s->out + s->taken, n);
     }
     return QNET_OK;
-}
-
-/* Takes back what was appended to out after its first `size` bytes. */
-static void qnet__buffer_cut(qnet_context *ctx, qnet_buffer *out, size_t size)
-{
-    if (size == 0) {
-        qnet_buffer_free(ctx, out);
-        return;
-    }
-    out->size = size;
-    out->bytes[size] = 0;
-}
-
-/* limit 0: QNET_MAX_FILE_BYTES. Appends to out, which is as before on failure. */
-QNET_API qnet_status qnet_gzip_decompress(qnet_context *ctx, const void *bytes, size_t size,
-                                          size_t limit, qnet_buffer *out)
-{
-    qnet_memory_source memory;
-    qnet_source source;
-    qnet__inflate *s;
-    qnet_status status;
-    size_t before, n;
-    if (ctx == NULL || bytes == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_decompress: context, bytes or out is NULL");
-    if (limit == 0) limit = (size_t)QNET_MAX_FILE_BYTES;
-    s = (qnet__inflate *)qnet__alloc(ctx, sizeof *s);
-    if (s == NULL) return qnet__no_memory(ctx, sizeof *s, "unpacking gzip data");
-    source = qnet_source_memory(&memory, bytes, size, NULL);
-    qnet__inflate_start(s, ctx, &source, "", 0);
-    before = out->size;
-    do { /* piece by piece, so that a small file which unpacks to a huge one ends at the limit */
-        status = qnet__inflate_fill(s);
-        n = s->made - s->taken;
-        if (status == QNET_OK && s->gone + s->made > limit)
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT, "gzip data unpacks to more than %.0f bytes",
-                                (double)limit);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, out, s->out + s->taken, n);
-        s->taken += n;
-    } while (status == QNET_OK && s->mode != QNET__IN_END);
-    qnet__free(ctx, s, sizeof *s);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
 }
 
 /* ---- deflate --------------------------------------------------------------------------------- */
@@ -12670,13 +12198,6 @@ static size_t qnet__coded_bits(const uint32_t *count, const uint8_t *length, int
     return bits;
 }
 
-/* The bits of the block's tokens with code lengths litlen[] and dist[]. */
-static size_t qnet__deflate_cost(const qnet__deflate *d, const uint8_t *litlen, const uint8_t *dist)
-{
-    return qnet__coded_bits(d->litlen.count, litlen, QNET__LITLEN_CODES, qnet__length_extra, 257) +
-           qnet__coded_bits(d->dist.count, dist, QNET__DIST_CODES, qnet__dist_extra, 0);
-}
-
 /* The tokens of the block in the codes at hand, and its end. */
 static void qnet__deflate_tokens(qnet__deflate *d)
 {
@@ -12737,37 +12258,28 @@ static size_t qnet__deflate_head(qnet__deflate *d, qnet__alphabet *codelen, int 
            qnet__coded_bits(codelen->count, codelen->length, 19, qnet__repeat_extra, 16);
 }
 
-/* Codes window[start..size) as one block in the smallest of the three forms, and hands it on. */
+/* Codes window[start..size) as one block, stored where that is no larger, and hands it on. */
 static qnet_status qnet__deflate_block(qnet__deflate *d, int last)
 {
-    uint8_t fixed[QNET__FIXED_CODES], fixed_dist[32];
     qnet__alphabet codelen;
-    size_t n = d->size - d->start, dynamic_bits, fixed_bits, stored_bits = 8 * n + 40, written;
+    const size_t n = d->size - d->start;
+    size_t bits, written; /* with codes of its own: exact before a bit is written */
     qnet__deflate_parse(d);
     qnet__huffman_make(d->litlen.count, QNET__LITLEN_CODES, 15, d->litlen.length, d->litlen.code);
     qnet__huffman_make(d->dist.count, QNET__DIST_CODES, 15, d->dist.length, d->dist.code);
     memset(&codelen, 0, sizeof codelen);
-    qnet__fixed_lengths(fixed, fixed_dist);
-    /* Each form's exact cost is known before a bit is written. */
-    dynamic_bits = qnet__deflate_head(d, &codelen, 0) +
-                   qnet__deflate_cost(d, d->litlen.length, d->dist.length);
-    fixed_bits = qnet__deflate_cost(d, fixed, fixed_dist);
+    bits = qnet__deflate_head(d, &codelen, 0) +
+           qnet__coded_bits(d->litlen.count, d->litlen.length, QNET__LITLEN_CODES,
+                            qnet__length_extra, 257) +
+           qnet__coded_bits(d->dist.count, d->dist.length, QNET__DIST_CODES, qnet__dist_extra, 0);
     qnet__put_bits(d, last ? 1 : 0, 1);
-    /* Ties go to the form that is faster to unpack. */
-    if (stored_bits <= qnet__min_size(dynamic_bits, fixed_bits)) {
+    if (8 * n + 40 <= bits) { /* ties go to the form that is faster to unpack */
         qnet__put_bits(d, 0, 2);
         qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
         qnet__put_bits(d, (uint32_t)n, 16);
         qnet__put_bits(d, (uint32_t)n ^ 0xffff, 16);
         memcpy(d->out + d->written, d->window + d->start, n);
         d->written += n;
-    } else if (fixed_bits <= dynamic_bits) {
-        qnet__put_bits(d, 1, 2);
-        memcpy(d->litlen.length, fixed, sizeof fixed);
-        memcpy(d->dist.length, fixed_dist, QNET__DIST_CODES);
-        qnet__canonical_codes(fixed, QNET__FIXED_CODES, d->litlen.code);
-        qnet__canonical_codes(fixed_dist, QNET__DIST_CODES, d->dist.code);
-        qnet__deflate_tokens(d);
     } else {
         qnet__put_bits(d, 2, 2);
         qnet__deflate_head(d, &codelen, 1);
@@ -12820,34 +12332,9 @@ static qnet_status qnet__deflate_finish(qnet__deflate *d)
     QNET__TRY(qnet__deflate_block(d, 1));
     qnet__put_bits(d, 0, -d->bit_count & 7); /* up to a whole byte */
     QNET__TRY(qnet__write(d->ctx, d->sink, d->out, d->written));
-    qnet__store_le32(trailer, d->check);
-    qnet__store_le32(trailer + 4, d->plain_size);
-    if (d->zlib) qnet__store_be32(trailer, d->check);
+    qnet__store(trailer, 4, d->zlib, d->check);
+    qnet__store(trailer + 4, 4, 0, d->plain_size);
     return qnet__write(d->ctx, d->sink, trailer, d->zlib ? 4 : 8);
-}
-
-/* Appends one gzip member to out, which is as before on failure. Same bytes in, same bytes out:
-   no time and no name are written. */
-QNET_API qnet_status qnet_gzip_compress(qnet_context *ctx, const void *bytes, size_t size,
-                                        qnet_buffer *out)
-{
-    qnet__deflate *d;
-    qnet_sink sink;
-    qnet_status status;
-    size_t before;
-    if (ctx == NULL || (bytes == NULL && size > 0) || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_gzip_compress: context, bytes or out is NULL");
-    d = (qnet__deflate *)qnet__alloc(ctx, sizeof *d);
-    if (d == NULL) return qnet__no_memory(ctx, sizeof *d, "packing gzip data");
-    before = out->size;
-    sink = qnet_sink_buffer(ctx, out, "(memory)");
-    qnet__deflate_start(d, ctx, &sink, 0);
-    status = qnet__deflate_write(d, bytes, size);
-    if (status == QNET_OK) status = qnet__deflate_finish(d);
-    qnet__free(ctx, d, sizeof *d);
-    if (status != QNET_OK) qnet__buffer_cut(ctx, out, before);
-    return status;
 }
 
 /* ============================================================================================
@@ -12859,9 +12346,9 @@ static qnet_status qnet__png_chunk(qnet_context *ctx, qnet_sink *sink, const cha
                                    const unsigned char *bytes, size_t size)
 {
     unsigned char head[8], crc[4];
-    qnet__store_be32(head, (uint32_t)size);
+    qnet__store(head, 4, 1, (uint32_t)size);
     memcpy(head + 4, type, 4);
-    qnet__store_be32(crc, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
+    qnet__store(crc, 4, 1, qnet_crc32(qnet_crc32(0, head + 4, 4), bytes, size));
     QNET__TRY(qnet__write(ctx, sink, head, 8));
     QNET__TRY(qnet__write(ctx, sink, bytes, size));
     return qnet__write(ctx, sink, crc, 4);
@@ -12882,29 +12369,30 @@ static int qnet__png_predict(int kind, int left, int above, int corner)
     }
 }
 
-/* line[1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
-   NULL for the first. Of the five kinds the one with the smallest sum of absolute differences
-   wins (PNG, 12.8). */
-static void qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
-                             unsigned char *line)
+/* line[2][1 + bytes]: the kind of the filter and row[bytes] filtered by it; above: the row before,
+   NULL for the first. Returns which of the two lines is the one to send: of the five kinds the one
+   with the smallest sum of absolute differences wins (PNG, 12.8). */
+static int qnet__png_filter(const uint8_t *row, const uint8_t *above, size_t bytes, size_t pixel,
+                            unsigned char *line[2])
 {
     double best = HUGE_VAL;
-    int pass, best_kind = 0;
-    size_t i;
-    for (pass = 0; pass < 6; pass++) { /* the sixth time with the best: what is in line stays */
-        int kind = pass < 5 ? pass : best_kind;
+    int next = 0; /* the line that is free; the other holds the best so far */
+    for (int kind = 0; kind < 5; kind++) {
         double sum = 0;
-        for (i = 0; i < bytes; i++) {
-            int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
-            int corner = above && i >= pixel ? above[i - pixel] : 0;
-            int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
-            line[1 + i] = (unsigned char)d;
+        line[next][0] = (unsigned char)kind;
+        for (size_t i = 0; i < bytes; i++) {
+            const int left = i >= pixel ? row[i - pixel] : 0, up = above ? above[i] : 0;
+            const int corner = above && i >= pixel ? above[i - pixel] : 0;
+            const int d = (row[i] - qnet__png_predict(kind, left, up, corner)) & 255;
+            line[next][1 + i] = (unsigned char)d;
             sum += d < 128 ? d : 256 - d; /* mod 256: 255 is as near to 0 as 1 is */
         }
-        if (sum < best) best_kind = kind;
-        best = fmin(best, sum);
+        if (sum < best) {
+            best = sum;
+            next = !next;
+        }
     }
-    line[0] = (unsigned char)best_kind;
+    return !next;
 }
 
 /* Signature, IHDR, one IDAT with all rows as a zlib stream, IEND. The stream is made in memory
@@ -12913,7 +12401,7 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
                                     int channels, const uint8_t *pixels)
 {
     static const unsigned char signature[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line;
+    unsigned char head[13] = {0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0}, *line[2];
     qnet_buffer data = {NULL, 0, 0, NULL};
     qnet_sink to;
     qnet__deflate *d;
@@ -12930,21 +12418,22 @@ QNET_API qnet_status qnet_png_write(qnet_context *ctx, qnet_sink *sink, int widt
     if (width > INT_MAX / 4 || !qnet__mul(row, (size_t)height, &total) || total > INT_MAX / 2)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "qnet_png_write: picture is %d x %d x %d, "
                           "expected at most 2^30 bytes", width, height, channels);
-    block = sizeof *d + row + 1;
+    block = sizeof *d + 2 * (row + 1);
     d = (qnet__deflate *)qnet__alloc(ctx, block);
     if (d == NULL) return qnet__no_memory(ctx, block, "packing a picture");
-    line = (unsigned char *)(d + 1);
+    line[0] = (unsigned char *)(d + 1);
+    line[1] = line[0] + row + 1;
     to = qnet_sink_buffer(ctx, &data, qnet__sink_name(sink));
     qnet__deflate_start(d, ctx, &to, 1);
     for (y = 0; y < height && status == QNET_OK; y++) {
         const uint8_t *p = pixels + (size_t)y * row;
-        qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
-        status = qnet__deflate_write(d, line, row + 1);
+        const int best = qnet__png_filter(p, y > 0 ? p - row : NULL, row, (size_t)channels, line);
+        status = qnet__deflate_write(d, line[best], row + 1);
     }
     if (status == QNET_OK) status = qnet__deflate_finish(d);
     qnet__free(ctx, d, block);
-    qnet__store_be32(head, (uint32_t)width);
-    qnet__store_be32(head + 4, (uint32_t)height);
+    qnet__store(head, 4, 1, (uint32_t)width);
+    qnet__store(head + 4, 4, 1, (uint32_t)height);
     head[9] = channels == 3 ? 2 : 0; /* colour type */
     if (status == QNET_OK) status = qnet__write(ctx, sink, signature, 8);
     if (status == QNET_OK) status = qnet__png_chunk(ctx, sink, "IHDR", head, 13);
@@ -12966,17 +12455,17 @@ QNET_API qnet_status qnet_png_save(qnet_context *ctx, const char *path, int widt
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_png_save: context or path is NULL");
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_png_write(ctx, &sink, width, height, channels, pixels);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 
 /* ============================================================================================
    >>nifti   Volumes, and NIfTI-1 files in and out (nifti1.h, R. W. Cox 2007).
 
-   Nothing is flipped when a file is read: voxels stay in file order, and where they lie is in
-   the affine. Turning a volume is an act of its own, qnet_volume_reorient.
+   A volume is voxels[nz][ny][nx] and an affine: world = affine * (i, j, k, 1), in mm, x to the
+   right, y to the front, z up ("RAS+"). Nothing is flipped when a file is read: voxels stay in file
+   order, and where they lie is in the affine. Turning a volume is an act of its own,
+   qnet_volume_reorient. Relies on >>file for bytes and on >>deflate for .nii.gz.
    ============================================================================================ */
 
 /* ---- 3 x 3 matrices and affines -------------------------------------------------------------- */
@@ -12991,39 +12480,39 @@ static double qnet__det3(double m[3][3])
 
 /* affine[3][4], row by row. norm[j]: the length of its column j, the spacing along axis j; r[3][3]:
    the orthogonal matrix nearest to the normalised columns, by Newton's iteration R <- (R + R^-T) /
-   2 for the polar decomposition (Higham 1986). Returns 0 when the affine is not finite or singular.
- */
+   2 for the polar decomposition, which converges quadratically (Higham 1986). Returns 0 when the
+   affine is not finite or singular. */
 static int qnet__affine_axes(const double *affine, double norm[3], double r[3][3])
 {
-    int i, j, step;
+    int i, j;
     for (j = 0; j < 3; j++) {
-        double a = affine[j], b = affine[4 + j], c = affine[8 + j];
+        const double a = affine[j], b = affine[4 + j], c = affine[8 + j];
         norm[j] = sqrt(a * a + b * b + c * c);
         if (!(norm[j] > 1e-9 && norm[j] < 1e9 && fabs(affine[4 * j + 3]) < 1e12)) return 0;
         for (i = 0; i < 3; i++) r[i][j] = affine[4 * i + j] / norm[j];
     }
     if (fabs(qnet__det3(r)) < 1e-6) return 0; /* unit columns that lie (nearly) in one plane */
-    for (step = 0; step < 50; step++) {
-        double det = qnet__det3(r), next[3][3], change = 0;
+    for (int step = 0; step < 30; step++) {
+        const double det = qnet__det3(r);
+        double next[3][3];
         for (i = 0; i < 3; i++) {
-            int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
+            const int i1 = (i + 1) % 3, i2 = (i + 2) % 3;
             for (j = 0; j < 3; j++) { /* cofactor / det = the transposed inverse */
-                int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
+                const int j1 = (j + 1) % 3, j2 = (j + 2) % 3;
                 next[i][j] = (r[i][j] + (r[i1][j1] * r[i2][j2] - r[i1][j2] * r[i2][j1]) / det) / 2;
-                change += fabs(next[i][j] - r[i][j]);
             }
         }
         memcpy(r, next, sizeof next);
-        if (change < 1e-15) break;
     }
     return 1;
 }
+
+#define QNET__AXIS_TIE 1e-6
 
 /* world[j]: 0 right-left, 1 front-back, 2 up-down, the world axis nearest to voxel axis j; sign[j]:
    1 towards right, front, up. Axes are settled from the clearest on, each world axis once, as
    nibabel's io_orientation does it. At 45 degrees two are as near: then the first, whatever the
    rounding of an affine to float makes of it. */
-#define QNET__AXIS_TIE 1e-6
 static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 {
     double strength[3];
@@ -13032,7 +12521,7 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
         strength[j] = fmax(fabs(r[0][j]), fmax(fabs(r[1][j]), fabs(r[2][j])));
         world[j] = -1;
     }
-    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may want the same one */
+    for (k = 0; k < 3; k++) { /* with the axes beyond 45 degrees two may be nearest to the same */
         for (i = 0, j = -1; i < 3; i++)
             if (world[i] < 0 && (j < 0 || strength[i] > strength[j] + QNET__AXIS_TIE)) j = i;
         for (i = 0, best = -1; i < 3; i++)
@@ -13047,41 +12536,19 @@ static void qnet__nearest_axes(double r[3][3], int world[3], int sign[3])
 /* "RAS", "LPI", ...: what the axes of r point to. */
 static void qnet__orientation_text(double r[3][3], char text[4])
 {
-    int world[3], sign[3], j;
+    int world[3], sign[3];
     qnet__nearest_axes(r, world, sign);
-    for (j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
+    for (int j = 0; j < 3; j++) text[j] = sign[j] > 0 ? "RAS"[world[j]] : "LPI"[world[j]];
     text[3] = '\0';
-}
-
-/* The quaternion of a rotation, scalar part first and not negative. Row k of m is 4 q_k q: the one
-   with the largest diagonal is divided by the largest number there is (Shepperd 1978). */
-static void qnet__rotation_to_quaternion(double r[3][3], double q[4])
-{
-    double m[4][4], trace = r[0][0] + r[1][1] + r[2][2], s;
-    int i, j, k;
-    m[0][0] = 1 + trace;
-    for (i = 0; i < 3; i++) {
-        j = (i + 1) % 3;
-        k = (i + 2) % 3;
-        m[0][i + 1] = m[i + 1][0] = r[k][j] - r[j][k];
-        m[i + 1][i + 1] = 1 + 2 * r[i][i] - trace;
-        m[i + 1][j + 1] = m[j + 1][i + 1] = r[j][i] + r[i][j];
-    }
-    for (i = 1, k = 0; i < 4; i++)
-        if (m[i][i] > m[k][k]) k = i;
-    s = 2 * sqrt(m[k][k]);
-    if (m[k][0] < 0) s = -s; /* q and -q are one rotation; the file takes a as positive */
-    for (i = 0; i < 4; i++) q[i] = m[k][i] / s;
 }
 
 /* The rotation of a quaternion a + bi + cj + dk of any length but 0 (nifti1.h, "method 2"). */
 static void qnet__quaternion_to_rotation(const double q[4], double r[3][3])
 {
-    double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
-    int i;
-    for (i = 0; i < 3; i++) {
-        int j = (i + 1) % 3, k = (i + 2) % 3;
-        double b = q[1 + i], c = q[1 + j], d = q[1 + k];
+    const double a = q[0], s = 2 / (a * a + q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
+    for (int i = 0; i < 3; i++) {
+        const int j = (i + 1) % 3, k = (i + 2) % 3;
+        const double b = q[1 + i], c = q[1 + j], d = q[1 + k];
         r[i][i] = 1 - s * (c * c + d * d);
         r[i][j] = s * (b * c - a * d);
         r[i][k] = s * (b * d + a * c);
@@ -13106,8 +12573,7 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
                                         qnet_volume **out)
 {
     qnet_volume *v;
-    size_t count = qnet__voxel_count(nx, ny, nz);
-    int i;
+    const size_t count = qnet__voxel_count(nx, ny, nz);
     if (ctx == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_volume_create: context or out is NULL");
     if (count == 0)
@@ -13118,10 +12584,8 @@ QNET_API qnet_status qnet_volume_create(qnet_context *ctx, int nx, int ny, int n
     if (v == NULL) return qnet__no_memory(ctx, sizeof *v, "a volume");
     memset(v, 0, sizeof *v);
     v->ctx = ctx;
-    v->nx = nx;
-    v->ny = ny;
-    v->nz = nz;
-    for (i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
+    v->nx = nx, v->ny = ny, v->nz = nz;
+    for (int i = 0; i < 3; i++) v->spacing[i] = v->affine[i][i] = 1;
     memcpy(v->orientation, "RAS", 4);
     v->affine_source = 2;
     v->voxels = (float *)qnet__alloc(ctx, count * sizeof *v->voxels);
@@ -13150,10 +12614,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 {
     static const char letters[] = "RASLPI"; /* letter k is world axis k % 3, negative from 3 on */
     double norm[3], r[3][3], affine[3][4], spacing[3];
-    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k, x, y, z;
+    int world[3], sign[3], n[3], size[3], seen[3] = {0, 0, 0}, moves = 0, i, j, k;
     ptrdiff_t stride[3], step[3], start = 0;
-    size_t bytes, at = 0;
-    float *voxels;
     if (volume == NULL || to == NULL)
         return qnet__fail(volume ? volume->ctx : NULL, QNET_ERROR_ARGUMENT,
                           "qnet_volume_reorient: volume or orientation is NULL");
@@ -13161,12 +12623,8 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
         return qnet__fail(volume->ctx, QNET_ERROR_DATA,
                           "qnet_volume_reorient: the affine is singular or not finite");
     qnet__nearest_axes(r, world, sign);
-    n[0] = volume->nx;
-    n[1] = volume->ny;
-    n[2] = volume->nz;
-    stride[0] = 1;
-    stride[1] = n[0];
-    stride[2] = (ptrdiff_t)n[0] * n[1];
+    n[0] = volume->nx, n[1] = volume->ny, n[2] = volume->nz;
+    stride[0] = 1, stride[1] = n[0], stride[2] = (ptrdiff_t)n[0] * n[1];
     memcpy(affine, volume->affine, sizeof affine);
     for (j = 0; j < 3; j++) {
         const char *letter = to[j] ? strchr(letters, to[j]) : NULL;
@@ -13190,20 +12648,18 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
     }
     /* The fields are set in any case, since the caller may have changed the affine. */
     if (moves) {
-        bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof *voxels;
-        voxels = (float *)qnet__alloc(volume->ctx, bytes);
+        const size_t bytes = qnet__voxel_count(n[0], n[1], n[2]) * sizeof(float);
+        float *voxels = (float *)qnet__alloc(volume->ctx, bytes), *next = voxels;
         if (voxels == NULL) return qnet__no_memory(volume->ctx, bytes, "reorienting a volume");
-        for (z = 0; z < size[2]; z++)
-            for (y = 0; y < size[1]; y++) {
-                const float *row = volume->voxels + (start + z * step[2] + y * step[1]);
-                for (x = 0; x < size[0]; x++) voxels[at++] = row[x * step[0]];
+        for (k = 0; k < size[2]; k++)
+            for (j = 0; j < size[1]; j++) {
+                const float *row = volume->voxels + (start + k * step[2] + j * step[1]);
+                for (i = 0; i < size[0]; i++) *next++ = row[i * step[0]];
             }
         qnet__free(volume->ctx, volume->voxels, bytes);
         volume->voxels = voxels;
     }
-    volume->nx = size[0];
-    volume->ny = size[1];
-    volume->nz = size[2];
+    volume->nx = size[0], volume->ny = size[1], volume->nz = size[2];
     memcpy(volume->affine, affine, sizeof affine);
     memcpy(volume->spacing, spacing, sizeof spacing);
     memcpy(volume->orientation, to, 4);
@@ -13212,141 +12668,81 @@ QNET_API qnet_status qnet_volume_reorient(qnet_volume *volume, const char *to)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* The fields of nifti_1_header that are used here, by their offset in the file:
-     0  int32    sizeof_hdr      348; read the wrong way round it gives away the byte order
-    40  int16[8] dim             number of axes, then the length of each
-    70  int16    datatype        qnet_nifti_type
-    72  int16    bitpix          bits per voxel, which datatype says already
-    76  float[8] pixdim          qfac (1 or -1), then the spacing along each axis
-   108  float    vox_offset      where the voxels start, 352 without extensions
-   112  float    scl_slope       voxel = stored * scl_slope + scl_inter; 0: as stored
-   116  float    scl_inter
-   123  char     xyzt_units      low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm
-   148  char[80] descrip
-   252  int16    qform_code      above 0: the quaternion below is valid
-   254  int16    sform_code      above 0: the matrix below is valid
-   256  float[3] quatern_b, c, d
-   268  float[3] qoffset_x, y, z
-   280  float[3][4] srow_x, y, z the matrix: voxel index to world
-   344  char[4]  magic           "n+1": header and voxels in one file
-   Four bytes follow; where the first is not 0, so do extensions up to vox_offset. */
-#define QNET__NIFTI_HEADER     348
+/* The fields of nifti_1_header that are used here, by their offset in the file. */
+enum {
+    QNET__NII_SIZE = 0,       /* int32: 348, in the byte order of the file */
+    QNET__NII_DIM = 40,       /* int16[8]: number of axes, then the length of each */
+    QNET__NII_DATATYPE = 70,  /* int16: QNET__NIFTI_TYPES */
+    QNET__NII_BITPIX = 72,    /* int16: bits per voxel, which datatype says already */
+    QNET__NII_PIXDIM = 76,    /* float[8]: qfac (1 or -1), then the spacing along each axis */
+    QNET__NII_OFFSET = 108,   /* float: where the voxels start, 352 without extensions */
+    QNET__NII_SLOPE = 112,    /* float: voxel = stored * slope + inter; 0: as stored */
+    QNET__NII_INTER = 116,    /* float */
+    QNET__NII_UNITS = 123,    /* byte: low 3 bits: 1 m, 2 mm, 3 micron; 0 unknown: mm */
+    QNET__NII_QFORM = 252,    /* int16: above 0: the quaternion below is valid */
+    QNET__NII_SFORM = 254,    /* int16: above 0: the matrix below is valid */
+    QNET__NII_QUATERN = 256,  /* float[3]: b, c, d */
+    QNET__NII_QOFFSET = 268,  /* float[3]: x, y, z */
+    QNET__NII_SROW = 280,     /* float[3][4]: the matrix, voxel index to world */
+    QNET__NII_MAGIC = 344,    /* char[4]: "n+1": header and voxels in one file */
+    QNET__NII_END = 348       /* four bytes; where the first is not 0, extensions up to offset */
+};
 #define QNET__NIFTI_MAX_OFFSET ((size_t)1 << 28) /* header and extensions together */
-#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are let pass */
+#define QNET__NIFTI_MAX_TAIL   ((size_t)1 << 20) /* bytes after the last voxel that are ignored */
 #define QNET__NIFTI_PIECE      65536             /* bytes read or written at a time */
 #define QNET__NIFTI_TRUST      ((size_t)1 << 16) /* voxels allocated on the header's word alone */
 
-/* A datatype of the format: its code, bytes per voxel, name. bytes 0: not one real number per
-   voxel, not supported. */
-typedef struct qnet__nifti_kind {
-    int code, bytes;
-    const char *name;
-    double low, high; /* the stored values that an integer type holds; 0, 0 for floats */
-} qnet__nifti_kind;
-
-static const qnet__nifti_kind qnet__nifti_kinds[] = {
-    {QNET_NIFTI_UINT8, 1, "uint8", 0, 255},
-    {QNET_NIFTI_INT16, 2, "int16", -32768, 32767},
-    {QNET_NIFTI_INT32, 4, "int32", -2147483648.0, 2147483647.0},
-    {QNET_NIFTI_FLOAT32, 4, "float32", 0, 0},
-    {QNET_NIFTI_FLOAT64, 8, "float64", 0, 0},
-    {QNET_NIFTI_INT8, 1, "int8", -128, 127},
-    {QNET_NIFTI_UINT16, 2, "uint16", 0, 65535},
-    {QNET_NIFTI_UINT32, 4, "uint32", 0, 4294967295.0},
-    /* the largest doubles below 2^63 and 2^64 */
-    {QNET_NIFTI_INT64, 8, "int64", -9223372036854775808.0, 9223372036854774784.0},
-    {QNET_NIFTI_UINT64, 8, "uint64", 0, 18446744073709549568.0},
-    {1, 0, "binary", 0, 0}, {32, 0, "complex64", 0, 0}, {128, 0, "RGB24", 0, 0},
-    {1536, 0, "float128", 0, 0}, {1792, 0, "complex128", 0, 0}, {2048, 0, "complex256", 0, 0},
-    {2304, 0, "RGBA32", 0, 0}, {-1, 0, "unknown", 0, 0}};
-
-/* The entry of a code, the last one when there is none. */
-static const qnet__nifti_kind *qnet__nifti_entry(int code)
+/* Between the file's byte order and the other one: the numbers of a header. */
+static void qnet__nifti_swap_header(unsigned char *h)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_kinds;
-    while (kind->code != code && kind->code >= 0) kind++;
-    return kind;
+    static const short runs[][3] = { /* first byte, count, bytes of each */
+        {QNET__NII_SIZE, 1, 4}, {QNET__NII_DIM, 8, 2}, {QNET__NII_DATATYPE, 2, 2},
+        {QNET__NII_PIXDIM, 11, 4}, {QNET__NII_QFORM, 2, 2}, {QNET__NII_QUATERN, 18, 4}};
+    for (int i = 0; i < 6; i++)
+        qnet__swap_bytes(h + runs[i][0], (size_t)runs[i][1], (size_t)runs[i][2]);
 }
 
-/* NULL for a code that is none of qnet_nifti_type. */
-static const qnet__nifti_kind *qnet__nifti_find(int code)
-{
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    return kind->bytes > 0 ? kind : NULL;
-}
+/* Datatypes with one real number per voxel: X(code, type in C, name). */
+#define QNET__NIFTI_TYPES(X)                                                                      \
+    X(2, uint8_t, "uint8") X(4, int16_t, "int16") X(8, int32_t, "int32")                          \
+    X(16, float, "float32") X(64, double, "float64") X(256, int8_t, "int8")                       \
+    X(512, uint16_t, "uint16") X(768, uint32_t, "uint32") X(1024, int64_t, "int64")               \
+    X(1280, uint64_t, "uint64")
+#define QNET__NIFTI_INT16   4
+#define QNET__NIFTI_FLOAT32 16
 
-/* The 1, 2, 4 or 8 bytes at p as a number, in the byte order of the file. */
-static uint64_t qnet__nifti_bits(const unsigned char *p, int bytes, int big)
+/* Bytes of a voxel of this datatype, and its name; 0 for one that is not read. */
+static size_t qnet__nifti_type(int code, const char **name)
 {
-    switch (bytes) {
-    case 1: return p[0];
-    case 2: return big ? qnet__load_be16(p) : qnet__load_le16(p);
-    case 4: return big ? qnet__load_be32(p) : qnet__load_le32(p);
-    default: return big ? qnet__load_be64(p) : qnet__load_le64(p);
-    }
-}
-
-/* The number of type `code` at p. */
-static double qnet__nifti_get(const unsigned char *p, int code, int big)
-{
-    uint32_t bits32;
-    uint64_t bits64;
-    float f32;
-    double f64;
     switch (code) {
-    case QNET_NIFTI_UINT8: return p[0];
-    case QNET_NIFTI_INT8: return (int8_t)p[0];
-    case QNET_NIFTI_UINT16: return (double)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_INT16: return (int16_t)qnet__nifti_bits(p, 2, big);
-    case QNET_NIFTI_UINT32: return (double)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_INT32: return (int32_t)qnet__nifti_bits(p, 4, big);
-    case QNET_NIFTI_UINT64: return (double)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_INT64: return (double)(int64_t)qnet__nifti_bits(p, 8, big);
-    case QNET_NIFTI_FLOAT32:
-        bits32 = (uint32_t)qnet__nifti_bits(p, 4, big);
-        memcpy(&f32, &bits32, sizeof f32);
-        return (double)f32;
-    default:
-        bits64 = qnet__nifti_bits(p, 8, big);
-        memcpy(&f64, &bits64, sizeof f64);
-        return f64;
+#define QNET__NIFTI_CASE(number, type, text) case number: *name = text; return sizeof(type);
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
 }
 
-/* Writes v as type `code` at p, integers rounded with halves to even, as numpy does; 0 when it does
-   not fit. */
-static int qnet__nifti_put(unsigned char *p, int code, int big, double v)
+/* The number of datatype `code` at p, in the order of this machine. */
+static double qnet__nifti_number(const unsigned char *p, int code)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry(code);
-    uint64_t bits;
-    int i;
-    if (kind->high > 0) {
-        v = rint(v);
-        if (!(v >= kind->low && v <= kind->high)) return 0; /* NaN, too */
-        bits = kind->low < 0 ? (uint64_t)(int64_t)v : (uint64_t)v;
-    } else if (kind->bytes == 4) {
-        float f = (float)v;
-        uint32_t low;
-        if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) return 0;
-        memcpy(&low, &f, sizeof low);
-        bits = low;
-    } else {
-        memcpy(&bits, &v, sizeof bits);
+    switch (code) {
+#define QNET__NIFTI_CASE(number, type, text) \
+    case number: { type x; memcpy(&x, p, sizeof x); return (double)x; }
+        QNET__NIFTI_TYPES(QNET__NIFTI_CASE)
+#undef QNET__NIFTI_CASE
+    default: return 0;
     }
-    for (i = 0; i < kind->bytes; i++, bits >>= 8)
-        p[big ? kind->bytes - 1 - i : i] = (unsigned char)(bits & 255);
-    return 1;
 }
 
 /* Short forms for the fields of the header. */
-static int qnet__nifti_short(const unsigned char *p, int big)
+static int qnet__nifti_short(const unsigned char *p)
 {
-    return (int)qnet__nifti_get(p, QNET_NIFTI_INT16, big);
+    return (int)qnet__nifti_number(p, QNET__NIFTI_INT16);
 }
 
-static double qnet__nifti_float(const unsigned char *p, int big)
+static double qnet__nifti_float(const unsigned char *p)
 {
-    return qnet__nifti_get(p, QNET_NIFTI_FLOAT32, big);
+    return qnet__nifti_number(p, QNET__NIFTI_FLOAT32);
 }
 
 /* The state of reading, in one block of the heap. After qnet__nifti_parse nothing in here can lead
@@ -13356,101 +12752,101 @@ typedef struct qnet__nifti_reader {
     qnet_source *source;
     const char *name;
     qnet_volume volume; /* what will be handed out */
-    const qnet__nifti_kind *kind;
-    int packed, big, bitpix; /* bitpix: 0 when it agrees with datatype */
-    size_t count, offset;
+    const char *type_name;
+    int packed, swapped, type, bitpix; /* bitpix: 0 when it agrees with type */
+    size_t bytes, count, offset;       /* bytes of a voxel, voxels, where they start */
     double slope, intercept;
-    unsigned char header[QNET__NIFTI_HEADER];
-    qnet__inflate inflate; /* if packed */
+    unsigned char header[QNET__NII_END]; /* in the order of this machine */
+    qnet__inflate inflate;               /* if packed */
     unsigned char piece[QNET__NIFTI_PIECE];
 } qnet__nifti_reader;
 
 /* affine of the quaternion in the header ("method 2" of nifti1.h). qfac, in pixdim[0], is -1 where
    the third axis makes the frame left-handed. Returns by how much |b, c, d|^2 is above 1, or 0; or
    -1 when that is too much: scanners and FSL write 4e-7, which nifti1_io makes 1 as done here. */
-static double qnet__nifti_qform(const unsigned char *h, int big, const double pixdim[3],
+static double qnet__nifti_qform(const unsigned char *h, const double spacing[3],
                                 double affine[3][4])
 {
-    double q[4], r[3][3], rest, qfac = qnet__nifti_float(h + 76, big) < 0 ? -1 : 1;
+    const double qfac = qnet__nifti_float(h + QNET__NII_PIXDIM) < 0 ? -1 : 1;
+    double q[4], r[3][3], rest;
     int i, j;
     for (i = 0; i < 3; i++) {
-        q[1 + i] = qnet__nifti_float(h + 256 + 4 * i, big);
-        affine[i][3] = qnet__nifti_float(h + 268 + 4 * i, big);
+        q[1 + i] = qnet__nifti_float(h + QNET__NII_QUATERN + 4 * i);
+        affine[i][3] = qnet__nifti_float(h + QNET__NII_QOFFSET + 4 * i);
     }
     rest = 1 - (q[1] * q[1] + q[2] * q[2] + q[3] * q[3]);
     if (!(rest >= -1e-5)) return -1;
     q[0] = rest <= 3 * (double)FLT_EPSILON ? 0 : sqrt(rest);
     qnet__quaternion_to_rotation(q, r);
     for (i = 0; i < 3; i++)
-        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * pixdim[j] * (j == 2 ? qfac : 1);
+        for (j = 0; j < 3; j++) affine[i][j] = r[i][j] * spacing[j] * (j == 2 ? qfac : 1);
     return fmax(0, -rest);
 }
 
+#define qnet__nifti_warn(in, ...) qnet__log((in)->ctx, QNET_LOG_WARNING, __VA_ARGS__)
+
 /* Where the voxels lie: the sform if its code says that there is one, else the qform, else spacing
    alone: then axes to the left, front and top around the volume's centre, as nibabel takes them
-   from ANALYZE, with a warning in the log. */
+   from ANALYZE, with a warning. */
 static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
 {
     static const char *const source[3] = {"pixdim", "qform", "sform"};
     static const double mm[8] = {1, 1000, 1, .001, 1, 1, 1, 1}; /* of a unit: unknown, m, mm, um */
     qnet_volume *v = &in->volume;
     const unsigned char *h = in->header;
-    int big = in->big, dims = qnet__nifti_short(h + 40, big), units = h[123] & 7, i, j, n[3];
-    int qform = qnet__nifti_short(h + 252, big), sform = qnet__nifti_short(h + 254, big);
-    int negative = 0, zero = 1, qform_valid;
-    double pixdim[3], other[3][4], r[3][3], norm[3], excess;
+    const int dims = qnet__nifti_short(h + QNET__NII_DIM), units = h[QNET__NII_UNITS] & 7;
+    const int qform = qnet__nifti_short(h + QNET__NII_QFORM);
+    const int sform = qnet__nifti_short(h + QNET__NII_SFORM);
+    const int n[3] = {v->nx, v->ny, v->nz};
+    double spacing[3], other[3][4], r[3][3], norm[3], excess;
+    int negative = 0, zero = 1, qform_valid, i, j;
     char text[4] = "";
     if (units > 3)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: xyzt_units has the spatial unit %d, which is "
-                  "none of NIfTI-1: taken as mm", in->name, units);
-    n[0] = v->nx;
-    n[1] = v->ny;
-    n[2] = v->nz;
+        qnet__nifti_warn(in, "%s: xyzt_units has the spatial unit %d, which is none of NIfTI-1: "
+                         "taken as mm", in->name, units);
     for (i = 2; i >= 0; i--) {
-        pixdim[i] = qnet__nifti_float(h + 80 + 4 * i, big);
-        if (pixdim[i] == 0 && (i >= dims || n[i] == 1)) pixdim[i] = 1; /* no such axis */
-        if (pixdim[i] < 0) negative = i + 1;
-        pixdim[i] = fabs(pixdim[i]); /* direction is the quaternion's matter */
+        spacing[i] = qnet__nifti_float(h + QNET__NII_PIXDIM + 4 + 4 * i);
+        if (spacing[i] == 0 && (i >= dims || n[i] == 1)) spacing[i] = 1; /* no such axis */
+        if (spacing[i] < 0) negative = i + 1;
+        spacing[i] = fabs(spacing[i]); /* direction is the quaternion's matter */
     }
-    excess = qnet__nifti_qform(h, big, pixdim, other);
+    excess = qnet__nifti_qform(h, spacing, other);
     qform_valid = qform > 0 && excess >= 0 && qnet__affine_axes(&other[0][0], norm, r);
     if (qform_valid) qnet__orientation_text(r, text);
     for (i = 0; i < 3; i++)
         for (j = 0; j < 4; j++) {
-            v->affine[i][j] = qnet__nifti_float(h + 280 + 16 * i + 4 * j, big);
+            v->affine[i][j] = qnet__nifti_float(h + QNET__NII_SROW + 16 * i + 4 * j);
             if (j < 3 && v->affine[i][j] != 0) zero = 0;
         }
     v->affine_source = sform > 0 && !(zero && qform_valid) ? 2 : qform > 0 ? 1 : 0;
     if (v->affine_source == 1 && sform > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: sform_code is %d, but its matrix is 0: qform is "
-                  "used", in->name, sform);
+        qnet__nifti_warn(in, "%s: sform_code is %d, but its matrix is 0: qform is used", in->name,
+                         sform);
     for (i = 0; i < 3 && v->affine_source < 2; i++)
-        if (!(pixdim[i] > 0 && qnet__is_finite(pixdim[i])))
+        if (!(spacing[i] > 0 && qnet__is_finite(spacing[i])))
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: pixdim[%d] is %g, expected a "
-                              "spacing above 0", in->name, i + 1, pixdim[i]);
+                              "spacing above 0", in->name, i + 1, spacing[i]);
     if (v->affine_source < 2 && negative)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: pixdim[%d] is %g: taken as %g, a spacing has no "
-                  "sign", in->name, negative, -pixdim[negative - 1], pixdim[negative - 1]);
+        qnet__nifti_warn(in, "%s: pixdim[%d] is %g: taken as %g, a spacing has no sign", in->name,
+                         negative, -spacing[negative - 1], spacing[negative - 1]);
     if (v->affine_source == 1) {
         if (excess < 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: qform: quatern_b, c, d are longer "
                               "than 1", in->name);
         if (excess > 3 * (double)FLT_EPSILON) /* above the rounding of stored floats, by nibabel */
-            qnet__log(in->ctx, QNET_LOG_WARNING, "%s: qform: quatern_b, c, d are longer than 1 by "
-                      "%.2g: taken as 1", in->name, excess / 2);
+            qnet__nifti_warn(in, "%s: qform: quatern_b, c, d are longer than 1 by %.2g: taken as 1",
+                             in->name, excess / 2);
         memcpy(v->affine, other, sizeof other);
     }
     if (v->affine_source == 0) {
         memset(v->affine, 0, sizeof v->affine);
         for (i = 0; i < 3; i++) {
-            v->affine[i][i] = i == 0 ? -pixdim[i] : pixdim[i];
+            v->affine[i][i] = i == 0 ? -spacing[i] : spacing[i];
             v->affine[i][3] = -v->affine[i][i] * (n[i] - 1) / 2;
         }
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
+        qnet__nifti_warn(in, "%s: neither sform nor qform: taken as LAS, side unknown", in->name);
     }
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) v->affine[i][j] *= mm[units];
+    for (i = 0; i < 12; i++) v->affine[i / 4][i % 4] *= mm[units];
     if (!qnet__affine_axes(&v->affine[0][0], v->spacing, r))
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: the affine of the %s is singular or not "
                           "finite", in->name, source[v->affine_source]);
@@ -13458,9 +12854,8 @@ static qnet_status qnet__nifti_affine(qnet__nifti_reader *in)
     /* Both forms may be there and mean different spaces; that is no fault. That they flip an axis
        against each other mostly is one, of some tool that turned the picture and one form only. */
     if (v->affine_source == 2 && qform_valid && strcmp(text, v->orientation) != 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING,
-                  "%s: sform says %s and qform says %s; sform is used", in->name,
-                  v->orientation, text);
+        qnet__nifti_warn(in, "%s: sform says %s and qform says %s; sform is used", in->name,
+                         v->orientation, text);
     return QNET_OK;
 }
 
@@ -13471,33 +12866,34 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
 {
     qnet_context *ctx = in->ctx;
     const char *name = in->name;
-    const unsigned char *h = in->header;
-    int dim[8], i, code;
-    uint64_t size[2]; /* sizeof_hdr in either byte order: it tells which one it is */
+    unsigned char *h = in->header, *magic = h + QNET__NII_MAGIC;
+    int dim[8], i;
     double offset, slope;
-    for (i = 0; i < 2; i++) size[i] = qnet__nifti_bits(h, 4, i);
-    in->big = size[1] == QNET__NIFTI_HEADER;
-    if (size[0] == 540 || size[1] == 540)
+    const long size = (int32_t)qnet__load_le32(h); /* as a little-endian file has it */
+    const int big = size == 0x5c010000; /* 348 the other way round */
+    if (size == 540 || size == 0x1c020000)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED,
                           "%s: sizeof_hdr is 540 (NIfTI-2), expected 348 (NIfTI-1)", name);
-    if (!in->big && size[0] != QNET__NIFTI_HEADER)
+    if (size != QNET__NII_END && !big)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: sizeof_hdr is %ld, "
-                          "expected 348 in either byte order", name, (long)(int32_t)size[0]);
-    if (memcmp(h + 344, "ni1", 4) == 0)
+                          "expected 348 in either byte order", name, size);
+    in->swapped = big == qnet__is_little_endian();
+    if (in->swapped) qnet__nifti_swap_header(h);
+    if (memcmp(magic, "ni1", 4) == 0)
         return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: magic is \"ni1\" (a .hdr/.img pair), "
                           "expected \"n+1\" (one file)", name);
-    if (memcmp(h + 344, "n+1", 4) != 0)
+    if (memcmp(magic, "n+1", 4) != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: not a NIfTI-1 file: magic is %02x %02x %02x "
-                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, h[344], h[345], h[346],
-                          h[347]);
-    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + 40 + 2 * i, in->big);
+                          "%02x, expected 6e 2b 31 00 (\"n+1\")", name, magic[0], magic[1],
+                          magic[2], magic[3]);
+    for (i = 0; i < 8; i++) dim[i] = qnet__nifti_short(h + QNET__NII_DIM + 2 * i);
     if (dim[0] < 1 || dim[0] > 7)
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: dim[0] is %d, expected 1 to 7", name,
                           dim[0]);
     for (i = 1; i <= 7; i++) {
         if (i > dim[0]) dim[i] = 1; /* axes beyond the last hold anything, often 0 */
         if (i > 3 && dim[i] == 0) { /* a series of none is what no tool means */
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: dim[%d] is 0, taken as 1", name, i);
+            qnet__nifti_warn(in, "%s: dim[%d] is 0, taken as 1", name, i);
             dim[i] = 1;
         }
         if (dim[i] < 1)
@@ -13507,30 +12903,28 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
             return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: dim[%d] is %d, expected 1: one 3-D "
                               "volume, not a series", name, i, dim[i]);
     }
-    in->volume.nx = dim[1];
-    in->volume.ny = dim[2];
-    in->volume.nz = dim[3];
+    in->volume.nx = dim[1], in->volume.ny = dim[2], in->volume.nz = dim[3];
     in->count = qnet__voxel_count(dim[1], dim[2], dim[3]);
     if (in->count == 0)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: dim is %d x %d x %d, expected at most %.0f "
                           "voxels (QNET_MAX_VOXELS)", name, dim[1], dim[2], dim[3],
                           (double)QNET_MAX_VOXELS);
-    code = qnet__nifti_short(h + 70, in->big);
-    in->kind = qnet__nifti_find(code);
-    if (in->kind == NULL)
-        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d (%s), expected one of "
-                          "2, 4, 8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)",
-                          name, code, qnet__nifti_entry(code)->name);
+    in->type = qnet__nifti_short(h + QNET__NII_DATATYPE);
+    in->bytes = qnet__nifti_type(in->type, &in->type_name);
+    if (in->bytes == 0)
+        return qnet__fail(ctx, QNET_ERROR_UNSUPPORTED, "%s: datatype is %d, expected one of 2, 4, "
+                          "8, 16, 64, 256, 512, 768, 1024, 1280 (one real number per voxel)", name,
+                          in->type);
     /* bitpix says nothing new, and tools write it wrongly: uint8 masks from Julia say 32. Should
        datatype be the wrong one of the two, the file has not the length that goes with it. */
-    in->bitpix = qnet__nifti_short(h + 72, in->big);
-    if (in->bitpix == 8 * in->kind->bytes) in->bitpix = 0;
+    in->bitpix = qnet__nifti_short(h + QNET__NII_BITPIX);
+    if (in->bitpix == 8 * (int)in->bytes) in->bitpix = 0;
     else
-        qnet__log(ctx, QNET_LOG_WARNING, "%s: bitpix is %d, expected %d for datatype %d (%s), "
-                  "which is taken", name, in->bitpix, 8 * in->kind->bytes, code, in->kind->name);
+        qnet__nifti_warn(in, "%s: bitpix is %d, expected %d for datatype %d (%s), which is taken",
+                         name, in->bitpix, 8 * (int)in->bytes, in->type, in->type_name);
     /* 0 is refused, too: whether voxels then start at 348 or 352 would be a guess, and a wrong one
        shifts the picture by some voxels without a sign. */
-    offset = qnet__nifti_float(h + 108, in->big);
+    offset = qnet__nifti_float(h + QNET__NII_OFFSET);
     if (!(offset >= 352 && offset == floor(offset) && qnet__is_finite(offset)))
         return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: vox_offset is %g, expected a whole number "
                           "of 352 or more", name, offset);
@@ -13538,8 +12932,8 @@ static qnet_status qnet__nifti_parse(qnet__nifti_reader *in)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: vox_offset is %g, expected at most %.0f",
                           name, offset, (double)QNET__NIFTI_MAX_OFFSET);
     in->offset = (size_t)offset;
-    slope = qnet__nifti_float(h + 112, in->big);
-    in->intercept = qnet__nifti_float(h + 116, in->big);
+    slope = qnet__nifti_float(h + QNET__NII_SLOPE);
+    in->intercept = qnet__nifti_float(h + QNET__NII_INTER);
     /* NaN is what some tools write for "none"; nibabel takes infinity so, too. */
     in->slope = qnet__is_finite(slope) && slope != 0 ? slope : 1; /* 0: no scaling (nifti1.h) */
     if (in->slope != slope) in->intercept = 0;
@@ -13567,7 +12961,7 @@ static qnet_status qnet__nifti_next(qnet__nifti_reader *in, void *dst, size_t si
 /* "voxel (x, y, z)" of the volume for sentences. */
 static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
 {
-    size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
+    const size_t row = (size_t)v->nx, slice = row * (size_t)v->ny;
     snprintf(text, 64, "voxel (%d, %d, %d)", (int)(at % row), (int)(at % slice / row),
              (int)(at / slice));
 }
@@ -13576,21 +12970,18 @@ static void qnet__voxel_text(const qnet_volume *v, size_t at, char text[64])
    double, then rounded to float. */
 static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, size_t count)
 {
-    int code = in->kind->code, scaled = in->slope != 1 || in->intercept != 0;
+    const int scaled = in->slope != 1 || in->intercept != 0;
     float *voxels = in->volume.voxels + first;
-    const unsigned char *p = in->piece;
-    char where[64];
-    size_t i;
-    for (i = 0; i < count; i++, p += in->kind->bytes) {
-        double v;
-        if (code == QNET_NIFTI_FLOAT32 && !scaled) { /* keeps every bit, those of a NaN included */
-            uint32_t bits = (uint32_t)qnet__nifti_bits(p, 4, in->big);
-            memcpy(&voxels[i], &bits, sizeof bits);
-            continue;
-        }
-        v = qnet__nifti_get(p, code, in->big);
+    if (in->swapped) qnet__swap_bytes(in->piece, count, in->bytes);
+    if (in->type == QNET__NIFTI_FLOAT32 && !scaled) { /* keeps every bit of a NaN, too */
+        memcpy(voxels, in->piece, count * sizeof *voxels);
+        return QNET_OK;
+    }
+    for (size_t i = 0; i < count; i++) {
+        double v = qnet__nifti_number(in->piece + i * in->bytes, in->type);
         if (scaled) v = v * in->slope + in->intercept;
         if (fabs(v) > (double)FLT_MAX && qnet__is_finite(v)) {
+            char where[64];
             qnet__voxel_text(&in->volume, first + i, where);
             return qnet__fail(in->ctx, QNET_ERROR_DATA, "%s: %s is %g, expected a number that a "
                               "float can hold", in->name, where, v);
@@ -13604,13 +12995,12 @@ static qnet_status qnet__nifti_convert(qnet__nifti_reader *in, size_t first, siz
    most 16 times of what has come, and QNET__NIFTI_TRUST: a short file cannot ask for much. */
 static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
 {
-    size_t bytes = (size_t)in->kind->bytes, done, got, n;
+    size_t done, got, n;
     for (done = 0; done < in->count; done += n) {
         if (done == *room) { /* all that was allocated has arrived */
-            size_t grown = done < in->count / 16 ? done * 16 : in->count;
-            float *more;
-            if (done == 0) grown = qnet__min_size(in->count, QNET__NIFTI_TRUST);
-            more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
+            const size_t most = qnet__max_size(16 * done, QNET__NIFTI_TRUST);
+            const size_t grown = qnet__min_size(in->count, most);
+            float *more = (float *)qnet__alloc(in->ctx, grown * sizeof *more);
             if (more == NULL)
                 return qnet__no_memory(in->ctx, grown * sizeof *more, "the voxels of a volume");
             if (done > 0) memcpy(more, in->volume.voxels, done * sizeof *more);
@@ -13618,14 +13008,14 @@ static qnet_status qnet__nifti_voxels(qnet__nifti_reader *in, size_t *room)
             in->volume.voxels = more;
             *room = grown;
         }
-        n = qnet__min_size(QNET__NIFTI_PIECE / bytes, *room - done);
-        QNET__TRY(qnet__nifti_next(in, in->piece, n * bytes, &got));
-        if (got < n * bytes)
+        n = qnet__min_size(QNET__NIFTI_PIECE / in->bytes, *room - done);
+        QNET__TRY(qnet__nifti_next(in, in->piece, n * in->bytes, &got));
+        if (got < n * in->bytes)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: dim %d x %d x %d of %s "
                               "needs %.0f bytes of voxels, found %.0f", in->name, in->volume.nx,
-                              in->volume.ny, in->volume.nz, in->kind->name,
-                              (double)in->count * (double)bytes,
-                              (double)done * (double)bytes + (double)got);
+                              in->volume.ny, in->volume.nz, in->type_name,
+                              (double)in->count * (double)in->bytes,
+                              (double)done * (double)in->bytes + (double)got);
         QNET__TRY(qnet__nifti_convert(in, done, n));
     }
     return QNET_OK;
@@ -13643,12 +13033,12 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         qnet__inflate_start(&in->inflate, in->ctx, in->source, in->header, 2);
         got = 0; /* inflate gives the header from its start */
     }
-    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NIFTI_HEADER - got, &more));
-    if (got + more < QNET__NIFTI_HEADER)
+    QNET__TRY(qnet__nifti_next(in, in->header + got, QNET__NII_END - got, &more));
+    if (got + more < QNET__NII_END)
         return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: truncated: expected 348 bytes of "
                           "NIfTI-1 header, found %d", in->name, (int)(got + more));
     QNET__TRY(qnet__nifti_parse(in));
-    for (skip = in->offset - QNET__NIFTI_HEADER; skip > 0; skip -= got) { /* extensions */
+    for (skip = in->offset - QNET__NII_END; skip > 0; skip -= got) { /* extensions */
         got = qnet__min_size(skip, QNET__NIFTI_PIECE);
         QNET__TRY(qnet__nifti_next(in, in->piece, got, &got));
         if (got == 0)
@@ -13665,15 +13055,15 @@ static qnet_status qnet__nifti_read_parts(qnet__nifti_reader *in, size_t *room)
         if (tail > 0 && in->bitpix != 0)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: bitpix is %d and datatype %d (%s), "
                               "and more bytes follow than this type takes: one of them is wrong",
-                              in->name, in->bitpix, in->kind->code, in->kind->name);
+                              in->name, in->bitpix, in->type, in->type_name);
         if (tail > QNET__NIFTI_MAX_TAIL)
             return qnet__fail(in->ctx, QNET_ERROR_FORMAT, "%s: more than %.0f bytes follow the "
                               "last voxel, expected the end of the file: dim does not fit the file",
                               in->name, (double)QNET__NIFTI_MAX_TAIL);
     } while (got == QNET__NIFTI_PIECE);
     if (tail > 0)
-        qnet__log(in->ctx, QNET_LOG_WARNING, "%s: %.0f bytes follow the last voxel and are ignored",
-                  in->name, (double)tail);
+        qnet__nifti_warn(in, "%s: %.0f bytes follow the last voxel and are ignored", in->name,
+                         (double)tail);
     return QNET_OK;
 }
 
@@ -13704,75 +13094,46 @@ QNET_API qnet_status qnet_nifti_read(qnet_context *ctx, qnet_source *source, qne
     return status;
 }
 
-/* ---- writing --------------------------------------------------------------------------------- */
+/* ---- writing: little-endian, float32 or int16 with a slope, the affine as sform -------------- */
 
-/* float32 loses nothing of a volume; gzip as the usual .nii.gz. */
-QNET_API void qnet_nifti_options_init(qnet_nifti_options *options)
+static void qnet__nifti_put_short(unsigned char *p, int value)
 {
-    memset(options, 0, sizeof *options);
-    options->type = QNET_NIFTI_FLOAT32;
-    options->gzip = 1;
+    const int16_t x = (int16_t)value;
+    memcpy(p, &x, sizeof x);
 }
 
-/* The header, h[352], with the four zeros after it that say "no extensions". The sform holds the
-   affine; the qform, too, where the affine is a rotation with spacings (no shear). Their codes: 1,
-   scanner's coordinates; 0, not there, where the file that the volume came from had neither. */
-static void qnet__nifti_header(const qnet_volume *v, const qnet_nifti_options *o, double norm[3],
-                               double r[3][3], unsigned char *h)
+static void qnet__nifti_put_float(unsigned char *p, double value)
 {
-    int big = o->big_endian, i, j, code = v->affine_source > 0;
-    double q[4], shear = 0, handed = qnet__det3(r) < 0 ? -1 : 1;
-    const double dim[8] = {3, (double)v->nx, (double)v->ny, (double)v->nz, 1, 1, 1, 1};
-    const double pixdim[8] = {code ? handed : 1, norm[0], norm[1], norm[2], 1, 1, 1, 1};
+    const float x = (float)value;
+    memcpy(p, &x, sizeof x);
+}
+
+/* The header, h[352], with the four zeros after it that say "no extensions". A volume whose side is
+   unknown (affine_source 0) gets neither form, so that no reader takes it as known. */
+static void qnet__nifti_header(const qnet_volume *v, double slope, const double spacing[3],
+                               unsigned char *h)
+{
+    const int dim[8] = {3, v->nx, v->ny, v->nz, 1, 1, 1, 1}, known = v->affine_source > 0;
+    const int32_t size = QNET__NII_END;
+    int i;
     memset(h, 0, 352);
-    qnet__nifti_put(h, QNET_NIFTI_INT32, big, QNET__NIFTI_HEADER);
+    memcpy(h, &size, sizeof size);
     h[38] = 'r'; /* "regular", as ANALYZE wants it */
     for (i = 0; i < 8; i++) {
-        qnet__nifti_put(h + 40 + 2 * i, QNET_NIFTI_INT16, big, dim[i]);
-        qnet__nifti_put(h + 76 + 4 * i, QNET_NIFTI_FLOAT32, big, pixdim[i]);
+        qnet__nifti_put_short(h + QNET__NII_DIM + 2 * i, dim[i]);
+        qnet__nifti_put_float(h + QNET__NII_PIXDIM + 4 * i, i > 0 && i < 4 ? spacing[i - 1] : 1);
     }
-    qnet__nifti_put(h + 70, QNET_NIFTI_INT16, big, (int)o->type);
-    qnet__nifti_put(h + 72, QNET_NIFTI_INT16, big, 8 * qnet__nifti_entry((int)o->type)->bytes);
-    qnet__nifti_put(h + 108, QNET_NIFTI_FLOAT32, big, 352);
-    qnet__nifti_put(h + 112, QNET_NIFTI_FLOAT32, big, o->slope);
-    qnet__nifti_put(h + 116, QNET_NIFTI_FLOAT32, big, o->intercept);
-    h[123] = 2; /* mm */
-    if (o->description) memcpy(h + 148, o->description, strlen(o->description));
-    memcpy(h + 344, "n+1", 4);
-    if (code == 0) return;
-    qnet__nifti_put(h + 254, QNET_NIFTI_INT16, big, code);
-    for (i = 0; i < 3; i++)
-        for (j = 0; j < 4; j++) {
-            qnet__nifti_put(h + 280 + 16 * i + 4 * j, QNET_NIFTI_FLOAT32, big, v->affine[i][j]);
-            if (j < 3) shear = fmax(shear, fabs(r[i][j] - v->affine[i][j] / norm[j]));
-        }
-    if (shear < 1e-6) {
-        for (i = 0; i < 3; i++) r[i][2] *= handed; /* qfac takes the mirror image out of axis 3 */
-        qnet__rotation_to_quaternion(r, q);
-        qnet__nifti_put(h + 252, QNET_NIFTI_INT16, big, code);
-        for (i = 0; i < 3; i++) {
-            qnet__nifti_put(h + 256 + 4 * i, QNET_NIFTI_FLOAT32, big, q[1 + i]);
-            qnet__nifti_put(h + 268 + 4 * i, QNET_NIFTI_FLOAT32, big, v->affine[i][3]);
-        }
-    }
-}
-
-/* A volume of affine_source 0 that lies otherwise than a file without sform and qform is read. */
-static qnet_status qnet__nifti_write_turned(qnet_context *ctx, qnet_sink *sink,
-                                            const qnet_volume *volume,
-                                            const qnet_nifti_options *options)
-{
-    qnet_volume *v = NULL;
-    qnet_status status;
-    QNET__TRY(qnet_volume_create(ctx, volume->nx, volume->ny, volume->nz, &v));
-    memcpy(v->voxels, volume->voxels,
-           qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof *v->voxels);
-    memcpy(v->affine, volume->affine, sizeof v->affine);
-    v->affine_source = 0;
-    status = qnet_volume_reorient(v, "LAS");
-    if (status == QNET_OK) status = qnet_nifti_write(ctx, sink, v, options);
-    qnet_volume_destroy(v);
-    return status;
+    qnet__nifti_put_short(h + QNET__NII_DATATYPE, slope > 0 ? QNET__NIFTI_INT16
+                                                            : QNET__NIFTI_FLOAT32);
+    qnet__nifti_put_short(h + QNET__NII_BITPIX, slope > 0 ? 16 : 32);
+    qnet__nifti_put_float(h + QNET__NII_OFFSET, 352);
+    qnet__nifti_put_float(h + QNET__NII_SLOPE, slope > 0 ? slope : 1);
+    h[QNET__NII_UNITS] = 2; /* mm */
+    qnet__nifti_put_short(h + QNET__NII_SFORM, known); /* 1: scanner's coordinates */
+    for (i = 0; i < 12 && known; i++)
+        qnet__nifti_put_float(h + QNET__NII_SROW + 4 * i, v->affine[i / 4][i % 4]);
+    memcpy(h + QNET__NII_MAGIC, "n+1", 4);
+    if (!qnet__is_little_endian()) qnet__nifti_swap_header(h);
 }
 
 /* To the sink, through deflate where there is one. */
@@ -13782,88 +13143,76 @@ static qnet_status qnet__nifti_send(qnet_context *ctx, qnet__deflate *d, qnet_si
     return d ? qnet__deflate_write(d, bytes, size) : qnet__write(ctx, sink, bytes, size);
 }
 
-/* The voxels, by way of piece[QNET__NIFTI_PIECE]. */
+/* The voxels, by way of piece[QNET__NIFTI_PIECE]. Halves are rounded to even, as numpy does. */
 static qnet_status qnet__nifti_write_voxels(qnet_context *ctx, qnet__deflate *d, qnet_sink *sink,
-                                            const qnet_volume *v, const qnet_nifti_options *o,
+                                            const qnet_volume *v, double slope,
                                             unsigned char *piece)
 {
-    const qnet__nifti_kind *kind = qnet__nifti_entry((int)o->type);
-    size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = (size_t)kind->bytes, done, i, n;
-    /* As the header has them: what is stored is undone by what a reader finds there. */
-    double slope = (double)(float)o->slope, intercept = (double)(float)o->intercept;
-    char where[64];
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz), bytes = slope > 0 ? 2 : 4;
+    const double step = (double)(float)slope; /* as a reader finds it in the header */
+    size_t done, i, n;
     for (done = 0; done < count; done += n) {
         n = qnet__min_size(QNET__NIFTI_PIECE / bytes, count - done);
-        for (i = 0; i < n; i++) {
-            double voxel = (double)v->voxels[done + i], stored = (voxel - intercept) / slope;
-            if (qnet__nifti_put(piece + i * bytes, kind->code, o->big_endian, stored)) continue;
-            qnet__voxel_text(v, done + i, where);
-            return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as %g: it "
-                              "does not fit %s", qnet__sink_name(sink), where, voxel, stored,
-                              kind->name);
+        if (slope == 0) memcpy(piece, v->voxels + done, n * bytes);
+        for (i = 0; i < n && slope > 0; i++) {
+            const double stored = rint((double)v->voxels[done + i] / step);
+            if (!(stored >= -32768 && stored <= 32767)) { /* NaN, too */
+                char where[64];
+                qnet__voxel_text(v, done + i, where);
+                return qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s is %g, which would be stored as "
+                                  "%g: it does not fit int16", qnet__sink_name(sink), where,
+                                  (double)v->voxels[done + i], stored);
+            }
+            qnet__nifti_put_short(piece + 2 * i, (int)stored);
         }
+        if (!qnet__is_little_endian()) qnet__swap_bytes(piece, n, bytes);
         QNET__TRY(qnet__nifti_send(ctx, d, sink, piece, n * bytes));
     }
     return QNET_OK;
 }
 
-/* options NULL: those of qnet_nifti_options_init. */
+/* All that can be refused is refused before the first byte goes out; voxels that do not fit are
+   found on the way, and a path is then left as it was. */
 QNET_API qnet_status qnet_nifti_write(qnet_context *ctx, qnet_sink *sink, const qnet_volume *volume,
-                                      const qnet_nifti_options *options)
+                                      double slope, int gzip)
 {
-    qnet_nifti_options o;
     qnet__deflate *d;
     unsigned char *block, header[352];
     const char *name;
     char orientation[4];
-    double norm[3], r[3][3];
-    size_t deflate_bytes, block_bytes;
+    double spacing[3], r[3][3];
+    const size_t deflate_bytes = gzip ? sizeof *d : 0, bytes = deflate_bytes + QNET__NIFTI_PIECE;
     qnet_status status;
     if (ctx == NULL || sink == NULL || sink->write == NULL || volume == NULL ||
         volume->voxels == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_nifti_write: context, sink or volume is NULL");
     name = qnet__sink_name(sink);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    if (o.slope == 0) {
-        o.slope = 1;
-        o.intercept = 0;
-    }
-    /* All that can be refused is refused before the first byte goes out; voxels that do not fit
-       their type are found on the way, and a path is then left as it was. */
-    if (qnet__nifti_find((int)o.type) == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: type is %d, expected one of "
-                          "qnet_nifti_type", name, (int)o.type);
-    if (!(fabs(o.slope) >= (double)FLT_MIN && fabs(o.slope) <= (double)FLT_MAX &&
-          fabs(o.intercept) <= (double)FLT_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g and intercept %g, expected "
-                          "finite numbers that a float can hold", name, o.slope, o.intercept);
-    if (o.description && strlen(o.description) > 79)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: description has %.0f characters, expected "
-                          "at most 79", name, (double)strlen(o.description));
+    if (!(slope == 0 || (slope >= (double)FLT_MIN && slope <= (double)FLT_MAX)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: slope is %g, expected 0 or a number above "
+                          "0 that a float can hold", name, slope);
     if (qnet__voxel_count(volume->nx, volume->ny, volume->nz) == 0 || volume->nx > 32767 ||
         volume->ny > 32767 || volume->nz > 32767)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: volume is %d x %d x %d, expected sides of 1 "
                           "to 32767 and at most %.0f voxels", name, volume->nx, volume->ny,
                           volume->nz, (double)QNET_MAX_VOXELS);
-    if (!qnet__affine_axes(&volume->affine[0][0], norm, r))
+    if (!qnet__affine_axes(&volume->affine[0][0], spacing, r))
         return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the affine is singular or not finite", name);
     qnet__orientation_text(r, orientation);
     if (volume->affine_source == 0 && strcmp(orientation, "LAS") != 0)
-        return qnet__nifti_write_turned(ctx, sink, volume, &o);
-    deflate_bytes = o.gzip ? sizeof *d : 0;
-    block_bytes = deflate_bytes + QNET__NIFTI_PIECE;
-    block = (unsigned char *)qnet__alloc(ctx, block_bytes);
-    if (block == NULL) return qnet__no_memory(ctx, block_bytes, "writing a NIfTI file");
-    d = o.gzip ? (qnet__deflate *)(void *)block : NULL;
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: the side of the volume is unknown "
+                          "(affine_source 0): a file says so in the order LAS only, not %s; "
+                          "qnet_volume_reorient", name, orientation);
+    block = (unsigned char *)qnet__alloc(ctx, bytes);
+    if (block == NULL) return qnet__no_memory(ctx, bytes, "writing a NIfTI file");
+    d = gzip ? (qnet__deflate *)(void *)block : NULL;
     if (d) qnet__deflate_start(d, ctx, sink, 0);
-    qnet__nifti_header(volume, &o, norm, r, header);
+    qnet__nifti_header(volume, slope, spacing, header);
     status = qnet__nifti_send(ctx, d, sink, header, sizeof header);
     if (status == QNET_OK)
-        status = qnet__nifti_write_voxels(ctx, d, sink, volume, &o, block + deflate_bytes);
+        status = qnet__nifti_write_voxels(ctx, d, sink, volume, slope, block + deflate_bytes);
     if (status == QNET_OK && d) status = qnet__deflate_finish(d);
-    qnet__free(ctx, block, block_bytes);
+    qnet__free(ctx, block, bytes);
     return status;
 }
 
@@ -13883,27 +13232,15 @@ QNET_API qnet_status qnet_nifti_load(qnet_context *ctx, const char *path, qnet_v
     return status;
 }
 
-/* Compressed if and only if the name ends in .gz; options NULL: float32. */
 QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const qnet_volume *volume,
-                                     const qnet_nifti_options *options)
+                                     double slope)
 {
     qnet__file file;
     qnet_sink sink;
-    qnet_nifti_options o;
-    qnet_status status;
-    size_t n;
-    if (ctx == NULL || path == NULL || volume == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_nifti_save: context, path or volume is NULL");
-    n = strlen(path);
-    qnet_nifti_options_init(&o);
-    if (options) o = *options;
-    o.gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
+    const size_t n = path != NULL ? strlen(path) : 0;
+    const int gzip = n >= 3 && strcmp(path + n - 3, ".gz") == 0;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_nifti_write(ctx, &sink, volume, &o);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, qnet_nifti_write(ctx, &sink, volume, slope, gzip));
 }
 #endif
 
@@ -13917,14 +13254,16 @@ QNET_API qnet_status qnet_nifti_save(qnet_context *ctx, const char *path, const 
         "fc.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, ...}
    with offsets from the end of the header (https://github.com/huggingface/safetensors, format).
    The reader takes this grammar only, in one pass, and skips fields of a tensor that it does not
-   know; a string is decoded in place, as no escape is shorter than the UTF-8 that it stands for.
+   know. Strings are decoded in place, as no escape is shorter than what it stands for; surrogate
+   pairs stay as they are written. In memory a convolution is [kh][kw][in][out], in a
+   file [out][in][kh][kw], as PyTorch has it.
    ============================================================================================ */
 
 #ifndef QNET_MAX_SAFETENSORS_HEADER
 #define QNET_MAX_SAFETENSORS_HEADER ((size_t)1 << 24) /* bytes of JSON */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_TENSORS
-#define QNET_MAX_SAFETENSORS_TENSORS 65536
+#define QNET_MAX_SAFETENSORS_TENSORS 4096 /* each is compared with each */
 #endif
 #ifndef QNET_MAX_SAFETENSORS_METADATA
 #define QNET_MAX_SAFETENSORS_METADATA 1024
@@ -13937,12 +13276,11 @@ typedef struct qnet__safetensors_file {
     qnet_safetensors file;
     char name[256];
     qnet_buffer header, data, tensors, metadata;
-    qnet_buffer offsets; /* size_t per tensor: first byte in data */
     int left_out, long_keys; /* tensors and keys that are not read, */
     char first_out[160];     /* and which tensor was the first */
 } qnet__safetensors_file;
 
-/* The header's text as it is read: at moves from begin to end. */
+/* The header's text as it is read: at moves from begin to end, where a zero stands. */
 typedef struct qnet__header {
     qnet_context *ctx;
     const char *file;
@@ -13969,9 +13307,9 @@ QNET_API const char *qnet_dtype_name(qnet_dtype dtype)
 /* "[64,3,7,7]", which is also the shape's JSON. */
 static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t *shape)
 {
-    int i, at = 1;
+    int at = 1;
     text[0] = '[';
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         at += snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, i ? ",%.0f" : "%.0f",
                        (double)shape[i]);
     snprintf(text + at, QNET__SHAPE_TEXT - (size_t)at, "]");
@@ -13981,9 +13319,8 @@ static void qnet__shape_text(char text[QNET__SHAPE_TEXT], int ndim, const size_t
 static int qnet__shape_bytes(int ndim, const size_t *shape, size_t size, size_t *count,
                              size_t *bytes)
 {
-    int i;
     *count = 1;
-    for (i = 0; i < ndim; i++)
+    for (int i = 0; i < ndim; i++)
         if (!qnet__mul(*count, shape[i], count)) return 0;
     return qnet__mul(*count, size, bytes);
 }
@@ -14022,68 +13359,13 @@ static double qnet__element(qnet_dtype dtype, const void *data, size_t i)
     }
 }
 
-/* ---- order: heapsort of an index array, which needs no memory and has no slow case ----------- */
-
-typedef int (*qnet__index_less)(const void *items, size_t a, size_t b);
-
-/* Lets index[at] sink in the heap index[count], where the parent of i is (i - 1) / 2 and no child
-   is above its parent (Williams 1964). */
-static void qnet__sift_down(size_t *index, size_t at, size_t count, qnet__index_less less,
-                            const void *items)
+/* The first of tensors[count] whose name one before it has, or NULL. */
+static const char *qnet__duplicate_name(const qnet_safetensor *tensors, int count)
 {
-    for (;;) {
-        size_t child = 2 * at + 1, swap;
-        if (child >= count) return;
-        if (child + 1 < count && less(items, index[child], index[child + 1])) child++;
-        if (!less(items, index[at], index[child])) return;
-        swap = index[at];
-        index[at] = index[child];
-        index[child] = swap;
-        at = child;
-    }
-}
-
-/* index[count] = 0..count-1 in rising order of items. */
-static void qnet__sort_index(size_t *index, size_t count, qnet__index_less less, const void *items)
-{
-    size_t i;
-    for (i = 0; i < count; i++) index[i] = i;
-    for (i = count / 2; i-- > 0;) qnet__sift_down(index, i, count, less, items);
-    for (i = count; i-- > 1;) {
-        size_t swap = index[0];
-        index[0] = index[i];
-        index[i] = swap;
-        qnet__sift_down(index, 0, i, less, items);
-    }
-}
-
-/* items: qnet_safetensor[]. Equal names end side by side, where a duplicate shows. */
-static int qnet__tensor_name_less(const void *items, size_t a, size_t b)
-{
-    const qnet_safetensor *tensors = (const qnet_safetensor *)items;
-    return strcmp(tensors[a].name, tensors[b].name) < 0;
-}
-
-/* By first byte, then by size, so that an empty tensor comes before the one at the same place. */
-static int qnet__tensor_offset_less(const void *items, size_t a, size_t b)
-{
-    const qnet__safetensors_file *f = (const qnet__safetensors_file *)items;
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    if (offset[a] != offset[b]) return offset[a] < offset[b];
-    return f->file.tensors[a].bytes < f->file.tensors[b].bytes;
-}
-
-/* QNET_OK when no two of tensors[count] have the same name; order[count] is scratch. */
-static qnet_status qnet__check_names(qnet_context *ctx, const char *file, qnet_status status,
-                                     const qnet_safetensor *tensors, size_t count, size_t *order)
-{
-    size_t i;
-    qnet__sort_index(order, count, qnet__tensor_name_less, tensors);
-    for (i = 1; i < count; i++)
-        if (strcmp(tensors[order[i - 1]].name, tensors[order[i]].name) == 0)
-            return qnet__fail(ctx, status, "%s: tensor '%s' is there twice", file,
-                              tensors[order[i]].name);
-    return QNET_OK;
+    for (int i = 1; i < count; i++)
+        for (int k = 0; k < i; k++)
+            if (strcmp(tensors[i].name, tensors[k].name) == 0) return tensors[i].name;
+    return NULL;
 }
 
 /* ---- the header's grammar -------------------------------------------------------------------- */
@@ -14098,9 +13380,8 @@ static qnet_status qnet__header_fail(const qnet__header *h, const char *expected
 /* The next character that is not a space, or 0 at the end; it stays unread. */
 static int qnet__header_peek(qnet__header *h)
 {
-    while (h->at < h->end && (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r'))
-        h->at++;
-    return h->at < h->end ? *h->at : 0;
+    while (*h->at == ' ' || *h->at == '\t' || *h->at == '\n' || *h->at == '\r') h->at++;
+    return *h->at;
 }
 
 /* Takes c, after any spaces, or fails with what `expected` says. */
@@ -14111,45 +13392,13 @@ static qnet_status qnet__header_expect(qnet__header *h, char c, const char *expe
     return QNET_OK;
 }
 
-/* After a member of a list: *more = 1 behind a comma, 0 behind the closing character. */
-static qnet_status qnet__header_more(qnet__header *h, char close, int *more)
+/* Before member `index` of a list: *more = 0 when its closing character was taken instead. */
+static qnet_status qnet__header_more(qnet__header *h, int index, char close, int *more)
 {
-    int c = qnet__header_peek(h);
-    if (c != ',' && c != close) return qnet__header_fail(h, "',' or the end of the list");
-    h->at++;
-    *more = c == ',';
-    return QNET_OK;
-}
-
-/* Bytes of the UTF-8 character at p[left], 0 if it is none: no overlong forms, no surrogates,
-   nothing above U+10FFFF (RFC 3629). */
-static size_t qnet__utf8_size(const unsigned char *p, size_t left)
-{
-    size_t n = p[0] < 0x80 ? 1 : p[0] < 0xc2 ? 0 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4, i;
-    if (n == 0 || n > left || p[0] > 0xf4) return 0;
-    for (i = 1; i < n; i++)
-        if ((p[i] & 0xc0) != 0x80) return 0;
-    if ((p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] > 0x9f) ||
-        (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] > 0x8f))
-        return 0;
-    return n;
-}
-
-/* The four hexadecimal digits behind "\u". */
-static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
-{
-    int i;
-    *code = 0;
-    for (i = 0; i < 4; i++) {
-        int c = h->at < h->end ? *h->at : 0;
-        int digit = c >= '0' && c <= '9'   ? c - '0'
-                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                           : -1;
-        if (digit < 0) return qnet__header_fail(h, "four hexadecimal digits");
-        *code = *code * 16 + (uint32_t)digit;
-        h->at++;
-    }
+    const int c = qnet__header_peek(h);
+    *more = c != close;
+    if (index > 0 && c != ',' && *more) return qnet__header_fail(h, "',' or the end of the list");
+    if (index > 0 || !*more) h->at++;
     return QNET_OK;
 }
 
@@ -14157,48 +13406,32 @@ static qnet_status qnet__header_hex4(qnet__header *h, uint32_t *code)
 static qnet_status qnet__header_escape(qnet__header *h, unsigned char **write)
 {
     static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
-    unsigned char *w = *write;
-    const char *simple;
-    uint32_t code, low;
-    h->at++;
-    if (h->at == h->end) return qnet__header_fail(h, "the rest of an escape");
-    simple = *h->at ? strchr(from, *h->at) : NULL;
+    const char *simple = h->at[1] ? strchr(from, h->at[1]) : NULL;
+    unsigned code = 0;
     if (simple != NULL) {
-        *w++ = (unsigned char)to[simple - from];
-        h->at++;
-        *write = w;
+        *(*write)++ = (unsigned char)to[simple - from];
+        h->at += 2;
         return QNET_OK;
     }
-    if (*h->at != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
-    h->at++;
-    QNET__TRY(qnet__header_hex4(h, &code));
-    if (code >= 0xd800 && code <= 0xdbff) { /* a pair of UTF-16 surrogates */
-        if (h->end - h->at < 2 || h->at[0] != '\\' || h->at[1] != 'u')
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        h->at += 2;
-        QNET__TRY(qnet__header_hex4(h, &low));
-        if (low < 0xdc00 || low > 0xdfff)
-            return qnet__header_fail(h, "the second half of a surrogate pair");
-        code = 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
-    } else if (code == 0 || (code >= 0xdc00 && code <= 0xdfff)) {
-        return qnet__header_fail(h, "a character other than NUL or half a surrogate pair");
+    if (h->at[1] != 'u') return qnet__header_fail(h, "one of \"\\/bfnrtu behind a backslash");
+    for (int i = 2; i < 6; i++) {
+        const char *digits = "0123456789abcdefABCDEF";
+        const char *digit = h->at[i] ? strchr(digits, h->at[i]) : NULL;
+        if (digit == NULL) return qnet__header_fail(h, "four hexadecimal digits");
+        code = code * 16 + (unsigned)(digit - digits) - (digit - digits > 15 ? 6u : 0u);
     }
-    if (code < 0x80) {
-        *w++ = (unsigned char)code;
-    } else if (code < 0x800) {
-        *w++ = (unsigned char)(0xc0 | code >> 6);
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
-    } else if (code < 0x10000) {
-        *w++ = (unsigned char)(0xe0 | code >> 12);
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+    if (code == 0) return qnet__header_fail(h, "a character other than NUL");
+    if (code >= 0xd800 && code <= 0xdfff) {
+        memmove(*write, h->at, 6);
+        *write += 6;
     } else {
-        *w++ = (unsigned char)(0xf0 | code >> 18);
-        *w++ = (unsigned char)(0x80 | (code >> 12 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code >> 6 & 0x3f));
-        *w++ = (unsigned char)(0x80 | (code & 0x3f));
+        const int n = code < 0x80 ? 1 : code < 0x800 ? 2 : 3;
+        for (int i = n - 1; i > 0; i--, code >>= 6)
+            (*write)[i] = (unsigned char)(0x80 | (code & 63));
+        (*write)[0] = (unsigned char)(code | (n == 1 ? 0u : n == 2 ? 0xc0u : 0xe0u));
+        *write += n;
     }
-    *write = w;
+    h->at += 6;
     return QNET_OK;
 }
 
@@ -14209,19 +13442,18 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
     unsigned char *start, *write; /* write <= h->at: what is decoded never overtakes */
     QNET__TRY(qnet__header_expect(h, '"', "a string"));
     start = write = h->at;
-    for (;;) {
+    while (*h->at != '"') {
+        const size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
         if (h->at == h->end) return qnet__header_fail(h, "the end of a string");
-        if (*h->at == '"') break;
         if (*h->at < 0x20) return qnet__header_fail(h, "no control character in a string");
+        if (n == 0) return qnet__header_fail(h, "valid UTF-8");
         if (*h->at == '\\') {
             QNET__TRY(qnet__header_escape(h, &write));
-        } else {
-            size_t n = qnet__utf8_size(h->at, (size_t)(h->end - h->at));
-            if (n == 0) return qnet__header_fail(h, "valid UTF-8");
-            memmove(write, h->at, n);
-            write += n;
-            h->at += n;
+            continue;
         }
+        memmove(write, h->at, n);
+        write += n;
+        h->at += n;
     }
     h->at++;
     *write = 0;
@@ -14233,17 +13465,15 @@ static qnet_status qnet__header_string(qnet__header *h, char **text, size_t *siz
 /* A list of at most `most` numbers, whole, not negative, each of which fits size_t. */
 static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int most, int *count)
 {
-    int more = 1;
-    *count = 0;
+    int more;
     QNET__TRY(qnet__header_expect(h, '[', "'['"));
-    if (qnet__header_peek(h) == ']') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (*count = 0;; (*count)++) {
         size_t value = 0, digits = 0; /* no strtoul: it takes signs and spaces, and saturates */
-        int zero = qnet__header_peek(h) == '0';
-        for (; h->at < h->end && *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
+        int zero;
+        QNET__TRY(qnet__header_more(h, *count, ']', &more));
+        if (!more) return QNET_OK;
+        zero = qnet__header_peek(h) == '0';
+        for (; *h->at >= '0' && *h->at <= '9'; digits++, h->at++)
             if (!qnet__mul(value, 10, &value) || !qnet__add(value, (size_t)(*h->at - '0'), &value))
                 return qnet__header_fail(h, "a smaller number");
         if (digits == 0 || (zero && digits > 1))
@@ -14252,10 +13482,8 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
             return qnet__fail(h->ctx, QNET_ERROR_LIMIT,
                               "%s: header byte %.0f: a list of more than %d numbers", h->file,
                               (double)(h->at - h->begin), most);
-        numbers[(*count)++] = value;
-        QNET__TRY(qnet__header_more(h, ']', &more));
+        numbers[*count] = value;
     }
-    return QNET_OK;
 }
 
 #define QNET__HEADER_DEPTH 16 /* lists within lists that are skipped */
@@ -14264,83 +13492,73 @@ static qnet_status qnet__header_numbers(qnet__header *h, size_t *numbers, int mo
 static qnet_status qnet__header_skip(qnet__header *h, int depth)
 {
     const int c = qnet__header_peek(h), close = c == '{' ? '}' : ']';
-    const unsigned char *start = h->at;
     char *text;
     size_t size;
-    int more = 1;
+    int more;
     if (c == '"') return qnet__header_string(h, &text, &size);
     if (c != '{' && c != '[') {
-        while (h->at < h->end && ((*h->at >= 'a' && *h->at <= 'z') || *h->at == 'E' ||
-                                  (*h->at >= '0' && *h->at <= '9') || *h->at == '-' ||
-                                  *h->at == '+' || *h->at == '.'))
-            h->at++;
-        return h->at > start ? QNET_OK : qnet__header_fail(h, "a value");
+        size = strspn((const char *)h->at, "abcdefghijklmnopqrstuvwxyzE0123456789-+.");
+        h->at += size;
+        return size > 0 ? QNET_OK : qnet__header_fail(h, "a value");
     }
     if (depth == 0) return qnet__header_fail(h, "fewer lists within lists");
     h->at++;
-    if (qnet__header_peek(h) == close) {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, (char)close, &more));
+        if (!more) return QNET_OK;
         if (c == '{') {
             QNET__TRY(qnet__header_string(h, &text, &size));
             QNET__TRY(qnet__header_expect(h, ':', "':'"));
         }
         QNET__TRY(qnet__header_skip(h, depth - 1));
-        QNET__TRY(qnet__header_more(h, (char)close, &more));
     }
-    return QNET_OK;
 }
 
 /* The object {"dtype":..., "shape":..., "data_offsets":...} of tensor t, in any order, each once;
-   *begin: its first byte, *dtype: what the file says. The shape must take exactly the bytes between
-   the offsets, unless the size of that dtype is not known. */
-static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size_t *begin,
-                                       char **dtype)
+   *dtype: what the file says. The shape must take exactly the bytes between the offsets, unless the
+   size of that dtype is not known. t->data: the first offset, a number until the bytes are read. */
+static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, char **dtype)
 {
+    static const char *const fields[3] = {"dtype", "shape", "data_offsets"};
     size_t offsets[2] = {0, 0}, size, bytes;
-    int more = 1, seen_dtype = 0, seen_shape = 0, seen_offsets = 0, n, i;
+    int seen[3] = {0, 0, 0}, more, n, i, field;
     char *text, shape[QNET__SHAPE_TEXT];
     QNET__TRY(qnet__header_expect(h, '{', "'{' of a tensor"));
-    while (more) {
+    for (i = 0;; i = 1) {
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &text, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        if (strcmp(text, "dtype") == 0 && !seen_dtype) {
-            seen_dtype = 1;
-            QNET__TRY(qnet__header_string(h, dtype, &size));
-            for (i = 0; qnet_dtype_size((qnet_dtype)i); i++)
-                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)i)) == 0) break;
-            t->dtype = (qnet_dtype)i;
-        } else if (strcmp(text, "shape") == 0 && !seen_shape) {
-            seen_shape = 1;
-            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
-        } else if (strcmp(text, "data_offsets") == 0 && !seen_offsets) {
-            seen_offsets = 1;
-            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
-            if (n != 2) return qnet__header_fail(h, "two data_offsets");
-        } else if (strcmp(text, "dtype") == 0 || strcmp(text, "shape") == 0 ||
-                   strcmp(text, "data_offsets") == 0) {
+        for (field = 0; field < 3 && strcmp(text, fields[field]) != 0; field++) {}
+        if (field < 3 && seen[field]++)
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                               "%s: tensor '%s': field '%s' is there twice", h->file, t->name, text);
+        if (field == 0) {
+            QNET__TRY(qnet__header_string(h, dtype, &size));
+            for (n = 0; qnet_dtype_size((qnet_dtype)n); n++)
+                if (strcmp(*dtype, qnet_dtype_name((qnet_dtype)n)) == 0) break;
+            t->dtype = (qnet_dtype)n;
+        } else if (field == 1) {
+            QNET__TRY(qnet__header_numbers(h, t->shape, QNET__SAFETENSORS_DIMS, &t->ndim));
+        } else if (field == 2) {
+            QNET__TRY(qnet__header_numbers(h, offsets, 2, &n));
+            if (n != 2) return qnet__header_fail(h, "two data_offsets");
         } else {
             QNET__TRY(qnet__header_skip(h, QNET__HEADER_DEPTH));
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    if (!seen_dtype || !seen_shape || !seen_offsets)
-        return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
-                          t->name,
-                          !seen_dtype ? "dtype" : !seen_shape ? "shape" : "data_offsets");
-    /* From here on the numbers of the file are proven: count and bytes cannot have wrapped. */
-    qnet__shape_text(shape, t->ndim, t->shape);
+    for (field = 0; field < 3; field++)
+        if (!seen[field])
+            return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: tensor '%s': %s is missing", h->file,
+                              t->name, fields[field]);
     if (offsets[0] > offsets[1])
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
                           "%s: tensor '%s': data_offsets [%.0f,%.0f] run backwards", h->file,
                           t->name, (double)offsets[0], (double)offsets[1]);
     t->bytes = offsets[1] - offsets[0];
-    *begin = offsets[0];
+    t->data = (const void *)(uintptr_t)offsets[0];
     if (qnet_dtype_size(t->dtype) == 0) return QNET_OK;
+    qnet__shape_text(shape, t->ndim, t->shape);
     if (!qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &t->count, &bytes) ||
         bytes != t->bytes)
         return qnet__fail(h->ctx, QNET_ERROR_FORMAT,
@@ -14353,24 +13571,21 @@ static qnet_status qnet__header_tensor(qnet__header *h, qnet_safetensor *t, size
 /* The object of "__metadata__": strings to strings, into f->metadata; null stands for none. */
 static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1;
     if (qnet__header_peek(h) == 'n') return qnet__header_skip(h, 0);
     QNET__TRY(qnet__header_expect(h, '{', "'{' of __metadata__"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        return QNET_OK;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_metadata entry;
         char *key;
-        size_t size;
-        memset(&entry, 0, sizeof(entry)); /* the value stays in the header's buffer */
+        size_t size, value_size;
+        int more;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) return QNET_OK;
+        memset(&entry, 0, sizeof(entry));
         QNET__TRY(qnet__header_string(h, &key, &size));
+        QNET__TRY(qnet__header_expect(h, ':', "':'"));
+        QNET__TRY(qnet__header_string(h, &entry.value, &value_size)); /* stays in the header */
         if (size >= sizeof(entry.key)) {
             f->long_keys++;
-            QNET__TRY(qnet__header_expect(h, ':', "':'"));
-            QNET__TRY(qnet__header_string(h, &entry.value, &size));
-            QNET__TRY(qnet__header_more(h, '}', &more));
             continue;
         }
         if (f->file.metadata_count == QNET_MAX_SAFETENSORS_METADATA)
@@ -14380,57 +13595,49 @@ static qnet_status qnet__header_metadata(qnet__header *h, qnet__safetensors_file
             return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: metadata '%s' is there twice",
                               h->file, key);
         memcpy(entry.key, key, size + 1);
-        QNET__TRY(qnet__header_expect(h, ':', "':'"));
-        QNET__TRY(qnet__header_string(h, &entry.value, &size));
         QNET__TRY(qnet_buffer_append(h->ctx, &f->metadata, &entry, sizeof(entry)));
         f->file.metadata = (qnet_metadata *)(void *)f->metadata.bytes;
         f->file.metadata_count++;
-        QNET__TRY(qnet__header_more(h, '}', &more));
     }
-    return QNET_OK;
 }
 
-/* The whole header into f->tensors, f->offsets and f->metadata. */
+/* The whole header into f->tensors and f->metadata. Tensors that no network here can need get ndim
+   -1: their bytes count for the layout. */
 static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 {
-    int more = 1, seen_metadata = 0;
+    int more, seen_metadata = 0;
     QNET__TRY(qnet__header_expect(h, '{', "'{'"));
-    if (qnet__header_peek(h) == '}') {
-        h->at++;
-        more = 0;
-    }
-    while (more) {
+    for (int i = 0;; i = 1) {
         qnet_safetensor t;
         char *name, *dtype = NULL;
-        size_t size, begin;
-        memset(&t, 0, sizeof(t));
+        size_t size;
+        QNET__TRY(qnet__header_more(h, i, '}', &more));
+        if (!more) break;
         QNET__TRY(qnet__header_string(h, &name, &size));
         QNET__TRY(qnet__header_expect(h, ':', "':'"));
         if (strcmp(name, "__metadata__") == 0) {
-            if (seen_metadata)
+            if (seen_metadata++)
                 return qnet__fail(h->ctx, QNET_ERROR_FORMAT, "%s: __metadata__ is there twice",
                                   h->file);
-            seen_metadata = 1;
             QNET__TRY(qnet__header_metadata(h, f));
-        } else {
-            if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
-                return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
-                                  h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
-            memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
-            QNET__TRY(qnet__header_tensor(h, &t, &begin, &dtype));
-            if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
-                if (f->left_out++ == 0)
-                    snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
-                             size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
-                             size >= sizeof(t.name) ? "" : dtype);
-                t.ndim = -1; /* until the layout has been checked */
-            }
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->offsets, &begin, sizeof(begin)));
-            QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
-            f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
-            f->file.count++;
+            continue;
         }
-        QNET__TRY(qnet__header_more(h, '}', &more));
+        if (f->file.count == QNET_MAX_SAFETENSORS_TENSORS)
+            return qnet__fail(h->ctx, QNET_ERROR_LIMIT, "%s: tensor '%.64s': above %d tensors",
+                              h->file, name, QNET_MAX_SAFETENSORS_TENSORS);
+        memset(&t, 0, sizeof(t));
+        memcpy(t.name, name, qnet__min_size(size, sizeof(t.name) - 1));
+        QNET__TRY(qnet__header_tensor(h, &t, &dtype));
+        if (size >= sizeof(t.name) || qnet_dtype_size(t.dtype) == 0) {
+            if (f->left_out++ == 0)
+                snprintf(f->first_out, sizeof(f->first_out), "tensor '%.64s', %s%.32s", t.name,
+                         size >= sizeof(t.name) ? "a name above 127 bytes" : "dtype ",
+                         size >= sizeof(t.name) ? "" : dtype);
+            t.ndim = -1;
+        }
+        QNET__TRY(qnet_buffer_append(h->ctx, &f->tensors, &t, sizeof(t)));
+        f->file.tensors = (qnet_safetensor *)(void *)f->tensors.bytes;
+        f->file.count++;
     }
     qnet__header_peek(h); /* writers pad with spaces */
     return h->at == h->end ? QNET_OK : qnet__header_fail(h, "nothing behind the closing '}'");
@@ -14438,74 +13645,34 @@ static qnet_status qnet__header_read(qnet__header *h, qnet__safetensors_file *f)
 
 /* ---- reading --------------------------------------------------------------------------------- */
 
-/* Turns each of count numbers of `size` bytes round. */
-static void qnet__turn_bytes(unsigned char *p, size_t count, size_t size)
-{
-    size_t i;
-    for (; count > 0; count--, p += size)
-        for (i = 0; i < size / 2; i++) {
-            const unsigned char swap = p[i];
-            p[i] = p[size - 1 - i];
-            p[size - 1 - i] = swap;
-        }
-}
-
-/* Appends exactly size bytes of source to out, and a 0 behind them. What a file says will come is
-   not believed: out has room for at most 16 times of what has come and 256 KB, so that few copies
-   are made on the way. */
-static qnet_status qnet__read_growing(qnet_context *ctx, qnet_source *source, size_t size,
-                                      const char *what, qnet_buffer *out)
-{
-    const size_t piece = (size_t)1 << 18;
-    size_t done, ask, got = 0;
-    for (done = 0; done < size; done += got) {
-        ask = qnet__min_size(size - done, piece);
-        if (out->capacity - out->size <= ask)
-            QNET__TRY(qnet__buffer_reserve(
-                ctx, out, qnet__min_size(size - done, 15 * out->size + piece)));
-        QNET__TRY(qnet__read_some(ctx, source, out->bytes + out->size, ask, &got));
-        out->size += got;
-        out->bytes[out->size] = 0;
-        if (got == 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: truncated: expected %.0f bytes of %s, found %.0f",
-                              qnet__source_name(source), (double)size, what,
-                              (double)done);
-    }
-    return QNET_OK;
-}
-
-/* Checks that the tensors lie side by side from byte 0, each byte once; *size: the sum. */
+/* Checks that the tensors cover bytes 0..*size, each byte once: no two overlap, and together they
+   are as large as the last of them ends. */
 static qnet_status qnet__check_layout(qnet_context *ctx, const qnet__safetensors_file *f,
-                                      size_t *order, size_t *size)
+                                      size_t *size)
 {
-    const size_t *offset = (const size_t *)(const void *)f->offsets.bytes;
-    size_t i, at = 0, count = (size_t)f->file.count;
-    qnet__sort_index(order, count, qnet__tensor_offset_less, f);
-    for (i = 0; i < count; i++) {
-        const qnet_safetensor *t = &f->file.tensors[order[i]];
-        size_t begin = offset[order[i]];
-        if (begin != at)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%s: tensor '%s' begins at byte %.0f: expected %.0f, %s", f->name,
-                              t->name, (double)begin, (double)at,
-                              begin < at ? "it overlaps the one before" : "there is a hole");
-        at = begin + t->bytes; /* data_offsets[1], which was read as a number that fits */
+    size_t sum = 0;
+    *size = 0;
+    for (int i = 0; i < f->file.count; i++) {
+        const qnet_safetensor *a = &f->file.tensors[i], *b = f->file.tensors;
+        const size_t begin = (size_t)(uintptr_t)a->data, end = begin + a->bytes;
+        for (; b < a; b++)
+            if (begin < (size_t)(uintptr_t)b->data + b->bytes && (size_t)(uintptr_t)b->data < end)
+                return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' overlaps '%s'", f->name,
+                                  a->name, b->name);
+        sum += a->bytes;
+        *size = qnet__max_size(*size, end);
     }
-    *size = at;
-    return QNET_OK;
+    if (sum == *size) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: there is a hole between the tensors: they end "
+                      "at byte %.0f and have %.0f", f->name, (double)*size, (double)sum);
 }
 
 /* Takes the tensors that are not read from the list; their bytes have been counted. */
 static void qnet__leave_out(qnet__safetensors_file *f)
 {
-    size_t *offset = (size_t *)(void *)f->offsets.bytes;
-    int i, kept = 0;
-    for (i = 0; i < f->file.count; i++)
-        if (f->file.tensors[i].ndim >= 0) {
-            offset[kept] = offset[i];
-            f->file.tensors[kept++] = f->file.tensors[i];
-        }
+    int kept = 0;
+    for (int i = 0; i < f->file.count; i++)
+        if (f->file.tensors[i].ndim >= 0) f->file.tensors[kept++] = f->file.tensors[i];
     f->file.count = kept;
     if (f->left_out > 0)
         qnet__log(f->file.ctx, QNET_LOG_WARNING, "%s: tensors that are left out: %d, the first is "
@@ -14515,79 +13682,67 @@ static void qnet__leave_out(qnet__safetensors_file *f)
                   "bytes: %d", f->name, f->long_keys);
 }
 
-/* Everything of qnet_safetensors_read but the cleaning up. */
+/* Fills f from the source. */
 static qnet_status qnet__safetensors_parse(qnet_context *ctx, qnet_source *source,
                                            qnet__safetensors_file *f)
 {
-    unsigned char length[8], extra;
+    const char *duplicate;
+    unsigned char extra;
     qnet__header h;
-    uint64_t header_bytes;
-    size_t *order, order_bytes, size = 0, i, got = 0;
-    int in_pieces = 0;
-    qnet_status status;
+    uint64_t length;
+    size_t size, got;
     snprintf(f->name, sizeof(f->name), "%s", qnet__source_name(source));
-    QNET__TRY(qnet__read_exact(ctx, source, length, sizeof(length), "safetensors header length"));
-    header_bytes = qnet__load_le64(length);
-    if (header_bytes == 0)
+    QNET__TRY(qnet__read_exact(ctx, source, 8, "safetensors header length", &f->header));
+    length = qnet__load_le64(f->header.bytes);
+    f->header.size = 0;
+    if (length == 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: expected a safetensors header of 2 bytes or more, found 0", f->name);
-    if (header_bytes > QNET_MAX_SAFETENSORS_HEADER) {
-        char brace = 0;
-        QNET__TRY(qnet__read_exact(ctx, source, &brace, 1, "safetensors header"));
-        if (brace != '{')
+    if (length > QNET_MAX_SAFETENSORS_HEADER) {
+        QNET__TRY(qnet__read_exact(ctx, source, 1, "safetensors header", &f->header));
+        if (f->header.bytes[0] != '{')
             return qnet__fail(ctx, QNET_ERROR_FORMAT,
                               "%s: not a safetensors file: expected '{' behind the header's length",
                               f->name);
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "%s: expected a safetensors header of at most %.0f bytes, found %.0f",
-                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)header_bytes);
+                          f->name, (double)QNET_MAX_SAFETENSORS_HEADER, (double)length);
     }
-    QNET__TRY(qnet__read_growing(ctx, source, (size_t)header_bytes, "safetensors header",
-                                 &f->header));
+    QNET__TRY(qnet__read_exact(ctx, source, (size_t)length, "safetensors header", &f->header));
     h.ctx = ctx;
     h.file = f->name;
     h.begin = h.at = f->header.bytes;
     h.end = h.begin + f->header.size;
     QNET__TRY(qnet__header_read(&h, f));
-
-    /* Names and offsets are checked in sorted order, so that 65,536 tensors take no second. */
-    order_bytes = sizeof(size_t) * (size_t)f->file.count;
-    order = (size_t *)qnet__alloc(ctx, order_bytes);
-    if (order == NULL) return qnet__no_memory(ctx, order_bytes, "the order of tensors");
-    status = qnet__check_layout(ctx, f, order, &size);
+    QNET__TRY(qnet__check_layout(ctx, f, &size));
     qnet__leave_out(f);
-    if (status == QNET_OK)
-        status = qnet__check_names(ctx, f->name, QNET_ERROR_FORMAT, f->file.tensors,
-                                   (size_t)f->file.count, order);
-    qnet__free(ctx, order, order_bytes);
-    QNET__TRY(status);
-
+    duplicate = qnet__duplicate_name(f->file.tensors, f->file.count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_FORMAT, "%s: tensor '%s' is there twice", f->name,
+                          duplicate);
     if (size > QNET_MAX_FILE_BYTES)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: %.0f bytes of tensors, the limit is %.0f",
                           f->name, (double)size, (double)QNET_MAX_FILE_BYTES);
-#ifdef QNET__FILE_PIECES
-    if (size > 0) QNET__TRY(qnet__read_pieces(ctx, source, size, &f->data, &in_pieces));
-#endif
-    if (!in_pieces) QNET__TRY(qnet__read_growing(ctx, source, size, "tensors", &f->data));
+    QNET__TRY(qnet__read_exact(ctx, source, size, "tensors", &f->data));
     /* A byte too many means that header and data do not belong together. */
     QNET__TRY(qnet__read_some(ctx, source, &extra, 1, &got));
     if (got != 0)
         return qnet__fail(ctx, QNET_ERROR_FORMAT,
                           "%s: the file goes on behind the %.0f bytes of its tensors", f->name,
                           (double)size);
-    for (i = 0; i < (size_t)f->file.count && size > 0; i++) {
+    for (int i = 0; i < f->file.count; i++) {
         qnet_safetensor *t = &f->file.tensors[i];
-        unsigned char *p = f->data.bytes + ((const size_t *)(const void *)f->offsets.bytes)[i];
+        unsigned char *p = size > 0 ? f->data.bytes + (uintptr_t)t->data : NULL;
         t->data = p;
-        if (!qnet__is_little_endian()) qnet__turn_bytes(p, t->count, qnet_dtype_size(t->dtype));
+        if (!qnet__is_little_endian()) qnet__swap_bytes(p, t->count, qnet_dtype_size(t->dtype));
     }
     f->file.block = f->data.bytes;
     f->file.block_bytes = f->data.size;
     return QNET_OK;
 }
 
-/* The file's struct and its five buffers are separate blocks, because a stream's size is known only
-   when it has been read; the struct is made first, so that one call frees whatever there is. */
+/* The file's struct and its buffers are separate blocks, because a stream's size is known only when
+   it has been read; the struct is made first, so that one call frees whatever there is. */
 QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *source,
                                            qnet_safetensors **out)
 {
@@ -14611,32 +13766,27 @@ QNET_API qnet_status qnet_safetensors_read(qnet_context *ctx, qnet_source *sourc
 QNET_API void qnet_safetensors_destroy(qnet_safetensors *file)
 {
     qnet__safetensors_file *f = (qnet__safetensors_file *)(void *)file; /* its first member */
-    qnet_context *ctx;
     if (file == NULL) return;
-    ctx = file->ctx;
-    qnet_buffer_free(ctx, &f->header);
-    qnet_buffer_free(ctx, &f->data);
-    qnet_buffer_free(ctx, &f->tensors);
-    qnet_buffer_free(ctx, &f->metadata);
-    qnet_buffer_free(ctx, &f->offsets);
-    qnet__free(ctx, f, sizeof(*f));
+    qnet_buffer_free(file->ctx, &f->header);
+    qnet_buffer_free(file->ctx, &f->data);
+    qnet_buffer_free(file->ctx, &f->tensors);
+    qnet_buffer_free(file->ctx, &f->metadata);
+    qnet__free(file->ctx, f, sizeof(*f));
 }
 
 /* Linear: the networks here have a hundred names. */
 QNET_API const qnet_safetensor *qnet_safetensors_find(const qnet_safetensors *file,
                                                       const char *name)
 {
-    int i;
-    for (i = 0; i < file->count; i++)
+    for (int i = 0; i < file->count; i++)
         if (strcmp(file->tensors[i].name, name) == 0) return &file->tensors[i];
     return NULL;
 }
 
-/* Linear as well; also used on the file that is being read, to find a key that is there twice. */
+/* Linear as well; also used on the file that is being read, to find a duplicate key. */
 QNET_API const char *qnet_safetensors_metadata(const qnet_safetensors *file, const char *key)
 {
-    int i;
-    for (i = 0; i < file->metadata_count; i++)
+    for (int i = 0; i < file->metadata_count; i++)
         if (strcmp(file->metadata[i].key, key) == 0) return file->metadata[i].value;
     return NULL;
 }
@@ -14654,12 +13804,9 @@ static qnet_status qnet__write_json_string(qnet_context *ctx, qnet_buffer *json,
         if (n == 0)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "'%.64s' is not UTF-8: cannot be written",
                               text);
-        if (*p < 0x20)
-            QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
-        else {
-            if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
-            QNET__TRY(qnet_buffer_append(ctx, json, p, n));
-        }
+        if (*p == '"' || *p == '\\') QNET__TRY(qnet_buffer_append(ctx, json, "\\", 1));
+        if (*p < 0x20) QNET__TRY(qnet_buffer_printf(ctx, json, "\\u%04x", (unsigned)*p));
+        else QNET__TRY(qnet_buffer_append(ctx, json, p, n));
     }
     return qnet_buffer_append(ctx, json, "\"", 1);
 }
@@ -14672,17 +13819,15 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
 {
     size_t at = 0, end, numbers, bytes;
     char shape[QNET__SHAPE_TEXT];
-    int i;
-    QNET__TRY(qnet_buffer_append(ctx, json, "{", 1));
-    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, "\"__metadata__\":{"));
-    for (i = 0; i < pair_count; i++) {
+    QNET__TRY(qnet_buffer_printf(ctx, json, pair_count > 0 ? "{\"__metadata__\":{" : "{"));
+    for (int i = 0; i < pair_count; i++) {
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i]));
         QNET__TRY(qnet_buffer_append(ctx, json, ":", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, pairs[2 * i + 1]));
     }
-    if (pair_count > 0) QNET__TRY(qnet_buffer_append(ctx, json, count ? "}," : "}", count ? 2 : 1));
-    for (i = 0; i < count; i++) {
+    if (pair_count > 0) QNET__TRY(qnet_buffer_printf(ctx, json, count > 0 ? "}," : "}"));
+    for (int i = 0; i < count; i++, at = end) {
         const qnet_safetensor *t = &tensors[i];
         if (t->ndim < 0 || t->ndim > QNET__SAFETENSORS_DIMS || qnet_dtype_size(t->dtype) == 0 ||
             !qnet__shape_bytes(t->ndim, t->shape, qnet_dtype_size(t->dtype), &numbers, &bytes) ||
@@ -14693,16 +13838,12 @@ static qnet_status qnet__safetensors_json(qnet_context *ctx, const char *file,
         qnet__shape_text(shape, t->ndim, t->shape);
         if (i > 0) QNET__TRY(qnet_buffer_append(ctx, json, ",", 1));
         QNET__TRY(qnet__write_json_string(ctx, json, t->name));
-        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,",
-                                     qnet_dtype_name(t->dtype), shape));
-        QNET__TRY(qnet_buffer_printf(ctx, json, "\"data_offsets\":[%.0f,%.0f]}", (double)at,
-                                     (double)end));
-        at = end;
+        QNET__TRY(qnet_buffer_printf(ctx, json, ":{\"dtype\":\"%s\",\"shape\":%s,"
+                                     "\"data_offsets\":[%.0f,%.0f]}", qnet_dtype_name(t->dtype),
+                                     shape, (double)at, (double)end));
     }
-    QNET__TRY(qnet_buffer_append(ctx, json, "}", 1));
     /* Spaces bring the data to a multiple of 8 bytes, for readers that map the file. */
-    while (json->size % 8 != 0) QNET__TRY(qnet_buffer_append(ctx, json, " ", 1));
-    return QNET_OK;
+    return qnet_buffer_printf(ctx, json, "}%*s", (int)(7 - json->size % 8), "");
 }
 
 /* Length and header of a file with these tensors; names are checked to differ. */
@@ -14710,35 +13851,27 @@ static qnet_status qnet__safetensors_begin(qnet_context *ctx, qnet_sink *sink,
                                            const qnet_safetensor *tensors, int count,
                                            const char *const *pairs, int pair_count)
 {
-    const char *file = qnet__sink_name(sink);
-    size_t bytes = sizeof(size_t) * (size_t)count;
-    size_t *order;
+    const char *file = qnet__sink_name(sink), *duplicate;
     unsigned char length[8];
-    qnet_buffer json;
+    qnet_buffer json = {NULL, 0, 0, NULL};
     qnet_status status;
-    int i;
     if (count > QNET_MAX_SAFETENSORS_TENSORS || pair_count > QNET_MAX_SAFETENSORS_METADATA)
         return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: above %d tensors or %d metadata keys", file,
                           QNET_MAX_SAFETENSORS_TENSORS, QNET_MAX_SAFETENSORS_METADATA);
-    for (i = 0; i < 2 * pair_count; i++)
+    for (int i = 0; i < 2 * pair_count; i++)
         if (pairs[i] == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: metadata string %d is NULL", file, i);
-    order = (size_t *)qnet__alloc(ctx, bytes);
-    if (order == NULL) return qnet__no_memory(ctx, bytes, "the order of tensors");
-    status = qnet__check_names(ctx, file, QNET_ERROR_ARGUMENT, tensors, (size_t)count, order);
-    qnet__free(ctx, order, bytes);
-    QNET__TRY(status);
-
-    memset(&json, 0, sizeof(json));
+    duplicate = qnet__duplicate_name(tensors, count);
+    if (duplicate != NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s' is there twice", file,
+                          duplicate);
     status = qnet__safetensors_json(ctx, file, tensors, count, pairs, pair_count, &json);
     if (status == QNET_OK && json.size > QNET_MAX_SAFETENSORS_HEADER)
         status = qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: a header of %.0f bytes, the limit is %.0f",
                             file, (double)json.size,
                             (double)QNET_MAX_SAFETENSORS_HEADER);
-    if (status == QNET_OK) {
-        qnet__store_le64(length, json.size);
-        status = qnet__write(ctx, sink, length, sizeof(length));
-    }
+    qnet__store(length, 8, 0, json.size);
+    if (status == QNET_OK) status = qnet__write(ctx, sink, length, sizeof(length));
     if (status == QNET_OK) status = qnet__write(ctx, sink, json.bytes, json.size);
     qnet_buffer_free(ctx, &json);
     return status;
@@ -14751,11 +13884,11 @@ static qnet_status qnet__write_numbers(qnet_context *ctx, qnet_sink *sink, const
     const unsigned char *p = (const unsigned char *)data;
     unsigned char chunk[4096];
     size_t n;
-    if (qnet__is_little_endian() || size == 1) return qnet__write(ctx, sink, data, count * size);
+    if (qnet__is_little_endian()) return qnet__write(ctx, sink, data, count * size);
     for (; count > 0; count -= n, p += n * size) {
         n = qnet__min_size(count, sizeof(chunk) / size);
         memcpy(chunk, p, n * size);
-        qnet__turn_bytes(chunk, n, size);
+        qnet__swap_bytes(chunk, n, size);
         QNET__TRY(qnet__write(ctx, sink, chunk, n * size));
     }
     return QNET_OK;
@@ -14767,14 +13900,13 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
                                             const char *const *metadata_pairs, int pairs)
 {
     size_t numbers, bytes;
-    int i;
     if (ctx == NULL || sink == NULL || sink->write == NULL || count < 0 || pairs < 0 ||
         (count > 0 && tensors == NULL) || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_safetensors_write: an argument is NULL or a count below 0");
     QNET__TRY(qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs));
-    for (i = 0; i < count; i++) {
-        size_t size = qnet_dtype_size(tensors[i].dtype);
+    for (int i = 0; i < count; i++) {
+        const size_t size = qnet_dtype_size(tensors[i].dtype);
         qnet__shape_bytes(tensors[i].ndim, tensors[i].shape, size, &numbers, &bytes);
         if (numbers > 0 && tensors[i].data == NULL)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: tensor '%s': no data",
@@ -14784,7 +13916,12 @@ QNET_API qnet_status qnet_safetensors_write(qnet_context *ctx, qnet_sink *sink,
     return QNET_OK;
 }
 
-/* ---- networks -------------------------------------------------------------------------------- */
+/* ---- networks ----------------------------------------------------------------------------------
+   A network is a table of parameters: name, shape, layout, and place in one block of numbers. A file
+   fits a table when it has a tensor for each name, of the same shape and of a float type, and no
+   others. All is checked before the first number is copied: a file that does not fit leaves the
+   block as it was. Three things may differ, each with a warning or a flag: a prefix before all
+   names, num_batches_tracked, and, if asked for, the head. */
 
 static int qnet__ends_in(const char *name, const char *end)
 {
@@ -14796,7 +13933,6 @@ static int qnet__ends_in(const char *name, const char *end)
    result depends on it. */
 static int qnet__is_tracked(const char *name) { return qnet__ends_in(name, "num_batches_tracked"); }
 
-/* Must not be below 0: batch norm takes its root. */
 static int qnet__is_variance(const char *name) { return qnet__ends_in(name, "running_var"); }
 
 /* The final layers, whose first dimension is the number of classes. */
@@ -14825,18 +13961,13 @@ static qnet_safetensor qnet__param_in_file(const qnet_param *p)
     return t;
 }
 
-/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]. */
+/* Where number f of the file's [out][in][kh][kw] lies in memory's [kh][kw][in][out]; the order of
+   the taps, [kh][kw], is the same in both. */
 static size_t qnet__param_index(const qnet_param *p, size_t f)
 {
-    size_t height = p->shape[0], width = p->shape[1], in = p->shape[2], out = p->shape[3];
-    size_t x, y, i;
+    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
     if (p->layout != QNET_LAYOUT_HWIO) return f;
-    x = f % width;
-    f /= width;
-    y = f % height;
-    f /= height;
-    i = f % in;
-    return ((y * width + x) * in + i) * out + f / in;
+    return (f % taps * in + f / taps % in) * out + f / taps / in;
 }
 
 /* Number i of an F32 tensor. */
@@ -14847,57 +13978,40 @@ static float qnet__load_f32(const void *data, size_t i)
     return value;
 }
 
-/* Plain twin of qnet__param_copy. */
-static void qnet__param_copy_ref(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
-{
-    size_t k;
-    for (k = 0; k < p->count; k++)
-        to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
-}
-
-#define QNET__COPY_PARTS 8    /* tasks for a tensor */
 #define QNET__COPY_FILTERS 64 /* turned at a time, */
 #define QNET__COPY_NUMBERS 8  /* so many numbers of each */
 
-/* The tensor's numbers to to[p->count], in memory's order: part `part` of each filter of a
-   convolution, of anything else all with part 0. [filter][number] of the file is turned in a tile
-   to [number][filter], whose rows go to memory in one go: full cache lines, side by side. */
-static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size_t part,
-                             qnet_real *to)
+/* The tensor's numbers to to[p->count], in memory's order. A convolution's [filter][number] is
+   turned in a tile to [number][filter], whose rows go to memory in full cache lines. */
+static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, qnet_real *to)
 {
-#ifndef QNET_REFERENCE
-    const size_t taps = p->shape[0] * p->shape[1], in = p->shape[2], out = p->shape[3];
-    const size_t filter = in * taps; /* numbers of one */
-    if (t->dtype == QNET_F32 && p->layout == QNET_LAYOUT_HWIO &&
-        filter >= QNET__COPY_PARTS * QNET__COPY_NUMBERS) {
-        const size_t end = filter * (part + 1) / QNET__COPY_PARTS;
-        qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
-        size_t f, at, first, n, o, k;
-        for (f = filter * part / QNET__COPY_PARTS; f < end; f += QNET__COPY_NUMBERS) {
-            at = qnet__min_size(f, end - QNET__COPY_NUMBERS); /* the last may copy some again */
-            for (first = 0; first < out; first += n) {
-                n = qnet__min_size(out - first, QNET__COPY_FILTERS);
-                for (o = 0; o < n; o++) { /* written out: as a loop it may take twice as long */
-                    const size_t from = (first + o) * filter + at;
-                    tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
-                    tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
-                    tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
-                    tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
-                    tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
-                    tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
-                    tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
-                    tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
-                }
-                for (k = 0; k < QNET__COPY_NUMBERS; k++) {
-                    const size_t i = (at + k) / taps, tap = (at + k) % taps;
-                    memcpy(to + (tap * in + i) * out + first, tile[k], n * sizeof(qnet_real));
-                }
-            }
-        }
+    const size_t out = p->shape[3], filter = p->count / qnet__max_size(out, 1);
+    qnet_real tile[QNET__COPY_NUMBERS][QNET__COPY_FILTERS];
+    size_t n;
+    if (t->dtype != QNET_F32 || p->layout != QNET_LAYOUT_HWIO || filter < QNET__COPY_NUMBERS) {
+        for (size_t k = 0; k < p->count; k++)
+            to[qnet__param_index(p, k)] = (qnet_real)qnet__element(t->dtype, t->data, k);
         return;
     }
-#endif
-    if (part == 0) qnet__param_copy_ref(p, t, to);
+    for (size_t f = 0; f < filter; f += QNET__COPY_NUMBERS) {
+        const size_t at = qnet__min_size(f, filter - QNET__COPY_NUMBERS); /* some once more */
+        for (size_t first = 0; first < out; first += n) {
+            n = qnet__min_size(out - first, QNET__COPY_FILTERS);
+            for (size_t o = 0; o < n; o++) { /* written out: as a loop it takes twice as long */
+                const size_t from = (first + o) * filter + at;
+                tile[0][o] = (qnet_real)qnet__load_f32(t->data, from);
+                tile[1][o] = (qnet_real)qnet__load_f32(t->data, from + 1);
+                tile[2][o] = (qnet_real)qnet__load_f32(t->data, from + 2);
+                tile[3][o] = (qnet_real)qnet__load_f32(t->data, from + 3);
+                tile[4][o] = (qnet_real)qnet__load_f32(t->data, from + 4);
+                tile[5][o] = (qnet_real)qnet__load_f32(t->data, from + 5);
+                tile[6][o] = (qnet_real)qnet__load_f32(t->data, from + 6);
+                tile[7][o] = (qnet_real)qnet__load_f32(t->data, from + 7);
+            }
+            for (size_t k = 0; k < QNET__COPY_NUMBERS; k++)
+                memcpy(to + qnet__param_index(p, at + k) + first, tile[k], n * sizeof(qnet_real));
+        }
+    }
 }
 
 #define QNET__FINITE_RUN 1024
@@ -14905,9 +14019,9 @@ static void qnet__param_copy(const qnet_param *p, const qnet_safetensor *t, size
 /* 1 when QNET__FINITE_RUN numbers from `first` on are finite; without a decision for each. */
 static int qnet__finite_run(const void *data, size_t first)
 {
-    int finite = 1, i;
-    for (i = 0; i < QNET__FINITE_RUN; i++)
-        finite &= fabsf(qnet__load_f32(data, first + (size_t)i)) <= FLT_MAX;
+    int finite = 1;
+    for (size_t i = 0; i < QNET__FINITE_RUN; i++)
+        finite &= fabsf(qnet__load_f32(data, first + i)) <= FLT_MAX;
     return finite;
 }
 
@@ -14915,16 +14029,27 @@ static int qnet__finite_run(const void *data, size_t first)
    are good. Comparisons are written so that NaN fails. */
 static size_t qnet__first_not_finite(const qnet_safetensor *t)
 {
+    const double most = QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX;
     size_t k = 0;
-    if (t->dtype == QNET_F32) {
+    if (t->dtype == QNET_F32)
         while (t->count - k >= QNET__FINITE_RUN && qnet__finite_run(t->data, k))
             k += QNET__FINITE_RUN;
-        while (k < t->count && fabsf(qnet__load_f32(t->data, k)) <= FLT_MAX) k++;
-        return k;
-    }
-    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <=
-                               (QNET__REAL_IS_DOUBLE ? DBL_MAX : (double)FLT_MAX)) k++;
+    while (k < t->count && fabs(qnet__element(t->dtype, t->data, k)) <= most) k++;
     return k;
+}
+
+/* Refuses a tensor with a number that no network can have: batch norm takes a variance's root. */
+static qnet_status qnet__check_numbers(qnet_context *ctx, const char *file,
+                                       const qnet_safetensor *t, const char *name)
+{
+    size_t bad = qnet__first_not_finite(t);
+    const int finite = bad == t->count;
+    for (size_t k = 0; k < t->count && finite && bad == t->count && qnet__is_variance(name); k++)
+        if (qnet__element(t->dtype, t->data, k) < 0) bad = k;
+    if (bad == t->count) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is %g, %s", file, name,
+                      (double)bad, qnet__element(t->dtype, t->data, bad),
+                      finite ? "a variance below 0" : "not finite");
 }
 
 typedef struct qnet__weights_job {
@@ -14939,8 +14064,7 @@ typedef struct qnet__weights_job {
 /* The tensor of the file that is meant by a name of the table; or NULL. */
 static const qnet_safetensor *qnet__weights_find(const qnet__weights_job *job, const char *name)
 {
-    int i;
-    for (i = 0; i < job->file->count; i++)
+    for (int i = 0; i < job->file->count; i++)
         if (strcmp(job->file->tensors[i].name + job->prefix, name) == 0)
             return &job->file->tensors[i];
     return NULL;
@@ -14963,15 +14087,15 @@ static size_t qnet__head_classes(const qnet__weights_job *job, const char *name)
 static int qnet__head_is_there(const qnet__weights_job *job, const char *name)
 {
     const char *dot = strrchr(name, '.');
-    int i;
-    for (i = 0; i < job->file->count && dot != NULL; i++)
+    for (int i = 0; i < job->file->count && dot != NULL; i++)
         if (strncmp(job->file->tensors[i].name + job->prefix, name, (size_t)(dot - name) + 1) == 0)
             return 1;
     return 0;
 }
 
-/* Finds entry p in the file and checks it, with numbers also its numbers; *found = NULL: what is in
-   the block stays. */
+/* Finds entry p in the file and checks presence, type, classes, shape and, with `numbers`, each
+   number. *found = NULL: what is in the block stays (a counter that is missing, a head that is to be
+   trained anew). With ctx NULL no sentence is made. */
 static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_job *job,
                                        const qnet_param *p, int numbers,
                                        const qnet_safetensor **found)
@@ -14982,7 +14106,6 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
     char want[QNET__SHAPE_TEXT], have[QNET__SHAPE_TEXT];
     size_t classes = t != NULL ? qnet__head_classes(job, p->name) : 0;
     int rest_agrees, i;
-    size_t k;
     *found = NULL;
     if (t == NULL) {
         const qnet__safetensors_file *f = (const qnet__safetensors_file *)(const void *)job->file;
@@ -15013,32 +14136,24 @@ static qnet_status qnet__weights_match(qnet_context *ctx, const qnet__weights_jo
                           "%s: not weights of %s: tensor '%s': expected shape %s, found %s", name,
                           network, p->name, want, have);
     }
-    k = numbers ? qnet__first_not_finite(t) : t->count;
-    if (k < t->count)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: tensor '%s': number %.0f is not finite",
-                          name, p->name, (double)k);
-    for (k = 0; k < t->count && numbers && qnet__is_variance(p->name); k++)
-        if (qnet__element(t->dtype, t->data, k) < 0)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "%s: tensor '%s': number %.0f is %g, a variance below 0", name,
-                              p->name, (double)k, qnet__element(t->dtype, t->data, k));
+    if (numbers) QNET__TRY(qnet__check_numbers(ctx, name, t, p->name));
     *found = t;
     return QNET_OK;
 }
 
-/* Copies a part of an entry, which has been checked. */
+/* Copies an entry, which has been checked. */
 static void qnet__weights_copy_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weights_job *job = (const qnet__weights_job *)arg;
-    const qnet_param *p = &job->table->entries[index / QNET__COPY_PARTS];
+    const qnet_param *p = &job->table->entries[index];
     const qnet_safetensor *t = NULL;
     QNET__UNUSED(worker);
-    if (p->layout != QNET_LAYOUT_HWIO && index % QNET__COPY_PARTS > 0) return; /* all in part 0 */
     if (qnet__weights_match(NULL, job, p, 0, &t) == QNET_OK && t != NULL)
-        qnet__param_copy(p, t, index % QNET__COPY_PARTS, job->block + p->offset);
+        qnet__param_copy(p, t, job->block + p->offset);
 }
 
-/* What all names begin with, up to a dot; none where any name is right as it is. */
+/* The longest common prefix of all names is shortened, dot by dot, until a name behind it is one of
+   the table; none where any name is right as it is. */
 QNET_API size_t qnet_weights_prefix(const qnet_safetensors *file, const qnet_param_table *table)
 {
     const char *first;
@@ -15067,7 +14182,6 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
     const qnet_safetensor *t;
     const char *name;
     qnet__weights_job job;
-    size_t tasks, k;
     int i, replaced = 0, headless = 0;
     if (file == NULL || table == NULL || block == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -15089,18 +14203,13 @@ QNET_API qnet_status qnet_weights_from_safetensors(qnet_context *ctx, const qnet
         replaced |= t == NULL && !qnet__is_tracked(p->name);
         headless |= t == NULL && qnet__is_head(p->name) && !qnet__head_is_there(&job, p->name);
     }
-    if (ctx != NULL && job.prefix > 0)
+    if (job.prefix > 0)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: all names begin with '%.*s', which is left out", name,
                   (int)job.prefix, file->tensors[0].name);
-    if (ctx != NULL && headless)
+    if (headless)
         qnet__log(ctx, QNET_LOG_WARNING, "%s: there is no head (fc) in it: it must be trained anew",
                   name);
-    tasks = (size_t)table->count * QNET__COPY_PARTS;
-    if (ctx != NULL) {
-        qnet__parallel(ctx, tasks, qnet__weights_copy_task, &job);
-    } else {
-        for (k = 0; k < tasks; k++) qnet__weights_copy_task(&job, k, 0);
-    }
+    qnet__parallel(file->ctx, (size_t)table->count, qnet__weights_copy_task, &job);
     if (head_replaced != NULL) *head_replaced = replaced;
     return QNET_OK;
 }
@@ -15112,11 +14221,9 @@ static uint64_t qnet__hash_numbers(uint64_t h, const qnet_safetensor *t)
 {
     const unsigned char *p = (const unsigned char *)t->data;
     const size_t size = qnet_dtype_size(t->dtype);
-    size_t i, k;
-    if (qnet__is_little_endian() || size == 1) return qnet_hash(h, p, t->bytes);
-    for (i = 0; i < t->bytes; i += size) {
-        for (k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
-    }
+    if (qnet__is_little_endian()) return qnet_hash(h, p, t->bytes);
+    for (size_t i = 0; i < t->bytes; i += size)
+        for (size_t k = size; k > 0; k--) h = qnet_hash(h, p + i + k - 1, 1);
     return h;
 }
 
@@ -15196,29 +14303,6 @@ QNET_API qnet_status qnet_weights_check_pair(qnet_context *ctx, const qnet_safet
     return QNET_OK;
 }
 
-/* A file with other numbers could not be read back. */
-static qnet_status qnet__weights_readable(qnet_context *ctx, const qnet_param_table *table,
-                                        const qnet_real *block)
-{
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        size_t k = qnet__first_bad(block + p->offset, p->count);
-        if (k < p->count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
-                              "weights of %s: tensor '%s': %g at %.0f in the block is not finite",
-                              table->network, p->name, (double)block[p->offset + k],
-                              (double)(p->offset + k));
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (block[p->offset + k] < 0)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
-                                  "weights of %s: tensor '%s': number %.0f is %g, a variance below "
-                                  "0", table->network, p->name, (double)k,
-                                  (double)block[p->offset + k]);
-    }
-    return QNET_OK;
-}
-
 /* Streams the block: a convolution is turned to the file's order 512 numbers at a time, in the
    order of the file, so that no second copy of the network is made. */
 QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
@@ -15229,7 +14313,7 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
     qnet_safetensor *tensors;
     size_t bytes, k, n, f;
     int i, real, count = 0;
-    qnet_status status;
+    qnet_status status = QNET_OK;
     if (ctx == NULL || sink == NULL || sink->write == NULL || table == NULL || block == NULL ||
         pairs < 0 || (pairs > 0 && metadata_pairs == NULL))
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
@@ -15242,7 +14326,13 @@ QNET_API qnet_status qnet_weights_write(qnet_context *ctx, qnet_sink *sink,
         for (i = 0; i < table->count; i++)
             if (qnet__is_tracked(table->entries[i].name) == !real)
                 tensors[count++] = qnet__param_in_file(&table->entries[i]);
-    status = qnet__weights_readable(ctx, table, block);
+    for (i = 0; i < table->count && status == QNET_OK; i++) { /* what could not be read back */
+        const qnet_param *p = &table->entries[i];
+        qnet_safetensor t = qnet__param_in_file(p);
+        t.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
+        t.data = block + p->offset;
+        status = qnet__check_numbers(ctx, qnet__sink_name(sink), &t, p->name);
+    }
     if (status == QNET_OK)
         status = qnet__safetensors_begin(ctx, sink, tensors, count, metadata_pairs, pairs);
     for (i = 0; status == QNET_OK && i < count; i++) {
@@ -15330,9 +14420,7 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
     qnet_status status;
     QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
     status = qnet_weights_write(ctx, &sink, table, block, metadata_pairs, pairs);
-    if (status == QNET_OK) return qnet__file_commit(ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    return qnet__file_finish(&file, status);
 }
 #endif
 /* ============================================================================================
@@ -16061,15 +15149,16 @@ static size_t qnet__clear_outside(qnet_volume *v)
         float *p = v->voxels + qnet__voxel_at(v, 0, 0, z);
         do {
             before = cleared;
-            for (int i = 0; i < 2 * nx * ny; i++) {
-                const int at = i < nx * ny ? i : 2 * nx * ny - 1 - i, x = at % nx, y = at / nx;
-                if (!qnet__is_bad_voxel(p[at])) continue;
-                if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
-                    p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
-                    continue;
-                p[at] = 0;
-                cleared++;
-            }
+            for (int back = 0; back < 2; back++)
+                for (int i = 0; i < nx * ny; i++) {
+                    const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
+                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
+                        p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
+                        continue;
+                    p[at] = 0;
+                    cleared++;
+                }
         } while (cleared > before);
     }
     return cleared;
@@ -16907,13 +15996,257 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
    >>train
    Training (paper, "Training Procedure"). Stage 1 trains ResNet18 on single slices; qnet_embed
    runs it over whole scans; stage 2 trains the scan-level model on those features, which no longer
-   change. An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a
-   run that was stopped goes on with the same bits.
+   change. Both are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
+
+     order   = shuffle(0..count-1), seeded by (seed, epoch)
+     batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
+     average += (weights - average) / (n + 1)                   late in a run with SWA
+
+   An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
+   was stopped goes on with the same bits.
    ============================================================================================ */
 
-/* ---- what both stages share ------------------------------------------------------------------ */
+/* ---- configurations as text ------------------------------------------------------------------
+   "key=value" lines: the metadata of checkpoints and weights files, and what a resume compares. */
 
-/* Batches of an epoch: as few as hold `count` items with at most `batch` in each. */
+/* A number of a configuration: its key in files and messages, its place and its range. */
+typedef struct qnet__setting {
+    const char *key;
+    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    size_t offset;
+    double low, high;
+} qnet__setting; /* a table of settings ends with a key of NULL */
+
+#define QNET__SETTING(config, type, name, low, high) \
+    { #name, type, offsetof(config, name), low, high }
+#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
+/* beta < 1 and eps > 0 keep Adam's divisions from 0. */
+#define QNET__ADAM_SETTING(config, name, low, high) \
+    { "adam." #name, 'd', offsetof(config, adam) + offsetof(qnet_adam_config, name), low, high }
+#define QNET__ADAM_SETTINGS(config)                         \
+    QNET__ADAM_SETTING(config, beta1, 0, 0.999999999999),   \
+    QNET__ADAM_SETTING(config, beta2, 0, 0.999999999999),   \
+    QNET__ADAM_SETTING(config, eps, DBL_MIN, DBL_MAX)
+
+static const qnet__setting qnet__stage1_settings[] = {
+    QNET__SETTING(qnet_stage1_config, 'i', epochs, 1, INT_MAX),
+    QNET__SETTING(qnet_stage1_config, 'i', batch, 1, INT_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', rate_first, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', rate_last, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', swa_share, 0, 1),
+    QNET__SETTING(qnet_stage1_config, 'd', swa_rate, 0, DBL_MAX),
+    QNET__ADAM_SETTINGS(qnet_stage1_config),
+    QNET__SETTINGS_END
+};
+
+static const qnet__setting qnet__stage2_settings[] = {
+    QNET__SETTING(qnet_stage2_config, 'i', epochs, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', batch, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'd', rate, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', hidden, 1, INT_MAX),
+    QNET__ADAM_SETTINGS(qnet_stage2_config),
+    QNET__SETTINGS_END
+};
+
+/* What the network sees of an image at test time, too. */
+#define QNET__CHANNEL_SETTING(name, c, low, high) \
+    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
+#define QNET__CHANNEL_SETTINGS(c)                        \
+    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
+    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
+    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
+    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
+static const qnet__setting qnet__stretch_settings[] = {
+    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
+    QNET__CHANNEL_SETTINGS(0),
+    QNET__CHANNEL_SETTINGS(1),
+    QNET__CHANNEL_SETTINGS(2),
+    QNET__SETTINGS_END
+};
+
+/* What training alone does to it; qnet__augment_config_check knows the ranges. */
+static const qnet__setting qnet__augment_settings[] = {
+    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_low, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_high, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
+    QNET__SETTINGS_END
+};
+
+/* How far a run is; all the rest follows from the epoch. */
+static const qnet__setting qnet__training_settings[] = {
+    QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
+    QNET__SETTING(qnet_training, 'i', finished, 0, 1),
+    QNET__SETTINGS_END
+};
+
+static double qnet__setting_get(const qnet__setting *f, const void *config)
+{
+    const void *at = (const unsigned char *)config + f->offset;
+    if (f->type == 's') return (double)*(const qnet_stretch *)at;
+    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+}
+
+/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
+static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
+                                      const void *config)
+{
+    for (; f->key != NULL; f++) {
+        const double value = qnet__setting_get(f, config);
+        if (!(value >= f->low && value <= f->high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
+                              f->key, value, f->low, f->high);
+    }
+    return QNET_OK;
+}
+
+/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
+   different ones different text: no bit is lost. */
+static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
+                                     const qnet__setting *f, const void *config)
+{
+    for (; f->key != NULL; f++) {
+        char number[40];
+        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
+    }
+    return QNET_OK;
+}
+
+/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
+   number that is missing or out of its range. */
+static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
+                                     const char *name, const qnet__setting *f, void *config)
+{
+    for (; f->key != NULL; f++) {
+        void *at = (unsigned char *)config + f->offset;
+        const char *text = qnet_safetensors_metadata(file, f->key);
+        double value;
+        if (text == NULL || !qnet__parse_number(text, &value) ||
+            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
+                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
+                              text ? text : "nothing");
+        if (f->type == 'd') *(double *)at = value;
+        else if (f->type == 'i') *(int *)at = (int)value;
+        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
+    }
+    return QNET_OK;
+}
+
+#define QNET__METADATA_PAIRS 80
+
+/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
+   k. Returns the number of lines. */
+static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
+{
+    int n = 0;
+    while (*text && n < QNET__METADATA_PAIRS) {
+        char *equals = strchr(text, '='), *end = strchr(text, '\n');
+        if (!equals || !end || equals > end) break;
+        *equals = *end = '\0';
+        pairs[2 * n] = text;
+        pairs[2 * n + 1] = equals + 1;
+        n++;
+        text = end + 1;
+    }
+    return n;
+}
+
+/* ---- checkpoints: arrays, and lines of text as metadata, in a safetensors file --------------- */
+
+/* count numbers of dtype F32 or F64 at data. */
+typedef struct qnet__slab {
+    const char *name;
+    qnet_dtype dtype;
+    void *data;
+    size_t count;
+} qnet__slab;
+
+#define QNET__SLABS 5
+#define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
+#define QNET__EPOCH_NUMBERS (sizeof(qnet_epoch) / sizeof(double)) /* a history is an array of F64 */
+
+/* text is cut up: it becomes the file's metadata; slabs become its tensors, one-dimensional. */
+static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, char *text,
+                                          const qnet__slab *slabs, int count)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const int lines = qnet__metadata_pairs(text, pairs);
+    qnet_safetensor tensors[QNET__SLABS];
+    memset(tensors, 0, sizeof(tensors));
+    for (int i = 0; i < count; i++) {
+        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
+        tensors[i].dtype = slabs[i].dtype;
+        tensors[i].ndim = 1;
+        tensors[i].shape[0] = slabs[i].count;
+        tensors[i].data = slabs[i].data;
+    }
+    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, lines);
+}
+
+/* QNET_ERROR_MISMATCH for the first line of text, which is cut up, that the file has otherwise or
+   not at all; keys that begin with `skip` are not compared (NULL: all are). */
+static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
+                                            const char *name, char *text, const char *skip)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const int lines = qnet__metadata_pairs(text, pairs);
+    for (int i = 0; i < lines; i++) {
+        const char *key = pairs[2 * i], *expected = pairs[2 * i + 1];
+        const char *found = qnet_safetensors_metadata(file, key);
+        if (skip != NULL && strncmp(key, skip, strlen(skip)) == 0) continue;
+        if (found == NULL || strcmp(found, expected) != 0)
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
+                              key, expected, found ? found : "nothing");
+    }
+    return QNET_OK;
+}
+
+/* Copies the file's arrays into the slabs, after all of them have been checked. */
+static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet__slab *slabs, int count)
+{
+    for (int i = 0; i < count; i++) {
+        const qnet__slab *s = &slabs[i];
+        const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
+        if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
+                              "found %.0f of type %s", name, s->name, (double)s->count,
+                              qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
+                              t ? qnet_dtype_name(t->dtype) : "none");
+        for (size_t k = 0; k < s->count; k++)
+            if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is not finite", name,
+                                  s->name, (double)k);
+    }
+    for (int i = 0; i < count; i++) {
+        const qnet_safetensor *t = qnet_safetensors_find(file, slabs[i].name);
+        memcpy(slabs[i].data, t->data, t->bytes);
+    }
+    return QNET_OK;
+}
+
+/* ---- a loop over items in batches, with progress --------------------------------------------- */
+
+/* Batches of a loop: as few as hold `count` items with at most `batch` in each. */
 static size_t qnet__batches(size_t count, int batch)
 {
     return (count + (size_t)batch - 1) / (size_t)batch;
@@ -16925,271 +16258,78 @@ static size_t qnet__batch_start(size_t count, size_t n, size_t k)
     return count / n * k + qnet__min_size(k, count % n);
 }
 
-/* order[count] = 0..count-1, shuffled for this epoch. */
-static void qnet__epoch_order(uint64_t seed, int purpose, int epoch, int *order, size_t count)
-{
-    qnet_rng rng = qnet_rng_at(seed, purpose, (uint32_t)epoch, 0);
-    size_t i;
-    for (i = 0; i < count; i++) order[i] = (int)i;
-    qnet_rng_shuffle(&rng, order, count);
-}
-
-/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
-   tie, which an AUC sees. */
-static double qnet__probability_hh(const qnet_real *logits)
-{
-    return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
-}
-
-/* 0 <= beta < 1 and eps > 0, which is what keeps Adam's divisions from 0; false for NaN. */
-static int qnet__adam_is_sound(const qnet_adam_config *adam)
-{
-    return adam->beta1 >= 0 && adam->beta1 < 1 && adam->beta2 >= 0 && adam->beta2 < 1 &&
-           adam->eps > 0 && adam->eps <= DBL_MAX;
-}
-
-/* Progress of one epoch, or of a task without epochs (epochs = 0). */
-typedef struct qnet__meter {
+/* An epoch, or a task without epochs (epochs = 0). */
+typedef struct qnet__loop {
     qnet_context *ctx;
     const char *task;
-    int epoch, epochs;    /* from 1 */
-    size_t steps;         /* of the epoch */
-    double items_before;  /* of the task, in earlier epochs */
-    double items_total;   /* of the whole task */
-    double start;         /* seconds */
-} qnet__meter;
+    int epoch, epochs;   /* from 1 */
+    size_t count, steps; /* items and batches */
+    double start;        /* seconds */
+    size_t step;         /* the batch at hand, from 1, which holds */
+    size_t first, n;     /* items first .. first + n - 1 */
+} qnet__loop;
 
-/* items: of one epoch, or of the task. Asks for the time: call it where the work begins. */
-static qnet__meter qnet__meter_start(qnet_context *ctx, const char *task, int epoch, int epochs,
-                                     size_t steps, size_t items)
+/* The clock is read here: call it where the work begins. */
+static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
+                                   size_t count, size_t steps)
 {
-    qnet__meter m;
-    m.ctx = ctx;
-    m.task = task;
-    m.epoch = epoch;
-    m.epochs = epochs;
-    m.steps = steps;
-    m.items_before = epochs > 0 ? (double)items * (epoch - 1) : 0;
-    m.items_total = epochs > 0 ? (double)items * epochs : (double)items;
-    m.start = qnet__seconds(ctx);
-    return m;
+    const qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0};
+    return p;
 }
 
+/* To the next batch; 0 after the last one. */
+static int qnet__loop_next(qnet__loop *p)
+{
+    if (p->step == p->steps) return 0;
+    p->first = qnet__batch_start(p->count, p->steps, p->step++);
+    p->n = qnet__batch_start(p->count, p->steps, p->step) - p->first;
+    return 1;
+}
+
+#define QNET__PLACE 128 /* bytes of text */
+
 /* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
-#define QNET__PLACE 128
-static const char *qnet__meter_place(const qnet__meter *m, size_t step, char text[QNET__PLACE])
+static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
 {
     char epoch[48] = "";
-    if (m->epochs > 0)
-        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", m->epoch, m->epochs);
-    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", m->task, epoch, (double)step,
-             (double)m->steps);
+    if (p->epochs > 0)
+        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", p->epoch, p->epochs);
+    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", p->task, epoch, (double)p->step,
+             (double)p->steps);
     return text;
 }
 
-/* After step `step` (from 1) of the epoch, with `items` of it done. */
-static qnet_status qnet__meter_report(const qnet__meter *m, size_t step, size_t items, double loss,
-                                      double learning_rate)
+/* Reports that the batch at hand is done; the fraction is of all epochs. Who runs many tasks wraps
+   the hook and puts in its own. */
+static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
-    double elapsed = qnet__seconds(m->ctx) - m->start;
-    double left = m->items_total - m->items_before - (double)items;
+    const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
+    const double count = (double)p->count, epochs = p->epochs > 0 ? p->epochs : 1;
+    const double left = count * (epochs - (p->epoch > 0 ? p->epoch - 1 : 0)) - done;
     char place[QNET__PLACE];
     qnet_progress_info info;
-    info.task = m->task;
+    info.task = p->task;
     info.where = "";
-    info.epoch = m->epoch;
-    info.epochs = m->epochs;
-    info.step = step;
-    info.steps = m->steps;
+    info.epoch = p->epoch;
+    info.epochs = p->epochs;
+    info.step = p->step;
+    info.steps = p->steps;
     info.loss = loss;
     info.learning_rate = learning_rate;
-    info.items_per_second = elapsed > 0 ? (double)items / elapsed : 0;
+    info.items_per_second = elapsed > 0 ? done / elapsed : 0;
     info.seconds_left = info.items_per_second > 0 ? left / info.items_per_second : -1;
-    info.fraction = 1 - left / m->items_total;
-    /* The fraction is of this task; who runs many tasks wraps the hook and puts in its own. */
-    if (qnet__report(m->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(m->ctx, QNET_STOPPED, "%s: stopped by the caller",
-                      qnet__meter_place(m, step, place));
-}
-
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says
-   nothing of what the step after it made of them. */
-static qnet_status qnet__check_weights(const qnet__meter *m, const qnet_param_table *table,
-                                       const qnet_real *weights)
-{
-    char place[QNET__PLACE];
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        if (qnet__first_bad(weights + p->offset, p->count) < p->count)
-            return qnet__fail(m->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                              qnet__meter_place(m, m->steps, place), p->name);
-    }
-    return QNET_OK;
-}
-
-/* ---- checkpoints: flat arrays and lines of text in a safetensors file ------------------------ */
-
-#define QNET__FIELDS 64
-
-typedef struct qnet__fields {
-    char key[QNET__FIELDS][32], value[QNET__FIELDS][32];
-    int count;
-} qnet__fields;
-
-/* Appends a line; key and value must fit 31 characters. */
-static void qnet__field_text(qnet__fields *f, const char *key, const char *value)
-{
-    snprintf(f->key[f->count], sizeof(f->key[0]), "%s", key);
-    snprintf(f->value[f->count], sizeof(f->value[0]), "%s", value);
-    f->count++;
-}
-
-/* Equal numbers give equal text and different ones different text, so text can be compared. */
-static void qnet__field_number(qnet__fields *f, const char *key, double value)
-{
-    char text[32];
-    qnet__format_number(text, sizeof(text), value); /* 17 digits where needed: no bit is lost */
-    qnet__field_text(f, key, text);
-}
-
-/* 64 bits, which a double could not hold, in hexadecimal. */
-static void qnet__field_bits(qnet__fields *f, const char *key, uint64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof(text), "0x%08lx%08lx", (unsigned long)(value >> 32),
-             (unsigned long)(value & 0xffffffffu));
-    qnet__field_text(f, key, text);
-}
-
-/* The three lines of an optimiser. */
-static void qnet__field_adam(qnet__fields *f, const qnet_adam_config *adam)
-{
-    qnet__field_number(f, "adam.beta1", adam->beta1);
-    qnet__field_number(f, "adam.beta2", adam->beta2);
-    qnet__field_number(f, "adam.eps", adam->eps);
-}
-
-/* An array of a checkpoint: count numbers of dtype F32 or F64 at data. */
-typedef struct qnet__slab {
-    const char *name;
-    qnet_dtype dtype;
-    void *data;
-    size_t count;
-} qnet__slab;
-
-#define QNET__SLABS 5
-
-/* count numbers of the networks' own type, which float and double builds keep apart. */
-static qnet__slab qnet__slab_real(const char *name, qnet_real *data, size_t count)
-{
-    qnet__slab s;
-    s.name = name;
-    s.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-    s.data = data;
-    s.count = count;
-    return s;
-}
-
-/* The history is an array of structs of three doubles: F64 [3 epochs] in the file. */
-static qnet__slab qnet__slab_history(qnet_epoch *history, int epochs)
-{
-    qnet__slab s;
-    s.name = "history";
-    s.dtype = QNET_F64;
-    s.data = history;
-    s.count = (size_t)epochs * (sizeof(qnet_epoch) / sizeof(double));
-    return s;
-}
-
-/* fields become the file's metadata, slabs its tensors, one-dimensional and in host memory. */
-static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink,
-                                          const qnet__fields *fields, const qnet__slab *slabs,
-                                          int count)
-{
-    const char *pairs[2 * QNET__FIELDS];
-    qnet_safetensor tensors[QNET__SLABS];
-    int i;
-    for (i = 0; i < fields->count; i++) {
-        pairs[2 * i] = fields->key[i];
-        pairs[2 * i + 1] = fields->value[i];
-    }
-    memset(tensors, 0, sizeof(tensors));
-    for (i = 0; i < count; i++) {
-        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
-        tensors[i].dtype = slabs[i].dtype;
-        tensors[i].ndim = 1;
-        tensors[i].shape[0] = slabs[i].count;
-        tensors[i].data = slabs[i].data;
-    }
-    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, fields->count);
-}
-
-/* QNET_ERROR_MISMATCH for the first field of the file that is not as expected; those whose key
-   begins with `skip` are not compared (NULL: all are). */
-static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
-                                            const char *name, const qnet__fields *expected,
-                                            const char *skip)
-{
-    int i;
-    for (i = 0; i < expected->count; i++) {
-        const char *found = qnet_safetensors_metadata(file, expected->key[i]);
-        if (skip != NULL && strncmp(expected->key[i], skip, strlen(skip)) == 0) continue;
-        if (found == NULL || strcmp(found, expected->value[i]) != 0)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
-                              expected->key[i], expected->value[i], found ? found : "nothing");
-    }
-    return QNET_OK;
-}
-
-/* A whole number 0..most of the file's metadata. */
-static qnet_status qnet__checkpoint_count(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *name, const char *key, double most,
-                                          double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    double value;
-    if (text == NULL || !qnet__parse_number(text, &value) ||
-        !(value >= 0 && value <= most && floor(value) == value))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: %s: expected a whole number of at most %.0f, "
-                          "found %.64s", name, key, most, text ? text : "nothing");
-    *out = value;
-    return QNET_OK;
-}
-
-/* Copies the file's arrays into the slabs, after all of them have been checked. */
-static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *name, const qnet__slab *slabs, int count)
-{
-    int i, copy;
-    size_t k;
-    for (copy = 0; copy < 2; copy++)
-        for (i = 0; i < count; i++) {
-            const qnet__slab *s = &slabs[i];
-            const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
-            if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                  "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
-                                  "found %.0f of type %s", name, s->name, (double)s->count,
-                                  qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
-                                  t ? qnet_dtype_name(t->dtype) : "none");
-            for (k = 0; k < s->count && !copy; k++)
-                if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
-                    return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                      "%s: damaged checkpoint: '%s': number %.0f is not finite",
-                                      name, s->name, (double)k);
-            if (copy) memcpy(s->data, t->data, t->bytes);
-        }
-    return QNET_OK;
+    info.fraction = 1 - left / (count * epochs);
+    if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
+    return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
+                      qnet__loop_place(p, place));
 }
 
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
 
 typedef struct qnet__image {
     int scan, slice, label;
-    size_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    uint64_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    size_t place; /* in an array [scans of the list][max_slices] */
     int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
     float low[3], high[3]; /* which no record changes */
 } qnet__image;
@@ -17204,11 +16344,12 @@ typedef struct qnet__loader {
     qnet_status *status;         /* [largest batch]: a task cannot write to ctx */
     unsigned char *scratch;      /* [workers][scratch_bytes] */
     size_t scratch_bytes;
+    uint64_t hash;               /* of pixels, labels, order and random streams of the images */
+    uint64_t seed;
     /* Of the batch at hand: */
     const int *order;            /* order[first + i] is image i of the batch; NULL: first + i */
     size_t first;
     int epoch;                   /* of the augmentation; -1: test time */
-    uint64_t seed;
 } qnet__loader;
 
 /* Checks the scans and counts their images. */
@@ -17216,7 +16357,6 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
 {
-    int i;
     memset(l, 0, sizeof(*l));
     l->cohort = cohort;
     l->height = height;
@@ -17225,7 +16365,7 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: the network's input is %d x %d, the prepared images %d x %d", task,
                           height, width, cohort->height, cohort->width);
-    for (i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++) {
         if (scans[i] < 0 || scans[i] >= cohort->scans_count)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: scan %d: expected 0..%d", task,
                               scans[i], cohort->scans_count - 1);
@@ -17238,33 +16378,39 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
 }
 
 /* Memory for batches of `batch`. */
-static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, int batch)
+static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, size_t batch)
 {
-    size_t pixels = (size_t)l->height * (size_t)l->width;
-    l->scratch_bytes = qnet_augment_scratch(l->cohort->height, l->cohort->width);
-    l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
-    l->batch = (qnet_real *)qnet__take(a, (size_t)batch * pixels, 3 * sizeof(qnet_real));
-    l->status = (qnet_status *)qnet__take(a, (size_t)batch, sizeof(qnet_status));
+    const size_t pixels = (size_t)l->height * (size_t)l->width;
+    const size_t scratch = qnet_augment_scratch(l->cohort->height, l->cohort->width);
     /* Rounded up, so that no two workers write to one cache line. */
-    l->scratch_bytes = (l->scratch_bytes + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
+    l->scratch_bytes = (scratch + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
+    l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
+    l->batch = (qnet_real *)qnet__take(a, batch * pixels, 3 * sizeof(qnet_real));
+    l->status = (qnet_status *)qnet__take(a, batch, sizeof(qnet_status));
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
-/* Lists the images of scans[count] in order. label_of (NULL: the cohort's): by scan. */
-static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, const int *label_of)
+/* Lists the images of scans[count] in order. */
+static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
     size_t n = 0;
-    int i, scan, slice;
-    for (i = 0; i < count; i++) {
-        size_t index = 0;
-        for (scan = 0; scan < scans[i]; scan++) index += (size_t)l->cohort->scans[scan].slices;
-        for (slice = 0; slice < l->cohort->scans[scan].slices; slice++) {
+    l->hash = QNET_HASH_START;
+    for (int i = 0; i < count; i++) {
+        const qnet_scan *scan = &l->cohort->scans[scans[i]];
+        uint64_t index = 0, bits[3];
+        for (int k = 0; k < scans[i]; k++) index += (uint64_t)l->cohort->scans[k].slices;
+        bits[0] = scan->hash;
+        bits[1] = index;
+        bits[2] = (uint64_t)scan->label;
+        l->hash = qnet_hash(l->hash, bits, sizeof(bits));
+        for (int slice = 0; slice < scan->slices; slice++) {
             qnet__image *image = &l->images[n++];
-            image->scan = scan;
+            memset(image, 0, sizeof(*image));
+            image->scan = scans[i];
             image->slice = slice;
             image->index = index++;
-            image->ready = 0;
-            image->label = label_of ? label_of[scan] : (int)l->cohort->scans[scan].label;
+            image->place = (size_t)i * (size_t)l->cohort->config.max_slices + (size_t)slice;
+            image->label = (int)scan->label;
         }
     }
 }
@@ -17284,11 +16430,11 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
     const float *pixels = qnet_scan_slice(l->cohort, image->scan, image->slice);
     const int in_h = l->cohort->height, in_w = l->cohort->width;
     const size_t count = (size_t)in_h * (size_t)in_w;
+    qnet_real *to = l->batch + i * (size_t)l->height * (size_t)l->width * 3;
     void *scratch = l->scratch + worker * l->scratch_bytes;
     qnet_augmentation record;
-    size_t k;
     if (!image->ready) {
-        for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
+        for (size_t k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
             if (!qnet__is_finite((double)pixels[k]))
                 return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
         QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
@@ -17302,57 +16448,38 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
         record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     }
     return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
-                                     image->high,
-                                     l->batch + i * (size_t)l->height * (size_t)l->width * 3,
-                                     l->height, l->width, scratch);
+                                     image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs beside its like: it may not write to the context, so it keeps the status only. */
+/* Runs in parallel: it may not write to the context, so it keeps the status only. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     qnet__loader *l = (qnet__loader *)arg;
     l->status[index] = qnet__loader_apply(NULL, l, index, worker);
 }
 
-/* Fills l->batch with the n images of step `step` (from 1): those at order[first..], or first.. if
-   order is NULL. epoch: of the augmentation, -1: none. The first failure by index is told. */
-static qnet_status qnet__loader_load(const qnet__meter *m, size_t step, qnet__loader *l, int epoch,
-                                     const int *order, size_t first, size_t n)
+/* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
+   is NULL. epoch: of the augmentation, -1: none. Of several failures the first by index is told. */
+static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
+                                     const int *order)
 {
-    qnet_context *ctx = m->ctx;
     char place[QNET__PLACE];
-    size_t i;
     l->order = order;
-    l->first = first;
+    l->first = p->first;
     l->epoch = epoch;
-    qnet__parallel(ctx, n, qnet__loader_task, l);
-    for (i = 0; i < n; i++)
+    qnet__parallel(p->ctx, p->n, qnet__loader_task, l);
+    for (size_t i = 0; i < p->n; i++)
         if (l->status[i] != QNET_OK) {
             const qnet__image *image = qnet__loader_image(l, i);
-            qnet_status status = qnet__loader_apply(ctx, l, i, 0); /* again, for its sentence */
-            return qnet__fail(ctx, status, "%s: subject %s, slice %d: %s",
-                              qnet__meter_place(m, step, place),
-                              l->cohort->scans[image->scan].subject, image->slice,
-                              qnet_last_error(ctx));
+            qnet_status status = qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
+            return qnet__fail(p->ctx, status, "%s: subject %s, slice %d: %s",
+                              qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
+                              image->slice, qnet_last_error(p->ctx));
         }
     return QNET_OK;
 }
 
-/* ---- stage 1: images ------------------------------------------------------------------------- */
-
-typedef struct qnet__stage1_state {
-    qnet_stage1 run; /* first, so that a pointer to it is the start of the block */
-    size_t bytes;    /* of the block: everything but the network */
-    qnet__loader loader;
-    size_t batches;  /* of an epoch */
-    qnet_real *m, *v, *average; /* [table->trainable]; average NULL without SWA */
-    qnet_real *logits;          /* [largest batch][2] */
-    int *label;                 /* [largest batch] */
-    int *order;                 /* [images] */
-    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
-    int broken;                 /* stopped or failed half way through an epoch */
-    int unsaved;                /* by qnet_stage1_run, whose last save failed */
-} qnet__stage1_state;
+/* ---- the training of both stages ------------------------------------------------------------- */
 
 /* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
@@ -17371,6 +16498,19 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
+/* The paper's numbers; hidden and steps are ours. */
+QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
+{
+    memset(config, 0, sizeof(*config));
+    config->epochs = 50;
+    config->batch = 64;
+    config->rate = 3e-4;
+    qnet_adam_config_init(&config->adam);
+    config->hidden = 256;
+    config->steps = 24;
+    config->seed = 1;
+}
+
 /* At least one epoch is averaged, whatever the share. */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
 {
@@ -17384,160 +16524,97 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
-/* The name in progress reports and errors: which of the two runs of a fold it is. */
-static const char *qnet__stage1_task(const qnet_stage1 *run)
-{
-    return run->config.swa ? "stage 1 SWA" : "stage 1";
-}
+/* One block; the network has its own. */
+typedef struct qnet__training_state {
+    qnet_training run;          /* first, so that a pointer to it is the start of the block */
+    size_t bytes;               /* of the block */
+    qnet_stage1_config config;  /* in stage 2 what both stages have: rate_first = rate_last */
+    qnet_stage2_config config2; /* of stage 2 */
+    const char *task;           /* in progress reports and messages */
+    const qnet_param_table *table;
+    qnet_real *weights;         /* [table->total] */
+    qnet_real *gradients;       /* [table->trainable] */
+    qnet_real *m, *v, *average; /* [table->trainable]; average NULL without SWA */
+    size_t count, batches;      /* items, and batches of an epoch */
+    int *order;                 /* [count] */
+    int *batch_label;           /* [largest batch] */
+    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
+    int broken;                 /* stopped or failed half way through an epoch */
+    /* Stage 1: */
+    qnet__loader loader;
+    qnet_real *logits;          /* [largest batch][2] */
+    /* Stage 2: */
+    size_t row;                 /* steps * 512: numbers of a scan */
+    qnet_real *features;        /* [count][row] */
+    int *length, *label;        /* [count] */
+    qnet_real *batch;           /* [largest batch][row] */
+    int *batch_length;          /* [largest batch] */
+} qnet__training_state;
 
-/* The configuration and the labels, before anything is asked for. */
-static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
+/* The whole block; with base NULL it only measures. largest: items of the largest batch. */
+static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
-    if (c->epochs < 1 || c->batch < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: epochs %d and batch %d: expected 1 or more", c->epochs,
-                          c->batch);
-    if (!(c->rate_first >= 0 && c->rate_first <= DBL_MAX) || !qnet__adam_is_sound(&c->adam) ||
-        !(c->rate_last >= 0 && c->rate_last <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: rates %g, %g, beta1 %g, beta2 %g or eps %g out of range",
-                          c->rate_first, c->rate_last, c->adam.beta1, c->adam.beta2, c->adam.eps);
-    if (!(c->swa_share >= 0 && c->swa_share <= 1) || !(c->swa_rate >= 0 && c->swa_rate <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: swa_share %g, swa_rate %g: expected a share of 0..1 and a rate",
-                          c->swa_share, c->swa_rate);
-    return qnet__augment_config_check(ctx, &c->augment);
-}
-
-static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_config *c,
-                                      const qnet_cohort *cohort, const int *scans, int count,
-                                      const int *label_of)
-{
-    int i, k, of_label[QNET_CLASSES] = {0, 0};
-    QNET__TRY(qnet__stage1_config_check(ctx, c));
-    for (i = 0; i < count; i++) {
-        int label;
-        if (scans[i] < 0 || scans[i] >= cohort->scans_count) continue; /* told by the loader */
-        label = label_of ? label_of[scans[i]] : (int)cohort->scans[scans[i]].label;
-        if (label < 0 || label >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
-        of_label[label]++;
-        for (k = 0; k < i; k++)
-            if (scans[k] == scans[i])
-                return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
-                                  scans[i]);
-    }
-    if (count > 0 && of_label[QNET_HC] + of_label[QNET_HH] == count &&
-        (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
-                          of_label[QNET_HC], of_label[QNET_HH]);
-    return QNET_OK;
-}
-
-/* What a run trains on: the pixels, labels, order and random streams of its images. */
-static uint64_t qnet__stage1_hash(const qnet__loader *l)
-{
-    uint64_t hash = QNET_HASH_START;
-    unsigned char bytes[32];
-    size_t i;
-    for (i = 0; i < l->count; i++) {
-        const qnet__image *image = &l->images[i];
-        qnet__store_le64(bytes, l->cohort->scans[image->scan].hash);
-        qnet__store_le64(bytes + 8, image->index);
-        qnet__store_le64(bytes + 16, (uint64_t)image->slice);
-        qnet__store_le64(bytes + 24, (uint64_t)image->label);
-        hash = qnet_hash(hash, bytes, sizeof(bytes));
-    }
-    return hash;
-}
-
-/* The whole block; with base NULL it only measures. trainable: numbers that Adam moves. */
-static void qnet__stage1_plan(qnet_context *ctx, qnet__stage1_state *s, qnet__arena *a, int largest,
-                              size_t trainable)
-{
-    const qnet_stage1_config *c = &s->run.config;
+    const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
     qnet__take(a, 1, sizeof(*s));
-    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)c->epochs, sizeof(qnet_epoch));
-    s->m = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->v = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    if (c->swa) s->average = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->logits = (qnet_real *)qnet__take(a, (size_t)largest * QNET_CLASSES, sizeof(qnet_real));
-    s->label = (int *)qnet__take(a, (size_t)largest, sizeof(int));
-    s->order = (int *)qnet__take(a, s->loader.count, sizeof(int));
-    qnet__loader_plan(ctx, &s->loader, a, largest);
+    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)s->run.epochs, sizeof(qnet_epoch));
+    s->m = (qnet_real *)qnet__take(a, trainable, real);
+    s->v = (qnet_real *)qnet__take(a, trainable, real);
+    if (s->config.swa) s->average = (qnet_real *)qnet__take(a, trainable, real);
+    s->order = (int *)qnet__take(a, s->count, sizeof(int));
+    s->batch_label = (int *)qnet__take(a, largest, sizeof(int));
+    if (s->run.net != NULL) {
+        s->logits = (qnet_real *)qnet__take(a, largest, QNET_CLASSES * real);
+        qnet__loader_plan(s->run.ctx, &s->loader, a, largest);
+    } else {
+        s->features = (qnet_real *)qnet__take(a, s->count, s->row * real);
+        s->length = (int *)qnet__take(a, s->count, sizeof(int));
+        s->label = (int *)qnet__take(a, s->count, sizeof(int));
+        s->batch = (qnet_real *)qnet__take(a, largest, s->row * real);
+        s->batch_length = (int *)qnet__take(a, largest, sizeof(int));
+    }
 }
 
-/* Two blocks: the network's own, and one for everything else. A plan is run twice, to measure and
-   to carve; epochs and the finish then ask for no memory. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const int *label_of, const qnet_real *weights,
-                                        qnet_stage1 **out)
+/* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
+   nor the finish asks for memory. On failure the network is destroyed. */
+static qnet_status qnet__training_carve(const qnet__training_state *s, int largest,
+                                        qnet__training_state **out)
 {
-    qnet__stage1_state s, *self;
+    qnet_context *ctx = s->run.ctx;
+    qnet_resnet *net = s->run.net;
+    qnet_scan_model *model = s->run.model;
+    qnet__training_state copy = *s;
     qnet__arena arena = {NULL, 0};
-    qnet_resnet_config net_config;
-    qnet_resnet *net = NULL;
-    size_t trainable;
-    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
-    QNET__TRY(qnet__stage1_check(ctx, config, cohort, scans, count, label_of));
-    memset(&s, 0, sizeof(s));
-    s.run.ctx = ctx;
-    s.run.config = *config;
-    s.run.cohort = cohort;
-    QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
-                                   config->size));
-    s.batches = qnet__batches(s.loader.count, config->batch);
-
-    qnet_resnet_config_init(&net_config);
-    net_config.height = net_config.width = config->size;
-    /* The largest batch there will be, which may be well below config->batch. */
-    net_config.batch = (int)((s.loader.count + s.batches - 1) / s.batches);
-    QNET__TRY(qnet_resnet_create(ctx, &net_config, &net));
-    trainable = net->table->trainable;
-    s.run.net = net;
-
-    qnet__stage1_plan(ctx, &s, &arena, net_config.batch, trainable);
-    s.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, s.bytes);
+    copy.table = net ? net->table : model->table;
+    copy.weights = net ? net->weights : model->weights;
+    copy.gradients = net ? net->gradients : model->gradients;
+    qnet__training_plan(&copy, &arena, (size_t)largest);
+    copy.bytes = arena.at;
+    arena.base = (unsigned char *)qnet__alloc(ctx, copy.bytes);
     if (arena.base == NULL) {
         qnet_resnet_destroy(net);
-        return qnet__no_memory(ctx, s.bytes, "a stage 1 run");
+        qnet_scan_model_destroy(model);
+        return qnet__no_memory(ctx, copy.bytes, "a training run");
     }
+    memset(arena.base, 0, copy.bytes);
     arena.at = 0;
-    qnet__stage1_plan(ctx, &s, &arena, net_config.batch, trainable);
-    self = (qnet__stage1_state *)(void *)arena.base;
-    *self = s;
-    self->run.state = self;
-    self->loader.augment = &self->run.config.augment;
-    self->loader.seed = config->seed;
-    qnet__loader_fill(&self->loader, scans, count, label_of);
-    self->data_hash = qnet__stage1_hash(&self->loader);
-    if (weights != NULL)
-        self->weights_hash = qnet_hash(QNET_HASH_START, weights,
-                                       net->table->total * sizeof(qnet_real));
-    memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
-    memset(self->m, 0, trainable * sizeof(qnet_real));
-    memset(self->v, 0, trainable * sizeof(qnet_real));
-    if (weights) memcpy(net->weights, weights, net->table->total * sizeof(qnet_real));
-    else qnet_resnet_init(net, config->seed);
-    *out = &self->run;
+    qnet__training_plan(&copy, &arena, (size_t)largest);
+    *out = (qnet__training_state *)(void *)arena.base;
+    **out = copy;
+    (*out)->run.state = *out;
     return QNET_OK;
 }
 
-/* The state is the start of the block that holds all but the network. */
-QNET_API void qnet_stage1_destroy(qnet_stage1 *run)
+/* The state is the block that holds everything but the network, the run itself included. */
+QNET_API void qnet_training_destroy(qnet_training *run)
 {
     if (run == NULL) return;
     qnet_resnet_destroy(run->net);
+    qnet_scan_model_destroy(run->model);
     qnet__free(run->ctx, run->state, run->state->bytes);
 }
 
 /* Refuses NULL and a run that stopped half way through an epoch. */
-static qnet_status qnet__stage1_ready(const qnet_stage1 *run, const char *function)
+static qnet_status qnet__training_ready(const qnet_training *run, const char *function)
 {
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     if (run->state->broken)
@@ -17547,137 +16624,157 @@ static qnet_status qnet__stage1_ready(const qnet_stage1 *run, const char *functi
     return QNET_OK;
 }
 
-/* Forward, loss, backward and one step of Adam on `n` images that lie in the loader's batch. */
-static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter, size_t step, int n,
-                                     double rate, double *loss)
+/* order[count] = 0..count-1, shuffled for this epoch. */
+static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 {
-    qnet__stage1_state *s = run->state;
+    const int purpose = s->run.net ? QNET_RANDOM_SHUFFLE : QNET_RANDOM_SHUFFLE_SCAN;
+    qnet_rng rng = qnet_rng_at(s->config.seed, purpose, (uint32_t)epoch, 0);
+    for (size_t i = 0; i < s->count; i++) s->order[i] = (int)i;
+    qnet_rng_shuffle(&rng, s->order, s->count);
+}
+
+/* The status of a loss, with the place where it is no number. */
+static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
+{
     char place[QNET__PLACE];
-    qnet_resnet *net = run->net;
-    qnet_status status;
-    QNET__TRY(qnet_resnet_forward(net, s->loader.batch, n, 1, s->logits, NULL));
-    status = qnet_cross_entropy(run->ctx, (size_t)n, QNET_CLASSES, s->logits, s->label, loss,
-                                s->logits);
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
-        return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                          qnet__meter_place(meter, step, place));
-    QNET__TRY(status);
+    if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
+        return status;
+    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
+                      qnet__loop_place(p, place));
+}
+
+/* Stage 1: loss = mean of -log softmax(logits)[label] over the images of the batch. */
+static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
+{
+    qnet__loader *l = &s->loader;
+    const int n = (int)p->n;
+    QNET__TRY(qnet__loader_load(p, l, s->run.epoch, s->order));
+    for (size_t i = 0; i < p->n; i++) s->batch_label[i] = qnet__loader_image(l, i)->label;
+    QNET__TRY(qnet_resnet_forward(s->run.net, l->batch, n, 1, s->logits, NULL));
+    QNET__TRY(qnet__loss_check(p, qnet_cross_entropy(p->ctx, p->n, QNET_CLASSES, s->logits,
+                                                     s->batch_label, loss, s->logits), loss));
     /* logits now holds the gradient of the loss with respect to them. */
-    QNET__TRY(qnet_resnet_backward(net, s->loader.batch, n, s->logits));
-    run->step++;
-    qnet_adam_step(run->ctx, &run->config.adam, net->table->trainable, net->weights, net->gradients,
-                   s->m, s->v, rate, run->step);
+    return qnet_resnet_backward(s->run.net, l->batch, n, s->logits);
+}
+
+/* Stage 2: loss = mean over the scans of the batch + mean over their slices; padded steps count
+   nowhere. */
+static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
+{
+    double image = 0, scan = 0;
+    qnet_status status;
+    for (size_t i = 0; i < p->n; i++) {
+        const size_t item = (size_t)s->order[p->first + i];
+        memcpy(s->batch + i * s->row, s->features + item * s->row, s->row * sizeof(qnet_real));
+        s->batch_length[i] = s->length[item];
+        s->batch_label[i] = s->label[item];
+    }
+    status = qnet_scan_model_loss(s->run.model, s->batch, s->batch_length, s->batch_label,
+                                  (int)p->n, &image, &scan, 1);
+    *loss = image + scan;
+    return qnet__loss_check(p, status, loss);
+}
+
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says nothing of
+   what the step after it made of them. */
+static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
+{
+    char place[QNET__PLACE];
+    for (int i = 0; i < s->table->count; i++) {
+        const qnet_param *param = &s->table->entries[i];
+        if (qnet__first_bad(s->weights + param->offset, param->count) < param->count)
+            return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
+                              qnet__loop_place(p, place), param->name);
+    }
     return QNET_OK;
 }
 
-/* Shuffle; per batch: augment, forward, loss, backward, Adam; then, late in a run with SWA, take
-   the weights into the average. The loss of the history is the mean over images, not batches. */
-QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run)
+/* The loss of the history is the mean over items, not over batches. */
+QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
-    qnet__stage1_state *s;
-    qnet__meter meter;
-    double rate, sum = 0;
-    size_t k, i, first, end;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_epoch"));
+    double rate, loss = 0, sum = 0;
+    qnet__training_state *s;
+    qnet_epoch *record;
+    qnet__loop p;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_epoch"));
     s = run->state;
-    if (run->epoch >= run->config.epochs)
+    if (run->epoch >= run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage1_epoch: all %d epochs are done", run->config.epochs);
-    /* A step that fails cannot be taken back, so the run is spent until the epoch's end. */
-    s->broken = 1;
-    rate = qnet__stage1_rate(&run->config, run->epoch);
-    meter = qnet__meter_start(run->ctx, qnet__stage1_task(run), run->epoch + 1, run->config.epochs,
-                              s->batches, s->loader.count);
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->epoch, s->order, s->loader.count);
-    for (k = 0; k < s->batches; k++) {
-        double loss;
-        first = qnet__batch_start(s->loader.count, s->batches, k);
-        end = qnet__batch_start(s->loader.count, s->batches, k + 1);
-        QNET__TRY(qnet__loader_load(&meter, k + 1, &s->loader, run->epoch, s->order, first,
-                                    end - first));
-        for (i = first; i < end; i++) s->label[i - first] = s->loader.images[s->order[i]].label;
-        QNET__TRY(qnet__stage1_step(run, &meter, k + 1, (int)(end - first), rate, &loss));
-        sum += loss * (double)(end - first);
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, sum / (double)end, rate));
+                          "qnet_training_epoch: all %d epochs are done", run->epochs);
+    s->broken = 1; /* until the epoch's end: a step cannot be taken back */
+    rate = qnet__stage1_rate(&s->config, run->epoch);
+    p = qnet__loop_begin(run->ctx, s->task, run->epoch + 1, run->epochs, s->count, s->batches);
+    qnet__training_shuffle(s, run->epoch);
+    while (qnet__loop_next(&p)) {
+        QNET__TRY(run->net ? qnet__stage1_loss(s, &p, &loss) : qnet__stage2_loss(s, &p, &loss));
+        run->step++;
+        qnet_adam_step(run->ctx, &s->config.adam, s->table->trainable, s->weights, s->gradients,
+                       s->m, s->v, rate, run->step);
+        sum += loss * (double)p.n;
+        QNET__TRY(qnet__loop_report(&p, sum / (double)(p.first + p.n), rate));
     }
-    QNET__TRY(qnet__check_weights(&meter, run->net->table, run->net->weights));
-    if (run->config.swa && run->epoch >= qnet_stage1_swa_start(&run->config)) {
-        qnet_swa_update(run->ctx, run->net->table->trainable, s->average, run->net->weights,
+    QNET__TRY(qnet__training_check_weights(s, &p));
+    if (s->config.swa && run->epoch >= qnet_stage1_swa_start(&s->config)) {
+        qnet_swa_update(run->ctx, s->table->trainable, s->average, s->weights,
                         (uint64_t)run->averaged);
         run->averaged++;
     }
-    run->history[run->epoch].loss = sum / (double)s->loader.count;
-    run->history[run->epoch].learning_rate = rate;
-    run->history[run->epoch].seconds = qnet__seconds(run->ctx) - meter.start;
-    run->epoch++;
+    record = &run->history[run->epoch++];
+    record->loss = sum / (double)s->count;
+    record->learning_rate = rate;
+    record->seconds = qnet__seconds(run->ctx) - p.start;
     s->broken = 0;
     return QNET_OK;
 }
 
-/* Running mean 0, variance 1, no batch counted. */
-static void qnet__reset_statistics(qnet_resnet *net)
-{
-    int i;
-    size_t k;
-    for (i = 0; i < net->table->count; i++) {
-        const qnet_param *p = &net->table->entries[i];
-        int one = strstr(p->name, "running_var") != NULL;
-        for (k = 0; !p->trainable && k < p->count; k++)
-            net->weights[p->offset + k] = (qnet_real)one;
-    }
-}
-
-/* The averaged weights have seen no batch, so their batch norms' statistics are found anew: one
+/* The averaged weights have seen no batch, so their batch norms' statistics are estimated anew: one
    pass over the training images without augmentation. With momentum n_k / (n_1 + ... + n_k) the
    running statistics are the mean over all batches, each weighted by its images. */
-static qnet_status qnet__stage1_statistics(qnet_stage1 *run)
+static qnet_status qnet__training_statistics(qnet__training_state *s)
 {
-    qnet__stage1_state *s = run->state;
-    qnet__meter meter = qnet__meter_start(run->ctx, "batch-norm statistics", 0, 0, s->batches,
-                                          s->loader.count);
+    qnet_resnet *net = s->run.net;
     qnet_status status = QNET_OK;
-    size_t k, first, end;
-    qnet__reset_statistics(run->net);
-    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->config.epochs, s->order,
-                      s->loader.count);
-    for (k = 0; k < s->batches && status == QNET_OK; k++) {
-        first = qnet__batch_start(s->loader.count, s->batches, k);
-        end = qnet__batch_start(s->loader.count, s->batches, k + 1);
-        qnet_resnet_set_momentum(run->net, (double)(end - first) / (double)end);
-        status = qnet__loader_load(&meter, k + 1, &s->loader, -1, s->order, first,
-                                   end - first);
-        if (status == QNET_OK)
-            status = qnet_resnet_forward(run->net, s->loader.batch, (int)(end - first), 1, NULL,
-                                         NULL);
-        if (status == QNET_OK) status = qnet__meter_report(&meter, k + 1, end, NAN, 0);
+    qnet__loop p =
+        qnet__loop_begin(s->run.ctx, "batch-norm statistics", 0, 0, s->count, s->batches);
+    for (int i = 0; i < s->table->count; i++) { /* running mean 0, variance 1 */
+        const qnet_param *param = &s->table->entries[i];
+        for (size_t k = 0; !param->trainable && k < param->count; k++)
+            s->weights[param->offset + k] = (qnet_real)qnet__is_variance(param->name);
     }
-    qnet_resnet_set_momentum(run->net, QNET_BATCHNORM_MOMENTUM);
-    QNET__TRY(status);
-    return qnet__check_weights(&meter, run->net->table, run->net->weights);
+    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
+    qnet__training_shuffle(s, s->run.epochs);
+    while (status == QNET_OK && qnet__loop_next(&p)) {
+        qnet_resnet_set_momentum(net, (double)p.n / (double)(p.first + p.n));
+        status = qnet__loader_load(&p, &s->loader, -1, s->order);
+        if (status == QNET_OK)
+            status = qnet_resnet_forward(net, s->loader.batch, (int)p.n, 1, NULL, NULL);
+        if (status == QNET_OK) status = qnet__loop_report(&p, NAN, 0);
+    }
+    qnet_resnet_set_momentum(net, QNET_BATCHNORM_MOMENTUM);
+    return status == QNET_OK ? qnet__training_check_weights(s, &p) : status;
 }
 
-/* Without SWA nothing is left to do: the running statistics have followed the weights all along.
-   Statistics of batch norms are not averaged, they are found anew. */
-QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run)
+/* Without SWA nothing is left to do: the running statistics have followed the weights. */
+QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
-    qnet__stage1_state *s;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_finish"));
+    qnet__training_state *s;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
     s = run->state;
-    if (run->epoch < run->config.epochs)
+    if (run->epoch < run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage1_finish: %d of %d epochs are done", run->epoch,
-                          run->config.epochs);
-    if (run->finished) return QNET_OK;
-    if (run->config.swa) {
+                          "qnet_training_finish: %d of %d epochs are done", run->epoch,
+                          run->epochs);
+    if (s->config.swa && !run->finished) {
         s->broken = 1; /* until the statistics are whole */
-        memcpy(run->net->weights, s->average, run->net->table->trainable * sizeof(qnet_real));
-        QNET__TRY(qnet__stage1_statistics(run));
+        memcpy(s->weights, s->average, s->table->trainable * sizeof(qnet_real));
+        QNET__TRY(qnet__training_statistics(s));
         s->broken = 0;
     }
     run->finished = 1;
     return QNET_OK;
 }
+
+/* ---- the checkpoint of a run ----------------------------------------------------------------- */
 
 /* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
@@ -17686,90 +16783,61 @@ static const char *qnet__kernels_name(const qnet_context *ctx)
     return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
-/* Everything that decides the run's bits but its start weights, which the checkpoint replaces. */
-static void qnet__stage1_fields(const qnet_stage1 *run, qnet__fields *f)
+/* Everything that decides the run's bits, as text. */
+static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
 {
-    static const char *const axis[] = {"0", "1", "2"};
-    const qnet_stage1_config *c = &run->config;
-    const qnet_augment_config *a = &c->augment;
-    char key[32];
-    int i;
-    f->count = 0;
-    qnet__field_text(f, "kind", "qnet stage 1 checkpoint 1");
-    qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
-    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
-    qnet__field_text(f, "network", run->net->table->network);
-    qnet__field_number(f, "epochs", c->epochs);
-    qnet__field_number(f, "batch", c->batch);
-    qnet__field_number(f, "rate_first", c->rate_first);
-    qnet__field_number(f, "rate_last", c->rate_last);
-    qnet__field_number(f, "swa", c->swa != 0);
-    qnet__field_number(f, "swa_share", c->swa_share);
-    qnet__field_number(f, "swa_rate", c->swa_rate);
-    qnet__field_adam(f, &c->adam);
-    qnet__field_number(f, "augment.stretch", a->stretch);
-    qnet__field_number(f, "augment.percentile_low", a->percentile_low);
-    qnet__field_number(f, "augment.percentile_high", a->percentile_high);
-    qnet__field_number(f, "augment.p_hflip", a->p_hflip);
-    qnet__field_number(f, "augment.p_vflip", a->p_vflip);
-    qnet__field_number(f, "augment.p_brightness_contrast", a->p_brightness_contrast);
-    qnet__field_number(f, "augment.p_gamma", a->p_gamma);
-    qnet__field_number(f, "augment.p_grid", a->p_grid);
-    qnet__field_number(f, "augment.p_affine", a->p_affine);
-    qnet__field_number(f, "augment.brightness", a->brightness);
-    qnet__field_number(f, "augment.contrast", a->contrast);
-    qnet__field_number(f, "augment.gamma_low", a->gamma_low);
-    qnet__field_number(f, "augment.gamma_high", a->gamma_high);
-    qnet__field_number(f, "augment.grid_limit", a->grid_limit);
-    qnet__field_number(f, "augment.shift", a->shift);
-    qnet__field_number(f, "augment.scale", a->scale);
-    qnet__field_number(f, "augment.rotate", a->rotate);
-    qnet__field_number(f, "augment.physics_safe", a->physics_safe != 0);
-    for (i = 0; i < 3; i++) {
-        snprintf(key, sizeof(key), "augment.window_low.%s", axis[i]);
-        qnet__field_number(f, key, a->window_low[i]);
-        snprintf(key, sizeof(key), "augment.window_high.%s", axis[i]);
-        qnet__field_number(f, key, a->window_high[i]);
-        snprintf(key, sizeof(key), "augment.mean.%s", axis[i]);
-        qnet__field_number(f, key, a->mean[i]);
-        snprintf(key, sizeof(key), "augment.std.%s", axis[i]);
-        qnet__field_number(f, key, a->std[i]);
+    qnet_context *ctx = s->run.ctx;
+    const qnet_stage1_config *c = &s->config;
+    const int stage = s->run.net ? 1 : 2;
+    QNET__TRY(qnet_buffer_printf(
+        ctx, text,
+        "kind=qnet stage %d checkpoint 2\nreal=%s\nkernels=%s\nnetwork=%s\nseed=0x%016llx\n"
+        "%s and labels=0x%016llx\n",
+        stage, QNET__REAL_IS_DOUBLE ? "double" : "float", qnet__kernels_name(ctx),
+        s->table->network, (unsigned long long)c->seed, stage == 1 ? "images" : "features",
+        (unsigned long long)s->data_hash));
+    if (stage == 2) {
+        QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage2_settings, &s->config2));
+        return qnet_buffer_printf(ctx, text, "steps=%d\n", s->config2.steps);
     }
-    qnet__field_number(f, "size", c->size);
-    qnet__field_bits(f, "seed", c->seed);
-    qnet__field_bits(f, "images and labels", run->state->data_hash);
-    qnet__field_bits(f, "initial weights", run->state->weights_hash);
+    QNET__TRY(qnet_buffer_printf(ctx, text, "swa=%d\nsize=%d\ninitial weights=0x%016llx\n", c->swa,
+                                 c->size, (unsigned long long)s->weights_hash));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage1_settings, c));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__stretch_settings, &c->augment));
+    return qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, &c->augment);
 }
 
 /* The arrays of a checkpoint with this many averaged weights; returns how many arrays. */
-static int qnet__stage1_slabs(const qnet_stage1 *run, int averaged, qnet__slab slabs[QNET__SLABS])
+static int qnet__training_slabs(const qnet__training_state *s, int averaged,
+                                qnet__slab slabs[QNET__SLABS])
 {
-    const qnet_param_table *table = run->net->table;
-    int n = 0;
-    slabs[n++] = qnet__slab_history(run->history, run->config.epochs);
-    slabs[n++] = qnet__slab_real("weights", run->net->weights, table->total);
-    slabs[n++] = qnet__slab_real("adam.m", run->state->m, table->trainable);
-    slabs[n++] = qnet__slab_real("adam.v", run->state->v, table->trainable);
-    if (averaged > 0)
-        slabs[n++] = qnet__slab_real("swa.average", run->state->average, table->trainable);
-    return n;
+    const size_t trainable = s->table->trainable;
+    const qnet__slab all[QNET__SLABS] = {
+        {"history", QNET_F64, s->run.history, (size_t)s->run.epochs * QNET__EPOCH_NUMBERS},
+        {"weights", QNET__REAL_DTYPE, s->weights, s->table->total},
+        {"adam.m", QNET__REAL_DTYPE, s->m, trainable},
+        {"adam.v", QNET__REAL_DTYPE, s->v, trainable},
+        {"swa.average", QNET__REAL_DTYPE, s->average, trainable}};
+    memcpy(slabs, all, sizeof(all));
+    return averaged > 0 ? QNET__SLABS : QNET__SLABS - 1;
 }
 
 /* The lines of the configuration first, then how far the run is, then the arrays. */
-QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
+QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
 {
-    qnet__fields fields;
+    qnet_buffer text = {NULL, 0, 0, NULL};
     qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_write"));
-    qnet__stage1_fields(run, &fields);
-    qnet__field_text(&fields, "version", QNET_VERSION);
-    qnet__field_number(&fields, "epoch", run->epoch);
-    qnet__field_number(&fields, "step", (double)run->step);
-    qnet__field_number(&fields, "averaged", run->averaged);
-    qnet__field_number(&fields, "finished", run->finished);
-    count = qnet__stage1_slabs(run, run->averaged, slabs);
-    return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
+    qnet_status status;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_write"));
+    status = qnet__training_text(run->state, &text);
+    if (status == QNET_OK)
+        status = qnet__settings_text(run->ctx, &text, "", qnet__training_settings, run);
+    if (status == QNET_OK) {
+        const int count = qnet__training_slabs(run->state, run->averaged, slabs);
+        status = qnet__checkpoint_write(run->ctx, sink, (char *)text.bytes, slabs, count);
+    }
+    qnet_buffer_free(run->ctx, &text);
+    return status;
 }
 
 /* The running variances in a file's flat block: none may be below 0, as in a weights file. */
@@ -17777,176 +16845,245 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
                                          const char *name, const qnet_param_table *table)
 {
     const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
-    int i;
-    size_t k;
-    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+    for (int i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
         const qnet_param *p = &table->entries[i];
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+        for (size_t k = 0; k < p->count && qnet__is_variance(p->name); k++) {
+            const double value = qnet__element(w->dtype, w->data, p->offset + k);
+            if (value < 0)
                 return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                   "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
-                                  "below 0", name, p->name, (double)k,
-                                  qnet__element(w->dtype, w->data, p->offset + k));
+                                  "below 0", name, p->name, (double)k, value);
+        }
     }
     return QNET_OK;
 }
 
-/* Checks everything of the file before the first number of the run changes. */
-static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
-                                        const char *name)
+/* Checks everything of the file before the first number of the run changes. text is cut up. */
+static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
+                                               const char *name, char *text)
 {
-    const int start = qnet_stage1_swa_start(&run->config);
+    qnet_context *ctx = run->ctx;
+    qnet__training_state *s = run->state;
+    const int start = qnet_stage1_swa_start(&s->config);
     const char *swa = qnet_safetensors_metadata(file, "swa");
     /* Up to `start` a run with SWA and one without do the same. */
-    const int branch = run->config.swa && swa != NULL && strcmp(swa, "0") == 0;
-    double epoch, step, averaged, finished;
-    qnet__fields fields;
+    const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
+    qnet_training read = *run;
     qnet__slab slabs[QNET__SLABS];
     int count;
-    qnet__stage1_fields(run, &fields);
-    QNET__TRY(qnet__checkpoint_compare(run->ctx, file, name, &fields, branch ? "swa" : NULL));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "epoch", run->config.epochs, &epoch));
-    if (branch && epoch > start)
-        return qnet__fail(run->ctx, QNET_ERROR_MISMATCH,
-                          "%s: checkpoint of a run without SWA after epoch %.0f: expected %d at "
-                          "most, where averaging begins", name, epoch, start);
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "step", 9007199254740992.0, &step));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "averaged", run->config.epochs,
-                                     &averaged));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "finished", 1, &finished));
-    /* Step and averaged follow from the epoch: a file where they do not was not written here. */
-    if (step != epoch * (double)run->state->batches ||
-        (finished > 0 && epoch < run->config.epochs) ||
-        averaged != (run->config.swa && epoch > start ? epoch - start : 0))
-        return qnet__fail(run->ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %.0f, step %.0f, averaged %.0f and "
-                          "finished %.0f contradict each other", name, epoch, step, averaged,
-                          finished);
-    count = qnet__stage1_slabs(run, (int)averaged, slabs);
-    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
-    QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
-    run->epoch = (int)epoch;
-    run->step = (uint64_t)step;
-    run->averaged = (int)averaged;
-    run->finished = finished > 0;
-    run->state->broken = 0;
+    QNET__TRY(qnet__checkpoint_compare(ctx, file, name, text, branch ? "swa" : NULL));
+    QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
+    if (branch && read.epoch > start)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: checkpoint of a run without SWA after epoch %d: expected %d at "
+                          "most, where averaging begins", name, read.epoch, start);
+    if (read.epoch > run->epochs || (read.finished && read.epoch < run->epochs))
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: damaged checkpoint: epoch %d of %d and finished %d contradict each "
+                          "other", name, read.epoch, run->epochs, read.finished);
+    read.step = (uint64_t)read.epoch * s->batches;
+    read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
+    QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
+    count = qnet__training_slabs(s, read.averaged, slabs);
+    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs, count));
+    *run = read;
+    s->broken = 0;
     return QNET_OK;
 }
 
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one; the run
+   changes only where the whole file is right. */
+static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
+                                          const char *name)
+{
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__training_text(run->state, &text);
+    if (status == QNET_OK)
+        status = qnet__training_restore_text(run, file, name, (char *)text.bytes);
+    qnet_buffer_free(run->ctx, &text);
+    return status;
+}
+
 /* Any failure leaves the run as it was. */
-QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source)
+QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source)
 {
     qnet_safetensors *file = NULL;
     qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__stage1_restore(run, file, qnet__source_name(source));
+    status = qnet__training_restore(run, file, qnet__source_name(source));
     qnet_safetensors_destroy(file);
     return status;
 }
 
 #ifndef QNET_NO_STDIO
 /* A run that may not be saved does not touch the file either. */
-QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path)
+QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_save"));
+    QNET__TRY(qnet__training_ready(run, "qnet_training_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_stage1_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
+    status = qnet_training_write(run, &sink);
+    return qnet__file_finish(&file, status);
 }
 
-/* qnet_stage1_read of a path. */
-QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
+/* qnet_training_read of a path. */
+QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_stage1_read(run, &source);
+    status = qnet_training_read(run, &source);
     qnet__file_close(&file);
     return status;
 }
 
-/* Goes on from wherever the run is; a run that is finished stays as it is, but for a save that
-   failed: that is made up for. */
-QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
+/* Goes on from wherever the run is. The last save is made again on a run that is finished: the one
+   before may have failed. */
+QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint)
 {
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_run"));
-    while (run->epoch < run->config.epochs) {
-        QNET__TRY(qnet_stage1_epoch(run));
-        if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
+    QNET__TRY(qnet__training_ready(run, "qnet_training_run"));
+    while (run->epoch < run->epochs) {
+        QNET__TRY(qnet_training_epoch(run));
+        if (checkpoint) QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    if (run->finished && !run->state->unsaved) return QNET_OK;
-    if (!run->finished) QNET__TRY(qnet_stage1_finish(run));
-    run->state->unsaved = 1;
-    if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
-    run->state->unsaved = 0;
-    return QNET_OK;
+    QNET__TRY(qnet_training_finish(run));
+    return checkpoint ? qnet_training_save(run, checkpoint) : QNET_OK;
 }
 #endif
 
+/* ---- stage 1: images ------------------------------------------------------------------------- */
+
+/* Of scans[count], which lie in the cohort: each once, and of either class at least one. */
+static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
+                                            const int *scans, int count)
+{
+    int of_label[QNET_CLASSES] = {0, 0};
+    for (int i = 0; i < count; i++) {
+        const int label = (int)cohort->scans[scans[i]].label;
+        if (label < 0 || label >= QNET_CLASSES)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
+        of_label[label]++;
+        for (int k = 0; k < i; k++)
+            if (scans[k] == scans[i])
+                return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
+                                  scans[i]);
+    }
+    if (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
+                          of_label[QNET_HC], of_label[QNET_HH]);
+    return QNET_OK;
+}
+
+/* Before anything is allocated; the experiment asks at its start, before days of work. */
+static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
+{
+    QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
+    return qnet__augment_config_check(ctx, &c->augment);
+}
+
+/* ResNet18 on the slices of scans[count], from `weights` or from random ones (He initialisation;
+   the paper starts from ImageNet). Items are images in the order of scans. */
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out)
+{
+    qnet__training_state s, *self = NULL;
+    qnet_resnet_config net_config;
+    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
+    QNET__TRY(qnet__stage1_config_check(ctx, config));
+    memset(&s, 0, sizeof(s));
+    QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
+                                   config->size));
+    QNET__TRY(qnet__stage1_check_scans(ctx, cohort, scans, count));
+    s.run.ctx = ctx;
+    s.run.epochs = config->epochs;
+    s.config = *config;
+    s.config.swa = config->swa != 0;
+    s.task = config->swa ? "stage 1 SWA" : "stage 1"; /* which of the two runs of a fold it is */
+    s.count = s.loader.count;
+    s.batches = qnet__batches(s.count, config->batch);
+
+    qnet_resnet_config_init(&net_config);
+    net_config.height = net_config.width = config->size;
+    /* The largest batch there will be, which may be well below config->batch. */
+    net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
+    QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
+    QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
+    self->loader.augment = &self->config.augment;
+    self->loader.seed = config->seed;
+    qnet__loader_fill(&self->loader, scans, count);
+    self->data_hash = self->loader.hash;
+    if (weights != NULL) {
+        const size_t bytes = self->table->total * sizeof(qnet_real);
+        self->weights_hash = qnet_hash(QNET_HASH_START, weights, bytes);
+        memcpy(self->weights, weights, bytes);
+    } else {
+        qnet_resnet_init(s.run.net, config->seed);
+    }
+    *out = &self->run;
+    return QNET_OK;
+}
+
 /* ---- the embedding: features and slice probabilities of whole scans -------------------------- */
+
+/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
+   tie, which an AUC sees. */
+static double qnet__probability_hh(const qnet_real *logits)
+{
+    return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
+}
 
 typedef struct qnet__embedding {
     qnet__loader loader;
     qnet_real *batch_features; /* [batch][512] */
     qnet_real *logits;         /* [batch][2] */
-    qnet_real *features;       /* [count][max_slices][512]: the results, until all is well */
-    double *probability;       /* [count][max_slices] */
+    qnet_real *features;       /* [places][512]: the results, until all is well */
+    double *probability;       /* [places] */
 } qnet__embedding;
 
 /* batch: slices at once; places: scans * max_slices. */
-static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, int batch,
+static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, size_t batch,
                              size_t places)
 {
     const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    e->batch_features = (qnet_real *)qnet__take(a, (size_t)batch, row);
-    e->logits = (qnet_real *)qnet__take(a, (size_t)batch * QNET_CLASSES, sizeof(qnet_real));
+    e->batch_features = (qnet_real *)qnet__take(a, batch, row);
+    e->logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
     e->features = (qnet_real *)qnet__take(a, places, row);
     e->probability = (double *)qnet__take(a, places, sizeof(double));
     qnet__loader_plan(ctx, &e->loader, a, batch);
 }
 
-/* The test-time pass (paper: stretching and crop only), batch by batch. Slices come in the order of
-   scans[count], so a place is reached by counting. */
-static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, const int *scans,
-                                   int batch, int max_slices)
+/* The test-time pass (paper: stretching and crop only), batch by batch. */
+static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
 {
-    qnet_context *ctx = net->ctx;
     qnet__loader *l = &e->loader;
-    size_t batches = qnet__batches(l->count, batch), k, i, first, end, place = 0;
-    qnet__meter meter = qnet__meter_start(ctx, "features", 0, 0, batches, l->count);
-    int scan = 0, slice = 0;
-    for (k = 0; k < batches; k++) {
-        first = qnet__batch_start(l->count, batches, k);
-        end = qnet__batch_start(l->count, batches, k + 1);
-        QNET__TRY(qnet__loader_load(&meter, k + 1, l, -1, NULL, first, end - first));
-        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)(end - first), 0, e->logits,
-                                      e->batch_features));
-        for (i = 0; i < end - first; i++) {
+    qnet__loop p = qnet__loop_begin(net->ctx, "features", 0, 0, l->count,
+                                    qnet__batches(l->count, (int)batch));
+    while (qnet__loop_next(&p)) {
+        QNET__TRY(qnet__loader_load(&p, l, -1, NULL));
+        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)p.n, 0, e->logits, e->batch_features));
+        for (size_t i = 0; i < p.n; i++) {
+            const qnet__image *image = qnet__loader_image(l, i);
             const qnet_real *f = e->batch_features + i * QNET_FEATURES;
             const qnet_real *z = e->logits + i * QNET_CLASSES;
-            /* A loop, not an if: a scan may have no slice. */
-            while (slice == l->cohort->scans[scans[scan]].slices) {
-                scan++;
-                slice = 0;
-            }
-            place = (size_t)scan * (size_t)max_slices + (size_t)slice++;
             if (qnet__first_bad(f, QNET_FEATURES) < QNET_FEATURES ||
                 qnet__first_bad(z, QNET_CLASSES) < QNET_CLASSES)
-                return qnet__fail(ctx, QNET_ERROR_NUMERIC,
+                return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
                                   "features: subject %s, slice %d: the network gives NaN or "
-                                  "infinity", l->cohort->scans[scans[scan]].subject, slice - 1);
-            memcpy(e->features + place * QNET_FEATURES, f, QNET_FEATURES * sizeof(qnet_real));
-            e->probability[place] = qnet__probability_hh(z);
+                                  "infinity", l->cohort->scans[image->scan].subject, image->slice);
+            memcpy(e->features + image->place * QNET_FEATURES, f,
+                   QNET_FEATURES * sizeof(qnet_real));
+            e->probability[image->place] = qnet__probability_hh(z);
         }
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, NAN, 0));
+        QNET__TRY(qnet__loop_report(&p, NAN, 0));
     }
     return QNET_OK;
 }
@@ -17962,8 +17099,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
     qnet_status status;
-    size_t bytes, places;
-    int i, batch, max_slices;
+    size_t bytes, places, batch;
     if (net == NULL) return QNET_ERROR_ARGUMENT;
     ctx = net->ctx;
     if (augment == NULL || cohort == NULL || scans == NULL || count < 1)
@@ -17975,26 +17111,25 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     memset(&e, 0, sizeof(e));
     QNET__TRY(qnet__loader_measure(ctx, &e.loader, "features", cohort, scans, count,
                                    net->config.height, net->config.width));
-    max_slices = cohort->config.max_slices;
-    for (i = 0; i < count; i++)
-        if (cohort->scans[scans[i]].slices > max_slices)
+    for (int i = 0; i < count; i++)
+        if (cohort->scans[scans[i]].slices > cohort->config.max_slices)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "features: subject %s has %d slices: expected %d at most",
                               cohort->scans[scans[i]].subject, cohort->scans[scans[i]].slices,
-                              max_slices);
+                              cohort->config.max_slices);
     e.loader.augment = augment;
-    places = (size_t)count * (size_t)max_slices;
-    batch = (int)qnet__min_size((size_t)net->config.batch, e.loader.count);
+    places = (size_t)count * (size_t)cohort->config.max_slices;
+    batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
     qnet__embed_plan(ctx, &e, &arena, batch, places);
     bytes = arena.at;
     arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "features");
     arena.at = 0;
     qnet__embed_plan(ctx, &e, &arena, batch, places);
-    qnet__loader_fill(&e.loader, scans, count, NULL);
+    qnet__loader_fill(&e.loader, scans, count);
     memset(e.features, 0, places * QNET_FEATURES * sizeof(qnet_real));
     memset(e.probability, 0, places * sizeof(double));
-    status = qnet__embed_run(net, &e, scans, batch, max_slices);
+    status = qnet__embed_run(net, &e, batch);
     if (status == QNET_OK && features)
         memcpy(features, e.features, places * QNET_FEATURES * sizeof(qnet_real));
     if (status == QNET_OK && probability)
@@ -18005,403 +17140,115 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-typedef struct qnet__stage2_state {
-    qnet_stage2 run; /* first, so that a pointer to it is the start of the block */
-    size_t bytes;    /* of the block: everything but the model */
-    int count;       /* scans */
-    size_t batches;  /* of an epoch */
-    size_t row;      /* steps * 512: numbers of a scan */
-    qnet_real *features;              /* [count][steps][512] */
-    int *length, *label, *order;      /* [count] */
-    qnet_real *batch;                 /* [largest batch][steps][512] */
-    int *batch_length, *batch_label;  /* [largest batch] */
-    qnet_real *m, *v;                 /* [table->trainable] */
-    uint64_t data_hash;
-    int broken, unsaved;              /* as in stage 1 */
-} qnet__stage2_state;
-
-/* The paper's numbers ("Training Procedure"); hidden and steps are ours. */
-QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
-{
-    memset(config, 0, sizeof(*config));
-    config->epochs = 50;
-    config->batch = 64;
-    config->rate = 3e-4;
-    qnet_adam_config_init(&config->adam);
-    config->hidden = 256;
-    config->steps = 24;
-    config->seed = 1;
-}
-
-/* features[count][steps][512] are looked at up to each scan's length only. */
+/* As of stage 1; `steps` is the experiment's own. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
-    if (c->epochs < 1 || c->batch < 1 || c->steps < 1 || c->hidden < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: epochs %d, batch %d, steps %d, hidden %d: expected 1 or more",
-                          c->epochs, c->batch, c->steps, c->hidden);
-    if (!(c->rate >= 0 && c->rate <= DBL_MAX) || !qnet__adam_is_sound(&c->adam))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: rate %g, beta1 %g, beta2 %g or eps %g out of range", c->rate,
-                          c->adam.beta1, c->adam.beta2, c->adam.eps);
+    QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
+    if (c->steps < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: steps %d: expected 1 or more",
+                          c->steps);
     return QNET_OK;
 }
 
-static qnet_status qnet__stage2_check(qnet_context *ctx, const qnet_stage2_config *c,
-                                      const qnet_real *features, const int *length,
-                                      const int *label, int count)
+/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
+static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
+                                     const int *length, const int *label)
 {
-    int i;
-    QNET__TRY(qnet__stage2_config_check(ctx, c));
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
-    for (i = 0; i < count; i++) {
-        size_t row = (size_t)c->steps * QNET_FEATURES, used, bad;
-        if (length[i] < 1 || length[i] > c->steps || label[i] < 0 || label[i] >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1", i,
-                              length[i], label[i], c->steps);
-        used = (size_t)length[i] * QNET_FEATURES;
-        bad = qnet__first_bad(features + (size_t)i * row, used);
-        if (bad < used)
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "stage 2: scan %d, slice %d: feature %d is NaN or infinite", i,
-                              (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
-    }
-    return QNET_OK;
-}
-
-/* The whole block; with base NULL it only measures. */
-static void qnet__stage2_plan(qnet__stage2_state *s, qnet__arena *a, int largest, size_t trainable)
-{
-    size_t count = (size_t)s->count, batch = (size_t)largest;
-    qnet__take(a, 1, sizeof(*s));
-    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)s->run.config.epochs, sizeof(qnet_epoch));
-    s->features = (qnet_real *)qnet__take(a, count, s->row * sizeof(qnet_real));
-    s->length = (int *)qnet__take(a, count, sizeof(int));
-    s->label = (int *)qnet__take(a, count, sizeof(int));
-    s->order = (int *)qnet__take(a, count, sizeof(int));
-    s->batch = (qnet_real *)qnet__take(a, batch, s->row * sizeof(qnet_real));
-    s->batch_length = (int *)qnet__take(a, batch, sizeof(int));
-    s->batch_label = (int *)qnet__take(a, batch, sizeof(int));
-    s->m = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->v = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-}
-
-/* Copies the scans, zero beyond their slices, and takes the hash of all. */
-static void qnet__stage2_fill(qnet__stage2_state *s, const qnet_real *features, const int *length,
-                              const int *label)
-{
-    int i;
-    memset(s->features, 0, (size_t)s->count * s->row * sizeof(qnet_real));
+    const int steps = s->config2.steps;
     s->data_hash = QNET_HASH_START;
-    for (i = 0; i < s->count; i++) {
-        size_t at = (size_t)i * s->row;
-        size_t bytes = (size_t)length[i] * QNET_FEATURES * sizeof(qnet_real);
+    for (size_t i = 0; i < s->count; i++) {
+        const qnet_real *from = features + i * s->row;
+        qnet_real *to = s->features + i * s->row;
+        size_t used, bad;
+        if (length[i] < 1 || length[i] > steps || label[i] < 0 || label[i] >= QNET_CLASSES)
+            return qnet__fail(s->run.ctx, QNET_ERROR_ARGUMENT,
+                              "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1",
+                              (int)i, length[i], label[i], steps);
+        used = (size_t)length[i] * QNET_FEATURES;
+        bad = qnet__first_bad(from, used);
+        if (bad < used)
+            return qnet__fail(s->run.ctx, QNET_ERROR_NUMERIC,
+                              "stage 2: scan %d, slice %d: feature %d is NaN or infinite", (int)i,
+                              (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
+        memcpy(to, from, used * sizeof(qnet_real));
         s->length[i] = length[i];
         s->label[i] = label[i];
-        memcpy(s->features + at, features + at, bytes);
-        s->data_hash = qnet_hash(s->data_hash, s->features + at, bytes);
+        s->data_hash = qnet_hash(s->data_hash, to, used * sizeof(qnet_real));
         s->data_hash = qnet_hash(s->data_hash, &s->length[i], sizeof(int));
         s->data_hash = qnet_hash(s->data_hash, &s->label[i], sizeof(int));
     }
+    return QNET_OK;
 }
 
-/* Two blocks, as in stage 1: the model's own, and one for everything else. */
+/* The rate is fixed, and nothing is averaged (paper, "Training Procedure"). */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
-                                        const int *label, int count, qnet_stage2 **out)
+                                        const int *label, int count, qnet_training **out)
 {
-    qnet__stage2_state s, *self;
-    qnet__arena arena = {NULL, 0};
+    qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
-    qnet_scan_model *model = NULL;
-    size_t trainable;
+    qnet_status status;
     if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
         out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage2_create: an argument is NULL");
-    QNET__TRY(qnet__stage2_check(ctx, config, features, length, label, count));
+    QNET__TRY(qnet__stage2_config_check(ctx, config));
+    if (count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
     memset(&s, 0, sizeof(s));
     s.run.ctx = ctx;
-    s.run.config = *config;
-    s.count = count;
+    s.run.epochs = config->epochs;
+    s.config2 = *config;
+    s.config.epochs = config->epochs;
+    s.config.rate_first = s.config.rate_last = config->rate;
+    s.config.adam = config->adam;
+    s.config.seed = config->seed;
+    s.task = "stage 2";
+    s.count = (size_t)count;
+    s.batches = qnet__batches(s.count, config->batch);
     s.row = (size_t)config->steps * QNET_FEATURES;
-    s.batches = qnet__batches((size_t)count, config->batch);
 
     qnet_scan_config_init(&model_config);
     model_config.hidden = config->hidden;
     model_config.steps = config->steps;
-    model_config.batch = (int)(((size_t)count + s.batches - 1) / s.batches);
-    QNET__TRY(qnet_scan_model_create(ctx, &model_config, &model));
-    trainable = model->table->trainable;
-    s.run.model = model;
-
-    qnet__stage2_plan(&s, &arena, model_config.batch, trainable);
-    s.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, s.bytes);
-    if (arena.base == NULL) {
-        qnet_scan_model_destroy(model);
-        return qnet__no_memory(ctx, s.bytes, "a stage 2 run");
+    model_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
+    QNET__TRY(qnet_scan_model_create(ctx, &model_config, &s.run.model));
+    QNET__TRY(qnet__training_carve(&s, model_config.batch, &self));
+    status = qnet__stage2_fill(self, features, length, label);
+    if (status != QNET_OK) {
+        qnet_training_destroy(&self->run);
+        return status;
     }
-    arena.at = 0;
-    qnet__stage2_plan(&s, &arena, model_config.batch, trainable);
-    self = (qnet__stage2_state *)(void *)arena.base;
-    *self = s;
-    self->run.state = self;
-    qnet__stage2_fill(self, features, length, label);
-    memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
-    memset(self->m, 0, trainable * sizeof(qnet_real));
-    memset(self->v, 0, trainable * sizeof(qnet_real));
-    qnet_scan_model_init(model, config->seed);
+    qnet_scan_model_init(s.run.model, config->seed);
     *out = &self->run;
     return QNET_OK;
 }
 
-/* As qnet_stage1_destroy. */
-QNET_API void qnet_stage2_destroy(qnet_stage2 *run)
-{
-    if (run == NULL) return;
-    qnet_scan_model_destroy(run->model);
-    qnet__free(run->ctx, run->state, run->state->bytes);
-}
-
-/* Refuses NULL and a run that stopped half way through an epoch. */
-static qnet_status qnet__stage2_ready(const qnet_stage2 *run, const char *function)
-{
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    if (run->state->broken)
-        return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "%s: the run ended half way through an epoch: load a checkpoint",
-                          function);
-    return QNET_OK;
-}
-
-/* Gathers the scans order[first..end), and takes one step; *loss = CE(scan) + CE(image). */
-static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter, size_t step,
-                                     size_t first, size_t end, double *loss)
-{
-    char place[QNET__PLACE];
-    qnet__stage2_state *s = run->state;
-    qnet_scan_model *model = run->model;
-    double image_loss = 0, scan_loss = 0;
-    qnet_status status;
-    size_t i;
-    /* Loss of a batch: mean over its scans + mean over their slices; padded steps count nowhere. */
-    for (i = first; i < end; i++) {
-        int scan = s->order[i];
-        memcpy(s->batch + (i - first) * s->row, s->features + (size_t)scan * s->row,
-               s->row * sizeof(qnet_real));
-        s->batch_length[i - first] = s->length[scan];
-        s->batch_label[i - first] = s->label[scan];
-    }
-    status = qnet_scan_model_loss(model, s->batch, s->batch_length, s->batch_label,
-                                  (int)(end - first), &image_loss, &scan_loss, 1);
-    *loss = image_loss + scan_loss;
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
-        return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                          qnet__meter_place(meter, step, place));
-    QNET__TRY(status);
-    run->step++;
-    qnet_adam_step(run->ctx, &run->config.adam, model->table->trainable, model->weights,
-                   model->gradients, s->m, s->v, run->config.rate, run->step);
-    return QNET_OK;
-}
-
-/* As qnet_stage1_epoch, at a fixed rate and without averaging (paper, "Training Procedure"). */
-QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run)
-{
-    qnet__stage2_state *s;
-    qnet__meter meter;
-    double sum = 0, loss;
-    size_t k, first, end, count;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_epoch"));
-    s = run->state;
-    count = (size_t)s->count;
-    if (run->epoch >= run->config.epochs)
-        return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage2_epoch: all %d epochs are done", run->config.epochs);
-    s->broken = 1; /* until the epoch's end */
-    meter = qnet__meter_start(run->ctx, "stage 2", run->epoch + 1, run->config.epochs, s->batches,
-                              count);
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE_SCAN, run->epoch, s->order, count);
-    for (k = 0; k < s->batches; k++) {
-        first = qnet__batch_start(count, s->batches, k);
-        end = qnet__batch_start(count, s->batches, k + 1);
-        QNET__TRY(qnet__stage2_step(run, &meter, k + 1, first, end, &loss));
-        sum += loss * (double)(end - first);
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, sum / (double)end, run->config.rate));
-    }
-    QNET__TRY(qnet__check_weights(&meter, run->model->table, run->model->weights));
-    run->history[run->epoch].loss = sum / (double)count;
-    run->history[run->epoch].learning_rate = run->config.rate;
-    run->history[run->epoch].seconds = qnet__seconds(run->ctx) - meter.start;
-    run->epoch++;
-    s->broken = 0;
-    return QNET_OK;
-}
-
-/* Everything that decides the run's bits; the start weights follow from the seed. */
-static void qnet__stage2_fields(const qnet_stage2 *run, qnet__fields *f)
-{
-    const qnet_stage2_config *c = &run->config;
-    f->count = 0;
-    qnet__field_text(f, "kind", "qnet stage 2 checkpoint 1");
-    qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
-    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
-    qnet__field_text(f, "network", run->model->table->network);
-    qnet__field_number(f, "epochs", c->epochs);
-    qnet__field_number(f, "batch", c->batch);
-    qnet__field_number(f, "rate", c->rate);
-    qnet__field_adam(f, &c->adam);
-    qnet__field_number(f, "hidden", c->hidden);
-    qnet__field_number(f, "steps", c->steps);
-    qnet__field_bits(f, "seed", c->seed);
-    qnet__field_bits(f, "features and labels", run->state->data_hash);
-}
-
-/* The arrays of a checkpoint; returns how many. */
-static int qnet__stage2_slabs(const qnet_stage2 *run, qnet__slab slabs[QNET__SLABS])
-{
-    const qnet_param_table *table = run->model->table;
-    slabs[0] = qnet__slab_history(run->history, run->config.epochs);
-    slabs[1] = qnet__slab_real("weights", run->model->weights, table->total);
-    slabs[2] = qnet__slab_real("adam.m", run->state->m, table->trainable);
-    slabs[3] = qnet__slab_real("adam.v", run->state->v, table->trainable);
-    return 4;
-}
-
-/* As qnet_stage1_write. */
-QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink)
-{
-    qnet__fields fields;
-    qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_write"));
-    qnet__stage2_fields(run, &fields);
-    qnet__field_text(&fields, "version", QNET_VERSION);
-    qnet__field_number(&fields, "epoch", run->epoch);
-    qnet__field_number(&fields, "step", (double)run->step);
-    count = qnet__stage2_slabs(run, slabs);
-    return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
-}
-
-/* Checks everything of the file before the first number of the run changes. */
-static qnet_status qnet__stage2_restore(qnet_stage2 *run, const qnet_safetensors *file,
-                                        const char *name)
-{
-    double epoch, step;
-    qnet__fields fields;
-    qnet__slab slabs[QNET__SLABS];
-    int count;
-    qnet__stage2_fields(run, &fields);
-    QNET__TRY(qnet__checkpoint_compare(run->ctx, file, name, &fields, NULL));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "epoch", run->config.epochs, &epoch));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "step", 9007199254740992.0, &step));
-    if (step != epoch * (double)run->state->batches)
-        return qnet__fail(run->ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %.0f and step %.0f contradict each other",
-                          name, epoch, step);
-    count = qnet__stage2_slabs(run, slabs);
-    QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
-    run->epoch = (int)epoch;
-    run->step = (uint64_t)step;
-    run->state->broken = 0;
-    return QNET_OK;
-}
-
-/* Any failure leaves the run as it was. */
-QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source)
-{
-    qnet_safetensors *file = NULL;
-    qnet_status status;
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__stage2_restore(run, file, qnet__source_name(source));
-    qnet_safetensors_destroy(file);
-    return status;
-}
-
-#ifndef QNET_NO_STDIO
-/* A run that may not be saved does not touch the file either. */
-QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path)
-{
-    qnet__file file;
-    qnet_sink sink;
-    qnet_status status;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_save"));
-    QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_stage2_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
-}
-
-/* qnet_stage2_read of a path. */
-QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
-{
-    qnet__file file;
-    qnet_source source;
-    qnet_status status;
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_stage2_read(run, &source);
-    qnet__file_close(&file);
-    return status;
-}
-
-/* Goes on from wherever the run is, to its last epoch; a save that failed is made up for. */
-QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint)
-{
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_run"));
-    while (run->epoch < run->config.epochs || run->state->unsaved) {
-        if (run->epoch < run->config.epochs) QNET__TRY(qnet_stage2_epoch(run));
-        run->state->unsaved = 1;
-        if (checkpoint) QNET__TRY(qnet_stage2_save(run, checkpoint));
-        run->state->unsaved = 0;
-    }
-    return QNET_OK;
-}
-#endif
-
-/* ---- using the scan-level model -------------------------------------------------------------- */
-
-typedef struct qnet__prediction {
-    qnet_real *image_logits, *scan_logits; /* [batch][steps][2], [batch][2] */
-    double *image, *scan;                  /* [count][steps], [count]: until all is well */
-} qnet__prediction;
-
-/* batch: scans at once. */
-static void qnet__predict_plan(qnet__prediction *p, qnet__arena *a, size_t batch, size_t steps,
-                               size_t count)
-{
-    p->image_logits = (qnet_real *)qnet__take(a, batch * steps, QNET_CLASSES * sizeof(qnet_real));
-    p->scan_logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
-    p->image = (double *)qnet__take(a, count * steps, sizeof(double));
-    p->scan = (double *)qnet__take(a, count, sizeof(double));
-}
-
 /* features[count][steps][512] are read in place: scans that follow each other are a batch. A scan's
-   result does not depend on what else is in its batch. */
-static qnet_status qnet__predict_run(qnet_scan_model *model, qnet__prediction *p,
-                                     const qnet_real *features, const int *length, size_t batch,
-                                     size_t count)
+   result does not depend on what else is in its batch. image[count][steps], scan[count]; logits:
+   room for those of a batch. */
+static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *features,
+                                     const int *length, size_t batch, size_t count,
+                                     qnet_real *image_logits, qnet_real *scan_logits,
+                                     double *image, double *scan)
 {
-    size_t steps = (size_t)model->config.steps, row = steps * QNET_FEATURES, first, i, t, n;
-    for (first = 0; first < count; first += n) {
+    const size_t steps = (size_t)model->config.steps;
+    size_t n;
+    for (size_t first = 0; first < count; first += n) {
         n = qnet__min_size(batch, count - first);
-        QNET__TRY(qnet_scan_model_forward(model, features + first * row, length + first, (int)n,
-                                          p->image_logits, p->scan_logits));
-        for (i = 0; i < n; i++) {
-            const qnet_real *z = p->image_logits + i * steps * QNET_CLASSES;
-            size_t used = (size_t)length[first + i];
-            if (qnet__first_bad(p->scan_logits + i * QNET_CLASSES, QNET_CLASSES) < QNET_CLASSES ||
+        QNET__TRY(qnet_scan_model_forward(model, features + first * steps * QNET_FEATURES,
+                                          length + first, (int)n, image_logits, scan_logits));
+        for (size_t i = 0; i < n; i++) {
+            const qnet_real *z = image_logits + i * steps * QNET_CLASSES;
+            const qnet_real *whole = scan_logits + i * QNET_CLASSES;
+            const size_t used = (size_t)length[first + i];
+            if (qnet__first_bad(whole, QNET_CLASSES) < QNET_CLASSES ||
                 qnet__first_bad(z, used * QNET_CLASSES) < used * QNET_CLASSES)
                 return qnet__fail(model->ctx, QNET_ERROR_NUMERIC,
                                   "scan %.0f: the model gives NaN or infinity",
                                   (double)(first + i));
-            p->scan[first + i] = qnet__probability_hh(p->scan_logits + i * QNET_CLASSES);
-            for (t = 0; t < steps; t++)
-                p->image[(first + i) * steps + t] =
+            scan[first + i] = qnet__probability_hh(whole);
+            for (size_t t = 0; t < steps; t++)
+                image[(first + i) * steps + t] =
                     t < used ? qnet__probability_hh(z + t * QNET_CLASSES) : 0;
         }
     }
@@ -18413,15 +17260,14 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                                              const int *length, int count, double *image,
                                              double *scan)
 {
-    qnet__prediction p;
+    qnet_real *image_logits = NULL, *scan_logits = NULL; /* [batch][steps][2], [batch][2] */
+    double *images = NULL, *scans = NULL;                /* the results, until all is well */
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
     qnet_status status;
-    size_t bytes, batch, steps;
-    int i;
+    size_t bytes = 0, batch, steps, n;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
     ctx = model->ctx;
-    steps = (size_t)model->config.steps;
     if (features == NULL || length == NULL || count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_scan_model_predict: an argument is NULL, or no scan");
@@ -18430,22 +17276,30 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
                           "expected %d and %d", model->config.features, model->config.classes,
                           QNET_FEATURES, QNET_CLASSES);
-    for (i = 0; i < count; i++)
+    for (int i = 0; i < count; i++)
         if (length[i] < 1 || length[i] > model->config.steps)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_scan_model_predict: scan %d: length %d: expected 1..%d", i,
                               length[i], model->config.steps);
-    batch = qnet__min_size((size_t)model->config.batch, (size_t)count);
-    qnet__predict_plan(&p, &arena, batch, steps, (size_t)count);
-    bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
-    arena.at = 0;
-    qnet__predict_plan(&p, &arena, batch, steps, (size_t)count);
-    status = qnet__predict_run(model, &p, features, length, batch, (size_t)count);
-    if (status == QNET_OK && image)
-        memcpy(image, p.image, (size_t)count * steps * sizeof(double));
-    if (status == QNET_OK && scan) memcpy(scan, p.scan, (size_t)count * sizeof(double));
+    n = (size_t)count;
+    steps = (size_t)model->config.steps;
+    batch = qnet__min_size((size_t)model->config.batch, n);
+    for (int pass = 0; pass < 2; pass++) {
+        image_logits =
+            (qnet_real *)qnet__take(&arena, batch * steps, QNET_CLASSES * sizeof(qnet_real));
+        scan_logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
+        images = (double *)qnet__take(&arena, n * steps, sizeof(double));
+        scans = (double *)qnet__take(&arena, n, sizeof(double));
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.at = 0;
+        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
+        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
+    }
+    status = qnet__predict_run(model, features, length, batch, n, image_logits, scan_logits,
+                               images, scans);
+    if (status == QNET_OK && image) memcpy(image, images, n * steps * sizeof(double));
+    if (status == QNET_OK && scan) memcpy(scan, scans, n * sizeof(double));
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -19213,6 +18067,12 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
      features           512 per slice from the frozen ResNetSWA, computed once
      stage 2            Q-Net        BiLSTM and two heads
    and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
+   Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
+   began with, was trained on (paper, "Training Procedure"). One fold leaves in out/checkpoint, under
+   names such as crop-repeat01-fold03-resnet.checkpoint,
+     -resnet -branch -swa -stage2 .checkpoint     runs that a resume goes on with
+     -resnet -resnetswa -qnet .safetensors        weights, which go to out/weights at the end
+     -result.safetensors                          test probabilities and learning curves: it is done
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -19257,6 +18117,7 @@ static void qnet__csv_field(char field[132], const char *text)
     *field = '\0';
 }
 
+/* One item; a number that is not finite is an empty field. */
 static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
                                  const qnet_item *item, qnet_buffer *csv)
 {
@@ -19279,6 +18140,7 @@ static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level,
                               label);
 }
 
+/* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
 {
     qnet_status status;
@@ -19305,57 +18167,56 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *
     return status;
 }
 
+/* The memory of an experiment's results is a list of such blocks; data follow at QNET__ALIGN. */
+typedef struct qnet__block {
+    struct qnet__block *next;
+    size_t bytes;
+} qnet__block;
+
 #ifndef QNET_NO_STDIO
 
-/* ---- Configuration as text ---------------------------------------------------------------------
-   "key=value" lines: what a resume compares, and what weight files carry. */
+/* ---- configuration as text --------------------------------------------------------------------
+   What a resume compares, and what weights files carry. */
 
-/* One line of a configuration text; the decimal sign is a point whatever the locale. */
-static qnet_status qnet__config_line(qnet_context *ctx, qnet_buffer *text, const char *key,
-                                     double value)
-{
-    char number[40];
-    qnet__format_number(number, sizeof number, value);
-    return qnet_buffer_printf(ctx, text, "%s=%s\n", key, number);
-}
+static const qnet__setting qnet__experiment_settings[] = {
+    QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
+    QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, 99),
+    QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTINGS_END
+};
 
-/* A line whose key has a prefix and an index, such as "augment.mean.0". */
-static qnet_status qnet__config_line_at(qnet_context *ctx, qnet_buffer *text, const char *key,
-                                        int i, double value)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%s.%d", key, i);
-    return qnet__config_line(ctx, text, name, value);
-}
+/* Of what is made of the folds' results: a resume may change it. */
+static const qnet__setting qnet__evaluation_settings[] = {
+    QNET__SETTING(qnet_experiment_config, 'i', bootstrap, 2, 10000000),
+    QNET__SETTING(qnet_experiment_config, 'i', cam_scans, 0, 1000),
+    QNET__SETTINGS_END
+};
 
-/* The fields of a preparation: where the slices come from and what the network sees of them. */
+static const qnet__setting qnet__input_settings[] = {
+    QNET__SETTING(qnet_input_config, 'i', size, 32, 4096),
+    QNET__SETTING(qnet_input_config, 'd', box_mm, 1e-3, 1e4),
+    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, 4096),
+    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, 32767),
+    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, 32767),
+    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
+    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
+      1e6 },
+    QNET__SETTINGS_END
+};
+
+/* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
     QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
                                  qnet_input_name(in->input), QNET__PREPARATION));
-    QNET__TRY(qnet__config_line(ctx, text, "size", in->size));
-    QNET__TRY(qnet__config_line(ctx, text, "box_mm", in->box_mm));
-    QNET__TRY(qnet__config_line(ctx, text, "margin", in->margin));
-    QNET__TRY(qnet__config_line(ctx, text, "max_slices", in->max_slices));
-    QNET__TRY(qnet__config_line(ctx, text, "slice_first", in->slice_first));
-    QNET__TRY(qnet__config_line(ctx, text, "slice_count", in->slice_count));
-    QNET__TRY(qnet__config_line(ctx, text, "box_explicit", in->box_explicit));
-    QNET__TRY(qnet__config_line_at(ctx, text, "box_center_mm", 0, in->box_center_mm[0]));
-    QNET__TRY(qnet__config_line_at(ctx, text, "box_center_mm", 1, in->box_center_mm[1]));
-    QNET__TRY(qnet__config_line(ctx, text, "stretch", (double)a->stretch));
-    QNET__TRY(qnet__config_line(ctx, text, "percentile_low", a->percentile_low));
-    QNET__TRY(qnet__config_line(ctx, text, "percentile_high", a->percentile_high));
-    for (int c = 0; c < 3; c++) {
-        QNET__TRY(qnet__config_line_at(ctx, text, "window_low", c, a->window_low[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "window_high", c, a->window_high[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "mean", c, a->mean[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "std", c, a->std[c]));
-    }
-    return QNET_OK;
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
+    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
 }
 
-/* Every field that changes what a fold computes; the evaluation behind the folds is made anew. */
+/* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
@@ -19365,48 +18226,27 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
                                  "weights=%016llx\n", /* 2: the second way to seed them */
                                  QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
                                  qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         if (c->use_input[i]) QNET__TRY(qnet__preparation_text(ctx, &c->input[i], a, text));
-    }
-    QNET__TRY(qnet__config_line(ctx, text, "folds", c->folds));
-    QNET__TRY(qnet__config_line(ctx, text, "repeats", c->repeats));
-    QNET__TRY(qnet__config_line(ctx, text, "shuffle_labels", c->shuffle_labels));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__experiment_settings, c));
     QNET__TRY(qnet_buffer_printf(ctx, text, "seed=%llu\n", (unsigned long long)c->seed));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.epochs", c->stage1.epochs));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.batch", c->stage1.batch));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.rate_first", c->stage1.rate_first));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.rate_last", c->stage1.rate_last));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.swa_share", c->stage1.swa_share));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.swa_rate", c->stage1.swa_rate));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.beta1", c->stage1.adam.beta1));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.beta2", c->stage1.adam.beta2));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.eps", c->stage1.adam.eps));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_hflip", a->p_hflip));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_vflip", a->p_vflip));
-    QNET__TRY(
-        qnet__config_line(ctx, text, "augment.p_brightness_contrast", a->p_brightness_contrast));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_gamma", a->p_gamma));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_grid", a->p_grid));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_affine", a->p_affine));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.brightness", a->brightness));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.contrast", a->contrast));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.gamma_low", a->gamma_low));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.gamma_high", a->gamma_high));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.grid_limit", a->grid_limit));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.shift", a->shift));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.scale", a->scale));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.rotate", a->rotate));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.physics_safe", a->physics_safe));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.epochs", c->stage2.epochs));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.batch", c->stage2.batch));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.rate", c->stage2.rate));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.hidden", c->stage2.hidden));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.adam.beta1", c->stage2.adam.beta1));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.adam.beta2", c->stage2.adam.beta2));
-    return qnet__config_line(ctx, text, "stage2.adam.eps", c->stage2.adam.eps);
+    QNET__TRY(qnet__settings_text(ctx, text, "stage1.", qnet__stage1_settings, &c->stage1));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, a));
+    return qnet__settings_text(ctx, text, "stage2.", qnet__stage2_settings, &c->stage2);
 }
 
-/* ---- Evaluation of one level ----------------------------------------------------------------- */
+/* All ranges, before a file is touched. */
+static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
+{
+    if (!c->use_input[0] && !c->use_input[1])
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
+    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__evaluation_settings, c));
+    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
+    return qnet__stage2_config_check(ctx, &c->stage2);
+}
+
+/* ---- evaluation of one level ----------------------------------------------------------------- */
 
 /* Mean and standard deviation (n - 1; NaN for one value) of the values that are finite. */
 static qnet_mean_std qnet__mean_std(const double *values, int count)
@@ -19420,224 +18260,258 @@ static qnet_mean_std qnet__mean_std(const double *values, int count)
         n++;
     }
     r.mean = n ? sum / n : (double)NAN;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         if (qnet__is_finite(values[i])) square += (values[i] - r.mean) * (values[i] - r.mean);
-    }
     r.std = n > 1 ? sqrt(square / (n - 1)) : (double)NAN;
     return r;
 }
 
-/* The columns of a level's items that the metrics read, each [n]. */
+/* The columns of a level's items that the metrics read, and what is computed from them. */
 typedef struct qnet__columns {
-    int *label, *decision, *cluster;
-    double *score;
+    int *label, *decision, *cluster; /* [n] */
+    double *score, *score1;          /* [n] */
+    double *boot;                    /* [bootstrap] */
+    double *values;                  /* [QNET__FIGURES][parts] */
+    size_t n;
+    int parts;                       /* the more of folds and repeats */
 } qnet__columns;
 
-/* Fills the columns with the items of one model, those of `fold` or (-1) all; returns how many. */
-static size_t qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
-                                 int fold, const int *subject)
+/* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
+   index of its subject. */
+static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
+                               int fold, const int *subject)
 {
-    size_t n = 0;
+    c->n = 0;
     for (size_t i = 0; i < count; i++) {
         if (fold >= 0 && items[i].fold != fold) continue;
-        c->label[n] = items[i].label;
-        c->decision[n] = items[i].decision[model];
-        c->cluster[n] = subject[items[i].scan];
-        c->score[n] = items[i].probability[model];
-        n++;
+        c->label[c->n] = items[i].label;
+        c->decision[c->n] = items[i].decision[model];
+        c->cluster[c->n] = subject[items[i].scan];
+        c->score[c->n++] = items[i].probability[model];
     }
-    return n;
 }
 
-/* One value per repeat (or, with one repeat, per fold) of the five figures of Tables 1 and 3. */
-typedef struct qnet__figures {
-    double accuracy, sensitivity, specificity, f1, auc;
-} qnet__figures;
+#define QNET__FIGURES 5
 
-static qnet_status qnet__figures_of(qnet_context *ctx, const qnet__columns *c, size_t n,
-                                    qnet__figures *out)
+/* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
+   items of one class is NaN. */
+static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
 {
     qnet_metrics m;
-    double auc;
-    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &m));
-    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0)
-        auc = (double)NAN; /* one-class fold */
-    else
-        QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &auc));
-    out->accuracy = m.accuracy;
-    out->sensitivity = m.sensitivity;
-    out->specificity = m.specificity;
-    out->f1 = m.f1;
-    out->auc = auc;
+    double auc = (double)NAN;
+    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
+    if (m.count.tp + m.count.fn > 0 && m.count.tn + m.count.fp > 0)
+        QNET__TRY(qnet_auc(ctx, c->label, c->score, c->n, &auc));
+    c->values[k] = m.accuracy;
+    c->values[c->parts + k] = m.sensitivity;
+    c->values[2 * c->parts + k] = m.specificity;
+    c->values[3 * c->parts + k] = m.f1;
+    c->values[4 * c->parts + k] = auc;
     return QNET_OK;
 }
 
-/* One line of Tables 1 and 3: mean and deviation over repeats, or value and that over folds. */
+/* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
+   and deviation over repeats, or of one repeat the pooled value and the deviation over folds. On
+   return the columns hold all items of the first repeat. */
 static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experiment_config *config,
                                           const qnet_level_result *level, int model,
-                                          const int *subject, qnet__columns *columns,
-                                          double *values, qnet_model_result *out)
+                                          const int *subject, qnet__columns *c,
+                                          qnet_model_result *out)
 {
-    const int by_fold = config->repeats == 1;
-    const int parts = by_fold ? config->folds : config->repeats;
-    qnet__figures f;
-    qnet_mean_std *cell[5];
-    cell[0] = &out->accuracy;
-    cell[1] = &out->sensitivity;
-    cell[2] = &out->specificity;
-    cell[3] = &out->f1;
-    cell[4] = &out->auc;
-    for (int k = 0; k < parts; k++) {
-        const qnet_item *items = level->items + (by_fold ? 0 : (size_t)k * level->count);
-        size_t n =
-            qnet__columns_fill(columns, items, level->count, model, by_fold ? k : -1, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        values[k] = f.accuracy;
-        values[parts + k] = f.sensitivity;
-        values[2 * parts + k] = f.specificity;
-        values[3 * parts + k] = f.f1;
-        values[4 * parts + k] = f.auc;
+    qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
+                                                &out->specificity, &out->f1, &out->auc};
+    const size_t count = level->count;
+    int n = config->folds;
+    for (int fold = 0; fold < config->folds; fold++) {
+        qnet__columns_fill(c, level->items, count, model, fold, subject);
+        QNET__TRY(qnet__figures(ctx, c, fold));
     }
-    for (int q = 0; q < 5; q++) *cell[q] = qnet__mean_std(values + q * parts, parts);
-    if (by_fold) { /* the value over all test items, as the paper pools them */
-        size_t n = qnet__columns_fill(columns, level->items, level->count, model, -1, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        out->accuracy.mean = f.accuracy;
-        out->sensitivity.mean = f.sensitivity;
-        out->specificity.mean = f.specificity;
-        out->f1.mean = f.f1;
-        out->auc.mean = f.auc;
+    out->auc_within_folds = qnet__mean_std(c->values + 4 * c->parts, config->folds).mean;
+    if (config->repeats > 1) n = config->repeats;
+    for (int k = 0; k < config->repeats && config->repeats > 1; k++) {
+        qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
+        QNET__TRY(qnet__figures(ctx, c, k));
     }
+    for (int q = 0; q < QNET__FIGURES; q++) *cell[q] = qnet__mean_std(c->values + q * c->parts, n);
+    qnet__columns_fill(c, level->items, count, model, -1, subject);
+    QNET__TRY(qnet__figures(ctx, c, 0));
+    for (int q = 0; q < QNET__FIGURES && config->repeats == 1; q++)
+        cell[q]->mean = c->values[q * c->parts];
     return QNET_OK;
 }
 
 /* Everything of one model on the first repeat: metrics, ROC, DeLong intervals, bootstraps. */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
-                                        const qnet_level_result *level, int model,
-                                        const int *subject, qnet__columns *columns, double *boot,
-                                        qnet_model_result *out)
+                                        const qnet__columns *c, qnet_model_result *out)
 {
-    size_t n;
-    double sum = 0;
-    int folds = 0;
+    const size_t n = c->n;
     qnet_delong d;
-    for (int fold = 0; fold < config->folds; fold++) {
-        qnet__figures f;
-        n = qnet__columns_fill(columns, level->items, level->count, model, fold, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        if (f.auc != f.auc) continue;
-        sum += f.auc;
-        folds++;
-    }
-    out->auc_within_folds = folds > 0 ? sum / folds : (double)NAN;
-    n = qnet__columns_fill(columns, level->items, level->count, model, -1, subject);
-    QNET__TRY(qnet_metrics_from(ctx, columns->label, columns->decision, n, &out->first));
-    QNET__TRY(qnet_auc(ctx, columns->label, columns->score, n, &out->auc_first));
-    QNET__TRY(qnet_delong_test(ctx, columns->label, columns->score, NULL, NULL, n, &d));
+    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &out->first));
+    QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &out->auc_first));
+    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, NULL, n, &d));
     out->auc_ci = d.ci[0];
-    QNET__TRY(qnet_delong_test(ctx, columns->label, columns->score, NULL, columns->cluster, n, &d));
+    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, c->cluster, n, &d));
     out->auc_ci_clustered = qnet_logit_interval(d.auc[0], d.variance[0]);
-    QNET__TRY(qnet_roc(ctx, columns->label, columns->score, n, out->roc, &out->roc_count));
+    QNET__TRY(qnet_roc(ctx, c->label, c->score, n, out->roc, &out->roc_count));
     for (int by_subject = 0; by_subject < 2; by_subject++) {
-        QNET__TRY(qnet_bootstrap_auc(ctx, columns->label, columns->score,
-                                     by_subject ? columns->cluster : NULL, n, config->bootstrap,
-                                     config->seed, boot));
-        QNET__TRY(qnet_boxplot_of(ctx, boot, (size_t)config->bootstrap,
+        QNET__TRY(qnet_bootstrap_auc(ctx, c->label, c->score, by_subject ? c->cluster : NULL, n,
+                                     config->bootstrap, config->seed, c->boot));
+        QNET__TRY(qnet_boxplot_of(ctx, c->boot, (size_t)config->bootstrap,
                                   by_subject ? &out->bootstrap_clustered : &out->bootstrap));
     }
     return QNET_OK;
 }
 
-/* The pairs of Table 2, in its order. */
-static qnet_status qnet__evaluate_pairs(qnet_context *ctx, qnet_level_result *level,
-                                        const int *subject, qnet__columns *columns, double *score1)
+/* The models one by one, then the pairs of Table 2, in its order. */
+static qnet_status qnet__evaluate_columns(qnet_context *ctx, const qnet_experiment_config *config,
+                                          qnet_level_result *level, const int *subject,
+                                          qnet__columns *c)
 {
     static const qnet_model_kind pairs[3][2] = { { QNET_MODEL_RESNET_SWA, QNET_MODEL_RESNET },
                                                  { QNET_MODEL_QNET, QNET_MODEL_RESNET },
                                                  { QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA } };
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_model_result *out = &level->model[m];
+        QNET__TRY(qnet__evaluate_figures(ctx, config, level, m, subject, c, out));
+        QNET__TRY(qnet__evaluate_model(ctx, config, c, out));
+    }
     for (int k = 0; k < 3; k++) {
         qnet_pair_result *pair = &level->pair[k];
-        size_t n;
         pair->model1 = pairs[k][0];
         pair->model2 = pairs[k][1];
-        n = qnet__columns_fill(columns, level->items, level->count, (int)pair->model1, -1, subject);
-        memcpy(score1, columns->score, n * sizeof *score1);
-        qnet__columns_fill(columns, level->items, level->count, (int)pair->model2, -1, subject);
-        QNET__TRY(
-            qnet_delong_test(ctx, columns->label, score1, columns->score, NULL, n, &pair->by_item));
-        QNET__TRY(qnet_delong_test(ctx, columns->label, score1, columns->score, columns->cluster, n,
+        qnet__columns_fill(c, level->items, level->count, (int)pair->model1, -1, subject);
+        memcpy(c->score1, c->score, c->n * sizeof *c->score);
+        qnet__columns_fill(c, level->items, level->count, (int)pair->model2, -1, subject);
+        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, NULL, c->n, &pair->by_item));
+        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, c->cluster, c->n,
                                    &pair->by_subject));
     }
     return QNET_OK;
 }
 
-/* Fills a level's results from its items. subject[scan]: the index of its subject. */
+/* Fills a level's results from its items. */
 static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *level,
                                         const int *subject)
 {
-    qnet_context *ctx = e->ctx;
-    const int parts = qnet__max_int(e->config.repeats, e->config.folds);
     qnet__arena arena = { NULL, 0 };
-    qnet__columns columns;
-    double *boot = NULL, *values = NULL, *score1 = NULL;
-    qnet_status status = QNET_OK;
+    qnet__columns c;
+    qnet_status status;
     size_t bytes = 0;
-    memset(&columns, 0, sizeof columns);
+    memset(&c, 0, sizeof c);
+    c.parts = qnet__max_int(e->config.repeats, e->config.folds);
     for (int pass = 0; pass < 2; pass++) {
-        columns.label = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.score = (double *)qnet__take(&arena, level->count, sizeof(double));
-        score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
-        boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        values = (double *)qnet__take(&arena, (size_t)parts * 5, sizeof(double));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "the evaluation");
-        }
+        c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
+        c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
+        c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
+        c.values = (double *)qnet__take(&arena, (size_t)c.parts, QNET__FIGURES * sizeof(double));
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.at = 0;
+        arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
+        if (!arena.base) return qnet__no_memory(e->ctx, bytes, "the evaluation");
     }
-    for (int m = 0; m < QNET_MODELS && status == QNET_OK; m++) {
-        status = qnet__evaluate_figures(ctx, &e->config, level, m, subject, &columns, values,
-                                        &level->model[m]);
-        if (status == QNET_OK) {
-            status = qnet__evaluate_model(ctx, &e->config, level, m, subject, &columns, boot,
-                                          &level->model[m]);
-        }
-    }
-    if (status == QNET_OK) status = qnet__evaluate_pairs(ctx, level, subject, &columns, score1);
-    qnet__free(ctx, arena.base, bytes);
+    status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);
+    qnet__free(e->ctx, arena.base, bytes);
     return status;
 }
 
-/* ---- One fold -------------------------------------------------------------------------------- */
+/* ---- what the work on a fold needs ----------------------------------------------------------- */
 
-/* What a fold's work needs; one lives in qnet_experiment_run and is passed down. */
+/* One lives in qnet_experiment_run and is passed down. */
 typedef struct qnet__job {
     qnet_experiment *e;
+    const qnet_dataset *data;
     qnet_cohort *cohort;
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
     int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
     char subjects[24];    /* hash of the names of the cohort's subjects, in their order */
     char trained_on[24];  /* the same of initial weights that have no records; "": not known */
     qnet_buffer seen;     /* records of the subjects that the initial weights have seen */
-    int input, repeat, fold; /* all from 0 */
-    int *train, *test;       /* scans of this fold's two sides */
-    int train_count, test_count;
-    int *length, *label;     /* [train_count] for stage 2 */
-    int opened;              /* 1: out/checkpoint is there and is this run's */
-    uint64_t fingerprint;    /* of configuration, cohort and initial weights: the run's identity */
-    uint64_t embedding_hash; /* of this fold's resnetswa file, once it is written */
-    const qnet_buffer *text; /* the configuration, as config.txt holds it */
+    qnet_buffer text;     /* the configuration, as config.txt holds it */
+    uint64_t fingerprint; /* of configuration, cohort and initial weights: the run's identity */
     int resume;
-    qnet_progress outer; /* the caller's progress hook */
+    int opened;           /* 1: out/checkpoint is there and is this run's */
+    int input, repeat, fold; /* all from 0 */
+    /* By scan of the cohort, each [scans]: */
+    int *subject, *fold_of;  /* a subject is the index of its first scan */
+    int *image_at;           /* a scan's first image among all of the cohort */
+    /* Of the fold, with room for all scans: */
+    int *train, *test;       /* scans of its two sides */
+    int *length, *label;     /* for stage 2 */
+    int train_count, test_count, test_images;
+    qnet_real *features;     /* [scans][max_slices][512] */
+    double *image, *scan;    /* [scans][max_slices], [scans]: probabilities of HH */
+    uint64_t embedding_hash; /* of its resnetswa file, once it is written */
+    /* Its result: */
+    double *test_image;      /* [QNET_MODELS][images of the test scans, in order] */
+    double *test_scan;       /* [QNET_MODELS][test scans] */
+    qnet_epoch *curve[QNET_MODELS];
+    /* For a picture: */
+    qnet_real *pixels;       /* [size][size][3] */
+    float *map, *grey;       /* [size][size] */
+    void *scratch;           /* of the augmentation */
+    /* Progress, in epochs of stage 1: */
+    qnet_progress outer;     /* the caller's hook */
     char where[64];
-    double share_before, share;               /* of the whole job: earlier inputs, this input */
-    double work_done, work_total, work_epoch; /* pixels to train on: so far, in all, in one epoch */
-    double phase_work;                        /* of this fold, before the present stage-1 run */
-    int phase_first; /* epoch at which the present stage-1 run began; -1: not stage 1 */
+    double share_before, share; /* of the whole job: earlier inputs, this input */
+    double epochs;           /* of this input, before the present stage-1 run */
+    int run_first;           /* epoch at which that began; -1: not stage 1 */
 } qnet__job;
+
+/* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
+static int qnet__fold_epochs(const qnet_experiment_config *c)
+{
+    return 2 * c->stage1.epochs - qnet_stage1_swa_start(&c->stage1);
+}
+
+/* Length of a model's learning curve. */
+static int qnet__model_epochs(const qnet_experiment_config *c, int model)
+{
+    return model == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs;
+}
+
+/* The arrays of an input's folds; with base NULL it only measures. */
+static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
+{
+    const size_t n = (size_t)job->cohort->scans_count;
+    const size_t steps = (size_t)job->cohort->config.max_slices;
+    const size_t pixels = (size_t)job->cohort->config.size * (size_t)job->cohort->config.size;
+    int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
+                          &job->length, &job->label};
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
+        *ints[i] = (int *)qnet__take(a, n, sizeof(int));
+    job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
+    job->image = (double *)qnet__take(a, n * steps, sizeof(double));
+    job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
+    job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
+    job->pixels = (qnet_real *)qnet__take(a, pixels, 3 * sizeof(qnet_real));
+    job->map = (float *)qnet__take(a, pixels, sizeof(float));
+    job->grey = (float *)qnet__take(a, pixels, sizeof(float));
+    job->scratch = qnet__take(a, qnet_augment_scratch(job->cohort->height, job->cohort->width), 1);
+}
+
+/* Memory that is given back with the experiment: count * size bytes, zeroed. NULL, with the error
+   told, when there is none. */
+static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
+{
+    size_t bytes = SIZE_MAX;
+    qnet__block *block = NULL;
+    if (qnet__mul(count, size, &bytes) && qnet__add(bytes, QNET__ALIGN, &bytes))
+        block = (qnet__block *)qnet__alloc(e->ctx, bytes);
+    if (block == NULL) {
+        (void)qnet__no_memory(e->ctx, bytes, what);
+        return NULL;
+    }
+    memset(block, 0, bytes);
+    block->next = e->blocks;
+    block->bytes = bytes;
+    e->blocks = block;
+    return (unsigned char *)block + QNET__ALIGN;
+}
 
 /* The path out/checkpoint/<input>-repeat01-fold03<suffix>. */
 static void qnet__job_path(const qnet__job *job, const char *suffix, char path[700])
@@ -19649,111 +18523,27 @@ static void qnet__job_path(const qnet__job *job, const char *suffix, char path[7
 /* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
 static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
-    qnet__job *job = (qnet__job *)user;
+    const qnet__job *job = (const qnet__job *)user;
+    const qnet_experiment_config *c = &job->e->config;
+    const double total = (double)qnet__fold_epochs(c) * c->folds * c->repeats;
+    double epochs = job->epochs;
     qnet_progress_info full = *info;
-    double work = job->work_done + job->phase_work;
     if (!job->outer.report) return 0;
-    if (job->phase_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double epochs =
-            (info->epoch > 0 ? info->epoch - 1 : job->e->config.stage1.epochs) - job->phase_first;
-        if (info->epoch > 0 && info->steps > 0) epochs += (double)info->step / (double)info->steps;
-        if (epochs > 0) work += job->work_epoch * epochs;
+    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
+        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+        if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
+        if (done > 0) epochs += done;
     }
     full.where = job->where;
-    full.fraction = job->share_before;
-    if (job->work_total > 0)
-        full.fraction += job->share * (work < job->work_total ? work / job->work_total : 1);
+    full.fraction = job->share_before + job->share * (epochs < total ? epochs / total : 1);
     return job->outer.report(job->outer.user, &full);
-}
-
-static void qnet__remove_file(const char *path)
-{
-    (void)qnet__remove(path); /* a work file that is not there is as good as removed */
-}
-
-#define QNET__METADATA_PAIRS 64
-
-/* Metadata of a weights file: what it is, and how its images were prepared. pairs[] points into
-   text, which holds "key=value" lines and is cut up in place; returns the number of pairs. */
-static int qnet__metadata_pairs(char *text, const char **pairs, int most)
-{
-    int n = 0;
-    while (*text && n < most) {
-        char *equals = strchr(text, '='), *end = strchr(text, '\n');
-        if (!equals || !end || equals > end) break;
-        *equals = *end = '\0';
-        pairs[2 * n] = text;
-        pairs[2 * n + 1] = equals + 1;
-        n++;
-        text = end + 1;
-    }
-    return n;
-}
-
-/* What a weights file says of a subject on whom it was trained: hashes of the name and of the QSM
-   map, of which the second tells who it is, whatever the name, the order or the crop. */
-#define QNET__RECORD 32
-static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
-{
-    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
-             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
-             (unsigned long long)scan->source_hash);
-}
-
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
-   say what it is and on whom it was trained, counting what its initial weights have seen; Q-Net's
-   also, on whose features it was trained (qnet_weights_check_pair). */
-static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
-                                          const qnet_param_table *table, const qnet_real *block)
-{
-    qnet_context *ctx = job->e->ctx;
-    const qnet_experiment_config *c = &job->e->config;
-    const char *pairs[2 * QNET__METADATA_PAIRS];
-    char path[700], suffix[64];
-    qnet_buffer text;
-    qnet_status status;
-    memset(&text, 0, sizeof text);
-    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
-    qnet__job_path(job, suffix, path);
-    status = qnet_buffer_printf(
-        ctx, &text,
-        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
-        "dataset=%s\nsimulated=%d\n",
-        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
-        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
-    if (status == QNET_OK)
-        status = qnet_buffer_printf(ctx, &text, "labels=%s\ntrained_on=%.*s",
-                                    c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
-                                    job->seen.size > 0 ? (const char *)job->seen.bytes : "");
-    for (int i = 0; i < job->train_count && status == QNET_OK; i++) {
-        char record[QNET__RECORD + 1];
-        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
-        status = qnet_buffer_append(ctx, &text, record, QNET__RECORD);
-    }
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "\n", 1);
-    if (status == QNET_OK && strcmp(model, "qnet") == 0) {
-        status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
-                                    (unsigned long long)job->embedding_hash);
-    }
-    if (status == QNET_OK)
-        status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
-        status = qnet_weights_save(ctx, path, table, block, pairs, n);
-    }
-    qnet_buffer_free(ctx, &text);
-    return status;
 }
 
 /* The seed of a stage: one number per repeat and fold, so that no two runs share a stream. */
 static uint64_t qnet__job_seed(const qnet__job *job)
 {
-    uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof job->e->config.seed);
-    uint32_t place[3];
-    place[0] = (uint32_t)job->input;
-    place[1] = (uint32_t)job->repeat;
-    place[2] = (uint32_t)job->fold;
+    const uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof(uint64_t));
+    const uint32_t place[3] = {(uint32_t)job->input, (uint32_t)job->repeat, (uint32_t)job->fold};
     return qnet_hash(h, place, sizeof place);
 }
 
@@ -19765,205 +18555,284 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
     return repeat == 0 ? seed : high << 32 | qnet_rng_u32(&rng);
 }
 
-/* What a fold leaves behind: test probabilities and learning curves; one block, kept as a file. */
-typedef struct qnet__fold_result {
-    double *image;              /* [QNET_MODELS][images of the test scans, in order] */
-    double *scan;               /* [QNET_MODELS][test scans]; voting models: mean over slices */
-    double *curve[QNET_MODELS]; /* [epochs][3]: loss, learning rate, seconds */
-    int images, scans, epochs[QNET_MODELS];
-    size_t bytes;
-    void *block;
-} qnet__fold_result;
+/* ---- what a weights file says of itself ------------------------------------------------------ */
 
-static qnet_status qnet__fold_result_create(const qnet__job *job, qnet__fold_result *r)
+#define QNET__RECORD 32 /* digits */
+
+/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
+   the second tells who it is, whatever the name, the order or the crop. */
+static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
+{
+    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
+             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
+             (unsigned long long)scan->source_hash);
+}
+
+/* Which run, input, fold and model it is, on whom it was trained, counting what its initial weights
+   have seen, and how its images were prepared; of Q-Net also, on whose features it was trained
+   (qnet_weights_check_pair). */
+static qnet_status qnet__weights_text(const qnet__job *job, const char *model, qnet_buffer *text)
 {
     qnet_context *ctx = job->e->ctx;
-    qnet__arena arena = { NULL, 0 };
-    memset(r, 0, sizeof *r);
-    r->scans = job->test_count;
-    for (int i = 0; i < job->test_count; i++) r->images += job->cohort->scans[job->test[i]].slices;
-    r->epochs[QNET_MODEL_RESNET] = job->e->config.stage1.epochs;
-    r->epochs[QNET_MODEL_RESNET_SWA] = job->e->config.stage1.epochs;
-    r->epochs[QNET_MODEL_QNET] = job->e->config.stage2.epochs;
-    for (int pass = 0; pass < 2; pass++) {
-        r->image = (double *)qnet__take(&arena, (size_t)r->images * QNET_MODELS, sizeof(double));
-        r->scan = (double *)qnet__take(&arena, (size_t)r->scans * QNET_MODELS, sizeof(double));
-        for (int m = 0; m < QNET_MODELS; m++)
-            r->curve[m] = (double *)qnet__take(&arena, (size_t)r->epochs[m] * 3, sizeof(double));
-        if (pass == 0) {
-            r->bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, r->bytes);
-            if (!arena.base) return qnet__no_memory(ctx, r->bytes, "a fold's result");
-        }
+    const qnet_experiment_config *c = &job->e->config;
+    QNET__TRY(qnet_buffer_printf(
+        ctx, text,
+        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
+        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
+        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
+        job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
+    for (int i = 0; i < job->train_count; i++) {
+        char record[QNET__RECORD + 1];
+        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
+        QNET__TRY(qnet_buffer_append(ctx, text, record, QNET__RECORD));
     }
-    r->block = arena.base;
-    memset(r->block, 0, r->bytes);
+    QNET__TRY(qnet_buffer_append(ctx, text, "\n", 1));
+    if (strcmp(model, "qnet") == 0)
+        QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
+                                     (unsigned long long)job->embedding_hash));
+    return qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, text);
+}
+
+/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
+static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
+                                          const qnet_param_table *table, const qnet_real *block)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    char path[700], suffix[64];
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__weights_text(job, model, &text);
+    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
+    qnet__job_path(job, suffix, path);
+    if (status == QNET_OK) {
+        const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
+        status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
+    }
+    qnet_buffer_free(job->e->ctx, &text);
+    return status;
+}
+
+/* QNET_ERROR_MISMATCH unless the weights file, read from path, is of this run. */
+static qnet_status qnet__check_run(const qnet__job *job, const qnet_safetensors *file,
+                                   const char *path)
+{
+    const char *run = qnet_safetensors_metadata(file, "run");
+    char expected[24];
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    if (run && strcmp(run, expected) == 0) return QNET_OK;
+    return qnet__fail(job->e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s",
+                      path, run ? run : "unknown", expected);
+}
+
+/* Labels that were permuted are not those of people. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+/* Compares the second half of each record. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
+        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
+    return 0;
+}
+
+/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
+static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
+                                          const char *path, qnet_input_config *in,
+                                          qnet_augment_config *a)
+{
+    const char *name = qnet_safetensors_metadata(file, "input");
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    double number;
+    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
+                          name ? name : "");
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s of an earlier or later "
+                          "qnet.h, this one has rule %d: the same maps would give other pixels",
+                          path, rule ? rule : "1", QNET__PREPARATION);
+    QNET__TRY(qnet__check_labels(ctx, file, path));
+    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
+    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
+}
+
+/* input and augment change only where all of the record is right. */
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file;
+    qnet_input_config in;
+    qnet_augment_config a;
+    qnet_status status;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    if (!weights_path || !input || !augment)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
+    qnet_safetensors_destroy(file);
+    if (status != QNET_OK) return status;
+    *input = in;
+    *augment = a;
     return QNET_OK;
 }
 
-/* The tensors of a fold's file; data points into r. */
-#define QNET__FOLD_TENSORS (2 + QNET_MODELS)
-static void qnet__fold_tensors(const qnet__fold_result *r, qnet_safetensor *t)
+/* ---- one fold -------------------------------------------------------------------------------- */
+
+/* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
+static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
+                            qnet__slab slabs[QNET__SLABS])
 {
-    static const char *const names[QNET__FOLD_TENSORS] = { "image", "scan", "curve.ResNet",
-                                                           "curve.ResNetSWA", "curve.Q-Net" };
-    memset(t, 0, QNET__FOLD_TENSORS * sizeof *t);
-    for (int i = 0; i < QNET__FOLD_TENSORS; i++) {
-        snprintf(t[i].name, sizeof t[i].name, "%s", names[i]);
-        t[i].dtype = QNET_F64;
-        t[i].ndim = 2;
-        t[i].shape[0] = i < 2 ? (size_t)QNET_MODELS : (size_t)r->epochs[i - 2];
-        t[i].shape[1] = i == 0 ? (size_t)r->images : i == 1 ? (size_t)r->scans : 3;
-        t[i].count = t[i].shape[0] * t[i].shape[1];
-        t[i].bytes = t[i].count * sizeof(double);
-        t[i].data = i == 0 ? r->image : i == 1 ? r->scan : r->curve[i - 2];
+    static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
+                                                    "curve.Q-Net"};
+    const qnet__slab first[2] = {
+        {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
+        {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
+    qnet__job_path(job, "-result.safetensors", path);
+    snprintf(text, 64, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
+    memcpy(slabs, first, sizeof first);
+    for (int m = 0; m < QNET_MODELS; m++) {
+        slabs[2 + m].name = curves[m];
+        slabs[2 + m].dtype = QNET_F64;
+        slabs[2 + m].data = job->curve[m];
+        slabs[2 + m].count =
+            (size_t)qnet__model_epochs(&job->e->config, m) * QNET__EPOCH_NUMBERS;
     }
 }
 
-static qnet_status qnet__fold_save(const qnet__job *job, const qnet__fold_result *r)
+/* A fold with this file is done: what it trained is read no more, but for the weights. */
+static qnet_status qnet__fold_save(const qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_safetensor tensors[QNET__FOLD_TENSORS];
-    char path[700], fingerprint[24];
-    const char *pairs[2];
+    qnet__slab slabs[QNET__SLABS];
+    char path[700], text[64];
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    qnet__fold_tensors(r, tensors);
-    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)job->fingerprint);
-    pairs[0] = "fingerprint";
-    pairs[1] = fingerprint;
-    qnet__job_path(job, "-result.safetensors", path);
-    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_safetensors_write(ctx, &sink, tensors, QNET__FOLD_TENSORS, pairs, 1);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    qnet__fold_file(job, path, text, slabs);
+    QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
+    status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
+    return qnet__file_finish(&file, status);
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
-static qnet_status qnet__fold_load(const qnet__job *job, qnet__fold_result *r)
+static qnet_status qnet__fold_load(const qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_safetensor want[QNET__FOLD_TENSORS];
-    char path[700], fingerprint[24];
+    qnet__slab slabs[QNET__SLABS];
+    char path[700], text[64];
     qnet_safetensors *file;
-    const char *found;
-    qnet_status status = QNET_OK;
-    qnet__job_path(job, "-result.safetensors", path);
+    qnet_status status;
+    qnet__fold_file(job, path, text, slabs);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
-    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    qnet__fold_tensors(r, want);
-    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)job->fingerprint);
-    found = qnet_safetensors_metadata(file, "fingerprint");
-    if (!found || strcmp(found, fingerprint) != 0) {
-        status = qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                            "%s: made with another configuration, cohort or initial weights "
-                            "(fingerprint %s, expected %s)",
-                            path, found ? found : "missing", fingerprint);
-    }
-    for (int pass = 0; pass < 2; pass++) { /* check all, then copy */
-        for (int i = 0; i < QNET__FOLD_TENSORS && status == QNET_OK; i++) {
-            const qnet_safetensor *t = qnet_safetensors_find(file, want[i].name);
-            if (!t || t->dtype != QNET_F64 || t->bytes != want[i].bytes) {
-                status = qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                    "%s: tensor %s: expected %lu bytes of F64, found %lu", path,
-                                    want[i].name, (unsigned long)want[i].bytes,
-                                    (unsigned long)(t ? t->bytes : 0));
-            } else if (pass == 1) {
-                double *to = i == 0 ? r->image : i == 1 ? r->scan : r->curve[i - 2];
-                memcpy(to, t->data,
-                       t->bytes); /* a fold's file stays on the machine that wrote it */
-            }
-        }
-    }
+    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    status = qnet__checkpoint_compare(job->e->ctx, file, path, text, NULL);
+    if (status == QNET_OK)
+        status = qnet__checkpoint_copy(job->e->ctx, file, path, slabs, QNET__SLABS);
     qnet_safetensors_destroy(file);
     return status;
 }
 
-static void qnet__copy_curve(double *curve, const qnet_epoch *history, int epochs)
+/* Features and probabilities of `count` scans by the frozen net; either may be NULL. */
+static qnet_status qnet__fold_embed(const qnet__job *job, qnet_resnet *net, const int *scans,
+                                    int count, qnet_real *features, double *image)
 {
-    for (int i = 0; i < epochs; i++) {
-        curve[3 * i] = history[i].loss;
-        curve[3 * i + 1] = history[i].learning_rate;
-        curve[3 * i + 2] = history[i].seconds;
-    }
+    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count, features,
+                      image);
 }
 
-/* Probabilities of the test scans' slices by net into the row of `model`, and means per scan. */
-static qnet_status qnet__fold_test_images(const qnet__job *job, qnet_resnet *net, int model,
-                                          qnet__fold_result *r)
+/* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
+   job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
+static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
+                                   const double *scan)
 {
-    qnet_context *ctx = job->e->ctx;
-    const int steps = job->cohort->config.max_slices;
-    const size_t bytes = (size_t)job->test_count * (size_t)steps * sizeof(double);
-    double *probability = (double *)qnet__alloc(ctx, bytes);
-    double *image = r->image + (size_t)model * (size_t)r->images;
-    qnet_status status;
-    if (!probability) return qnet__no_memory(ctx, bytes, "test probabilities");
-    status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                        job->test_count, NULL, probability);
-    for (int i = 0; i < job->test_count && status == QNET_OK; i++) {
+    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
+    const size_t steps = (size_t)job->cohort->config.max_slices;
+    double *image = job->test_image + model * job->test_images;
+    for (int i = 0; i < job->test_count; i++) {
         const int slices = job->cohort->scans[job->test[i]].slices;
         double sum = 0;
         for (int t = 0; t < slices; t++) {
-            *image = probability[(size_t)i * (size_t)steps + (size_t)t];
+            *image = job->image[(size_t)i * steps + (size_t)t];
             sum += *image++;
         }
-        r->scan[model * r->scans + i] = sum / slices;
+        job->test_scan[model * job->test_count + i] = scan ? scan[i] : sum / slices;
     }
-    qnet__free(ctx, probability, bytes);
-    return status;
+    memcpy(job->curve[model], run->history, (size_t)run->epochs * sizeof(qnet_epoch));
+    return qnet__job_save_weights(job, names[model], run->state->table, run->state->weights);
 }
 
-/* Runs stage 1 with or without SWA to its end, saving after every epoch; the run without SWA leaves
-   a copy at the epoch where the run with SWA leaves its path. *out is finished. */
-static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
+/* Trains stage 1 to its end, saving after every epoch; the run without SWA leaves a copy at the
+   epoch where the run with SWA leaves its path. */
+static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int swa, int start)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_stage1_config config = job->e->config.stage1;
     char checkpoint[700], branch[700];
-    qnet_stage1 *run = NULL;
-    qnet_status status;
-    int start;
-    config.size = job->cohort->config.size;
-    config.seed = qnet__job_seed(job);
-    config.swa = swa;
-    start = qnet_stage1_swa_start(&config);
-    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
     qnet__job_path(job, "-branch.checkpoint", branch);
-    QNET__TRY(qnet_stage1_create(ctx, &config, job->cohort, job->train, job->train_count, NULL,
-                                 job->initial ? job->initial->weights : NULL, &run));
-    status = QNET_OK;
     if (job->resume && qnet_file_exists(checkpoint)) {
-        status = qnet_stage1_load(run, checkpoint);
+        const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT)
-            status = qnet__fail(ctx, status, "%s; remove that file to do its part again",
-                                qnet_last_error(ctx));
+            return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
+                              qnet_last_error(run->ctx));
+        QNET__TRY(status);
     } else if (swa && start > 0) {
-        status = qnet_stage1_load(run, branch);
+        QNET__TRY(qnet_training_load(run, branch));
     }
-    job->phase_first = swa ? start : 0;
-    while (status == QNET_OK && run->epoch < config.epochs) {
-        status = qnet_stage1_epoch(run);
-        if (status == QNET_OK && !swa && run->epoch == start)
-            status = qnet_stage1_save(run, branch);
-        if (status == QNET_OK && run->epoch < config.epochs)
-            status = qnet_stage1_save(run, checkpoint);
+    while (run->epoch < run->epochs) {
+        QNET__TRY(qnet_training_epoch(run));
+        if (!swa && run->epoch == start) QNET__TRY(qnet_training_save(run, branch));
+        if (run->epoch < run->epochs) QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    if (status == QNET_OK && !run->finished) status = qnet_stage1_finish(run);
-    if (status == QNET_OK) status = qnet_stage1_save(run, checkpoint);
-    if (status == QNET_OK) {
-        job->phase_work += job->work_epoch * (config.epochs - job->phase_first);
-        *out = run;
-    } else {
-        qnet_stage1_destroy(run);
+    QNET__TRY(qnet_training_finish(run));
+    return qnet_training_save(run, checkpoint);
+}
+
+/* Stage 2 from the training scans' features, in job->features, to its result. */
+static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_resnet *net)
+{
+    char checkpoint[700];
+    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
+    if (job->resume && qnet_file_exists(checkpoint)) QNET__TRY(qnet_training_load(run, checkpoint));
+    QNET__TRY(qnet_training_run(run, checkpoint));
+    for (int i = 0; i < job->test_count; i++)
+        job->length[i] = job->cohort->scans[job->test[i]].slices;
+    QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
+    QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
+                                      job->image, job->scan));
+    QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
+    (void)qnet__remove(checkpoint);
+    return QNET_OK;
+}
+
+/* Q-Net on the features of the frozen ResNetSWA. */
+static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
+{
+    qnet_stage2_config config = job->e->config.stage2;
+    qnet_training *run = NULL;
+    qnet_status status;
+    config.steps = job->cohort->config.max_slices;
+    config.seed = qnet__job_seed(job);
+    for (int i = 0; i < job->train_count; i++) {
+        job->length[i] = job->cohort->scans[job->train[i]].slices;
+        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
     }
-    job->phase_first = -1;
+    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count, job->features, NULL));
+    QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
+                                 job->train_count, &run));
+    status = qnet__stage2_train(job, run, net);
+    qnet_training_destroy(run);
     return status;
 }
 
@@ -19979,627 +18848,364 @@ static qnet_status qnet__job_hash_embedding(qnet__job *job)
     return QNET_OK;
 }
 
-/* Stage 2 of a fold over the frozen embedding `net`: features, training, test probabilities. */
-static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fold_result *r)
+/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved. */
+static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
-    qnet_context *ctx = job->e->ctx;
-    const int steps = job->cohort->config.max_slices;
-    const int most = qnet__max_int(job->train_count, job->test_count);
-    qnet_stage2_config config = job->e->config.stage2;
-    qnet__arena arena = { NULL, 0 };
-    qnet_real *features = NULL;
-    double *image = NULL, *scan = NULL;
-    qnet_stage2 *run = NULL;
-    char checkpoint[700];
-    size_t bytes = 0;
+    qnet_stage1_config config = job->e->config.stage1;
+    const int start = qnet_stage1_swa_start(&config);
+    qnet_training *run = NULL;
     qnet_status status;
-    for (int pass = 0; pass < 2; pass++) {
-        features = (qnet_real *)qnet__take(&arena, (size_t)most * (size_t)steps * QNET_FEATURES,
-                                           sizeof(qnet_real));
-        image = (double *)qnet__take(&arena, (size_t)most * (size_t)steps, sizeof(double));
-        scan = (double *)qnet__take(&arena, (size_t)most, sizeof(double));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "the features of a fold");
-        }
-    }
-    config.steps = steps;
+    config.size = job->cohort->config.size;
     config.seed = qnet__job_seed(job);
-    for (int i = 0; i < job->train_count; i++) {
-        job->length[i] = job->cohort->scans[job->train[i]].slices;
-        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
-    }
-    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
-    status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
-                        job->train_count, features, NULL);
-    if (status == QNET_OK) {
-        status = qnet_stage2_create(ctx, &config, features, job->length, job->label,
-                                    job->train_count, &run);
-    }
-    if (status == QNET_OK && job->resume && qnet_file_exists(checkpoint))
-        status = qnet_stage2_load(run, checkpoint);
-    if (status == QNET_OK) status = qnet_stage2_run(run, checkpoint);
-    if (status == QNET_OK) {
-        status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                            job->test_count, features, NULL);
-    }
-    if (status == QNET_OK) {
-        for (int i = 0; i < job->test_count; i++)
-            job->length[i] = job->cohort->scans[job->test[i]].slices;
-        status = qnet_scan_model_predict(run->model, features, job->length, job->test_count, image,
-                                         scan);
-    }
-    if (status == QNET_OK) {
-        double *to = r->image + (size_t)QNET_MODEL_QNET * (size_t)r->images;
-        for (int i = 0; i < job->test_count; i++) {
-            for (int t = 0; t < job->length[i]; t++)
-                *to++ = image[(size_t)i * (size_t)steps + (size_t)t];
-            r->scan[QNET_MODEL_QNET * r->scans + i] = scan[i];
-        }
-        qnet__copy_curve(r->curve[QNET_MODEL_QNET], run->history, run->epoch);
-        status = qnet__job_save_weights(job, "qnet", run->model->table, run->model->weights);
-    }
-    qnet_stage2_destroy(run);
-    qnet__free(ctx, arena.base, bytes);
-    if (status == QNET_OK) qnet__remove_file(checkpoint);
+    config.swa = swa;
+    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
+    QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
+                                 job->initial ? job->initial->weights : NULL, &run));
+    job->run_first = swa ? start : 0;
+    status = qnet__stage1_train(job, run, swa, start);
+    job->epochs += config.epochs - job->run_first;
+    job->run_first = -1;
+    if (status == QNET_OK)
+        status = qnet__fold_embed(job, run->net, job->test, job->test_count, NULL, job->image);
+    if (status == QNET_OK)
+        status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
+    if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
+    if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net);
+    qnet_training_destroy(run);
     return status;
 }
 
 /* Trains and tests the three models of one fold, or reads what an earlier run has done. */
-static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
+static qnet_status qnet__fold_run(qnet__job *job)
 {
     static const char *const work_files[] = { "-branch.checkpoint", "-resnet.checkpoint",
                                               "-swa.checkpoint" };
-    qnet_stage1 *run = NULL;
-    char path[700];
-    qnet_status status = QNET_ERROR_NOT_FOUND;
-    if (job->resume) status = qnet__fold_load(job, r);
-    if (status != QNET_ERROR_NOT_FOUND) return status;
-    for (int swa = 0; swa < 2; swa++) {
-        const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
-        QNET__TRY(qnet__fold_stage1(job, swa, &run));
-        qnet__copy_curve(r->curve[model], run->history, run->epoch);
-        status = qnet__job_save_weights(job, swa ? "resnetswa" : "resnet", run->net->table,
-                                        run->net->weights);
-        if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
-        if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
-        if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
-        qnet_stage1_destroy(run);
-        if (status != QNET_OK) return status;
+    if (job->resume) {
+        const qnet_status status = qnet__fold_load(job);
+        if (status != QNET_ERROR_NOT_FOUND) return status;
     }
-    QNET__TRY(qnet__fold_save(job, r));
+    QNET__TRY(qnet__fold_stage1(job, 0));
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    QNET__TRY(qnet__fold_save(job));
     for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
+        char path[700];
         qnet__job_path(job, work_files[i], path);
-        qnet__remove_file(path);
+        (void)qnet__remove(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels:
-   image_at[scan] is a scan's first image among all of the cohort. */
-static void qnet__fold_items(const qnet__job *job, const qnet__fold_result *r, const int *image_at)
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. */
+static void qnet__fold_items(const qnet__job *job)
 {
-    qnet_level_result *levels = job->e->level[job->input];
-    int image = 0;
+    const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
+    const qnet_level_result *images = &job->e->level[job->input][QNET_LEVEL_IMAGE];
+    const double *image = job->test_image;
     for (int i = 0; i < job->test_count; i++) {
         const int s = job->test[i];
         const qnet_scan *scan = &job->cohort->scans[s];
-        qnet_item *whole = levels[QNET_LEVEL_SCAN].items +
-                           (size_t)job->repeat * levels[QNET_LEVEL_SCAN].count + (size_t)s;
-        qnet_item *slice = levels[QNET_LEVEL_IMAGE].items +
-                           (size_t)job->repeat * levels[QNET_LEVEL_IMAGE].count +
-                           (size_t)image_at[s];
+        const size_t repeat = (size_t)job->repeat;
+        qnet_item *whole = scans->items + repeat * scans->count + (size_t)s;
+        qnet_item *slice = images->items + repeat * images->count + (size_t)job->image_at[s];
         int votes[QNET_MODELS] = { 0, 0, 0 };
+        whole->scan = s;
+        whole->slice = whole->z = -1;
+        whole->fold = job->fold;
+        whole->label = (int)scan->label;
         for (int t = 0; t < scan->slices; t++, slice++, image++) {
-            slice->scan = s;
+            *slice = *whole;
             slice->slice = t;
             slice->z = scan->slice_z[t];
-            slice->fold = job->fold;
-            slice->label = (int)scan->label;
             for (int m = 0; m < QNET_MODELS; m++) {
-                slice->probability[m] = r->image[(size_t)m * (size_t)r->images + (size_t)image];
+                slice->probability[m] = image[m * job->test_images];
                 slice->decision[m] = slice->probability[m] > 0.5;
                 votes[m] += slice->decision[m];
             }
         }
-        whole->scan = s;
-        whole->slice = -1;
-        whole->z = -1;
-        whole->fold = job->fold;
-        whole->label = (int)scan->label;
         for (int m = 0; m < QNET_MODELS; m++) {
-            whole->probability[m] = r->scan[m * r->scans + i];
-            whole->decision[m] = m == QNET_MODEL_QNET
-                                     ? whole->probability[m] > 0.5
-                                     : 2 * votes[m] > scan->slices; /* a tie is HC */
+            whole->probability[m] = job->test_scan[m * job->test_count + i];
+            whole->decision[m] = 2 * votes[m] > scan->slices; /* a tie is HC */
         }
+        whole->decision[QNET_MODEL_QNET] = whole->probability[QNET_MODEL_QNET] > 0.5;
     }
 }
 
-/* ---- Pictures -------------------------------------------------------------------------------- */
+/* Adds the fold's learning curves to the experiment's, into which it trains. */
+static qnet_status qnet__fold_curves(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_curve *curve = &e->curves[e->curves_count++];
+        curve->input = job->input;
+        curve->repeat = job->repeat;
+        curve->fold = job->fold;
+        curve->kind = m;
+        curve->epochs = qnet__model_epochs(&e->config, m);
+        curve->epoch = job->curve[m] = (qnet_epoch *)qnet__experiment_alloc(
+            e, (size_t)curve->epochs, sizeof(qnet_epoch), "learning curves");
+        if (!curve->epoch) return QNET_ERROR_MEMORY;
+    }
+    return QNET_OK;
+}
+
+/* ---- pictures -------------------------------------------------------------------------------- */
 
 #define QNET__SHEET_COLUMNS 6
 #define QNET__SHEET_GAP 4
 #define QNET__SHEET_EPOCH 1000000 /* draws that no training sees */
 
+/* 0..1 to 0..255, rounded; what lies outside is clipped. */
 static uint8_t qnet__to_byte(double v)
 {
     return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
 }
 
-/* An augmentation record's picture with the network's normalisation left out: values in 0..1. */
-static qnet_augment_config qnet__display_config(const qnet_augment_config *augment)
+/* The middle slice of a scan into job->pixels: as the network sees it, or for the eye, with the
+   normalisation left out, so that values are in 0..1. record NULL: without augmentation. */
+static qnet_status qnet__draw_slice(const qnet__job *job, int scan, int for_eye,
+                                    const qnet_augmentation *record)
 {
-    qnet_augment_config config = *augment;
-    for (int c = 0; c < 3; c++) {
+    const int size = job->cohort->config.size, side = job->cohort->height;
+    const qnet_augmentation test = qnet_augment_test(side, side, size, size);
+    qnet_augment_config config = job->e->config.stage1.augment;
+    for (int c = 0; c < 3 && for_eye; c++) {
         config.mean[c] = 0;
         config.std[c] = 1;
     }
-    return config;
+    return qnet_augment_apply(job->e->ctx, &config, record ? record : &test,
+                              qnet_scan_slice(job->cohort, scan,
+                                              job->cohort->scans[scan].slices / 2),
+                              side, side, job->pixels, size, size, job->scratch);
 }
 
 /* Fig. 3: the QSM channel of one slice without augmentation, then as five draws make it. */
-static qnet_status qnet__augmentation_sheet(qnet_experiment *e, const qnet_cohort *cohort,
-                                            int input)
+static qnet_status qnet__augmentation_sheet(qnet__job *job)
 {
-    qnet_context *ctx = e->ctx;
-    const int size = cohort->config.size, side = cohort->height;
+    qnet_experiment *e = job->e;
+    const int size = job->cohort->config.size, side = job->cohort->height;
     const int width = QNET__SHEET_COLUMNS * size + (QNET__SHEET_COLUMNS - 1) * QNET__SHEET_GAP;
-    const qnet_augment_config config = qnet__display_config(&e->config.stage1.augment);
-    const size_t pixels = (size_t)size * (size_t)size;
-    const size_t image_bytes = pixels * 3 * sizeof(qnet_real),
-                 scratch_bytes = qnet_augment_scratch(side, side);
-    qnet_real *image = (qnet_real *)qnet__alloc(ctx, image_bytes);
-    void *scratch = qnet__alloc(ctx, scratch_bytes);
-    uint8_t *sheet = (uint8_t *)qnet__alloc(ctx, (size_t)width * (size_t)size * 3);
-    qnet_status status = QNET_OK;
+    const size_t bytes = (size_t)width * (size_t)size * 3;
+    uint8_t *sheet = (uint8_t *)qnet__experiment_alloc(e, bytes, 1, "the augmentation sheet");
     int scan = 0;
-    if (!image || !scratch || !sheet)
-        status = qnet__no_memory(ctx, image_bytes + scratch_bytes, "the augmentation sheet");
-    while (scan + 1 < cohort->scans_count && cohort->scans[scan].label != QNET_HH) scan++;
-    if (status == QNET_OK) memset(sheet, 255, (size_t)width * (size_t)size * 3);
-    for (int k = 0; k < QNET__SHEET_COLUMNS && status == QNET_OK; k++) {
+    if (!sheet) return QNET_ERROR_MEMORY;
+    memset(sheet, 255, bytes);
+    while (scan + 1 < job->cohort->scans_count && job->cohort->scans[scan].label != QNET_HH) scan++;
+    for (int k = 0; k < QNET__SHEET_COLUMNS; k++) {
         qnet_rng rng =
             qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, QNET__SHEET_EPOCH, (uint64_t)k);
-        qnet_augmentation record = k == 0
-                                       ? qnet_augment_test(side, side, size, size)
-                                       : qnet_augment_draw(&config, &rng, side, side, size, size);
-        status = qnet_augment_apply(ctx, &config, &record,
-                                    qnet_scan_slice(cohort, scan, cohort->scans[scan].slices / 2),
-                                    side, side, image, size, size, scratch);
-        for (size_t p = 0; p < pixels && status == QNET_OK; p++) {
-            uint8_t *to = sheet + ((p / (size_t)size) * (size_t)width + p % (size_t)size +
-                                   (size_t)k * (size_t)(size + QNET__SHEET_GAP)) *
-                                      3;
-            to[0] = to[1] = to[2] = qnet__to_byte((double)image[3 * p]);
-        }
+        const qnet_augmentation record =
+            qnet_augment_draw(&e->config.stage1.augment, &rng, side, side, size, size);
+        QNET__TRY(qnet__draw_slice(job, scan, 1, k == 0 ? NULL : &record));
+        for (int y = 0; y < size; y++)
+            for (int x = 0; x < size; x++)
+                memset(sheet + 3 * (y * width + x + k * (size + QNET__SHEET_GAP)),
+                       qnet__to_byte((double)job->pixels[3 * (y * size + x)]), 3);
     }
-    qnet__free(ctx, image, image_bytes);
-    qnet__free(ctx, scratch, scratch_bytes);
-    if (status != QNET_OK) {
-        qnet__free(ctx, sheet, (size_t)width * (size_t)size * 3);
-        return status;
-    }
-    e->augmented[input] = sheet;
-    e->augmented_width[input] = width;
-    e->augmented_height[input] = size;
+    e->augmented[job->input] = sheet;
+    e->augmented_width[job->input] = width;
+    e->augmented_height[job->input] = size;
     return QNET_OK;
 }
 
-/* CAM of the middle slice of scan s by `net`, for the class that the slice is given. */
-static qnet_status qnet__cam_draw(qnet_experiment *e, const qnet_cohort *cohort, qnet_resnet *net,
-                                  int s, qnet_cam_picture *picture)
-{
-    qnet_context *ctx = e->ctx;
-    const int size = cohort->config.size, side = cohort->height,
-              slice = cohort->scans[s].slices / 2;
-    const size_t pixels = (size_t)size * (size_t)size;
-    const qnet_augment_config *network = &e->config.stage1.augment;
-    const qnet_augment_config display = qnet__display_config(network);
-    const qnet_augmentation record = qnet_augment_test(side, side, size, size);
-    qnet__arena arena = { NULL, 0 };
-    qnet_real *image = NULL, logits[QNET_CLASSES], probability[QNET_CLASSES];
-    float *map = NULL, *grey = NULL;
-    void *scratch = NULL;
-    size_t bytes = 0;
-    qnet_status status;
-    for (int pass = 0; pass < 2; pass++) {
-        image = (qnet_real *)qnet__take(&arena, pixels * 3, sizeof(qnet_real));
-        map = (float *)qnet__take(&arena, pixels, sizeof(float));
-        grey = (float *)qnet__take(&arena, pixels, sizeof(float));
-        scratch = qnet__take(&arena, qnet_augment_scratch(side, side), 1);
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "an activation map");
-        }
-    }
-    status = qnet_augment_apply(ctx, &display, &record, qnet_scan_slice(cohort, s, slice), side,
-                                side, image, size, size, scratch);
-    for (size_t p = 0; p < pixels && status == QNET_OK; p++) {
-        grey[p] = (float)image[3 * p];
-        picture->grey_rgb[3 * p] = qnet__to_byte((double)grey[p]);
-        picture->grey_rgb[3 * p + 1] = picture->grey_rgb[3 * p + 2] = picture->grey_rgb[3 * p];
-    }
-    if (status == QNET_OK) {
-        status = qnet_augment_apply(ctx, network, &record, qnet_scan_slice(cohort, s, slice), side,
-                                    side, image, size, size, scratch);
-    }
-    if (status == QNET_OK) status = qnet_resnet_forward(net, image, 1, 0, logits, NULL);
-    if (status == QNET_OK) {
-        qnet_softmax(1, QNET_CLASSES, logits, probability);
-        picture->probability = (double)probability[QNET_HH];
-        status =
-            qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, map, NULL);
-    }
-    if (status == QNET_OK) {
-        qnet_cam_overlay(map, grey, size, size, picture->rgb);
-        picture->scan = s;
-        picture->slice = slice;
-    }
-    qnet__free(ctx, arena.base, bytes);
-    return status;
-}
-
-/* QNET_ERROR_MISMATCH unless the weights file at path is of this run. */
-static qnet_status qnet__check_run(const qnet__job *job, const char *path)
+/* CAM of the middle slice of scan s by the ResNetSWA that never saw it, into which net is made, for
+   the class that the slice is given. */
+static qnet_status qnet__cam_draw(qnet__job *job, qnet_resnet *net, int s,
+                                  qnet_cam_picture *picture)
 {
     qnet_context *ctx = job->e->ctx;
+    const int size = job->cohort->config.size;
+    const size_t pixels = (size_t)size * (size_t)size;
+    qnet_real logits[QNET_CLASSES], probability[QNET_CLASSES];
     qnet_safetensors *file;
-    qnet_status status = QNET_OK;
-    const char *run;
-    char expected[24];
-    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    qnet_status status;
+    char path[700];
+    picture->rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
+    picture->grey_rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
+    if (!picture->rgb || !picture->grey_rgb) return QNET_ERROR_MEMORY;
+    picture->width = picture->height = size;
+    picture->scan = s;
+    picture->slice = job->cohort->scans[s].slices / 2;
+
+    job->repeat = 0;
+    job->fold = job->e->fold[s];
+    qnet__job_path(job, "-resnetswa.safetensors", path);
+    if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
+        snprintf(path, sizeof path, "%s/weights%s", job->e->out, strrchr(path, '/'));
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    run = qnet_safetensors_metadata(file, "run");
-    if (!run || strcmp(run, expected) != 0)
-        status = qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
-                            run ? run : "unknown", expected);
+    status = qnet__check_run(job, file, path);
+    if (status == QNET_OK)
+        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 0, NULL);
     qnet_safetensors_destroy(file);
-    return status;
+    QNET__TRY(status);
+
+    QNET__TRY(qnet__draw_slice(job, s, 1, NULL));
+    for (size_t p = 0; p < pixels; p++) {
+        job->grey[p] = (float)job->pixels[3 * p];
+        memset(picture->grey_rgb + 3 * p, qnet__to_byte((double)job->grey[p]), 3);
+    }
+    QNET__TRY(qnet__draw_slice(job, s, 0, NULL));
+    QNET__TRY(qnet_resnet_forward(net, job->pixels, 1, 0, logits, NULL));
+    qnet_softmax(1, QNET_CLASSES, logits, probability);
+    picture->probability = (double)probability[QNET_HH];
+    QNET__TRY(qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, job->map,
+                       NULL));
+    qnet_cam_overlay(job->map, job->grey, size, size, picture->rgb);
+    return QNET_OK;
 }
 
 /* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
-   where it gets too few), each by the ResNetSWA that never saw the subject. */
+   where it gets too few). */
+static qnet_status qnet__cams_draw(qnet__job *job, qnet_resnet *net)
+{
+    qnet_experiment *e = job->e;
+    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
+    for (int label = 1; label >= 0; label--) {
+        int drawn = 0;
+        for (int right = 1; right >= 0; right--)
+            for (int s = 0; s < job->cohort->scans_count && drawn < e->config.cam_scans; s++) {
+                if (items[s].label != label) continue;
+                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
+                QNET__TRY(qnet__cam_draw(job, net, s,
+                                         &e->cams[job->input][e->cams_count[job->input]++]));
+                drawn++;
+            }
+    }
+    return QNET_OK;
+}
+
+/* With a network for one image, and no gradients. */
 static qnet_status qnet__cams(qnet__job *job)
 {
     qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    const qnet_cohort *cohort = job->cohort;
-    const int size = cohort->config.size, most = 2 * e->config.cam_scans;
-    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
     qnet_resnet_config config;
     qnet_resnet *net;
-    qnet_status status = QNET_OK;
-    if (most == 0) return QNET_OK;
+    qnet_status status;
+    if (e->config.cam_scans == 0) return QNET_OK;
     qnet_resnet_config_init(&config);
-    config.height = config.width = size;
+    config.height = config.width = job->cohort->config.size;
     config.batch = 1;
     config.training = 0;
-    e->cams[job->input] =
-        (qnet_cam_picture *)qnet__alloc(ctx, (size_t)most * sizeof(qnet_cam_picture));
-    if (!e->cams[job->input])
-        return qnet__no_memory(ctx, (size_t)most * sizeof(qnet_cam_picture), "CAM pictures");
-    memset(e->cams[job->input], 0, (size_t)most * sizeof(qnet_cam_picture));
-    QNET__TRY(qnet_resnet_create(ctx, &config, &net));
-    for (int label = 1; label >= 0; label--) {
-        int drawn = 0;
-        for (int right = 1; right >= 0; right--) {
-            for (int s = 0; s < cohort->scans_count && drawn < e->config.cam_scans; s++) {
-                qnet_cam_picture *picture = &e->cams[job->input][e->cams_count[job->input]];
-                const size_t bytes = (size_t)size * (size_t)size * 3;
-                char path[700];
-                if (items[s].label != label) continue;
-                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
-                picture->width = picture->height = size;
-                picture->rgb = (uint8_t *)qnet__alloc(ctx, bytes);
-                picture->grey_rgb = (uint8_t *)qnet__alloc(ctx, bytes);
-                e->cams_count[job->input]++; /* from here on qnet_experiment_destroy frees it */
-                drawn++;
-                if (!picture->rgb || !picture->grey_rgb) {
-                    status = qnet__no_memory(ctx, bytes, "a CAM picture");
-                    goto done;
-                }
-                job->repeat = 0;
-                job->fold = e->fold[s];
-                qnet__job_path(job, "-resnetswa.safetensors", path);
-                if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
-                    snprintf(path, sizeof path, "%s/weights%s", e->out,
-                             strrchr(path, '/'));
-                status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
-                if (status == QNET_OK) status = qnet__check_run(job, path);
-                if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
-                if (status != QNET_OK) goto done;
-            }
-        }
-    }
-done:
+    e->cams[job->input] = (qnet_cam_picture *)qnet__experiment_alloc(
+        e, 2 * (size_t)e->config.cam_scans, sizeof(qnet_cam_picture), "CAM pictures");
+    if (!e->cams[job->input]) return QNET_ERROR_MEMORY;
+    QNET__TRY(qnet_resnet_create(e->ctx, &config, &net));
+    status = qnet__cams_draw(job, net);
     qnet_resnet_destroy(net);
     return status;
 }
 
-/* ---- What the data set says of itself -------------------------------------------------------- */
+/* ---- initial weights ------------------------------------------------------------------------- */
 
-/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
-   spaces: a terminal would obey them. */
-static void qnet__copy_text(char *to, size_t size, const char *text)
+/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
+   input's preparation as lines, cut up in place. */
+static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path, char *text)
 {
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), at = 0, n;
-    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
-        if (control) to[at++] = ' ';
-        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    static const char *const stretch[2] = { "percentile", "window" };
+    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
+    const int n = qnet__metadata_pairs(text, pairs);
+    for (int k = 0; k < n; k++) {
+        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
+        const char *was = qnet_safetensors_metadata(file, key);
+        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
+        if (strcmp(key, "stretch") == 0) kind = now;
+        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
+        if (!was || strcmp(was, now) == 0) continue;
+        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
+        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
+            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
+        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
+        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
+        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
+                  path, key, was, now);
     }
-    to[at] = '\0';
 }
 
-/* ---- The whole experiment -------------------------------------------------------------------- */
-
-static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
-{
-    if (!c->use_input[0] && !c->use_input[1])
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
-    if (c->folds < 2) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: folds is %d, expected at least 2",
-                          c->folds);
-    }
-    if (c->repeats < 1 || c->repeats > 99) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: repeats is %d, expected 1 to 99",
-                          c->repeats);
-    }
-    if (c->bootstrap < 2 || c->bootstrap > 10000000) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: bootstrap is %d, expected 2 to 10000000", c->bootstrap);
-    }
-    if (c->cam_scans < 0 || c->cam_scans > 1000) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: cam_scans is %d, expected 0 to 1000", c->cam_scans);
-    }
-    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
-    return qnet__stage2_config_check(ctx, &c->stage2);
-}
-
-/* Copies a path into dst[512]. */
-static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
-                                   const char *what)
-{
-    if (strlen(path) >= 512) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: a path of %lu characters, expected at most 511", what,
-                          (unsigned long)strlen(path));
-    }
-    memcpy(dst, path, strlen(path) + 1);
-    return QNET_OK;
-}
-
-/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
-   of a subject follow it. From here on the cohort has no other labels. order: [scans_count]. */
-static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, int repeat,
-                                 const int *subject, int *order)
-{
-    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
-    size_t n = 0;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) order[n++] = s;
-    }
-    qnet_rng_shuffle(&rng, order, n);
-    n = 0;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) cohort->scans[s].label = e->participants[order[n++]].true_label;
-    }
-    for (int s = 0; s < cohort->scans_count; s++)
-        cohort->scans[s].label = cohort->scans[subject[s]].label;
-}
-
-/* The maps are read again for the second input, which may be days later. */
-static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    for (int s = 0; s < e->participants_count; s++)
-        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: it was "
-                              "changed while the first input was trained", e->data,
-                              cohort->scans[s].subject);
-    return QNET_OK;
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; the maps of the
-   second must be the same. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
-                                      int input)
-{
-    const size_t n = (size_t)cohort->scans_count;
-    if (e->participants) {
-        QNET__TRY(qnet__same_maps(e, cohort));
-        for (size_t s = 0; s < n; s++) e->participants[s].cut[input] = cohort->scans[s].cut;
-        return QNET_OK;
-    }
-    e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
-    e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
-    e->participants_count = cohort->scans_count;
-    if (!e->participants || !e->fold)
-        return qnet__no_memory(e->ctx, n * sizeof *e->participants, "participants");
-    memset(e->participants, 0, n * sizeof *e->participants);
-    for (size_t s = 0; s < n; s++) {
-        memcpy(e->participants[s].subject, cohort->scans[s].subject,
-               sizeof e->participants[s].subject);
-        e->participants[s].label = e->participants[s].true_label = cohort->scans[s].label;
-        e->participants[s].source_hash = cohort->scans[s].source_hash;
-        e->participants[s].age = cohort->scans[s].age;
-        e->participants[s].sex = cohort->scans[s].sex;
-        e->participants[s].slices = cohort->scans[s].slices;
-        e->participants[s].cut[input] = cohort->scans[s].cut;
-    }
-    return QNET_OK;
-}
-
-/* Room for the items, ROC points and curves of one input. */
-static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
-{
-    const size_t repeats = (size_t)e->config.repeats;
-    level->count = count;
-    level->items = (qnet_item *)qnet__alloc(e->ctx, repeats * count * sizeof(qnet_item));
-    if (!level->items)
-        return qnet__no_memory(e->ctx, repeats * count * sizeof(qnet_item), "test items");
-    memset(level->items, 0, repeats * count * sizeof(qnet_item));
-    for (int m = 0; m < QNET_MODELS; m++) {
-        level->model[m].roc =
-            (qnet_roc_point *)qnet__alloc(e->ctx, (count + 1) * sizeof(qnet_roc_point));
-        if (!level->model[m].roc)
-            return qnet__no_memory(e->ctx, (count + 1) * sizeof(qnet_roc_point), "ROC curves");
-    }
-    return QNET_OK;
-}
-
-static qnet_status qnet__curves_add(const qnet__job *job, const qnet__fold_result *r)
-{
-    qnet_experiment *e = job->e;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_curve *curve = &e->curves[e->curves_count];
-        const size_t n = (size_t)r->epochs[m];
-        curve->epoch = (qnet_epoch *)qnet__alloc(e->ctx, n * sizeof(qnet_epoch));
-        if (!curve->epoch)
-            return qnet__no_memory(e->ctx, n * sizeof(qnet_epoch), "learning curves");
-        curve->input = job->input;
-        curve->repeat = job->repeat;
-        curve->fold = job->fold;
-        curve->kind = m;
-        curve->epochs = r->epochs[m];
-        for (size_t i = 0; i < n; i++) {
-            curve->epoch[i].loss = r->curve[m][3 * i];
-            curve->epoch[i].learning_rate = r->curve[m][3 * i + 1];
-            curve->epoch[i].seconds = r->curve[m][3 * i + 2];
-        }
-        e->curves_count++;
-    }
-    return QNET_OK;
-}
-
-/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
-static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
-                                        const char *now)
-{
-    size_t line = strcspn(was, "\n");
-    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
-        was += line + (was[line] == '\n');
-        now += line + (now[line] == '\n');
-        line = strcspn(was, "\n");
-    }
-    if (!*was && !*now) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
-                      was, (int)strcspn(now, "\n"), now);
-}
-
-/* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
-typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
-    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
-    QNET__WORK_RESULT,     /* of a fold that is done */
-    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
-    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
-    QNET__WORK_KINDS
-} qnet__work_kind;
-
-static int qnet__ends_with(const char *name, const char *end)
-{
-    const size_t length = strlen(name), n = strlen(end);
-    return length >= n && strcmp(name + length - n, end) == 0;
-}
-
-static qnet__work_kind qnet__work_kind_of(const char *name)
-{
-    if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
-        return QNET__WORK_PUBLISHED;
-    if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
-    return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
-}
-
-/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
-   how many there were of each kind. */
-static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
-                                    int count[QNET__WORK_KINDS])
+/* Files of an experiment say how images were prepared: their normalisation is taken unless the
+   configuration has one; files that say nothing are taken for ImageNet's. */
+static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safetensors *file,
+                                             int of_experiment)
 {
     qnet_context *ctx = e->ctx;
-    char from[960], target[960], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
-    qnet_status status = QNET_OK;
-    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
-    snprintf(from, sizeof from, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
-    for (size_t i = 0; i < names_count && to != NULL && status == QNET_OK; i++) {
-        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
-        if (qnet__work_kind_of(names[i]) == kind && qnet__path_kind(target) == 2)
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", target);
+    qnet_augment_config *a = &e->config.stage1.augment, read = *a;
+    int plain = 1; /* not normalised beyond the stretch */
+    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
+    if (!qnet_safetensors_metadata(file, "mean.0")) {
+        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
+        if (plain && !of_experiment) qnet_augment_config_imagenet(a);
+        if (!of_experiment && head != NULL && head->shape[0] == QNET_CLASSES)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
+                      "how its images were prepared: %s, and subjects in common are not noticed",
+                      e->weights, plain ? "ImageNet's mean and std are taken"
+                                        : "mean and std are those given");
+        return QNET_OK;
     }
-    for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
-        const qnet__work_kind found = qnet__work_kind_of(names[i]);
-        count[found]++;
-        if (found != kind) continue;
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (to == NULL) {
-            qnet__remove_file(from);
-            continue;
-        }
-        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
-        if (qnet__rename(from, target) != 0)
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from, target,
-                                strerror(errno));
+    if (plain) {
+        QNET__TRY(qnet__settings_read(ctx, file, e->weights, qnet__stretch_settings, &read));
+        memcpy(a->mean, read.mean, sizeof a->mean);
+        memcpy(a->std, read.std, sizeof a->std);
     }
-    qnet__free(ctx, names, bytes);
-    if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s/", e->out, to);
-        qnet__sync_folder(target);
+    for (int i = 0; i < 2; i++) {
+        qnet_buffer text = {NULL, 0, 0, NULL};
+        qnet_status status;
+        if (!e->config.use_input[i]) continue;
+        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
+        if (status == QNET_OK)
+            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
+        qnet_buffer_free(ctx, &text);
+        QNET__TRY(status);
     }
-    return status;
+    return QNET_OK;
 }
 
-/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
-static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
-                                         const qnet_buffer *text)
+/* Initial weights into net, and what their file says: on whom they were trained, and how. A head of
+   other than 2 classes is left out, as ImageNet's of 1000; each fold then draws its own. */
+static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *file,
+                                      qnet_resnet *net)
 {
-    char folder[600], path[700];
-    int count[QNET__WORK_KINDS], unfinished;
-    qnet_buffer old;
+    qnet_experiment *e = job->e;
+    const char *subjects = qnet_safetensors_metadata(file, "subjects");
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    e->weights_hash = qnet_safetensors_hash(file);
+    qnet_resnet_init(net, e->config.seed);
+    QNET__TRY(qnet_weights_from_safetensors(e->ctx, file, net->table, net->weights, 1,
+                                            &job->new_head));
+    QNET__TRY(qnet__check_labels(e->ctx, file, e->weights));
+    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
+    if (seen) {
+        if (strlen(seen) % QNET__RECORD != 0)
+            return qnet__fail(e->ctx, QNET_ERROR_FORMAT,
+                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
+                              e->weights, QNET__RECORD);
+        QNET__TRY(qnet_buffer_append(e->ctx, &job->seen, seen, strlen(seen)));
+    } else if (subjects) {
+        qnet__log(e->ctx, QNET_LOG_WARNING,
+                  "%.250s: does not name the subjects that it was trained on one by one; only this "
+                  "very cohort would be noticed", e->weights);
+    }
+    return qnet__initial_preparation(e, file, subjects != NULL);
+}
+
+/* The file of initial weights into job->initial, a network of the smallest size: only its weights
+   are of use, and they do not depend on the image's. */
+static qnet_status qnet__initial_weights(qnet__job *job)
+{
+    qnet_context *ctx = job->e->ctx;
+    qnet_resnet_config c;
+    qnet_safetensors *file;
     qnet_status status;
-    memset(&old, 0, sizeof old);
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    snprintf(path, sizeof path, "%s/config.txt", folder);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
-    unfinished =
-        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
-    /* Results alone: a run that was complete, and stopped while it tidied up. */
-    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
-        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
-        unfinished = 0;
-    }
-    if (resume && unfinished > 0 && qnet_file_exists(path)) {
-        QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
-        status = qnet_buffer_append(ctx, &old, "", 1);
-        if (status == QNET_OK) {
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
-        }
-        qnet_buffer_free(ctx, &old);
-        return status;
-    }
-    if (unfinished > 0) {
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
-            "to begin anew",
-            folder, unfinished);
-    }
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+    qnet_resnet_config_init(&c);
+    c.height = c.width = 32;
+    c.batch = 1;
+    c.training = 0;
+    QNET__TRY(qnet_safetensors_load(ctx, job->e->weights, &file));
+    status = qnet_resnet_create(ctx, &c, &job->initial);
+    if (status == QNET_OK) status = qnet__initial_read(job, file, job->initial);
+    qnet_safetensors_destroy(file);
+    return status;
 }
 
 /* Every subject comes into a test fold, so the initial weights may have seen none of them. */
@@ -20636,272 +19242,123 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
     return QNET_OK;
 }
 
-/* All repeats and folds of one input whose cohort is in memory. ints: 7 arrays of scans_count. */
-static qnet_status qnet__input_run(qnet__job *job, int *ints)
+/* ---- the files of a run -----------------------------------------------------------------------
+   All is written in out/checkpoint, where neither a full disk nor a failure of the caller's publish
+   harms earlier results; then it is moved, then out/checkpoint goes. Each step may be the last
+   before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
+   from then on the run counts as complete, and what is left of it as litter. */
+
+/* What a file in out/checkpoint is, by its name. */
+typedef enum qnet__work_kind {
+    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
+    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
+    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
+    QNET__WORK_RESULT,     /* of a fold that is done */
+    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
+    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
+    QNET__WORK_KINDS
+} qnet__work_kind;
+
+/* A fold's files begin with the name of its input (qnet__job_path). */
+static qnet__work_kind qnet__work_kind_of(const char *name)
 {
-    qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    qnet_cohort *cohort = job->cohort;
-    const int n = cohort->scans_count;
-    int *subject = ints, *fold_of = ints + n, *image_at = ints + 2 * n, images = 0;
-    job->train = ints + 3 * n;
-    job->test = ints + 4 * n;
-    job->length = ints + 5 * n;
-    job->label = ints + 6 * n;
-    for (int s = 0; s < n; s++) {
-        subject[s] = s;
-        for (int q = 0; q < s && subject[s] == s; q++) {
-            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0) subject[s] = q;
-        }
-        image_at[s] = images;
-        images += cohort->scans[s].slices;
-    }
-    QNET__TRY(qnet__participants(e, cohort, job->input));
-    QNET__TRY(qnet__check_weights_leak(job));
-    if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, 0, subject, job->train);
-    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
-    QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed, fold_of));
-    if (!job->opened) { /* not before the data have been read: a mistake there leaves no folder */
-        QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
-        job->opened = 1;
-    }
-    QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
-    QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
-    QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
-    for (int repeat = 0; repeat < e->config.repeats; repeat++) {
-        if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, repeat, subject, job->train);
-        QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds,
-                                    qnet__folds_seed(e->config.seed, repeat), fold_of));
-        QNET__TRY(qnet_folds_check(ctx, cohort, e->config.folds, fold_of));
-        if (repeat == 0) memcpy(e->fold, fold_of, (size_t)n * sizeof(int));
-        for (int fold = 0; fold < e->config.folds; fold++) {
-            qnet__fold_result result;
-            qnet_status status;
-            job->repeat = repeat;
-            job->fold = fold;
-            job->train_count = job->test_count = 0;
-            for (int s = 0; s < n; s++) {
-                if (fold_of[s] == fold)
-                    job->test[job->test_count++] = s;
-                else
-                    job->train[job->train_count++] = s;
-            }
-            snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
-                     qnet_input_name((qnet_input)job->input), repeat + 1, e->config.repeats,
-                     fold + 1, e->config.folds);
-            job->phase_work = 0;
-            job->phase_first = -1;
-            QNET__TRY(qnet__fold_result_create(job, &result));
-            status = qnet__fold_run(job, &result);
-            if (status == QNET_OK) {
-                qnet__fold_items(job, &result, image_at);
-                status = qnet__curves_add(job, &result);
-            }
-            qnet__free(ctx, result.block, result.bytes);
-            if (status != QNET_OK) return status;
-            job->work_done += job->work_epoch * (2 * e->config.stage1.epochs -
-                                                 qnet_stage1_swa_start(&e->config.stage1));
-        }
-    }
-    for (int level = 0; level < QNET_LEVELS; level++)
-        QNET__TRY(qnet__evaluate_level(e, &e->level[job->input][level], subject));
-    return qnet__cams(job);
+    if (qnet__ends_in(name, ".tmp")) return QNET__WORK_TEMPORARY;
+    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
+        return QNET__WORK_PUBLISHED;
+    if (qnet__ends_in(name, "-result.safetensors")) return QNET__WORK_RESULT;
+    return qnet__ends_in(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
 }
 
-/* Reads the cohort of one input, checks that it is the one of a resumed run, and runs its folds. */
-static qnet_status qnet__input_read_and_run(qnet__job *job, const qnet_dataset *data)
+/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
+   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
+   how many there were of each kind. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
+                                    int count[QNET__WORK_KINDS])
 {
-    qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    qnet_cohort *cohort;
-    int *ints;
-    uint64_t subjects;
-    size_t bytes;
-    double images = 0;
-    qnet_status status;
-    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
-    job->work_total = 0;
-    job->phase_work = 0;
-    job->phase_first = -1;
-    QNET__TRY(qnet_cohort_load(ctx, &e->config.input[job->input], data->scans, data->count,
-                               &cohort));
-    job->cohort = cohort;
-    e->cohort_hash[job->input] = subjects = QNET_HASH_START;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        int label = (int)scan->label;
-        uint64_t h = qnet_hash(e->cohort_hash[job->input], &scan->hash, sizeof scan->hash);
-        subjects = qnet_hash(subjects, scan->subject, strlen(scan->subject) + 1);
-        h = qnet_hash(h, scan->subject, strlen(scan->subject) + 1);
-        e->cohort_hash[job->input] = qnet_hash(h, &label, sizeof label);
-        images += scan->slices;
+    char from[960], target[960], (*names)[QNET__NAME_SIZE];
+    size_t names_count, bytes;
+    qnet_status status = QNET_OK;
+    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
+    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &names_count, &bytes));
+    for (int moving = 0; moving < 2; moving++)
+        for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
+            const qnet__work_kind found = qnet__work_kind_of(names[i]);
+            count[found] += moving;
+            if (found != kind) continue;
+            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", names[i]);
+            if (to != NULL && !moving && qnet__path_kind(target) == 2)
+                status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
+                                    target);
+            if (!moving) continue;
+            if (to == NULL)
+                (void)qnet__remove(from);
+            else if (qnet__rename(from, target) != 0)
+                status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
+                                    target, strerror(errno));
+        }
+    qnet__free(e->ctx, names, bytes);
+    if (status == QNET_OK && to != NULL) {
+        snprintf(target, sizeof target, "%s%s", e->out, to);
+        (void)qnet__sync(target);
     }
-    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
-    job->work_epoch = images * (e->config.folds - 1) / e->config.folds * cohort->config.size *
-                      cohort->config.size;
-    job->work_done = 0;
-    job->work_total = job->work_epoch * e->config.repeats * e->config.folds *
-                      (2 * e->config.stage1.epochs - qnet_stage1_swa_start(&e->config.stage1));
-    job->fingerprint ^= e->cohort_hash[job->input];
-    e->run[job->input] = job->fingerprint;
-    bytes = (size_t)cohort->scans_count * 7 * sizeof(int);
-    ints = (int *)qnet__alloc(ctx, bytes);
-    status = ints ? qnet__input_run(job, ints) : qnet__no_memory(ctx, bytes, "the folds");
-    job->fingerprint ^= e->cohort_hash[job->input];
-    qnet__free(ctx, ints, bytes);
-    qnet_cohort_destroy(cohort);
     return status;
 }
 
-/* 1 when the network's input is not normalised beyond the stretch. */
-static int qnet__is_plain(const qnet_augment_config *a)
+/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
+static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
+                                        const char *now)
 {
-    int plain = 1;
-    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
-    return plain;
-}
-
-/* A number of a weights file's metadata. */
-static qnet_status qnet__metadata_number(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *path, const char *key, double low, double high,
-                                         double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    if (!text) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: no metadata \"%s\": not a weights file of an experiment", path, key);
+    size_t line = strcspn(was, "\n");
+    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
+        was += line + (was[line] == '\n');
+        now += line + (now[line] == '\n');
+        line = strcspn(was, "\n");
     }
-    if (!qnet__parse_number(text, out) || !(*out >= low && *out <= high)) {
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: metadata \"%s\" is \"%s\", expected %g to %g", path, key, text, low,
-                          high);
-    }
-    return QNET_OK;
-}
-
-/* Labels that were permuted are not those of people. */
-static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path)
-{
-    const char *labels = qnet_safetensors_metadata(file, "labels");
-    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    if (!*was && !*now) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%.250s: these weights were trained on shuffled labels, as a control; they "
-                      "know nothing of the disease", path);
+                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
+                      was, (int)strcspn(now, "\n"), now);
 }
 
-/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
-   input's preparation as lines, cut up in place. */
-static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path, char *text)
-{
-    static const char *const stretch[2] = { "percentile", "window" };
-    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
-    const int n = qnet__metadata_pairs(text, pairs, QNET__METADATA_PAIRS);
-    for (int k = 0; k < n; k++) {
-        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
-        const char *was = qnet_safetensors_metadata(file, key);
-        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
-        if (strcmp(key, "stretch") == 0) kind = now;
-        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
-        if (!was || strcmp(was, now) == 0) continue;
-        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
-        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
-            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
-        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
-        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
-        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
-                  path, key, was, now);
-    }
-}
-
-/* What a file of initial weights says of itself. Those of an experiment say on whom they were
-   trained and how images were prepared: their normalisation is taken unless the configuration has
-   one; files that say nothing are taken for ImageNet's. */
-static qnet_status qnet__initial_metadata(qnet__job *job, qnet_experiment *e,
-                                          const qnet_safetensors *file)
+/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
+   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
+                                         const qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
-    qnet_augment_config *a = &e->config.stage1.augment;
-    const char *subjects = qnet_safetensors_metadata(file, "subjects");
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    const int plain = qnet__is_plain(a);
-    QNET__TRY(qnet__check_labels(ctx, file, e->weights));
-    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
-    if (seen) {
-        if (strlen(seen) % QNET__RECORD != 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
-                              e->weights, QNET__RECORD);
-        QNET__TRY(qnet_buffer_append(ctx, &job->seen, seen, strlen(seen)));
-    } else if (subjects) {
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%.250s: does not name the subjects that it was trained on one by one; only this "
-                  "very cohort would be noticed", e->weights);
+    char folder[600], path[700];
+    int count[QNET__WORK_KINDS], unfinished;
+    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
+    snprintf(path, sizeof path, "%s/config.txt", folder);
+    QNET__TRY(qnet_make_folder(ctx, folder));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
+    unfinished =
+        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
+        unfinished = 0;
     }
-    if (!qnet_safetensors_metadata(file, "mean.0")) {
-        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
-        if (plain && !subjects) qnet_augment_config_imagenet(a);
-        if (!subjects && head != NULL && head->shape[0] == QNET_CLASSES)
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
-                      "how its images were prepared: %s, and subjects in common are not noticed",
-                      e->weights, plain ? "ImageNet's mean and std are taken"
-                                        : "mean and std are those given");
-        return QNET_OK;
-    }
-    for (int c = 0; c < 3 && plain; c++) {
-        char key[16];
-        snprintf(key, sizeof key, "mean.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, -1e6, 1e6, &a->mean[c]));
-        snprintf(key, sizeof key, "std.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, 1e-9, 1e6, &a->std[c]));
-    }
-    for (int i = 0; i < 2; i++) {
-        qnet_buffer text;
-        qnet_status status;
-        if (!e->config.use_input[i]) continue;
-        memset(&text, 0, sizeof text);
-        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    if (resume && unfinished > 0 && qnet_file_exists(path)) {
+        qnet_buffer old = {NULL, 0, 0, NULL};
+        qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
+        if (status == QNET_OK) status = qnet_buffer_append(ctx, &old, "", 1);
         if (status == QNET_OK)
-            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
-        qnet_buffer_free(ctx, &text);
-        if (status != QNET_OK) return status;
+            status =
+                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+        qnet_buffer_free(ctx, &old);
+        return status;
     }
-    return QNET_OK;
-}
-
-/* Initial weights from a file into job->initial. A head of other than 2 classes is left out, as
-   ImageNet's of 1000; each fold then draws its own. */
-static qnet_status qnet__initial_weights(qnet__job *job, qnet_experiment *e)
-{
-    qnet_context *ctx = e->ctx;
-    qnet_resnet_config c;
-    qnet_safetensors *file;
-    qnet_resnet *net;
-    qnet_status status;
-    qnet_resnet_config_init(&c);
-    c.height = c.width = 32;
-    c.batch = 1;
-    c.training = 0;
-    QNET__TRY(qnet_safetensors_load(ctx, e->weights, &file));
-    e->weights_hash = qnet_safetensors_hash(file);
-    status = qnet_resnet_create(ctx, &c, &net);
-    if (status == QNET_OK) {
-        qnet_resnet_init(net, e->config.seed);
-        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 1,
-                                               &job->new_head);
-        if (status == QNET_OK) status = qnet__initial_metadata(job, e, file);
-        if (status == QNET_OK)
-            job->initial = net;
-        else
-            qnet_resnet_destroy(net);
-    }
-    qnet_safetensors_destroy(file);
-    return status;
+    if (unfinished > 0)
+        return qnet__fail(
+            ctx, QNET_ERROR_ARGUMENT,
+            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
+            "to begin anew",
+            folder, unfinished);
+    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
 
 /* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
@@ -20926,7 +19383,7 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
         if (strcmp(again, names[i]) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        qnet__remove_file(path);
+        (void)qnet__remove(path);
         removed++;
     }
     qnet__free(e->ctx, names, bytes);
@@ -20936,25 +19393,27 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* Ends a run that is complete. All is written in checkpoint/, where a full disk or a failure of the
-   caller's publish harms no earlier results; then it is moved, then checkpoint/ goes. Each step may
-   be the last before a kill. Until config.txt is removed, a resume finds all folds done and comes
-   here again; from then on the run counts as complete, and what is left of it as litter. */
+/* predictions.csv beside the files of the caller's publish. */
+static qnet_status qnet__csv_save(const qnet_experiment *e)
+{
+    char path[600];
+    qnet_buffer csv = {NULL, 0, 0, NULL};
+    qnet_status status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    return status;
+}
+
+/* Ends a run that is complete. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     char path[600];
     int count[QNET__WORK_KINDS];
-    qnet_buffer csv;
-    qnet_status status;
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
     if (e->config.publish.write)
         QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
-    memset(&csv, 0, sizeof csv);
-    status = qnet_experiment_csv(e, &csv);
-    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
-    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
-    qnet_buffer_free(e->ctx, &csv);
-    if (status != QNET_OK) return status;
+    QNET__TRY(qnet__csv_save(e));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
@@ -20971,6 +19430,194 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     return QNET_OK;
 }
 
+/* ---- the whole experiment -------------------------------------------------------------------- */
+
+/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
+   of a subject follow it. From here on the cohort has no other labels. */
+static void qnet__shuffle_labels(qnet__job *job, int repeat)
+{
+    const qnet_experiment *e = job->e;
+    qnet_scan *scans = job->cohort->scans;
+    const int *subject = job->subject;
+    int *order = job->train;
+    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
+    size_t n = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        if (subject[s] == s) order[n++] = s;
+    qnet_rng_shuffle(&rng, order, n);
+    n = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        scans[s].label = subject[s] == s ? e->participants[order[n++]].true_label
+                                         : scans[subject[s]].label;
+}
+
+/* The maps are read again for the second input, which may be days later. */
+static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    for (int s = 0; s < e->participants_count; s++)
+        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                              "%.250s: the QSM map of %s: it was changed while the first input was "
+                              "trained", e->data, cohort->scans[s].subject);
+    return QNET_OK;
+}
+
+/* The cohort's participants into the experiment, from the first input that is read; the maps of
+   the second must be the same. Of each input, where its scans were cut. */
+static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
+{
+    const size_t n = (size_t)cohort->scans_count;
+    const int first = e->participants == NULL;
+    if (!first) {
+        QNET__TRY(qnet__same_maps(e, cohort));
+    } else {
+        e->participants = (qnet_participant *)qnet__experiment_alloc(
+            e, n, sizeof *e->participants, "participants");
+        e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
+        if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
+        e->participants_count = cohort->scans_count;
+    }
+    for (size_t s = 0; s < n; s++) {
+        qnet_participant *p = &e->participants[s];
+        const qnet_scan *scan = &cohort->scans[s];
+        if (first) {
+            memcpy(p->subject, scan->subject, sizeof p->subject);
+            p->label = p->true_label = scan->label;
+            p->source_hash = scan->source_hash;
+            p->age = scan->age;
+            p->sex = scan->sex;
+            p->slices = scan->slices;
+        }
+        p->cut[input] = scan->cut;
+    }
+    return QNET_OK;
+}
+
+/* Room for the items and ROC points of a level. */
+static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
+{
+    level->count = count;
+    level->items = (qnet_item *)qnet__experiment_alloc(e, (size_t)e->config.repeats * count,
+                                                       sizeof(qnet_item), "test items");
+    if (!level->items) return QNET_ERROR_MEMORY;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        level->model[m].roc = (qnet_roc_point *)qnet__experiment_alloc(
+            e, count + 1, sizeof(qnet_roc_point), "ROC curves");
+        if (!level->model[m].roc) return QNET_ERROR_MEMORY;
+    }
+    return QNET_OK;
+}
+
+/* Trains and tests on one fold of a repeat. */
+static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
+{
+    const qnet_experiment_config *c = &job->e->config;
+    job->repeat = repeat;
+    job->fold = fold;
+    job->train_count = job->test_count = job->test_images = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        if (job->fold_of[s] != fold) {
+            job->train[job->train_count++] = s;
+            continue;
+        }
+        job->test[job->test_count++] = s;
+        job->test_images += job->cohort->scans[s].slices;
+    }
+    snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
+             qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
+    job->epochs = (double)qnet__fold_epochs(c) * ((double)repeat * c->folds + fold);
+    QNET__TRY(qnet__fold_curves(job));
+    QNET__TRY(qnet__fold_run(job));
+    qnet__fold_items(job);
+    return QNET_OK;
+}
+
+/* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
+static qnet_status qnet__input_run(qnet__job *job, int images)
+{
+    qnet_experiment *e = job->e;
+    qnet_context *ctx = e->ctx;
+    const qnet_experiment_config *c = &e->config;
+    qnet_cohort *cohort = job->cohort;
+    qnet_level_result *level = e->level[job->input];
+    const int n = cohort->scans_count;
+    int image = 0;
+    for (int s = 0; s < n; s++) {
+        job->subject[s] = s;
+        for (int q = 0; q < s && job->subject[s] == s; q++)
+            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0)
+                job->subject[s] = q;
+        job->image_at[s] = image;
+        image += cohort->scans[s].slices;
+    }
+    QNET__TRY(qnet__participants(e, cohort, job->input));
+    QNET__TRY(qnet__check_weights_leak(job));
+    if (c->shuffle_labels) qnet__shuffle_labels(job, 0);
+    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
+    QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, c->seed, job->fold_of));
+    if (!job->opened) /* not before the data have been read: a mistake there leaves no folder */
+        QNET__TRY(qnet__checkpoint_open(e, job->resume, &job->text));
+    job->opened = 1;
+    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_IMAGE], (size_t)images));
+    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_SCAN], (size_t)n));
+    QNET__TRY(qnet__augmentation_sheet(job));
+    for (int repeat = 0; repeat < c->repeats; repeat++) {
+        if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
+        QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, qnet__folds_seed(c->seed, repeat),
+                                    job->fold_of));
+        QNET__TRY(qnet_folds_check(ctx, cohort, c->folds, job->fold_of));
+        if (repeat == 0) memcpy(e->fold, job->fold_of, (size_t)n * sizeof(int));
+        for (int fold = 0; fold < c->folds; fold++)
+            QNET__TRY(qnet__input_fold(job, repeat, fold));
+    }
+    for (int k = 0; k < QNET_LEVELS; k++)
+        QNET__TRY(qnet__evaluate_level(e, &level[k], job->subject));
+    return qnet__cams(job);
+}
+
+/* Reads the cohort of one input and runs its folds. */
+static qnet_status qnet__input_read_and_run(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    qnet__arena arena = { NULL, 0 };
+    uint64_t subjects = QNET_HASH_START, hash = QNET_HASH_START;
+    qnet_status status;
+    size_t bytes;
+    int images = 0;
+    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
+    job->epochs = 0;
+    job->run_first = -1;
+    QNET__TRY(qnet_cohort_load(e->ctx, &e->config.input[job->input], job->data->scans,
+                               job->data->count, &job->cohort));
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        const qnet_scan *scan = &job->cohort->scans[s];
+        const int label = (int)scan->label;
+        const size_t name = strlen(scan->subject) + 1;
+        subjects = qnet_hash(subjects, scan->subject, name);
+        hash = qnet_hash(hash, &scan->hash, sizeof scan->hash);
+        hash = qnet_hash(hash, scan->subject, name);
+        hash = qnet_hash(hash, &label, sizeof label);
+        images += scan->slices;
+    }
+    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
+    e->cohort_hash[job->input] = hash;
+    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size) ^ hash;
+    e->run[job->input] = job->fingerprint;
+    qnet__job_plan(job, &arena, (size_t)images);
+    bytes = arena.at;
+    arena.at = 0;
+    arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
+    if (arena.base) {
+        qnet__job_plan(job, &arena, (size_t)images);
+        status = qnet__input_run(job, images);
+    } else {
+        status = qnet__no_memory(e->ctx, bytes, "the folds");
+    }
+    qnet__free(e->ctx, arena.base, bytes);
+    qnet_cohort_destroy(job->cohort);
+    return status;
+}
+
 /* Sum over the curves, which hold what earlier sessions took; up to the first averaged epoch the
    ResNetSWA's is the ResNet's. */
 static double qnet__training_seconds(const qnet_experiment *e)
@@ -20984,148 +19631,99 @@ static double qnet__training_seconds(const qnet_experiment *e)
     return sum;
 }
 
-/* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
- * failure. */
+/* The inputs one after the other, then the files. */
+static qnet_status qnet__job_run(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
+    double pixels = 0;
+    if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
+    e->curves = (qnet_curve *)qnet__experiment_alloc(
+        e, (size_t)c->repeats * (size_t)c->folds, QNET_MODELS * 2 * sizeof(qnet_curve),
+        "learning curves");
+    if (!e->curves) return QNET_ERROR_MEMORY;
+    QNET__TRY(qnet__experiment_text(e, &job->text));
+    QNET__TRY(qnet_buffer_append(e->ctx, &job->text, "", 1));
+    for (int i = 0; i < 2; i++)
+        if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
+    for (int i = 0; i < 2; i++) {
+        if (!c->use_input[i]) continue;
+        job->input = i;
+        job->share_before += job->share;
+        job->share = (double)c->input[i].size * c->input[i].size / pixels;
+        QNET__TRY(qnet__input_read_and_run(job));
+    }
+    e->seconds = qnet__training_seconds(e);
+    return QNET_OK;
+}
+
+/* Under the lock of the output folder: nothing is read before. */
 static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
 {
-    qnet_context *ctx = e->ctx;
     qnet__job job;
     qnet_progress own;
-    qnet_buffer text;
     qnet_status status;
-    size_t curves;
-    double pixels = 0;
     memset(&job, 0, sizeof job);
-    memset(&text, 0, sizeof text);
-    if (e->weights[0]) {
-        status = qnet__initial_weights(&job, e);
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, &job.seen);
-            return status;
-        }
-    }
-    curves = (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2;
-    e->curves = (qnet_curve *)qnet__alloc(ctx, curves * sizeof(qnet_curve));
-    status =
-        e->curves ? QNET_OK : qnet__no_memory(ctx, curves * sizeof(qnet_curve), "learning curves");
-    if (status == QNET_OK) status = qnet__experiment_text(e, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        job.e = e;
-        job.text = &text;
-        job.resume = resume;
-        job.fingerprint = qnet_hash(QNET_HASH_START, text.bytes, text.size);
-        job.outer = ctx->hooks.progress;
-        own.user = &job;
-        own.report = qnet__job_progress;
-        qnet_set_progress(ctx, own);
-        for (int i = 0; i < 2; i++) {
-            if (e->config.use_input[i])
-                pixels += (double)e->config.input[i].size * e->config.input[i].size;
-        }
-        for (int i = 0; i < 2 && status == QNET_OK; i++) {
-            const double share = (double)e->config.input[i].size * e->config.input[i].size / pixels;
-            if (!e->config.use_input[i]) continue;
-            job.input = i;
-            job.share_before += job.share;
-            job.share = share;
-            status = qnet__input_read_and_run(&job, data);
-        }
-        qnet_set_progress(ctx, job.outer);
-    }
-    qnet_buffer_free(ctx, &text);
-    qnet_buffer_free(ctx, &job.seen);
+    job.e = e;
+    job.data = data;
+    job.resume = resume;
+    job.outer = e->ctx->hooks.progress;
+    own.user = &job;
+    own.report = qnet__job_progress;
+    qnet_set_progress(e->ctx, own);
+    status = qnet__job_run(&job);
+    qnet_set_progress(e->ctx, job.outer);
+    qnet_buffer_free(e->ctx, &job.text);
+    qnet_buffer_free(e->ctx, &job.seen);
     qnet_resnet_destroy(job.initial);
-    e->seconds = qnet__training_seconds(e);
-    if (status == QNET_OK) status = qnet__publish(e);
-    return status;
+    return status == QNET_OK ? qnet__publish(e) : status;
 }
 
-static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safetensors *file,
-                                           const char *path, qnet_input_config *in,
-                                           qnet_augment_config *a)
+/* Copies a path into dst[512]. */
+static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
+                                   const char *what)
 {
-    const char *name = qnet_safetensors_metadata(file, "input");
-    const char *rule = qnet_safetensors_metadata(file, "preparation");
-    double v[8], number;
-    char key[40];
-    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0)) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
-                          name ? name : "");
-    }
-    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: its images were prepared by rule %.16s of an earlier or later "
-                          "qnet.h, this one has rule %d: the same maps would give other pixels",
-                          path, rule ? rule : "1", QNET__PREPARATION);
-    }
-    QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(a);
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "size", 32, 4096, &v[0]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_mm", 1e-3, 1e4, &in->box_mm));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "margin", 0, 1, &in->margin));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "max_slices", 1, 4096, &v[1]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "slice_first", 0, 32767, &v[2]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "slice_count", 0, 32767, &v[3]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_explicit", 0, 1, &v[4]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_center_mm.0", -1e6, 1e6,
-                                    &in->box_center_mm[0]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_center_mm.1", -1e6, 1e6,
-                                    &in->box_center_mm[1]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "stretch", 0, 1, &v[5]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "percentile_low", 0, 100, &a->percentile_low));
-    QNET__TRY(
-        qnet__metadata_number(ctx, file, path, "percentile_high", 0, 100, &a->percentile_high));
-    for (int c = 0; c < 3; c++) {
-        snprintf(key, sizeof key, "window_low.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e30, 1e30, &a->window_low[c]));
-        snprintf(key, sizeof key, "window_high.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e30, 1e30, &a->window_high[c]));
-        snprintf(key, sizeof key, "mean.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e6, 1e6, &a->mean[c]));
-        snprintf(key, sizeof key, "std.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, 1e-9, 1e6, &a->std[c]));
-    }
-    in->size = (int)v[0];
-    in->max_slices = (int)v[1];
-    in->slice_first = (int)v[2];
-    in->slice_count = (int)v[3];
-    in->box_explicit = (int)v[4];
-    a->stretch = (qnet_stretch)(int)v[5];
+    if (strlen(path) >= 512)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "%s: a path of %lu characters, expected at most 511", what,
+                          (unsigned long)strlen(path));
+    memcpy(dst, path, strlen(path) + 1);
     return QNET_OK;
 }
 
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
+   spaces: a terminal would obey them. */
+static void qnet__copy_text(char *to, size_t size, const char *text)
 {
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    char hash[QNET__RECORD / 2 + 1];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
-    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
-        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
-    return 0;
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0, n;
+    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
+        if (control) to[at++] = ' ';
+        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    }
+    to[at] = '\0';
 }
 
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
+/* What the caller may take away while the experiment lives, copied. */
+static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
+                                          const char *out, const char *weights)
 {
-    qnet_safetensors *file;
-    qnet_input_config in;
-    qnet_augment_config a;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    status = qnet__preparation_parse(ctx, file, weights_path, &in, &a);
-    qnet_safetensors_destroy(file);
-    if (status != QNET_OK) return status;
-    *input = in;
-    *augment = a;
-    return QNET_OK;
+    e->simulated = data->simulated;
+    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    if (data->derivatives)
+        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    if (data->folder)
+        QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
+    QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
+    if (weights && !*weights)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
+    return weights ? qnet__copy_path(e->ctx, e->weights, weights, "weights file") : QNET_OK;
 }
 
+/* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
+   experiment, but its files in out/checkpoint. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
                                          const qnet_dataset *data, const char *out,
                                          const char *weights, int resume,
@@ -21133,7 +19731,7 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
 {
     qnet_experiment *e;
     qnet__lock lock;
-    qnet_status status = QNET_OK;
+    qnet_status status;
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
@@ -21145,61 +19743,28 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    e->simulated = data->simulated;
-    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
-    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
-    if (data->derivatives)
-        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
-    if (data->folder) status = qnet__copy_path(ctx, e->data, data->folder, "data folder");
-    if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
-    if (status == QNET_OK && weights)
-        status = qnet__copy_path(ctx, e->weights, weights, "weights file");
-    if (status == QNET_OK && weights && !*weights)
-        status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
+    status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
-    if (status == QNET_OK) { /* nothing is read before */
+    if (status == QNET_OK) {
         status = qnet__experiment_run(e, data, resume);
         qnet__lock_release(&lock);
     }
-    if (status != QNET_OK) {
-        qnet_experiment_destroy(e);
-        return status;
-    }
-    *result = e;
-    return QNET_OK;
+    if (status == QNET_OK) *result = e;
+    else qnet_experiment_destroy(e);
+    return status;
 }
 #endif /* QNET_NO_STDIO */
 
+/* All results are in e->blocks. */
 QNET_API void qnet_experiment_destroy(qnet_experiment *e)
 {
-    qnet_context *ctx;
     if (!e) return;
-    ctx = e->ctx;
-    for (int i = 0; i < 2; i++) {
-        for (int l = 0; l < QNET_LEVELS; l++) {
-            qnet_level_result *level = &e->level[i][l];
-            qnet__free(ctx, level->items,
-                       (size_t)e->config.repeats * level->count * sizeof(qnet_item));
-            for (int m = 0; m < QNET_MODELS; m++)
-                qnet__free(ctx, level->model[m].roc, (level->count + 1) * sizeof(qnet_roc_point));
-        }
-        for (int k = 0; k < e->cams_count[i]; k++) {
-            const size_t bytes = (size_t)e->cams[i][k].width * (size_t)e->cams[i][k].height * 3;
-            qnet__free(ctx, e->cams[i][k].rgb, bytes);
-            qnet__free(ctx, e->cams[i][k].grey_rgb, bytes);
-        }
-        qnet__free(ctx, e->cams[i], (size_t)e->config.cam_scans * 2 * sizeof(qnet_cam_picture));
-        qnet__free(ctx, e->augmented[i],
-                   (size_t)e->augmented_width[i] * (size_t)e->augmented_height[i] * 3);
+    while (e->blocks) {
+        struct qnet__block *block = e->blocks;
+        e->blocks = block->next;
+        qnet__free(e->ctx, block, block->bytes);
     }
-    for (int k = 0; k < e->curves_count; k++)
-        qnet__free(ctx, e->curves[k].epoch, (size_t)e->curves[k].epochs * sizeof(qnet_epoch));
-    qnet__free(ctx, e->curves,
-               (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
-                   sizeof(qnet_curve));
-    qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
-    qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
-    qnet__free(ctx, e, sizeof *e);
+    qnet__free(e->ctx, e, sizeof *e);
 }
 
 #if defined(__GNUC__) || defined(__clang__)

@@ -27,19 +27,14 @@ static int show(void *user, const qnet_progress_info *p)
     return 0;
 }
 
-static qnet_status train(qnet_context *ctx, const qnet_cohort *cohort, const int *scans, int count,
-                         int epochs, const char *checkpoint, qnet_stage1 **run)
+static qnet_status train(qnet_context *ctx, const qnet_stage1_config *config,
+                         const qnet_cohort *cohort, const int *scans, int count,
+                         const char *checkpoint, qnet_training **run)
 {
-    qnet_stage1_config config;
-    qnet_status status;
-    qnet_stage1_config_init(&config);
-    config.epochs = epochs;
-    config.size = cohort->config.size;
-    config.batch = 16;
-    status = qnet_stage1_create(ctx, &config, cohort, scans, count, NULL, NULL, run);
+    qnet_status status = qnet_stage1_create(ctx, config, cohort, scans, count, NULL, run);
     if (status == QNET_OK && qnet_file_exists(checkpoint))
-        status = qnet_stage1_load(*run, checkpoint);
-    if (status == QNET_OK) status = qnet_stage1_run(*run, checkpoint);
+        status = qnet_training_load(*run, checkpoint);
+    if (status == QNET_OK) status = qnet_training_run(*run, checkpoint);
     return status;
 }
 
@@ -77,8 +72,9 @@ int main(int argc, char **argv)
     qnet_hooks hooks;
     qnet_context *ctx;
     qnet_input_config input;
+    qnet_stage1_config config;
     qnet_cohort *cohort = NULL;
-    qnet_stage1 *run = NULL;
+    qnet_training *run = NULL;
     bids found;
     qnet_real *features = NULL;
     double *probability = NULL;
@@ -97,6 +93,10 @@ int main(int argc, char **argv)
     snprintf(checkpoint, sizeof checkpoint, "%s.checkpoint", argv[2]);
     qnet_input_config_init(&input, QNET_INPUT_CROP);
     input.size = argc > 5 ? atoi(argv[5]) : 64;
+    qnet_stage1_config_init(&config);
+    config.epochs = argc > 4 ? atoi(argv[4]) : 10;
+    config.size = input.size;
+    config.batch = 16;
     memset(&found, 0, sizeof found);
     status = bids_read(&found, ctx, argv[1]);
     if (status == QNET_OK)
@@ -119,14 +119,13 @@ int main(int argc, char **argv)
             facts[2 * n + i] = fold[i];
             if (fold[i] != 0) scans[train_count++] = i;
         }
-        status = train(ctx, cohort, scans, train_count, argc > 4 ? atoi(argv[4]) : 10, checkpoint,
-                       &run);
+        status = train(ctx, &config, cohort, scans, train_count, checkpoint, &run);
     }
     if (status == QNET_OK)
         status = qnet_weights_save(ctx, argv[2], run->net->table, run->net->weights, NULL, 0);
     if (status == QNET_OK) {
         for (i = 0; i < n; i++) scans[i] = i;
-        status = qnet_embed(run->net, &run->config.augment, cohort, scans, n, features,
+        status = qnet_embed(run->net, &config.augment, cohort, scans, n, features,
                             probability);
     }
     if (status == QNET_OK) status = write_features(ctx, argv[3], cohort, features, facts);
@@ -139,7 +138,7 @@ int main(int argc, char **argv)
     } else {
         fprintf(stderr, "train_stage1: %s\n", bids_error(&found));
     }
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     qnet_cohort_destroy(cohort);
     bids_free(&found);
     free(features), free(probability), free(facts), free(fold), free(scans);

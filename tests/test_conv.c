@@ -121,6 +121,45 @@ static void free_layer(layer *l)
     free(l->x), free(l->w), free(l->dy), free(l->y), free(l->dx), free(l->dw);
 }
 
+/* ---- the equation and its derivatives as plain loops ---- */
+
+/* The offset in x of channel 0 of the pixel under tap (ky, kx) of output pixel p, or -1 outside. */
+static ptrdiff_t pixel_under(const qnet_conv2d *s, ptrdiff_t p, int ky, int kx)
+{
+    const ptrdiff_t out_h = qnet_conv2d_out_height(s), out_w = qnet_conv2d_out_width(s);
+    const ptrdiff_t ox = p % out_w, oy = p / out_w % out_h, n = p / out_w / out_h;
+    const ptrdiff_t y = oy * s->stride + ky - s->padding, x = ox * s->stride + kx - s->padding;
+    if (y < 0 || y >= s->height || x < 0 || x >= s->width)
+        return -1;
+    return ((n * s->height + y) * s->width + x) * s->in_channels;
+}
+
+/* y, dx and dw:
+     y[p][co]            += x[at + ci] * w[ky][kx][ci][co], so
+     dx[at + ci]         += dy[p][co]  * w[ky][kx][ci][co] and
+     dw[ky][kx][ci][co]  += dy[p][co]  * x[at + ci]. */
+static void reference(layer *l)
+{
+    const qnet_conv2d *s = &l->shape;
+    const ptrdiff_t pixels = (ptrdiff_t)qnet__conv_out_pixels(s), taps = (ptrdiff_t)s->kernel * s->kernel;
+    const ptrdiff_t in = s->in_channels, out = s->out_channels;
+    ptrdiff_t p, tap, ci, co;
+    memset(l->y, 0, l->ny * sizeof *l->y);
+    memset(l->dx, 0, l->nx * sizeof *l->dx);
+    memset(l->dw, 0, l->nw * sizeof *l->dw);
+    for (p = 0; p < pixels; p++)
+        for (tap = 0; tap < taps; tap++) {
+            const ptrdiff_t at = pixel_under(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
+            for (ci = 0; at >= 0 && ci < in; ci++)
+                for (co = 0; co < out; co++) {
+                    const ptrdiff_t k = (tap * in + ci) * out + co;
+                    l->y[p * out + co] += l->x[at + ci] * l->w[k];
+                    l->dx[at + ci] += l->dy[p * out + co] * l->w[k];
+                    l->dw[k] += l->dy[p * out + co] * l->x[at + ci];
+                }
+        }
+}
+
 static void run_layer(qnet_context *ctx, layer *l, void *scratch)
 {
     CHECK_OK(ctx, qnet_conv2d_forward(ctx, &l->shape, l->x, l->w, l->y, scratch));
@@ -140,7 +179,7 @@ static void check_against_twins(qnet_context *ctx, qnet_conv2d s, void *scratch)
     layer l = make_layer(s), r = make_layer(s);
     double errors[3];
     run_layer(ctx, &l, scratch);
-    qnet__conv2d_ref(&s, r.x, r.w, r.dy, r.y, r.dx, 0, r.dw);
+    reference(&r);
     errors[0] = relative_error(l.y, r.y, l.ny);
     errors[1] = relative_error(l.dx, r.dx, l.nx);
     errors[2] = relative_error(l.dw, r.dw, l.nw);
@@ -164,7 +203,7 @@ static void check_tiles(qnet_context *ctx, qnet_conv2d s, int side)
     qnet__winograd_conv(ctx, &s, side, 0, &x, l.w, NULL, &y, scratch);
     qnet__winograd_conv(ctx, &s, side, 1, &dy, l.w, NULL, &dx, scratch);
     qnet__winograd_weights(ctx, &s, side, &x, &dy, NULL, l.dw, scratch);
-    qnet__conv2d_ref(&s, r.x, r.w, r.dy, r.y, r.dx, 0, r.dw);
+    reference(&r);
     CHECK(relative_error(l.y, r.y, l.ny) <= NEAR);
     CHECK(relative_error(l.dx, r.dx, l.nx) <= NEAR);
     CHECK(relative_error(l.dw, r.dw, l.nw) <= NEAR);
@@ -205,7 +244,7 @@ static void test_twins_against_torch(void)
     for (i = 0; i < sizeof golden / sizeof *golden; i++) {
         layer l = make_layer(golden[i].s);
         double y = 0, dx = 0, dw = 0;
-        qnet__conv2d_ref(&l.shape, l.x, l.w, l.dy, l.y, l.dx, 0, l.dw);
+        reference(&l);
         for (j = 0; j < l.ny; j++) y += (double)l.y[j] * cos(.3 * (double)j);
         for (j = 0; j < l.nx; j++) dx += (double)l.dx[j] * cos(.3 * (double)j);
         for (j = 0; j < l.nw; j++) dw += (double)l.dw[j] * cos(.3 * (double)j);
@@ -339,9 +378,9 @@ static void test_winograd_error(void)
         ptrdiff_t p, at;
         int k, ci, co;
         if (y == NULL || dx == NULL || dw == NULL) exit(2);
-        for (p = 0; p < qnet__conv_out_pixels(&s); p++)
+        for (p = 0; p < (ptrdiff_t)qnet__conv_out_pixels(&s); p++)
             for (k = 0; k < 9; k++) {
-                at = qnet__conv_pixel(&s, p, k / 3, k % 3);
+                at = pixel_under(&s, p, k / 3, k % 3);
                 for (ci = 0; at >= 0 && ci < s.in_channels; ci++)
                     for (co = 0; co < s.out_channels; co++) {
                         const size_t iw = ((size_t)k * (size_t)s.in_channels + (size_t)ci) *
@@ -356,7 +395,7 @@ static void test_winograd_error(void)
         CHECK(QNET__REFERENCE_ONLY || qnet__isa_of(ctx)->winograd == NULL ||
               strcmp(qnet_conv2d_algorithm(ctx, &s), TEST_BLAS ? "BLAS" : "Winograd") == 0);
         run_layer(ctx, &l, NULL);
-        qnet__conv2d_ref(&s, l.x, l.w, l.dy, d.y, d.dx, 0, d.dw);
+        reference(&d);
         winograd[0] = rms_error(l.y, y, l.ny), direct[0] = rms_error(d.y, y, l.ny);
         winograd[1] = rms_error(l.dx, dx, l.nx), direct[1] = rms_error(d.dx, dx, l.nx);
         winograd[2] = rms_error(l.dw, dw, l.nw), direct[2] = rms_error(d.dw, dw, l.nw);
@@ -397,11 +436,13 @@ static void test_weights_from_a_source(void)
         if (scratch == NULL) exit(2);
         qnet__winograd_geometry(&p, isa, &s, 4, 0);
         qnet__winograd_plan_weights(&p, &arena, 1);
-        CHECK(QNET__REFERENCE_ONLY || (i == 0 ? p.by_square && p.slab < p.dst_c : p.parts > 1));
+        CHECK(QNET__REFERENCE_ONLY || (i == 0 ? p.schedule == QNET__WINOGRAD_BY_SQUARE && p.slab < p.dst_c
+                                               : p.parts > 1));
         CHECK(qnet__winograd_goes_back(&s) == (i == 1));
         qnet__winograd_geometry(&p, isa, &s, 4, 0);
         qnet__winograd_plan(&p, &arena, 1, 0);
-        CHECK(QNET__REFERENCE_ONLY || i == 1 || (p.by_group && p.round < p.tiles));
+        CHECK(QNET__REFERENCE_ONLY || i == 1 || (p.schedule == QNET__WINOGRAD_BY_GROUP &&
+                                                  p.round < p.tiles));
         dy.kind = QNET__PROLOGUE_GRADIENT, dy.pre = pre;
         dy.mean = vector, dy.scale = vector + channels;
         dy.shift = vector + 2 * channels, dy.slope = vector + 3 * channels;

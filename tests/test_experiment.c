@@ -37,7 +37,7 @@ static void write_map(qnet_context *ctx, const char *path, uint64_t people, int 
             }
         }
     }
-    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, 0));
     qnet_volume_destroy(v);
 }
 
@@ -276,9 +276,9 @@ static void test_identity(void)
         e.ctx = ctx;
         job.e = &e;
         job.fingerprint = (uint64_t)strtoull(qnet_safetensors_metadata(scan, "run"), NULL, 16);
-        CHECK_OK(ctx, qnet__check_run(&job, path));
+        CHECK_OK(ctx, qnet__check_run(&job, scan, path));
         job.fingerprint ^= 1;
-        CHECK_FAILS(ctx, qnet__check_run(&job, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
+        CHECK_FAILS(ctx, qnet__check_run(&job, scan, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
     }
     sprintf(path, "%s/manifest.json", out_folder);
     CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
@@ -685,7 +685,7 @@ static void test_initial_weights(void)
     qnet_augment_config a;
     qnet_buffer text;
     char config[4096 + 1], first[32];
-    const char *pairs[128];
+    const char *pairs[2 * QNET__METADATA_PAIRS];
     int n;
     tiny_config(&c);
     memset(&text, 0, sizeof text);
@@ -698,7 +698,7 @@ static void test_initial_weights(void)
     a.mean[1] = 0.25;
     CHECK_OK(ctx, qnet__preparation_text(ctx, &in, &a, &text));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "subjects=0123456789abcdef\n", 27));
-    n = qnet__metadata_pairs((char *)text.bytes, pairs, 64);
+    n = qnet__metadata_pairs((char *)text.bytes, pairs);
     write_weights(ctx, path, 2, pairs, n);
     CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
     CHECK_CONTAINS(config, "\nmean.1=0.25\n");

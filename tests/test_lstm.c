@@ -431,7 +431,7 @@ static void gates_of(const qnet_context *ctx, size_t n, const float *x, float *y
 static void gates_of_all_floats(void)
 {
     enum { N = 4099, EDGES = 26 };
-    static const float edge[EDGES] = { 0, 1e-45f, 1e-38f, 87.4f, 88.8f, 103.9f, 104, 105, 1e30f, 3.4e38f, INFINITY,
+    const float edge[EDGES] = { 0, 1e-45f, 1e-38f, 87.4f, 88.8f, 103.9f, 104, 105, 1e30f, 3.4e38f, INFINITY,
                                        -0.0f, -1e-45f, -1e-38f, -87.4f, -88.8f, -103.9f, -104, -105, -1e30f, -3.4e38f,
                                        -INFINITY, NAN, 1, -1, 2 };
     static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512, QNET_CPU_NEON };

@@ -13,6 +13,7 @@
 #include "examples/crossval/bids.h"
 #include "crossval/report.h"
 #include "phantom.h"
+#include "../gzip.h"
 
 #define FOLDER "build/faults_alloc"
 #define DATA FOLDER "/data"
@@ -438,7 +439,6 @@ static void prepare_files(void)
     qnet_memory_source state;
     qnet_source source;
     qnet_safetensors *tensors = NULL;
-    qnet_nifti_options options;
     char sentence[PTH_SENTENCE];
     int i;
     for (i = 0; i < 80; i++) block[i] = (qnet_real)i / 16;
@@ -452,12 +452,10 @@ static void prepare_files(void)
     CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/tiny.pth", pth_file.bytes, pth_file.size));
     CHECK_OK(plain, qnet_volume_create(plain, 48, 48, 32, &volume)); /* more than one piece */
     for (i = 0; i < 48 * 48 * 32; i++) volume->voxels[i] = (float)(i % 7);
-    qnet_nifti_options_init(&options);
     sink = qnet_sink_buffer(plain, &nifti_gz_file, "x.nii.gz");
-    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, &options));
-    options.gzip = 0;
+    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, 0, 1));
     sink = qnet_sink_buffer(plain, &nifti_file, "x.nii");
-    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, &options));
+    CHECK_OK(plain, qnet_nifti_write(plain, &sink, volume, 0, 0));
     CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/x.nii.gz", nifti_gz_file.bytes,
                                       nifti_gz_file.size));
 }
@@ -606,12 +604,9 @@ static void nifti_load(trial *t) { read_volume(t, NULL); }
 static void write_volume(trial *t, int gzip)
 {
     qnet_buffer b = {0};
-    qnet_nifti_options options;
-    qnet_nifti_options_init(&options);
-    options.gzip = gzip;
     do {
         qnet_sink sink = qnet_sink_buffer(t->ctx, &b, "x.nii");
-        TRY(t, qnet_nifti_write(t->ctx, &sink, volume, &options));
+        TRY(t, qnet_nifti_write(t->ctx, &sink, volume, 0, gzip));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (again(t, NULL, NULL, 0));
     hash_and_free(t, &b);
@@ -623,7 +618,7 @@ static void nifti_write_gz(trial *t) { write_volume(t, 1); }
 static void nifti_save(trial *t)
 {
     old_file(FOLDER "/y.nii.gz");
-    do TRY(t, qnet_nifti_save(t->ctx, FOLDER "/y.nii.gz", volume, NULL));
+    do TRY(t, qnet_nifti_save(t->ctx, FOLDER "/y.nii.gz", volume, 0));
     while (again_file(t, FOLDER "/y.nii.gz"));
     hash_file(t, FOLDER "/y.nii.gz");
 }
@@ -646,8 +641,8 @@ static void gzip(trial *t, int pack)
     qnet_buffer b = {0};
     CHECK_OK(t->ctx, qnet_buffer_append(t->ctx, &b, "before", 6));
     do {
-        TRY(t, pack ? qnet_gzip_compress(t->ctx, nifti_file.bytes, nifti_file.size, &b)
-                    : qnet_gzip_decompress(t->ctx, nifti_gz_file.bytes, nifti_gz_file.size, 0, &b));
+        TRY(t, pack ? gzip_pack(t->ctx, nifti_file.bytes, nifti_file.size, &b)
+                    : gzip_unpack(t->ctx, nifti_gz_file.bytes, nifti_gz_file.size, 0, &b));
     } while (again(t, b.bytes, "before", t->status != QNET_OK ? 7 : 0));
     hash_and_free(t, &b);
 }
@@ -791,32 +786,32 @@ static qnet_stage1_config stage1_config(void)
 static void stage1_create(trial *t)
 {
     const qnet_stage1_config config = stage1_config();
-    qnet_stage1 *run;
+    qnet_training *run;
     do {
         OUT(run);
-        TRY(t, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, NULL, &run));
+        TRY(t, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, &run));
     } while (again(t, &run, NULL, sizeof run));
-    if (t->status == QNET_OK) qnet_stage1_destroy(run);
+    if (t->status == QNET_OK) qnet_training_destroy(run);
 }
 
 /* Goes on after the failure where it was: the same weights. */
 static void stage1_run(trial *t)
 {
     const qnet_stage1_config config = stage1_config();
-    qnet_stage1 *run = NULL;
-    CHECK_OK(t->ctx, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, NULL, &run));
-    do TRY(t, qnet_stage1_run(run, FOLDER "/stage1"));
+    qnet_training *run = NULL;
+    CHECK_OK(t->ctx, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, &run));
+    do TRY(t, qnet_training_run(run, FOLDER "/stage1"));
     while (again(t, NULL, NULL, 0));
     add_hash(t, run->net->weights, run->net->table->total * sizeof(qnet_real));
     hash_file(t, FOLDER "/stage1");
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
 }
 
 /* What a checkpoint of stage 1 is of, with the tiny table in the place of the network's. */
 typedef struct fake_run {
-    qnet_stage1 run;
+    qnet_training run;
     qnet_resnet net;
-    qnet__stage1_state state;
+    qnet__training_state state;
     qnet_real weights[81], m[80], v[80], average[80];
     qnet_epoch history[1];
 } fake_run;
@@ -826,14 +821,18 @@ static void make_fake(qnet_context *ctx, fake_run *f)
     memset(f, 0, sizeof *f);
     memcpy(f->weights, block, sizeof block);
     f->run.ctx = ctx;
-    f->run.config = stage1_config();
+    f->state.config = stage1_config();
+    f->state.table = &tiny_table;
+    f->state.weights = f->weights;
     f->run.net = &f->net;
     f->run.state = &f->state;
     f->run.history = f->history;
+    f->run.epochs = 1;
     f->net.table = &tiny_table;
     f->net.weights = f->weights;
     f->state.m = f->m, f->state.v = f->v, f->state.average = f->average;
     f->state.batches = 1;
+    f->state.run = f->run;
 }
 
 static void stage1_checkpoint(trial *t, int file, int load)
@@ -843,7 +842,7 @@ static void stage1_checkpoint(trial *t, int file, int load)
     qnet_sink sink = qnet_sink_buffer(plain, &bytes, "x");
     qnet_memory_source state;
     make_fake(plain, f);
-    CHECK_OK(plain, qnet_stage1_write(&f->run, &sink));
+    CHECK_OK(plain, qnet_training_write(&f->run, &sink));
     make_fake(t->ctx, f);
     if (load) memset(f->weights, 0, sizeof f->weights);
     *was = *f;
@@ -854,11 +853,11 @@ static void stage1_checkpoint(trial *t, int file, int load)
         qnet_source source = qnet_source_memory(&state, bytes.bytes, bytes.size, "x");
         sink = qnet_sink_buffer(t->ctx, &b, "x");
         if (load)
-            TRY(t, file ? qnet_stage1_load(&f->run, FOLDER "/checkpoint")
-                        : qnet_stage1_read(&f->run, &source));
+            TRY(t, file ? qnet_training_load(&f->run, FOLDER "/checkpoint")
+                        : qnet_training_read(&f->run, &source));
         else
-            TRY(t, file ? qnet_stage1_save(&f->run, FOLDER "/checkpoint")
-                        : qnet_stage1_write(&f->run, &sink));
+            TRY(t, file ? qnet_training_save(&f->run, FOLDER "/checkpoint")
+                        : qnet_training_write(&f->run, &sink));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (file && !load ? again_file(t, FOLDER "/checkpoint") : again(t, f, was, sizeof *f));
     add_hash(t, f->weights, sizeof f->weights);
@@ -888,11 +887,11 @@ static void embed(trial *t)
 
 static const int two_lengths[2] = {2, 1}, two_labels[2] = {0, 1};
 
-static qnet_stage2 *make_stage2(trial *t, qnet_context *ctx, int call)
+static qnet_training *make_stage2(trial *t, qnet_context *ctx, int call)
 {
     qnet_stage2_config config;
     qnet_real *x = numbers(2 * 2 * QNET_FEATURES);
-    qnet_stage2 *run;
+    qnet_training *run;
     qnet_stage2_config_init(&config);
     config.epochs = 2;
     config.hidden = 1;
@@ -911,28 +910,28 @@ static qnet_stage2 *make_stage2(trial *t, qnet_context *ctx, int call)
 
 static void stage2_create(trial *t)
 {
-    qnet_stage2 *run = make_stage2(t, t->ctx, 1);
-    if (t->status == QNET_OK) qnet_stage2_destroy(run);
+    qnet_training *run = make_stage2(t, t->ctx, 1);
+    if (t->status == QNET_OK) qnet_training_destroy(run);
 }
 
 static void stage2_run(trial *t)
 {
-    qnet_stage2 *run = make_stage2(t, t->ctx, 0);
-    do TRY(t, qnet_stage2_run(run, FOLDER "/stage2"));
+    qnet_training *run = make_stage2(t, t->ctx, 0);
+    do TRY(t, qnet_training_run(run, FOLDER "/stage2"));
     while (again(t, NULL, NULL, 0));
     add_hash(t, run->model->weights, run->model->table->total * sizeof(qnet_real));
     hash_file(t, FOLDER "/stage2");
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
 }
 
 static void stage2_checkpoint(trial *t, int file, int load)
 {
-    qnet_stage2 *first = make_stage2(t, plain, 0), *run = make_stage2(t, t->ctx, 0), was;
+    qnet_training *first = make_stage2(t, plain, 0), *run = make_stage2(t, t->ctx, 0), was;
     qnet_buffer b = {0}, bytes = {0};
     qnet_sink sink = qnet_sink_buffer(plain, &bytes, "x");
     qnet_memory_source state;
-    CHECK_OK(plain, qnet_stage2_epoch(first));
-    CHECK_OK(plain, qnet_stage2_write(first, &sink));
+    CHECK_OK(plain, qnet_training_epoch(first));
+    CHECK_OK(plain, qnet_training_write(first, &sink));
     old_file(FOLDER "/checkpoint");
     if (load)
         CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/checkpoint", bytes.bytes, bytes.size));
@@ -941,18 +940,18 @@ static void stage2_checkpoint(trial *t, int file, int load)
         qnet_source source = qnet_source_memory(&state, bytes.bytes, bytes.size, "x");
         sink = qnet_sink_buffer(t->ctx, &b, "x");
         if (load)
-            TRY(t, file ? qnet_stage2_load(run, FOLDER "/checkpoint")
-                        : qnet_stage2_read(run, &source));
+            TRY(t, file ? qnet_training_load(run, FOLDER "/checkpoint")
+                        : qnet_training_read(run, &source));
         else
-            TRY(t, file ? qnet_stage2_save(run, FOLDER "/checkpoint")
-                        : qnet_stage2_write(run, &sink));
+            TRY(t, file ? qnet_training_save(run, FOLDER "/checkpoint")
+                        : qnet_training_write(run, &sink));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (file && !load ? again_file(t, FOLDER "/checkpoint") : again(t, run, &was, sizeof was));
     add_hash(t, run->model->weights, run->model->table->total * sizeof(qnet_real));
     hash_and_free(t, &b);
     qnet_buffer_free(plain, &bytes);
-    qnet_stage2_destroy(first);
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(first);
+    qnet_training_destroy(run);
 }
 
 static void stage2_write(trial *t) { stage2_checkpoint(t, 0, 0); }

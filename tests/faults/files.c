@@ -341,7 +341,7 @@ static int visit_one(const char *kind, const char *path)
 typedef struct fixture {
     qnet_context *ctx;
     qnet_volume *volume;
-    qnet_stage2 *stage2;
+    qnet_training *stage2;
     qnet_input_config input;
     void *out; /* what a loader gives */
     qnet_buffer buffer;
@@ -351,9 +351,9 @@ static const uint8_t pixels[64] = { 9, 7, 5, 3 };
 
 static qnet_status do_replace(fixture *f) { return qnet_file_replace(f->ctx, FOLDER "/one/file", "new", 3); }
 static qnet_status do_png(fixture *f) { return qnet_png_save(f->ctx, FOLDER "/one/file", 8, 8, 1, pixels); }
-static qnet_status do_nifti(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file", f->volume, NULL); }
-static qnet_status do_nifti_gz(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file.gz", f->volume, NULL); }
-static qnet_status do_stage2(fixture *f) { return qnet_stage2_save(f->stage2, FOLDER "/one/file"); }
+static qnet_status do_nifti(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file", f->volume, 0); }
+static qnet_status do_nifti_gz(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file.gz", f->volume, 0); }
+static qnet_status do_stage2(fixture *f) { return qnet_training_save(f->stage2, FOLDER "/one/file"); }
 static qnet_status do_weights(fixture *f)
 {
     return qnet_weights_save(f->ctx, FOLDER "/one/file", f->stage2->model->table, f->stage2->model->weights, NULL, 0);
@@ -372,7 +372,7 @@ static qnet_status do_tensors(fixture *f)
 {
     return qnet_safetensors_load(f->ctx, FOLDER "/one/in.safetensors", (qnet_safetensors **)(void *)&f->out);
 }
-static qnet_status do_resume2(fixture *f) { return qnet_stage2_load(f->stage2, FOLDER "/one/in.checkpoint"); }
+static qnet_status do_resume2(fixture *f) { return qnet_training_load(f->stage2, FOLDER "/one/in.checkpoint"); }
 static qnet_status do_cohort(fixture *f)
 {
     const qnet_log none = {NULL, NULL};
@@ -387,10 +387,10 @@ typedef struct function {
 static const function functions[] = {
     { "qnet_file_replace", do_replace, "file" }, { "qnet_png_save", do_png, "file" },
     { "qnet_nifti_save", do_nifti, "file" }, { "qnet_nifti_save gz", do_nifti_gz, "file.gz" },
-    { "qnet_stage2_save", do_stage2, "file" }, { "qnet_weights_save", do_weights, "file" },
+    { "qnet_training_save", do_stage2, "file" }, { "qnet_weights_save", do_weights, "file" },
     { "qnet_make_folder", do_folder, NULL }, { "qnet_file_read", do_read, NULL }, { "qnet_nifti_load gz", do_load, NULL },
     { "qnet_nifti_load", do_load_plain, NULL }, { "qnet_safetensors_load", do_tensors, NULL },
-    { "qnet_stage2_load", do_resume2, NULL }, { "qnet_cohort_load", do_cohort, NULL } };
+    { "qnet_training_load", do_resume2, NULL }, { "qnet_cohort_load", do_cohort, NULL } };
 
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
 static void write_map(qnet_context *ctx, const char *path, int subject, int kind)
@@ -414,7 +414,7 @@ static void write_map(qnet_context *ctx, const char *path, int subject, int kind
                                    : (float)((kind == 0 ? 0.02 : 20) * (1 + 0.2 * qnet_rng_normal(&rng)) *
                                              (nucleus < 1 ? (subject < 2 ? 4 : 2) : 1));
             }
-    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, NULL));
+    CHECK_OK(ctx, qnet_nifti_save(ctx, path, v, 0));
     qnet_volume_destroy(v);
 }
 
@@ -468,9 +468,9 @@ static void make_fixture(fixture *f)
     f->input.size = 32;
     f->input.max_slices = 2;
     write_text(FOLDER "/one/in", "a text\n");
-    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii", f->volume, NULL));
-    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii.gz", f->volume, NULL));
-    CHECK_OK(f->ctx, qnet_stage2_save(f->stage2, FOLDER "/one/in.checkpoint"));
+    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii", f->volume, 0));
+    CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii.gz", f->volume, 0));
+    CHECK_OK(f->ctx, qnet_training_save(f->stage2, FOLDER "/one/in.checkpoint"));
     CHECK_OK(f->ctx, qnet_weights_save(f->ctx, FOLDER "/one/in.safetensors", f->stage2->model->table,
                                        f->stage2->model->weights, NULL, 0));
 }
@@ -564,7 +564,7 @@ static void test_functions(void)
     printf("    functions: %lu, %ld points failed or killed, %ld of them without harm\n",
            (unsigned long)(sizeof functions / sizeof *functions), points, tolerated);
     CHECK(tolerated * 2 < points);
-    qnet_stage2_destroy(f.stage2);
+    qnet_training_destroy(f.stage2);
     qnet_volume_destroy(f.volume);
     qnet_context_destroy(f.ctx);
 }
