@@ -220,8 +220,8 @@
        intervals        DeLong and bootstrap by slice, as in the paper, and by subject, because
                         slices of one scan are not independent: of two equally good models, half of
                         all cohorts have a star by slice. AUCs by subject: on the logit scale
-       stars, p-values  not shown where a class has fewer than 10 subjects, however many slices:
-                        DeLong's test takes AUCs to be normally distributed (fixed); nor where a
+       stars, p-values  crossval shows none where a class has fewer than 10 subjects, however many
+                        slices: DeLong's test takes AUCs to be normally distributed; nor where a
                         difference has no variance
        shuffled labels  no AUC may stay far above .5. Over all folds it is expected below: a fold
                         with more HH than others leaves fewer to the training that judges it, and
@@ -1324,9 +1324,10 @@ QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level
 /* Majority vote over slices; a tie is HC: the paper asks for "more than". */
 QNET_API int qnet_vote(const int *decision, size_t count);
 
-/* ROC curve: points[0] = (0,0) ... (1,1), one point per distinct score, thresholds falling;
-   decision is HH when score >= threshold, and never at points[0], whose threshold is infinity (as
-   that of points[1] is where a score is infinite). points has room for count + 1. */
+/* ROC curve (paper, Fig. 5, Fig. 6 and Fig. 8): points[0] = (0,0) ... (1,1), one point per distinct
+   score, thresholds falling; decision is HH when score >= threshold, and never at points[0], whose
+   threshold is infinity (as that of points[1] is where a score is infinite). points has room for
+   count + 1. */
 typedef struct qnet_roc_point {
     double false_positive_rate, true_positive_rate, threshold;
 } qnet_roc_point;
@@ -1361,18 +1362,15 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance);
 /* "ns" for p above .05, "*" to .05, "**" to .01, "***" to .001, "****" to .0001 (paper, Table 2).
    "ns" for NaN, too. */
 QNET_API const char *qnet_stars(double p);
-/* The same for a test on so many subjects of either class: NULL where one has fewer than
-   QNET_STARS_SUBJECTS, too few for DeLong's normal approximation. Slices are not subjects. */
-#define QNET_STARS_SUBJECTS 10
-QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc);
 QNET_API double qnet_normal_cdf(double z);
 QNET_API double qnet_normal_quantile(double p);
 
 typedef struct qnet_boxplot {
     double low, q1, median, q3, high, mean, std;
 } qnet_boxplot; /* 2.5, 97.5 % ends */
-/* AUCs of `resamples` bootstrap samples: items, or whole clusters where cluster is given, drawn
-   with replacement; samples with one class are drawn again. auc[resamples] falls as drawn. */
+/* AUCs of `resamples` bootstrap samples (paper, Fig. 7): items, or whole clusters where cluster is
+   given, drawn with replacement; samples with one class are drawn again. auc[resamples] falls as
+   drawn. */
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
                                         const int *cluster, size_t count, int resamples,
                                         uint64_t seed, double *auc);
@@ -16710,8 +16708,11 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
    >>metrics
    What the paper's "Results" are made of: the confusion matrix and its rates, voting, ROC curve,
    AUC, DeLong's test (by item, and by subject after Obuchowski 1997), bootstrap of AUCs, the stars.
-   Label 1 (HH) is the positive class; m is the number of HH items, n that of HC items. Counts of
-   pairs are 64-bit integers, so an AUC is exact, ties included, until its one division.
+   Every function takes columns of `count` items (slices or scans): label[count], 1 for HH, the
+   positive class, and 0 for HC; score[count] or decision[count]; cluster[count], the subject of
+   each item. m is the number of HH items, n that of HC items. All is in double; counts of pairs are
+   64-bit integers, so an AUC is exact, ties included, until its one division. Errors: labels and
+   decisions other than 0 and 1, scores that are NaN, a class without items.
    ============================================================================================ */
 
 #define QNET__MAX_ITEMS ((size_t)0xffffffffu) /* 2 m n < 2^63, and an index fits qnet_rng_below */
@@ -16724,40 +16725,21 @@ QNET_API double qnet_normal_cdf(double z)
     return 0.5 * erfc(-z * 0.70710678118654752440);
 }
 
-/* The z with Phi(z) = p: -infinity for p <= 0, infinity for p >= 1. Acklam's rational approximation
-   (2003, relative error 1.2e-9), then one step of Halley's method: with e = (Phi(z) - p)/phi(z),
-   z -= e / (1 + z e / 2), which triples the number of right digits. */
+/* The z with Phi(z) = p: -infinity for p <= 0, infinity for p >= 1. From the approximation 26.2.23
+   of Abramowitz & Stegun 1964, whose error is below 4.5e-4, by steps of Halley's method: with
+   e = (Phi(z) - p)/phi(z), z -= e / (1 + z e / 2), which triples the number of right digits. */
 QNET_API double qnet_normal_quantile(double p)
 {
-    static const double a[6] = { -3.969683028665376e+01, 2.209460984245205e+02,
-                                 -2.759285104469687e+02, 1.383577518672690e+02,
-                                 -3.066479806614716e+01, 2.506628277459239e+00 };
-    static const double b[5] = { -5.447609879822406e+01, 1.615858368580409e+02,
-                                 -1.556989798598866e+02, 6.680131188771972e+01,
-                                 -1.328068155288572e+01 };
-    static const double c[6] = { -7.784894002430293e-03, -3.223964580411365e-01,
-                                 -2.400758277161838e+00, -2.549732539343734e+00,
-                                 4.374664141464968e+00, 2.938163982698783e+00 };
-    static const double d[4] = { 7.784695709041462e-03, 3.224671290700398e-01,
-                                 2.445134137142996e+00, 3.754408661907416e+00 };
-    double q, r, z, density;
+    double t, z;
     if (p != p) return p;
     if (p <= 0.0) return -HUGE_VAL;
     if (p >= 1.0) return HUGE_VAL;
     if (p > 0.5) return -qnet_normal_quantile(1.0 - p); /* 1 - p is exact here */
-    if (p < 0.02425) {
-        q = sqrt(-2.0 * log(p));
-        z = (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) /
-            ((((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1.0);
-    } else {
-        q = p - 0.5;
-        r = q * q;
-        z = (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q /
-            (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1.0);
-    }
-    density = exp(-0.5 * z * z) * 0.39894228040143267794;
-    if (density > 0.0) {
-        const double e = (qnet_normal_cdf(z) - p) / density;
+    t = sqrt(-2.0 * log(p));
+    z = (2.515517 + (0.802853 + 0.010328 * t) * t) /
+            (1.0 + (1.432788 + (0.189269 + 0.001308 * t) * t) * t) - t;
+    for (int step = 0; step < 3; step++) {
+        const double e = (qnet_normal_cdf(z) - p) / (exp(-0.5 * z * z) * 0.39894228040143267794);
         z -= e / (1.0 + 0.5 * z * e);
     }
     return z;
@@ -16765,13 +16747,19 @@ QNET_API double qnet_normal_quantile(double p)
 
 /* ---- Confusion matrix ------------------------------------------------------------------------ */
 
-/* numerator / denominator, NaN where nothing was counted. */
+/* Of the paper's measures, with HH positive: accuracy = (TP + TN) / all, sensitivity (recall) =
+   TP / (TP + FN), specificity = TN / (TN + FP), precision = TP / (TP + FP). This is
+   numerator / denominator, NaN where nothing was counted. */
 static double qnet__share(size_t numerator, size_t denominator)
 {
     return denominator ? (double)numerator / (double)denominator : (double)NAN;
 }
 
-/* With p = k/t: ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927). */
+/* The score interval of a proportion: all pi that k successes in t trials do not speak against,
+   |k/t - pi| <= z sqrt(pi (1 - pi) / t). With p = k/t its ends are
+     ((p + z^2/2t) -+ z sqrt(p(1-p)/t + z^2/4t^2)) / (1 + z^2/t)  (Wilson 1927).
+   Unlike p -+ z sqrt(p(1-p)/t) it stays within 0..1 and has a width at p = 0 and 1 (Brown, Cai &
+   DasGupta 2001). */
 QNET_API qnet_interval qnet_wilson(size_t successes, size_t trials, double level)
 {
     qnet_interval r;
@@ -16841,7 +16829,7 @@ static qnet_status qnet__check_items(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
-/* The same, and both classes must occur. */
+/* The same, and both classes must occur: without either, no rate of one axis is defined. */
 static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const int *label,
                                      const double *score, size_t count, size_t *hh)
 {
@@ -16855,6 +16843,7 @@ static qnet_status qnet__check_curve(qnet_context *ctx, const char *what, const 
     return QNET_OK;
 }
 
+/* The confusion matrix of decision[count] against label[count], and what follows from it. */
 QNET_API qnet_status qnet_metrics_from(qnet_context *ctx, const int *label, const int *decision,
                                        size_t count, qnet_metrics *out)
 {
@@ -16891,60 +16880,14 @@ QNET_API int qnet_vote(const int *decision, size_t count)
     return hh > count - hh;
 }
 
-/* ---- Sorting --------------------------------------------------------------------------------- */
+/* ---- Rank order ---------------------------------------------------------------------------- */
 
-#define QNET__SORT_BITS 11 /* of a digit: 2,048 places to write to are at home in a level 2 cache */
-#define QNET__SORT_PLACES ((size_t)1 << QNET__SORT_BITS)
-#define QNET__SORT_PASSES 4
-#define QNET__SORT_SMALL 512 /* below, counting digits costs more than merging */
-
-/* What it takes to sort `count` keys. */
-typedef struct qnet__sorting {
-    uint32_t *order;           /* [count]: the result, indices of the keys in rising order */
-    uint64_t *packed, *spare;  /* [count] each; NULL where count < QNET__SORT_SMALL */
-    uint32_t *merged;          /* [count] */
-    uint32_t *places;          /* [QNET__SORT_PASSES][QNET__SORT_PLACES] */
-    unsigned char *kind;       /* [count]: see qnet__components_fast */
-} qnet__sorting;
-
-static void qnet__sorting_plan(qnet__arena *arena, size_t count, qnet__sorting *s)
-{
-    memset(s, 0, sizeof *s);
-    s->order = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
-    s->merged = (uint32_t *)qnet__take(arena, count, sizeof(uint32_t));
-    s->kind = (unsigned char *)qnet__take(arena, count, 1);
-    if (count >= QNET__SORT_SMALL) {
-        s->packed = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
-        s->spare = (uint64_t *)qnet__take(arena, count, sizeof(uint64_t));
-        s->places = (uint32_t *)qnet__take(arena, QNET__SORT_PASSES * QNET__SORT_PLACES,
-                                           sizeof(uint32_t));
-    }
-}
-
-/* Puts order[count], in which equal keys stand as they came, in the order of rising key, by merging
-   runs of length 1, 2, 4, ...: no recursion, O(count log count) for any input, and not much more
-   than copying for what is nearly in order. */
-static void qnet__rank_merge(const double *key, size_t count, uint32_t *order, uint32_t *merged)
-{
-    uint32_t *from = order, *to = merged, *swap;
-    for (size_t width = 1; width < count; width *= 2) {
-        for (size_t left = 0; left < count; left += 2 * width) {
-            const size_t middle = qnet__min_size(left + width, count);
-            const size_t right = qnet__min_size(left + 2 * width, count);
-            size_t i = left, j = middle, k = left;
-            if (middle < right && key[from[middle]] < key[from[middle - 1]]) {
-                while (i < middle && j < right)
-                    to[k++] = key[from[j]] < key[from[i]] ? from[j++] : from[i++];
-            }
-            while (i < middle) to[k++] = from[i++];
-            while (j < right) to[k++] = from[j++];
-        }
-        swap = from;
-        from = to;
-        to = swap;
-    }
-    if (from != order) memcpy(order, from, count * sizeof *order);
-}
+/* One item in the order of rising score. */
+typedef struct qnet__ranked {
+    uint64_t key;  /* sorts as the score does, and is equal where scores are */
+    uint32_t item; /* its index; in a bootstrap that of its cluster */
+    uint32_t hh;   /* its label */
+} qnet__ranked;
 
 /* A whole number that sorts as the double does: negative ones count downwards, and -0 is 0. */
 static uint64_t qnet__double_key(double value)
@@ -16955,141 +16898,75 @@ static uint64_t qnet__double_key(double value)
     return bits >> 63 ? ~bits : bits | (uint64_t)1 << 63;
 }
 
-/* How many bits x has: 0 for 0. */
-static int qnet__bit_length(uint64_t x)
+/* Sorts a[count] by key, equal keys in the order they had: radix sort by 8 digits of 8 bits, the
+   lowest first (Knuth, The Art of Computer Programming 3, 5.2.5), without the digits that all keys
+   share. O(count) for any input. spare[count] is scratch. */
+static void qnet__rank(qnet__ranked *a, qnet__ranked *spare, size_t count)
 {
-    int bits = 0;
-    for (; x > 0; x >>= 1) bits++;
-    return bits;
-}
-
-/* The plain twin: merging from the start. */
-static void qnet__rank_ref(const double *key, size_t count, const qnet__sorting *s)
-{
-    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)i;
-    qnet__rank_merge(key, count, s->order, s->merged);
-}
-
-/* Radix sort, the lowest digit first. Sorted are 8 bytes: the leading bits of a key's whole number
-   less the smallest one, and below them the index. 44 bits of the former are looked at, in which
-   two different scores of a million are rarely equal; where the bits left out do matter, merging
-   finishes what is then nearly in order. */
-QNET__HELPER void qnet__rank_fast(const double *key, size_t count, const qnet__sorting *s)
-{
-    const int index_bits = qnet__bit_length((uint64_t)count - 1);
-    uint64_t smallest = qnet__double_key(key[0]), largest = smallest, *from = s->packed;
-    uint64_t *to = s->spare, *swap;
-    const uint64_t mask = ((uint64_t)1 << index_bits) - 1;
-    int used, drop, passes, in_order = 1;
-    for (size_t i = 1; i < count; i++) {
-        const uint64_t k = qnet__double_key(key[i]);
-        smallest = k < smallest ? k : smallest;
-        largest = k > largest ? k : largest;
-    }
-    used = qnet__min_int(qnet__bit_length(largest - smallest), 64 - index_bits);
-    used = qnet__min_int(used, QNET__SORT_PASSES * QNET__SORT_BITS);
-    drop = qnet__bit_length(largest - smallest) - used;
-    passes = (used + QNET__SORT_BITS - 1) / QNET__SORT_BITS;
-    memset(s->places, 0, QNET__SORT_PASSES * QNET__SORT_PLACES * sizeof(uint32_t));
-    for (size_t i = 0; i < count; i++) {
-        uint64_t k = drop < 64 ? (qnet__double_key(key[i]) - smallest) >> drop : 0;
-        from[i] = k << index_bits | i;
-        for (int pass = 0; pass < QNET__SORT_PASSES; pass++, k >>= QNET__SORT_BITS)
-            s->places[(size_t)pass * QNET__SORT_PLACES + (k & (QNET__SORT_PLACES - 1))]++;
-    }
-    for (int pass = 0; pass < passes; pass++) {
-        uint32_t *place = s->places + (size_t)pass * QNET__SORT_PLACES, begin = 0;
-        const int shift = index_bits + pass * QNET__SORT_BITS;
-        for (size_t d = 0; d < QNET__SORT_PLACES; d++) { /* from how many to where they begin */
-            const uint32_t here = place[d];
-            place[d] = begin;
+    uint32_t place[8][256]; /* of each digit's values: how many keys, then where the next goes */
+    qnet__ranked *from = a, *to = spare, *swap;
+    memset(place, 0, sizeof place);
+    for (size_t i = 0; i < count; i++)
+        for (int d = 0; d < 8; d++) place[d][a[i].key >> 8 * d & 255]++;
+    for (int d = 0; d < 8; d++) {
+        uint32_t begin = 0;
+        if (place[d][a[0].key >> 8 * d & 255] == count) continue;
+        for (int value = 0; value < 256; value++) {
+            const uint32_t here = place[d][value];
+            place[d][value] = begin;
             begin += here;
         }
-        for (size_t i = 0; i < count; i++)
-            to[place[from[i] >> shift & (QNET__SORT_PLACES - 1)]++] = from[i];
+        for (size_t i = 0; i < count; i++) to[place[d][from[i].key >> 8 * d & 255]++] = from[i];
         swap = from;
         from = to;
         to = swap;
     }
-    for (size_t i = 0; i < count; i++) s->order[i] = (uint32_t)(from[i] & mask);
-    for (size_t i = 1; drop > 0 && in_order && i < count; i++) {
-        in_order = from[i] >> index_bits != from[i - 1] >> index_bits ||
-                   key[s->order[i]] >= key[s->order[i - 1]];
-    }
-    if (!in_order) qnet__rank_merge(key, count, s->order, s->merged);
+    if (from != a) memcpy(a, from, count * sizeof *a);
 }
 
-/* s->order = the indices of key[count], none of it NaN, in the order of rising key; those of equal
-   keys in the order they had. */
-static void qnet__rank(const double *key, size_t count, const qnet__sorting *s)
+/* End of the run of equal keys that begins at `first`. */
+static size_t qnet__run_end(const qnet__ranked *ranked, size_t count, size_t first)
 {
-#ifndef QNET_REFERENCE
-    if (s->packed) {
-        qnet__rank_fast(key, count, s);
-        return;
-    }
-#endif
-    qnet__rank_ref(key, count, s);
-}
-
-/* End of the run of equal keys that starts at `first`. */
-static size_t qnet__tie_end(const double *key, const uint32_t *order, size_t count, size_t first)
-{
-    const double value = key[order[first]];
     size_t end = first + 1;
-    while (end < count && key[order[end]] == value) end++;
+    while (end < count && ranked[end].key == ranked[first].key) end++;
     return end;
 }
 
-/* Memory of one evaluation: the arrays that the functions below need; those not asked for NULL. */
+/* Memory of one evaluation: one block, asked for once. */
 typedef struct qnet__evaluation {
-    qnet__sorting sorting[2];     /* the second one: curves that are sorted at the same time */
-    int sortings;
-    double *component[2];         /* [count] per curve */
-    double *sum[2][2];            /* [class][curve], [units] */
-    double *difference[2];        /* [class], [units] */
-    double *cluster;              /* [count]: as a sorting key */
-    uint32_t *unit;               /* [count]: which cluster, from 0 without gaps, an item is of */
-    unsigned char *has[2];        /* [class], [units]: the cluster has an item of the class */
-    uint32_t *slot;               /* [count], of a bootstrap: see there */
-    unsigned char *tied;          /* [count], of a bootstrap */
+    qnet__ranked *ranked, *spare; /* [count] each */
+    double *component[2];         /* [count] per curve of DeLong's test, otherwise NULL */
+    uint32_t *unit;               /* of a bootstrap: [count], the cluster of each item */
+    uint32_t *weight;             /* [workers][count]: how often each cluster was drawn */
+    double *auc;                  /* [resamples] */
     void *block;
     size_t bytes;
 } qnet__evaluation;
 
-/* curves: 0..2 with components; clustered, resampled: with what clusters and a bootstrap need. */
+/* For a test of `curves` curves, or a bootstrap where resamples > 0. */
 static qnet_status qnet__evaluation_create(qnet_context *ctx, size_t count, int curves,
-                                           int clustered, int resampled, qnet__evaluation *e)
+                                           size_t resamples, qnet__evaluation *e)
 {
     qnet__arena arena;
     memset(&arena, 0, sizeof arena);
     memset(e, 0, sizeof *e);
     if (!ctx) return QNET_ERROR_ARGUMENT;
-    e->sortings = curves == 2 && qnet__workers(ctx) > 1 ? 2 : 1;
     for (int pass = 0; pass < 2; pass++) {
-        for (int k = 0; k < e->sortings; k++) qnet__sorting_plan(&arena, count, &e->sorting[k]);
+        e->ranked = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
+        e->spare = (qnet__ranked *)qnet__take(&arena, count, sizeof(qnet__ranked));
         for (int k = 0; k < curves; k++)
             e->component[k] = (double *)qnet__take(&arena, count, sizeof(double));
-        if (clustered) {
-            for (int y = 0; y < 2; y++) {
-                for (int k = 0; k < curves; k++)
-                    e->sum[y][k] = (double *)qnet__take(&arena, count, sizeof(double));
-                if (curves == 2)
-                    e->difference[y] = (double *)qnet__take(&arena, count, sizeof(double));
-                e->has[y] = (unsigned char *)qnet__take(&arena, count, 1);
-            }
-            e->cluster = (double *)qnet__take(&arena, count, sizeof(double));
+        if (resamples > 0) {
             e->unit = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-        }
-        if (resampled) {
-            e->slot = (uint32_t *)qnet__take(&arena, count, sizeof(uint32_t));
-            e->tied = (unsigned char *)qnet__take(&arena, count, 1);
+            e->weight = (uint32_t *)qnet__take(&arena, count,
+                                               qnet__workers(ctx) * sizeof(uint32_t));
+            e->auc = (double *)qnet__take(&arena, resamples, sizeof(double));
         }
         if (pass == 0) {
             e->bytes = arena.at;
             arena.at = 0;
             e->block = qnet__alloc(ctx, e->bytes);
-            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation's sorted scores");
+            if (!e->block) return qnet__no_memory(ctx, e->bytes, "an evaluation");
             arena.base = (unsigned char *)e->block;
         }
     }
@@ -17101,55 +16978,56 @@ static void qnet__evaluation_destroy(qnet_context *ctx, qnet__evaluation *e)
     qnet__free(ctx, e->block, e->bytes);
 }
 
-/* unit[i] = number of the cluster of item i, counted from 0 in the order of the cluster's value
-   (cluster NULL: i itself). Returns how many clusters there are; *largest, where it is asked for,
-   is the number of items in the largest. */
-static size_t qnet__units(const int *cluster, size_t count, qnet__evaluation *e, size_t *largest)
+/* e->ranked = the items in the order of rising score, none of it NaN. label NULL: none. */
+static void qnet__rank_scores(qnet__evaluation *e, const double *score, const int *label,
+                              size_t count)
 {
-    const uint32_t *order = e->sorting[0].order;
-    size_t units = 0, most = 1;
-    for (size_t i = 0; i < count; i++) e->unit[i] = (uint32_t)i;
-    if (cluster) {
-        for (size_t i = 0; i < count; i++) e->cluster[i] = (double)cluster[i];
-        qnet__rank(e->cluster, count, &e->sorting[0]);
-        for (size_t first = 0, end; first < count; first = end, units++) {
-            end = qnet__tie_end(e->cluster, order, count, first);
-            for (size_t k = first; k < end; k++) e->unit[order[k]] = (uint32_t)units;
-            most = end - first > most ? end - first : most;
-        }
+    for (size_t i = 0; i < count; i++) {
+        e->ranked[i].key = qnet__double_key(score[i]);
+        e->ranked[i].item = (uint32_t)i;
+        e->ranked[i].hh = label ? (uint32_t)label[i] : 0;
     }
-    if (largest) *largest = most;
-    return cluster ? units : count;
+    qnet__rank(e->ranked, e->spare, count);
 }
 
-/* ---- ROC curve and AUC ----------------------------------------------------------------------- */
+/* e->ranked = the items in the order of rising cluster, those of one in the order they had. */
+static void qnet__rank_clusters(qnet__evaluation *e, const int *cluster, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        e->ranked[i].key = (uint64_t)((int64_t)cluster[i] - INT_MIN);
+        e->ranked[i].item = (uint32_t)i;
+        e->ranked[i].hh = 0;
+    }
+    qnet__rank(e->ranked, e->spare, count);
+}
 
+/* ---- ROC curve and AUC --------------------------------------------------------------------- */
+
+/* For each threshold s the share of HC and of HH items that score s or more (Fawcett 2006). Items
+   of one score enter together, so a tie is a slanted line, and the area under the curve, by
+   trapezia, counts it by half, as qnet_auc does. */
 QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, qnet_roc_point *points, size_t *points_count)
 {
     qnet__evaluation e;
-    const uint32_t *order;
-    size_t m, n, tp = 0, fp = 0, made = 1, end = count;
+    size_t m, tp = 0, fp = 0, made = 1, end = count;
     if (!points || !points_count)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_roc: points or points_count is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_roc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    n = count - m;
-    qnet__rank(score, count, &e.sorting[0]);
-    order = e.sorting[0].order;
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    qnet__rank_scores(&e, score, label, count);
     points[0].false_positive_rate = 0.0;
     points[0].true_positive_rate = 0.0;
     points[0].threshold = HUGE_VAL;
     while (end > 0) { /* from the highest score down, all items of one score at once */
-        const double threshold = score[order[end - 1]];
-        while (end > 0 && score[order[end - 1]] == threshold) {
-            end--;
-            if (label[order[end]]) tp++;
-            else fp++;
+        const uint64_t key = e.ranked[end - 1].key;
+        points[made].threshold = score[e.ranked[end - 1].item];
+        for (; end > 0 && e.ranked[end - 1].key == key; end--) {
+            tp += e.ranked[end - 1].hh;
+            fp += 1 - e.ranked[end - 1].hh;
         }
-        points[made].false_positive_rate = (double)fp / (double)n;
+        points[made].false_positive_rate = (double)fp / (double)(count - m);
         points[made].true_positive_rate = (double)tp / (double)m;
-        points[made].threshold = threshold;
         made++;
     }
     *points_count = made;
@@ -17157,79 +17035,37 @@ QNET_API qnet_status qnet_roc(qnet_context *ctx, const int *label, const double 
     return QNET_OK;
 }
 
-/* Plain-loop twin of qnet__components: every HH item against every HC item, two points for a win
-   and one for a tie. */
-QNET__HELPER double qnet__components_ref(const int *label, const double *score, size_t count,
-                                         size_t m, size_t n, double *component)
-{
-    uint64_t points = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t won = 0;
-        for (size_t j = 0; j < count; j++) {
-            const double hh = label[i] ? score[i] : score[j];
-            const double hc = label[i] ? score[j] : score[i];
-            if (label[j] != label[i]) won += hh > hc ? 2u : hh == hc ? 1u : 0u;
-        }
-        if (component) component[i] = (double)won / (2.0 * (double)(label[i] ? n : m));
-        if (label[i]) points += won;
-    }
-    return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
-}
-
-/* AUC of scores, order[count] being that of rising score, and, when component is not NULL, each
-   item's structural component (DeLong et al. 1988):
+/* AUC of scores[count], m of them of HH and n of HC, and, when component is not NULL, each item's
+   structural component (DeLong et al. 1988):
      V10(i), HH: share of HC items that score lower than i, ties by half = (TZ_i - TX_i) / n
      V01(j), HC: share of HH items that score higher than j, ties by half = 1 - (TZ_j - TY_j) / m
    with midranks TZ among all, TX among HH, TY among HC (Sun & Xu 2014). In a group of ties with p
    HH and q HC items that stands above a HH and b HC items, TZ = a + b + (p+q+1)/2,
    TX = a + (p+1)/2 and TY = b + (q+1)/2, so TZ - TX = b + q/2 and TZ - TY = a + p/2: one sort, one
-   pass. kind[count] is scratch. */
-QNET__HELPER double qnet__components_fast(const int *label, const double *score,
-                                          const uint32_t *order, size_t count, size_t m, size_t n,
-                                          unsigned char *kind, double *component)
+   pass. The AUC is the mean of either kind: Mann and Whitney's U / (m n) (Hanley & McNeil 1982). */
+static double qnet__components(qnet__evaluation *e, const int *label, const double *score,
+                               size_t count, size_t m, double *component)
 {
-    const double below[2] = {2.0 * (double)m, 2.0 * (double)n}; /* [class]: denominators */
+    const size_t n = count - m;
     uint64_t points = 0, a = 0, b = 0; /* points: twice the pairs won */
-    double before = score[order[0]];
-    /* What lies scattered is fetched in a loop without decisions, which can run far ahead: the
-       label, and whether the score is that of the item before. */
-    for (size_t k = 0; k < count; k++) {
-        const double here = score[order[k]];
-        kind[k] = (unsigned char)(label[order[k]] | (here == before) << 1);
-        before = here;
-    }
+    qnet__rank_scores(e, score, label, count);
     for (size_t first = 0, end; first < count; first = end) {
-        uint64_t p = kind[first] & 1u, q, won[2]; /* won: by an item of the class, twice */
-        for (end = first + 1; end < count && kind[end] > 1; end++) p += kind[end] & 1u;
+        uint64_t p = 0, q, won_hh, won_hc; /* twice the pairs that an item of the class wins */
+        end = qnet__run_end(e->ranked, count, first);
+        for (size_t k = first; k < end; k++) p += e->ranked[k].hh;
         q = (uint64_t)(end - first) - p;
-        won[0] = 2 * ((uint64_t)m - a) - p;
-        won[1] = 2 * b + q;
-        for (size_t k = first; component && k < end; k++) {
-            const int y = kind[k] & 1;
-            component[order[k]] = (double)won[y] / below[y];
-        }
-        points += p * won[1];
+        won_hh = 2 * b + q;
+        won_hc = 2 * ((uint64_t)m - a) - p;
+        for (size_t k = first; component && k < end; k++)
+            component[e->ranked[k].item] = e->ranked[k].hh ? (double)won_hh / (2.0 * (double)n)
+                                                           : (double)won_hc / (2.0 * (double)m);
+        points += p * won_hh;
         a += p;
         b += q;
     }
     return (double)points / (double)(2u * (uint64_t)m * (uint64_t)n);
 }
 
-static double qnet__components(const int *label, const double *score, size_t count, size_t m,
-                               size_t n, const qnet__sorting *sorting, double *component)
-{
-#ifdef QNET_REFERENCE
-    QNET__UNUSED(sorting);
-    return qnet__components_ref(label, score, count, m, n, component);
-#else
-    qnet__rank(score, count, sorting);
-    return qnet__components_fast(label, score, sorting->order, count, m, n, sorting->kind,
-                                 component);
-#endif
-}
-
-/* (pairs won + half the ties) / (m n), counted in whole numbers: no rounding before the
-   quotient. */
 QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double *score,
                               size_t count, double *auc)
 {
@@ -17237,69 +17073,13 @@ QNET_API qnet_status qnet_auc(qnet_context *ctx, const int *label, const double 
     size_t m;
     if (!auc) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_auc: auc is NULL");
     QNET__TRY(qnet__check_curve(ctx, "qnet_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    *auc = qnet__components(label, score, count, m, count - m, &e.sorting[0], NULL);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    *auc = qnet__components(&e, label, score, count, m, NULL);
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
 }
 
-/* ---- DeLong's test --------------------------------------------------------------------------- */
-
-/* What stands before the three sums of qnet__covariance. */
-typedef struct qnet__obuchowski { double hh, hc, cross; } qnet__obuchowski;
-
-/* Covariance of two AUCs, or of two differences of AUCs, for clustered data (Obuchowski 1997):
-     S10/m + S01/n + (S11 + S11')/(m n),
-     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
-     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
-     S11 = I   / (I - 1)       sum_c x_c y'_c
-   with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item, I10 = m,
-   I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n with m-1 and n-1.
-   x, y, x2, y2 [units]; x2, y2 may be x, y: then it is a variance. */
-static double qnet__covariance(const qnet__obuchowski *f, const double *x, const double *y,
-                               const double *x2, const double *y2, size_t units)
-{
-    double s10 = 0.0, s01 = 0.0, s11 = 0.0;
-    for (size_t c = 0; c < units; c++) {
-        s10 += x[c] * x2[c];
-        s01 += y[c] * y2[c];
-        s11 += x[c] * y2[c] + x2[c] * y[c];
-    }
-    return f->hh * s10 + f->hc * s01 + f->cross * s11;
-}
-
-/* What the sums over clusters of a test come to. */
-typedef struct qnet__delong_sums { double variance[2], covariance, of_difference; }
-    qnet__delong_sums;
-
-/* The same sums where every item is its own cluster, straight from the components. Each one adds
-   what qnet__covariance adds, in the same order, but for zeros. */
-QNET__HELPER void qnet__item_covariances(const qnet__obuchowski *f, const int *label, size_t count,
-                                         int curves, const double *auc,
-                                         const double *const component[2], qnet__delong_sums *out)
-{
-    const double *v0 = component[0], *v1 = component[curves - 1];
-    double s[2][4]; /* [class]: x0 x0, x1 x1, x0 x1, d d */
-    memset(s, 0, sizeof s);
-    for (size_t i = 0; i < count; i++) {
-        const double x0 = v0[i] - auc[0], x1 = v1[i] - auc[curves - 1];
-        const double d = (v0[i] - v1[i]) - (auc[0] - auc[curves - 1]);
-        const int y = label[i];
-        /* Both are added to, as branches on labels cannot be foreseen. */
-        s[0][0] += y ? 0.0 : x0 * x0;
-        s[1][0] += y ? x0 * x0 : 0.0;
-        s[0][1] += y ? 0.0 : x1 * x1;
-        s[1][1] += y ? x1 * x1 : 0.0;
-        s[0][2] += y ? 0.0 : x0 * x1;
-        s[1][2] += y ? x0 * x1 : 0.0;
-        s[0][3] += y ? 0.0 : d * d;
-        s[1][3] += y ? d * d : 0.0;
-    }
-    out->variance[0] = f->hh * s[1][0] + f->hc * s[0][0];
-    out->variance[1] = f->hh * s[1][1] + f->hc * s[0][1];
-    out->covariance = f->hh * s[1][2] + f->hc * s[0][2];
-    out->of_difference = f->hh * s[1][3] + f->hc * s[0][3];
-}
+/* ---- DeLong's test ------------------------------------------------------------------------- */
 
 /* AUC -+ 1.96 sqrt(variance), clipped to 0..1. */
 static qnet_interval qnet__auc_interval(double auc, double variance)
@@ -17311,6 +17091,7 @@ static qnet_interval qnet__auc_interval(double auc, double variance)
     return r;
 }
 
+/* logit(AUC) -+ 1.96 sqrt(variance) / (AUC (1 - AUC)), the error by the delta method, and back. */
 QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
 {
     const double logit = log(auc / (1 - auc)); /* +-infinity without variance: stays there */
@@ -17321,106 +17102,52 @@ QNET_API qnet_interval qnet_logit_interval(double auc, double variance)
     return r;
 }
 
-/* The sums over clusters of components less their AUC, and of the two curves' differences: these
-   are formed item by item, so that curves that differ nowhere have a difference of exactly 0. */
-static void qnet__cluster_sums(const int *label, size_t count, size_t units, int curves,
-                               const double *auc, qnet__evaluation *e)
+/* Covariances of AUCs for clustered data (Obuchowski 1997):
+     cov = S10/m + S01/n + (S11 + S11')/(m n),
+     S10 = I10 / ((I10 - 1) m) sum_c x_c x'_c,   x_c = sum of V10 - AUC over HH items of c
+     S01 = I01 / ((I01 - 1) n) sum_c y_c y'_c,   y_c = sum of V01 - AUC over HC items of c
+     S11 = I   / (I - 1)       sum_c x_c y'_c
+   with I clusters, I10 of them with HH and I01 with HC items. With clusters of one item (cluster
+   NULL), I10 = m, I01 = n and every x_c y_c = 0: what is left is DeLong's cov(V10)/m + cov(V01)/n
+   with m-1 and n-1. value: variances of AUC 1 and AUC 2, their covariance, and the variance of
+   their difference, formed item by item: curves that differ nowhere have exactly 0. With one curve
+   the second is the first. */
+static qnet_status qnet__covariances(qnet_context *ctx, qnet__evaluation *e, const int *label,
+                                     const int *cluster, size_t count, size_t m, int curves,
+                                     const double auc[2], double value[4])
 {
-    for (int k = 0; k < curves; k++) {
-        for (int y = 0; y < 2; y++) {
-            memset(e->sum[y][k], 0, units * sizeof(double));
-            if (k == 1) memset(e->difference[y], 0, units * sizeof(double));
+    static const int pair[4][2] = { { 0, 0 }, { 1, 1 }, { 0, 1 }, { 2, 2 } };
+    const double *v0 = e->component[0], *v1 = e->component[curves - 1], auc1 = auc[curves - 1];
+    const double hh = (double)m, hc = (double)(count - m);
+    double s10[4], s01[4], s11[4];
+    size_t units = 0, with[2] = { 0, 0 }; /* I, and I01 and I10 */
+    memset(s10, 0, sizeof s10);
+    memset(s01, 0, sizeof s01);
+    memset(s11, 0, sizeof s11);
+    if (cluster) qnet__rank_clusters(e, cluster, count);
+    for (size_t first = 0, end; first < count; first = end, units++) {
+        double sum[2][3]; /* [class][AUC 1, AUC 2, their difference] */
+        int has[2] = { 0, 0 };
+        memset(sum, 0, sizeof sum);
+        end = cluster ? qnet__run_end(e->ranked, count, first) : first + 1;
+        for (size_t k = first; k < end; k++) {
+            const size_t i = cluster ? e->ranked[k].item : k;
+            const int y = label[i];
+            sum[y][0] += v0[i] - auc[0];
+            sum[y][1] += v1[i] - auc1;
+            sum[y][2] += (v0[i] - v1[i]) - (auc[0] - auc1);
+            has[y] = 1;
         }
-        for (size_t i = 0; i < count; i++) {
-            const double v = e->component[k][i] - auc[k];
-            e->sum[label[i]][k][e->unit[i]] += v;
+        with[0] += (size_t)has[0];
+        with[1] += (size_t)has[1];
+        for (int j = 0; j < 4; j++) {
+            const double x = sum[1][pair[j][0]], y = sum[0][pair[j][0]];
+            const double x2 = sum[1][pair[j][1]], y2 = sum[0][pair[j][1]];
+            s10[j] += x * x2;
+            s01[j] += y * y2;
+            s11[j] += x * y2 + x2 * y;
         }
     }
-    for (size_t i = 0; curves == 2 && i < count; i++) {
-        const double d = (e->component[0][i] - e->component[1][i]) - (auc[0] - auc[1]);
-        e->difference[label[i]][e->unit[i]] += d;
-    }
-}
-
-/* Marks which clusters hold items of each class and counts them in with[class]. */
-static void qnet__cluster_classes(const int *label, size_t count, size_t units, qnet__evaluation *e,
-                                  size_t with[2])
-{
-    for (int y = 0; y < 2; y++) {
-        with[y] = 0;
-        memset(e->has[y], 0, units);
-    }
-    for (size_t i = 0; i < count; i++) {
-        unsigned char *has = &e->has[label[i]][e->unit[i]];
-        if (!*has) with[label[i]]++;
-        *has = 1;
-    }
-}
-
-/* qnet__covariance of what has been summed: of the curves and of their difference. */
-static void qnet__cluster_covariances(const qnet__obuchowski *f, size_t units, int curves,
-                                      const qnet__evaluation *e, qnet__delong_sums *out)
-{
-    memset(out, 0, sizeof *out);
-    for (int k = 0; k < curves; k++) {
-        const double *x = e->sum[1][k], *y = e->sum[0][k];
-        out->variance[k] = qnet__covariance(f, x, y, x, y, units);
-    }
-    if (curves == 2) {
-        const double *x = e->difference[1], *y = e->difference[0];
-        out->of_difference = qnet__covariance(f, x, y, x, y, units);
-        out->covariance = qnet__covariance(f, e->sum[1][0], e->sum[0][0], e->sum[1][1],
-                                           e->sum[0][1], units);
-    }
-}
-
-/* Items that are their own clusters need no sums over clusters. */
-static int qnet__is_clustered(const int *cluster)
-{
-#ifdef QNET_REFERENCE
-    QNET__UNUSED(cluster);
-    return 1;
-#else
-    return cluster != NULL;
-#endif
-}
-
-/* The curves of a test, which are sorted at the same time where there are threads. */
-typedef struct qnet__curves {
-    const int *label;
-    const double *const *score;
-    const qnet__evaluation *e;
-    size_t count, m;
-    double auc[2];
-} qnet__curves;
-
-static void qnet__curve_task(void *arg, size_t index, size_t worker)
-{
-    qnet__curves *c = (qnet__curves *)arg;
-    const qnet__sorting *sorting = &c->e->sorting[index % (size_t)c->e->sortings];
-    QNET__UNUSED(worker);
-    c->auc[index] = qnet__components(c->label, c->score[index], c->count, c->m, c->count - c->m,
-                                     sorting, c->e->component[index]);
-}
-
-/* z = (AUC 1 - AUC 2) / se, se^2 = var 1 + var 2 - 2 cov, taken as the variance of the differences;
-   p = 2 Phi(-|z|) (DeLong et al. 1988; paper, Table 2). */
-static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
-                                    const double *const score[2], const int *cluster, size_t count,
-                                    size_t m, qnet__evaluation *e, qnet_delong *out)
-{
-    const int curves = score[1] ? 2 : 1, clustered = qnet__is_clustered(cluster);
-    const size_t n = count - m;
-    const size_t units = clustered ? qnet__units(cluster, count, e, NULL) : count;
-    size_t with[2];
-    qnet__curves c;
-    qnet__obuchowski f;
-    qnet__delong_sums sums;
-    qnet_delong r;
-    memset(&r, 0, sizeof r);
-    with[0] = n;
-    with[1] = m;
-    if (clustered) qnet__cluster_classes(label, count, units, e, with);
     if (with[0] < 2 || with[1] < 2) {
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_delong_test: a variance needs two %s of each class, found %lu with "
@@ -17428,65 +17155,58 @@ static qnet_status qnet__delong_run(qnet_context *ctx, const int *label,
                           cluster ? "clusters" : "items", (unsigned long)with[1],
                           (unsigned long)with[0]);
     }
-    f.hh = (double)with[1] / ((double)(with[1] - 1) * (double)m * (double)m);
-    f.hc = (double)with[0] / ((double)(with[0] - 1) * (double)n * (double)n);
-    f.cross = (double)units / ((double)(units - 1) * (double)m * (double)n);
-    c.label = label;
-    c.score = score;
-    c.e = e;
-    c.count = count;
-    c.m = m;
-    c.auc[1] = 0.0;
-    qnet__parallel(ctx, (size_t)curves, qnet__curve_task, &c);
-    if (clustered) {
-        qnet__cluster_sums(label, count, units, curves, c.auc, e);
-        qnet__cluster_covariances(&f, units, curves, e, &sums);
-    } else {
-        const double *component[2];
-        component[0] = e->component[0];
-        component[1] = e->component[1];
-        qnet__item_covariances(&f, label, count, curves, c.auc, component, &sums);
+    for (int j = 0; j < 4; j++) {
+        value[j] = (double)with[1] / ((double)(with[1] - 1) * hh * hh) * s10[j] +
+                   (double)with[0] / ((double)(with[0] - 1) * hc * hc) * s01[j] +
+                   (double)units / ((double)(units - 1) * hh * hc) * s11[j];
     }
+    return QNET_OK;
+}
+
+/* The test of H0: AUC 1 = AUC 2 for two scores of the same items, which are correlated:
+     z = (AUC 1 - AUC 2) / se,  se^2 = var 1 + var 2 - 2 cov,  p = 2 Phi(-|z|)
+   (DeLong et al. 1988; paper, Table 2). se^2 is taken as the variance of the differences. By
+   cluster it is the test that slices of one subject ask for: taken as independent, they make se
+   too small and p too sure. */
+QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
+                                      const double *score2, const int *cluster, size_t count,
+                                      qnet_delong *out)
+{
+    const int curves = score2 ? 2 : 1;
+    qnet__evaluation e;
+    qnet_delong r;
+    qnet_status status;
+    double value[4];
+    size_t m;
+    memset(&r, 0, sizeof r);
+    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
+    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
+    if (score2)
+        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
+    QNET__TRY(qnet__evaluation_create(ctx, count, curves, 0, &e));
     for (int k = 0; k < curves; k++) {
-        r.auc[k] = c.auc[k];
-        r.variance[k] = sums.variance[k];
+        r.auc[k] = qnet__components(&e, label, k ? score2 : score1, count, m, e.component[k]);
+    }
+    status = qnet__covariances(ctx, &e, label, cluster, count, m, curves, r.auc, value);
+    qnet__evaluation_destroy(ctx, &e);
+    if (status != QNET_OK) return status;
+    for (int k = 0; k < curves; k++) {
+        r.variance[k] = value[k];
         r.ci[k] = qnet__auc_interval(r.auc[k], r.variance[k]);
     }
     if (curves == 2) {
         const double d = r.auc[0] - r.auc[1];
-        r.covariance = sums.covariance;
+        r.covariance = value[2];
         /* What is left of equal variances is rounding. */
-        r.se = sums.of_difference > 1e-14 * (r.variance[0] + r.variance[1])
-                   ? sqrt(sums.of_difference) : 0.0;
-        if (d == 0.0) r.z = 0.0;
-        else r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
+        if (value[3] > 1e-14 * (r.variance[0] + r.variance[1])) r.se = sqrt(value[3]);
+        if (d != 0.0) r.z = r.se > 0.0 ? d / r.se : d > 0.0 ? HUGE_VAL : -HUGE_VAL;
         r.p = erfc(fabs(r.z) * 0.70710678118654752440); /* 2 Phi(-|z|), right far into the tail */
     }
     *out = r;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_delong_test(qnet_context *ctx, const int *label, const double *score1,
-                                      const double *score2, const int *cluster, size_t count,
-                                      qnet_delong *out)
-{
-    const double *score[2];
-    qnet__evaluation e;
-    qnet_status status;
-    size_t m;
-    score[0] = score1;
-    score[1] = score2;
-    if (!out) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_delong_test: out is NULL");
-    QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score1", label, score1, count, &m));
-    if (score2)
-        QNET__TRY(qnet__check_curve(ctx, "qnet_delong_test, score2", label, score2, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, score2 ? 2 : 1, qnet__is_clustered(cluster),
-                                      0, &e));
-    status = qnet__delong_run(ctx, label, score, cluster, count, m, &e, out);
-    qnet__evaluation_destroy(ctx, &e);
-    return status;
-}
-
+/* The level of a p-value as the paper's Table 2 and Fig. 7 mark it. */
 QNET_API const char *qnet_stars(double p)
 {
     if (p <= 0.0001) return "****";
@@ -17496,50 +17216,34 @@ QNET_API const char *qnet_stars(double p)
     return "ns";
 }
 
-QNET_API const char *qnet_stars_of(double p, int subjects_hh, int subjects_hc)
-{
-    const int few = subjects_hh < QNET_STARS_SUBJECTS || subjects_hc < QNET_STARS_SUBJECTS;
-    return few ? NULL : qnet_stars(p);
-}
-
-/* ---- Bootstrap ------------------------------------------------------------------------------- */
+/* ---- Bootstrap ----------------------------------------------------------------------------- */
 
 #define QNET__BOOTSTRAP_TRIES 1000 /* one class in all of them: probability at most 2^-1000 */
 
-/* A resample's AUC needs only sums of weights. Between two changes of class in the order of rising
-   score, it does not matter which item a draw fell on; so the items are laid into groups, each a
-   run of HC and the run of HH above it, or the items of one score that both classes have; and a
-   draw counts in slot 2 * group + class. */
+/* One bootstrap (Efron 1979). A unit is what is drawn: an item, or a whole cluster, because a
+   resample of slices from known subjects would vary less than new subjects do. */
 typedef struct qnet__bootstrap {
-    const int *label;
-    const double *score;
-    const uint32_t *order;     /* [count]: of rising score */
-    const uint32_t *unit;      /* [count]: cluster of each item; NULL: each item is its own */
-    const uint32_t *slot;      /* [count]: of each item */
-    const unsigned char *tied; /* [groups]: 1 where the two classes have the same score */
-    uint32_t *weight;          /* [workers][units], where they are clusters: how often drawn */
-    uint32_t *sum;             /* [workers][2 * groups]: the slots */
-    double *auc;               /* [resamples]; NaN: no sample with both classes was found */
-    size_t count, units, groups;
+    const qnet__evaluation *e; /* ranked: in the order of rising score, with units as items */
+    size_t count, units;
     uint64_t seed;
-    int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
-/* Plain twin: the AUC where item i counts weight[unit[i]] times, by the sum of qnet__components
-   with weights. In double: whole numbers below 2^53 are exact, and nothing wraps. NaN when a class
-   has no weight. */
-static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *weight)
+/* The AUC where an item counts as often as its unit was drawn, by the sum of qnet__components. In
+   double, in which whole numbers below 2^53 are exact. NaN when a class was not drawn. */
+static double qnet__weighted_auc(const qnet__ranked *ranked, size_t count, const uint32_t *weight)
 {
     double points = 0.0, hh = 0.0, hc = 0.0;
-    for (size_t first = 0, end; first < b->count; first = end) {
-        double p = 0.0, q = 0.0;
-        end = qnet__tie_end(b->score, b->order, b->count, first);
+    for (size_t first = 0, end; first < count; first = end) {
+        double p, q;
+        uint64_t all = 0, of_hh = 0;
+        end = qnet__run_end(ranked, count, first);
         for (size_t k = first; k < end; k++) {
-            const uint32_t item = b->order[k];
-            const double w = (double)weight[b->unit ? b->unit[item] : item];
-            if (b->label[item]) p += w;
-            else q += w;
+            const uint64_t w = weight[ranked[k].item];
+            all += w;
+            of_hh += w * ranked[k].hh;
         }
+        p = (double)of_hh;
+        q = (double)(all - of_hh);
         points += p * (2.0 * hc + q);
         hh += p;
         hc += q;
@@ -17547,125 +17251,21 @@ static double qnet__weighted_auc_ref(const qnet__bootstrap *b, const uint32_t *w
     return hh > 0.0 && hc > 0.0 ? points / (2.0 * hh * hc) : (double)NAN;
 }
 
-/* The same from the sums of the slots; hh + hc < 2^32, so that 2 hh hc fits. */
-QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint32_t *sum)
-{
-    uint64_t points = 0, hh = 0, hc = 0;
-    for (size_t g = 0; g < b->groups; g++) {
-        const uint64_t q = sum[2 * g], p = sum[2 * g + 1];
-        points += p * (2 * hc + (b->tied[g] ? q : 2 * q));
-        hh += p;
-        hc += q;
-    }
-    return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
-}
-
-/* As many units as there are, drawn with replacement. Counts unit u at counts[place[u]], or
-   counts[u] where place is NULL. */
-static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet_rng *rng,
-                             uint32_t *counts)
-{
-    for (size_t i = 0; i < b->units; i++) {
-        const uint32_t u = qnet_rng_below(rng, (uint32_t)b->units);
-        counts[place ? place[u] : u]++;
-    }
-}
-
 /* One resample: as many units as there are, drawn with replacement; drawn again while one class is
-   missing. */
+   missing. Resample `index` has a stream of random numbers of its own, so the result depends
+   neither on the number of workers nor on the order of the tasks. */
 static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
 {
     const qnet__bootstrap *b = (const qnet__bootstrap *)arg;
-    const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
-    uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
-    uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
+    uint32_t *weight = b->e->weight + worker * b->count;
     qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
-        if (by_unit) memset(weight, 0, b->units * sizeof *weight);
-        if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
-        if (by_unit) {
-            qnet__draw_units(b, NULL, &rng, weight);
-            for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
-        } else {
-            qnet__draw_units(b, b->slot, &rng, sum);
-        }
-        auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
+        memset(weight, 0, b->units * sizeof *weight);
+        for (size_t k = 0; k < b->units; k++) weight[qnet_rng_below(&rng, (uint32_t)b->units)]++;
+        auc = qnet__weighted_auc(b->e->ranked, b->count, weight);
     }
-    b->auc[index] = auc;
-}
-
-/* slot[i] of each item and tied[] of each group; returns how many groups there are. */
-static size_t qnet__bootstrap_groups(const int *label, const double *score, const uint32_t *order,
-                                     size_t count, uint32_t *slot, unsigned char *tied)
-{
-    size_t groups = 0;
-    int open = -1; /* the class that the last group ends with; -1: nothing may be added to it */
-    for (size_t first = 0, end; first < count; first = end) {
-        size_t hh = 0;
-        int mixed, y;
-        end = qnet__tie_end(score, order, count, first);
-        for (size_t k = first; k < end; k++) hh += (size_t)label[order[k]];
-        mixed = hh > 0 && hh < end - first;
-        y = hh > 0;
-        if (mixed || y < open || open < 0) tied[groups++] = (unsigned char)mixed;
-        open = mixed ? -1 : y;
-        for (size_t k = first; k < end; k++)
-            slot[order[k]] = (uint32_t)(2 * (groups - 1) + (size_t)label[order[k]]);
-    }
-    return groups;
-}
-
-static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, const double *score,
-                                       const int *cluster, size_t count, size_t resamples,
-                                       uint64_t seed, qnet__evaluation *e, double *auc)
-{
-    const size_t workers = qnet__workers(ctx);
-    size_t bytes = 0, failed = resamples, largest = 1;
-    qnet__arena arena;
-    qnet__bootstrap b;
-    memset(&arena, 0, sizeof arena);
-    memset(&b, 0, sizeof b);
-    b.units = cluster ? qnet__units(cluster, count, e, &largest) : count;
-    b.unit = cluster ? e->unit : NULL;
-    b.by_item = count > 0x7fffffffu || b.units > 0xffffffffu / largest; /* slots are 32 bits */
-#ifdef QNET_REFERENCE
-    b.by_item = 1;
-#endif
-    qnet__rank(score, count, &e->sorting[0]);
-    b.groups = qnet__bootstrap_groups(label, score, e->sorting[0].order, count, e->slot, e->tied);
-    for (int pass = 0; pass < 2; pass++) {
-        b.auc = (double *)qnet__take(&arena, resamples, sizeof(double));
-        if (cluster || b.by_item)
-            b.weight = (uint32_t *)qnet__take(&arena, b.units, workers * sizeof(uint32_t));
-        if (!b.by_item)
-            b.sum = (uint32_t *)qnet__take(&arena, 2 * b.groups, workers * sizeof(uint32_t));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "a bootstrap");
-        }
-    }
-    b.label = label;
-    b.score = score;
-    b.order = e->sorting[0].order;
-    b.slot = e->slot;
-    b.tied = e->tied;
-    b.count = count;
-    b.seed = seed;
-    qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
-    for (size_t r = resamples; r-- > 0;) {
-        if (b.auc[r] != b.auc[r]) failed = r;
-    }
-    if (failed == resamples) memcpy(auc, b.auc, resamples * sizeof *auc);
-    qnet__free(ctx, arena.base, bytes);
-    if (failed < resamples) {
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
-                          (unsigned long)failed, QNET__BOOTSTRAP_TRIES);
-    }
-    return QNET_OK;
+    b->e->auc[index] = auc;
 }
 
 QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, const double *score,
@@ -17673,8 +17273,8 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                                         uint64_t seed, double *auc)
 {
     qnet__evaluation e;
-    qnet_status status;
-    size_t m;
+    qnet__bootstrap b;
+    size_t m, drawn = 0;
     if (!auc || resamples < 1) {
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_bootstrap_auc: expected room for auc and 1 resample at least, "
@@ -17682,31 +17282,51 @@ QNET_API qnet_status qnet_bootstrap_auc(qnet_context *ctx, const int *label, con
                           auc ? "room" : "NULL", resamples);
     }
     QNET__TRY(qnet__check_curve(ctx, "qnet_bootstrap_auc", label, score, count, &m));
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, cluster != NULL, 1, &e));
-    status = qnet__bootstrap_run(ctx, label, score, cluster, count, (size_t)resamples, seed, &e,
-                                 auc);
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, (size_t)resamples, &e));
+    b.e = &e;
+    b.count = count;
+    b.units = cluster ? 0 : count;
+    b.seed = seed;
+    for (size_t i = 0; i < count; i++) e.unit[i] = (uint32_t)i;
+    if (cluster) { /* units are counted in the order of the clusters' values */
+        qnet__rank_clusters(&e, cluster, count);
+        for (size_t first = 0, end; first < count; first = end, b.units++) {
+            end = qnet__run_end(e.ranked, count, first);
+            for (size_t k = first; k < end; k++) e.unit[e.ranked[k].item] = (uint32_t)b.units;
+        }
+    }
+    qnet__rank_scores(&e, score, label, count);
+    for (size_t k = 0; k < count; k++) e.ranked[k].item = e.unit[e.ranked[k].item];
+    qnet__parallel(ctx, (size_t)resamples, qnet__bootstrap_task, &b);
+    while (drawn < (size_t)resamples && e.auc[drawn] == e.auc[drawn]) drawn++;
+    if (drawn == (size_t)resamples) memcpy(auc, e.auc, drawn * sizeof *auc);
     qnet__evaluation_destroy(ctx, &e);
-    return status;
+    if (drawn < (size_t)resamples) {
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "qnet_bootstrap_auc: resample %lu: one class in each of %d samples drawn",
+                          (unsigned long)drawn, QNET__BOOTSTRAP_TRIES);
+    }
+    return QNET_OK;
 }
 
-/* The share-quantile of values, whose rising order is known, by linear interpolation: position
-   share * (count - 1). */
-static double qnet__order_quantile(const double *values, const uint32_t *order, size_t count,
+/* The share-quantile of values, whose rising order is known, by linear interpolation at position
+   share * (count - 1): type 7 of Hyndman & Fan 1996, numpy's and R's default. */
+static double qnet__order_quantile(const double *values, const qnet__ranked *ranked, size_t count,
                                    double share)
 {
     const double at = share * (double)(count - 1);
     const size_t below = qnet__min_size((size_t)at, count - 1);
-    const double low = values[order[below]];
-    const double high = values[order[qnet__min_size(below + 1, count - 1)]];
+    const double low = values[ranked[below].item];
+    const double high = values[ranked[qnet__min_size(below + 1, count - 1)].item];
     return low + (at - (double)below) * (high - low);
 }
 
-/* std has count - 1 below; 0 for one value. */
+/* What a box plot shows: quartiles, and as ends of the whiskers the 2.5th and 97.5th percentile,
+   the bootstrap's percentile interval. std has count - 1 below; 0 for one value. */
 QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, size_t count,
                                      qnet_boxplot *out)
 {
     qnet__evaluation e;
-    const uint32_t *order;
     qnet_boxplot r;
     double sum = 0.0, squares = 0.0;
     if (!ctx) return QNET_ERROR_ARGUMENT;
@@ -17721,19 +17341,20 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
                               "qnet_boxplot_of: value %lu is NaN or infinite", (unsigned long)i);
         }
     }
-    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, 0, &e));
-    qnet__rank(values, count, &e.sorting[0]);
-    order = e.sorting[0].order;
-    for (size_t i = 0; i < count; i++) sum += values[order[i]];
+    QNET__TRY(qnet__evaluation_create(ctx, count, 0, 0, &e));
+    qnet__rank_scores(&e, values, NULL, count);
+    for (size_t i = 0; i < count; i++) sum += values[e.ranked[i].item];
     r.mean = sum / (double)count;
-    for (size_t i = 0; i < count; i++)
-        squares += (values[order[i]] - r.mean) * (values[order[i]] - r.mean);
+    for (size_t i = 0; i < count; i++) {
+        const double d = values[e.ranked[i].item] - r.mean;
+        squares += d * d;
+    }
     r.std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
-    r.low = qnet__order_quantile(values, order, count, 0.025);
-    r.q1 = qnet__order_quantile(values, order, count, 0.25);
-    r.median = qnet__order_quantile(values, order, count, 0.5);
-    r.q3 = qnet__order_quantile(values, order, count, 0.75);
-    r.high = qnet__order_quantile(values, order, count, 0.975);
+    r.low = qnet__order_quantile(values, e.ranked, count, 0.025);
+    r.q1 = qnet__order_quantile(values, e.ranked, count, 0.25);
+    r.median = qnet__order_quantile(values, e.ranked, count, 0.5);
+    r.q3 = qnet__order_quantile(values, e.ranked, count, 0.75);
+    r.high = qnet__order_quantile(values, e.ranked, count, 0.975);
     *out = r;
     qnet__evaluation_destroy(ctx, &e);
     return QNET_OK;
@@ -17747,9 +17368,9 @@ QNET_API qnet_status qnet_boxplot_of(qnet_context *ctx, const double *values, si
    ============================================================================================ */
 
 /* raw[p] = sum_c fc.weight[class][c] f[p][c] over the pixels p of image `index`;
-   map[height][width] = (raw - its least) / (its greatest - its least), resized. The bias, the same
-   everywhere, drops out. The sums are taken in double and allocated for this call: no training
-   step comes here. */
+   map[height][width] = (raw - its least) / (its greatest - its least), resized, and 0 everywhere
+   where raw is flat. The bias, the same everywhere, drops out. The sums are taken in double and
+   allocated for this call: no training step comes here. */
 QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index, float *map,
                               float *raw)
 {
@@ -17757,88 +17378,82 @@ QNET_API qnet_status qnet_cam(const qnet_resnet *net, int index, int class_index
     qnet_tensor features;
     const qnet_real *f, *w;
     float *sums, low = FLT_MAX, high = -FLT_MAX;
-    size_t pixels, bytes, p, c;
-    int fc;
-
+    size_t pixels, bytes;
+    qnet_status status = QNET_OK;
     if (net == NULL || map == NULL)
         return qnet__fail(net ? net->ctx : NULL, QNET_ERROR_ARGUMENT, "cam: net or map is NULL");
     ctx = net->ctx;
     features = qnet_resnet_feature_map(net);
     if (features.data == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: expected a forward pass before");
-    if (index < 0 || (size_t)index >= features.shape[0]) {
+    if (index < 0 || (size_t)index >= features.shape[0])
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cam: image must be 0..%d, as in the last forward pass, found %d",
                           (int)features.shape[0] - 1, index);
-    }
-    if (class_index < 0 || class_index >= net->config.classes) {
+    if (class_index < 0 || class_index >= net->config.classes)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cam: class must be 0..%d, found %d",
                           net->config.classes - 1, class_index);
-    }
-    fc = qnet_param_find(net->table, "fc.weight");
-    w = net->weights + net->table->entries[fc].offset + (size_t)class_index * QNET_FEATURES;
+    w = net->weights + (size_t)class_index * QNET_FEATURES +
+        net->table->entries[qnet_param_find(net->table, "fc.weight")].offset;
     pixels = features.shape[1] * features.shape[2];
     f = features.data + (size_t)index * pixels * QNET_FEATURES;
     bytes = pixels * sizeof(float);
     sums = (float *)qnet__alloc(ctx, bytes);
     if (sums == NULL)
         return qnet__no_memory(ctx, bytes, "a class activation map");
-    for (p = 0; p < pixels; p++) {
+    for (size_t p = 0; p < pixels; p++) {
         double sum = 0;
-        for (c = 0; c < QNET_FEATURES; c++)
+        for (size_t c = 0; c < QNET_FEATURES; c++)
             sum += (double)w[c] * (double)f[p * QNET_FEATURES + c];
         sums[p] = (float)sum;
-        if (!qnet__is_finite((double)sums[p])) {
-            qnet__free(ctx, sums, bytes);
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "cam: the features or fc.weight of class %d hold NaN or infinity",
-                              class_index);
-        }
-    }
-    if (raw != NULL)
-        memcpy(raw, sums, bytes);
-    for (p = 0; p < pixels; p++) {
         low = sums[p] < low ? sums[p] : low;
         high = sums[p] > high ? sums[p] : high;
+        if (!qnet__is_finite((double)sums[p]))
+            status = qnet__fail(ctx, QNET_ERROR_NUMERIC, "cam: the features or fc.weight of class "
+                                "%d hold NaN or infinity", class_index);
     }
-    for (p = 0; p < pixels; p++) { /* no place stands out in a flat map: 0 everywhere */
-        sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+    if (status == QNET_OK) {
+        if (raw != NULL)
+            memcpy(raw, sums, bytes);
+        for (size_t p = 0; p < pixels; p++)
+            sums[p] = high > low ? (sums[p] - low) / (high - low) : 0.0f;
+        qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
+                          net->config.height, net->config.width);
     }
-    qnet_image_resize(sums, (int)features.shape[1], (int)features.shape[2], 1, map,
-                      net->config.height, net->config.width);
     qnet__free(ctx, sums, bytes);
-    return QNET_OK;
+    return status;
 }
 
-/* v clipped to 0..1, as 0..255; NaN gives 0. */
+/* v clipped to 0..1; NaN gives 0. */
+static double qnet__unit_range(double v)
+{
+    return v > 0 ? v < 1 ? v : 1 : 0;
+}
+
+/* The same as 0..255. */
 static uint8_t qnet__cam_byte(double v)
 {
-    return (uint8_t)(v > 0 ? (v < 1 ? v * 255 + 0.5 : 255) : 0);
+    return (uint8_t)(qnet__unit_range(v) * 255 + 0.5);
 }
 
 /* MATLAB's and OpenCV's JET: blue 0, cyan, green .5, yellow, red 1; each colour is a trapezium of
    slope 4 around 1/4 (blue), 1/2 (green) and 3/4 (red). */
 QNET_API void qnet_jet(double value, uint8_t rgb[3])
 {
-    int i;
-
-    value = value > 0 ? (value < 1 ? value : 1) : 0;
-    for (i = 0; i < 3; i++)
-        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * value - (3 - i)));
+    for (int i = 0; i < 3; i++)
+        rgb[i] = qnet__cam_byte(1.5 - fabs(4 * qnet__unit_range(value) - (3 - i)));
 }
 
 /* rgb = 0.3 JET(map) + 0.5 grey, the weights of Zhou et al.'s published program. */
 QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, int width,
                                uint8_t *rgb)
 {
-    size_t p, i, size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
-
-    for (p = 0; p < size; p++) {
-        double g = (double)grey[p];
+    const size_t size = height > 0 && width > 0 ? (size_t)height * (size_t)width : 0;
+    for (size_t p = 0; p < size; p++) {
+        const double g = qnet__unit_range((double)grey[p]);
         uint8_t heat[3];
-        g = g > 0 ? (g < 1 ? g : 1) : 0;
         qnet_jet((double)map[p], heat);
-        for (i = 0; i < 3; i++)
+        for (size_t i = 0; i < 3; i++)
             rgb[3 * p + i] = qnet__cam_byte(0.3 * heat[i] / 255.0 + 0.5 * g);
     }
 }

@@ -1067,7 +1067,8 @@ static void experiment_tables(trial *t) { experiment_text(t, report_tables); }
 static void experiment_json(trial *t) { experiment_text(t, report_json); }
 static void experiment_csv(trial *t) { experiment_text(t, qnet_experiment_csv); }
 static void experiment_manifest(trial *t) { experiment_text(t, report_manifest); }
-static void experiment_html(trial *t) { experiment_text(t, report_html); }
+static qnet_status page(const qnet_experiment *e, qnet_buffer *html) { return report_html(e, NULL, html); }
+static void experiment_html(trial *t) { experiment_text(t, page); }
 
 static void experiment_publish(trial *t)
 {
