@@ -5667,10 +5667,10 @@ QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
     a = qnet__lanes_select(a > most, most, a); /* NaN stays */
     rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
     bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
-#if QNET__LANES > 1
-    m = rounded - 12582912.0f;
+#if QNET__LANES > 1 /* m of the bits, as x87's `rounded` may have more digits than a float */
+    m = __builtin_convertvector(bits, qnet__lanes);
 #else
-    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+    m = (float)bits;
 #endif
     power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
     rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
