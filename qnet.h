@@ -1659,6 +1659,13 @@ QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet
 #endif
 #endif
 
+/* QNET__HAS_TRAINING: 0 leaves out what only training runs. */
+#ifdef QNET_ONLY_INFERENCE
+#define QNET__HAS_TRAINING 0
+#else
+#define QNET__HAS_TRAINING 1
+#endif
+
 /* QNET__NEON: the vectors of 64-bit ARM, which every such processor has. */
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__aarch64__) && \
     !defined(QNET_REFERENCE) && !defined(QNET_NO_SIMD) && !QNET__REAL_IS_DOUBLE
@@ -3755,49 +3762,32 @@ typedef enum qnet__winograd_form {
 #define QNET__WINOGRAD_PAD 16   /* numbers between rows: powers of two would share cache sets */
 #define QNET__SQUARE 16 /* channels of a square of kernels: a cache line of floats */
 
-/* Outputs along an axis of a tile. */
-QNET__INLINE int qnet__winograd_outputs(int points)
-{
-    return points == QNET__WINOGRAD_CLOSED ? 2 : points - 2;
-}
+/* A tile of 4 outputs along an axis: its points, the pixels that it reads, those of them that the
+   tile before does not read, and the pixels that it writes. */
+typedef struct qnet__winograd_sizes {
+    int points, in, fresh, out;
+} qnet__winograd_sizes;
 
-/* Points for 4 outputs. */
-QNET__INLINE int qnet__winograd_most(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_SAME ? 6 : 9;
-}
+static const qnet__winograd_sizes qnet__winograd_sizes_of[3] = {
+    {6, 6, 4, 4}, {9, 9, 8, 4}, {9, 5, 4, 8}
+};
 
-/* Pixels along an axis that a tile of 4 outputs reads, that it writes, and that it reads but the
-   tile before does not. */
-QNET__INLINE int qnet__winograd_in(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 9 : form == QNET__WINOGRAD_DOUBLE ? 5 : 6;
-}
-
-QNET__INLINE int qnet__winograd_out(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_DOUBLE ? 8 : 4;
-}
-
-QNET__INLINE int qnet__winograd_fresh(const qnet__winograd_form form)
-{
-    return form == QNET__WINOGRAD_HALF ? 8 : 4;
-}
-
-/* Pixels along an axis that a tile with this number of points reads, and writes. */
-QNET__INLINE int qnet__winograd_reads(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points) + 2
-           : form == QNET__WINOGRAD_HALF ? points
-                                         : (points + 1) / 2;
-}
-
-QNET__INLINE int qnet__winograd_writes(const qnet__winograd_form form, int points)
-{
-    return form == QNET__WINOGRAD_SAME   ? qnet__winograd_outputs(points)
-           : form == QNET__WINOGRAD_HALF ? points / 2
-                                         : points - 1;
-}
+/* The points of interpolation; see "Winograd's transforms". */
+#define QNET__WINOGRAD_A 0.625
+#define QNET__WINOGRAD_B 1.5
+#define QNET__WINOGRAD_R 0.75
+#define QNET__WINOGRAD_T 2.0
+#define QNET__WINOGRAD_A2 (QNET__WINOGRAD_A * QNET__WINOGRAD_A)
+#define QNET__WINOGRAD_B2 (QNET__WINOGRAD_B * QNET__WINOGRAD_B)
+#define QNET__WINOGRAD_R2 (QNET__WINOGRAD_R * QNET__WINOGRAD_R)
+#define QNET__WINOGRAD_T2 (QNET__WINOGRAD_T * QNET__WINOGRAD_T)
+#define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
+#define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
+#define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
+#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_R2 * QNET__WINOGRAD_T))
+#define QNET__WINOGRAD_MR (1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R - QNET__WINOGRAD_T)))
+#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R + QNET__WINOGRAD_T)))
+#define QNET__WINOGRAD_MT (1 / (QNET__WINOGRAD_T * (QNET__WINOGRAD_T2 - QNET__WINOGRAD_R2)))
 
 /* How one side of a map is cut: the first `large` tiles have side + 1 outputs, the others side. */
 typedef struct qnet__winograd_axis {
@@ -3858,6 +3848,7 @@ typedef struct qnet__winograd {
    them or outside the map. */
 typedef struct qnet__winograd_view {
     int points_y, points_x;
+    int rows, columns; /* of pixels */
     ptrdiff_t at[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST]; /* [size][size] */
 } qnet__winograd_view;
 
@@ -3865,7 +3856,7 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
                                 const qnet__winograd_map *map, qnet__winograd_view *view)
 {
     const int size = map->size;
-    int kind = 0, large_y, large_x, rows, columns, y, x;
+    int kind = 0, large_y, large_x, y, x;
     ptrdiff_t image, i, j, top, left, *at = view->at;
     while (tile >= p->kind_end[kind])
         kind++;
@@ -3878,15 +3869,15 @@ static void qnet__winograd_look(const qnet__winograd *p, ptrdiff_t tile,
     j = tile % j + (large_x ? 0 : p->x.large);
     top = (i * p->y.side + (i < p->y.large ? i : p->y.large)) * map->step - map->border;
     left = (j * p->x.side + (j < p->x.large ? j : p->x.large)) * map->step - map->border;
-    rows = ((int)p->y.side + large_y) * map->step + map->more;
-    columns = ((int)p->x.side + large_x) * map->step + map->more;
+    view->rows = ((int)p->y.side + large_y) * map->step + map->more;
+    view->columns = ((int)p->x.side + large_x) * map->step + map->more;
     view->points_y = (int)(large_y ? p->y.points : p->y.few);
     view->points_x = (int)(large_x ? p->x.points : p->x.few);
     for (y = 0; y < size; y++) {
         const ptrdiff_t row = (image * map->height + top + y) * map->width;
-        const int there = y < rows && top + y >= 0 && top + y < map->height;
+        const int there = y < view->rows && top + y >= 0 && top + y < map->height;
         for (x = 0; x < size; x++) {
-            const int inside = there && x < columns && left + x >= 0 && left + x < map->width;
+            const int inside = there && x < view->columns && left + x >= 0 && left + x < map->width;
             *at++ = inside ? (row + left + x) * map->channels : -1;
         }
     }
@@ -3912,6 +3903,33 @@ typedef enum qnet__winograd_step {
     QNET__WINOGRAD_KERNELS,
     QNET__WINOGRAD_KERNEL_GRADIENTS
 } qnet__winograd_step;
+
+/* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
+   turned round and with channels swapped when they are for the gradient of the inputs. i1 and j1:
+   those of the square to come, whose rows are asked for. */
+QNET__HELPER void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
+                                        ptrdiff_t i1, ptrdiff_t j1,
+                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
+{
+    const ptrdiff_t in = p->src_c, out = p->dst_c;
+    ptrdiff_t i, j;
+    int k;
+    for (k = 0; k < 9; k++) {
+        if (!p->backward) {
+            for (i = 0; i < QNET__SQUARE; i++) {
+                memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
+                QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
+            }
+            continue;
+        }
+        for (j = 0; j < QNET__SQUARE; j++) {
+            const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
+            QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
+            for (i = 0; i < QNET__SQUARE; i++)
+                g[k][i][j] = w[i];
+        }
+    }
+}
 
 /* ---- What pooling, the stem and the LSTM take ------------------------------------------------ */
 
@@ -4057,41 +4075,23 @@ typedef int32_t qnet__lane_int;
 #define qnet__winograd_bt QNET__ISA(qnet__winograd_bt)
 #define qnet__winograd_at QNET__ISA(qnet__winograd_at)
 #define qnet__winograd_a QNET__ISA(qnet__winograd_a)
-#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
-#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
-#define qnet__winograd_odd_points QNET__ISA(qnet__winograd_odd_points)
 #define qnet__winograd_bt2 QNET__ISA(qnet__winograd_bt2)
-#define qnet__winograd_bt2_back QNET__ISA(qnet__winograd_bt2_back)
-#define qnet__winograd_odd_outputs QNET__ISA(qnet__winograd_odd_outputs)
 #define qnet__winograd_at2 QNET__ISA(qnet__winograd_at2)
-#define qnet__winograd_at2_back QNET__ISA(qnet__winograd_at2_back)
 #define qnet__winograd_a2 QNET__ISA(qnet__winograd_a2)
-#define qnet__winograd_g2 QNET__ISA(qnet__winograd_g2)
-#define qnet__winograd_gt2 QNET__ISA(qnet__winograd_gt2)
-#define qnet__winograd_to_points QNET__ISA(qnet__winograd_to_points)
-#define qnet__winograd_to_pixels QNET__ISA(qnet__winograd_to_pixels)
-#define qnet__winograd_from_outputs QNET__ISA(qnet__winograd_from_outputs)
-#define qnet__winograd_to_taps QNET__ISA(qnet__winograd_to_taps)
-#define qnet__winograd_to_kernel_points QNET__ISA(qnet__winograd_to_kernel_points)
-#define qnet__winograd_get QNET__ISA(qnet__winograd_get)
-#define qnet__winograd_prefetch QNET__ISA(qnet__winograd_prefetch)
-#define qnet__winograd_put QNET__ISA(qnet__winograd_put)
-#define qnet__winograd_input_tile QNET__ISA(qnet__winograd_input_tile)
-#define qnet__winograd_get_dy QNET__ISA(qnet__winograd_get_dy)
-#define qnet__winograd_gradient_tile QNET__ISA(qnet__winograd_gradient_tile)
+#define qnet__winograd_axis_of QNET__ISA(qnet__winograd_axis_of)
+#define qnet__winograd_tile_in QNET__ISA(qnet__winograd_tile_in)
 #define qnet__winograd_transform QNET__ISA(qnet__winograd_transform)
-#define qnet__winograd_sink QNET__ISA(qnet__winograd_sink)
-#define qnet__winograd_output_tile QNET__ISA(qnet__winograd_output_tile)
+#define qnet__winograd_tile_out QNET__ISA(qnet__winograd_tile_out)
 #define qnet__winograd_output QNET__ISA(qnet__winograd_output)
-#define qnet__winograd_gather QNET__ISA(qnet__winograd_gather)
+#define qnet__winograd_g QNET__ISA(qnet__winograd_g)
 #define qnet__winograd_kernels QNET__ISA(qnet__winograd_kernels)
-#define qnet__winograd_get_du QNET__ISA(qnet__winograd_get_du)
+#define qnet__winograd_gt QNET__ISA(qnet__winograd_gt)
 #define qnet__winograd_kernel_gradients QNET__ISA(qnet__winograd_kernel_gradients)
+#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
 #define qnet__winograd_step_of QNET__ISA(qnet__winograd_step_of)
 #define qnet__winograd_same QNET__ISA(qnet__winograd_same)
 #define qnet__winograd_half QNET__ISA(qnet__winograd_half)
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
-#define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
 #define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
@@ -4641,19 +4641,9 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* In one dimension, for 6, 5, 4 or 3 points. */
-
-#define QNET__WINOGRAD_A 0.625
-#define QNET__WINOGRAD_B 1.5
-#define QNET__WINOGRAD_A2 (QNET__WINOGRAD_A * QNET__WINOGRAD_A)
-#define QNET__WINOGRAD_B2 (QNET__WINOGRAD_B * QNET__WINOGRAD_B)
-#define QNET__WINOGRAD_N0 (1 / (QNET__WINOGRAD_A2 * QNET__WINOGRAD_B2))
-#define QNET__WINOGRAD_NA (1 / (2 * QNET__WINOGRAD_A2 * (QNET__WINOGRAD_A2 - QNET__WINOGRAD_B2)))
-#define QNET__WINOGRAD_NB (1 / (2 * QNET__WINOGRAD_B2 * (QNET__WINOGRAD_B2 - QNET__WINOGRAD_A2)))
-
-/* step: from one y to the next, in vectors. What y has beyond its length is written and not used;
-   what x has beyond that is not read.
-   y[points] = B^T x[outputs + 2]; the rows of a and -a, b and -b share their even and odd parts. */
+/* The matrices for one axis. y[k] and x[k] are at y[k * step] and x[k]; y is written as far as it
+   has elements. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+   x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
@@ -4675,31 +4665,27 @@ QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lane
         y[step] = x[4] - a2 * x[2] - b * last;
         y[2 * step] = (b + a) * (even + odd);
         y[3 * step] = (b - a) * (even - odd);
-        y[4 * step] = y[5 * step] = 2 * b * last;
-    } else if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[1] + x[2];
-        y[step] = x[2];
-        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
-    } else {
+        y[4 * step] = 2 * b * last;
+    } else if (points == 4) {
         y[0] = -b2 * (x[2] - a2 * x[0]);
         y[step] = x[3] - a2 * x[1];
         y[2 * step] = (a2 - b2) * (x[2] + a * x[1]);
-        y[3 * step] = y[4 * step] = y[5 * step] = (a2 - b2) * (x[2] - a * x[1]);
+        y[3 * step] = (a2 - b2) * (x[2] - a * x[1]);
+    } else {
+        y[0] = x[1] + x[2];
+        y[step] = x[2];
+        y[2 * step] = x[1];
     }
 }
 
-/* y[outputs] = A^T x[points]. */
 QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
     const qnet_real a = (qnet_real)QNET__WINOGRAD_A, a2 = (qnet_real)QNET__WINOGRAD_A2;
     const qnet_real b = (qnet_real)QNET__WINOGRAD_B, b2 = (qnet_real)QNET__WINOGRAD_B2;
-    const qnet__lanes x3 = x[points == QNET__WINOGRAD_CLOSED ? 2 : 3]; /* there is no x[3] then */
+    const qnet__lanes x3 = x[points > 3 ? 3 : 2];
     const qnet__lanes sum1 = x[2] + x3, difference1 = a * (x[2] - x3);
-    if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[0] + x[1];
-        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
-    } else if (points == 6) {
+    if (points == 6) {
         const qnet__lanes sum3 = x[4] + x[5], difference3 = b * (x[4] - x[5]);
         y[0] = x[0] + sum1 + sum3;
         y[step] = difference1 + difference3;
@@ -4708,14 +4694,16 @@ QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lane
     } else if (points == 5) {
         y[0] = x[0] + sum1 + x[4];
         y[step] = difference1 + b * x[4];
-        y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
-    } else {
+        y[2 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
+    } else if (points == 4) {
         y[0] = x[0] + sum1;
-        y[step] = y[2 * step] = y[3 * step] = x[1] + difference1;
+        y[step] = x[1] + difference1;
+    } else {
+        y[0] = x[0] + x[1];
+        y[step] = x[0] + x[2];
     }
 }
 
-/* y[points] = A x[outputs]. */
 QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes *y,
                                    const ptrdiff_t step)
 {
@@ -4726,7 +4714,7 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[0] + x[1];
         y[step] = x[0];
-        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
+        y[2 * step] = x[1];
         return;
     }
     y[0] = x[0];
@@ -4738,73 +4726,19 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
     } else if (points == 5) {
-        y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
-    } else {
-        y[4 * step] = y[5 * step] = x[0];
+        y[4 * step] = x[0] + b * x[1] + b2 * x[2];
     }
 }
 
-/* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
-   does not average out over pixels. */
-QNET__INLINE void qnet__winograd_g(int points, const qnet__wide *x, qnet__wide *y,
-                                   const ptrdiff_t step)
-{
-    const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
-    const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
-    const qnet__wide even1 = QNET__WINOGRAD_NA * (x[0] + a2 * x[2]);
-    const qnet__wide even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
-    const qnet__wide odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
-    if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[1];
-        y[step] = x[2] - x[1];
-        y[2 * step] = x[0] - x[1];
-        return;
-    }
-    y[0] = QNET__WINOGRAD_N0 * x[0];
-    y[step] = x[2];
-    y[2 * step] = even1 + odd1;
-    y[3 * step] = even1 - odd1;
-    y[4 * step] = even3 + odd3;
-    y[5 * step] = even3 - odd3;
-}
-
-/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6. */
-QNET__INLINE void qnet__winograd_gt(int points, const qnet__wide *x, qnet__wide *y,
-                                    const ptrdiff_t step)
-{
-    const double a = QNET__WINOGRAD_A, a2 = QNET__WINOGRAD_A2;
-    const double b = QNET__WINOGRAD_B, b2 = QNET__WINOGRAD_B2;
-    const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[2] + x[3]);
-    const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[4] + x[5]);
-    if (points == QNET__WINOGRAD_CLOSED) {
-        y[0] = x[2];
-        y[step] = x[0] - x[1] - x[2];
-        y[2 * step] = x[1];
-        return;
-    }
-    y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
-    y[step] = QNET__WINOGRAD_NA * a * (x[2] - x[3]) + QNET__WINOGRAD_NB * b * (x[4] - x[5]);
-    y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
-}
-
-/* For stride 2, with 9, 7 or 5 points. */
-
-#define QNET__WINOGRAD_R 0.75
-#define QNET__WINOGRAD_T 2.0
-#define QNET__WINOGRAD_R2 (QNET__WINOGRAD_R * QNET__WINOGRAD_R)
-#define QNET__WINOGRAD_T2 (QNET__WINOGRAD_T * QNET__WINOGRAD_T)
-#define QNET__WINOGRAD_M0 (1 / (QNET__WINOGRAD_R2 * QNET__WINOGRAD_T))
-#define QNET__WINOGRAD_MR (1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R - QNET__WINOGRAD_T)))
-#define QNET__WINOGRAD_MM (-1 / (2 * QNET__WINOGRAD_R2 * (QNET__WINOGRAD_R + QNET__WINOGRAD_T)))
-#define QNET__WINOGRAD_MT (1 / (QNET__WINOGRAD_T * (QNET__WINOGRAD_T2 - QNET__WINOGRAD_R2)))
-
-/* The points of the odd pixels, which are x[0], x[odd], x[2 odd] ... */
-QNET__INLINE void qnet__winograd_odd_points(int points, const qnet__lanes *x, const int odd,
-                                            qnet__lanes *y, const ptrdiff_t step)
+/* For stride 2, with 9, 7 or 5 points. Forward, pixel k of the odd ones is x[2 k], and of the even
+   ones x[2 k + 1]; for the gradient of the inputs both are x[k]. */
+QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
+                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T;
-    const qnet__lanes x1 = x[odd], x2 = x[2 * odd];
+    const int odd = form == QNET__WINOGRAD_HALF ? 2 : 1;
+    const qnet__lanes x1 = x[odd], x2 = x[2 * odd], *even_pixel = x + odd - 1;
     if (points == 9) {
         const qnet__lanes x3 = x[3 * odd], last = x3 - r2 * x1;
         const qnet__lanes even = x3 - t * x2, rest = r * (x2 - t * x1);
@@ -4813,87 +4747,53 @@ QNET__INLINE void qnet__winograd_odd_points(int points, const qnet__lanes *x, co
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
+        y[8 * step] = even_pixel[3 * odd];
     } else if (points == 7) {
         y[0] = -t * (x2 - r2 * x[0]);
         y[step] = x[3 * odd] - r2 * x1;
         y[2 * step] = (r - t) * (x2 + r * x1);
-        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
+        y[5 * step] = -(r + t) * (x2 - r * x1);
     } else {
         y[0] = -r * t * (x1 - r * x[0]);
         y[step] = x2 - r * x1;
-        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
+        y[2 * step] = 2 * r * (r - t) * x1;
     }
+    y[3 * step] = even_pixel[0];
+    y[4 * step] = even_pixel[odd];
+    if (points > 5)
+        y[6 * step] = even_pixel[2 * odd];
 }
 
-/* y[points] = B^T x[2 outputs + 1]. */
-QNET__INLINE void qnet__winograd_bt2(int points, const qnet__lanes *x, qnet__lanes *y,
-                                     const ptrdiff_t step)
-{
-    qnet__winograd_odd_points(points, x, 2, y, step);
-    y[3 * step] = x[1];
-    y[4 * step] = x[3];
-    y[6 * step] = x[points > 5 ? 5 : 3];
-    y[8 * step] = x[points > 7 ? 7 : 3];
-}
-
-/* The same for the gradient of the inputs, y[points] of x[outputs + 1]. */
-QNET__INLINE void qnet__winograd_bt2_back(int points, const qnet__lanes *x, qnet__lanes *y,
-                                          const ptrdiff_t step)
-{
-    qnet__winograd_odd_points(points, x, 1, y, step);
-    y[3 * step] = x[0];
-    y[4 * step] = x[1];
-    y[6 * step] = x[2];
-    y[8 * step] = x[points > 7 ? 3 : 2];
-}
-
-/* What the points of the odd pixels give: y[0], y[odd] ... */
-QNET__INLINE void qnet__winograd_odd_outputs(int points, const qnet__lanes *x, qnet__lanes *y,
-                                             const ptrdiff_t odd)
+QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
+                                     const qnet__lanes *x, qnet__lanes *y, const ptrdiff_t step)
 {
     const qnet_real r = (qnet_real)QNET__WINOGRAD_R, r2 = (qnet_real)QNET__WINOGRAD_R2;
     const qnet_real t = (qnet_real)QNET__WINOGRAD_T, t2 = (qnet_real)QNET__WINOGRAD_T2;
+    const int is_double = form == QNET__WINOGRAD_DOUBLE;
+    const ptrdiff_t next = is_double ? 2 * step : step;
+    qnet__lanes *odd = is_double ? y + step : y; /* what the points of the odd pixels give */
     if (points == 9) {
         const qnet__lanes sum = x[2] + x[5], difference = r * (x[2] - x[5]);
-        y[0] = x[0] + sum + x[7];
-        y[odd] = difference + t * x[7];
-        y[2 * odd] = r2 * sum + t2 * x[7];
-        y[3 * odd] = x[1] + (r2 * difference + t * t2 * x[7]);
+        odd[0] = x[0] + sum + x[7];
+        odd[next] = difference + t * x[7];
+        odd[2 * next] = r2 * sum + t2 * x[7];
+        odd[3 * next] = x[1] + (r2 * difference + t * t2 * x[7]);
     } else if (points == 7) {
-        y[0] = x[0] + (x[2] + x[5]);
-        y[odd] = r * (x[2] - x[5]);
-        y[2 * odd] = y[3 * odd] = x[1] + r2 * (x[2] + x[5]);
+        odd[0] = x[0] + (x[2] + x[5]);
+        odd[next] = r * (x[2] - x[5]);
+        odd[2 * next] = x[1] + r2 * (x[2] + x[5]);
     } else {
-        y[0] = x[0] + x[2];
-        y[odd] = y[2 * odd] = y[3 * odd] = x[1] + r * x[2];
+        odd[0] = x[0] + x[2];
+        odd[next] = x[1] + r * x[2];
     }
-}
-
-/* y[outputs] = A^T x[points]. */
-QNET__INLINE void qnet__winograd_at2(int points, const qnet__lanes *x, qnet__lanes *y,
-                                     const ptrdiff_t step)
-{
-    qnet__winograd_odd_outputs(points, x, y, step);
-    y[0] += x[3];
-    y[step] += x[4];
+    y[0] = is_double ? x[3] : odd[0] + x[3];
+    y[next] = is_double ? x[4] : odd[next] + x[4];
     if (points > 5)
-        y[2 * step] += x[6];
+        y[2 * next] = is_double ? x[6] : odd[2 * next] + x[6];
     if (points > 7)
-        y[3 * step] += x[8];
+        y[3 * next] = is_double ? x[8] : odd[3 * next] + x[8];
 }
 
-/* The same for the gradient of the inputs, y[2 outputs] of x[points]. */
-QNET__INLINE void qnet__winograd_at2_back(int points, const qnet__lanes *x, qnet__lanes *y,
-                                          const ptrdiff_t step)
-{
-    qnet__winograd_odd_outputs(points, x, y + step, 2 * step);
-    y[0] = x[3];
-    y[2 * step] = x[4];
-    y[4 * step] = x[points > 5 ? 6 : 4];
-    y[6 * step] = x[points > 7 ? 8 : 4];
-}
-
-/* y[points] = A x[outputs]. */
 QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
 {
@@ -4905,397 +4805,232 @@ QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lane
     y[step] = x[(points - 3) / 2];
     y[2 * step] = even + odd;
     y[4 * step] = x[1];
-    y[5 * step] = even - odd;
-    y[6 * step] = x[points > 5 ? 2 : 1];
-    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
-    y[8 * step] = x[points > 7 ? 3 : 1];
-}
-
-/* y[points] = G x[3]. */
-QNET__INLINE void qnet__winograd_g2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
-{
-    y[0] = QNET__WINOGRAD_M0 * x[0];
-    y[step] = x[2];
-    y[2 * step] = QNET__WINOGRAD_MR * (x[0] + QNET__WINOGRAD_R * x[2]);
-    y[3 * step] = y[4 * step] = y[6 * step] = y[8 * step] = x[1];
-    y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_R * x[2]);
-    y[7 * step] = QNET__WINOGRAD_MT * (x[0] + QNET__WINOGRAD_T * x[2]);
-}
-
-/* y[3] = G^T x[points]; x is 0 beyond, up to 9. */
-QNET__INLINE void qnet__winograd_gt2(const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
-{
-    const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
-    const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
-    y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
-    y[step] = x[3] + x[4] + (x[6] + x[8]);
-    y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
-}
-
-/* For a tile. */
-
-QNET__INLINE void qnet__winograd_to_points(const qnet__winograd_form form, int points,
-                                           const qnet__lanes *x, qnet__lanes *y,
-                                           const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_bt(points, x, y, step);
-    } else if (form == QNET__WINOGRAD_HALF) {
-        qnet__winograd_bt2(points, x, y, step);
-    } else {
-        qnet__winograd_bt2_back(points, x, y, step);
+    if (points > 5) {
+        y[5 * step] = even - odd;
+        y[6 * step] = x[2];
+    }
+    if (points > 7) {
+        y[7 * step] = (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]);
+        y[8 * step] = x[3];
     }
 }
 
-QNET__INLINE void qnet__winograd_to_pixels(const qnet__winograd_form form, int points,
-                                           const qnet__lanes *x, qnet__lanes *y,
-                                           const ptrdiff_t step)
+/* The matrix of a form that a step applies to an axis. */
+QNET__INLINE void qnet__winograd_axis_of(const qnet__winograd_form form,
+                                         const qnet__winograd_step step, int points,
+                                         const qnet__lanes *x, qnet__lanes *y,
+                                         const ptrdiff_t next)
 {
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_at(points, x, y, step);
-    } else if (form == QNET__WINOGRAD_HALF) {
-        qnet__winograd_at2(points, x, y, step);
-    } else {
-        qnet__winograd_at2_back(points, x, y, step);
-    }
+    const int is_same = form == QNET__WINOGRAD_SAME;
+    if (step == QNET__WINOGRAD_INPUT && is_same)
+        qnet__winograd_bt(points, x, y, next);
+    else if (step == QNET__WINOGRAD_INPUT)
+        qnet__winograd_bt2(form, points, x, y, next);
+    else if (step == QNET__WINOGRAD_OUTPUT && is_same)
+        qnet__winograd_at(points, x, y, next);
+    else if (step == QNET__WINOGRAD_OUTPUT)
+        qnet__winograd_at2(form, points, x, y, next);
+    else if (is_same)
+        qnet__winograd_a(points, x, y, next);
+    else
+        qnet__winograd_a2(points, x, y, next);
 }
 
-QNET__INLINE void qnet__winograd_from_outputs(const qnet__winograd_form form, int points,
-                                              const qnet__lanes *x, qnet__lanes *y,
-                                              const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_a(points, x, y, step);
-    } else {
-        qnet__winograd_a2(points, x, y, step);
-    }
-}
-
-QNET__INLINE void qnet__winograd_to_taps(const qnet__winograd_form form, int points,
-                                         const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_gt(points, x, y, step);
-    } else {
-        qnet__winograd_gt2(x, y, step);
-    }
-}
-
-QNET__INLINE void qnet__winograd_to_kernel_points(const qnet__winograd_form form, int points,
-                                                  const qnet__wide *x, qnet__wide *y,
-                                                  const ptrdiff_t step)
-{
-    if (form == QNET__WINOGRAD_SAME) {
-        qnet__winograd_g(points, x, y, step);
-    } else {
-        qnet__winograd_g2(x, y, step);
-    }
-}
-
-QNET__INLINE qnet__lanes qnet__winograd_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                            const qnet__prologue_lanes *k, ptrdiff_t at,
-                                            ptrdiff_t c)
-{
-    return at < 0 ? qnet__lanes_zero() : qnet__prologue_get(s, kind, k, at + c);
-}
-
-/* Maps come from memory while tiles are transformed: the pixels of a tile of size * size are asked
-   for when the vector QNET__WINOGRAD_AHEAD channels before is worked on, which may be in the tile
-   before; but for its first columns, which that tile had too. Column x of them: */
+/* The pixels of the next tile come from memory while this one is transformed: column x of size
+   pixels is prefetched when the vector QNET__WINOGRAD_AHEAD channels before it is read, which may
+   be in the tile before. */
 #define QNET__WINOGRAD_AHEAD QNET__WINOGRAD_GROUP
 
-QNET__INLINE void qnet__winograd_prefetch(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                     const ptrdiff_t *at, const ptrdiff_t *next, const int size,
-                                     const int x, ptrdiff_t c, ptrdiff_t channels)
+/* v = B^T d B of a tile, to[plane] + channel; or, in step GRADIENT, d = A dY A^T for the channels
+   of a slab. dY is kept in dy_made (NULL: not) for the gradient of the inputs. full: the tile has
+   4x4 outputs, and all loops have constant ends. */
+QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__winograd_step step,
+                                         const qnet__winograd_form form,
+                                         const qnet__prologue_kind kind, const int full,
+                                         const qnet__winograd_view *now,
+                                         const qnet__winograd_view *next, qnet_real *to)
 {
-    const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
-    const ptrdiff_t *from = ahead < channels ? at : next;
-    int y;
-    for (y = 0; y < size; y++)
-        qnet__prologue_prefetch(s, kind, from[y * size + x] + ahead % channels);
-}
-
-/* to[k][...] = x[k], k < points. Written out here and below: compilers unroll loops too late to
-   keep small arrays in registers. */
-QNET__INLINE void qnet__winograd_put(const qnet__winograd_form form, int points,
-                                     const qnet__lanes *x, qnet_real *to, ptrdiff_t plane)
-{
-    qnet__lanes_store(to, x[0]);
-    qnet__lanes_store(to + plane, x[1]);
-    qnet__lanes_store(to + 2 * plane, x[2]);
-    if (points > 3)
-        qnet__lanes_store(to + 3 * plane, x[3]);
-    if (points > 4)
-        qnet__lanes_store(to + 4 * plane, x[4]);
-    if (points > 5)
-        qnet__lanes_store(to + 5 * plane, x[5]);
-    if (form != QNET__WINOGRAD_SAME && points > 6)
-        qnet__lanes_store(to + 6 * plane, x[6]);
-    if (form != QNET__WINOGRAD_SAME && points > 7) {
-        qnet__lanes_store(to + 7 * plane, x[7]);
-        qnet__lanes_store(to + 8 * plane, x[8]);
-    }
-}
-
-/* B^T d B of a tile. The points are constants for 4x4 outputs. */
-QNET__INLINE void qnet__winograd_input_tile(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                            const qnet__winograd_form form, const int points_y,
-                                            const int points_x,
-                                            const ptrdiff_t *at, const ptrdiff_t *next,
-                                            qnet_real *v)
-{
-    const int size = qnet__winograd_in(form), columns = qnet__winograd_reads(form, points_x);
-    const int pitch = qnet__winograd_most(form);
+    const int is_dy = step == QNET__WINOGRAD_GRADIENT, most = qnet__winograd_sizes_of[form].points;
+    const int size = is_dy ? 4 : qnet__winograd_sizes_of[form].in;
+    const int fresh = is_dy ? 4 : qnet__winograd_sizes_of[form].fresh;
+    const int columns = full ? size : now->columns;
+    const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
+    const qnet__prologue *from = is_dy ? &p->dy : &p->from;
+    const ptrdiff_t channels = is_dy ? p->dst_c : p->src_c, first = is_dy ? p->slab_first : 0;
+    const ptrdiff_t end = is_dy && first + p->slab < channels ? first + p->slab : channels;
+    const ptrdiff_t plane = is_dy ? p->d_plane : p->v_plane;
     ptrdiff_t c;
-    int y, x;
-    for (c = 0; c < p->src_c; c += QNET__LANES) {
+    int y, x, i;
+    for (c = first; c < end; c += QNET__LANES) {
+        const ptrdiff_t ahead = c + QNET__WINOGRAD_AHEAD;
+        const ptrdiff_t *coming = ahead < channels ? now->at : next->at;
         qnet__prologue_lanes k;
         qnet__lanes half[QNET__WINOGRAD_MOST * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(&p->from, kind, c, &k);
+        qnet__prologue_channels(from, kind, c, &k);
         for (x = 0; x < columns; x++) {
-            const ptrdiff_t *from = at + x;
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            if (x >= size - qnet__winograd_fresh(form))
-                qnet__winograd_prefetch(&p->from, kind, at, next, size, x, c, p->src_c);
-            d[0] = qnet__winograd_get(&p->from, kind, &k, from[0], c);
-            d[1] = qnet__winograd_get(&p->from, kind, &k, from[size], c);
-            d[2] = qnet__winograd_get(&p->from, kind, &k, from[2 * size], c);
-            d[3] = qnet__winograd_get(&p->from, kind, &k, from[3 * size], c);
-            d[4] = qnet__winograd_get(&p->from, kind, &k, from[4 * size], c);
-            if (size > 5)
-                d[5] = qnet__winograd_get(&p->from, kind, &k, from[5 * size], c);
-            if (size > 6) {
-                d[6] = qnet__winograd_get(&p->from, kind, &k, from[6 * size], c);
-                d[7] = qnet__winograd_get(&p->from, kind, &k, from[7 * size], c);
-                d[8] = qnet__winograd_get(&p->from, kind, &k, from[8 * size], c);
+            for (i = 0; i < size && x >= size - fresh; i++)
+                qnet__prologue_prefetch(from, kind, coming[i * size + x] + ahead % channels);
+            QNET__UNROLL
+            for (i = 0; i < size; i++) {
+                const ptrdiff_t at = now->at[i * size + x];
+                d[i] = at < 0 ? qnet__lanes_zero() : qnet__prologue_get(from, kind, &k, at + c);
+                if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
+                    qnet__lanes_store(p->dy_made + at + c, d[i]);
             }
-            qnet__winograd_to_points(form, points_y, d, half + x, pitch);
+            qnet__winograd_axis_of(form, step, points_y, d, half + x, size);
         }
         for (y = 0; y < points_y; y++) {
+            qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            qnet__winograd_to_points(form, points_x, half + pitch * y, d, 1);
-            qnet__winograd_put(form, points_x, d, v + y * p->x.points * p->v_plane + c, p->v_plane);
+            if (!full)
+                memset(d, 0, sizeof d);
+            qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
+            QNET__UNROLL
+            for (i = 0; i < most; i++)
+                if (i < points_x)
+                    qnet__lanes_store(row + i * plane, d[i]);
         }
     }
 }
 
-/* dY at a pixel. It is worked out once, and kept for the gradient of the inputs, if that comes. */
-QNET__INLINE qnet__lanes qnet__winograd_get_dy(const qnet__winograd *p,
-                                               const qnet__prologue_kind kind,
-                                               const qnet__prologue_lanes *k, ptrdiff_t at,
-                                               ptrdiff_t c)
+/* The tiles first .. last - 1: to[planes][tile - first][channels]. */
+QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__winograd_step step,
+                                           const qnet__winograd_form form,
+                                           const qnet__prologue_kind kind, ptrdiff_t first,
+                                           ptrdiff_t last, qnet_real *to)
 {
-    const qnet__lanes v = qnet__winograd_get(&p->dy, kind, k, at, c);
-    if (kind == QNET__PROLOGUE_GRADIENT && p->dy_made != NULL && at >= 0)
-        qnet__lanes_store(p->dy_made + at + c, v);
-    return v;
-}
-
-/* A dY A^T of a tile. */
-QNET__INLINE void qnet__winograd_gradient_tile(const qnet__winograd *p,
-                                               const qnet__prologue_kind kind,
-                                               const qnet__winograd_form form, const int points_y,
-                                               const int points_x, const ptrdiff_t *at,
-                                               const ptrdiff_t *next, qnet_real *d)
-{
-    const int outputs_x = qnet__winograd_writes(form, points_x);
-    const ptrdiff_t end = p->slab_first + p->slab < p->dst_c ? p->slab_first + p->slab : p->dst_c;
-    ptrdiff_t c;
-    int y, x;
-    for (c = p->slab_first; c < end; c += QNET__LANES, d += QNET__LANES) {
-        qnet__prologue_lanes k;
-        qnet__lanes half[4 * QNET__WINOGRAD_MOST];
-        qnet__prologue_channels(&p->dy, kind, c, &k);
-        for (x = 0; x < outputs_x; x++) {
-            qnet__lanes e[4];
-            qnet__winograd_prefetch(&p->dy, kind, at, next, 4, x, c, p->dst_c);
-            e[0] = qnet__winograd_get_dy(p, kind, &k, at[x], c);
-            e[1] = qnet__winograd_get_dy(p, kind, &k, at[4 + x], c);
-            e[2] = qnet__winograd_get_dy(p, kind, &k, at[8 + x], c);
-            e[3] = qnet__winograd_get_dy(p, kind, &k, at[12 + x], c);
-            qnet__winograd_from_outputs(form, points_y, e, half + x, 4);
-        }
-        for (y = 0; y < points_y; y++) {
-            qnet__lanes e[QNET__WINOGRAD_MOST];
-            qnet__winograd_from_outputs(form, points_x, half + 4 * y, e, 1);
-            qnet__winograd_put(form, points_x, e, d + y * p->x.points * p->d_plane, p->d_plane);
-        }
-    }
-}
-
-/* Of the tiles first .. last - 1: to[planes][tile - first][src_c] = B^T d B or, with of_dy,
-   to[planes][tile - first][slab] = A dY A^T. */
-QNET__INLINE void qnet__winograd_transform(const qnet__winograd *p, const qnet__prologue_kind kind,
-                                           const qnet__winograd_form form, const int of_dy,
-                                           ptrdiff_t first, ptrdiff_t last, qnet_real *to)
-{
-    const qnet__winograd_map *map = of_dy ? &p->out : &p->in;
-    const int most = qnet__winograd_most(form);
+    const int is_dy = step == QNET__WINOGRAD_GRADIENT, most = qnet__winograd_sizes_of[form].points;
+    const qnet__winograd_map *map = is_dy ? &p->out : &p->in;
     qnet__winograd_view now, next;
-    ptrdiff_t t;
     qnet__winograd_look(p, first, map, &next);
-    for (t = first; t < last; t++, to += of_dy ? p->d_row : p->v_row) {
+    for (ptrdiff_t t = first; t < last; t++, to += is_dy ? p->d_row : p->v_row) {
         now = next;
         qnet__winograd_look(p, t + 1 < p->tiles ? t + 1 : t, map, &next);
-        if (of_dy && now.points_y == most && now.points_x == most) {
-            qnet__winograd_gradient_tile(p, kind, form, most, most, now.at, next.at, to);
-        } else if (of_dy) {
-            qnet__winograd_gradient_tile(p, kind, form, now.points_y, now.points_x, now.at, next.at,
-                                         to);
-        } else if (now.points_y == most && now.points_x == most) {
-            qnet__winograd_input_tile(p, kind, form, most, most, now.at, next.at, to);
-        } else {
-            qnet__winograd_input_tile(p, kind, form, now.points_y, now.points_x, now.at, next.at,
-                                      to);
-        }
+        if (now.points_y == most && now.points_x == most)
+            qnet__winograd_tile_in(p, step, form, kind, 1, &now, &next, to);
+        else
+            qnet__winograd_tile_in(p, step, form, kind, 0, &now, &next, to);
     }
 }
 
-/* To the sink, unless the pixel is outside the map. */
-QNET__INLINE void qnet__winograd_sink(const qnet__epilogue *s, const qnet__epilogue_kind kind,
-                                      const qnet__epilogue_lanes *k, ptrdiff_t at,
-                                      ptrdiff_t channel, qnet__lanes y, qnet__sums *sums)
+/* Y = A^T m A of a tile, for the group of channels from `channel`, to the epilogue. next: the tile
+   whose pixels are prefetched, or NULL: what comes then is another thread's. */
+QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__winograd_form form,
+                                          const qnet__epilogue_kind kind, const int full,
+                                          const qnet__winograd_view *now,
+                                          const qnet__winograd_view *next, ptrdiff_t channel,
+                                          int is_first, const qnet_real *m, qnet__sums *sums)
 {
-    if (at >= 0)
-        qnet__epilogue_put(s, kind, k, at + channel, y, sums);
-}
-
-/* Y = A^T m A of a tile, for the group of channels from `channel`, to the sink. next: the offsets
-   of the next tile, or NULL: what lies behind is another thread's. */
-QNET__INLINE void qnet__winograd_output_tile(const qnet__winograd *p,
-                                             const qnet__epilogue_kind kind,
-                                             const qnet__winograd_form form, const int points_y,
-                                             const int points_x, const ptrdiff_t *at,
-                                             const ptrdiff_t *next, ptrdiff_t channel, int is_first,
-                                             const qnet_real *m, qnet__sums *sums)
-{
-    const qnet__epilogue *s = &p->sink;
+    const int most = qnet__winograd_sizes_of[form].points;
+    const int size = qnet__winograd_sizes_of[form].out, rows = full ? size : now->rows;
+    const int points_y = full ? most : now->points_y, points_x = full ? most : now->points_x;
     const ptrdiff_t plane = p->m_plane, row = p->x.points * plane;
-    const int size = qnet__winograd_out(form), rows = qnet__winograd_writes(form, points_y);
-    const int pitch = qnet__winograd_most(form);
     ptrdiff_t c;
-    int y, x;
+    int y, x, i;
     for (c = channel; c < channel + QNET__WINOGRAD_GROUP; c += QNET__LANES, sums++) {
         const qnet_real *from = m + (c - channel);
         qnet__sums sum = *sums;
         qnet__epilogue_lanes k;
         qnet__lanes half[8 * QNET__WINOGRAD_MOST];
-        for (x = 0; x < size * size && next != NULL; x++) {
-            if (next[x] >= 0)
-                qnet__epilogue_prefetch(s, kind, next[x] + c);
-        }
-        qnet__epilogue_channels(s, kind, c, &k);
+        for (i = 0; i < size * size && next != NULL; i++)
+            if (next->at[i] >= 0)
+                qnet__epilogue_prefetch(&p->sink, kind, next->at[i] + c);
+        qnet__epilogue_channels(&p->sink, kind, c, &k);
         for (x = 0; x < points_x; x++, from += plane) {
             qnet__lanes e[QNET__WINOGRAD_MOST];
-            e[0] = qnet__lanes_load(from);
-            e[1] = qnet__lanes_load(from + row);
-            e[2] = qnet__lanes_load(from + 2 * row);
-            e[3] = qnet__lanes_load(points_y > 3 ? from + 3 * row : from);
-            e[4] = qnet__lanes_load(points_y > 4 ? from + 4 * row : from);
-            e[5] = qnet__lanes_load(points_y > 5 ? from + 5 * row : from);
-            if (form != QNET__WINOGRAD_SAME) {
-                e[6] = qnet__lanes_load(points_y > 6 ? from + 6 * row : from);
-                e[7] = qnet__lanes_load(points_y > 7 ? from + 7 * row : from);
-                e[8] = qnet__lanes_load(points_y > 8 ? from + 8 * row : from);
-            }
-            qnet__winograd_to_pixels(form, points_y, e, half + x, pitch);
+            QNET__UNROLL
+            for (i = 0; i < most; i++)
+                e[i] = qnet__lanes_load(i < points_y ? from + i * row : from);
+            qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_y, e, half + x, most);
         }
         for (y = 0; y < rows; y++) {
-            const ptrdiff_t *pixels = at + size * y;
+            const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[8];
-            qnet__winograd_to_pixels(form, points_x, half + pitch * y, e, 1);
+            if (!full)
+                memset(e, 0, sizeof e);
+            qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
-            qnet__winograd_sink(s, kind, &k, pixels[0], c, e[0], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[1], c, e[1], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[2], c, e[2], &sum);
-            qnet__winograd_sink(s, kind, &k, pixels[3], c, e[3], &sum);
-            if (size > 4) {
-                qnet__winograd_sink(s, kind, &k, pixels[4], c, e[4], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[5], c, e[5], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[6], c, e[6], &sum);
-                qnet__winograd_sink(s, kind, &k, pixels[7], c, e[7], &sum);
-            }
+            QNET__UNROLL
+            for (i = 0; i < size; i++)
+                if (at[i] >= 0)
+                    qnet__epilogue_put(&p->sink, kind, &k, at[i] + c, e[i], &sum);
         }
         qnet__sums_fold(&sum);
         *sums = sum;
     }
 }
 
-/* The same for all tiles of a block. */
-QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__epilogue_kind kind,
-                                        const qnet__winograd_form form, ptrdiff_t block,
+/* All tiles of a block, m[planes][tile][QNET__WINOGRAD_GROUP]. */
+QNET__INLINE void qnet__winograd_output(const qnet__winograd *p, const qnet__winograd_form form,
+                                        const qnet__epilogue_kind kind, ptrdiff_t block,
                                         ptrdiff_t channel, const qnet_real *m)
 {
-    const int most = qnet__winograd_most(form), size = qnet__winograd_out(form);
-    const qnet__epilogue *s = &p->sink;
+    const int most = qnet__winograd_sizes_of[form].points, size = qnet__winograd_sizes_of[form].out;
     const ptrdiff_t first = block * p->block;
     const ptrdiff_t last = first + p->block < p->tiles ? first + p->block : p->tiles;
     qnet__sums sums[QNET__WINOGRAD_GROUP / QNET__LANES];
     qnet__winograd_view now, next;
-    ptrdiff_t t, c;
     size_t rows = 0;
-    int x;
     memset(sums, 0, sizeof sums);
     qnet__winograd_look(p, first, &p->out, &next);
-    for (t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
-        const ptrdiff_t *behind = t + 1 < last ? next.at : NULL;
+    for (ptrdiff_t t = first; t < last; t++, m += QNET__WINOGRAD_GROUP) {
+        const qnet__winograd_view *coming = t + 1 < last ? &next : NULL;
         now = next;
-        if (behind != NULL)
+        if (coming != NULL)
             qnet__winograd_look(p, t + 1, &p->out, &next);
-        if (now.points_y == most && now.points_x == most) {
-            qnet__winograd_output_tile(p, kind, form, most, most, now.at, behind, channel,
-                                       t == first, m, sums);
-        } else {
-            qnet__winograd_output_tile(p, kind, form, now.points_y, now.points_x, now.at, behind,
-                                       channel, t == first, m, sums);
-        }
-        for (x = 0; x < size * size; x++)
-            rows += now.at[x] >= 0;
+        if (now.points_y == most && now.points_x == most)
+            qnet__winograd_tile_out(p, form, kind, 1, &now, coming, channel, t == first, m, sums);
+        else
+            qnet__winograd_tile_out(p, form, kind, 0, &now, coming, channel, t == first, m, sums);
+        for (int i = 0; i < size * size; i++)
+            rows += now.at[i] >= 0;
     }
-    for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
-        qnet__epilogue_end(s, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
+    for (ptrdiff_t c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__LANES)
+        qnet__epilogue_end(&p->sink, kind, block, p->dst_c, channel + c, &sums[c / QNET__LANES]);
     if (kind == QNET__EPILOGUE_MOMENTS && channel == 0)
-        s->rows[block] = rows;
+        p->sink.rows[block] = rows;
 }
 
-/* g[3][3][i][j]: the kernels for a square of input channels from i0 and output channels from j0;
-   turned round and with channels swapped when they are for the gradient of the inputs. i1 and j1:
-   those of the square to come, whose rows are asked for. */
-QNET__INLINE void qnet__winograd_gather(const qnet__winograd *p, ptrdiff_t i0, ptrdiff_t j0,
-                                        ptrdiff_t i1, ptrdiff_t j1,
-                                        qnet_real (*g)[QNET__SQUARE][QNET__SQUARE])
+/* y[points] = G x[3], in double: the entries of G are not exact in binary, and an error in a kernel
+   does not average out over pixels. */
+QNET__INLINE void qnet__winograd_g(const qnet__winograd_form form, ptrdiff_t points,
+                                   const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
 {
-    const ptrdiff_t in = p->src_c, out = p->dst_c;
-    ptrdiff_t i, j;
-    int k;
-    for (k = 0; k < 9; k++) {
-        if (!p->backward) {
-            for (i = 0; i < QNET__SQUARE; i++) {
-                memcpy(g[k][i], p->w + (k * in + i0 + i) * out + j0, sizeof g[k][i]);
-                QNET__PREFETCH(p->w + (k * in + i1 + i) * out + j1);
-            }
-            continue;
-        }
-        for (j = 0; j < QNET__SQUARE; j++) {
-            const qnet_real *w = p->w + ((8 - k) * out + j0 + j) * in + i0;
-            QNET__PREFETCH(p->w + ((8 - k) * out + j1 + j) * in + i1);
-            for (i = 0; i < QNET__SQUARE; i++)
-                g[k][i][j] = w[i];
-        }
+    const double a = QNET__WINOGRAD_A, a2 = a * a, b = QNET__WINOGRAD_B, b2 = b * b;
+    if (form != QNET__WINOGRAD_SAME) {
+        y[0] = QNET__WINOGRAD_M0 * x[0];
+        y[step] = x[2];
+        y[2 * step] = QNET__WINOGRAD_MR * (x[0] + QNET__WINOGRAD_R * x[2]);
+        y[3 * step] = y[4 * step] = y[6 * step] = y[8 * step] = x[1];
+        y[5 * step] = QNET__WINOGRAD_MM * (x[0] - QNET__WINOGRAD_R * x[2]);
+        y[7 * step] = QNET__WINOGRAD_MT * (x[0] + QNET__WINOGRAD_T * x[2]);
+    } else if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[1];
+        y[step] = x[2] - x[1];
+        y[2 * step] = x[0] - x[1];
+    } else {
+        const qnet__wide even1 = QNET__WINOGRAD_NA * (x[0] + a2 * x[2]);
+        const qnet__wide even3 = QNET__WINOGRAD_NB * (x[0] + b2 * x[2]);
+        const qnet__wide odd1 = QNET__WINOGRAD_NA * a * x[1], odd3 = QNET__WINOGRAD_NB * b * x[1];
+        y[0] = QNET__WINOGRAD_N0 * x[0];
+        y[step] = x[2];
+        y[2 * step] = even1 + odd1;
+        y[3 * step] = even1 - odd1;
+        y[4 * step] = even3 + odd3;
+        y[5 * step] = even3 - odd3;
     }
 }
 
-/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of
-   a group; u is that of the group. The lines of u that the next square fills are asked for, by
-   each half of a line: once was slower on a Zen 4. */
+/* u = G g G^T, for input channels first .. first + QNET__SQUARE - 1 and the output channels of a
+   group; u is that of the group. The lines of u that the next square fills are prefetched. */
 QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__winograd_form form,
                                          ptrdiff_t first, ptrdiff_t group, qnet_real *u)
 {
     const ptrdiff_t columns = (ptrdiff_t)p->isa->columns;
     qnet_real g[9][QNET__SQUARE][QNET__SQUARE];
-    ptrdiff_t i, c, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
-    int y, x;
+    ptrdiff_t i, c, x, y, at[QNET__WINOGRAD_GROUP]; /* of a column in row `first` of its panel */
     for (c = 0; c < QNET__WINOGRAD_GROUP; c++)
         at[c] = (c / columns * p->src_c + first) * columns + c % columns;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__SQUARE) {
@@ -5309,14 +5044,14 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
             const ptrdiff_t row = i / QNET__SQUARE, column = c + i % QNET__SQUARE;
             qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
             for (x = 0; x < 3; x++) {
-                qnet__widen(&g[x][row][column - c], &e[0]);
-                qnet__widen(&g[3 + x][row][column - c], &e[1]);
-                qnet__widen(&g[6 + x][row][column - c], &e[2]);
-                qnet__winograd_to_kernel_points(form, (int)p->y.points, e, half + x, 3);
+                QNET__UNROLL
+                for (y = 0; y < 3; y++)
+                    qnet__widen(&g[3 * y + x][row][column - c], &e[y]);
+                qnet__winograd_g(form, p->y.points, e, half + x, 3);
             }
             for (y = 0; y < p->y.points; y++) {
                 qnet_real *to = u + y * p->x.points * p->u_plane + row * columns;
-                qnet__winograd_to_kernel_points(form, (int)p->x.points, half + 3 * y, e, 1);
+                qnet__winograd_g(form, p->x.points, half + 3 * y, e, 1);
                 for (x = 0; x < p->x.points; x++, to += p->u_plane) {
                     QNET__PREFETCH_WRITE((uintptr_t)(to + at[column]) +
                                          (uintptr_t)ahead * sizeof *to);
@@ -5327,93 +5062,125 @@ QNET__INLINE void qnet__winograd_kernels(const qnet__winograd *p, const qnet__wi
     }
 }
 
-#define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
-
-/* The sum of all parts of one element of du. */
-QNET__INLINE void qnet__winograd_get_du(const qnet__winograd *p, const qnet_real *du, qnet__wide *v)
+#if QNET__HAS_TRAINING
+/* y[3] = G^T x[points], in double too; x is 0 beyond, up to 6 or 9. */
+QNET__INLINE void qnet__winograd_gt(const qnet__winograd_form form, ptrdiff_t points,
+                                    const qnet__wide *x, qnet__wide *y, const ptrdiff_t step)
 {
-    ptrdiff_t part;
-    QNET__PREFETCH((uintptr_t)du + QNET__WINOGRAD_DU_AHEAD);
-    qnet__widen(du, v);
-    for (part = 1; part < p->parts; part++) {
-        qnet__wide more;
-        qnet__widen(du + part * p->planes * p->du_plane, &more);
-        *v += more;
+    const double a = QNET__WINOGRAD_A, a2 = a * a, b = QNET__WINOGRAD_B, b2 = b * b;
+    if (form != QNET__WINOGRAD_SAME) {
+        const qnet__wide at_r = QNET__WINOGRAD_MR * x[2], at_minus = QNET__WINOGRAD_MM * x[5];
+        const qnet__wide at_t = QNET__WINOGRAD_MT * x[7];
+        y[0] = QNET__WINOGRAD_M0 * x[0] + (at_r + at_minus + at_t);
+        y[step] = x[3] + x[4] + (x[6] + x[8]);
+        y[2 * step] = x[1] + (QNET__WINOGRAD_R * (at_r - at_minus) + QNET__WINOGRAD_T * at_t);
+    } else if (points == QNET__WINOGRAD_CLOSED) {
+        y[0] = x[2];
+        y[step] = x[0] - x[1] - x[2];
+        y[2 * step] = x[1];
+    } else {
+        const qnet__wide sum1 = QNET__WINOGRAD_NA * (x[2] + x[3]);
+        const qnet__wide sum3 = QNET__WINOGRAD_NB * (x[4] + x[5]);
+        y[0] = QNET__WINOGRAD_N0 * x[0] + (sum1 + sum3);
+        y[step] = QNET__WINOGRAD_NA * a * (x[2] - x[3]) + QNET__WINOGRAD_NB * b * (x[4] - x[5]);
+        y[2 * step] = x[1] + (a2 * sum1 + b2 * sum3);
     }
 }
 
-/* dg = G^T du G for input channel i and the output channels of a group; du[0] is that of i and the
-   group. The points are constants where they are 6 or 3. */
-QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p, ptrdiff_t i,
-                                                  ptrdiff_t group, const qnet_real *du,
+#define QNET__WINOGRAD_DU_AHEAD 128 /* bytes: more planes than the hardware would follow */
+
+/* dg = G^T du G for input channel i and the output channels of a group, where du is the sum of all
+   parts; du[0] is that of i and the group. The points are constants where they are 6 or 3. */
+QNET__INLINE void qnet__winograd_kernel_gradients(const qnet__winograd *p,
                                                   const qnet__winograd_form form,
-                                                  const int points_y, const int points_x)
+                                                  const ptrdiff_t points_y,
+                                                  const ptrdiff_t points_x, ptrdiff_t i,
+                                                  ptrdiff_t group, const qnet_real *du)
 {
-    const ptrdiff_t plane = p->du_plane, row = points_x * plane;
-    const ptrdiff_t tap = p->src_c * p->dst_c;
+    const ptrdiff_t tap = p->src_c * p->dst_c, most = qnet__winograd_sizes_of[form].points;
     qnet_real *dw = p->dw + i * p->dst_c + group * QNET__WINOGRAD_GROUP;
-    ptrdiff_t c;
-    int y, x;
+    ptrdiff_t c, x, y, part;
     for (c = 0; c < QNET__WINOGRAD_GROUP; c += QNET__WIDE) {
         qnet__wide half[3 * QNET__WINOGRAD_MOST], e[QNET__WINOGRAD_MOST];
         memset(half, 0, sizeof half);
         memset(e, 0, sizeof e);
         for (x = 0; x < points_x; x++) {
-            const qnet_real *from = du + x * plane + c;
-            qnet__winograd_get_du(p, from, &e[0]);
-            qnet__winograd_get_du(p, from + row, &e[1]);
-            qnet__winograd_get_du(p, from + 2 * row, &e[2]);
-            if (points_y > 3)
-                qnet__winograd_get_du(p, from + 3 * row, &e[3]);
-            if (points_y > 4)
-                qnet__winograd_get_du(p, from + 4 * row, &e[4]);
-            if (points_y > 5)
-                qnet__winograd_get_du(p, from + 5 * row, &e[5]);
-            if (points_y > 6)
-                qnet__winograd_get_du(p, from + 6 * row, &e[6]);
-            if (points_y > 7) {
-                qnet__winograd_get_du(p, from + 7 * row, &e[7]);
-                qnet__winograd_get_du(p, from + 8 * row, &e[8]);
+            QNET__UNROLL
+            for (y = 0; y < most; y++) {
+                const qnet_real *from = du + (y * points_x + x) * p->du_plane + c;
+                if (y >= points_y)
+                    continue;
+                QNET__PREFETCH((uintptr_t)from + QNET__WINOGRAD_DU_AHEAD);
+                qnet__widen(from, &e[y]);
+                for (part = 1; part < p->parts; part++) {
+                    qnet__wide more;
+                    qnet__widen(from + part * p->planes * p->du_plane, &more);
+                    e[y] += more;
+                }
             }
-            qnet__winograd_to_taps(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
+            qnet__winograd_gt(form, points_y, e, half + x, QNET__WINOGRAD_MOST);
         }
         for (y = 0; y < 3; y++) {
-            qnet__winograd_to_taps(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
-            qnet__wide_round(&e[0], dw + 3 * y * tap + c);
-            qnet__wide_round(&e[1], dw + (3 * y + 1) * tap + c);
-            qnet__wide_round(&e[2], dw + (3 * y + 2) * tap + c);
+            qnet__winograd_gt(form, points_x, half + QNET__WINOGRAD_MOST * y, e, 1);
+            QNET__UNROLL
+            for (x = 0; x < 3; x++)
+                qnet__wide_round(&e[x], dw + (3 * y + x) * tap + c);
         }
     }
 }
+#endif
 
+/* A step on kernels. In a function of its own, as its arrays would take more than 16 KB of stack
+   together with those of the others. */
+static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
+                                                     qnet__winograd_step step, ptrdiff_t i,
+                                                     ptrdiff_t j, qnet_real *block)
+{
+    const qnet__winograd_form same = QNET__WINOGRAD_SAME, half = QNET__WINOGRAD_HALF;
+    if (step == QNET__WINOGRAD_KERNELS && p->form == same)
+        qnet__winograd_kernels(p, same, i, j, block);
+    else if (step == QNET__WINOGRAD_KERNELS)
+        qnet__winograd_kernels(p, half, i, j, block);
+#if QNET__HAS_TRAINING
+    else if (p->planes == 36)
+        qnet__winograd_kernel_gradients(p, same, 6, 6, i, j, block);
+    else if (p->planes == 9)
+        qnet__winograd_kernel_gradients(p, same, 3, 3, i, j, block);
+    else if (p->form == same)
+        qnet__winograd_kernel_gradients(p, same, p->y.points, p->x.points, i, j, block);
+    else
+        qnet__winograd_kernel_gradients(p, half, p->y.points, p->x.points, i, j, block);
+#endif
+}
 
-/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one. No network
-   has the other kinds there, and with them gcc -O2 takes 34 s for this header instead of 25. */
+/* At stride 2 pixels come from a plain map, and the gradient of the inputs goes to one: no network
+   here has the other kinds there, and each takes a fortieth of the time to compile this file. */
 QNET__INLINE void qnet__winograd_step_of(const qnet__winograd *p, qnet__winograd_step step,
                                          const qnet__winograd_form form, ptrdiff_t i, ptrdiff_t j,
                                          qnet_real *block)
 {
     const int is_forward = form != QNET__WINOGRAD_DOUBLE, is_same = form == QNET__WINOGRAD_SAME;
-    if (step == QNET__WINOGRAD_GRADIENT && is_forward && p->dy.kind == QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, QNET__PROLOGUE_PLAIN, form, 1, i, j, block);
-    else if (step == QNET__WINOGRAD_GRADIENT && is_forward)
-        qnet__winograd_transform(p, QNET__PROLOGUE_GRADIENT, form, 1, i, j, block);
-    else if (step == QNET__WINOGRAD_INPUT && is_same && p->from.kind != QNET__PROLOGUE_PLAIN)
-        qnet__winograd_transform(p, QNET__PROLOGUE_NORMALISED, form, 0, i, j, block);
-    else if (step == QNET__WINOGRAD_INPUT)
-        qnet__winograd_transform(p, QNET__PROLOGUE_PLAIN, form, 0, i, j, block);
-    else if (p->sink.kind == QNET__EPILOGUE_MOMENTS && is_forward)
-        qnet__winograd_output(p, QNET__EPILOGUE_MOMENTS, form, i, j, block);
+    const qnet__winograd_step in = QNET__WINOGRAD_INPUT, of_dy = QNET__WINOGRAD_GRADIENT;
+    const qnet__prologue_kind from = step == of_dy ? p->dy.kind : p->from.kind;
+    if (QNET__HAS_TRAINING && is_forward && step == of_dy && from == QNET__PROLOGUE_PLAIN)
+        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && is_forward && step == of_dy)
+        qnet__winograd_transform(p, of_dy, form, QNET__PROLOGUE_GRADIENT, i, j, block);
+    else if (step == in && is_same && from != QNET__PROLOGUE_PLAIN)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_NORMALISED, i, j, block);
+    else if (step == in)
+        qnet__winograd_transform(p, in, form, QNET__PROLOGUE_PLAIN, i, j, block);
+    else if (QNET__HAS_TRAINING && p->sink.kind == QNET__EPILOGUE_MOMENTS && is_forward)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_MOMENTS, i, j, block);
     else if (p->sink.kind == QNET__EPILOGUE_NORMALISE && is_forward)
-        qnet__winograd_output(p, QNET__EPILOGUE_NORMALISE, form, i, j, block);
-    else if (p->sink.kind == QNET__EPILOGUE_GRADIENT && is_same)
-        qnet__winograd_output(p, QNET__EPILOGUE_GRADIENT, form, i, j, block);
+        qnet__winograd_output(p, form, QNET__EPILOGUE_NORMALISE, i, j, block);
+    else if (QNET__HAS_TRAINING && p->sink.kind == QNET__EPILOGUE_GRADIENT && is_same)
+        qnet__winograd_output(p, form, QNET__EPILOGUE_GRADIENT, i, j, block);
     else
-        qnet__winograd_output(p, QNET__EPILOGUE_PLAIN, form, i, j, block);
+        qnet__winograd_output(p, form, QNET__EPILOGUE_PLAIN, i, j, block);
 }
 
-/* A function for each form, as compilers need much longer for all in one; and one for the kernels,
-   whose arrays would take more than 16 KB of stack together with the others'. */
+/* A function for each form, as compilers need much longer for all in one. */
 static QNET__NOINLINE void qnet__winograd_same(const qnet__winograd *p, qnet__winograd_step step,
                                                ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
@@ -5426,30 +5193,13 @@ static QNET__NOINLINE void qnet__winograd_half(const qnet__winograd *p, qnet__wi
     qnet__winograd_step_of(p, step, QNET__WINOGRAD_HALF, i, j, block);
 }
 
+#if QNET__HAS_TRAINING
 static QNET__NOINLINE void qnet__winograd_double(const qnet__winograd *p, qnet__winograd_step step,
                                                  ptrdiff_t i, ptrdiff_t j, qnet_real *block)
 {
     qnet__winograd_step_of(p, step, QNET__WINOGRAD_DOUBLE, i, j, block);
 }
-
-static QNET__NOINLINE void qnet__winograd_of_kernels(const qnet__winograd *p,
-                                                     qnet__winograd_step step, ptrdiff_t i,
-                                                     ptrdiff_t j, qnet_real *block)
-{
-    const int y = (int)p->y.points, x = (int)p->x.points;
-    if (step == QNET__WINOGRAD_KERNELS && p->form == QNET__WINOGRAD_SAME)
-        qnet__winograd_kernels(p, QNET__WINOGRAD_SAME, i, j, block);
-    else if (step == QNET__WINOGRAD_KERNELS)
-        qnet__winograd_kernels(p, QNET__WINOGRAD_HALF, i, j, block);
-    else if (p->planes == 36)
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 6, 6);
-    else if (p->planes == 9)
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, 3, 3);
-    else if (p->form == QNET__WINOGRAD_SAME)
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_SAME, y, x);
-    else
-        qnet__winograd_kernel_gradients(p, i, j, block, QNET__WINOGRAD_HALF, y, x);
-}
+#endif
 
 static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step, ptrdiff_t i,
                                ptrdiff_t j, qnet_real *block)
@@ -5460,8 +5210,10 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
         qnet__winograd_same(p, step, i, j, block);
     else if (p->form == QNET__WINOGRAD_HALF)
         qnet__winograd_half(p, step, i, j, block);
+#if QNET__HAS_TRAINING
     else
         qnet__winograd_double(p, step, i, j, block);
+#endif
 }
 #endif /* QNET__HAS_WINOGRAD */
 
@@ -6468,8 +6220,8 @@ static void qnet__winograd_geometry(qnet__winograd *p, const qnet__isa *isa,
     p->out = backward ? x : y;
     p->in.border = p->form != QNET__WINOGRAD_DOUBLE;
     p->in.more = p->form == QNET__WINOGRAD_SAME ? 2 : 1;
-    p->in.size = qnet__winograd_in(p->form);
-    p->out.size = qnet__winograd_out(p->form);
+    p->in.size = qnet__winograd_sizes_of[p->form].in;
+    p->out.size = qnet__winograd_sizes_of[p->form].out;
     p->src_c = p->in.channels;
     p->dst_c = p->out.channels;
     qnet__winograd_cut(&p->y, out_h, side, s->stride);
