@@ -3698,9 +3698,9 @@ typedef struct qnet__tile {
     const qnet_real *const *a; /* [segments][a_rows], of which `rows` are read */
     size_t a_rows;
     const qnet_real *const *b; /* [segments] */
-    qnet_real *const *c;       /* [rows]; NULL: this row is not kept (see qnet__run_tile) */
+    qnet_real *const *c;       /* [rows] */
     size_t a_at, a_step, b_at, b_step, c_at;
-    size_t segments, length;   /* at least 1; see qnet__run_tile */
+    size_t segments, length;   /* at least 1 */
     uintptr_t ahead;           /* address of a cache line that is asked for ... */
     size_t ahead_step;         /* ... and bytes to that of the next k; see qnet__tile_prefetch */
     size_t chain;              /* products in a chain of additions */
@@ -5974,7 +5974,8 @@ static int qnet__tile_size(size_t rows)
     return rows > 4 ? 6 : rows > 2 ? 4 : 2;
 }
 
-/* By way of a block on the stack, or without products. */
+/* A tile of which only the rows with c[m] != NULL and the first `columns` columns are wanted: by
+   way of a block on the stack. */
 static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile *tile,
                                           size_t columns)
 {
@@ -5991,25 +5992,10 @@ static QNET__NOINLINE void qnet__run_part(const qnet__isa *isa, const qnet__tile
     }
     part.c = c;
     part.c_at = 0;
-    if (tile->segments > 0 && tile->length > 0)
-        isa->tile(&part);
+    isa->tile(&part);
     for (m = 0; m < tile->rows; m++) {
         if (tile->c[m] != NULL)
             memcpy(tile->c[m] + tile->c_at, block[m], bytes);
-    }
-}
-
-/* Runs a tile, which may have no products, and of which only the rows with c[m] != NULL and the
-   first `columns` columns are wanted. */
-static void qnet__run_tile(const qnet__isa *isa, const qnet__tile *tile, size_t columns)
-{
-    int full = columns == isa->columns && tile->segments > 0 && tile->length > 0, m;
-    for (m = 0; m < tile->rows; m++)
-        full = full && tile->c[m] != NULL;
-    if (full) {
-        isa->tile(tile);
-    } else {
-        qnet__run_part(isa, tile, columns);
     }
 }
 
@@ -6145,7 +6131,7 @@ typedef struct qnet__product {
     const qnet_real *const *b; /* [segments]: the first panel */
     const qnet_real *next;     /* b of the product that follows, or NULL */
     qnet_real *const *c;       /* [rows] */
-    size_t rows, columns, segments, length; /* no segments or a length of 0: sums are 0 */
+    size_t rows, columns, segments, length; /* the last two may be 0, and so are the sums then */
     size_t a_rows, a_step, b_step, b_panel;
     size_t chain, piece;       /* at least 1 */
     int accumulate;            /* 1: adds to what C holds */
@@ -6174,7 +6160,13 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
     const size_t full = p->rows - p->rows % QNET__TILE_ROWS; /* rows in full tiles */
     const qnet_real *tail_a[QNET__SEGMENTS * QNET__TILE_ROWS]; /* those behind; the last again */
     qnet_real *tail_c[QNET__TILE_ROWS];
+    size_t panel = 0;
     qnet__tile tile;
+    if (p->segments == 0 || p->length == 0) {
+        for (size_t m = 0; m < p->rows && !p->accumulate; m++)
+            memset(p->c[m], 0, p->columns * sizeof *p->c[m]);
+        return;
+    }
     for (size_t m = 0; m < QNET__TILE_ROWS && full < p->rows; m++) {
         const size_t row = qnet__min_size(full + m, p->rows - 1);
         tail_c[m] = full + m < p->rows ? p->c[row] : NULL;
@@ -6183,12 +6175,11 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                                                         : p->a[s * p->a_rows + row];
         }
     }
-    memset(&tile, 0, sizeof tile);
     tile.a_step = p->a_step, tile.b_step = p->b_step;
     tile.b = p->b, tile.segments = p->segments, tile.chain = p->chain;
-    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width) {
-        const size_t panel = tile.c_at / width * p->b_panel;
-        for (size_t at = 0; at == 0 || at < p->length; at += p->piece) {
+    for (tile.c_at = 0; tile.c_at < p->columns; tile.c_at += width, panel += p->b_panel) {
+        const size_t columns = qnet__min_size(p->columns - tile.c_at, width);
+        for (size_t at = 0; at < p->length; at += p->piece) {
             const qnet_real *next = p->next, *next_a = NULL;
             tile.length = qnet__min_size(p->length - at, p->piece);
             tile.b_at = panel + at * p->b_step;
@@ -6217,7 +6208,10 @@ static void qnet__multiply(const qnet__isa *isa, const qnet__product *p)
                 } else {
                     qnet__tile_prefetch(&tile, next_a, p->a_step, p->rows, part - lines);
                 }
-                qnet__run_tile(isa, &tile, qnet__min_size(p->columns - tile.c_at, width));
+                if (columns < width || (tail && p->rows % 2 != 0))
+                    qnet__run_part(isa, &tile, columns);
+                else
+                    isa->tile(&tile);
             }
         }
     }
@@ -6900,13 +6894,16 @@ static void qnet__winograd_weights_task(void *arg, size_t index, size_t worker)
     const qnet__winograd *p = (const qnet__winograd *)arg;
     const int by_part = p->schedule == QNET__WINOGRAD_BY_PART;
     const int by_square = p->schedule == QNET__WINOGRAD_BY_SQUARE;
+    const ptrdiff_t slab = p->slab < p->dst_c - p->slab_first ? p->slab : p->dst_c - p->slab_first;
     const ptrdiff_t task = (ptrdiff_t)index, groups = p->src_c / QNET__WINOGRAD_GROUP;
+    const ptrdiff_t squares = slab / QNET__WINOGRAD_GROUP; /* in a row */
     const ptrdiff_t plane = by_part || by_square ? 0 : task / groups;
     const ptrdiff_t plane_end = by_part || by_square ? p->planes : plane + 1;
     const ptrdiff_t begin = by_part ? p->tiles * task / p->parts : p->first;
     const ptrdiff_t end = by_part ? p->tiles * (task + 1) / p->parts : p->last;
-    const ptrdiff_t ci = by_part ? 0 : task % groups * QNET__WINOGRAD_GROUP;
-    const ptrdiff_t co = by_square ? task / groups * QNET__WINOGRAD_GROUP : 0;
+    const ptrdiff_t ci = QNET__WINOGRAD_GROUP * (by_part ? 0 : by_square ? task / squares
+                                                                        : task % groups);
+    const ptrdiff_t co = by_square ? task % squares * QNET__WINOGRAD_GROUP : 0;
     const ptrdiff_t maker = by_part ? (ptrdiff_t)worker : 0;
     const ptrdiff_t owner = by_part ? task : by_square ? (ptrdiff_t)worker : 0;
     qnet_real *v = p->v + maker * p->planes * p->v_plane;
@@ -8780,7 +8777,7 @@ static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end
                 tile.a_at = (size_t)m;
                 for (k = 0; k < QNET__TILE_ROWS; k++)
                     c[k] = lags + (m + k) * p->wide;
-                qnet__run_tile(p->isa, &tile, p->isa->columns);
+                p->isa->tile(&tile);
             }
         }
         for (k = 0; k < QNET__STEM_U; k++)
