@@ -150,13 +150,16 @@ static void reference(layer *l)
     for (p = 0; p < pixels; p++)
         for (tap = 0; tap < taps; tap++) {
             const ptrdiff_t at = pixel_under(s, p, (int)(tap / s->kernel), (int)(tap % s->kernel));
-            for (ci = 0; at >= 0 && ci < in; ci++)
-                for (co = 0; co < out; co++) {
-                    const ptrdiff_t k = (tap * in + ci) * out + co;
-                    l->y[p * out + co] += l->x[at + ci] * l->w[k];
-                    l->dx[at + ci] += l->dy[p * out + co] * l->w[k];
-                    l->dw[k] += l->dy[p * out + co] * l->x[at + ci];
-                }
+            for (ci = 0; at >= 0 && ci < in; ci++) {
+                const qnet_real *w = l->w + (tap * in + ci) * out, *dy = l->dy + p * out;
+                qnet_real *y = l->y + p * out, *dw = l->dw + (tap * in + ci) * out;
+                const qnet_real x = l->x[at + ci];
+                qnet_real dx = l->dx[at + ci];
+                for (co = 0; co < out; co++) y[co] += x * w[co];
+                for (co = 0; co < out; co++) dx += dy[co] * w[co];
+                for (co = 0; co < out; co++) dw[co] += dy[co] * x;
+                l->dx[at + ci] = dx;
+            }
         }
 }
 
