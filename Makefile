@@ -39,7 +39,7 @@ BUILD = build
 # Threads that wait asleep: on a machine that others use too, spinning ones can cost a factor of ten.
 export OMP_WAIT_POLICY ?= passive
 
-PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+PROGRAMS := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c)) $(BUILD)/crossval
 TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 # Those that call public functions only share one compiled header.
 LINKED := $(patsubst %,$(BUILD)/tests/test_%,audit cam delong oracles paper parity scan trace)
@@ -71,16 +71,19 @@ examples: $(filter-out $(BUILD)/openblas,$(PROGRAMS)) $(if $(HAVE_CXX),$(BUILD)/
 # implementation. Each also compiles alone: cc -I. examples/lstm_cell.c -lm
 ELSEWHERE = -DQNET_IMPLEMENTATION_DONE
 
+# Included, not compiled by its own name: only so can it include itself once per instruction set.
 $(BUILD)/qnet.o: qnet.h
 	@mkdir -p $(BUILD)
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -I. -DQNET_IMPLEMENTATION -include qnet.h -x c -c /dev/null -o $@
 
-$(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h)
+$(BUILD)/%: examples/%.c $(BUILD)/qnet.o $(wildcard examples/*.h examples/*/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ $< $(BUILD)/qnet.o $(EXTRA_$*) -lm
 
-$(BUILD)/crossval: weights_tools/pth.h
+$(BUILD)/crossval: $(wildcard examples/crossval/*) weights_tools/pth.h $(BUILD)/qnet.o
+	@echo "  $@"
+	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -o $@ examples/crossval/crossval.c $(BUILD)/qnet.o -lm
 
 $(BUILD)/qnet_weights: weights_tools/qnet_weights.c weights_tools/pth.h $(BUILD)/qnet.o
 	@echo "  $@"
@@ -122,20 +125,20 @@ test:
 	@sh tests/run.sh $(BUILD)
 
 tests-build: $(TESTS) $(DOUBLE) $(REFERENCE) $(FAULTS) $(CORPORA) \
-    $(addprefix $(BUILD)/,crossval make_phantom delong qnet_weights classify)
+    examples $(BUILD)/qnet_weights
 
 $(BUILD)/tests/test_pth: weights_tools/pth.h tests/golden/pth.h
 
 $(BUILD)/tests/qnet.o: qnet.h
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
-	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -include stdlib.h -DQNET_IMPLEMENTATION -x c -c qnet.h -o $@
+	@$(CC) $(C99) $(CFLAGS) $(CHOICE) -DQNET_NO_FSYNC $(OPENMP) -I. -DQNET_IMPLEMENTATION -include stdlib.h -include qnet.h -x c -c /dev/null -o $@
 
-$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(LINKED): $(BUILD)/tests/%: tests/%.c $(BUILD)/tests/qnet.o tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) -I. -Iexamples -o $@ $< $(BUILD)/tests/qnet.o $(EXTRA_$*) $(LIBS) -lm
 
-$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard examples/*.h tests/golden/*.h)
+$(BUILD)/tests/%: tests/%.c qnet.h tests/test.h $(wildcard tests/folder.h examples/*.h examples/*/*.h tests/golden/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) -DQNET_NO_FSYNC $(OPENMP) -I. -Iexamples -o $@ $< $(EXTRA_$*) $(LIBS) -lm
@@ -146,6 +149,7 @@ $(BUILD)/tests/test_identity: examples/own_threads.c
 $(BUILD)/tests/test_audit: examples/audit_paper.c
 $(BUILD)/tests/test_delong: examples/delong.c
 $(BUILD)/tests/test_gradcheck: examples/gradcheck.c
+$(addprefix $(BUILD)/tests/,test_layers double_layers reference_layers test_stem double_stem): tests/pool_reference.h
 $(BUILD)/tests/test_trace: examples/trace.c
 
 $(BUILD)/tests/double_%: tests/test_%.c qnet.h tests/test.h $(wildcard tests/golden/*.h)
@@ -159,12 +163,12 @@ $(BUILD)/tests/reference_%: tests/test_%.c qnet.h tests/test.h
 	@$(CC) $(C99) $(CFLAGS) -DQNET_REFERENCE $(PRIVATE) -I. -Iexamples -o $@ $< -lm
 
 # Needs no private function, and its file operations are caught when it is linked.
-$(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+$(BUILD)/tests/faults_files: tests/faults/files.c $(BUILD)/qnet.o tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@echo "  $@"
 	@mkdir -p $(BUILD)/tests
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) $(ELSEWHERE) $(EXTRA_faults_files) -I. -Iexamples -o $@ $< $(BUILD)/qnet.o -lm
 
-$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard examples/*.[ch])
+$(BUILD)/tests/faults_%: tests/faults/%.c qnet.h tests/test.h tests/memory.h $(wildcard tests/folder.h examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(CHOICE) $(PRIVATE) $(OPENMP) $(EXTRA_faults_$*) -I. -Iexamples -o $@ $< -lm
@@ -174,7 +178,7 @@ EXTRA_faults_alloc = -O1 -DQNET_NO_SIMD -DQNET_NO_OPENMP
 
 # What it checks is no kernel: compiled as fast as can be.
 $(BUILD)/tests/fuzz_%: tests/fuzz/%.c tests/fuzz_main.c tests/fuzz/fuzz.h tests/memory.h qnet.h weights_tools/pth.h \
-    $(wildcard examples/*.[ch])
+    $(wildcard examples/*.[ch] examples/*/*.h)
 	@mkdir -p $(BUILD)/tests
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) -O1 $(PRIVATE) -I. -Iexamples -o $@ $< tests/fuzz_main.c -lm
@@ -307,7 +311,7 @@ $(BUILD)/shared/$(LIBRARY): qnet.h
 	@mkdir -p $(BUILD)/shared
 	@echo "  $@"
 	@$(CC) $(C99) $(CFLAGS) $(OPENMP) -fPIC -fvisibility=hidden -DQNET_API='__attribute__((visibility("default")))' \
-	    -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -x c qnet.h -lm
+	    -I. -DQNET_IMPLEMENTATION $(SHARED) $(LDFLAGS) -o $@ -include qnet.h -x c /dev/null -lm
 	@ln -sf $(LIBRARY) $(BUILD)/shared/$(SONAME)
 	@ln -sf $(SONAME) $(BUILD)/shared/$(LINKNAME)
 

@@ -21,7 +21,7 @@
        >>resnet >>scan >>optim                                          the two models, Adam, SWA
        >>deflate >>png >>nifti >>weights                                file formats
        >>image >>cohort >>train                                         data, augmentation, training
-       >>metrics >>cam >>report >>experiment                            evaluation, the tables
+       >>metrics >>cam >>experiment                                     evaluation, the protocol
 
    WHAT IT DOES
 
@@ -40,7 +40,8 @@
        cross-validation over individuals, accuracy ... F1, ROC, AUC,
                 DeLong, bootstrap, voting                            >>metrics >>experiment
        class activation maps                                         >>cam
-       Tables 1-3, Figures 3 and 5-10 as one HTML page               >>report
+
+   examples/crossval makes of that Tables 1-3 and Figures 3 and 5-10, as one HTML page.
 
    Forward and backward passes are written out by hand, layer by layer; nothing but the C library
    and its maths are needed.
@@ -52,6 +53,7 @@
      hook of weights_tools/pth.h also PyTorch's .pth), or training starts from random ones, which
      for 99 subjects is a weaker start than the paper's.
    - It does not compute QSM or R2* maps from echoes, does not segment, does not register.
+   - It walks no folders: a list says whose scan lies in which files (examples/crossval/bids.h).
    - No 4-D, complex or RGB volumes, no NIfTI-2, no .hdr/.img pairs: each is an error that says so.
    - It starts no threads of its own, keeps no globals, prints nothing, never exits or aborts.
    - It uses the CPU only, in single precision (double as a reference build).
@@ -60,15 +62,19 @@
 
        qnet_context *ctx;
        qnet_experiment_config config;
-       qnet_experiment *e;
+       qnet_experiment *e = NULL;
+       bids b;                              (examples/crossval/bids.h: the scans of a BIDS folder;
+       memset(&b, 0, sizeof b);              a qnet_dataset may come from anywhere)
        if (qnet_context_create(NULL, &ctx) != QNET_OK) return 1;
        qnet_experiment_config_init(&config);                  (the paper's values)
-       if (qnet_experiment_run(ctx, &config, "cohort", "out", NULL, 0, &e) != QNET_OK)
-           puts(qnet_last_error(ctx));
+       if (bids_read(&b, ctx, "cohort") != QNET_OK ||
+           qnet_experiment_run(ctx, &config, &b.dataset, "out", NULL, 0, &e) != QNET_OK)
+           puts(bids_error(&b));
        else
            printf("AUC of Q-Net, cropped, by scan: %.3f\n",
                   e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].auc_first);
        qnet_experiment_destroy(e);
+       bids_free(&b);
        qnet_context_destroy(ctx);
 
    examples/ holds small programs, one idea each: one LSTM cell against Eqs. (1)-(5), stage 1,
@@ -179,7 +185,7 @@
        Training         10 folds over individuals, 10 in each (of 99, one fold has 9); stage 1: 100
                         epochs, batch 64, Adam, 3e-4 to 1e-4 by cosine annealing; stage 2: 50
                         epochs, batch 64, 3e-4: qnet_experiment_config
-       Results          Tables 1-3, Fig. 5-10, stars, votes: API 15 to 17. examples/audit_paper.c
+       Results          what Tables 1-3 and Fig. 5-10 show: API 15 to 17. examples/audit_paper.c
                         shows what the printed results say of each other, and where they differ
 
    CHOICES, where the paper leaves a question open (each a field of a configuration, or fixed)
@@ -560,6 +566,8 @@ QNET_API qnet_status qnet_file_read(qnet_context *ctx, const char *path, size_t 
 QNET_API int qnet_file_exists(const char *path);
 /* Makes a folder and its parents; one that exists is no error. POSIX and Windows. */
 QNET_API qnet_status qnet_make_folder(qnet_context *ctx, const char *path);
+/* Appends the names of a folder's entries, sorted by strcmp, each ended by a zero byte. */
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names);
 #endif
 
 /* Limits on what a file may ask for; define your own before the implementation. */
@@ -616,7 +624,9 @@ QNET_API int qnet_param_find(const qnet_param_table *table, const char *name);
    x[rows][columns]. Gradients are overwritten, not added to. scratch: a block of
    qnet_..._scratch bytes, aligned to 64, or NULL to have one allocated for the call.
    NULL for an optional gradient skips it. Inputs and outputs must not overlap unless a comment
-   says that they may. Shapes and pointers are checked; values are not: NaN in, NaN out.
+   says that they may. Shapes and pointers are checked, values are not: NaN in, NaN out. What returns
+   nothing (qnet_relu_forward, qnet_relu_backward, qnet_softmax, qnet_lstm_cell) does nothing where
+   a size is below 1 or a pointer is NULL.
    ============================================================================================ */
 
 /* C[m,n] = op(A)[m,k] * op(B)[k,n] + beta * C, row major, beta 0 or 1. Leading dimensions count
@@ -1119,15 +1129,10 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                int in_h, int in_w, const float low[3],
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch);
-/* The pieces: low[3] and high[3] of the stretch, and the map itself, clipped to 0..1. */
+/* Those limits of count pixels. scratch: room for count floats, such as that above. */
 QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
                                          const float *pixels, size_t count, float low[3],
                                          float high[3], void *scratch);
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out);
-/* Source coordinate (x, y) in the prepared image of output pixel (out_x, out_y) under a record. */
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y);
 /* Bilinear resize of in[in_h][in_w][channels], pixel centres aligned (half-pixel convention). */
 QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channels, float *out,
                                 int out_h, int out_w);
@@ -1141,6 +1146,15 @@ typedef enum qnet_sex { QNET_SEX_UNKNOWN, QNET_MALE, QNET_FEMALE } qnet_sex;
 typedef enum qnet_input { QNET_INPUT_CROP, QNET_INPUT_FULL } qnet_input;
 QNET_API const char *qnet_input_name(qnet_input input); /* "crop", "full" */
 
+/* Is shown each scan of a cohort while its volumes are in memory, turned to RAS, for pictures of
+   what was cut. maps->mask: what counts of the mask; NULL: not needed. */
+struct qnet_scan;
+struct qnet_scan_maps;
+typedef struct qnet_viewer {
+    void *user;
+    void (*show)(void *user, const struct qnet_scan *scan, const struct qnet_scan_maps *maps);
+} qnet_viewer;
+
 typedef struct qnet_input_config {
     qnet_input input;
     int size;          /* side of the network's input: 224 cropped, 256 full; >= 32 */
@@ -1150,14 +1164,13 @@ typedef struct qnet_input_config {
     int slice_first, slice_count; /* explicit range along z, upwards from 0; count 0: by the mask */
     double box_center_mm[2];      /* explicit centre (x right, y front); used when box_explicit */
     int box_explicit;
-    const char *derivatives;      /* folder under derivatives/; NULL: the one that holds the maps */
     int any_values;      /* 1: maps with values that no brain has are warned of, not refused */
     int any_orientation; /* 1: and so are slices far from axial */
+    const struct qnet_viewer *viewer; /* NULL: none */
 } qnet_input_config;
 QNET_API void qnet_input_config_init(qnet_input_config *config, qnet_input input);
 
 /* How the images of a scan were cut: what a reader looks at to see that it is the right place. */
-#define QNET_CUT_SIDE 64
 typedef struct qnet_cut {
     double center[2];    /* middle of the images: voxels along x and y after orientation to RAS */
     double center_mm[3]; /* the same in the world, in the middle of the slices */
@@ -1167,8 +1180,6 @@ typedef struct qnet_cut {
                             and y; NaN without a mask */
     int mask_voxels, mask_left_out; /* what counts of the mask, and of its small pieces does not */
     int outlier;         /* far from most of the cohort: 1 the mask's place, 2 the slices' number */
-    uint8_t *picture;    /* rgb[QNET_CUT_SIDE][2 QNET_CUT_SIDE][3], T1W: the middle slice with mask
-                            and box, and a coronal plane with mask and slices; NULL: none */
 } qnet_cut;
 
 /* One scan: T slices, lowest first. Rows run from the front of the head, columns from the patient's
@@ -1189,22 +1200,36 @@ typedef struct qnet_scan {
 typedef struct qnet_cohort {
     qnet_context *ctx;
     qnet_input_config config;
-    int scans_count, height, width; /* prepared size: config.size plus margins */
+    int scans_count, capacity;
+    int height, width; /* prepared size: config.size plus margins */
     qnet_scan *scans;
-    void *block; size_t block_bytes;
 } qnet_cohort;
 
 /* Slice t of a scan: pixels[height][width][3]. */
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t);
+/* Side of the prepared image: size plus margins for a crop, size for the full image. */
+QNET_API int qnet_input_prepared(const qnet_input_config *config);
 
-/* A cohort from maps in memory: all three must share a grid; mask may be NULL with explicit ranges
-   in the config. Used by qnet_cohort_read and by programs that have volumes already. */
+/* One scan in memory: the maps share a grid; mask may be NULL where the configuration names slices
+   and box. */
 typedef struct qnet_scan_maps {
     const char *subject;
     qnet_label label; double age; qnet_sex sex;
     qnet_volume *qsm, *r2star, *t1w, *mask; /* reoriented to RAS, cleaned in place (below) */
 } qnet_scan_maps;
-/* Prepares one scan into pixels: *slices, slice_z[max_slices], pixels[max_slices][h][w][3].
+
+/* One scan on disk: NIfTI files. */
+typedef struct qnet_scan_files {
+    const char *subject;
+    qnet_label label; double age; qnet_sex sex;
+    const char *qsm, *r2star, *t1w, *mask;
+} qnet_scan_files;
+
+/* An empty cohort with room for `scans` scans. */
+QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
+                                        int scans, qnet_cohort **out);
+/* Checks a scan, chooses its slices, cuts them out and appends them: the cohort is as before on any
+   failure. The maps stay the caller's.
 
    Mask: 0 and 1, labels 1..N of which all count, or a probability in 0..1 from .5 on; what is none
    of these is refused, as is (see any_values) one of more than 200 ml, such as a brain's.
@@ -1212,39 +1237,27 @@ typedef struct qnet_scan_maps {
    the rest, the box is about its centre of mass.
    NaN or infinity becomes 0 outside of the head, that is where it is joined, through others of its
    slice, to the slice's edge or to a voxel of 0; and where no image looks. Elsewhere it is
-   refused.
+   refused, as is a map that is 0 all over a slice's image.
    Values, in the chosen slices within 96 mm about the centre, voxels of 0 left out: refused (see
    any_values) are maps that are constant, or 0 in 95 % of the voxels or 10 % of the mask; |QSM|
    with a 99th percentile outside .005..3 ppm (brains: .05 to .5; in ppb 50 to 500); R2* with a
    median outside 5..80 or a 99th percentile above 1000 1/s (brains at 1.5 to 7 T: 12 to 40, and 25
    to 300), or with a median above 25 and less than .9 of it where QSM is highest, as T2* in ms has.
-   QSM must be higher in the mask than around it (else its sign is wrong), and no map a copy of
-   another. Refused likewise are, by qnet_cohort_add, two subjects with one QSM map, and, in a
-   cohort's folder, a sidecar's "Units" other than ppm and 1/s.
+   QSM must be higher in the mask than around it (else its sign is wrong), no map may be a copy of
+   another, and no two subjects may have the same QSM map.
    Slices: a tilt of the axes above 30 degrees is warned of; refused (see any_orientation) are one
    above 45, and one above 30 of slices that were acquired sagittal or coronal.
    Grids that differ by more than .05 voxels at a corner are refused, by more than .0005 warned
    of. */
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels);
-/* Side of the prepared image: size plus margins for a crop, size for the full image. */
-QNET_API int qnet_input_prepared(const qnet_input_config *config);
-/* An empty cohort with room for `scans` scans; qnet_cohort_add prepares and copies. */
-QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
-                                        int scans, qnet_cohort **out);
 QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps);
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort);
 #ifndef QNET_NO_STDIO
-/* Reads a BIDS-like folder: participants.tsv (participant_id age sex group(HH|HC)) and per subject
-   *_Chimap, *_R2starmap, *_T1w and, optionally, *_desc-basalganglia_mask (.nii.gz or .nii) under
-   derivatives/<tool>/sub-X/anat or sub-X/anat; the first participant decides which tool. An
-   all-zero slice, a missing map or a grid that differs is an error that names file and subject.
-   Warnings (the log hook): an age or a sex that cannot be read, which is then unknown; folders with
-   maps of subjects that are not in the table; scans whose mask lies elsewhere in the head, or in
-   other numbers of slices, than in most of ten or more. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out);
+/* A cohort of files[count]: volumes are read, cut and freed one scan after the other, so memory
+   holds the slices of all and the volumes of one. Error sentences name the file. A scan whose mask
+   lies elsewhere in the head, or in other numbers of slices, than in most of ten or more is warned
+   of (the log hook). */
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out);
 #endif
 
 /* fold[i] in 0..folds-1 for scan i: stratified by label, over subjects, seeded; all scans of a
@@ -1273,59 +1286,6 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config);
 /* First epoch (from 0) whose weights are averaged: epochs - max(1, round(swa_share * epochs)). */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config);
 
-typedef struct qnet_epoch {
-    double loss, learning_rate, seconds;
-} qnet_epoch; /* stage 2: scan + image */
-
-/* A training run: network, optimiser, averages, history; owns its memory. An epoch visits every
-   training image once, in batches of nearly equal size, none above `batch`. */
-typedef struct qnet_stage1 {
-    qnet_context *ctx;
-    qnet_stage1_config config;
-    const qnet_cohort *cohort;
-    qnet_resnet *net;
-    int epoch;            /* epochs done */
-    qnet_epoch *history;  /* [config.epochs] */
-    uint64_t step;        /* Adam steps done */
-    int averaged;         /* weights averaged so far */
-    int finished;         /* qnet_stage1_finish has run: net holds the result */
-    struct qnet__stage1_state *state;
-} qnet_stage1;
-
-/* scans[count]: the training scans, as indices into the cohort. label_of[cohort->scans_count]
-   replaces the cohort's labels when not NULL (shuffled-label control). weights (NULL: random):
-   a block with qnet_resnet's table to start from. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const int *label_of, const qnet_real *weights,
-                                        qnet_stage1 **out);
-QNET_API void qnet_stage1_destroy(qnet_stage1 *run);
-/* One epoch. QNET_STOPPED leaves the run unusable but for qnet_stage1_load and _destroy;
-   QNET_ERROR_NUMERIC names epoch and step. */
-QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run);
-/* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
-   the training images, augmentation off (Izmailov et al. 2018). */
-QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run);
-/* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
-   and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
-   configuration, the cohort or the scans differ; a run without SWA may be loaded into one with SWA
-   as long as its epoch is not past qnet_stage1_swa_start: up to there they are the same run. */
-QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink);
-QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source);
-#ifndef QNET_NO_STDIO
-QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path);
-QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path);
-/* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after every epoch. */
-QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint);
-#endif
-
-/* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
-   slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
-   work done at once and does not change the result. */
-QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
-                                const qnet_cohort *cohort, const int *scans, int count,
-                                qnet_real *features, double *probability);
-
 typedef struct qnet_stage2_config {
     int epochs, batch;     /* 50, 64 */
     double rate;           /* 3e-4, fixed */
@@ -1335,28 +1295,61 @@ typedef struct qnet_stage2_config {
 } qnet_stage2_config;
 QNET_API void qnet_stage2_config_init(qnet_stage2_config *config);
 
-typedef struct qnet_stage2 {
+typedef struct qnet_epoch {
+    double loss, learning_rate, seconds;
+} qnet_epoch; /* stage 2: scan + image */
+
+/* A training run of either stage: network, optimiser, averages, history; owns its memory. An epoch
+   visits every item, a slice in stage 1 and a scan in stage 2, once, in batches of nearly equal
+   size, none above `batch`. */
+typedef struct qnet_training {
     qnet_context *ctx;
-    qnet_stage2_config config;
-    qnet_scan_model *model;
-    int epoch;
-    qnet_epoch *history;
-    uint64_t step;
-    struct qnet__stage2_state *state;
-} qnet_stage2;
+    qnet_resnet *net;       /* of stage 1; NULL in stage 2 */
+    qnet_scan_model *model; /* of stage 2; NULL in stage 1 */
+    int epochs, epoch;      /* in all, done */
+    qnet_epoch *history;    /* [epochs] */
+    uint64_t step;          /* Adam steps done */
+    int averaged;           /* weights averaged so far */
+    int finished;           /* qnet_training_finish has run: the network is the result */
+    struct qnet__training_state *state;
+} qnet_training;
+
+/* scans[count]: the training scans, as indices into the cohort, which must outlive the run. weights
+   (NULL: random): a block with qnet_resnet's table to start from. */
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out);
 /* features[count][steps][512] (copied), length[count], label[count]: the frozen embedding's. */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
-                                        const int *label, int count, qnet_stage2 **out);
-QNET_API void qnet_stage2_destroy(qnet_stage2 *run);
-QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run);
-QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink);
-QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source);
+                                        const int *label, int count, qnet_training **out);
+QNET_API void qnet_training_destroy(qnet_training *run);
+/* One epoch. QNET_STOPPED leaves the run unusable but for qnet_training_load and _destroy;
+   QNET_ERROR_NUMERIC names epoch and step. */
+QNET_API qnet_status qnet_training_epoch(qnet_training *run);
+/* Ends the run: with SWA takes the averaged weights and re-estimates all batch-norm statistics over
+   the training images, augmentation off (Izmailov et al. 2018). */
+QNET_API qnet_status qnet_training_finish(qnet_training *run);
+/* Checkpoints: a safetensors file with weights, Adam's moments, SWA average, epoch, history, seeds
+   and configuration; loading continues with the same bits. QNET_ERROR_MISMATCH when the
+   configuration, the cohort or the scans differ; a run without SWA may be loaded into one with SWA
+   as long as its epoch is not past qnet_stage1_swa_start: up to there they are the same run. */
+QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink);
+QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source);
 #ifndef QNET_NO_STDIO
-QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path);
-QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path);
-QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint);
+QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path);
+QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path);
+/* All remaining epochs and the finish; saves to checkpoint (NULL: nowhere) after each of them. */
+QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint);
 #endif
+
+/* Test-time forward pass of whole scans: features[count][max_slices][512] (zero beyond a scan's
+   slices) and probability[count][max_slices] of HH; either may be NULL. net's batch bounds the
+   work done at once and does not change the result. */
+QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *augment,
+                                const qnet_cohort *cohort, const int *scans, int count,
+                                qnet_real *features, double *probability);
+
 /* image[count][steps] and scan[count]: probability of HH. The model's batch bounds the work done
    at once. */
 QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_real *features,
@@ -1460,7 +1453,7 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 QNET_API void qnet_jet(double value, uint8_t rgb[3]);
 
 /* ============================================================================================
-   API 17. The experiment: the paper's tables and figures for a cohort.
+   API 17. The experiment: what the paper's tables and figures show, for a cohort.
    ============================================================================================ */
 
 typedef enum qnet_model_kind {
@@ -1473,7 +1466,17 @@ typedef enum qnet_level { QNET_LEVEL_IMAGE, QNET_LEVEL_SCAN, QNET_LEVELS } qnet_
 QNET_API const char *qnet_model_name(qnet_model_kind model); /* "ResNet", "ResNetSWA", "Q-Net" */
 QNET_API const char *qnet_level_name(qnet_level level);      /* "image", "scan" */
 
-/* Numbers that change results; every one is written to results.json. */
+/* Files that a program makes of a finished experiment, such as a report: write is called once, when
+   all results are there, and puts files into `folder` (names without a leading point, "crop-",
+   "full-" or ".tmp"). They come to the output folder together with the experiment's own; a failure
+   of write is the experiment's, and a resume calls it again. */
+struct qnet_experiment;
+typedef struct qnet_publish {
+    void *user;
+    qnet_status (*write)(void *user, const struct qnet_experiment *experiment, const char *folder);
+} qnet_publish;
+
+/* Numbers that change results, and what is made of them. */
 typedef struct qnet_experiment_config {
     int use_input[2];             /* by qnet_input: 1, 1 */
     qnet_input_config input[2];
@@ -1484,6 +1487,7 @@ typedef struct qnet_experiment_config {
     qnet_stage1_config stage1;    /* size, seed: set by the experiment */
     qnet_stage2_config stage2;    /* steps, seed: set by the experiment */
     int cam_scans;                /* 3: scans of each class whose CAMs are drawn */
+    qnet_publish publish;         /* all zero: none */
 } qnet_experiment_config;
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config);
 
@@ -1541,17 +1545,25 @@ typedef struct qnet_participant {
     qnet_sex sex;
     int slices;
     uint64_t source_hash; /* of its QSM map: qnet_scan */
-    qnet_cut cut[2]; /* by qnet_input; picture NULL: not run */
+    qnet_cut cut[2]; /* by qnet_input; all 0: not run */
 } qnet_participant;
+
+/* What an experiment works on: a list of scans and, for the report, where they are from. NULL where
+   not known. examples/crossval/bids.h makes one of a BIDS folder. */
+typedef struct qnet_dataset {
+    const char *folder, *derivatives; /* the files' folder; the name of that of the maps in it */
+    const char *name, *type;          /* BIDS: Name and DatasetType; UTF-8 */
+    int simulated;                    /* 1: no real subjects: every result says so */
+    int count;
+    const qnet_scan_files *scans;
+} qnet_dataset;
 
 typedef struct qnet_experiment {
     qnet_context *ctx;
     qnet_experiment_config config;
     char data[512], out[512], weights[512]; /* folders as given; "" where none */
-    char derivatives[2][256]; /* folders of the maps, by qnet_input, given or found; "": none */
-    /* Name and DatasetType of data/dataset_description.json, UTF-8 without control characters; ""
-       where there are none. simulated: its Name or Keywords speak of simulation or phantoms. */
-    char dataset[256], dataset_type[32];
+    /* As in qnet_dataset, without control characters; "": none. */
+    char derivatives[256], dataset[256], dataset_type[32];
     int simulated;
     int participants_count; qnet_participant *participants;
     int *fold;                               /* [participants_count], first repeat */
@@ -1560,16 +1572,16 @@ typedef struct qnet_experiment {
     qnet_cam_picture *cams[2]; int cams_count[2];
     uint8_t *augmented[2]; /* Fig. 3: rgb sheet of the QSM channel; NULL if not run */
     int augmented_width[2], augmented_height[2];
-    uint8_t *cut_pictures[2]; /* [participants_count]: of participants[].cut[] */
     uint64_t cohort_hash[2]; /* of the prepared pixels */
     uint64_t weights_hash;   /* qnet_safetensors_hash of the initial weights file */
     uint64_t run[2]; /* of all that changes a result: the identity that its weights files carry */
     double seconds; /* of training, in all sessions of a run that was stopped and resumed */
+    struct qnet__block *blocks; /* the memory of all this */
 } qnet_experiment;
 
 #ifndef QNET_NO_STDIO
-/* Runs the experiment on a BIDS-like folder. Work in progress lies in out/checkpoint; results.json,
-   predictions.csv, manifest.json, report.html and weights/ are moved from there when all is done:
+/* Runs the experiment on the scans of a data set. Work in progress lies in out/checkpoint;
+   predictions.csv, weights/ and what config.publish writes are moved from there when all is done:
    until then an earlier result stays whole on any failure. What stops it while they are moved
    leaves out/checkpoint, and a resume moves the rest. resume: goes on from there with the same
    bits. weights: a ResNet18 safetensors file, or NULL for random initial weights; with a file,
@@ -1578,12 +1590,11 @@ typedef struct qnet_experiment {
    QNET_ERROR_BUSY while another run, which the sentence names, has the lock out/run.lock.
    QNET_ERROR_LEAK for weights that an experiment trained, they or those they began with, on any
    subject of this cohort, which is known by its QSM map. QNET_ERROR_MISMATCH for weights of
-   shuffled labels, and where participants.tsv or maps change between the two inputs. */
+   shuffled labels, and where maps change between the two inputs. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result);
-/* The files that qnet_experiment_run writes at its end, one by one. */
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *experiment, const char *out);
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result);
 /* How the images were prepared for the network in a weights file that an experiment wrote: a
    deployment that reads it here can't get the preprocessing wrong. QNET_ERROR_MISMATCH for a file
    without that record or prepared by another rule, and for weights of shuffled labels. */
@@ -1595,12 +1606,10 @@ QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weight
 QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash);
 #endif
 QNET_API void qnet_experiment_destroy(qnet_experiment *experiment);
-/* Tables 1, 2 and 3 in the paper's form, as text. */
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *experiment, qnet_buffer *text);
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *experiment, qnet_buffer *json);
+/* predictions.csv: a row per slice and per scan of every repeat. label and decisions: 1 HH, 0 HC;
+   scan: index in the order of participants.tsv; slice from 0, the lowest; z: its index in the
+   volume. Of shuffled labels the column is shuffled_label, and true_label is the last. */
 QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *experiment, qnet_buffer *csv);
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *experiment, qnet_buffer *json);
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *experiment, qnet_buffer *html);
 
 #ifdef __cplusplus
 }
@@ -3379,6 +3388,20 @@ QNET__HELPER qnet_status qnet__list_folder(qnet_context *ctx, const char *path,
 #endif
 }
 
+QNET_API qnet_status qnet_list_folder(qnet_context *ctx, const char *path, qnet_buffer *names)
+{
+    char (*list)[QNET__NAME_SIZE] = NULL;
+    size_t count = 0, bytes = 0;
+    qnet_status status;
+    if (path == NULL || names == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "list folder: path or names are NULL");
+    status = qnet__list_folder(ctx, path, &list, &count, &bytes);
+    for (size_t i = 0; i < count && status == QNET_OK; i++)
+        status = qnet_buffer_append(ctx, names, list[i], strlen(list[i]) + 1);
+    qnet__free(ctx, list, bytes);
+    return status;
+}
+
 /* ---- The lock of a folder ---------------------------------------------------------------------
    A file in it, locked by the system, whose text says who holds it. The system's lock ends with its
    process, so what a dead one leaves is no lock. flock belongs to the open file, not to the process
@@ -4096,26 +4119,18 @@ typedef enum qnet__winograd_step {
 
 /* Everything that the tasks of a max pooling read and write; tasks are rows of the result. */
 typedef struct qnet__maxpool {
+    const struct qnet__isa *isa;
     size_t height, width, channels, out_height, out_width;
     ptrdiff_t rows_before; /* of x, counted over all images, which are not in x's memory */
-    qnet__prologue x;        /* plain;
+    qnet__prologue x;      /* plain;
                               normalised: the pooled map is that of norm and ReLU, no argmax;
                               scaled by signs, 1, -1 or 0: that x of a window wins which is
                               largest, smallest or first */
     const qnet_real *dy;
-    qnet_real *y, *dx;
+    qnet_real *y, *dx;     /* dx: backward */
     const uint8_t *winner; /* backward: the argmax of the forward pass */
     uint8_t *argmax;
 } qnet__maxpool;
-
-/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
-QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
-                                         qnet_real x, size_t c)
-{
-    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
-    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
-    return x;
-}
 
 #define QNET__STEM_COLUMN 48   /* u[r .. r + 3][q] */
 #define QNET__STEM_TAPS 192    /* 4 columns */
@@ -4133,93 +4148,31 @@ typedef struct qnet__stem_list {
 } qnet__stem_list;
 
 /* sigma(x) = 1 / (1 + e^-x). Where e^-x overflows the quotient is 0, as it should be. */
-static qnet_real qnet__sigmoid(qnet_real x)
+QNET__HELPER qnet_real qnet__sigmoid(qnet_real x)
 {
     if (QNET__REAL_IS_DOUBLE) return (qnet_real)(1 / (1 + exp(-(double)x)));
     return (qnet_real)(1.0f / (1.0f + expf(-(float)x)));
 }
 
-static qnet_real qnet__tanh(qnet_real x)
+QNET__HELPER qnet_real qnet__tanh(qnet_real x)
 {
     if (QNET__REAL_IS_DOUBLE) return (qnet_real)tanh((double)x);
     return (qnet_real)tanhf((float)x);
 }
 
-/* ---- sigma and tanh that a compiler can vectorise ----
-   e^-a = 2^-m e^r for a >= 0, with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a
-   is below half of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits,
-   so that m times it is exact. 2^-m comes as the product of two powers, since a float has no
-   number as small as 2^-150 and reaches its smallest ones by rounding only once, at the end.
-   e^r - 1 = r + r^2 q(r), q fitted (least squares, reweighted towards the least maximum) to a
-   relative error of 1.4e-8. */
-typedef struct qnet__exp_parts {
-    float power, rest; /* 2^-m = power * rest */
-    float expm1;       /* e^r - 1 */
-} qnet__exp_parts;
-
-/* The float that has these bits. */
-QNET__INLINE float qnet__float_of_bits(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
-QNET__INLINE qnet__exp_parts qnet__exp_of_minus(float a)
-{
-    const float round = 12582912.0f; /* 1.5 * 2^23: a sum with it has no digits below 1 */
-    qnet__exp_parts e;
-    float rounded, m, r, q;
-    uint32_t bits, half;
-    a = a > 104.0f ? 104.0f : a; /* written so that NaN stays */
-    rounded = a * 1.44269504f + round;
-    m = rounded - round;
-    memcpy(&bits, &rounded, sizeof bits);
-    bits &= 255; /* m, as 1.5 * 2^23 has zeros there */
-    half = bits >> 1;
-    e.power = qnet__float_of_bits((127 - half) << 23);
-    e.rest = qnet__float_of_bits((127 - (bits - half)) << 23);
-    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
-    q = 0.00139464729f;
-    q = q * r + 0.00836659782f;
-    q = q * r + 0.0416662805f;
-    q = q * r + 0.166665435f;
-    q = q * r + 0.5f;
-    e.expm1 = r + r * r * q;
-    return e;
-}
-
-/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
-   keep their digits. */
-QNET__INLINE float qnet__sigmoid_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(fabsf(x));
-    const float tail = (e.power + e.power * e.expm1) * e.rest; /* e^-|x| */
-    return (x < 0 ? tail : 1.0f) / (1.0f + tail);
-}
-
-/* tanh |x| = -d / (2 + d), d = e^-2|x| - 1, which keeps its digits near 0: there d = e^r - 1. */
-QNET__INLINE float qnet__tanh_fast(float x)
-{
-    const qnet__exp_parts e = qnet__exp_of_minus(2.0f * fabsf(x));
-    const float power = e.power * e.rest;
-    const float d = e.power * e.expm1 * e.rest + (power - 1.0f);
-    return copysignf(d / (2.0f + d), x);
-}
-
-/* What the layer uses. Worst errors of the fast forms against double, over every 257th bit pattern
-   of a float: sigma 2.33, tanh 2.49 units in the last place (tests/test_lstm.c measures every
-   1021st and asks for 2.4, 2.6). Their twins are the C library's; double precision is for
-   reference and stays with the library. */
-QNET__INLINE qnet_real qnet__gate(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__sigmoid(x) : (qnet_real)qnet__sigmoid_fast((float)x);
-}
-
-QNET__INLINE qnet_real qnet__squash(qnet_real x)
-{
-    return QNET__REAL_IS_DOUBLE ? qnet__tanh(x) : (qnet_real)qnet__tanh_fast((float)x);
-}
+/* One scan of an LSTM at one step. Arrays are [hidden], or [4 hidden] for the gates and what is added to them. */
+typedef struct qnet__lstm_row {
+    size_t hidden;
+    const qnet_real *b, *uh;  /* forward: bias, U h' */
+    const qnet_real *c_prev;
+    qnet_real *gates;         /* forward: W x, which becomes i, f, g, o */
+    qnet_real *c, *tanh_c;    /* forward */
+    qnet_real *h, *next_h;    /* forward: h twice, for y and for the next product */
+    const qnet_real *dy, *dh; /* backward: from above, and from the step after through U */
+    qnet_real *dc;            /* backward: dc in, dc' out */
+    qnet_real *dgates;        /* backward: before the activations */
+    double *db;               /* backward: += dgates, in double, as many steps add up */
+} qnet__lstm_row;
 
 /* ---- The table of a set ---------------------------------------------------------------------- */
 
@@ -4233,13 +4186,16 @@ typedef struct qnet__isa {
                      qnet_real *block);
     void (*maxpool)(const qnet__maxpool *pool, size_t index); /* a row of y or, if any, of dx */
     void (*stem)(const qnet__stem_list *list);
-    void (*lstm)(size_t n, const qnet_real *bias, const qnet_real *recurrent,
-                 const qnet_real *before, qnet_real *gates, qnet_real *cell, qnet_real *cell_tanh,
-                 qnet_real *h, qnet_real *next_h);
-    void (*lstm_back)(size_t n, const qnet_real *gates, const qnet_real *before,
-                      const qnet_real *cell_tanh, const qnet_real *dy, const qnet_real *dh,
-                      qnet_real *dc, qnet_real *dgates, double *db);
+    void (*lstm_forward)(const qnet__lstm_row *row);
+    void (*lstm_backward)(const qnet__lstm_row *row);
 } qnet__isa;
+
+/* As wide as a number: what comparing lanes gives. */
+#if QNET__REAL_IS_DOUBLE
+typedef int64_t qnet__lane_int;
+#else
+typedef int32_t qnet__lane_int;
+#endif
 
 /* The names of what a set defines: each stands for one that ends in the set's suffix. */
 #define QNET__JOIN_(name, suffix) name##suffix
@@ -4254,6 +4210,13 @@ typedef struct qnet__isa {
 #define qnet__lanes_all QNET__ISA(qnet__lanes_all)
 #define qnet__lanes_fma QNET__ISA(qnet__lanes_fma)
 #define qnet__lanes_cut QNET__ISA(qnet__lanes_cut)
+#define qnet__lanes_int QNET__ISA(qnet__lanes_int)
+#define qnet__lanes_select QNET__ISA(qnet__lanes_select)
+#define qnet__lanes_load_part QNET__ISA(qnet__lanes_load_part)
+#define qnet__lanes_store_part QNET__ISA(qnet__lanes_store_part)
+#define qnet__lanes_to_bits QNET__ISA(qnet__lanes_to_bits)
+#define qnet__lanes_of_bits QNET__ISA(qnet__lanes_of_bits)
+#define qnet__lanes_gate QNET__ISA(qnet__lanes_gate)
 #define qnet__widen QNET__ISA(qnet__widen)
 #define qnet__wide_round QNET__ISA(qnet__wide_round)
 #define qnet__tile_keep QNET__ISA(qnet__tile_keep)
@@ -4312,24 +4275,23 @@ typedef struct qnet__isa {
 #define qnet__winograd_double QNET__ISA(qnet__winograd_double)
 #define qnet__winograd_of_kernels QNET__ISA(qnet__winograd_of_kernels)
 #define qnet__winograd_run QNET__ISA(qnet__winograd_run)
-#define qnet__maxpool_next QNET__ISA(qnet__maxpool_next)
+#define qnet__maxpool_get QNET__ISA(qnet__maxpool_get)
 #define qnet__maxpool_window QNET__ISA(qnet__maxpool_window)
-#define qnet__maxpool_forward_row QNET__ISA(qnet__maxpool_forward_row)
+#define qnet__maxpool_forward QNET__ISA(qnet__maxpool_forward)
 #define qnet__maxpool_gather QNET__ISA(qnet__maxpool_gather)
-#define qnet__maxpool_pixel QNET__ISA(qnet__maxpool_pixel)
-#define qnet__maxpool_backward_row QNET__ISA(qnet__maxpool_backward_row)
 #define qnet__maxpool_row QNET__ISA(qnet__maxpool_row)
 #define qnet__stem_add QNET__ISA(qnet__stem_add)
 #define qnet__stem_winners_of QNET__ISA(qnet__stem_winners_of)
 #define qnet__lstm_units QNET__ISA(qnet__lstm_units)
-#define qnet__lstm_row QNET__ISA(qnet__lstm_row)
 #define qnet__lstm_units_back QNET__ISA(qnet__lstm_units_back)
-#define qnet__lstm_row_back QNET__ISA(qnet__lstm_row_back)
+#define qnet__lstm_forward_row QNET__ISA(qnet__lstm_forward_row)
+#define qnet__lstm_backward_row QNET__ISA(qnet__lstm_backward_row)
 #define qnet__isa_table QNET__ISA(qnet__isa_table)
 
 #define QNET__HAS_WINOGRAD (!QNET__ISA_AT_RUN_TIME || QNET__LANES > 4)
 #define QNET__TILE_WIDE (QNET__LANES == 16 || QNET__NEON ? 4 : 2)            /* vectors */
 #define QNET__WIDE (QNET__LANES > 4 ? QNET__LANES / 2 : QNET__LANES)         /* doubles */
+#define QNET__PASS_VECTORS (QNET__LANES == 16 ? 2 : 4)
 #define QNET__STEM_VECTORS (QNET__LANES == 16 ? 6 : 12)                      /* half of all taps */
 
 #if QNET__ISA_AT_RUN_TIME
@@ -4376,10 +4338,13 @@ typedef struct qnet__isa {
 
 #if QNET__LANES > 1
 typedef qnet_real qnet__lanes __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
+typedef qnet__lane_int qnet__lanes_int
+    __attribute__((vector_size(QNET__LANES * sizeof(qnet_real))));
 typedef qnet_real qnet__narrow __attribute__((vector_size(QNET__WIDE * sizeof(qnet_real))));
 typedef double qnet__wide __attribute__((vector_size(QNET__WIDE * sizeof(double))));
 #else
 typedef qnet_real qnet__lanes, qnet__narrow;
+typedef qnet__lane_int qnet__lanes_int;
 typedef double qnet__wide;
 #endif
 
@@ -4432,6 +4397,30 @@ QNET__INLINE qnet__lanes qnet__lanes_cut(qnet__lanes v, qnet__lanes test, const 
 #else
     return test < 0 || (or_zero && test == 0) ? 0 : v;
 #endif
+}
+
+/* yes in the lanes where a comparison holds, else no. */
+QNET__INLINE qnet__lanes qnet__lanes_select(qnet__lanes_int holds, qnet__lanes yes, qnet__lanes no)
+{
+#if QNET__LANES > 1
+    return (qnet__lanes)(((qnet__lanes_int)yes & holds) | ((qnet__lanes_int)no & ~holds));
+#else
+    return holds ? yes : no;
+#endif
+}
+
+/* `count` numbers at p, and zeros behind them. */
+QNET__INLINE qnet__lanes qnet__lanes_load_part(const qnet_real *p, const size_t count)
+{
+    qnet__lanes v = qnet__lanes_zero();
+    memcpy(&v, p, count * sizeof *p);
+    return v;
+}
+
+/* The first `count` lanes go to p. */
+QNET__INLINE void qnet__lanes_store_part(qnet_real *p, qnet__lanes v, const size_t count)
+{
+    memcpy(p, &v, count * sizeof *p);
 }
 
 /* *y = x[QNET__WIDE] in double. */
@@ -4709,42 +4698,42 @@ QNET__INLINE void qnet__epilogue_end(const qnet__epilogue *s, const qnet__epilog
     }
 }
 
-/* Rows of a chunk, in columns of two vectors, whose sums stay in registers. Channels that fill no
-   column (none in ResNet18) come last. */
+/* Rows of a chunk, in columns of a few vectors, so that a row is read two cache lines at once and
+   the sums stay in registers. Channels that fill no column (none in ResNet18) come last. */
 QNET__INLINE void qnet__pass_columns(const qnet__pass_job *job, const qnet__prologue_kind from,
                                      const qnet__epilogue_kind to, size_t first_row, size_t rows,
                                      size_t chunk)
 {
     const ptrdiff_t n = (ptrdiff_t)job->channels, first = (ptrdiff_t)first_row * n;
-    ptrdiff_t r, c;
-    for (c = 0; c + 2 * QNET__LANES <= n; c += 2 * QNET__LANES) {
-        const ptrdiff_t d = c + QNET__LANES;
-        qnet__prologue_lanes from_left, from_right;
-        qnet__epilogue_lanes to_left, to_right;
-        qnet__sums left, right;
-        qnet__prologue_channels(job->source, from, c, &from_left);
-        qnet__prologue_channels(job->source, from, d, &from_right);
-        qnet__epilogue_channels(job->sink, to, c, &to_left);
-        qnet__epilogue_channels(job->sink, to, d, &to_right);
-        memset(&left, 0, sizeof left);
-        memset(&right, 0, sizeof right);
-        if (to == QNET__EPILOGUE_MOMENTS) {
-            left.center = qnet__prologue_get(job->source, from, &from_left, first + c);
-            right.center = qnet__prologue_get(job->source, from, &from_right, first + d);
+    const ptrdiff_t step = QNET__PASS_VECTORS * QNET__LANES;
+    ptrdiff_t r, c, k;
+    for (c = 0; c + step <= n; c += step) {
+        qnet__prologue_lanes in[QNET__PASS_VECTORS];
+        qnet__epilogue_lanes out[QNET__PASS_VECTORS];
+        qnet__sums sums[QNET__PASS_VECTORS];
+        memset(sums, 0, sizeof sums);
+        QNET__UNROLL
+        for (k = 0; k < QNET__PASS_VECTORS; k++) {
+            const ptrdiff_t d = c + k * QNET__LANES;
+            qnet__prologue_channels(job->source, from, d, &in[k]);
+            qnet__epilogue_channels(job->sink, to, d, &out[k]);
+            if (to == QNET__EPILOGUE_MOMENTS)
+                sums[k].center = qnet__prologue_get(job->source, from, &in[k], first + d);
         }
         for (r = 0; r < (ptrdiff_t)rows; r++) {
-            const ptrdiff_t at = first + r * n + c, next = at + QNET__LANES;
-            qnet__lanes v = qnet__prologue_get(job->source, from, &from_left, at);
-            qnet__epilogue_put(job->sink, to, &to_left, at, v, &left);
-            v = qnet__prologue_get(job->source, from, &from_right, next);
-            qnet__epilogue_put(job->sink, to, &to_right, next, v, &right);
-            if (r % 16 == 15 || r + 1 == (ptrdiff_t)rows) {
-                qnet__sums_fold(&left);
-                qnet__sums_fold(&right);
+            const int fold = r % 16 == 15 || r + 1 == (ptrdiff_t)rows;
+            QNET__UNROLL
+            for (k = 0; k < QNET__PASS_VECTORS; k++) {
+                const ptrdiff_t at = first + r * n + c + k * QNET__LANES;
+                const qnet__lanes v = qnet__prologue_get(job->source, from, &in[k], at);
+                qnet__epilogue_put(job->sink, to, &out[k], at, v, &sums[k]);
             }
+            QNET__UNROLL
+            for (k = 0; k < QNET__PASS_VECTORS && fold; k++)
+                qnet__sums_fold(&sums[k]);
         }
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c, &left);
-        qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, d, &right);
+        for (k = 0; k < QNET__PASS_VECTORS; k++)
+            qnet__epilogue_end(job->sink, to, (ptrdiff_t)chunk, n, c + k * QNET__LANES, &sums[k]);
     }
     qnet__pass_channels(job, first_row, rows, chunk, (size_t)c);
 }
@@ -5658,126 +5647,113 @@ static void qnet__winograd_run(const qnet__winograd *p, qnet__winograd_step step
 }
 #endif /* QNET__HAS_WINOGRAD */
 
-/* ---- Max pooling ----------------------------------------------------------------------------- */
+/* ---- Max pooling ------------------------------------------------------------------------------ */
 
-/* Tap number t comes after those of which `best` has won. No branches, so that loops over channels
-   become vector code. */
-QNET__INLINE void qnet__maxpool_next(qnet_real v, int t, qnet_real *best, int *winner)
+/* The number that competes in a window, of channel c; ReLU can wait for the winner. */
+QNET__INLINE qnet_real qnet__maxpool_get(const qnet__prologue *s, const qnet__prologue_kind kind,
+                                         qnet_real x, size_t c)
 {
-    const int better = (v > *best) | (v != v);
-    *winner = better ? t : *winner;
-    *best = better ? v : *best;
+    if (kind == QNET__PROLOGUE_SCALED) return x * s->scale[c];
+    if (kind == QNET__PROLOGUE_NORMALISED) return (x - s->mean[c]) * s->scale[c] + s->beta[c];
+    return x;
 }
 
-/* n channels from c of one output: taps tap[9] at pixels x[9][channels]. */
+/* n channels of the output at offset `at`, c and those after it: taps tap[9] at pixels
+   x[9][channels]. A later tap wins only if it is larger, or NaN. Choices are no branches, so that
+   the loop over channels becomes vector code. */
 QNET__INLINE void qnet__maxpool_window(int n, const qnet__maxpool *pool,
                                        const qnet__prologue_kind kind, const qnet_real *const *x,
                                        const int *tap, size_t c, size_t at)
 {
     const qnet__prologue *s = &pool->x;
     qnet_real top[QNET__WIDTH];
-    int won[QNET__WIDTH], i;
-    for (i = 0; i < n; i++) {
+    int won[QNET__WIDTH];
+    for (int i = 0; i < n; i++) {
         const size_t k = c + (size_t)i;
         qnet_real best = qnet__maxpool_get(s, kind, x[0][k], k);
         int winner = tap[0];
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[1][k], k), tap[1], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[2][k], k), tap[2], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[3][k], k), tap[3], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[4][k], k), tap[4], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[5][k], k), tap[5], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[6][k], k), tap[6], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[7][k], k), tap[7], &best, &winner);
-        qnet__maxpool_next(qnet__maxpool_get(s, kind, x[8][k], k), tap[8], &best, &winner);
+        QNET__UNROLL
+        for (int t = 1; t < 9; t++) {
+            const qnet_real v = qnet__maxpool_get(s, kind, x[t][k], k);
+            const int better = (v > best) | (v != v);
+            winner = better ? tap[t] : winner;
+            best = better ? v : best;
+        }
         if (kind == QNET__PROLOGUE_NORMALISED) best = best < 0 ? 0 : best;
         if (kind == QNET__PROLOGUE_SCALED) best = s->scale[k] == 0 ? x[0][k] : best * s->scale[k];
         top[i] = best;
         won[i] = winner;
     }
-    for (i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
-    if (pool->argmax != NULL)
-        for (i = 0; i < n; i++) pool->argmax[at + (size_t)i] = (uint8_t)won[i];
+    for (int i = 0; i < n; i++) pool->y[at + (size_t)i] = top[i];
+    for (int i = 0; pool->argmax != NULL && i < n; i++)
+        pool->argmax[at + (size_t)i] = (uint8_t)won[i];
 }
 
-/* One output row: index = image * out_height + row. Where a window is clipped, the tap before takes
-   part once more, or the first that there is: that changes nothing. */
-QNET__INLINE void qnet__maxpool_forward_row(const qnet__maxpool *pool,
-                                            const qnet__prologue_kind kind, size_t index)
+/* One output row: index = image * out_height + row. The window is clipped to the image, which is
+   what padding with -infinity means: where a tap is outside, the one before takes part once more,
+   or the first inside; that changes nothing. */
+QNET__INLINE void qnet__maxpool_forward(const qnet__maxpool *pool, const qnet__prologue_kind kind,
+                                        size_t index)
 {
     const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
     const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
+    const ptrdiff_t y = 2 * (ptrdiff_t)(index % pool->out_height) - 1;
     const size_t n = pool->channels;
-    size_t ox, c;
-    for (ox = 0; ox < pool->out_width; ox++) {
+    size_t c;
+    for (size_t ox = 0; ox < pool->out_width; ox++) {
         const size_t at = (index * pool->out_width + ox) * n;
+        const ptrdiff_t left = 2 * (ptrdiff_t)ox - 1;
         const qnet_real *x[9];
-        int tap[9], t, last = oy > 0 ? 0 : 3;
-        last += ox > 0 ? 0 : 1; /* the first that there is */
-        for (t = 0; t < 9; t++) {
-            const ptrdiff_t iy = 2 * oy - 1 + t / 3, ix = 2 * (ptrdiff_t)ox - 1 + t % 3;
+        int tap[9], last = (y < 0 ? 3 : 0) + (left < 0 ? 1 : 0);
+        for (int t = 0; t < 9; t++) {
+            const ptrdiff_t iy = y + t / 3, ix = left + t % 3;
             last = iy >= 0 && iy < height && ix >= 0 && ix < width ? t : last;
             tap[t] = last;
-            x[t] = pool->x.x + ((image * height + 2 * oy - 1 + last / 3 - pool->rows_before) *
-                                    width + 2 * (ptrdiff_t)ox - 1 + last % 3) * (ptrdiff_t)n;
+            x[t] = pool->x.x + ((image * height + y + last / 3 - pool->rows_before) * width + left +
+                                last % 3) * (ptrdiff_t)n;
         }
-        QNET__BLOCKS(c, n, block,
-                     qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
+        QNET__BLOCKS(c, n, block, qnet__maxpool_window(block, pool, kind, x, tap, c, at + c));
     }
 }
 
-/* sum[n] += dy where tap won. */
-QNET__INLINE void qnet__maxpool_gather(int n, int tap, const uint8_t *winner, const qnet_real *dy,
-                                       qnet_real *sum)
+/* n numbers of dx at input pixel (iy, ix): the sum over the at most four windows that hold it.
+   Window oy covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
+QNET__INLINE void qnet__maxpool_gather(int n, const qnet__maxpool *pool, size_t image, size_t iy,
+                                       size_t ix, size_t c, qnet_real *dx)
 {
-    int i;
-    for (i = 0; i < n; i++) {
-        qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
-        sum[i] += winner[i] == tap ? v : 0;
-    }
-}
-
-/* dx[n] of input pixel (iy, ix): the sum over the at most four windows that hold it. Window oy
-   covers rows 2 oy - 1 + (0..2), so iy lies in windows iy / 2 and (iy + 1) / 2. */
-QNET__INLINE void qnet__maxpool_pixel(int n, const qnet__maxpool *pool, size_t image, size_t iy,
-                                      size_t ix, size_t c, qnet_real *dx)
-{
-    size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
-    size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1), oy, ox;
+    const size_t last_y = qnet__min_size((iy + 1) / 2, pool->out_height - 1);
+    const size_t last_x = qnet__min_size((ix + 1) / 2, pool->out_width - 1);
     qnet_real sum[QNET__WIDTH];
-    int i;
-    for (i = 0; i < n; i++) sum[i] = 0;
-    for (oy = iy / 2; oy <= last_y; oy++) {
-        for (ox = ix / 2; ox <= last_x; ox++) {
-            int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
-            size_t at = (image * pool->out_height + oy) * pool->out_width + ox;
-            at = at * pool->channels + c;
-            qnet__maxpool_gather(n, tap, pool->winner + at, pool->dy + at, sum);
+    for (int i = 0; i < n; i++) sum[i] = 0;
+    for (size_t oy = iy / 2; oy <= last_y; oy++)
+        for (size_t ox = ix / 2; ox <= last_x; ox++) {
+            const int tap = (int)(iy + 1 - 2 * oy) * 3 + (int)(ix + 1 - 2 * ox);
+            const size_t window = (image * pool->out_height + oy) * pool->out_width + ox;
+            const uint8_t *winner = pool->winner + window * pool->channels + c;
+            const qnet_real *dy = pool->dy + window * pool->channels + c;
+            for (int i = 0; i < n; i++) {
+                const qnet_real v = dy[i]; /* read in any case, so that the choice is no branch */
+                sum[i] += winner[i] == tap ? v : 0;
+            }
         }
-    }
-    for (i = 0; i < n; i++) dx[i] = sum[i];
+    for (int i = 0; i < n; i++) dx[i] = sum[i];
 }
 
-/* One row of dx: index = image * height + row. Gathering gives every number one owner. */
-QNET__INLINE void qnet__maxpool_backward_row(const qnet__maxpool *pool, size_t index)
-{
-    size_t image = index / pool->height, iy = index % pool->height, n = pool->channels, ix, c;
-    for (ix = 0; ix < pool->width; ix++) {
-        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
-        QNET__BLOCKS(c, n, width, qnet__maxpool_pixel(width, pool, image, iy, ix, c, dx + c));
-    }
-}
-
+/* A row of y or, where there is a dx, of dx. Gathering gives every number one owner. */
 static void qnet__maxpool_row(const qnet__maxpool *pool, size_t index)
 {
-    if (pool->dx != NULL)
-        qnet__maxpool_backward_row(pool, index);
-    else if (pool->x.kind == QNET__PROLOGUE_PLAIN)
-        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_PLAIN, index);
-    else if (pool->x.kind == QNET__PROLOGUE_SCALED)
-        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_SCALED, index);
-    else
-        qnet__maxpool_forward_row(pool, QNET__PROLOGUE_NORMALISED, index);
+    const size_t image = index / pool->height, iy = index % pool->height, n = pool->channels;
+    size_t c;
+    if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_PLAIN)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_PLAIN, index);
+    else if (pool->dx == NULL && pool->x.kind == QNET__PROLOGUE_SCALED)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_SCALED, index);
+    else if (pool->dx == NULL)
+        qnet__maxpool_forward(pool, QNET__PROLOGUE_NORMALISED, index);
+    for (size_t ix = 0; pool->dx != NULL && ix < pool->width; ix++) {
+        qnet_real *dx = pool->dx + (index * pool->width + ix) * n;
+        QNET__BLOCKS(c, n, width, qnet__maxpool_gather(width, pool, image, iy, ix, c, dx + c));
+    }
 }
 
 /* ---- The gradient of the stem's weights ------------------------------------------------------ */
@@ -5824,109 +5800,148 @@ static void qnet__stem_winners_of(const qnet__stem_list *p)
     }
 }
 
-/* ---- one row of the element-wise half: a scan at a step -------------------------------------- */
+/* ---- The LSTM's element-wise half: one scan at one step --------------------------------------- */
 
-#define QNET__LSTM_RUN 16 /* units per inner loop, whose fixed length lets compilers vectorise it */
+#if QNET__REAL_IS_DOUBLE
 
-/* Units j .. j + run - 1 of Eqs. (1)-(5), run <= QNET__LSTM_RUN. gates[4 n] holds W x and gets the
-   activated gates; recurrent[4 n] = U h, bias[4 n], before[n] = c_{t-1}; cell[n], cell_tanh[n],
-   h[n] and next_h[n] (a second copy, which the next product reads) are written. */
-QNET__INLINE void qnet__lstm_units(size_t n, size_t j, const size_t run,
-                                   const qnet_real *QNET__RESTRICT bias,
-                                   const qnet_real *QNET__RESTRICT recurrent,
-                                   const qnet_real *QNET__RESTRICT before,
-                                   qnet_real *QNET__RESTRICT gates,
-                                   qnet_real *QNET__RESTRICT cell,
-                                   qnet_real *QNET__RESTRICT cell_tanh,
-                                   qnet_real *QNET__RESTRICT h, qnet_real *QNET__RESTRICT next_h)
+/* Double precision is for reference and takes the C library's. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
 {
-    qnet_real a[4][QNET__LSTM_RUN]; /* aside, so that no store can be taken for a later load */
-    size_t q, k;
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) a[q][k] = gates[at + k] + recurrent[at + k] + bias[at + k];
-    }
-    for (k = 0; k < run; k++) {
-        const qnet_real i = qnet__gate(a[0][k]), f = qnet__gate(a[1][k]);
-        const qnet_real g = qnet__squash(a[2][k]), o = qnet__gate(a[3][k]);
-        const qnet_real c = f * before[j + k] + i * g, t = qnet__squash(c);
-        a[0][k] = i, a[1][k] = f, a[2][k] = g, a[3][k] = o;
-        cell[j + k] = c;
-        cell_tanh[j + k] = t;
-        h[j + k] = next_h[j + k] = o * t;
-    }
-    for (q = 0; q < 4; q++)
-        for (k = 0; k < run; k++) gates[q * n + j + k] = a[q][k];
+    qnet_real v[QNET__LANES];
+    qnet__lanes_store(v, x);
+    for (size_t i = 0; i < QNET__LANES; i++)
+        v[i] = of_tanh ? qnet__tanh(v[i]) : qnet__sigmoid(v[i]);
+    return qnet__lanes_load(v);
 }
 
-QNET__INLINE void qnet__lstm_row(size_t n, const qnet_real *QNET__RESTRICT bias,
-                                 const qnet_real *QNET__RESTRICT recurrent,
-                                 const qnet_real *QNET__RESTRICT before,
-                                 qnet_real *QNET__RESTRICT gates, qnet_real *QNET__RESTRICT cell,
-                                 qnet_real *QNET__RESTRICT cell_tanh, qnet_real *QNET__RESTRICT h,
-                                 qnet_real *QNET__RESTRICT next_h)
+#else
+
+QNET__INLINE qnet__lanes_int qnet__lanes_to_bits(qnet__lanes x)
+{
+    qnet__lanes_int bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+QNET__INLINE qnet__lanes qnet__lanes_of_bits(qnet__lanes_int bits)
+{
+    qnet__lanes x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* sigma(x) = e^x / (1 + e^x) for x < 0, 1 / (1 + e^-x) otherwise: no overflow, and small results
+   keep their digits. tanh |x| = -d / (2 + d), d = e^-2|x| - 1. Worst errors over every 257th bit
+   pattern of a float: sigma 2.33, tanh 2.49 units in the last place.
+
+   e^-a = 2^-m e^r with m = round(a / ln 2) and |r| <= ln 2 / 2. Beyond a = 104, e^-a is below half
+   of the smallest float. ln 2 is taken in two parts, of which the first has 16 bits, so that m
+   times it is exact. 2^-m = power * rest, as no float is as small as 2^-150, and the smallest ones
+   are to be reached with one rounding, at the end. e^r - 1 = r + r^2 q(r), q fitted (least squares,
+   reweighted towards the least maximum) to a relative error of 1.4e-8. */
+QNET__INLINE qnet__lanes qnet__lanes_gate(qnet__lanes x, const int of_tanh)
+{
+    const qnet__lanes_int sign = qnet__lanes_to_bits(x) & ~0x7fffffff;
+    const qnet__lanes zero = qnet__lanes_zero(), most = qnet__lanes_all(104);
+    const qnet__lanes size = qnet__lanes_of_bits(qnet__lanes_to_bits(x) & 0x7fffffff);
+    qnet__lanes a = of_tanh ? 2.0f * size : size, rounded, m, r, q, expm1, power, rest, d;
+    qnet__lanes_int bits;
+    a = qnet__lanes_select(a > most, most, a); /* NaN stays */
+    rounded = a * 1.44269504f + 12582912.0f;   /* 1.5 * 2^23: the sum has no digits below 1 */
+    bits = qnet__lanes_to_bits(rounded) & 255; /* m: 1.5 * 2^23 has zeros there */
+#if QNET__LANES > 1
+    m = rounded - 12582912.0f;
+#else
+    m = (float)bits; /* as the difference, had x87 no more digits than a float */
+#endif
+    power = qnet__lanes_of_bits((127 - (bits >> 1)) << 23);
+    rest = qnet__lanes_of_bits((127 - (bits - (bits >> 1))) << 23);
+    r = (m * 0.693145752f - a) + m * 1.42860677e-6f;
+    q = r * 0.00139464729f + 0.00836659782f;
+    q = q * r + 0.0416662805f;
+    q = q * r + 0.166665435f;
+    q = q * r + 0.5f;
+    expm1 = r + r * r * q;
+    if (of_tanh) {
+        d = power * expm1 * rest + (power * rest - 1.0f); /* near 0: d = e^r - 1 */
+        d = d / (2.0f + d);
+        return qnet__lanes_of_bits((qnet__lanes_to_bits(d) & 0x7fffffff) | sign);
+    }
+    d = (power + power * expm1) * rest;
+    return qnet__lanes_select(x < zero, d, qnet__lanes_all(1)) / (1.0f + d);
+}
+
+#endif
+
+/* `count` units from j on. */
+QNET__INLINE void qnet__lstm_units(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    qnet__lanes a[4], c, t, h;
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) /* W x + U h' + b */
+        a[q] = qnet__lanes_load_part(row->gates + q * n + j, count) +
+               qnet__lanes_load_part(row->uh + q * n + j, count) +
+               qnet__lanes_load_part(row->b + q * n + j, count);
+    a[0] = qnet__lanes_gate(a[0], 0); /* i (1) */
+    a[1] = qnet__lanes_gate(a[1], 0); /* f (3) */
+    a[2] = qnet__lanes_gate(a[2], 1); /* g */
+    a[3] = qnet__lanes_gate(a[3], 0); /* o (2) */
+    c = a[1] * qnet__lanes_load_part(row->c_prev + j, count) + a[0] * a[2]; /* c = f c' + i g (4) */
+    t = qnet__lanes_gate(c, 1);
+    h = a[3] * t; /* h = o tanh(c) (5) */
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) qnet__lanes_store_part(row->gates + q * n + j, a[q], count);
+    qnet__lanes_store_part(row->c + j, c, count);
+    qnet__lanes_store_part(row->tanh_c + j, t, count);
+    qnet__lanes_store_part(row->h + j, h, count);
+    qnet__lanes_store_part(row->next_h + j, h, count);
+}
+
+/* The same units backward. i = sigma(a) gives di/da = i (1 - i), g = tanh(a) gives 1 - g^2. */
+QNET__INLINE void qnet__lstm_units_back(const qnet__lstm_row *row, size_t j, const size_t count)
+{
+    const size_t n = row->hidden;
+    const qnet__lanes i = qnet__lanes_load_part(row->gates + j, count);
+    const qnet__lanes f = qnet__lanes_load_part(row->gates + n + j, count);
+    const qnet__lanes g = qnet__lanes_load_part(row->gates + 2 * n + j, count);
+    const qnet__lanes o = qnet__lanes_load_part(row->gates + 3 * n + j, count);
+    const qnet__lanes t = qnet__lanes_load_part(row->tanh_c + j, count);
+    const qnet__lanes dh = qnet__lanes_load_part(row->dy + j, count) +
+                           qnet__lanes_load_part(row->dh + j, count);
+    const qnet__lanes one = qnet__lanes_all(1), c_prev = qnet__lanes_load_part(row->c_prev + j, count);
+    /* h = o tanh(c) (5) */
+    const qnet__lanes dc = qnet__lanes_load_part(row->dc + j, count) + dh * o * (one - t * t);
+    qnet__lanes da[4];
+    da[3] = dh * t * o * (one - o);
+    /* c = f c' + i g (4) */
+    da[0] = dc * g * i * (one - i);
+    da[1] = dc * c_prev * f * (one - f);
+    da[2] = dc * i * (one - g * g);
+    qnet__lanes_store_part(row->dc + j, dc * f, count);
+    QNET__UNROLL
+    for (size_t q = 0; q < 4; q++) {
+        double *db = row->db + q * n + j;
+        qnet_real part[QNET__LANES];
+        qnet__lanes_store(part, da[q]);
+        qnet__lanes_store_part(row->dgates + q * n + j, da[q], count);
+        for (size_t k = 0; k < count; k++) db[k] += (double)part[k];
+    }
+}
+
+static void qnet__lstm_forward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units(n, j, QNET__LSTM_RUN, bias, recurrent, before, gates, cell, cell_tanh, h,
-                         next_h);
-    if (j < n)
-        qnet__lstm_units(n, j, n - j, bias, recurrent, before, gates, cell, cell_tanh, h, next_h);
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES) qnet__lstm_units(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units(row, j, row->hidden - j);
 }
 
-/* Units j .. j + run - 1 against the forward equations c = f c' + i g, h = o tanh(c). With dh = dy
-   + what the step after sends back through U, and dc likewise:
-       do = dh tanh(c)      dc += dh o (1 - tanh(c)^2)
-       di = dc g    dg = dc i    df = dc c'    dc' = dc f
-   and through the activations sigma' = s (1 - s), tanh' = 1 - g^2. dgates[4 n]; dc[n] in place;
-   db[4 n] += dgates, in double, since many steps add up there. */
-QNET__INLINE void qnet__lstm_units_back(size_t n, size_t j, const size_t run,
-                                        const qnet_real *QNET__RESTRICT gates,
-                                        const qnet_real *QNET__RESTRICT before,
-                                        const qnet_real *QNET__RESTRICT cell_tanh,
-                                        const qnet_real *QNET__RESTRICT dy,
-                                        const qnet_real *QNET__RESTRICT dh,
-                                        qnet_real *QNET__RESTRICT dc,
-                                        qnet_real *QNET__RESTRICT dgates,
-                                        double *QNET__RESTRICT db)
-{
-    qnet_real a[4][QNET__LSTM_RUN]; /* as in the forward pass */
-    size_t q, k;
-    for (k = 0; k < run; k++) {
-        const size_t u = j + k;
-        const qnet_real i = gates[u], f = gates[n + u], g = gates[2 * n + u], o = gates[3 * n + u];
-        const qnet_real h = dy[u] + dh[u], t = cell_tanh[u];
-        const qnet_real c = dc[u] + h * o * (1 - t * t);
-        a[0][k] = c * g * i * (1 - i);
-        a[1][k] = c * before[u] * f * (1 - f);
-        a[2][k] = c * i * (1 - g * g);
-        a[3][k] = h * t * o * (1 - o);
-        dc[u] = c * f;
-    }
-    for (q = 0; q < 4; q++) {
-        const size_t at = q * n + j;
-        for (k = 0; k < run; k++) {
-            dgates[at + k] = a[q][k];
-            db[at + k] += (double)a[q][k];
-        }
-    }
-}
-
-QNET__INLINE void qnet__lstm_row_back(size_t n, const qnet_real *QNET__RESTRICT gates,
-                                      const qnet_real *QNET__RESTRICT before,
-                                      const qnet_real *QNET__RESTRICT cell_tanh,
-                                      const qnet_real *QNET__RESTRICT dy,
-                                      const qnet_real *QNET__RESTRICT dh,
-                                      qnet_real *QNET__RESTRICT dc,
-                                      qnet_real *QNET__RESTRICT dgates,
-                                      double *QNET__RESTRICT db)
+static void qnet__lstm_backward_row(const qnet__lstm_row *row)
 {
     size_t j = 0;
-    for (; j + QNET__LSTM_RUN <= n; j += QNET__LSTM_RUN)
-        qnet__lstm_units_back(n, j, QNET__LSTM_RUN, gates, before, cell_tanh, dy, dh, dc, dgates,
-                              db);
-    if (j < n)
-        qnet__lstm_units_back(n, j, n - j, gates, before, cell_tanh, dy, dh, dc, dgates, db);
+    for (; j + QNET__LANES <= row->hidden; j += QNET__LANES)
+        qnet__lstm_units_back(row, j, QNET__LANES);
+    if (j < row->hidden) qnet__lstm_units_back(row, j, row->hidden - j);
 }
 
 /* ---- The table ------------------------------------------------------------------------------- */
@@ -5938,7 +5953,7 @@ static const qnet__isa qnet__isa_table = {
 #else
     NULL,
 #endif
-    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_row, qnet__lstm_row_back
+    qnet__maxpool_row, qnet__stem_winners_of, qnet__lstm_forward_row, qnet__lstm_backward_row
 };
 
 #endif /* QNET__SUFFIX */
@@ -6559,17 +6574,18 @@ static void qnet__epilogue_totals(qnet_context *ctx, const qnet__epilogue *sink,
    a block 12 to 96 tiles: the v and m of one stay in a second-level cache of 1 MB for 64 channels,
    and in the third beyond. "Own" is in the worker's memory; what is shared is made by tasks before.
 
-   y, dx      when                           v                       u            a task
-     block    8 blocks for each worker       own, a block            shared       a block: its v, then
-              or more                                                             all groups' m and output
-     round    fewer                          shared, <= 9 MB         shared       a block and a group
-     group    u > 16 MB, v <= 18 MB, and     shared, all tiles (at   own, of a    a group: its u, then
-              2 groups for each worker       stride 2 a quarter)     group        all blocks
-   dw         when                           v and d                 du           a task
-     part     ci, co <= 64                   own, 32 tiles           of a part    a part of the tiles
-     round    more                           shared, <= 512 tiles    shared       a plane, a group of ci
-     square   du > 16 MB, v <= 18 MB         shared, all tiles; d    own, 64x64   two groups: du, then dw
-                                             of a slab of co
+   y, dx   when                      v                      u          a task
+    block  8 blocks a worker or more own, a block           shared     a block: its v, then all
+                                                                       groups' m and output
+    round  fewer                     shared, <= 9 MB        shared     a block and a group
+    group  u > 16 MB, v <= 18 MB,    shared, all tiles (at  own, of    a group: its u, then all
+           2 groups a worker         stride 2 a quarter)    a group    blocks
+
+   dw      when                      v and d                du         a task
+    part   ci, co <= 64              own, 32 tiles          of a part  a part of the tiles
+    round  more                      shared, <= 512 tiles   shared     a plane, a group of ci
+    square du > 16 MB, v <= 18 MB    shared, all tiles; d   own,       two groups: du, then dw
+                                     of a slab of co        64 x 64
 
    y and dx have the same bits in all three: each number of m is one product. The sums of dw begin
    a chain in each round, so that its schedule may not depend on the number of workers. */
@@ -8182,8 +8198,10 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 }
 
 /* ============================================================================================
-   >>pool  ReLU, max pooling 3x3/2, global average pooling. All but one of ResNet18's ReLUs are
-   applied while maps are read and written (>>fuse); the stem's in pooling.
+   >>pool  ReLU; max pooling 3x3/2 of x[batch][h][w][c] to y[batch][(h + 1) / 2][(w + 1) / 2][c];
+   average pooling of x[batch][pixels][c] to y[batch][c]; sums over rows. The rows of max pooling
+   are computed by >>kernels. All but one of ResNet18's ReLUs are applied while maps are read and
+   written (>>fuse); the stem's in pooling.
 
    Maximum and mask are written as `v < 0 ? 0 : v` and `y <= 0 ? 0 : dy`, never the other way
    round: a comparison with NaN is false, and a NaN must come out as one.
@@ -8192,99 +8210,32 @@ QNET_API qnet_status qnet_batchnorm_backward(qnet_context *ctx, size_t rows, int
 /* y[count] = max(x, 0); NaN stays NaN, as in PyTorch. */
 QNET_API void qnet_relu_forward(size_t count, const qnet_real *x, qnet_real *y)
 {
-    size_t i;
-    for (i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
+    if (x == NULL || y == NULL) return;
+    for (size_t i = 0; i < count; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
 /* Forward: y = max(x, 0). dx[count] = dy where y > 0, else 0. dx may alias dy. */
 QNET_API void qnet_relu_backward(size_t count, const qnet_real *y, const qnet_real *dy,
                                  qnet_real *dx)
 {
-    size_t i;
-    for (i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
+    if (y == NULL || dy == NULL || dx == NULL) return;
+    for (size_t i = 0; i < count; i++) dx[i] = y[i] <= 0 ? 0 : dy[i];
 }
 
-
-
-/* An output by itself over the nine taps. The window is clipped to the image, which is what padding
-   with -infinity means. A later tap wins only if it is larger, or NaN. index = image * out_height +
-   row. */
-static void qnet__maxpool_output(const qnet__maxpool *pool, size_t index, size_t ox, size_t c)
-{
-    const size_t n = pool->channels, at = (index * pool->out_width + ox) * n + c;
-    const ptrdiff_t height = (ptrdiff_t)pool->height, width = (ptrdiff_t)pool->width;
-    const ptrdiff_t image = (ptrdiff_t)(index / pool->out_height);
-    const ptrdiff_t oy = (ptrdiff_t)(index % pool->out_height);
-    qnet_real best = 0, kept = 0;
-    int tap, winner = -1;
-    for (tap = 0; tap < 9; tap++) {
-        const ptrdiff_t iy = 2 * oy - 1 + tap / 3, ix = 2 * (ptrdiff_t)ox - 1 + tap % 3;
-        size_t from;
-        qnet_real v;
-        if (iy < 0 || iy >= height || ix < 0 || ix >= width) continue;
-        from = (size_t)((image * height + iy - pool->rows_before) * width + ix) * n + c;
-        v = qnet__maxpool_get(&pool->x, pool->x.kind, pool->x.x[from], c);
-        if (winner < 0 || v > best || v != v) {
-            best = v;
-            kept = pool->x.kind == QNET__PROLOGUE_SCALED ? pool->x.x[from] : v;
-            kept = pool->x.kind == QNET__PROLOGUE_NORMALISED && v < 0 ? 0 : kept;
-            winner = tap;
-        }
-    }
-    pool->y[at] = kept;
-    if (pool->argmax != NULL) pool->argmax[at] = (uint8_t)winner;
-}
-
-/* The twin. */
-static void qnet__maxpool_forward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t row, ox, c;
-    for (row = 0; row < batch * pool->out_height; row++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < pool->channels; c++) qnet__maxpool_output(pool, row, ox, c);
-}
-
-/* The twin: forward y[at] = x[the tap that won], so dx[the tap that won] += dy[at]. */
-static void qnet__maxpool_backward_ref(const qnet__maxpool *pool, size_t batch)
-{
-    size_t n = pool->channels, b, oy, ox, c, at = 0;
-    size_t count = batch * pool->height * pool->width * n;
-    for (c = 0; c < count; c++) pool->dx[c] = 0;
-    for (b = 0; b < batch; b++)
-    for (oy = 0; oy < pool->out_height; oy++)
-    for (ox = 0; ox < pool->out_width; ox++)
-    for (c = 0; c < n; c++, at++) {
-        size_t iy = 2 * oy + pool->winner[at] / 3 - 1, ix = 2 * ox + pool->winner[at] % 3 - 1;
-        pool->dx[((b * pool->height + iy) * pool->width + ix) * n + c] += pool->dy[at];
-    }
-}
-
-typedef struct qnet__maxpool_call {
-    const qnet__maxpool *pool;
-    const qnet__isa *isa;
-} qnet__maxpool_call;
+/* ---- Max pooling ------------------------------------------------------------------------------ */
 
 static void qnet__maxpool_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__maxpool_call *call = (const qnet__maxpool_call *)arg;
+    const qnet__maxpool *pool = (const qnet__maxpool *)arg;
     QNET__UNUSED(worker);
-    call->isa->maxpool(call->pool, index);
+    pool->isa->maxpool(pool, index);
 }
 
 /* Forward, or backward where there is a dx. */
-static void qnet__maxpool_run(qnet_context *ctx, const qnet__maxpool *pool, size_t batch)
+static void qnet__maxpool_run(qnet_context *ctx, qnet__maxpool *pool, size_t batch)
 {
-    qnet__maxpool_call call;
-    call.pool = pool;
-    call.isa = qnet__isa_of(ctx);
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
-                       qnet__maxpool_task, &call);
-    } else if (pool->dx != NULL) {
-        qnet__maxpool_backward_ref(pool, batch);
-    } else {
-        qnet__maxpool_forward_ref(pool, batch);
-    }
+    qnet__parallel(ctx, batch * (pool->dx != NULL ? pool->height : pool->out_height),
+                   qnet__maxpool_task, pool);
 }
 
 /* Checks the sizes and fills them in; the arrays are left NULL. */
@@ -8303,8 +8254,8 @@ static qnet_status qnet__maxpool_plan(qnet_context *ctx, const char *name, int b
                           height, width);
     QNET__TRY(qnet__check_layer(ctx, name, rows, "channels", channels, pointers_are_there));
     memset(pool, 0, sizeof *pool);
-    pool->height = (size_t)height;
-    pool->width = (size_t)width;
+    pool->isa = qnet__isa_of(ctx);
+    pool->height = (size_t)height, pool->width = (size_t)width;
     pool->channels = (size_t)channels;
     pool->out_height = (pool->height - 1) / 2 + 1;
     pool->out_width = (pool->width - 1) / 2 + 1;
@@ -8320,8 +8271,7 @@ QNET_API qnet_status qnet_maxpool_forward(qnet_context *ctx, int batch, int heig
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_forward", batch, height, width, channels,
                                  x && y, &pool));
     pool.x = qnet__prologue_plain(x);
-    pool.y = y;
-    pool.argmax = argmax;
+    pool.y = y, pool.argmax = argmax;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
@@ -8335,80 +8285,60 @@ QNET_API qnet_status qnet_maxpool_backward(qnet_context *ctx, int batch, int hei
     QNET__TRY(qnet__maxpool_plan(ctx, "qnet_maxpool_backward", batch, height, width, channels,
                                  argmax && dy && dx, &pool));
     pool.winner = argmax;
-    pool.dy = dy;
-    pool.dx = dx;
+    pool.dy = dy, pool.dx = dx;
     qnet__maxpool_run(ctx, &pool, (size_t)batch);
     return QNET_OK;
 }
 
-/* Column sums are needed by average pooling and by every bias gradient; they are short, so they
-   are kept in double. */
-#define QNET__COLUMNS 64
+/* ---- Sums over rows, for bias gradients and average pooling ---------------------------------- */
+
+#define QNET__COLUMNS 64 /* of a task */
+
+/* sum[b][c] = factor * sum over r of x[b][r][c], in double: there are few of them. */
 typedef struct qnet__column_sums {
     size_t rows, columns;
-    const qnet_real *x; /* [rows][columns] */
     double factor;
-    qnet_real *sum;     /* [columns] */
+    const qnet_real *x; /* [batch][rows][columns] */
+    qnet_real *sum;     /* [batch][columns] */
 } qnet__column_sums;
 
-/* sum[c] = factor * sum over rows of x[r][c], for block number `index` of QNET__COLUMNS columns. */
 static void qnet__column_sums_task(void *arg, size_t index, size_t worker)
 {
     const qnet__column_sums *job = (const qnet__column_sums *)arg;
-    size_t first = index * QNET__COLUMNS, r, c;
-    size_t n = qnet__min_size(QNET__COLUMNS, job->columns - first);
-    double sum[QNET__COLUMNS];
+    const size_t n = job->columns, blocks = (n - 1) / QNET__COLUMNS + 1, b = index / blocks;
+    const size_t first = index % blocks * QNET__COLUMNS;
+    const size_t count = qnet__min_size(QNET__COLUMNS, n - first);
+    double sum[QNET__COLUMNS] = {0};
     QNET__UNUSED(worker);
-    for (c = 0; c < n; c++) sum[c] = 0;
-    for (r = 0; r < job->rows; r++)
-        for (c = 0; c < n; c++) sum[c] += (double)job->x[r * job->columns + first + c];
-    for (c = 0; c < n; c++) job->sum[first + c] = (qnet_real)(job->factor * sum[c]);
+    for (size_t r = 0; r < job->rows; r++)
+        for (size_t c = 0; c < count; c++)
+            sum[c] += (double)job->x[(b * job->rows + r) * n + first + c];
+    for (size_t c = 0; c < count; c++)
+        job->sum[b * n + first + c] = (qnet_real)(job->factor * sum[c]);
 }
 
-/* sum[columns] = sum over rows of x[rows][columns]. */
-static void qnet__sum_columns(qnet_context *ctx, size_t rows, size_t columns, const qnet_real *x,
-                              qnet_real *sum)
+static void qnet__sum_columns(qnet_context *ctx, size_t batch, size_t rows, size_t columns,
+                              double factor, const qnet_real *x, qnet_real *sum)
 {
-    qnet__column_sums job;
-    job.rows = rows;
-    job.columns = columns;
-    job.x = x;
-    job.factor = 1;
-    job.sum = sum;
-    qnet__parallel(ctx, (columns - 1) / QNET__COLUMNS + 1, qnet__column_sums_task, &job);
-}
-
-/* Everything that the tasks of an average pooling read and write; tasks are images. */
-typedef struct qnet__avgpool {
-    size_t pixels, channels;
-    const qnet_real *x, *dy; /* x[batch][pixels][channels], dy[batch][channels] */
-    qnet_real *y, *dx;
-} qnet__avgpool;
-
-/* y[channels] of one image: column sums over its pixels, divided. */
-static void qnet__avgpool_forward_task(void *arg, size_t image, size_t worker)
-{
-    const qnet__avgpool *pool = (const qnet__avgpool *)arg;
-    qnet__column_sums job;
-    size_t i;
-    job.rows = pool->pixels;
-    job.columns = pool->channels;
-    job.x = pool->x + image * pool->pixels * pool->channels;
-    job.factor = 1 / (double)pool->pixels;
-    job.sum = pool->y + image * pool->channels;
-    for (i = 0; i * QNET__COLUMNS < pool->channels; i++) qnet__column_sums_task(&job, i, worker);
+    qnet__column_sums job = {rows, columns, factor, x, sum};
+    qnet__parallel(ctx, batch * ((columns - 1) / QNET__COLUMNS + 1), qnet__column_sums_task, &job);
 }
 
 /* dx[pixels][channels] of one image. */
+typedef struct qnet__avgpool {
+    size_t pixels, channels;
+    const qnet_real *dy; /* [batch][channels] */
+    qnet_real *dx;       /* [batch][pixels][channels] */
+} qnet__avgpool;
+
 static void qnet__avgpool_backward_task(void *arg, size_t image, size_t worker)
 {
     const qnet__avgpool *pool = (const qnet__avgpool *)arg;
     const qnet_real *dy = pool->dy + image * pool->channels;
     qnet_real *dx = pool->dx + image * pool->pixels * pool->channels;
-    size_t p, c;
     QNET__UNUSED(worker);
-    for (p = 0; p < pool->pixels; p++, dx += pool->channels)
-        for (c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
+    for (size_t p = 0; p < pool->pixels; p++, dx += pool->channels)
+        for (size_t c = 0; c < pool->channels; c++) dx[c] = dy[c] / (qnet_real)pool->pixels;
 }
 
 static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int batch,
@@ -8427,15 +8357,8 @@ static qnet_status qnet__avgpool_check(qnet_context *ctx, const char *name, int 
 QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t pixels, int channels,
                                           const qnet_real *x, qnet_real *y)
 {
-    qnet__avgpool pool;
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_forward", batch, pixels, channels, x && y));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = x;
-    pool.y = y;
-    pool.dy = NULL;
-    pool.dx = NULL;
-    qnet__parallel(ctx, (size_t)batch, qnet__avgpool_forward_task, &pool);
+    qnet__sum_columns(ctx, (size_t)batch, pixels, (size_t)channels, 1 / (double)pixels, x, y);
     return QNET_OK;
 }
 
@@ -8443,21 +8366,15 @@ QNET_API qnet_status qnet_avgpool_forward(qnet_context *ctx, int batch, size_t p
 QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t pixels,
                                            int channels, const qnet_real *dy, qnet_real *dx)
 {
-    qnet__avgpool pool;
+    qnet__avgpool pool = {pixels, (size_t)channels, dy, dx};
     QNET__TRY(qnet__avgpool_check(ctx, "qnet_avgpool_backward", batch, pixels, channels, dy && dx));
-    pool.pixels = pixels;
-    pool.channels = (size_t)channels;
-    pool.x = NULL;
-    pool.y = NULL;
-    pool.dy = dy;
-    pool.dx = dx;
     qnet__parallel(ctx, (size_t)batch, qnet__avgpool_backward_task, &pool);
     return QNET_OK;
 }
 
 /* ============================================================================================
-   >>stem   A ResNet's first layer in one go: convolution 7x7/2 to 64 channels, batch norm, ReLU and
-   max pooling, forward and backward.
+   >>stem   A ResNet's first layer in one go, forward and backward: convolution 7x7/2 of
+   x[batch][height][width][channels] to 64 channels, batch norm, ReLU and max pooling 3x3/2.
 
    What the convolution gives, pre, is by far the largest map of the network. A training pass never
    has it whole: bands of its rows are made, used up while they are in cache, and forgotten.
@@ -8466,35 +8383,40 @@ QNET_API qnet_status qnet_avgpool_backward(qnet_context *ctx, int batch, size_t 
    pre where gamma > 0 and fall where gamma < 0: the window's maximum after them is that of its
    largest or its smallest pre. So that one is kept, and normalised by whoever reads it.
 
-   Backward. Let N be the number of the convolution's outputs, u_o the 147 inputs under its taps at
-   output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output. Then
+   Backward, for 3 channels. Let N be the number of the convolution's outputs, u_o the 147 inputs
+   under its taps at output o, so that pre_o = w^T u_o, and g_o the gradient of the norm's output.
 
-       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean))
+       dw = sum over o of u_o dpre_o,    dpre = scale (g - shift - slope (pre - mean)),
 
-          = scale (A - shift e - slope (P - e e^T / N) w),
+          = scale (cross - shift sum - slope (gram - sum sum^T / N) w),
 
-       A = sum of u_o g_o,    e = sum of u_o,    P = sum of u_o u_o^T,    mean = w^T e / N.
+       cross = sum of u_o g_o,   sum = sum of u_o,   gram = sum of u_o u_o^T,   mean = w^T sum / N.
 
-   g is 0 but at the windows' maxima, so A has a term per output of pooling and not per pixel of
-   pre, which are four times as many; and P does not depend on the 64 channels. Two taps that are a
-   certain distance apart meet the same products wherever they lie, but for the borders: so P is a
-   matter of a few hundred sums of products, not of 147 x 147.
+   g is 0 but at the windows' maxima, so cross has a term per output of pooling and not per pixel of
+   pre, which are four times as many; and gram does not depend on the 64 channels. Two taps that are
+   a certain distance apart meet the same products wherever they lie, but for the borders: so gram
+   is a matter of a few hundred sums of products, not of 147 x 147.
+
+   gram - sum sum^T / N loses digits where the inputs' mean is large against their spread. As shift
+   is the mean of g, and mean that of pre, the sum of dpre is 0: a constant may be taken off all
+   numbers of a channel, padding included, and dw stays. So u_o is x less the mean of the channel
+   over the images' middle rows.
 
    Stride 2 is undone first: u[r][q] holds the 2 x 2 pixels (2r, 2q) ... (2r + 1, 2q + 1) of the
    image, which has a border of 3 zeros at the top and on the left, in 12 numbers. The convolution
-   is one of 4x4/1 over u then, and the rows and columns of A and P are its 4 x 4 x 12 = 192 taps,
+   is one of 4x4/1 over u then, and the rows and columns of cross and gram are its 192 taps,
 
        tap (t, s, [a][b][c])  of output (y, x)  =  u[y + s][x + t][a][b][c],
 
    of which those with 2s + a = 7 or 2t + b = 7 do not exist for 7x7, and are not read at the end.
    ============================================================================================ */
 
-#define QNET__STEM_PIXELS 896  /* of pre in a band, about: in L2, unless the image is very wide */
-#define QNET__STEM_TASKS 16    /* wanted; backward: parts at most, each with its own sums */
-#define QNET__STEM_U 12        /* numbers of u[r][q] */
-#define QNET__STEM_LAGS 315    /* see qnet__stem_backward_job */
+#define QNET__STEM_PIXELS 896   /* of pre in a band, about: in L2, unless the image is very wide */
+#define QNET__STEM_TASKS 16     /* wanted; backward: parts at most, each with its own sums */
+#define QNET__STEM_U 12         /* numbers of u[r][q] */
+#define QNET__STEM_LAGS 315     /* see qnet__stem_backward_job */
 #define QNET__STEM_OUTPUTS 8192 /* whose products are added up in single precision, about */
-#define QNET__STEM_ROWS 64     /* of u that go through a tile at a time, at most */
+#define QNET__STEM_ROWS 64      /* of u in a product, at most */
 
 /* Sizes. Band b has the rows band * b ... of the pooled map, and twice as many of pre; the last
    band may have fewer. */
@@ -8629,209 +8551,168 @@ static void qnet__stem_forward(qnet_context *ctx, const qnet_conv2d *conv, const
 /* u[r .. r + 3][q] lies together, as column [r][q]: so the taps of output (y, x) are the 192
    numbers of the columns [y][x .. x + 3].
 
-   P by distances. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps
-   (t, s) and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as P is symmetric:
+   gram by lags. Output (y, x) brings the product of u[r][q] and u[r + i][q + j] for the taps (t, s)
+   and (t + j, s + i), where r = y + s and q = x + t. One half is enough, as gram is symmetric:
    i = 0 with j = 0 .. 3, and i = 1 .. 3 with j = -3 .. 3. These are numbers 12 .. 326 of the
    columns [r][q - 3 .. q + 3]: what follows, (3, 3) with a or b = 1, is no tap. (i = 0 with j < 0
-   is among them and not used.) So the products of all distances are a matrix product of u[r][q], 12
+   is among them and not used.) So the products of all lags are a matrix product of u[r][q], 12
    rows, by 315 columns, over all r and q.
-   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So there are
-   seven sums for rows 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven for columns;
-   tap s takes those from number s to s + 3. (The first and the last of the seven are of zeros, as
-   are u[0] and u[out_h + 2].) */
+   Taps differ in which r and q they meet: s ... s + out_h - 1 and t ... t + out_w - 1. So sums are
+   kept for seven classes of rows, 0, 1, 2, 3 ... out_h - 1, and the three after these, by seven of
+   columns; tap s takes classes s to s + 3. */
 typedef struct qnet__stem_backward_job {
     qnet__stem s;
     const qnet__isa *isa;
-    qnet__pass_job masks;  /* masks dpool, and its sums */
-    const qnet_real *x;
-    const uint8_t *argmax;
-    const qnet_real *dpool;
+    qnet__prologue dpool;   /* [batch][pool_h][pool_w][64] */
+    qnet__pass_job mask;    /* masks dpool, and its sums */
+    const qnet_real *x;     /* [batch][height][width][3] */
+    const uint8_t *argmax;  /* of dpool */
+    qnet_real level[3];     /* taken off x */
     ptrdiff_t parts, pitch; /* pitch: columns of a row, q = -3 .. out_w + 2; three more follow */
-    ptrdiff_t rows, wide;   /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
-    double *a;              /* [parts][64][192]: A */
-    double *p;              /* [parts][192][192]: P, half of it */
-    double *sum;            /* [parts][192]: e */
+    ptrdiff_t rows, width;  /* of columns that a worker holds; QNET__STEM_LAGS in whole panels */
+    double *sums;           /* [parts][257][192]: cross[64], gram[192] (half of it), sum */
     qnet_real *u;           /* [workers][rows + 3][pitch][12] */
     qnet_real *columns;     /* [workers][rows][pitch][4][12] */
-    qnet_real *lags;        /* [workers][7][7][12][wide]: P's sums of some outputs */
-    double *edges;          /* [workers][7][7][12]: those of e */
+    qnet_real *lags;        /* [workers][7][7][12][width]: gram's sums of some outputs */
+    double *lag_sums;       /* [workers][7][7][12]: those of sum */
     const qnet_real *scale, *shift, *slope, *w; /* for the end */
-    qnet_real *dw;
+    qnet_real *dw;          /* [147][64] */
 } qnet__stem_backward_job;
+
+#define QNET__STEM_SUMS (257 * QNET__STEM_TAPS) /* of a part */
+#define QNET__STEM_GRAM (64 * QNET__STEM_TAPS)  /* where gram begins */
+#define QNET__STEM_SUM (256 * QNET__STEM_TAPS)  /* where sum begins */
 
 /* A task at one of its bands: rows first .. last - 1 of u are in columns. */
 typedef struct qnet__stem_work {
     const qnet__stem_backward_job *p;
     ptrdiff_t image, first, last;
     qnet_real *u, *columns, *lags;
-    double *edges;
-    double *a, *products, *sum; /* the part's */
-    int begun[7];               /* there are sums of these rows in lags and edges ... */
-    ptrdiff_t outputs;          /* ... of about so many outputs */
+    double *lag_sums, *sums;
+    int begun[7];      /* there are sums of this class of rows in lags and lag_sums ... */
+    ptrdiff_t outputs; /* ... of about so many outputs */
 } qnet__stem_work;
+
+/* The first row or column of a class; the next class begins where it ends. */
+static ptrdiff_t qnet__stem_class(ptrdiff_t outputs, int k)
+{
+    return k <= 3 ? k : outputs + k - 4;
+}
 
 /* u[r] of an image; r may lie outside. */
 static void qnet__stem_u(const qnet__stem_backward_job *p, const qnet_real *image, ptrdiff_t r,
                          qnet_real *u)
 {
     const ptrdiff_t height = p->s.conv.height, width = p->s.conv.width;
-    ptrdiff_t a, b, q;
-    memset(u, 0, (size_t)(p->pitch * QNET__STEM_U) * sizeof *u);
-    for (a = 0; a < 2; a++) {
-        const ptrdiff_t y = 2 * r + a - 3;
-        const qnet_real *row;
-        if (y < 0 || y >= height)
-            continue;
-        row = image + y * width * 3;
-        for (q = 1; q < p->s.out_w + 3; q++) {
-            const ptrdiff_t x = 2 * q - 3;
-            for (b = 0; b < 2; b++) {
-                if (x + b >= 0 && x + b < width) {
-                    memcpy(u + (q + 3) * QNET__STEM_U + a * 6 + b * 3, row + (x + b) * 3,
-                           3 * sizeof *u);
-                }
-            }
+    for (ptrdiff_t q = -3; q < p->s.out_w + 3; q++)
+        for (ptrdiff_t pixel = 0; pixel < 4; pixel++) {
+            const ptrdiff_t y = 2 * r - 3 + pixel / 2, x = 2 * q - 3 + pixel % 2;
+            const int inside = y >= 0 && y < height && x >= 0 && x < width;
+            for (ptrdiff_t c = 0; c < 3; c++)
+                *u++ = (inside ? image[(y * width + x) * 3 + c] : 0) - p->level[c];
         }
-    }
 }
 
+/* Rows first .. last - 1 of columns. */
 static void qnet__stem_columns(const qnet__stem_work *t)
 {
     const qnet__stem_backward_job *p = t->p;
     const ptrdiff_t pixels = p->s.conv.height * (ptrdiff_t)p->s.conv.width;
     const ptrdiff_t row = p->pitch * QNET__STEM_U;
     qnet_real *column = t->columns;
-    ptrdiff_t r, q, k;
-    for (r = t->first; r < t->last + 3; r++)
+    for (ptrdiff_t r = t->first; r < t->last + 3; r++)
         qnet__stem_u(p, p->x + t->image * pixels * 3, r, t->u + (r - t->first) * row);
-    for (r = 0; r < t->last - t->first; r++) {
-        for (q = 0; q < p->pitch; q++) {
-            const qnet_real *u = t->u + r * row + q * QNET__STEM_U;
-            for (k = 0; k < 4; k++, column += QNET__STEM_U)
-                memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
-        }
-    }
+    for (const qnet_real *u = t->u; u < t->u + (t->last - t->first) * row; u += QNET__STEM_U)
+        for (ptrdiff_t k = 0; k < 4; k++, column += QNET__STEM_U)
+            memcpy(column, u + k * row, QNET__STEM_U * sizeof *column);
 }
 
-/* The outputs of pooling in rows y .. y_end - 1: for each channel a list of the gradients that are
-   not 0 and the places of the pixels that they belong to; then A. */
-static void qnet__stem_winners(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
+/* cross += the outputs of pooling in rows y .. y_end - 1. */
+static void qnet__stem_cross(const qnet__stem_work *t, ptrdiff_t y, ptrdiff_t y_end)
 {
     const qnet__stem_backward_job *p = t->p;
-    const ptrdiff_t row = p->pitch * QNET__STEM_COLUMN;
+    const ptrdiff_t end = (y_end - y) * p->s.pool_w;
+    const size_t begin = (size_t)((t->image * p->s.pool_h + y) * p->s.pool_w) * 64;
+    ptrdiff_t place[QNET__STEM_PIECE]; /* of the column of the window's first pixel */
     qnet__stem_list list;
-    ptrdiff_t place[QNET__STEM_PIECE], at = (t->image * p->s.pool_h + y) * p->s.pool_w, x = 0, n;
-    list.columns = t->columns, list.place = place, list.sum = t->a;
-    list.pitch = p->pitch;
-    for (; y < y_end; at += n) {
-        for (n = 0; n < QNET__STEM_PIECE && y < y_end; n++) { /* of the window's first pixel */
-            place[n] = (2 * y - 1 - t->first) * row + (2 * x - 1 + 3) * QNET__STEM_COLUMN;
-            if (++x == p->s.pool_w) {
-                x = 0;
-                y++;
-            }
+    list.columns = t->columns, list.pitch = p->pitch;
+    list.place = place, list.sum = t->sums;
+    list.dy = p->dpool.x + begin, list.winner = p->argmax + begin;
+    for (ptrdiff_t at = 0; at < end; at += list.count) {
+        list.count = end - at < QNET__STEM_PIECE ? end - at : QNET__STEM_PIECE;
+        for (ptrdiff_t i = 0; i < list.count; i++) {
+            const ptrdiff_t row = y + (at + i) / p->s.pool_w, column = (at + i) % p->s.pool_w;
+            place[i] = ((2 * row - 1 - t->first) * p->pitch + 2 * column + 2) * QNET__STEM_COLUMN;
         }
-        list.dy = p->dpool + at * 64, list.winner = p->argmax + at * 64;
-        list.count = n;
         p->isa->stem(&list);
+        list.dy += list.count * 64, list.winner += list.count * 64;
     }
 }
 
-/* lags[.][.][12][wide] += the products of rows r .. r_end - 1, which have the same number `side` of
-   the seven; likewise edges, of u itself. */
-static void qnet__stem_products(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int side)
+/* lags += the products of rows r .. r_end - 1, all of one class, and lag_sums += those of u. */
+static void qnet__stem_lags(qnet__stem_work *t, ptrdiff_t r, ptrdiff_t r_end, int row_class)
 {
     const qnet__stem_backward_job *p = t->p;
-    const qnet_real *a[QNET__STEM_ROWS * QNET__TILE_ROWS], *b[QNET__STEM_ROWS];
-    const qnet_real *u[QNET__STEM_ROWS];
-    qnet_real *c[QNET__TILE_ROWS];
-    double sum[QNET__STEM_U];
     const ptrdiff_t rows = r_end - r;
-    ptrdiff_t i, m, k, n;
-    qnet__tile tile;
-    int column;
-    memset(&tile, 0, sizeof tile);
-    tile.a = a, tile.b = b, tile.c = c;
-    tile.rows = QNET__TILE_ROWS;
-    tile.a_rows = QNET__TILE_ROWS;
-    tile.a_step = tile.b_step = QNET__STEM_COLUMN;
-    tile.segments = (size_t)rows;
-    tile.chain = QNET__CHAIN_DIRECT;
-    tile.beside = 1;
-    tile.accumulate = t->begun[side];
-    tile.ahead = (uintptr_t)c;
-    for (column = 0; column < 7; column++) {
-        const ptrdiff_t q = column <= 3 ? column : p->s.out_w + column - 4;
-        qnet_real *lags = t->lags + (side * 7 + column) * QNET__STEM_U * p->wide;
-        double *edge = t->edges + (side * 7 + column) * QNET__STEM_U;
-        tile.length = column == 3 ? (size_t)(p->s.out_w - 3) : 1;
-        for (i = 0; i < rows; i++) {
-            u[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
-            b[i] = u[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
-            for (m = 0; m < QNET__TILE_ROWS; m++)
-                a[i * QNET__TILE_ROWS + m] = u[i] + m;
+    const qnet_real *a[QNET__STEM_ROWS], *b[QNET__STEM_ROWS];
+    qnet_real *c[QNET__STEM_U];
+    qnet__product product;
+    memset(&product, 0, sizeof product);
+    product.a = a, product.a_rows = 1, product.beside = 1;
+    product.b = b, product.b_panel = p->isa->columns;
+    product.c = c, product.rows = QNET__STEM_U, product.columns = (size_t)p->width;
+    product.a_step = product.b_step = QNET__STEM_COLUMN;
+    product.segments = (size_t)rows;
+    product.chain = QNET__CHAIN_DIRECT, product.piece = (size_t)p->s.out_w; /* whole */
+    product.accumulate = t->begun[row_class];
+    for (int k = 0; k < 7; k++) {
+        const ptrdiff_t q = qnet__stem_class(p->s.out_w, k);
+        const ptrdiff_t length = qnet__stem_class(p->s.out_w, k + 1) - q;
+        const ptrdiff_t at = (row_class * 7 + k) * QNET__STEM_U;
+        double sum[QNET__STEM_U];
+        for (ptrdiff_t m = 0; m < QNET__STEM_U; m++) {
+            sum[m] = t->begun[row_class] ? t->lag_sums[at + m] : 0;
+            c[m] = t->lags + (at + m) * p->width;
         }
-        for (n = 0; n < p->wide; n += (ptrdiff_t)p->isa->columns) {
-            tile.b_at = tile.c_at = (size_t)n;
-            for (m = 0; m < QNET__STEM_U; m += QNET__TILE_ROWS) {
-                tile.a_at = (size_t)m;
-                for (k = 0; k < QNET__TILE_ROWS; k++)
-                    c[k] = lags + (m + k) * p->wide;
-                p->isa->tile(&tile);
-            }
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            a[i] = t->columns + ((r + i - t->first) * p->pitch + 3 + q) * QNET__STEM_COLUMN;
+            b[i] = a[i] - 3 * QNET__STEM_COLUMN + QNET__STEM_U;
+            for (ptrdiff_t n = 0; n < length; n++)
+                for (ptrdiff_t m = 0; m < QNET__STEM_U; m++)
+                    sum[m] += (double)a[i][n * QNET__STEM_COLUMN + m];
         }
-        for (k = 0; k < QNET__STEM_U; k++)
-            sum[k] = t->begun[side] ? edge[k] : 0;
-        for (i = 0; i < rows; i++) {
-            for (n = 0; n < (ptrdiff_t)tile.length; n++) {
-                for (k = 0; k < QNET__STEM_U; k++)
-                    sum[k] += (double)u[i][n * QNET__STEM_COLUMN + k];
-            }
-        }
-        memcpy(edge, sum, sizeof sum);
+        product.length = (size_t)length;
+        qnet__multiply(p->isa, &product);
+        memcpy(t->lag_sums + at, sum, sizeof sum);
     }
-    t->begun[side] = 1;
+    t->begun[row_class] = 1;
 }
 
-/* lags and edges to the taps of the part. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c. The taps
-   that do not exist get anything. */
+/* lags and lag_sums go to the taps of gram and sum. Number of a tap: (t 4 + s) 12 + (a 2 + b) 3 + c.
+   The taps that do not exist get anything. */
 static void qnet__stem_flush(qnet__stem_work *t)
 {
-    const ptrdiff_t wide = t->p->wide, n = QNET__STEM_U;
-    ptrdiff_t s, q, i, j, k, m, row, column;
-    for (q = 0; q < 4; q++)
-    for (s = 0; s < 4; s++) {
-        for (row = s; row < s + 4; row++)
-        for (column = q; column < q + 4 && t->begun[row]; column++) {
-            for (k = 0; k < n; k++)
-                t->sum[(q * 4 + s) * n + k] += t->edges[(row * 7 + column) * n + k];
-        }
-        for (i = 0; s + i < 4; i++)
-        for (j = i > 0 ? -q : 0; q + j < 4; j++) {
-            const ptrdiff_t lag = (j + 3) * QNET__STEM_COLUMN + i * n - n;
-            for (m = 0; m < n; m++) {
-                double *to = t->products + ((q * 4 + s) * n + m) * QNET__STEM_TAPS +
-                             ((q + j) * 4 + s + i) * n;
-                double sum[QNET__STEM_U];
-                memcpy(sum, to, sizeof sum);
-                for (row = s; row < s + 4; row++)
-                for (column = q; column < q + 4 && t->begun[row]; column++) {
-                    const qnet_real *from = t->lags + ((row * 7 + column) * n + m) * wide + lag;
-                    for (k = 0; k < QNET__STEM_U; k++)
-                        sum[k] += (double)from[k];
+    const ptrdiff_t n = QNET__STEM_U;
+    for (ptrdiff_t tap = 0; tap < 16; tap++) {
+        const ptrdiff_t q = tap / 4, s = tap % 4;
+        for (ptrdiff_t at = 0; at < 16; at++) { /* classes that the tap meets */
+            const ptrdiff_t row = s + at / 4, to_class = row * 7 + q + at % 4;
+            if (!t->begun[row]) continue;
+            for (ptrdiff_t k = 0; k < n; k++)
+                t->sums[QNET__STEM_SUM + tap * n + k] += t->lag_sums[to_class * n + k];
+            for (ptrdiff_t i = 0; s + i < 4; i++)
+                for (ptrdiff_t j = i > 0 ? -q : 0; q + j < 4; j++) {
+                    const qnet_real *from = t->lags + to_class * n * t->p->width +
+                                            (j + 3) * QNET__STEM_COLUMN + i * n - n;
+                    double *to = t->sums + QNET__STEM_GRAM + tap * n * QNET__STEM_TAPS +
+                                 ((q + j) * 4 + s + i) * n;
+                    for (ptrdiff_t m = 0; m < n; m++, from += t->p->width, to += QNET__STEM_TAPS)
+                        for (ptrdiff_t k = 0; k < n; k++) to[k] += (double)from[k];
                 }
-                memcpy(to, sum, sizeof sum);
-            }
         }
     }
     memset(t->begun, 0, sizeof t->begun);
     t->outputs = 0;
-}
-
-/* One of the seven for row r. */
-static int qnet__stem_side(const qnet__stem *s, ptrdiff_t r)
-{
-    return r < 3 ? (int)r : r < s->out_h ? 3 : (int)(r - s->out_h) + 4;
 }
 
 /* The bands of a part, whose sums nobody else touches. */
@@ -8841,68 +8722,50 @@ static void qnet__stem_part_task(void *arg, size_t part, size_t worker)
     const qnet__stem *s = &p->s;
     const size_t chunks = qnet__stem_chunks(s), parts = (size_t)p->parts;
     const size_t end = (part + 1) * chunks / parts, row = (size_t)(p->pitch * QNET__STEM_U);
-    size_t chunk;
     qnet__stem_work t;
     memset(&t, 0, sizeof t);
     t.p = p;
     t.u = p->u + worker * (size_t)(p->rows + 3) * row;
     t.columns = p->columns + worker * (size_t)((p->rows * p->pitch + 3) * QNET__STEM_COLUMN);
-    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->wide;
-    t.edges = p->edges + worker * 49 * QNET__STEM_U;
-    t.a = p->a + part * 64 * QNET__STEM_TAPS;
-    t.products = p->p + part * QNET__STEM_TAPS * QNET__STEM_TAPS;
-    t.sum = p->sum + part * QNET__STEM_TAPS;
-    memset(t.a, 0, 64 * QNET__STEM_TAPS * sizeof *t.a);
-    memset(t.products, 0, QNET__STEM_TAPS * QNET__STEM_TAPS * sizeof *t.products);
-    memset(t.sum, 0, QNET__STEM_TAPS * sizeof *t.sum);
-    for (chunk = part * chunks / parts; chunk < end; chunk++) {
+    t.lags = p->lags + worker * 49 * QNET__STEM_U * (size_t)p->width;
+    t.lag_sums = p->lag_sums + worker * 49 * QNET__STEM_U;
+    t.sums = p->sums + part * QNET__STEM_SUMS;
+    memset(t.sums, 0, QNET__STEM_SUMS * sizeof *t.sums);
+    for (size_t chunk = part * chunks / parts; chunk < end; chunk++) {
         const ptrdiff_t band = (ptrdiff_t)chunk % s->bands, y = band * s->band;
         const ptrdiff_t y_end = qnet__stem_end(s, band);
         const size_t rows = (size_t)((y_end - y) * s->pool_w);
-        ptrdiff_t r, r_end;
         t.image = (ptrdiff_t)chunk / s->bands;
         t.first = band > 0 ? 2 * y - 1 : 0; /* the windows reach up */
         t.last = band + 1 < s->bands ? 2 * y_end : s->out_h + 3;
         qnet__stem_columns(&t);
-        p->masks.sink->rows[chunk] = rows;
-        p->isa->pass(&p->masks, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
-        qnet__stem_winners(&t, y, y_end);
-        for (r = 2 * y; r < t.last; r = r_end) {
-            const int side = qnet__stem_side(s, r);
-            r_end = r + 1;
-            while (r_end < t.last && r_end - r < QNET__STEM_ROWS &&
-                   qnet__stem_side(s, r_end) == side) {
-                r_end++;
-            }
-            qnet__stem_products(&t, r, r_end, side);
+        p->mask.sink->rows[chunk] = rows;
+        p->isa->pass(&p->mask, (size_t)((t.image * s->pool_h + y) * s->pool_w), rows, chunk);
+        qnet__stem_cross(&t, y, y_end);
+        for (int k = 0; k < 7; k++) {
+            const ptrdiff_t first = qnet__stem_class(s->out_h, k);
+            const ptrdiff_t class_end = qnet__stem_class(s->out_h, k + 1);
+            const ptrdiff_t last = class_end < t.last ? class_end : t.last;
+            for (ptrdiff_t r = first > 2 * y ? first : 2 * y; r < last; r += QNET__STEM_ROWS)
+                qnet__stem_lags(&t, r, last - r < QNET__STEM_ROWS ? last : r + QNET__STEM_ROWS, k);
         }
         t.outputs += (t.last - 2 * y) * s->out_w;
-        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end)
-            qnet__stem_flush(&t);
+        if (t.outputs >= QNET__STEM_OUTPUTS || chunk + 1 == end) qnet__stem_flush(&t);
     }
 }
 
-/* The sums of all parts, for the parts' first: A's row c, or P's and s's row c - 64. */
-static void qnet__stem_join_task(void *arg, size_t index, size_t worker)
+/* Row `row` of all parts' sums, for the first part. */
+static void qnet__stem_join_task(void *arg, size_t row, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
-    const int products = index >= 64;
-    const size_t rows = products ? QNET__STEM_TAPS : 64, row = products ? index - 64 : index;
-    double *to = (products ? p->p : p->a) + row * QNET__STEM_TAPS;
-    ptrdiff_t part;
-    size_t k;
+    double *to = p->sums + row * QNET__STEM_TAPS;
     QNET__UNUSED(worker);
-    for (part = 1; part < p->parts; part++) {
-        const double *from = to + (size_t)part * rows * QNET__STEM_TAPS;
-        for (k = 0; k < QNET__STEM_TAPS; k++)
-            to[k] += from[k];
-        if (products)
-            p->sum[row] += p->sum[(size_t)part * QNET__STEM_TAPS + row];
-    }
+    for (size_t part = 1; part < (size_t)p->parts; part++)
+        for (size_t k = 0; k < QNET__STEM_TAPS; k++) to[k] += to[part * QNET__STEM_SUMS + k];
 }
 
 /* The number among the 192 of weight k = (ky 7 + kx) 3 + c; *order: that of its s, then t, to know
-   which half of P has two taps. */
+   which half of gram has two taps. */
 static ptrdiff_t qnet__stem_tap(ptrdiff_t k, ptrdiff_t *order)
 {
     const ptrdiff_t ky = k / 21, kx = k / 3 % 7;
@@ -8915,24 +8778,23 @@ static void qnet__stem_weight_task(void *arg, size_t k, size_t worker)
 {
     const qnet__stem_backward_job *p = (const qnet__stem_backward_job *)arg;
     const double outputs = (double)p->s.conv.batch * (double)(p->s.out_h * p->s.out_w);
-    ptrdiff_t order, other_order, other, at, c;
+    const double *cross = p->sums, *gram = p->sums + QNET__STEM_GRAM;
+    const double *sum = p->sums + QNET__STEM_SUM;
+    ptrdiff_t order, other_order;
     const ptrdiff_t tap = qnet__stem_tap((ptrdiff_t)k, &order);
-    double cov_w[64]; /* row k of (P - e e^T / N) w */
+    double cov_w[64] = {0}; /* row k of (gram - sum sum^T / N) w */
     QNET__UNUSED(worker);
-    memset(cov_w, 0, sizeof cov_w);
-    for (other = 0; other < 147; other++) {
+    for (ptrdiff_t other = 0; other < 147; other++) {
         const ptrdiff_t i = qnet__stem_tap(other, &other_order);
-        double cov;
-        at = other_order < order ? i * QNET__STEM_TAPS + tap : tap * QNET__STEM_TAPS + i;
-        cov = p->p[at] - p->sum[tap] * p->sum[i] / outputs;
-        for (c = 0; c < 64; c++)
-            cov_w[c] += cov * (double)p->w[other * 64 + c];
+        const ptrdiff_t at = other_order < order ? i * QNET__STEM_TAPS + tap
+                                                 : tap * QNET__STEM_TAPS + i;
+        const double cov = gram[at] - sum[tap] * sum[i] / outputs;
+        for (ptrdiff_t c = 0; c < 64; c++) cov_w[c] += cov * (double)p->w[other * 64 + c];
     }
-    for (c = 0; c < 64; c++) {
-        const double a = p->a[c * QNET__STEM_TAPS + tap];
-        p->dw[k * 64 + (size_t)c] = (qnet_real)((double)p->scale[c] *
-            (a - (double)p->shift[c] * p->sum[tap] - (double)p->slope[c] * cov_w[c]));
-    }
+    for (size_t c = 0; c < 64; c++)
+        p->dw[k * 64 + c] = (qnet_real)((double)p->scale[c] *
+            (cross[c * QNET__STEM_TAPS + (size_t)tap] - (double)p->shift[c] * sum[tap] -
+             (double)p->slope[c] * cov_w[c]));
 }
 
 /* What the job needs of the arena. */
@@ -8940,25 +8802,21 @@ static void qnet__stem_backward_plan(const qnet_context *ctx, const qnet_conv2d 
                                      qnet__arena *arena, qnet__stem_backward_job *p)
 {
     const size_t workers = qnet__workers(ctx), real = sizeof(qnet_real);
-    size_t chunks, row;
+    size_t row;
     memset(p, 0, sizeof *p);
     p->s = qnet__stem_geometry(conv);
     p->isa = qnet__isa_of(ctx);
-    chunks = qnet__stem_chunks(&p->s);
-    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, chunks);
+    p->parts = (ptrdiff_t)qnet__min_size(QNET__STEM_TASKS, qnet__stem_chunks(&p->s));
     p->pitch = p->s.out_w + 6;
     p->rows = 2 * p->s.band + 5;
-    p->wide = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
+    p->width = (ptrdiff_t)(qnet__panels(p->isa, QNET__STEM_LAGS) * p->isa->columns);
     row = (size_t)p->pitch * QNET__STEM_U;
-    p->a = (double *)qnet__take(arena, (size_t)p->parts * 64 * QNET__STEM_TAPS, sizeof(double));
-    p->p = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS * QNET__STEM_TAPS,
-                                sizeof(double));
-    p->sum = (double *)qnet__take(arena, (size_t)p->parts * QNET__STEM_TAPS, sizeof(double));
+    p->sums = (double *)qnet__take(arena, (size_t)p->parts, QNET__STEM_SUMS * sizeof(double));
     p->u = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows + 3), row * real);
     p->columns = (qnet_real *)qnet__take(arena, workers * (size_t)(p->rows * p->pitch + 3),
                                          QNET__STEM_COLUMN * real);
-    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->wide * real);
-    p->edges = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
+    p->lags = (qnet_real *)qnet__take(arena, workers * 49 * QNET__STEM_U, (size_t)p->width * real);
+    p->lag_sums = (double *)qnet__take(arena, workers * 49 * QNET__STEM_U, sizeof(double));
 }
 
 static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_conv2d *conv)
@@ -8969,17 +8827,31 @@ static size_t qnet__stem_backward_scratch(const qnet_context *ctx, const qnet_co
     return arena.at;
 }
 
-/* Masks the gradient dpool of the pooled map where the ReLU has cut it, with sums as for a map of
-   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. */
+/* The mean of each channel over the images' middle rows. */
+static void qnet__stem_level(qnet__stem_backward_job *p)
+{
+    const size_t width = (size_t)p->s.conv.width, height = (size_t)p->s.conv.height;
+    for (size_t c = 0; c < 3; c++) {
+        double sum = 0;
+        for (size_t b = 0; b < (size_t)p->s.conv.batch; b++)
+            for (size_t x = 0; x < width; x++)
+                sum += (double)p->x[((b * height + height / 2) * width + x) * 3 + c];
+        p->level[c] = (qnet_real)(sum / (double)p->s.conv.batch / (double)width);
+    }
+}
+
+/* Masks the gradient dpool of the pooled map where the ReLU was 0, with sums as for a map of
+   pooled pre, and prepares the gradient of the weights: to the scratch. sums->y is dpool. The job
+   then is ready for qnet__stem_weight_task. */
 static void qnet__stem_backward(qnet_context *ctx, qnet__stem_backward_job *p, qnet__epilogue *sums)
 {
-    const qnet__prologue source = qnet__prologue_plain(sums->y);
-    p->masks.source = &source, p->masks.sink = sums;
-    p->masks.channels = 64;
-    p->dpool = sums->y;
+    p->dpool = qnet__prologue_plain(sums->y);
+    p->mask.source = &p->dpool, p->mask.sink = sums;
+    p->mask.channels = 64;
     sums->chunks = qnet__stem_chunks(&p->s);
+    qnet__stem_level(p);
     qnet__parallel(ctx, (size_t)p->parts, qnet__stem_part_task, p);
-    qnet__parallel(ctx, 64 + QNET__STEM_TAPS, qnet__stem_join_task, p);
+    qnet__parallel(ctx, 257, qnet__stem_join_task, p);
 }
 
 /* ============================================================================================
@@ -9004,13 +8876,12 @@ QNET_API qnet_status qnet_dense_forward(qnet_context *ctx, size_t rows, int in, 
                                         const qnet_real *x, const qnet_real *w, const qnet_real *b,
                                         qnet_real *y, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out, r, c;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "inputs", in, x && w && y));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_forward", rows, "outputs", out, 1));
     QNET__TRY(qnet_gemm(ctx, 0, 1, rows, o, i, x, i, w, i, 0, y, o, scratch));
-    if (b != NULL)
-        for (r = 0; r < rows; r++)
-            for (c = 0; c < o; c++) y[r * o + c] += b[c];
+    for (size_t r = 0; b != NULL && r < rows; r++)
+        for (size_t c = 0; c < o; c++) y[r * o + c] += b[c];
     return QNET_OK;
 }
 
@@ -9020,23 +8891,25 @@ QNET_API qnet_status qnet_dense_backward(qnet_context *ctx, size_t rows, int in,
                                          const qnet_real *dy, qnet_real *dx, qnet_real *dw,
                                          qnet_real *db, void *scratch)
 {
-    size_t i = (size_t)in, o = (size_t)out;
+    const size_t i = (size_t)in, o = (size_t)out;
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "inputs", in, x && w && dy));
     QNET__TRY(qnet__check_layer(ctx, "qnet_dense_backward", rows, "outputs", out, 1));
     if (dw != NULL) QNET__TRY(qnet_gemm(ctx, 1, 0, o, i, rows, dy, o, x, i, 0, dw, i, scratch));
-    if (db != NULL) qnet__sum_columns(ctx, rows, o, dy, db);
+    if (db != NULL) qnet__sum_columns(ctx, 1, rows, o, 1, dy, db);
     if (dx != NULL) QNET__TRY(qnet_gemm(ctx, 0, 0, rows, i, o, dy, o, w, i, 0, dx, i, scratch));
     return QNET_OK;
 }
 
-/* The largest of a row, which softmax subtracts so that exp cannot overflow. */
-static double qnet__row_maximum(int classes, const qnet_real *row)
+/* Of l[classes]: the maximum m, which is subtracted so that exp cannot overflow; returns
+   sum exp(l - m). */
+static double qnet__exp_sum(int classes, const qnet_real *l, double *m)
 {
-    double largest = (double)row[0];
-    int c;
-    for (c = 1; c < classes; c++)
-        if ((double)row[c] > largest) largest = (double)row[c];
-    return largest;
+    double sum = 0;
+    *m = (double)l[0];
+    for (int c = 1; c < classes; c++)
+        if ((double)l[c] > *m) *m = (double)l[c];
+    for (int c = 0; c < classes; c++) sum += exp((double)l[c] - *m);
+    return sum;
 }
 
 /* p[c] = exp(l[c] - m) / sum exp(l - m), m = max l. A row is read before it is written, and only
@@ -9044,14 +8917,12 @@ static double qnet__row_maximum(int classes, const qnet_real *row)
 QNET_API void qnet_softmax(size_t rows, int classes, const qnet_real *logits,
                            qnet_real *probability)
 {
-    size_t r, n = (size_t)classes;
-    int c;
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        qnet_real *p = probability + r * n;
-        double m = qnet__row_maximum(classes, l), sum = 0;
-        for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-        for (c = 0; c < classes; c++) p[c] = (qnet_real)(exp((double)l[c] - m) / sum);
+    if (classes < 1 || logits == NULL || probability == NULL) return;
+    for (size_t r = 0; r < rows; r++, logits += classes, probability += classes) {
+        double m;
+        const double sum = qnet__exp_sum(classes, logits, &m);
+        for (int c = 0; c < classes; c++)
+            probability[c] = (qnet_real)(exp((double)logits[c] - m) / sum);
     }
 }
 
@@ -9062,12 +8933,11 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
                                         const qnet_real *logits, const int *label, double *loss,
                                         qnet_real *dlogits)
 {
-    size_t r, n = (size_t)classes, counted = 0;
+    size_t counted = 0;
     double total = 0;
-    int c;
     QNET__TRY(qnet__check_layer(ctx, "qnet_cross_entropy", rows, "classes", classes,
                                 logits && label && loss));
-    for (r = 0; r < rows; r++) {
+    for (size_t r = 0; r < rows; r++) {
         if (label[r] < -1 || label[r] >= classes)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_cross_entropy: label of row %lu: expected -1..%d, found %d",
@@ -9078,20 +8948,14 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
         return qnet__fail(ctx, QNET_ERROR_DATA,
                           "qnet_cross_entropy: all %lu rows are left out (label -1)",
                           (unsigned long)rows);
-    for (r = 0; r < rows; r++) {
-        const qnet_real *l = logits + r * n;
-        if (label[r] >= 0) {
-            double m = qnet__row_maximum(classes, l), sum = 0;
-            for (c = 0; c < classes; c++) sum += exp((double)l[c] - m);
-            total += log(sum) - ((double)l[label[r]] - m);
-            if (dlogits != NULL)
-                for (c = 0; c < classes; c++) {
-                    double p = exp((double)l[c] - m) / sum;
-                    dlogits[r * n + (size_t)c] =
-                        (qnet_real)((p - (c == label[r])) / (double)counted);
-                }
-        } else if (dlogits != NULL) {
-            for (c = 0; c < classes; c++) dlogits[r * n + (size_t)c] = 0;
+    for (size_t r = 0; r < rows; r++) {
+        const qnet_real *l = logits + r * (size_t)classes;
+        double m, sum = qnet__exp_sum(classes, l, &m);
+        if (label[r] >= 0) total += log(sum) - ((double)l[label[r]] - m);
+        for (int c = 0; dlogits != NULL && c < classes; c++) {
+            const double p = exp((double)l[c] - m) / sum;
+            dlogits[r * (size_t)classes + (size_t)c] =
+                label[r] < 0 ? 0 : (qnet_real)((p - (c == label[r])) / (double)counted);
         }
     }
     *loss = total / (double)counted;
@@ -9107,201 +8971,83 @@ QNET_API qnet_status qnet_cross_entropy(qnet_context *ctx, size_t rows, int clas
        c_t = f_t * c_{t-1} + i_t * tanh(W_c x_t + U_c h_{t-1} + b_c)               (4)
        h_t = o_t * tanh(c_t)                                                       (5)
 
-   with the four gates stacked as PyTorch does, i, f, g = tanh(W_c x + U_c h + b_c), o.
+   x_t[in], h_t[hidden]. The gates are stacked as in PyTorch: i, f, g = tanh(W_c x + U_c h + b_c),
+   o. Below, h' and c' stand for those of the step before, in the order of the direction.
 
-   W x is one product over all steps of all scans. The recurrence then needs no step of one scan to
-   wait for another scan: a task takes one direction of a few scans, as many as a tile has rows,
-   through all their steps, with U packed once for all of them. The backward pass does the same and
-   keeps dgates of all steps, so that dW, dU and dx are one product each. A BLAS is not asked: its
-   products would need U packed anew at every step, and are not called inside a task.
+   W x is one product over all steps of all scans. U h' needs the steps one after another, but not
+   the scans: a task takes one direction of a group of scans through all their steps, with U packed
+   once for all tasks. The backward pass does the same and keeps dgates of all steps, so that dW,
+   dU and dx are one product each. A BLAS is not used: it would pack U again at every step.
 
-   Scans end at their own length, and no work is done past it: scans are taken in order of falling
-   length, so that those of a task end at about the same step. y and dx are zero there, and no sum
-   over the steps of a batch sees the padding.
+   Scans end at their own length and nothing is computed past it. They are grouped by falling
+   length, so that those of a group end at about the same step. Relies on the tile of >>gemm.
    ============================================================================================ */
 
-
-/* Eqs. (1)-(5) as they stand: the definition, and the twin of the layer's forward pass below. */
+/* Eqs. (1)-(5) as they stand: the definition. Does nothing where a size is below 1 or a pointer is
+   NULL. */
 QNET_API void qnet_lstm_cell(int in, int hidden, const qnet_real *w, const qnet_real *u,
                              const qnet_real *b, const qnet_real *x, const qnet_real *h_prev,
                              const qnet_real *c_prev, qnet_real *h, qnet_real *c, qnet_real *gates)
 {
-    size_t n = (size_t)hidden, m = (size_t)in, j, k;
-    /* All gates come before any h, so that h may alias h_prev. */
-    for (j = 0; j < 4 * n; j++) {
+    const size_t n = (size_t)hidden, m = (size_t)in;
+    if (in < 1 || hidden < 1 || !(w && u && b && x && h_prev && c_prev && h && c && gates)) return;
+    for (size_t j = 0; j < 4 * n; j++) { /* all of them before any h, which may alias h_prev */
         qnet_real a = b[j];
-        for (k = 0; k < m; k++) a += w[j * m + k] * x[k];
-        for (k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
-        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a);
+        for (size_t k = 0; k < m; k++) a += w[j * m + k] * x[k];
+        for (size_t k = 0; k < n; k++) a += u[j * n + k] * h_prev[k];
+        gates[j] = j / n == 2 ? qnet__tanh(a) : qnet__sigmoid(a); /* (1), (3), tanh of (4), (2) */
     }
-    for (j = 0; j < n; j++) {
+    for (size_t j = 0; j < n; j++) {
         const qnet_real *i = gates, *f = gates + n, *g = gates + 2 * n, *o = gates + 3 * n;
-        c[j] = f[j] * c_prev[j] + i[j] * g[j];
-        h[j] = o[j] * qnet__tanh(c[j]);
+        c[j] = f[j] * c_prev[j] + i[j] * g[j]; /* (4) */
+        h[j] = o[j] * qnet__tanh(c[j]);        /* (5) */
     }
 }
 
+/* ---- The layer ------------------------------------------------------------------------------- */
 
-/* ---- the layer ------------------------------------------------------------------------------- */
+#define QNET__LSTM_GROUP 12           /* scans of a task: two tiles of rows */
+#define QNET__LSTM_BAND 96            /* rows of C of a product's task */
+#define QNET__LSTM_DEPTH ((size_t)256) /* of k at a time, where rows of A are far apart */
+#define QNET__LSTM_ROWS ((size_t)64)  /* of a task that copies rows */
 
-/* One direction of a layer. Arrays run as [batch][steps][...]; a scan's row of step t in a
-   [batch][steps][n] array is (scan * steps + t) * n. */
+/* One direction. A "row" is a pair of a scan and a step below its length; rows are numbered by
+   group, step and place in the group, the order in which dW, dU and db add them up. */
+typedef struct qnet__lstm_direction {
+    int backwards;
+    const qnet_real *w, *u, *b; /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
+    qnet_real *y;               /* [batch][steps][2 hidden], at this direction's first column */
+    qnet_real *gates;           /* [batch][steps][4 hidden]: i, f, g, o */
+    qnet_real *c, *tanh_c;      /* [batch][steps][hidden] */
+    const qnet_real *dy;        /* as y */
+    qnet_real *packed_w, *packed_u; /* forward: W^T and U^T in panels; backward: W and U */
+    qnet_real *dgates;          /* [rows][gate_width] */
+    qnet_real *h_panels;        /* h' of all rows, as right-hand side */
+    double *db;                 /* [groups][4 hidden] */
+} qnet__lstm_direction;
+
 typedef struct qnet__lstm {
-    size_t batch, steps, in, hidden;
-    int backwards;                 /* direction */
-    const int *length;             /* [batch] */
-    const qnet_real *w, *u, *b;    /* [4 hidden][in], [4 hidden][hidden], [4 hidden] */
-    const qnet_real *x;            /* [batch][steps][in] */
-    qnet_real *y;                  /* [batch][steps][2 hidden], at this direction's first column */
-    qnet_real *gates;              /* [batch][steps][4 hidden]: i, f, g, o */
-    qnet_real *cell, *cell_tanh;   /* [batch][steps][hidden] */
-    const qnet_real *dy;           /* as y */
+    const qnet__isa *isa;
+    size_t batch, steps, in, hidden, groups, rows;
+    const int *length;     /* [batch] */
+    const qnet_real *x;    /* [batch][steps][in] */
+    qnet__lstm_direction direction[2];
+    size_t *order;         /* [batch]: scans by falling length, equal ones as they come */
+    size_t *first;         /* [groups][steps + 1], and one more: the first row of a group's step */
+    size_t *at;            /* [rows]: scan * steps + step */
+    qnet_real *zero;       /* [hidden]: h and c before the first step */
+    qnet_real *worker;     /* [workers][worker_size]: [group][gate_width] and [group][h_width] */
+    size_t worker_size, x_width, gate_width, h_width;
+    qnet_real *x_rows;     /* forward: x of all rows, [rows][x_width] */
+    qnet_real *x_panels;   /* backward: the same as right-hand side */
 } qnet__lstm;
 
-/* Numbers of one direction's part of `saved`. */
-static size_t qnet__lstm_direction(const qnet_lstm *shape)
-{
-    return (size_t)shape->batch * (size_t)shape->steps * 6 * (size_t)shape->hidden;
-}
-
-/* The job of direction d, of a forward pass; a backward pass adds its own arrays. */
-static qnet__lstm qnet__lstm_job(const qnet_lstm *shape, const int *length, int d,
-                                 const qnet_lstm_weights *weights, const qnet_real *x, qnet_real *y,
-                                 qnet_real *saved)
-{
-    qnet__lstm job;
-    size_t rows = (size_t)shape->batch * (size_t)shape->steps;
-    memset(&job, 0, sizeof job);
-    job.batch = (size_t)shape->batch;
-    job.steps = (size_t)shape->steps;
-    job.in = (size_t)shape->in;
-    job.hidden = (size_t)shape->hidden;
-    job.backwards = d;
-    job.length = length;
-    job.w = weights->w[d];
-    job.u = weights->u[d];
-    job.b = weights->b[d];
-    job.x = x;
-    job.y = y + (size_t)d * job.hidden;
-    job.gates = saved + (size_t)d * qnet__lstm_direction(shape);
-    job.cell = job.gates + rows * 4 * job.hidden;
-    job.cell_tanh = job.cell + rows * job.hidden;
-    return job;
-}
-
-/* 1 if step t is the first that scan b takes in this direction: h and c before it are zero. */
-static int qnet__lstm_is_first(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? (size_t)job->length[b] - 1 : 0);
-}
-
-/* 1 if step t is the last that scan b takes in this direction. */
-static int qnet__lstm_is_last(const qnet__lstm *job, size_t b, size_t t)
-{
-    return t == (job->backwards ? 0 : (size_t)job->length[b] - 1);
-}
-
-/* Row of the step before the one of row, in the order of this direction. */
-static size_t qnet__lstm_before(const qnet__lstm *job, size_t row)
-{
-    return job->backwards ? row + 1 : row - 1;
-}
-
-/* The twin: every scan by itself, cell after cell. zero[hidden] is the state before the first. */
-static void qnet__lstm_forward_ref(const qnet__lstm *job, qnet_real *zero)
-{
-    size_t n = job->hidden, b, k, j;
-    memset(zero, 0, n * sizeof *zero);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        for (k = 0; k < steps; k++) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            qnet_lstm_cell((int)job->in, (int)n, job->w, job->u, job->b, job->x + row * job->in,
-                           k == 0 ? zero : job->y + before * 2 * n,
-                           k == 0 ? zero : job->cell + before * n, job->y + row * 2 * n,
-                           job->cell + row * n, job->gates + row * 4 * n);
-            for (j = 0; j < n; j++)
-                job->cell_tanh[row * n + j] = qnet__tanh(job->cell[row * n + j]);
-        }
-        for (k = steps; k < job->steps; k++)
-            memset(job->y + (b * job->steps + k) * 2 * n, 0, n * sizeof *job->y);
-    }
-}
-
-/* The twin of the backward pass. Forward: gates = W x + U h' + b, so, row by row,
-       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates
-       dh' = U^T dgates.
-   NULL: not wanted. dgates[4 hidden], dh[hidden] and dc[hidden] are scratch; dx is added to. */
-static void qnet__lstm_backward_ref(const qnet__lstm *job, qnet_real *dgates, qnet_real *dh,
-                                    qnet_real *dc, qnet_real *dw, qnet_real *du, qnet_real *db,
-                                    qnet_real *dx)
-{
-    const size_t n = job->hidden, in = job->in;
-    size_t b, k, j, p;
-    if (dw != NULL) memset(dw, 0, 4 * n * in * sizeof *dw);
-    if (du != NULL) memset(du, 0, 4 * n * n * sizeof *du);
-    if (db != NULL) memset(db, 0, 4 * n * sizeof *db);
-    for (b = 0; b < job->batch; b++) {
-        size_t steps = (size_t)job->length[b];
-        memset(dh, 0, n * sizeof *dh);
-        memset(dc, 0, n * sizeof *dc);
-        for (k = steps; k-- > 0;) {
-            size_t t = job->backwards ? steps - 1 - k : k, row = b * job->steps + t;
-            size_t before = qnet__lstm_before(job, row);
-            const qnet_real *i = job->gates + row * 4 * n, *f = i + n, *g = f + n, *o = g + n;
-            const qnet_real *cell_tanh = job->cell_tanh + row * n, *dy = job->dy + row * 2 * n;
-            for (j = 0; j < n; j++) {
-                qnet_real h = dy[j] + dh[j], slope = 1 - cell_tanh[j] * cell_tanh[j];
-                qnet_real c = dc[j] + h * o[j] * slope;
-                dgates[j] = c * g[j] * i[j] * (1 - i[j]);
-                dgates[n + j] = k > 0 ? c * job->cell[before * n + j] * f[j] * (1 - f[j]) : 0;
-                dgates[2 * n + j] = c * i[j] * (1 - g[j] * g[j]);
-                dgates[3 * n + j] = h * cell_tanh[j] * o[j] * (1 - o[j]);
-                dc[j] = c * f[j];
-            }
-            memset(dh, 0, n * sizeof *dh);
-            for (j = 0; j < 4 * n; j++) {
-                if (db != NULL) db[j] += dgates[j];
-                for (p = 0; p < in; p++) {
-                    if (dw != NULL) dw[j * in + p] += dgates[j] * job->x[row * in + p];
-                    if (dx != NULL) dx[row * in + p] += dgates[j] * job->w[j * in + p];
-                }
-                for (p = 0; p < n; p++) {
-                    if (du != NULL && k > 0)
-                        du[j * n + p] += dgates[j] * job->y[before * 2 * n + p];
-                    dh[p] += dgates[j] * job->u[j * n + p];
-                }
-            }
-        }
-    }
-}
-
-/* Shape, lengths and pointers of a call. */
-static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
-                                    const int *length, int pointers_are_there)
-{
-    int b;
-    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
-    if (qnet_lstm_saved(shape) == 0)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
-                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
-                          shape->hidden);
-    for (b = 0; b < shape->batch; b++)
-        if (length[b] < 1 || length[b] > shape->steps)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
-                              shape->steps, length[b]);
-    return QNET_OK;
-}
-
-/* Per direction and row: four gates, c and tanh(c). 0 for a shape that is out of range. */
+/* NULL and a shape out of range: 0. Per direction and row: four gates, c and tanh(c). */
 QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
 {
     size_t rows, numbers, bytes;
-    if (shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1) return 0;
+    if (shape == NULL || shape->batch < 1 || shape->steps < 1 || shape->in < 1 || shape->hidden < 1)
+        return 0;
     if (!qnet__mul((size_t)shape->batch, (size_t)shape->steps, &rows) ||
         !qnet__mul(rows, 12 * (size_t)shape->hidden, &numbers) ||
         !qnet__mul(numbers, sizeof(double), &bytes) ||
@@ -9310,83 +9056,53 @@ QNET_API size_t qnet_lstm_saved(const qnet_lstm *shape)
     return numbers;
 }
 
-/* Numbers between the rows of a worker's arrays: whole panels, and a cache line more, because rows
-   a power of two apart would fall on the same lines of the cache. */
+/* Numbers between rows of `columns`: whole panels, and a cache line more, because rows a power of
+   two apart would fall on the same lines of the cache. */
 static size_t qnet__lstm_width(const qnet__isa *isa, size_t columns)
 {
     return qnet__panels(isa, columns) * isa->columns + QNET__ALIGN / sizeof(qnet_real);
 }
 
-/* Scans that a task takes through the steps together, two tiles of rows. */
-#define QNET__LSTM_GROUP 12
-
-/* Both passes: the order of work, and arrays carved from scratch. "Rows" are pairs of a scan and a
-   step below its length, numbered by group, step and place in the group: the order in which
-   dW, dU and db add them up. */
-typedef struct qnet__lstm_work {
-    const qnet__isa *isa;
-    qnet__lstm job[2];
-    size_t groups, rows;
-    size_t *order;            /* [batch]: scans by falling length, equal ones as they come */
-    size_t *start;            /* [groups]: first row of a group */
-    size_t *at;               /* [rows]: scan * steps + t */
-    qnet_real *zero;          /* [4 hidden] */
-    qnet_real *worker;        /* [workers][group][width of 4 hidden + of hidden] */
-    size_t worker_size;
-    /* forward */
-    qnet_real *x;             /* [rows][x_width]: inputs side by side */
-    size_t x_width;
-    qnet_real *w[2], *u[2];   /* W^T, U^T in panels; backward: W, U */
-    /* backward */
-    qnet_real *dgates[2];     /* [rows][gate_width] */
-    size_t gate_width;
-    double *db[2];            /* [groups][4 hidden] */
-    qnet_real *x_panels;      /* x and h', packed as right-hand sides */
-    qnet_real *h_panels[2];
-    qnet_real *dx;
-    const qnet_lstm_gradients *gradients;
-} qnet__lstm_work;
-
-/* Products of the weight gradients are cut into this many rows, so that a tile's left and right
-   side stay in the first two caches. */
-#define QNET__LSTM_DEPTH ((size_t)256)
-
+/* Sizes, and the arrays of a pass carved from scratch. */
 static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int backward,
-                            qnet__lstm_work *s, qnet__arena *arena)
+                            qnet__lstm *l, qnet__arena *arena)
 {
     const size_t batch = (size_t)shape->batch, rows = batch * (size_t)shape->steps;
     const size_t in = (size_t)shape->in, n = (size_t)shape->hidden, real = sizeof(qnet_real);
-    const size_t columns = qnet__isa_of(ctx)->columns;
-    size_t in_panels, n_panels, gate_panels;
-    int d;
-    memset(s, 0, sizeof *s);
-    s->isa = qnet__isa_of(ctx);
-    in_panels = qnet__panels(s->isa, in) * columns;
-    n_panels = qnet__panels(s->isa, n) * columns;
-    gate_panels = qnet__panels(s->isa, 4 * n) * columns;
-    s->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->start = (size_t *)qnet__take(arena, batch, sizeof(size_t));
-    s->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
-    s->zero = (qnet_real *)qnet__take(arena, 4 * n, real);
-    s->gate_width = qnet__lstm_width(s->isa, 4 * n);
-    s->worker_size = QNET__LSTM_GROUP * (s->gate_width + qnet__lstm_width(s->isa, n));
-    s->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), s->worker_size * real);
-    if (!backward) {
-        s->x_width = qnet__lstm_width(s->isa, in);
-        s->x = (qnet_real *)qnet__take(arena, rows, s->x_width * real);
-        for (d = 0; d < 2; d++) {
-            s->w[d] = (qnet_real *)qnet__take(arena, gate_panels, in * real);
-            s->u[d] = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+    const qnet__isa *isa = qnet__isa_of(ctx);
+    const size_t in_panels = qnet__panels(isa, in) * isa->columns;
+    const size_t n_panels = qnet__panels(isa, n) * isa->columns;
+    const size_t gate_panels = qnet__panels(isa, 4 * n) * isa->columns;
+    memset(l, 0, sizeof *l);
+    l->isa = isa;
+    l->batch = batch, l->steps = (size_t)shape->steps, l->in = in, l->hidden = n;
+    l->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
+    l->x_width = qnet__lstm_width(isa, in);
+    l->gate_width = qnet__lstm_width(isa, 4 * n);
+    l->h_width = qnet__lstm_width(isa, n);
+    l->worker_size = QNET__LSTM_GROUP * (l->gate_width + l->h_width);
+    l->order = (size_t *)qnet__take(arena, batch, sizeof(size_t));
+    l->first = (size_t *)qnet__take(arena, l->groups * (l->steps + 1) + 1, sizeof(size_t));
+    l->at = (size_t *)qnet__take(arena, rows, sizeof(size_t));
+    l->zero = (qnet_real *)qnet__take(arena, n, real);
+    l->worker = (qnet_real *)qnet__take(arena, qnet__workers(ctx), l->worker_size * real);
+    if (backward)
+        l->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
+    else
+        l->x_rows = (qnet_real *)qnet__take(arena, rows, l->x_width * real);
+    for (int d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->backwards = d;
+        if (!backward) {
+            dir->packed_w = (qnet_real *)qnet__take(arena, gate_panels, in * real);
+            dir->packed_u = (qnet_real *)qnet__take(arena, gate_panels, n * real);
+            continue;
         }
-        return;
-    }
-    s->x_panels = (qnet_real *)qnet__take(arena, rows, in_panels * real);
-    for (d = 0; d < 2; d++) {
-        s->u[d] = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
-        s->w[d] = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
-        s->h_panels[d] = (qnet_real *)qnet__take(arena, rows, n_panels * real);
-        s->dgates[d] = (qnet_real *)qnet__take(arena, rows, s->gate_width * real);
-        s->db[d] = (double *)qnet__take(arena, batch, 4 * n * sizeof(double));
+        dir->packed_w = (qnet_real *)qnet__take(arena, in_panels, 4 * n * real);
+        dir->packed_u = (qnet_real *)qnet__take(arena, n_panels, 4 * n * real);
+        dir->dgates = (qnet_real *)qnet__take(arena, rows, l->gate_width * real);
+        dir->h_panels = (qnet_real *)qnet__take(arena, rows, n_panels * real);
+        dir->db = (double *)qnet__take(arena, l->groups, 4 * n * sizeof(double));
     }
 }
 
@@ -9394,406 +9110,381 @@ static void qnet__lstm_plan(const qnet_context *ctx, const qnet_lstm *shape, int
    out of range. */
 QNET_API size_t qnet_lstm_scratch(const qnet_context *ctx, const qnet_lstm *shape)
 {
-    qnet__lstm_work s;
-    qnet__arena forward = { NULL, 0 }, backward = { NULL, 0 };
+    qnet__lstm l;
+    qnet__arena forward = {NULL, 0}, backward = {NULL, 0};
     if (qnet_lstm_saved(shape) == 0) return 0;
-    qnet__lstm_plan(ctx, shape, 0, &s, &forward);
-    qnet__lstm_plan(ctx, shape, 1, &s, &backward);
+    qnet__lstm_plan(ctx, shape, 0, &l, &forward);
+    qnet__lstm_plan(ctx, shape, 1, &l, &backward);
     return qnet__max_size(forward.at, backward.at);
 }
 
-/* Fills order, start and at. Lengths have been checked. */
-static void qnet__lstm_arrange(const qnet_lstm *shape, const int *length, qnet__lstm_work *s)
+/* The caller's arrays, after the plan; y and saved are written by the forward pass alone. Then the
+   order of work: order, first and at. */
+static void qnet__lstm_begin(qnet__lstm *l, const int *length, const qnet_lstm_weights *weights,
+                             const qnet_real *x, qnet_real *y, qnet_real *saved)
 {
-    const size_t batch = (size_t)shape->batch, steps = (size_t)shape->steps;
-    size_t g, i, t;
-    for (i = 0; i < batch; i++) { /* insertion: few scans, often sorted already */
+    const size_t rows = l->batch * l->steps, n = l->hidden;
+    size_t *first = l->first;
+    l->length = length;
+    l->x = x;
+    memset(l->zero, 0, n * sizeof *l->zero);
+    for (size_t d = 0; d < 2; d++) {
+        qnet__lstm_direction *dir = &l->direction[d];
+        dir->w = weights->w[d], dir->u = weights->u[d], dir->b = weights->b[d];
+        dir->y = y + d * n;
+        dir->gates = saved + d * rows * 6 * n;
+        dir->c = dir->gates + rows * 4 * n;
+        dir->tanh_c = dir->c + rows * n;
+    }
+    for (size_t i = 0; i < l->batch; i++) { /* insertion: few scans, often sorted already */
         size_t place = i;
-        for (; place > 0 && length[s->order[place - 1]] < length[i]; place--)
-            s->order[place] = s->order[place - 1];
-        s->order[place] = i;
+        for (; place > 0 && length[l->order[place - 1]] < length[i]; place--)
+            l->order[place] = l->order[place - 1];
+        l->order[place] = i;
     }
-    s->groups = (batch - 1) / QNET__LSTM_GROUP + 1;
-    s->rows = 0;
-    for (g = 0; g < s->groups; g++) {
-        const size_t *scan = s->order + g * QNET__LSTM_GROUP;
-        const size_t scans = qnet__min_size(QNET__LSTM_GROUP, batch - g * QNET__LSTM_GROUP);
-        s->start[g] = s->rows;
-        for (t = 0; t < steps; t++)
-            for (i = 0; i < scans && t < (size_t)length[scan[i]]; i++)
-                s->at[s->rows++] = scan[i] * steps + t;
-    }
-    memset(s->zero, 0, 4 * (size_t)shape->hidden * sizeof *s->zero);
-}
-
-/* Scans of group g that reach step t; those are its first ones. */
-static size_t qnet__lstm_scans(const qnet__lstm_work *s, size_t g, size_t t)
-{
-    const qnet__lstm *job = s->job;
-    size_t i = 0, last = qnet__min_size(QNET__LSTM_GROUP, job->batch - g * QNET__LSTM_GROUP);
-    while (i < last && t < (size_t)job->length[s->order[g * QNET__LSTM_GROUP + i]]) i++;
-    return i;
-}
-
-/* A matrix m[rows][columns] as packed right-hand side; transposed: m^T. */
-static qnet__packing qnet__lstm_packing(const qnet__lstm_work *s, const qnet_real *m, size_t rows,
-                                        size_t columns, int transposed, qnet_real *to)
-{
-    qnet__packing p;
-    p.src = m;
-    p.dst = to;
-    p.blocks = 1;
-    p.length = transposed ? columns : rows;
-    p.columns = transposed ? rows : columns;
-    p.width = s->isa->columns;
-    p.block_step = 0;
-    p.row_step = transposed ? 1 : columns;
-    p.column_step = transposed ? columns : 1;
-    return p;
-}
-
-/* Everything that is laid out anew before a pass, as one list of tasks: the panels of up to four
-   matrices, then groups of rows. */
-typedef struct qnet__lstm_layout {
-    const qnet__lstm_work *work;
-    qnet__packing packing[4];
-    size_t panels[4]; /* 0: no such matrix */
-    void (*rows)(const qnet__lstm_work *work, size_t first, size_t last);
-} qnet__lstm_layout;
-
-#define QNET__LSTM_ROWS_AT_ONCE ((size_t)64)
-
-static void qnet__lstm_layout_task(void *arg, size_t index, size_t worker)
-{
-    qnet__lstm_layout *l = (qnet__lstm_layout *)arg;
-    size_t i, first;
-    for (i = 0; i < 4; i++) {
-        if (index < l->panels[i]) {
-            qnet__pack_task(&l->packing[i], index, worker);
-            return;
+    for (size_t g = 0; g < l->batch; g += QNET__LSTM_GROUP) {
+        const size_t end = qnet__min_size(g + QNET__LSTM_GROUP, l->batch);
+        for (size_t t = 0; t <= l->steps; t++) {
+            *first++ = l->rows;
+            for (size_t i = g; i < end && t < (size_t)length[l->order[i]]; i++)
+                l->at[l->rows++] = l->order[i] * l->steps + t;
         }
-        index -= l->panels[i];
     }
-    first = index * QNET__LSTM_ROWS_AT_ONCE;
-    l->rows(l->work, first, qnet__min_size(first + QNET__LSTM_ROWS_AT_ONCE, l->work->rows));
+    *first = l->rows;
 }
 
-static void qnet__lstm_lay_out(qnet_context *ctx, qnet__lstm_layout *l)
+/* The first row of step t of group g, t <= steps. */
+static const size_t *qnet__lstm_first(const qnet__lstm *l, size_t g, size_t t)
 {
-    size_t tasks = (l->work->rows - 1) / QNET__LSTM_ROWS_AT_ONCE + 1, i;
-    for (i = 0; i < 4; i++) {
-        if (l->panels[i] > 0) l->panels[i] = qnet__panels(l->work->isa, l->packing[i].columns);
-        tasks += l->panels[i];
+    return l->first + g * (l->steps + 1) + t;
+}
+
+/* Scans of group g that reach step t <= steps: its first ones, as they fall in length. */
+static size_t qnet__lstm_scans(const qnet__lstm *l, size_t g, size_t t)
+{
+    const size_t *first = qnet__lstm_first(l, g, t);
+    return first[1] - first[0];
+}
+
+/* Of [batch][steps]: the step before `at` in this direction. */
+static size_t qnet__lstm_before(const qnet__lstm_direction *dir, size_t at)
+{
+    return dir->backwards ? at + 1 : at - 1;
+}
+
+/* ---- Packing and products -------------------------------------------------------------------- */
+
+/* Panel number `index` of a list of matrices. */
+static void qnet__lstm_pack_task(void *arg, size_t index, size_t worker)
+{
+    qnet__packing *p = (qnet__packing *)arg;
+    for (; index * p->width >= p->columns; p++) index -= (p->columns + p->width - 1) / p->width;
+    qnet__pack_task(p, index, worker);
+}
+
+/* W (where it is wanted) and U of both directions as right-hand sides; forward W^T and U^T. */
+static void qnet__lstm_pack(qnet_context *ctx, const qnet__lstm *l, int backward, int w_too)
+{
+    const size_t gates = 4 * l->hidden;
+    size_t panels = 0;
+    qnet__packing p[4];
+    memset(p, 0, sizeof p);
+    for (size_t i = 0; i < 4; i++) {
+        const qnet__lstm_direction *dir = &l->direction[i % 2];
+        const size_t n = i < 2 ? l->in : l->hidden; /* columns of W or U */
+        p[i].src = i < 2 ? dir->w : dir->u;
+        p[i].dst = i < 2 ? dir->packed_w : dir->packed_u;
+        p[i].blocks = 1;
+        p[i].width = l->isa->columns;
+        p[i].length = backward ? gates : n;
+        p[i].columns = i < 2 && !w_too ? 0 : backward ? n : gates;
+        p[i].row_step = backward ? n : 1, p[i].column_step = backward ? 1 : n;
+        panels += qnet__panels(l->isa, p[i].columns);
     }
-    qnet__parallel(ctx, tasks, qnet__lstm_layout_task, l);
+    qnet__parallel(ctx, panels, qnet__lstm_pack_task, p);
 }
 
-/* ---- forward --------------------------------------------------------------------------------- */
-
-static void qnet__lstm_gather_x(const qnet__lstm_work *s, size_t first, size_t last)
-{
-    const size_t in = s->job[0].in;
-    size_t r;
-    for (r = first; r < last; r++)
-        memcpy(s->x + r * s->x_width, s->job[0].x + s->at[r] * in, in * sizeof *s->x);
-}
-
-/* Rows of gates per task of W x, and of dW, dU and dx. */
-#define QNET__LSTM_BAND 96
-
-/* How W x is cut: a task is a band of rows times some panels of one direction. */
+/* C[r][j] (+)= sum over k of A[r][k] B[k][j], with A[r][k] = a[r * a_row + k * a_step]; C's row r at
+   c + c_at[r] * columns (c_at NULL: r * columns); B in panels. */
 typedef struct qnet__lstm_product {
-    const qnet__lstm_work *work;
-    size_t bands, panels, panels_per_task, chunks;
+    const qnet__isa *isa;
+    size_t rows, columns, k, a_row, a_step;
+    const qnet_real *a, *b;
+    qnet_real *c; /* NULL: not wanted */
+    const size_t *c_at;
+    int accumulate;
+    size_t depth, chunk, chunks, tasks; /* k and panels of a task, tasks of a band and at all */
 } qnet__lstm_product;
 
-/* gates = x W^T at the rows of a band. */
-static void qnet__lstm_input_task(void *arg, size_t index, size_t worker)
+/* A band of rows times some panels, k in pieces. Tasks go through all products of the list. */
+static void qnet__lstm_product_task(void *arg, size_t index, size_t worker)
 {
     const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t columns = s->isa->columns, gates = 4 * job->hidden;
-    const size_t panel = index / 2 % p->chunks * p->panels_per_task;
-    const size_t begin = panel * columns;
-    const size_t end = qnet__min_size((panel + p->panels_per_task) * columns, gates);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
     const qnet_real *a[QNET__LSTM_BAND];
     qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
+    size_t first, rows, panel, columns;
     QNET__UNUSED(worker);
-    for (i = 0; i < rows; i++) {
-        a[i] = s->x + (first + i) * s->x_width;
-        c[i] = job->gates + s->at[first + i] * gates + begin;
+    for (; index >= p->tasks; p++) index -= p->tasks;
+    first = index / p->chunks * QNET__LSTM_BAND;
+    rows = qnet__min_size(QNET__LSTM_BAND, p->rows - first);
+    panel = index % p->chunks * p->chunk;
+    columns = qnet__min_size(p->chunk * p->isa->columns, p->columns - panel * p->isa->columns);
+    for (size_t i = 0; i < rows; i++)
+        c[i] = p->c + (p->c_at != NULL ? p->c_at[first + i] : first + i) * p->columns +
+               panel * p->isa->columns;
+    for (size_t k = 0; k < p->k; k += p->depth) {
+        const qnet_real *b = p->b + (panel * p->k + k) * p->isa->columns;
+        for (size_t i = 0; i < rows; i++)
+            a[i] = p->a + (first + i) * p->a_row + k * p->a_step;
+        qnet__multiply_rows(p->isa, QNET__CHAIN_DIRECT, rows, columns,
+                            qnet__min_size(p->k - k, p->depth), a, p->a_step, b,
+                            p->isa->columns, p->k * p->isa->columns, c,
+                            p->accumulate || k > 0);
     }
-    qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, end - begin, job->in, a, 1,
-                        s->w[index % 2] + begin * job->in, columns, job->in * columns, c, 0);
 }
 
-/* One direction of one group, step by step: gates += h' U^T + b, then Eqs. (1)-(5). The worker's
-   arrays: the product, and h of the step before. */
+/* All products of a list, which write to different places. */
+static void qnet__lstm_multiply(qnet_context *ctx, const qnet__lstm *l, qnet__lstm_product *p,
+                                size_t count)
+{
+    size_t tasks = 0;
+    for (size_t i = 0; i < count; i++) {
+        const size_t panels = qnet__panels(l->isa, p[i].columns);
+        p[i].isa = l->isa;
+        p[i].depth = p[i].a_step > 1 ? qnet__min_size(p[i].k, QNET__LSTM_DEPTH) : p[i].k;
+        p[i].chunk = qnet__panels_per_task(panels, l->isa->columns * p[i].depth);
+        p[i].chunks = (panels - 1) / p[i].chunk + 1;
+        p[i].tasks = p[i].c == NULL ? 0 : p[i].chunks * ((p[i].rows - 1) / QNET__LSTM_BAND + 1);
+        tasks += p[i].tasks;
+    }
+    qnet__parallel(ctx, tasks, qnet__lstm_product_task, p);
+}
+
+/* ---- Forward --------------------------------------------------------------------------------- */
+
+/* x side by side, for some rows. */
+static void qnet__lstm_gather_task(void *arg, size_t index, size_t worker)
+{
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++)
+        memcpy(l->x_rows + r * l->x_width, l->x + l->at[r] * l->in, l->in * sizeof *l->x);
+}
+
+/* One direction of one group, step by step. A worker's memory: U h', and h of the step before. Both
+   are 0 where a scan begins: rows that no product has written yet. */
 static void qnet__lstm_forward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(s->isa, n);
-    const size_t scans = qnet__lstm_scans(s, g, 0), steps = (size_t)job->length[scan[0]];
-    qnet_real *product = s->worker + worker * s->worker_size;
-    qnet_real *h = product + QNET__LSTM_GROUP * s->gate_width;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *uh = l->worker + worker * l->worker_size;
+    qnet_real *h = uh + QNET__LSTM_GROUP * l->gate_width;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k, t;
-    for (i = 0; i < QNET__LSTM_GROUP; i++) {
-        a[i] = h + i * h_width;
-        c[i] = product + i * s->gate_width;
-    }
-    for (k = 0; k < steps; k++) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
+    memset(uh, 0, QNET__LSTM_GROUP * l->gate_width * sizeof *uh);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++)
+        a[i] = h + i * l->h_width, c[i] = uh + i * l->gate_width;
+    for (size_t k = 0; k < steps; k++) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
         if (going > 0)
-            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(s->isa, 4 * n) * s->isa->columns, n, a, 1,
-                                s->u[index % 2], s->isa->columns, n * s->isa->columns, c, 0);
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            s->isa->lstm(n, job->b, i < going ? c[i] : s->zero,
-                                   i < going ? job->cell + before * n : s->zero,
-                                   job->gates + row * 4 * n, job->cell + row * n,
-                                   job->cell_tanh + row * n, job->y + row * 2 * n, h + i * h_width);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, 4 * n) * l->isa->columns, n, a, 1,
+                                dir->packed_u, l->isa->columns, n * l->isa->columns, c, 0);
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.b = dir->b, row.uh = c[i];
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.gates = dir->gates + at * 4 * n;
+            row.c = dir->c + at * n, row.tanh_c = dir->tanh_c + at * n;
+            row.h = dir->y + at * 2 * n, row.next_h = h + i * l->h_width;
+            l->isa->lstm_forward(&row);
         }
     }
-    for (i = 0; i < scans; i++)
-        for (t = (size_t)job->length[scan[i]]; t < job->steps; t++)
-            memset(job->y + (scan[i] * job->steps + t) * 2 * n, 0, n * sizeof *job->y);
 }
 
-static void qnet__lstm_forward_fast(qnet_context *ctx, qnet__lstm_work *s)
+/* The gates' W x of all rows, then the recurrence. */
+static void qnet__lstm_run_forward(qnet_context *ctx, qnet__lstm *l)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_x;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 1, s->w[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 1, s->u[d]);
-        layout.panels[d] = layout.panels[2 + d] = 1;
+    qnet__lstm_product p[2];
+    memset(p, 0, sizeof p);
+    for (size_t d = 0; d < 2; d++) {
+        p[d].rows = l->rows, p[d].columns = 4 * l->hidden, p[d].k = l->in;
+        p[d].a = l->x_rows, p[d].a_row = l->x_width, p[d].a_step = 1;
+        p[d].b = l->direction[d].packed_w;
+        p[d].c = l->direction[d].gates, p[d].c_at = l->at;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    product.work = s;
-    product.panels = qnet__panels(s->isa, 4 * n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, in * s->isa->columns);
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (s->rows - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_input_task, &product);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_forward_task, s);
+    qnet__lstm_pack(ctx, l, 0, 1);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_gather_task, l);
+    qnet__lstm_multiply(ctx, l, p, 2);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_forward_task, l);
+}
+
+/* Shape, lengths and pointers of a call. */
+static qnet_status qnet__lstm_check(qnet_context *ctx, const char *name, const qnet_lstm *shape,
+                                    const int *length, int pointers_are_there)
+{
+    if (ctx == NULL || shape == NULL || length == NULL || !pointers_are_there)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: a required pointer is NULL", name);
+    if (qnet_lstm_saved(shape) == 0)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "%s: expected batch, steps, in and hidden >= 1 and sizes that fit, found "
+                          "%d, %d, %d and %d", name, shape->batch, shape->steps, shape->in,
+                          shape->hidden);
+    for (int b = 0; b < shape->batch; b++)
+        if (length[b] < 1 || length[b] > shape->steps)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "%s: length of sequence %d: expected 1..%d, found %d", name, b,
+                              shape->steps, length[b]);
+    return QNET_OK;
+}
+
+/* Zeros in map[batch][steps][n] past the scans' ends. */
+static void qnet__lstm_pad(const qnet__lstm *l, size_t n, qnet_real *map)
+{
+    for (size_t b = 0; b < l->batch; b++) {
+        const size_t length = (size_t)l->length[b];
+        memset(map + (b * l->steps + length) * n, 0, (l->steps - length) * n * sizeof *map);
+    }
 }
 
 QNET_API qnet_status qnet_lstm_forward(qnet_context *ctx, const qnet_lstm *shape, const int *length,
                                        const qnet_lstm_weights *weights, const qnet_real *x,
                                        qnet_real *y, qnet_real *saved, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_forward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && weights->b[0] && weights->b[1] && x && y && saved));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 0, &s, &arena);
-    for (d = 0; d < 2; d++) {
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, y, saved);
-        if (QNET__REFERENCE_ONLY) qnet__lstm_forward_ref(&s.job[d], s.zero);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_forward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 0, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, y, saved);
+    qnet__lstm_pad(&l, 2 * l.hidden, y);
+    qnet__lstm_run_forward(ctx, &l);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
 
-/* ---- backward -------------------------------------------------------------------------------- */
+/* ---- Backward -------------------------------------------------------------------------------- */
 
-/* Copies one row of numbers into panels that lie panel_size apart, `width` numbers in each. */
-static void qnet__lstm_spread(const qnet_real *from, size_t count, size_t width, size_t panel_size,
-                              qnet_real *to)
+/* Row r of a right-hand side of `rows` rows, from count numbers. */
+static void qnet__lstm_spread(const qnet__lstm *l, const qnet_real *from, size_t count, size_t r,
+                              qnet_real *panels)
 {
-    size_t at, part;
-    for (at = 0; at < count; at += width, to += panel_size) {
-        part = qnet__min_size(width, count - at);
+    const size_t width = l->isa->columns;
+    qnet_real *to = panels + r * width;
+    for (size_t at = 0; at < count; at += width, to += l->rows * width) {
+        const size_t part = qnet__min_size(width, count - at);
         if (part < width) memset(to, 0, width * sizeof *to);
         memcpy(to, from + at, part * sizeof *to);
     }
 }
 
-/* Right-hand sides of dW and dU: x, and h of the step before, which is zero at the first. */
-static void qnet__lstm_gather_inputs(const qnet__lstm_work *s, size_t first, size_t last)
+/* Right-hand sides of dW and dU for some rows: x, and h' of both directions. */
+static void qnet__lstm_spread_task(void *arg, size_t index, size_t worker)
 {
-    const size_t columns = s->isa->columns, panel = s->rows * columns;
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    size_t r;
-    int d;
-    for (r = first; r < last; r++) {
-        const size_t row = s->at[r], b = row / s->job[0].steps, t = row % s->job[0].steps;
-        qnet__lstm_spread(s->job[0].x + row * in, in, columns, panel, s->x_panels + r * columns);
-        for (d = 0; d < 2; d++) {
-            const qnet__lstm *job = &s->job[d];
-            qnet__lstm_spread(qnet__lstm_is_first(job, b, t)
-                                  ? s->zero : job->y + qnet__lstm_before(job, row) * 2 * n,
-                              n, columns, panel, s->h_panels[d] + r * columns);
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const size_t end = qnet__min_size((index + 1) * QNET__LSTM_ROWS, l->rows);
+    QNET__UNUSED(worker);
+    for (size_t r = index * QNET__LSTM_ROWS; r < end; r++) {
+        const size_t at = l->at[r], b = at / l->steps, t = at % l->steps;
+        qnet__lstm_spread(l, l->x + at * l->in, l->in, r, l->x_panels);
+        for (size_t d = 0; d < 2; d++) {
+            const qnet__lstm_direction *dir = &l->direction[d];
+            const int begins = t == (d > 0 ? (size_t)l->length[b] - 1 : 0);
+            const qnet_real *h = begins ? l->zero
+                                        : dir->y + qnet__lstm_before(dir, at) * 2 * l->hidden;
+            qnet__lstm_spread(l, h, l->hidden, r, dir->h_panels);
         }
     }
 }
 
 /* One direction of one group, against the forward order: dgates of a step, then what it sends back
-   to the step before, dh' = dgates U. The worker's arrays: dh, dc. */
+   to the step before, dh' = dgates U. A worker's memory: dc and dh, both 0 where a scan ends. */
 static void qnet__lstm_backward_task(void *arg, size_t index, size_t worker)
 {
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const qnet__lstm *job = &s->job[index % 2];
-    const size_t g = index / 2, n = job->hidden, *scan = s->order + g * QNET__LSTM_GROUP;
-    const size_t h_width = qnet__lstm_width(s->isa, n);
-    const size_t steps = (size_t)job->length[scan[0]];
-    qnet_real *dh = s->worker + worker * s->worker_size, *dc = dh + QNET__LSTM_GROUP * h_width;
-    qnet_real *dgates = s->dgates[index % 2] + s->start[g] * s->gate_width; /* of a step's scans */
-    double *db = s->db[index % 2] + g * 4 * n;
+    const qnet__lstm *l = (const qnet__lstm *)arg;
+    const qnet__lstm_direction *dir = &l->direction[index % 2];
+    const size_t g = index / 2, n = l->hidden, *scan = l->order + g * QNET__LSTM_GROUP;
+    const size_t steps = (size_t)l->length[scan[0]];
+    qnet_real *dh = l->worker + worker * l->worker_size, *dc = dh + QNET__LSTM_GROUP * l->h_width;
+    double *db = dir->db + g * 4 * n;
     const qnet_real *a[QNET__LSTM_GROUP];
     qnet_real *c[QNET__LSTM_GROUP];
-    size_t i, k;
-    memset(dc, 0, QNET__LSTM_GROUP * n * sizeof *dc);
+    memset(dh, 0, QNET__LSTM_GROUP * (l->h_width + n) * sizeof *dh);
     memset(db, 0, 4 * n * sizeof *db);
-    for (i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * h_width;
-    if (!job->backwards) /* from the end: the rows are numbered by rising step */
-        for (k = 0; k < steps; k++) dgates += qnet__lstm_scans(s, g, k) * s->gate_width;
-    for (k = steps; k-- > 0;) {
-        const size_t step = job->backwards ? steps - 1 - k : k;
-        const size_t active = qnet__lstm_scans(s, g, step);
-        const size_t going = k == 0 ? 0 : qnet__min_size(active, qnet__lstm_scans(s, g,
-                                                         job->backwards ? step + 1 : step));
-        if (!job->backwards) dgates -= active * s->gate_width;
-        for (i = 0; i < active; i++) {
-            const size_t row = scan[i] * job->steps + step, before = qnet__lstm_before(job, row);
-            a[i] = dgates + i * s->gate_width;
-            s->isa->lstm_back(n, job->gates + row * 4 * n,
-                                    i < going ? job->cell + before * n : s->zero,
-                                    job->cell_tanh + row * n, job->dy + row * 2 * n,
-                                    qnet__lstm_is_last(job, scan[i], step) ? s->zero : c[i],
-                                    dc + i * n, dgates + i * s->gate_width, db);
+    for (size_t i = 0; i < QNET__LSTM_GROUP; i++) c[i] = dh + i * l->h_width;
+    for (size_t k = steps; k-- > 0;) {
+        const size_t step = dir->backwards ? steps - 1 - k : k;
+        const size_t active = qnet__lstm_scans(l, g, step);
+        const size_t going = k == 0 ? 0 : qnet__lstm_scans(l, g, step + (size_t)dir->backwards);
+        qnet_real *dgates = dir->dgates + *qnet__lstm_first(l, g, step) * l->gate_width;
+        for (size_t i = 0; i < active; i++) {
+            const size_t at = scan[i] * l->steps + step;
+            qnet__lstm_row row;
+            memset(&row, 0, sizeof row);
+            row.hidden = n;
+            row.gates = dir->gates + at * 4 * n;
+            row.c_prev = i < going ? dir->c + qnet__lstm_before(dir, at) * n : l->zero;
+            row.tanh_c = dir->tanh_c + at * n;
+            row.dy = dir->dy + at * 2 * n, row.dh = c[i];
+            row.dc = dc + i * n, row.dgates = dgates + i * l->gate_width;
+            row.db = db;
+            a[i] = row.dgates;
+            l->isa->lstm_backward(&row);
         }
-        if (job->backwards) dgates += active * s->gate_width;
         if (going > 0)
-            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, going,
-                                qnet__panels(s->isa, n) * s->isa->columns, 4 * n, a, 1,
-                                s->u[index % 2], s->isa->columns, 4 * n * s->isa->columns, c,
-                                0);
-    }
-}
-
-/* dW = dgates^T x and dU = dgates^T h' of a direction: a band of gates times some panels. Those of
-   h' follow on those of x. */
-static void qnet__lstm_weights_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_product *p = (const qnet__lstm_product *)arg;
-    const qnet__lstm_work *s = p->work;
-    const int d = (int)(index % 2);
-    const size_t gates = 4 * s->job[d].hidden, columns = s->isa->columns;
-    const size_t in_panels = qnet__panels(s->isa, s->job[d].in);
-    const size_t chunk = index / 2 % p->chunks * p->panels_per_task;
-    const size_t chunk_end = qnet__min_size(chunk + p->panels_per_task, p->panels);
-    const size_t first = index / 2 / p->chunks * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, gates - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t row, panel, i;
-    QNET__UNUSED(worker);
-    for (row = 0; row < s->rows; row += QNET__LSTM_DEPTH) {
-        const size_t depth = qnet__min_size(QNET__LSTM_DEPTH, s->rows - row);
-        for (i = 0; i < rows; i++) a[i] = s->dgates[d] + row * s->gate_width + first + i;
-        for (panel = chunk; panel < chunk_end; panel++) {
-            const int of_x = panel < in_panels;
-            const size_t width = of_x ? s->job[d].in : s->job[d].hidden;
-            const size_t at = of_x ? panel : panel - in_panels;
-            const qnet_real *b = of_x ? s->x_panels : s->h_panels[d];
-            qnet_real *to = of_x ? s->gradients->w[d] : s->gradients->u[d];
-            if (to == NULL) continue;
-            for (i = 0; i < rows; i++) c[i] = to + (first + i) * width + at * columns;
-            qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows,
-                                qnet__min_size(columns, width - at * columns), depth, a,
-                                s->gate_width, b + (at * s->rows + row) * columns, columns, 0, c,
-                                row > 0);
-        }
-    }
-}
-
-/* dx = dgates W of both directions, at the rows of a band. */
-static void qnet__lstm_dx_task(void *arg, size_t index, size_t worker)
-{
-    const qnet__lstm_work *s = (const qnet__lstm_work *)arg;
-    const size_t in = s->job[0].in, gates = 4 * s->job[0].hidden, columns = s->isa->columns;
-    const size_t first = index * QNET__LSTM_BAND;
-    const size_t rows = qnet__min_size(QNET__LSTM_BAND, s->rows - first);
-    const qnet_real *a[QNET__LSTM_BAND];
-    qnet_real *c[QNET__LSTM_BAND];
-    size_t i;
-    int d;
-    QNET__UNUSED(worker);
-    for (d = 0; d < 2; d++) {
-        for (i = 0; i < rows; i++) {
-            a[i] = s->dgates[d] + (first + i) * s->gate_width;
-            c[i] = s->dx + s->at[first + i] * in;
-        }
-        qnet__multiply_rows(s->isa, QNET__CHAIN_DIRECT, rows, in, gates, a, 1, s->w[d],
-                            columns, gates * columns, c, d > 0);
+            qnet__multiply_rows(l->isa, QNET__CHAIN_DIRECT, going,
+                                qnet__panels(l->isa, n) * l->isa->columns, 4 * n, a, 1,
+                                dir->packed_u, l->isa->columns, 4 * n * l->isa->columns, c, 0);
     }
 }
 
 /* Forward: gates = W x + U h' + b, so with dgates of all rows
        dW = dgates^T x    dU = dgates^T h'    db = sum dgates    dx = dgates W. */
-static void qnet__lstm_backward_fast(qnet_context *ctx, qnet__lstm_work *s)
+static void qnet__lstm_run_backward(qnet_context *ctx, qnet__lstm *l,
+                                    const qnet_lstm_gradients *gradients, qnet_real *dx)
 {
-    const size_t in = s->job[0].in, n = s->job[0].hidden;
-    qnet__lstm_layout layout;
-    qnet__lstm_product product;
-    size_t g, j, b, t;
-    int d;
-    layout.work = s;
-    layout.rows = qnet__lstm_gather_inputs;
-    for (d = 0; d < 2; d++) {
-        layout.packing[d] = qnet__lstm_packing(s, s->job[d].u, 4 * n, n, 0, s->u[d]);
-        layout.packing[2 + d] = qnet__lstm_packing(s, s->job[d].w, 4 * n, in, 0, s->w[d]);
-        layout.panels[d] = 1;
-        layout.panels[2 + d] = s->dx != NULL;
+    const size_t in = l->in, n = l->hidden;
+    qnet__lstm_product p[4], px[2];
+    memset(p, 0, sizeof p);
+    memset(px, 0, sizeof px);
+    for (size_t d = 0; d < 2; d++) {
+        const qnet__lstm_direction *dir = &l->direction[d];
+        p[d].rows = 4 * n, p[d].k = l->rows;
+        p[d].a = dir->dgates, p[d].a_row = 1, p[d].a_step = l->gate_width;
+        p[2 + d] = p[d];
+        p[d].columns = in, p[d].b = l->x_panels, p[d].c = gradients->w[d];
+        p[2 + d].columns = n, p[2 + d].b = dir->h_panels, p[2 + d].c = gradients->u[d];
+        px[d].rows = l->rows, px[d].columns = in, px[d].k = 4 * n;
+        px[d].a = dir->dgates, px[d].a_row = l->gate_width, px[d].a_step = 1;
+        px[d].b = dir->packed_w;
+        px[d].c = dx, px[d].c_at = l->at;
+        px[d].accumulate = d > 0;
     }
-    qnet__lstm_lay_out(ctx, &layout);
-    qnet__parallel(ctx, s->groups * 2, qnet__lstm_backward_task, s);
-    product.work = s;
-    product.panels = qnet__panels(s->isa, in) + qnet__panels(s->isa, n);
-    product.panels_per_task = qnet__panels_per_task(product.panels, s->isa->columns *
-                                                    qnet__min_size(s->rows, QNET__LSTM_DEPTH));
-    product.chunks = (product.panels - 1) / product.panels_per_task + 1;
-    product.bands = (4 * n - 1) / QNET__LSTM_BAND + 1;
-    qnet__parallel(ctx, product.bands * product.chunks * 2, qnet__lstm_weights_task, &product);
-    for (d = 0; d < 2; d++)
-        for (j = 0; s->gradients->b[d] != NULL && j < 4 * n; j++) {
+    qnet__lstm_pack(ctx, l, 1, dx != NULL);
+    qnet__parallel(ctx, (l->rows - 1) / QNET__LSTM_ROWS + 1, qnet__lstm_spread_task, l);
+    qnet__parallel(ctx, l->groups * 2, qnet__lstm_backward_task, l);
+    qnet__lstm_multiply(ctx, l, p, 4);
+    for (size_t d = 0; d < 2; d++)
+        for (size_t j = 0; gradients->b[d] != NULL && j < 4 * n; j++) {
             double sum = 0;
-            for (g = 0; g < s->groups; g++) sum += s->db[d][g * 4 * n + j];
-            s->gradients->b[d][j] = (qnet_real)sum;
+            for (size_t g = 0; g < l->groups; g++) sum += l->direction[d].db[g * 4 * n + j];
+            gradients->b[d][j] = (qnet_real)sum;
         }
-    if (s->dx == NULL) return;
-    for (b = 0; b < s->job[0].batch; b++)
-        for (t = (size_t)s->job[0].length[b]; t < s->job[0].steps; t++)
-            memset(s->dx + (b * s->job[0].steps + t) * in, 0, in * sizeof *s->dx);
-    qnet__parallel(ctx, (s->rows - 1) / QNET__LSTM_BAND + 1, qnet__lstm_dx_task, s);
+    qnet__lstm_multiply(ctx, l, &px[0], 1);
+    qnet__lstm_multiply(ctx, l, &px[1], 1);
 }
 
 /* A NULL in gradients skips that one. dy past a scan's end is not read; dx is zero there. */
@@ -9803,34 +9494,20 @@ QNET_API qnet_status qnet_lstm_backward(qnet_context *ctx, const qnet_lstm *shap
                                         const qnet_real *saved, const qnet_real *dy, qnet_real *dx,
                                         const qnet_lstm_gradients *gradients, void *scratch)
 {
-    qnet__lstm_work s;
-    qnet__arena arena = { NULL, 0 };
-    size_t bytes;
+    qnet__lstm l;
+    qnet__arena arena = {NULL, 0};
+    const size_t bytes = qnet_lstm_scratch(ctx, shape);
     void *block, *owned;
-    int d;
     QNET__TRY(qnet__lstm_check(ctx, "qnet_lstm_backward", shape, length,
                                weights && weights->w[0] && weights->w[1] && weights->u[0] &&
                                weights->u[1] && x && y && saved && dy && gradients));
-    bytes = qnet_lstm_scratch(ctx, shape);
     QNET__TRY(qnet__borrow(ctx, scratch, bytes, "LSTM backward", &block, &owned));
     arena.base = (unsigned char *)block;
-    qnet__lstm_plan(ctx, shape, 1, &s, &arena);
-    if (QNET__REFERENCE_ONLY && dx != NULL)
-        memset(dx, 0, (size_t)shape->batch * (size_t)shape->steps * (size_t)shape->in * sizeof *dx);
-    for (d = 0; d < 2; d++) {
-        /* The job type serves both passes; this one does not write y and saved. */
-        s.job[d] = qnet__lstm_job(shape, length, d, weights, x, (qnet_real *)y, (qnet_real *)saved);
-        s.job[d].dy = dy + (size_t)d * s.job[d].hidden;
-        if (QNET__REFERENCE_ONLY)
-            qnet__lstm_backward_ref(&s.job[d], s.zero, s.worker, s.worker + s.job[d].hidden,
-                                    gradients->w[d], gradients->u[d], gradients->b[d], dx);
-    }
-    if (!QNET__REFERENCE_ONLY) {
-        s.dx = dx;
-        s.gradients = gradients;
-        qnet__lstm_arrange(shape, length, &s);
-        qnet__lstm_backward_fast(ctx, &s);
-    }
+    qnet__lstm_plan(ctx, shape, 1, &l, &arena);
+    qnet__lstm_begin(&l, length, weights, x, (qnet_real *)y, (qnet_real *)saved);
+    l.direction[0].dy = dy, l.direction[1].dy = dy + l.hidden;
+    if (dx != NULL) qnet__lstm_pad(&l, l.in, dx);
+    qnet__lstm_run_backward(ctx, &l, gradients, dx);
     qnet__free(ctx, owned, bytes);
     return QNET_OK;
 }
@@ -15404,42 +15081,35 @@ QNET_API qnet_status qnet_weights_save(qnet_context *ctx, const char *path,
 #endif
 /* ============================================================================================
    >>image: histogram stretching and augmentation (paper, "Data Augmentation").
-   Order: stretch, flips, brightness and contrast, gamma, grid distortion, shift-scale-rotate,
-   crop. The first, third and fourth change values and run on the pixels of the prepared image;
-   all the others move pixels and are composed into one coordinate map, so that an image is
-   interpolated once however many of them were drawn, and not at all when none of them
-   interpolates. A cropped input is cut out of the slice first, with a margin, and then treated so:
-   its percentiles are those of the cut-out, and what a rotation brings in at the corners beyond the
-   margin is mirrored. Formulas and ranges are those of Albumentations 0.5-1.0, which the paper
-   cites (Buslaev et al. 2020); "histogram stretching" is not defined there nor in the paper: here
-   it is a linear map of the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   In: a prepared image, pixels[in_h][in_w][3] in physical units. Out: the network's input,
+   out[out_h][out_w][3]. The paper's eight steps change values or places. Values, on all of the
+   prepared image:
+
+       v -> (v - low) / (high - low), clipped -> alpha v + beta, clipped -> v ^ gamma
+
+   Places, composed into one coordinate map, so that an image is interpolated once however many of
+   them were drawn:
+
+      out pixel -> + crop -> inverse shift-scale-rotate -> grid distortion -> flips -> source (x, y)
+
+   A coordinate beyond the border of any image on this way is mirrored there. At last comes
+   (v - mean) / std. A cropped input has been cut out of the slice with a margin: percentiles are
+   those of the cut-out, and step 8, the crop, moves within the margin. A full input is prepared at
+   the network's size, so that its crop is all of it and its step 8 does nothing.
+   Formulas and ranges are those of Albumentations 0.5-1.0, which the paper cites (Buslaev et al.
+   2020). "Histogram stretching" is not defined there nor in the paper: here it is a linear map of
+   the 1st..99th percentile of the non-zero pixels to 0..1, or fixed windows.
+   Random numbers are those of >>random.
    ============================================================================================ */
 
 QNET_API void qnet_augment_config_init(qnet_augment_config *config)
 {
-    int c;
-    memset(config, 0, sizeof *config);
-    config->stretch = QNET_STRETCH_PERCENTILE;
-    config->percentile_low = 1;
-    config->percentile_high = 99;
-    config->window_low[0] = -0.2;  /* QSM, ppm */
-    config->window_high[0] = 0.2;
-    config->window_high[1] = 60;   /* R2*, 1/s; T1W has no absolute unit: 0 0, by percentile */
-    config->p_hflip = 0.5;
-    config->p_vflip = 0.5;
-    config->p_brightness_contrast = 0.7;
-    config->p_gamma = 0.3;
-    config->p_grid = 0.25;
-    config->p_affine = 0.5;
-    config->brightness = 0.2;
-    config->contrast = 0.2;
-    config->gamma_low = 80;
-    config->gamma_high = 120;
-    config->grid_limit = 0.3;
-    config->shift = 0.0625;
-    config->scale = 0.1;
-    config->rotate = 45;
-    for (c = 0; c < 3; c++) config->std[c] = 1;
+    static const qnet_augment_config paper = {
+        QNET_STRETCH_PERCENTILE, 1, 99, {-0.2, 0, 0}, {0.2, 60, 0}, /* T1W has no absolute unit */
+        0.5, 0.5, 0.7, 0.3, 0.25, 0.5,           /* probabilities, in the order of the steps */
+        0.2, 0.2, 80, 120, 0.3, 0.0625, 0.1, 45, /* ranges, likewise */
+        0, {0, 0, 0}, {1, 1, 1}};
+    *config = paper;
 }
 
 QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
@@ -15452,115 +15122,146 @@ QNET_API void qnet_augment_config_imagenet(qnet_augment_config *config)
     config->std[2] = 0.225;
 }
 
-/* ---- drawing: the parameters first ----------------------------------------------------------- */
+/* ---- the parameters of one image ------------------------------------------------------------- */
 
-/* The record of no transform but the crop at (crop_y, crop_x). */
-static qnet_augmentation qnet__augment_identity(int crop_y, int crop_x)
+/* A number in -limit..limit; 0 where the transform is off, though drawn all the same. */
+static double qnet__draw(qnet_rng *rng, int on, double limit)
 {
-    qnet_augmentation record;
-    int i;
-    memset(&record, 0, sizeof record);
-    record.alpha = record.gamma = record.scale = 1;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) record.grid_x[i] = record.grid_y[i] = 1;
-    record.crop_y = crop_y;
-    record.crop_x = crop_x;
-    return record;
+    const double value = qnet_rng_range(rng, -limit, limit);
+    return on ? value : 0;
 }
 
 /* 27 uniform numbers are drawn whatever the coins say, in this order: coin hflip; coin vflip; coin
    brightness-contrast, alpha, beta; coin gamma, gamma; coin grid, 6 factors along x, 6 along y;
    coin affine, angle, scale, dx, dy; crop row, crop column. So a changed probability or
-   physics_safe leaves every other draw as it was. Fields of a transform that did not fall hold
-   the identity. */
+   physics_safe leaves every other draw as it was. Fields of a transform that is off hold the
+   identity. */
 QNET_API qnet_augmentation qnet_augment_draw(const qnet_augment_config *config, qnet_rng *rng,
                                              int in_h, int in_w, int out_h, int out_w)
 {
-    const qnet_augmentation none = qnet__augment_identity(0, 0);
-    qnet_augmentation record = none;
-    double gammas, row, column;
-    int i;
-    record.hflip = qnet_rng_uniform(rng) < config->p_hflip;
-    record.vflip = qnet_rng_uniform(rng) < config->p_vflip;
-    record.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast;
-    record.alpha = 1 + qnet_rng_range(rng, -config->contrast, config->contrast);
-    record.beta = qnet_rng_range(rng, -config->brightness, config->brightness);
-    /* A whole number of percent, both ends included. */
-    record.gamma_on = qnet_rng_uniform(rng) < config->p_gamma;
-    gammas = floor(config->gamma_high - config->gamma_low) + 1;
-    record.gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gammas)) / 100;
-    record.grid = qnet_rng_uniform(rng) < config->p_grid;
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_x[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    for (i = 0; i <= QNET_GRID_STEPS; i++)
-        record.grid_y[i] = 1 + qnet_rng_range(rng, -config->grid_limit, config->grid_limit);
-    record.affine = qnet_rng_uniform(rng) < config->p_affine;
-    record.angle = qnet_rng_range(rng, -config->rotate, config->rotate);
-    record.scale = 1 + qnet_rng_range(rng, -config->scale, config->scale);
-    record.dx = qnet_rng_range(rng, -config->shift, config->shift);
-    record.dy = qnet_rng_range(rng, -config->shift, config->shift);
-    row = qnet_rng_uniform(rng); /* as in Albumentations, in - out itself is never reached */
-    column = qnet_rng_uniform(rng);
-    record.crop_y = (int)floor(row * qnet__max_int(in_h - out_h, 0));
-    record.crop_x = (int)floor(column * qnet__max_int(in_w - out_w, 0));
-
-    /* Only now, so that the numbers above are drawn all the same. */
-    if (config->physics_safe) record.vflip = record.brightness_contrast = record.gamma_on = 0;
-    if (!record.brightness_contrast) {
-        record.alpha = none.alpha;
-        record.beta = none.beta;
-    }
-    if (!record.gamma_on) record.gamma = none.gamma;
-    if (!record.grid) {
-        memcpy(record.grid_x, none.grid_x, sizeof none.grid_x);
-        memcpy(record.grid_y, none.grid_y, sizeof none.grid_y);
-    }
-    if (!record.affine) {
-        record.angle = none.angle;
-        record.scale = none.scale;
-        record.dx = none.dx;
-        record.dy = none.dy;
-    }
-    return record;
+    const int any = !config->physics_safe;
+    qnet_augmentation r;
+    double gamma;
+    memset(&r, 0, sizeof r);
+    r.hflip = qnet_rng_uniform(rng) < config->p_hflip;
+    r.vflip = qnet_rng_uniform(rng) < config->p_vflip && any;
+    r.brightness_contrast = qnet_rng_uniform(rng) < config->p_brightness_contrast && any;
+    r.alpha = 1 + qnet__draw(rng, r.brightness_contrast, config->contrast);
+    r.beta = qnet__draw(rng, r.brightness_contrast, config->brightness);
+    r.gamma_on = qnet_rng_uniform(rng) < config->p_gamma && any;
+    gamma = floor(config->gamma_high - config->gamma_low) + 1; /* whole percents, ends included */
+    gamma = (config->gamma_low + floor(qnet_rng_uniform(rng) * gamma)) / 100;
+    r.gamma = r.gamma_on ? gamma : 1;
+    r.grid = qnet_rng_uniform(rng) < config->p_grid;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_x[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    for (int i = 0; i <= QNET_GRID_STEPS; i++)
+        r.grid_y[i] = 1 + qnet__draw(rng, r.grid, config->grid_limit);
+    r.affine = qnet_rng_uniform(rng) < config->p_affine;
+    r.angle = qnet__draw(rng, r.affine, config->rotate);
+    r.scale = 1 + qnet__draw(rng, r.affine, config->scale);
+    r.dx = qnet__draw(rng, r.affine, config->shift);
+    r.dy = qnet__draw(rng, r.affine, config->shift);
+    /* As in Albumentations, in - out itself is never reached. */
+    r.crop_y = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_h - out_h, 0));
+    r.crop_x = (int)floor(qnet_rng_uniform(rng) * qnet__max_int(in_w - out_w, 0));
+    return r;
 }
 
 QNET_API qnet_augmentation qnet_augment_test(int in_h, int in_w, int out_h, int out_w)
 {
-    return qnet__augment_identity(qnet__max_int(in_h - out_h, 0) / 2,
-                                  qnet__max_int(in_w - out_w, 0) / 2);
+    qnet_augmentation r;
+    memset(&r, 0, sizeof r);
+    r.alpha = r.gamma = r.scale = 1;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) r.grid_x[i] = r.grid_y[i] = 1;
+    r.crop_y = qnet__max_int(in_h - out_h, 0) / 2;
+    r.crop_x = qnet__max_int(in_w - out_w, 0) / 2;
+    return r;
+}
+
+/* ---- checks: NaN is refused by the form of the comparisons ----------------------------------- */
+
+/* A number of a configuration and the range that it must be in. */
+typedef struct qnet__range {
+    const char *name;
+    double value, low, high;
+} qnet__range;
+
+static qnet_status qnet__check_ranges(qnet_context *ctx, const char *what, const qnet__range *range,
+                                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(range[i].value >= range[i].low && range[i].value <= range[i].high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s is %g, expected %g..%g", what,
+                              range[i].name, range[i].value, range[i].low, range[i].high);
+    return QNET_OK;
+}
+
+/* Ranges of a configuration, in order where they are two, and a std that can be divided by. */
+static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
+{
+    const qnet__range range[] = {
+        {"p_hflip", c->p_hflip, 0, 1}, {"p_vflip", c->p_vflip, 0, 1},
+        {"p_brightness_contrast", c->p_brightness_contrast, 0, 1},
+        {"p_gamma", c->p_gamma, 0, 1}, {"p_grid", c->p_grid, 0, 1}, {"p_affine", c->p_affine, 0, 1},
+        {"brightness", c->brightness, 0, DBL_MAX}, {"contrast", c->contrast, 0, DBL_MAX},
+        {"gamma_low", c->gamma_low, FLT_MIN, DBL_MAX},
+        {"gamma_high", c->gamma_high, c->gamma_low, DBL_MAX},
+        {"grid_limit", c->grid_limit, 0, 1 - DBL_EPSILON}, {"scale", c->scale, 0, 1 - DBL_EPSILON},
+        {"shift", c->shift, 0, DBL_MAX}, {"rotate", c->rotate, 0, DBL_MAX}};
+    QNET__TRY(qnet__check_ranges(ctx, "augment", range, sizeof range / sizeof range[0]));
+    for (int i = 0; i < 3; i++)
+        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] >= FLT_MIN && c->std[i] <= DBL_MAX))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
+                              c->mean[i], c->std[i]);
+    if (!(c->percentile_low >= 0 && c->percentile_low < c->percentile_high &&
+          c->percentile_high <= 100))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
+                          c->percentile_low, c->percentile_high);
+    for (int i = 0; i < 3; i++)
+        if (!(c->window_low[i] <= c->window_high[i]))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stretch: window %g..%g of channel %d is empty", c->window_low[i],
+                              c->window_high[i], i);
+    return QNET_OK;
+}
+
+#define QNET__MAX_PIXELS (INT_MAX / 16) /* of an image: its bytes are an int */
+
+/* Bytes of the grid's map_x[in_w] and map_y[in_h], a row's x[in_w] and y[in_w], and the image after
+   the value transforms, [in_h][in_w][3]; (size_t)-1 when that is no size. */
+QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
+{
+    if (in_h < 1 || in_w < 1 || in_h > QNET__MAX_PIXELS / in_w) return (size_t)-1;
+    return (3 * (size_t)in_w + (size_t)in_h) * sizeof(double) +
+           (size_t)in_h * (size_t)in_w * 3 * sizeof(float);
+}
+
+/* A record whose map has an inverse, for images of these sizes. */
+static qnet_status qnet__record_check(qnet_context *ctx, const qnet_augmentation *r, int in_h,
+                                      int in_w, int out_h, int out_w)
+{
+    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
+    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
+    for (int i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
+    if (qnet_augment_scratch(in_h, in_w) == (size_t)-1 || out_h < 1 || out_w < 1 || r->crop_y < 0 ||
+        r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: crop of %dx%d at row %d, column %d from an image of %dx%d",
+                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
+    if (!(fabs(sum) <= DBL_MAX))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: a number of the record is not finite");
+    if ((r->affine && !(r->scale > 0)) || (r->gamma_on && !(r->gamma > 0)))
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "augment: scale is %g and gamma is %g, expected above 0", r->scale,
+                          r->gamma);
+    return QNET_OK;
 }
 
 /* ---- histogram stretching -------------------------------------------------------------------- */
-
-/* Blocks that preparing one image of h x w needs. */
-typedef struct qnet__image_scratch {
-    float *image;            /* [h w][3] after the value transforms */
-    float *values;           /* [h w]: the non-zero pixels of a channel */
-    double *map_x, *map_y;   /* [w], [h]: the grid distortion */
-    double *from_x, *from_y; /* [w]: source of each pixel of an output row */
-} qnet__image_scratch;
-
-static qnet__image_scratch qnet__image_scratch_plan(qnet__arena *arena, size_t h, size_t w)
-{
-    qnet__image_scratch s;
-    size_t n = 0;
-    if (!qnet__mul(h, w, &n)) n = (size_t)-1; /* makes the arena overflow */
-    s.values = (float *)qnet__take(arena, n, sizeof *s.values);
-    s.image = (float *)qnet__take(arena, n, 3 * sizeof *s.image);
-    s.map_x = (double *)qnet__take(arena, w, sizeof *s.map_x);
-    s.map_y = (double *)qnet__take(arena, h, sizeof *s.map_y);
-    s.from_x = (double *)qnet__take(arena, w, sizeof *s.from_x);
-    s.from_y = (double *)qnet__take(arena, w, sizeof *s.from_y);
-    return s;
-}
-
-/* Bytes for an image of in_h x in_w; (size_t)-1 when that is no size. */
-QNET_API size_t qnet_augment_scratch(int in_h, int in_w)
-{
-    qnet__arena arena = {NULL, 0};
-    if (in_h < 1 || in_w < 1) return (size_t)-1;
-    (void)qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    return arena.at;
-}
 
 /* The value of rank `rank` (from 0, in rising order) of v[n], which is reordered so that what
    stands before it is no larger and what stands behind it no smaller (Hoare's selection). */
@@ -15593,50 +15294,32 @@ static float qnet__percentile(float *v, size_t n, double q)
     const double at = n > 0 ? q / 100 * (double)(n - 1) : 0;
     const size_t rank = n > 0 ? qnet__min_size((size_t)at, n - 1) : 0;
     float a, b = FLT_MAX;
-    size_t i;
     if (n == 0) return 0;
     a = qnet__select(v, n, rank);
-    for (i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
+    for (size_t i = rank + 1; i < n; i++) b = v[i] < b ? v[i] : b;
     if (rank + 1 == n) b = a;
     return (float)(a + (at - (double)rank) * ((double)b - a));
 }
 
-/* Percentiles and windows in order; NaN is refused by the form of the comparisons. */
-static qnet_status qnet__stretch_check(qnet_context *ctx, const qnet_augment_config *config)
-{
-    int c;
-    if (!(config->percentile_low >= 0 && config->percentile_low < config->percentile_high &&
-          config->percentile_high <= 100))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: percentiles %g..%g, expected 0 <= low < high <= 100",
-                          config->percentile_low, config->percentile_high);
-    for (c = 0; c < 3; c++)
-        if (!(config->window_low[c] <= config->window_high[c]))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stretch: window %g..%g of channel %d is empty",
-                              config->window_low[c], config->window_high[c], c);
-    return QNET_OK;
-}
-
-/* 1: the channel's limits are percentiles. */
-static int qnet__by_percentile(const qnet_augment_config *config, int c)
-{
-    return config->stretch != QNET_STRETCH_WINDOW ||
-           !(config->window_low[c] < config->window_high[c]);
-}
-
 /* low[c] and high[c] by window or by percentiles of the pixels that are neither zero, which lies
    outside the head, nor infinite or NaN; both 0 for a channel without any. */
-static void qnet__stretch_limits_in(const qnet_augment_config *config, const float *pixels,
-                                    size_t count, float *values, float low[3], float high[3])
+QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
+                                         const float *pixels, size_t count, float low[3],
+                                         float high[3], void *scratch)
 {
-    size_t i, n;
-    int c;
-    for (c = 0; c < 3; c++) {
+    float *values = (float *)scratch;
+    if (config == NULL || pixels == NULL || low == NULL || high == NULL || scratch == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "stretch: config, pixels, limits or scratch are missing");
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    for (int c = 0; c < 3; c++) {
+        size_t n = 0;
         low[c] = (float)config->window_low[c];
         high[c] = (float)config->window_high[c];
-        if (!qnet__by_percentile(config, c)) continue;
-        for (i = n = 0; i < count; i++) {
+        if (config->stretch == QNET_STRETCH_WINDOW &&
+            config->window_low[c] < config->window_high[c])
+            continue;
+        for (size_t i = 0; i < count; i++) {
             const float value = pixels[3 * i + (size_t)c];
             values[n] = value; /* n <= i */
             n += value != 0 && fabsf(value) <= FLT_MAX;
@@ -15644,71 +15327,86 @@ static void qnet__stretch_limits_in(const qnet_augment_config *config, const flo
         low[c] = qnet__percentile(values, n, config->percentile_low);
         high[c] = qnet__percentile(values, n, config->percentile_high);
     }
-}
-
-/* scratch: qnet_augment_scratch(h, w) bytes of any h * w >= count, or NULL. */
-QNET_API qnet_status qnet_stretch_limits(qnet_context *ctx, const qnet_augment_config *config,
-                                         const float *pixels, size_t count, float low[3],
-                                         float high[3], void *scratch)
-{
-    const size_t bytes = (count ? count : 1) * sizeof(float);
-    float *values;
-    if (config == NULL || pixels == NULL || low == NULL || high == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stretch: config, pixels or limits are missing");
-    if (count > (size_t)INT_MAX)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "stretch: image of more than %d pixels", INT_MAX);
-    QNET__TRY(qnet__stretch_check(ctx, config));
-    values = (float *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (values == NULL) return qnet__no_memory(ctx, bytes, "histogram stretching");
-    qnet__stretch_limits_in(config, pixels, count, values, low, high);
-    if (scratch == NULL) qnet__free(ctx, values, bytes);
     return QNET_OK;
 }
 
-/* value clipped to 0..1; NaN becomes 0. */
-static float qnet__clip01(float value)
+/* ---- values ---------------------------------------------------------------------------------- */
+
+/* v ^ gamma for v in 0..1 by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2,
+   it is 2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second
+   one linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value:
+   1.1e-7 up to a gamma of 1.2. */
+#define QNET__POWER_BITS 9
+typedef struct qnet__power_table {
+    float exponent[128]; /* 0 for 0 and denormal numbers */
+    float mantissa[(1 << QNET__POWER_BITS) + 1];
+} qnet__power_table;
+
+static void qnet__power_plan(qnet__power_table *table, double gamma)
 {
-    value = value > 0 ? value : 0;
-    return value < 1 ? value : 1;
+    table->exponent[0] = 0;
+    for (int i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
+    for (int i = 0; i <= 1 << QNET__POWER_BITS; i++)
+        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
 }
 
-/* 1 / (high - low); 0, which makes the channel 0, without contrast or where it would overflow. */
-static float qnet__stretch_scale(float low, float high)
+/* 0 and 1 come out exactly. */
+static float qnet__power(const qnet__power_table *table, float v)
 {
-    const float span = high - low;
-    return span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    const int rest_bits = 23 - QNET__POWER_BITS;
+    uint32_t bits, i;
+    float rest;
+    memcpy(&bits, &v, sizeof bits);
+    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
+    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
+    return table->exponent[bits >> 23] *
+           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
 }
 
-/* out = (pixels - low) / (high - low), clipped; out may be pixels. */
-QNET_API void qnet_stretch_apply(const float *pixels, size_t count, const float low[3],
-                                 const float high[3], float *out)
+/* The value transforms of pixels[count][3] into image[count][3]. A channel without contrast, or
+   whose range overflows, becomes 0, and so does NaN. Without brightness and contrast, alpha 1 and
+   beta 0 change no bit. Operation after operation, which a compiler turns into vectors. */
+static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
+                                 size_t count, const float low[3], const float high[3],
+                                 float *image)
 {
-    float scale[3];
-    size_t i;
-    int c;
-    for (c = 0; c < 3; c++) scale[c] = qnet__stretch_scale(low[c], high[c]);
-    for (i = 0; i < 3 * count; i += 3) {
-        out[i] = qnet__clip01((pixels[i] - low[0]) * scale[0]);
-        out[i + 1] = qnet__clip01((pixels[i + 1] - low[1]) * scale[1]);
-        out[i + 2] = qnet__clip01((pixels[i + 2] - low[2]) * scale[2]);
+    const float alpha = (float)record->alpha, beta = (float)record->beta;
+    enum { LANES = 12 }; /* four pixels */
+    float from[LANES], scale[LANES], v[LANES] = {0};
+    for (int k = 0; k < LANES; k++) {
+        const float span = high[k % 3] - low[k % 3];
+        from[k] = low[k % 3];
+        scale[k] = span >= FLT_MIN && span <= FLT_MAX ? 1 / span : 0;
+    }
+    for (size_t i = 0; i < 3 * count; i += LANES) {
+        const size_t bytes = qnet__min_size(3 * count - i, LANES) * sizeof *v;
+        memcpy(v, pixels + i, bytes);
+        for (int k = 0; k < LANES; k++) v[k] = (v[k] - from[k]) * scale[k];
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] * alpha + beta;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] > 0 ? v[k] : 0;
+        for (int k = 0; k < LANES; k++) v[k] = v[k] < 1 ? v[k] : 1;
+        memcpy(image + i, v, bytes);
+    }
+    if (record->gamma_on) {
+        qnet__power_table table;
+        qnet__power_plan(&table, record->gamma);
+        for (size_t i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
     }
 }
 
 /* ---- geometry -------------------------------------------------------------------------------- */
 
 /* Reflect-101, ... 2 1 | 0 1 2 ... n-1 | n-2 ..., of a coordinate at any distance. */
-static double qnet__reflect_far(double x, double last)
+QNET__INLINE double qnet__reflect(double x, int size)
 {
+    const double last = size - 1;
+    if (x >= 0 && x <= last) return x;
     if (last < 1) return 0;
     x = fmod(fabs(x), 2 * last);
     if (!(x <= 2 * last)) return 0; /* NaN: any pixel, but one of the image */
     return x > last ? 2 * last - x : x;
-}
-QNET__INLINE double qnet__reflect(double x, int size)
-{
-    const double last = size - 1;
-    return x >= 0 && x <= last ? x : qnet__reflect_far(x, last);
 }
 
 /* Entry i of the grid distortion's map of one axis. The axis is cut into 5 pieces of `step` pixels
@@ -15721,8 +15419,7 @@ static double qnet__grid_entry(const double *factor, int size, int i)
     const int piece = qnet__min_int(i / step, QNET_GRID_STEPS), start = piece * step;
     const int length = piece < QNET_GRID_STEPS ? step : size - start;
     double first = 0, last;
-    int k;
-    for (k = 0; k < piece; k++) first += step * factor[k];
+    for (int k = 0; k < piece; k++) first += step * factor[k];
     last = piece < QNET_GRID_STEPS ? first + step * factor[piece] : size;
     return length > 1 ? first + (last - first) * (i - start) / (length - 1) : first;
 }
@@ -15732,14 +15429,15 @@ typedef struct qnet__warp {
     const qnet_augmentation *record;
     int in_h, in_w;
     double xx, xy, x0, yx, yy, y0; /* x = xx X + xy Y + x0, y = yx X + yy Y + y0 */
-    const double *map_x, *map_y;   /* qnet__grid_entry of each pixel; NULL: computed when needed */
+    const double *map_x, *map_y;   /* [in_w], [in_h]: the grid distortion */
 } qnet__warp;
 
 /* Shift-scale-rotate takes (x, y) to M (x, y, 1) with, about the centre (cx, cy) = (w/2, h/2),
    M = [a b (1-a) cx - b cy + dx w; -b a b cx + (1-a) cy + dy h], a = scale cos, b = scale sin
    (OpenCV's getRotationMatrix2D). An output pixel is fetched from M^-1 of itself; the linear part's
-   inverse is [a -b; b a] / scale^2. */
-static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w)
+   inverse is [a -b; b a] / scale^2. map_x[in_w] and map_y[in_h] are filled. */
+static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int in_w,
+                                  double *map_x, double *map_y)
 {
     qnet__warp warp;
     memset(&warp, 0, sizeof warp);
@@ -15747,6 +15445,12 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     warp.in_h = in_h;
     warp.in_w = in_w;
     warp.xx = warp.yy = 1;
+    warp.map_x = map_x;
+    warp.map_y = map_y;
+    for (int i = 0; record->grid && i < in_w; i++)
+        map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
+    for (int i = 0; record->grid && i < in_h; i++)
+        map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
     if (record->affine) {
         const double radians = record->angle * 3.14159265358979323846 / 180;
         const double a = record->scale * cos(radians), b = record->scale * sin(radians);
@@ -15763,18 +15467,14 @@ static qnet__warp qnet__warp_plan(const qnet_augmentation *record, int in_h, int
     return warp;
 }
 
-/* Entry at a coordinate in 0..size-1 between pixels: linear between its neighbours. */
-QNET__INLINE double qnet__grid_at(const double *map, const double *factor, int size, double x)
+/* The map at a coordinate in 0..size-1 between pixels: linear between its entries. */
+QNET__INLINE double qnet__grid_at(const double *map, int size, double x)
 {
     const int i = (int)x, next = qnet__min_int(i + 1, size - 1);
-    const double a = map ? map[i] : qnet__grid_entry(factor, size, i);
-    const double b = map ? map[next] : qnet__grid_entry(factor, size, next);
-    return a + (x - i) * (b - a);
+    return map[i] + (x - i) * (map[next] - map[i]);
 }
 
-/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y): back through the
-   crop, shift-scale-rotate, grid distortion and flips. Where the paper's pipeline would read a
-   border of an intermediate image, the coordinate is reflected there too. */
+/* Source (x, y), within 0..in_w-1, 0..in_h-1, of output pixel (out_x, out_y). */
 QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y, double *x,
                                    double *y)
 {
@@ -15783,250 +15483,62 @@ QNET__INLINE void qnet__warp_point(const qnet__warp *warp, int out_x, int out_y,
     double sx = qnet__reflect(warp->xx * X + warp->xy * Y + warp->x0, warp->in_w);
     double sy = qnet__reflect(warp->yx * X + warp->yy * Y + warp->y0, warp->in_h);
     if (r->grid) {
-        sx = qnet__reflect(qnet__grid_at(warp->map_x, r->grid_x, warp->in_w, sx), warp->in_w);
-        sy = qnet__reflect(qnet__grid_at(warp->map_y, r->grid_y, warp->in_h, sy), warp->in_h);
+        sx = qnet__reflect(qnet__grid_at(warp->map_x, warp->in_w, sx), warp->in_w);
+        sy = qnet__reflect(qnet__grid_at(warp->map_y, warp->in_h, sy), warp->in_h);
     }
     *x = r->hflip ? warp->in_w - 1 - sx : sx;
     *y = r->vflip ? warp->in_h - 1 - sy : sy;
 }
 
-QNET_API void qnet_augment_map(const qnet_augmentation *record, int in_h, int in_w, int out_x,
-                               int out_y, double *x, double *y)
-{
-    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet__warp_point(&warp, out_x, out_y, x, y);
-}
-
-/* Ranges of a configuration: probabilities, limits, and a normalisation that can be divided by. */
-static qnet_status qnet__augment_config_check(qnet_context *ctx, const qnet_augment_config *c)
-{
-    const double p[6] = {c->p_hflip, c->p_vflip, c->p_brightness_contrast,
-                         c->p_gamma, c->p_grid, c->p_affine};
-    const double limit[4] = {c->brightness, c->contrast, c->shift, c->rotate};
-    int i;
-    for (i = 0; i < 6; i++)
-        if (!(p[i] >= 0 && p[i] <= 1))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a probability is %g, expected 0..1", p[i]);
-    for (i = 0; i < 4; i++)
-        if (!(limit[i] >= 0 && limit[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: a limit of brightness, contrast, shift or rotate is %g",
-                              limit[i]);
-    if (!(c->scale >= 0 && c->scale < 1) || !(c->grid_limit >= 0 && c->grid_limit < 1) ||
-        !(c->gamma_low > 0 && c->gamma_low <= c->gamma_high && c->gamma_high <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: scale %g, grid_limit %g, gamma %g..%g out of range", c->scale,
-                          c->grid_limit, c->gamma_low, c->gamma_high);
-    for (i = 0; i < 3; i++)
-        if (!qnet__is_finite(c->mean[i]) || !(c->std[i] > 0 && c->std[i] <= DBL_MAX))
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: channel %d has mean %g and std %g, expected std > 0", i,
-                              c->mean[i], c->std[i]);
-    return qnet__stretch_check(ctx, c);
-}
-
-/* ---- applying a record ----------------------------------------------------------------------- */
-
-/* Every number of a record finite and in the range where the map has an inverse. */
-static qnet_status qnet__augment_check(qnet_context *ctx, const qnet_augment_config *config,
-                                       const qnet_augmentation *r, int in_h, int in_w, int out_h,
-                                       int out_w)
-{
-    /* NaN and infinity stay visible in a sum, so one comparison finds any of them. */
-    double sum = r->alpha + r->beta + r->gamma + r->angle + r->scale + r->dx + r->dy;
-    int i;
-    for (i = 0; i <= QNET_GRID_STEPS; i++) sum += r->grid_x[i] + r->grid_y[i];
-    for (i = 0; i < 3; i++) sum += config->mean[i] + config->std[i];
-    if (in_h < 1 || in_w < 1 || out_h < 1 || out_w < 1 || out_h > in_h || out_w > in_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: output of %dx%d from an image of %dx%d", out_h, out_w, in_h,
-                          in_w);
-    if (r->crop_y < 0 || r->crop_x < 0 || r->crop_y > in_h - out_h || r->crop_x > in_w - out_w)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: crop of %dx%d at row %d, column %d leaves the image of %dx%d",
-                          out_h, out_w, r->crop_y, r->crop_x, in_h, in_w);
-    if (!(fabs(sum) <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "augment: a number of the record, mean or std is not finite");
-    if (r->affine && !(r->scale > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: scale is %g, expected above 0",
-                          r->scale);
-    if (r->gamma_on && !(r->gamma > 0))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "augment: gamma is %g, expected above 0",
-                          r->gamma);
-    for (i = 0; i < 3; i++)
-        if (!(config->std[i] >= FLT_MIN)) /* so that 1 / std is finite */
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "augment: std of channel %d is %g, expected above 0", i,
-                              config->std[i]);
-    return qnet__stretch_check(ctx, config);
-}
-
-/* v ^ gamma for v in 0..1, by the definition. */
-QNET__HELPER float qnet__power_ref(float v, double gamma)
-{
-    return (float)pow(v, gamma);
-}
-
-/* The same by table, for a whole image with one gamma. With v = 2^e m, 1 <= m < 2, it is
-   2^(e gamma) m^gamma: the first factor from a table by the bits of the exponent, the second one
-   linear between 512 entries, which is off by at most gamma |gamma - 1| 2^-21 of the value: 1.1e-7
-   up to a gamma of 1.2. */
-#define QNET__POWER_BITS 9
-typedef struct qnet__power_table {
-    double gamma;
-    float exponent[128]; /* 0 for 0 and denormal numbers */
-    float mantissa[(1 << QNET__POWER_BITS) + 1];
-} qnet__power_table;
-
-/* The tables of one gamma; 640 calls of pow. */
-static void qnet__power_plan(qnet__power_table *table, double gamma)
-{
-    int i;
-    table->gamma = gamma;
-    table->exponent[0] = 0;
-    for (i = 1; i < 128; i++) table->exponent[i] = (float)pow(2, (i - 127) * gamma);
-    for (i = 0; i <= 1 << QNET__POWER_BITS; i++)
-        table->mantissa[i] = (float)pow(1 + i / (double)(1 << QNET__POWER_BITS), gamma);
-}
-
-/* v in 0..1; 0 and 1 come out exactly. */
-static float qnet__power(const qnet__power_table *table, float v)
-{
-#ifdef QNET_REFERENCE
-    return qnet__power_ref(v, table->gamma);
-#else
-    const int rest_bits = 23 - QNET__POWER_BITS;
-    uint32_t bits, i;
-    float rest;
-    memcpy(&bits, &v, sizeof bits);
-    i = bits >> rest_bits & ((1u << QNET__POWER_BITS) - 1);
-    rest = (float)(int)(bits & ((1u << rest_bits) - 1)) / (float)(1 << rest_bits);
-    return table->exponent[bits >> 23] *
-           (table->mantissa[i] + rest * (table->mantissa[i + 1] - table->mantissa[i]));
-#endif
-}
-
-/* The value transforms: stretch; v * alpha + beta, clipped to 0..1; v ^ gamma. pixels[count][3] to
-   image[count][3]. Where brightness and contrast did not fall, alpha 1 and beta 0 change no bit.
-   Four pixels at a time and one operation after the other, which a compiler turns into vectors. */
-static void qnet__augment_values(const qnet_augmentation *record, const float *pixels,
-                                 size_t count, const float low[3], const float high[3],
-                                 float *image)
-{
-    const float alpha = (float)record->alpha, beta = (float)record->beta;
-    float from[12], scale[12], v[12] = {0};
-    size_t i;
-    int k;
-    for (k = 0; k < 12; k++) {
-        from[k] = low[k % 3];
-        scale[k] = qnet__stretch_scale(low[k % 3], high[k % 3]);
-    }
-    for (i = 0; i < 3 * count; i += 12) {
-        const int whole = 3 * count - i >= 12;
-        if (whole) memcpy(v, pixels + i, sizeof v);
-        else memcpy(v, pixels + i, (3 * count - i) * sizeof *v);
-        for (k = 0; k < 12; k++) v[k] = (v[k] - from[k]) * scale[k];
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0; /* NaN becomes 0 */
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        for (k = 0; k < 12; k++) v[k] = v[k] * alpha + beta;
-        for (k = 0; k < 12; k++) v[k] = v[k] > 0 ? v[k] : 0;
-        for (k = 0; k < 12; k++) v[k] = v[k] < 1 ? v[k] : 1;
-        if (whole) memcpy(image + i, v, sizeof v);
-        else memcpy(image + i, v, (3 * count - i) * sizeof *v);
-    }
-    if (record->gamma_on) {
-        qnet__power_table table;
-        qnet__power_plan(&table, record->gamma);
-        for (i = 0; i < 3 * count; i++) image[i] = qnet__power(&table, image[i]);
-    }
-}
-
-/* One output row without interpolation: flips and crop move whole pixels. */
-static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
-                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
-{
-    const qnet_augmentation *r = warp->record;
-    const int y = r->vflip ? warp->in_h - 1 - (out_y + r->crop_y) : out_y + r->crop_y;
-    const float *row = image + (size_t)y * (size_t)warp->in_w * 3;
-    int X, c;
-    for (X = 0; X < out_w; X++) {
-        const int x = r->hflip ? warp->in_w - 1 - (X + r->crop_x) : X + r->crop_x;
-        for (c = 0; c < 3; c++) out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
-    }
-}
-
 /* (1-fy) ((1-fx) p[0] + fx p[right]) + fy ((1-fx) q[0] + fx q[right]). */
-static qnet_real qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
+QNET__INLINE float qnet__bilinear(const float *p, const float *q, size_t right, float fx, float fy)
 {
     const float top = p[0] + fx * (p[right] - p[0]), bottom = q[0] + fx * (q[right] - q[0]);
-    return (qnet_real)(top + fy * (bottom - top));
+    return top + fy * (bottom - top);
 }
 
-/* One output row, bilinear: pixel (x, y) of the source is image[(y w + x) 3 ..]. from_x, from_y
-   [out_w]: where the row's pixels come from. */
-static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_w,
-                           const double *from_x, const double *from_y, const qnet_real mean[3],
-                           const qnet_real rstd[3], qnet_real *out)
+/* Row out_y of out[out_h][out_w][3]: image[in_h][in_w][3] where the warp says, bilinear,
+   normalised. Coordinates first, x[out_w] and y[out_w], then pixels: two loops without a
+   dependence. */
+static void qnet__warp_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], double *x, double *y,
+                           qnet_real *out)
 {
-    const qnet_real m0 = mean[0], m1 = mean[1], m2 = mean[2];
-    const qnet_real s0 = rstd[0], s1 = rstd[1], s2 = rstd[2];
     const size_t stride = (size_t)warp->in_w * 3;
-    int X;
-    for (X = 0; X < out_w; X++, out += 3) {
-        const double x = from_x[X], y = from_y[X];
-        const int x0 = (int)x, y0 = (int)y;
-        const float fx = (float)(x - x0), fy = (float)(y - y0);
+    for (int X = 0; X < out_w; X++)
+        if (warp->record->affine || out_y == 0 || X == 0)
+            qnet__warp_point(warp, X, out_y, &x[X], &y[X]);
+        else y[X] = y[0]; /* without rotation y depends on the row alone, and x, kept, not on it */
+    for (int X = 0; X < out_w; X++, out += 3) {
+        const int x0 = (int)x[X], y0 = (int)y[X];
+        const float fx = (float)(x[X] - x0), fy = (float)(y[X] - y0);
         const size_t right = x0 + 1 < warp->in_w ? 3 : 0;
         const float *p = image + (size_t)y0 * stride + (size_t)x0 * 3;
         const float *q = y0 + 1 < warp->in_h ? p + stride : p;
         const qnet_real v0 = qnet__bilinear(p, q, right, fx, fy);
         const qnet_real v1 = qnet__bilinear(p + 1, q + 1, right, fx, fy);
         const qnet_real v2 = qnet__bilinear(p + 2, q + 2, right, fx, fy);
-        out[0] = (v0 - m0) * s0;
-        out[1] = (v1 - m1) * s1;
-        out[2] = (v2 - m2) * s2;
+        out[0] = (v0 - mean[0]) * rstd[0];
+        out[1] = (v1 - mean[1]) * rstd[1];
+        out[2] = (v2 - mean[2]) * rstd[2];
     }
 }
 
-/* out[out_h][out_w][3] by the record; arguments have been checked. */
-static void qnet__augment_run(const qnet_augment_config *config, const qnet_augmentation *record,
-                              const float *pixels, int in_h, int in_w, const float low[3],
-                              const float high[3], const qnet__image_scratch *s, qnet_real *out,
-                              int out_h, int out_w)
+/* The same without interpolation, where only flips and crop move pixels. */
+static void qnet__copy_row(const qnet__warp *warp, const float *image, int out_y, int out_w,
+                           const qnet_real mean[3], const qnet_real rstd[3], qnet_real *out)
 {
-    qnet__warp warp = qnet__warp_plan(record, in_h, in_w);
-    qnet_real mean[3], rstd[3];
-    double y, unused;
-    int i, X;
-    qnet__augment_values(record, pixels, (size_t)in_h * (size_t)in_w, low, high, s->image);
-    if (record->grid) {
-        for (i = 0; i < in_w; i++) s->map_x[i] = qnet__grid_entry(record->grid_x, in_w, i);
-        for (i = 0; i < in_h; i++) s->map_y[i] = qnet__grid_entry(record->grid_y, in_h, i);
-        warp.map_x = s->map_x;
-        warp.map_y = s->map_y;
-    }
-    for (i = 0; i < 3; i++) {
-        mean[i] = (qnet_real)config->mean[i];
-        rstd[i] = (qnet_real)(1 / config->std[i]);
-    }
-    for (i = 0; i < out_h; i++) {
-        qnet_real *row = out + (size_t)i * (size_t)out_w * 3;
-        if (!record->affine && !record->grid) {
-            qnet__copy_row(&warp, s->image, i, out_w, mean, rstd, row);
-            continue;
-        }
-        /* Without rotation x is a function of the column alone, y one of the row. */
-        for (X = 0; (record->affine || i == 0) && X < out_w; X++)
-            qnet__warp_point(&warp, X, i, &s->from_x[X], &s->from_y[X]);
-        if (!record->affine) {
-            qnet__warp_point(&warp, 0, i, &unused, &y);
-            for (X = 0; X < out_w; X++) s->from_y[X] = y;
-        }
-        qnet__warp_row(&warp, s->image, out_w, s->from_x, s->from_y, mean, rstd, row);
+    const qnet_augmentation *r = warp->record;
+    const int last = warp->in_w - 1, y = out_y + r->crop_y;
+    const float *row = image + (size_t)(r->vflip ? warp->in_h - 1 - y : y) * (size_t)warp->in_w * 3;
+    for (int X = 0; X < out_w; X++) {
+        const int x = r->hflip ? last - (X + r->crop_x) : X + r->crop_x;
+        for (int c = 0; c < 3; c++)
+            out[X * 3 + c] = ((qnet_real)row[x * 3 + c] - mean[c]) * rstd[c];
     }
 }
+
+/* ---- all of it ------------------------------------------------------------------------------- */
 
 QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_augment_config *config,
                                                const qnet_augmentation *record, const float *pixels,
@@ -16034,30 +15546,40 @@ QNET_API qnet_status qnet_augment_apply_within(qnet_context *ctx, const qnet_aug
                                                const float high[3], qnet_real *out, int out_h,
                                                int out_w, void *scratch)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__image_scratch s;
-    float limit[2][3];
-    size_t bytes;
+    const size_t bytes = qnet_augment_scratch(in_h, in_w);
+    qnet_real mean[3], rstd[3];
+    double *map_x, *map_y, *x, *y;
+    float *image, limit[2][3];
+    qnet__warp warp;
+    size_t count;
     if (config == NULL || record == NULL || pixels == NULL || out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "augment: config, record, pixels or output is missing");
-    QNET__TRY(qnet__augment_check(ctx, config, record, in_h, in_w, out_h, out_w));
-    /* Pixel indices times 3 channels are int in the loops. */
-    if (in_h > INT_MAX / 4 / in_w)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "augment: an image of %dx%d is too large", in_h,
-                          in_w);
-    bytes = qnet_augment_scratch(in_h, in_w);
-    arena.base = (unsigned char *)(scratch ? scratch : qnet__alloc(ctx, bytes));
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
-    s = qnet__image_scratch_plan(&arena, (size_t)in_h, (size_t)in_w);
-    if (low == NULL || high == NULL) {
-        qnet__stretch_limits_in(config, pixels, (size_t)in_h * (size_t)in_w, s.values, limit[0],
-                                limit[1]);
+    QNET__TRY(qnet__record_check(ctx, record, in_h, in_w, out_h, out_w));
+    QNET__TRY(qnet__augment_config_check(ctx, config));
+    map_x = (double *)(scratch ? scratch : qnet__alloc(ctx, bytes));
+    if (map_x == NULL) return qnet__no_memory(ctx, bytes, "augmentation");
+    map_y = map_x + in_w;
+    x = map_y + in_h;
+    y = x + in_w;
+    image = (float *)(void *)(y + in_w);
+    count = (size_t)in_h * (size_t)in_w;
+    if (low == NULL || high == NULL) { /* the configuration is right: no failure */
+        (void)qnet_stretch_limits(ctx, config, pixels, count, limit[0], limit[1], image);
         low = limit[0];
         high = limit[1];
     }
-    qnet__augment_run(config, record, pixels, in_h, in_w, low, high, &s, out, out_h, out_w);
-    if (scratch == NULL) qnet__free(ctx, arena.base, bytes);
+    qnet__augment_values(record, pixels, count, low, high, image);
+    warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    for (int c = 0; c < 3; c++) {
+        mean[c] = (qnet_real)config->mean[c];
+        rstd[c] = (qnet_real)(1 / config->std[c]);
+    }
+    for (int row = 0; row < out_h; row++, out += 3 * (size_t)out_w)
+        if (record->affine || record->grid)
+            qnet__warp_row(&warp, image, row, out_w, mean, rstd, x, y, out);
+        else qnet__copy_row(&warp, image, row, out_w, mean, rstd, out);
+    if (scratch == NULL) qnet__free(ctx, map_x, bytes);
     return QNET_OK;
 }
 
@@ -16076,38 +15598,38 @@ QNET_API void qnet_image_resize(const float *in, int in_h, int in_w, int channel
                                 int out_h, int out_w)
 {
     const double step_y = (double)in_h / out_h, step_x = (double)in_w / out_w;
-    int X, Y, c;
+    const size_t n = (size_t)channels;
     if (in_h < 1 || in_w < 1 || channels < 1 || out_h < 1 || out_w < 1) return;
-    for (Y = 0; Y < out_h; Y++) {
+    for (int Y = 0; Y < out_h; Y++) {
         const double y = fmin(fmax((Y + 0.5) * step_y - 0.5, 0), in_h - 1);
-        const int y0 = (int)y, y1 = qnet__min_int(y0 + 1, in_h - 1);
-        const float fy = (float)(y - y0);
-        for (X = 0; X < out_w; X++) {
+        const int y0 = (int)y;
+        for (int X = 0; X < out_w; X++) {
             const double x = fmin(fmax((X + 0.5) * step_x - 0.5, 0), in_w - 1);
-            const int x0 = (int)x, x1 = qnet__min_int(x0 + 1, in_w - 1);
-            const float fx = (float)(x - x0);
-            const size_t row0 = (size_t)y0 * (size_t)in_w, row1 = (size_t)y1 * (size_t)in_w;
-            const float *p00 = in + (row0 + (size_t)x0) * (size_t)channels;
-            const float *p01 = in + (row0 + (size_t)x1) * (size_t)channels;
-            const float *p10 = in + (row1 + (size_t)x0) * (size_t)channels;
-            const float *p11 = in + (row1 + (size_t)x1) * (size_t)channels;
-            float *to = out + ((size_t)Y * (size_t)out_w + (size_t)X) * (size_t)channels;
-            for (c = 0; c < channels; c++) {
-                const float top = p00[c] + fx * (p01[c] - p00[c]);
-                const float bottom = p10[c] + fx * (p11[c] - p10[c]);
-                to[c] = top + fy * (bottom - top);
-            }
+            const int x0 = (int)x;
+            const float *p = in + ((size_t)y0 * (size_t)in_w + (size_t)x0) * n;
+            const float *q = y0 + 1 < in_h ? p + (size_t)in_w * n : p;
+            const size_t right = x0 + 1 < in_w ? n : 0;
+            for (size_t c = 0; c < n; c++)
+                *out++ = qnet__bilinear(p + c, q + c, right, (float)(x - x0), (float)(y - y0));
         }
     }
 }
 /* ============================================================================================
-   >>cohort: from volumes to images, scan by scan; folders of scans; subject-wise folds.
-   A prepared image is an axial slice in the radiological convention: row 0 is the front of the
-   head, column 0 the patient's right. Volumes are brought to RAS first, so that is the voxel grid
-   read backwards along both axes. The full input fits the whole slice into a square, true to
-   scale; the cropped one is a square of box_mm about the basal ganglia (paper,
-   "Performance Evaluation based on Input Configuration"), prepared with a margin that the random
-   crop of the augmentation moves in.
+   >>cohort: from volumes to images, scan by scan; folds over individuals.
+   In: QSM, R2*, T1W and mostly a mask of the basal ganglia, each float[nz][ny][nx] on one grid.
+   Out: pixels[slices][side][side][3], the maps as channels, in their physical units:
+
+       turn to RAS -> same grid? -> NaN outside of the head to 0 -> mask to its large components
+           -> slices that hold it -> frame -> do the values make sense? -> resample each slice
+
+   The frame says where an image lies on the voxel grid. Pixel (row, column) shows the voxel
+       x = center_x - (column + 1/2 - side/2) step_x,  y = center_y - (row + 1/2 - side/2) step_y
+   so that row 0 is the front of the head and column 0 the patient's right (radiological
+   convention). step is as many mm along both axes, even if voxels are not square. The full input
+   fits the whole slice into the image; the cropped one is box_mm about the mask's centre of mass
+   (paper, "Performance Evaluation based on Input Configuration") and a margin, in which the
+   augmentation moves its crop. Volumes are those of >>nifti, percentiles those of >>image. What a
+   folder holds, and which file is which map, is the caller's affair: examples/crossval/bids.h.
    ============================================================================================ */
 
 QNET_API const char *qnet_input_name(qnet_input input)
@@ -16138,52 +15660,47 @@ QNET_API int qnet_input_prepared(const qnet_input_config *config)
 #define QNET__MAX_SLICES 1024 /* of a scan */
 
 /* Every number of the configuration in the range where nothing below can overflow. */
-static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *config)
+static qnet_status qnet__input_check(qnet_context *ctx, const qnet_input_config *c)
 {
-    const char *what = NULL;
-    if (config == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
-    if (config->input != QNET_INPUT_CROP && config->input != QNET_INPUT_FULL)
-        what = "input is neither crop nor full";
-    else if (config->size < 32 || config->size > QNET__MAX_SIDE)
-        what = "size is outside 32..2048";
-    else if (!(config->box_mm >= 1 && config->box_mm <= 1000))
-        what = "box_mm is outside 1..1000";
-    else if (!(config->margin >= 0 && config->margin <= 1))
-        what = "margin is outside 0..1";
-    else if (config->max_slices < 1 || config->max_slices > QNET__MAX_SLICES)
-        what = "max_slices is outside 1..1024";
-    else if (config->slice_first < 0 || config->slice_count < 0)
-        what = "slice_first or slice_count is negative";
-    else if (config->slice_count > config->max_slices)
-        what = "slice_count is above max_slices";
-    else if (config->box_explicit && !(fabs(config->box_center_mm[0]) <= 1e6 &&
-                                       fabs(config->box_center_mm[1]) <= 1e6))
-        what = "box_center_mm is not a place";
-    if (what) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: %s", what);
-    return QNET_OK;
+    if (c == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "input configuration: missing");
+    if (c->input != QNET_INPUT_CROP && c->input != QNET_INPUT_FULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                          "input configuration: input is neither crop nor full");
+    const double most = c->max_slices, far = c->box_explicit ? 1e6 : DBL_MAX;
+    const qnet__range range[] = {
+        {"size", (double)c->size, 32, QNET__MAX_SIDE}, {"box_mm", c->box_mm, 1, 1000},
+        {"margin", c->margin, 0, 1}, {"max_slices", most, 1, QNET__MAX_SLICES},
+        {"slice_first", (double)c->slice_first, 0, INT_MAX},
+        {"slice_count", (double)c->slice_count, 0, most},
+        {"box_center_mm[0]", c->box_center_mm[0], -far, far},
+        {"box_center_mm[1]", c->box_center_mm[1], -far, far}};
+    return qnet__check_ranges(ctx, "input configuration", range, sizeof range / sizeof range[0]);
 }
-
-/* Whether slices or box come from the mask. */
-static int qnet__input_needs_mask(const qnet_input_config *config)
-{
-    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit);
-}
-
-/* ---- one scan -------------------------------------------------------------------------------- */
 
 enum { QNET__QSM, QNET__R2STAR, QNET__T1W, QNET__MASK, QNET__MAPS };
 
-/* The volumes of one scan, with names for error sentences. */
-typedef struct qnet__scan_files {
-    qnet_volume *volume[QNET__MAPS];
-    const char *name[QNET__MAPS];
-} qnet__scan_files;
-
-/* Slice z of a volume: [ny][nx]. */
-static const float *qnet__slice_of(const qnet_volume *volume, int z)
+/* How many of the maps are needed: the mask is where slices or box come from it. */
+static int qnet__maps_needed(const qnet_input_config *config)
 {
-    return volume->voxels + (size_t)z * (size_t)volume->ny * (size_t)volume->nx;
+    return config->slice_count == 0 || (config->input == QNET_INPUT_CROP && !config->box_explicit)
+               ? QNET__MAPS : QNET__MASK;
+}
+
+/* A scan on its way from volumes to images. */
+typedef struct qnet__preparation {
+    qnet_context *ctx;
+    const qnet_input_config *config;
+    qnet_volume *map[QNET__MAPS];  /* mask NULL: not needed */
+    const char *name[QNET__MAPS];  /* for error sentences */
+    int slices, z[QNET__MAX_SLICES]; /* those chosen, lowest first */
+    int side;                      /* the frame */
+    double center[2], step[2];     /* voxels, voxels per pixel; along x and y */
+    qnet_cut cut;
+} qnet__preparation;
+
+static size_t qnet__voxel_at(const qnet_volume *v, int x, int y, int z)
+{
+    return ((size_t)z * (size_t)v->ny + (size_t)y) * (size_t)v->nx + (size_t)x;
 }
 
 static int qnet__is_bad_voxel(float v)
@@ -16191,56 +15708,78 @@ static int qnet__is_bad_voxel(float v)
     return !(fabsf(v) <= FLT_MAX);
 }
 
-/* Sets NaN and infinity to 0 where they are joined, through their like within a slice, to the
-   slice's edge or to a voxel of 0: fits leave them outside of the head. Sweeps to and fro until
-   nothing changes. Returns how many; what is left lies within the head. */
-static size_t qnet__clear_outside(qnet_volume *v)
+/* Sets NaN and infinity to 0. Returns how many there were. */
+static size_t qnet__zero_bad_voxels(qnet_volume *v)
 {
-    const int nx = v->nx, ny = v->ny;
-    size_t cleared = 0, before;
-    int z, i, from;
-    for (z = 0; z < v->nz; z++) {
-        float *p = v->voxels + (size_t)z * (size_t)nx * (size_t)ny;
-        do {
-            before = cleared;
-            for (from = 0; from < 2; from++)
-                for (i = 0; i < nx * ny; i++) {
-                    const int at = from ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
-                    if (!qnet__is_bad_voxel(p[at])) continue;
-                    if (x == 0 || y == 0 || x == nx - 1 || y == ny - 1 || p[at - 1] == 0 ||
-                        p[at + 1] == 0 || p[at - nx] == 0 || p[at + nx] == 0) {
-                        p[at] = 0;
-                        cleared++;
-                    }
-                }
-        } while (cleared > before);
-    }
-    return cleared;
+    const size_t count = qnet__voxel_count(v->nx, v->ny, v->nz);
+    size_t bad = 0;
+    for (size_t i = 0; i < count; i++)
+        if (qnet__is_bad_voxel(v->voxels[i])) {
+            v->voxels[i] = 0;
+            bad++;
+        }
+    return bad;
 }
 
-/* The same grid but for rounding: where the corners of b land among the voxels of a. */
+/* A refusal that the caller may have waived: then it is a warning. */
+static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+{
+    if (!waived)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
+    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    return QNET_OK;
+}
+
+/* ---- the maps: orientation, grid, NaN -------------------------------------------------------- */
+
+/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
+   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
+static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
+                                  qnet_volume *v, const char *name)
+{
+    char text[512], was[4] = "RAS";
+    double tilt = 0, norm[3], axes[3][3];
+    const char *acquired;
+    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
+    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
+    QNET__TRY(qnet_volume_reorient(v, "RAS"));
+    for (int c = 0; c < 3; c++)
+        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
+    tilt *= 180 / 3.14159265358979323846;
+    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
+             "head, its slices were acquired %s", name, tilt, acquired);
+    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
+        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
+    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
+    else if (acquired[0] != 'a')
+        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
+                  acquired);
+    return QNET_OK;
+}
+
 #define QNET__GRID_REFUSED 0.05  /* voxels: beyond it the maps show visibly different tissue */
 #define QNET__GRID_WARNED 0.0005 /* a header's float32 is off by a tenth of that at most */
 #define QNET__REGRID \
     ": bring it onto that grid (flirt -applyxfm -usesqform, antsApplyTransforms, 3dresample)"
+
+/* The same grid but for rounding: by where the corners of b lie among the voxels of a. */
 static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, const char *name_a,
                                     const qnet_volume *b, const char *name_b)
 {
     double worst = 0;
-    int r, c, corner;
     if (a->nx != b->nx || a->ny != b->ny || a->nz != b->nz)
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: grid of %dx%dx%d, expected %dx%dx%d as in %s" QNET__REGRID,
                           name_b, b->nx, b->ny, b->nz, a->nx, a->ny, a->nz, name_a);
-    for (corner = 0; corner < 8; corner++) {
+    for (int corner = 0; corner < 8; corner++) {
         const double at[4] = {corner & 1 ? a->nx - 1.0 : 0, corner & 2 ? a->ny - 1.0 : 0,
                               corner & 4 ? a->nz - 1.0 : 0, 1};
         double off[3] = {0, 0, 0}; /* mm */
-        for (r = 0; r < 3; r++)
-            for (c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
-        for (c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
+        for (int r = 0; r < 3; r++)
+            for (int c = 0; c < 4; c++) off[r] += (b->affine[r][c] - a->affine[r][c]) * at[c];
+        for (int c = 0; c < 3; c++) { /* along the axes of a, taken as orthogonal */
             double along = 0;
-            for (r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
+            for (int r = 0; r < 3; r++) along += off[r] * a->affine[r][c];
             worst = fmax(worst, fabs(along) / (a->spacing[c] * a->spacing[c]));
         }
     }
@@ -16255,42 +15794,37 @@ static qnet_status qnet__check_grid(qnet_context *ctx, const qnet_volume *a, con
     return QNET_OK;
 }
 
-/* A refusal that the caller may have waived: then it is a warning. */
-static qnet_status qnet__unless(qnet_context *ctx, int waived, const char *field, const char *text)
+/* Fits leave NaN and infinity outside of the head: they become 0 where they are joined, through
+   their like within a slice, to the slice's edge or to a voxel of 0. Alternates sweeps in both
+   directions until none changes a voxel. Returns how many did. */
+static size_t qnet__clear_outside(qnet_volume *v)
 {
-    if (!waived)
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s; if it is right, set %s", text, field);
-    qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    return QNET_OK;
+    const int nx = v->nx, ny = v->ny;
+    size_t cleared = 0, before;
+    for (int z = 0; z < v->nz; z++) {
+        float *p = v->voxels + qnet__voxel_at(v, 0, 0, z);
+        do {
+            before = cleared;
+            for (int back = 0; back < 2; back++)
+                for (int i = 0; i < nx * ny; i++) {
+                    const int at = back ? nx * ny - 1 - i : i, x = at % nx, y = at / nx;
+                    if (!qnet__is_bad_voxel(p[at])) continue;
+                    if (x > 0 && y > 0 && x < nx - 1 && y < ny - 1 && p[at - 1] != 0 &&
+                        p[at + 1] != 0 && p[at - nx] != 0 && p[at + nx] != 0)
+                        continue;
+                    p[at] = 0;
+                    cleared++;
+                }
+        } while (cleared > before);
+    }
+    return cleared;
 }
 
-/* Turns a volume to RAS. Its axes may lie aslant: slices are then planes of the axis nearest to
-   upwards, which for slices acquired at 50 degrees from axial is not the one across them. */
-static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *config,
-                                  qnet_volume *v, const char *name)
-{
-    char text[512], was[4] = "RAS";
-    double tilt = 0, norm[3], axes[3][3];
-    const char *acquired;
-    int c;
-    if (qnet__affine_axes(&v->affine[0][0], norm, axes)) qnet__orientation_text(axes, was);
-    acquired = strchr("SI", was[2]) ? "axial" : strchr("AP", was[2]) ? "coronal" : "sagittal";
-    QNET__TRY(qnet_volume_reorient(v, "RAS"));
-    for (c = 0; c < 3; c++)
-        tilt = fmax(tilt, acos(fmin(fabs(v->affine[c][c]) / v->spacing[c], 1)));
-    tilt *= 180 / 3.14159265358979323846;
-    snprintf(text, sizeof text, "%.300s: its axes are turned by %.0f degrees from those of the "
-             "head, its slices were acquired %s", name, tilt, acquired);
-    if (tilt > 45 || (tilt > 30 && acquired[0] != 'a'))
-        return qnet__unless(ctx, config->any_orientation, "any_orientation", text);
-    if (tilt > 30) qnet__log(ctx, QNET_LOG_WARNING, "%s", text);
-    else if (acquired[0] != 'a')
-        qnet__log(ctx, QNET_LOG_INFO, "%s: slices acquired %s are cut anew as axial ones", name,
-                  acquired);
-    return QNET_OK;
-}
+/* ---- the mask --------------------------------------------------------------------------------
 
-/* ---- the mask -------------------------------------------------------------------------------- */
+   Users bring outlines of 0 and 1, label images, probability atlases and, by mistake, T1W or a
+   brain mask. The last two would be silent: every slice would hold some of them. So a mask is made
+   binary, or refused; then its stray pieces go, as one voxel in a corner would add a slice. */
 
 #define QNET__MASK_ML 200 /* the nuclei have 20 to 60, an outline twice that, a brain 1300 */
 #define QNET__MASK_LABELS 64 /* a label image of the brain has about 40, any other one thousands */
@@ -16298,17 +15832,12 @@ static qnet_status qnet__to_axial(qnet_context *ctx, const qnet_input_config *co
 /* Makes the mask 0 and 1, or says why it is none. */
 static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const char *name)
 {
-    const size_t count = (size_t)mask->nx * (size_t)mask->ny * (size_t)mask->nz;
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
     float value[QNET__MASK_LABELS + 1], low = 0, high = 0; /* the values but 0 */
+    const size_t bad = qnet__zero_bad_voxels(mask);
     int n = 0, k, whole = 1;
-    size_t i, bad = 0;
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         const float v = mask->voxels[i];
-        if (qnet__is_bad_voxel(v)) {
-            mask->voxels[i] = 0;
-            bad++;
-            continue;
-        }
         low = v < low ? v : low;
         high = v > high ? v : high;
         if (v == 0) continue;
@@ -16329,61 +15858,34 @@ static qnet_status qnet__mask_binary(qnet_context *ctx, qnet_volume *mask, const
     if (n > 1 || (n == 1 && value[0] < 1))
         qnet__log(ctx, QNET_LOG_WARNING, whole ? "%s: a label image: all its labels count as mask"
                   : "%s: not of 0 and 1: what is .5 or more counts as mask", name);
-    for (i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
+    for (size_t i = 0; i < count; i++) mask->voxels[i] = mask->voxels[i] >= 0.5f;
     return QNET_OK;
 }
 
-/* Voxels first..last of a row that are mask, one after the other along x. */
-typedef struct qnet__run {
-    int first, last, y, z;
-    size_t parent, voxels; /* a run of the same component; of a root: the component's size */
-} qnet__run;
-
-static size_t qnet__run_root(qnet__run *run, size_t i)
+/* Flood fill. The component (26 neighbours) of voxel `start`, whose voxels hold `from`: makes them
+   `to`, lists their indices in queue[], breadth first, and returns how many there are. */
+static size_t qnet__mask_component(qnet_volume *mask, size_t start, float from, float to,
+                                   size_t *queue)
 {
-    while (run[i].parent != i) i = run[i].parent = run[run[i].parent].parent;
-    return i;
-}
-
-/* Joins the runs a..a_end-1 of one row to the b..b_end-1 of another where they touch, corners
-   included (26 neighbours). */
-static void qnet__runs_join(qnet__run *run, size_t a, size_t a_end, size_t b, size_t b_end)
-{
-    while (a < a_end && b < b_end) {
-        if (run[a].first <= run[b].last + 1 && run[b].first <= run[a].last + 1) {
-            const size_t x = qnet__run_root(run, a), y = qnet__run_root(run, b);
-            run[qnet__max_size(x, y)].parent = qnet__min_size(x, y);
-        }
-        if (run[a].last < run[b].last) a++;
-        else b++;
-    }
-}
-
-/* The runs of a binary mask in order of z, y, x; run NULL: only counted. */
-static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *row)
-{
-    size_t n = 0;
-    int x, y, z;
-    for (z = 0; z < mask->nz; z++)
-        for (y = 0; y < mask->ny; y++) {
-            const float *p = mask->voxels +
-                             ((size_t)z * (size_t)mask->ny + (size_t)y) * (size_t)mask->nx;
-            if (run) row[(size_t)z * (size_t)mask->ny + (size_t)y] = n;
-            for (x = 0; x < mask->nx; x++) {
-                if (p[x] == 0 || (x > 0 && p[x - 1] != 0)) continue;
-                if (run) {
-                    run[n].first = run[n].last = x;
-                    run[n].y = y;
-                    run[n].z = z;
-                    run[n].parent = n;
-                    run[n].voxels = 0;
-                    while (run[n].last + 1 < mask->nx && p[run[n].last + 1] != 0) run[n].last++;
+    const size_t nx = (size_t)mask->nx, ny = (size_t)mask->ny;
+    size_t tail = 1;
+    queue[0] = start;
+    mask->voxels[start] = to;
+    for (size_t head = 0; head < tail; head++) {
+        const int x = (int)(queue[head] % nx), y = (int)(queue[head] / nx % ny);
+        const int z = (int)(queue[head] / nx / ny);
+        const int x1 = qnet__min_int(x + 1, mask->nx - 1), y1 = qnet__min_int(y + 1, mask->ny - 1);
+        const int z1 = qnet__min_int(z + 1, mask->nz - 1);
+        for (int k = qnet__max_int(z - 1, 0); k <= z1; k++)
+            for (int j = qnet__max_int(y - 1, 0); j <= y1; j++)
+                for (int i = qnet__max_int(x - 1, 0); i <= x1; i++) {
+                    const size_t at = qnet__voxel_at(mask, i, j, k);
+                    if (mask->voxels[at] != from) continue;
+                    mask->voxels[at] = to;
+                    queue[tail++] = at;
                 }
-                n++;
-            }
-        }
-    if (run) row[(size_t)mask->nz * (size_t)mask->ny] = n;
-    return n;
+    }
+    return tail;
 }
 
 /* Clears all components of a binary mask that are smaller than a fiftieth of the largest: nuclei
@@ -16392,376 +15894,297 @@ static size_t qnet__mask_runs(const qnet_volume *mask, qnet__run *run, size_t *r
 static qnet_status qnet__mask_clean(qnet_context *ctx, qnet_volume *mask, const char *name,
                                     qnet_cut *cut)
 {
-    const size_t runs = qnet__mask_runs(mask, NULL, NULL);
-    const size_t ny = (size_t)mask->ny, rows = ny * (size_t)mask->nz;
-    qnet__arena arena = {NULL, 0};
-    qnet__run *run = NULL;
-    size_t *row = NULL, i, largest = 0, kept = 0, lost = 0, pieces = 0, bytes = 0;
-    int pass, y;
-    for (pass = 0; pass < 2; pass++) { /* measure, carve */
-        arena.at = 0;
-        run = (qnet__run *)qnet__take(&arena, runs, sizeof *run);
-        row = (size_t *)qnet__take(&arena, rows + 1, sizeof *row);
-        if (pass == 1) break;
-        bytes = arena.at;
-        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a mask's components");
+    const size_t count = qnet__voxel_count(mask->nx, mask->ny, mask->nz);
+    size_t n = 0, largest = 0, lost = 0, pieces = 0, *queue;
+    for (size_t i = 0; i < count; i++) n += mask->voxels[i] > 0;
+    if (n == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
+                          name);
+    queue = (size_t *)qnet__alloc(ctx, n * sizeof *queue);
+    if (queue == NULL) return qnet__no_memory(ctx, n * sizeof *queue, "a mask's components");
+    for (size_t i = 0; i < count; i++)
+        if (mask->voxels[i] == 1)
+            largest = qnet__max_size(largest, qnet__mask_component(mask, i, 1, 2, queue));
+    for (size_t i = 0; i < count; i++) {
+        size_t size;
+        if (mask->voxels[i] != 2) continue;
+        size = qnet__mask_component(mask, i, 2, 1, queue);
+        if (50 * size >= largest) continue;
+        for (size_t k = 0; k < size; k++) mask->voxels[queue[k]] = 0;
+        lost += size;
+        pieces++;
     }
-    (void)qnet__mask_runs(mask, run, row);
-    for (i = 0; i < rows; i++) {
-        if (i % ny > 0) qnet__runs_join(run, row[i], row[i + 1], row[i - 1], row[i]);
-        for (y = -1; i >= ny && y <= 1; y++) /* the slice below */
-            if (i % ny + (size_t)(y + 1) >= 1 && i % ny + (size_t)(y + 1) <= ny) {
-                const size_t below = i - ny + (size_t)(y + 1) - 1;
-                qnet__runs_join(run, row[i], row[i + 1], row[below], row[below + 1]);
-            }
-    }
-    for (i = 0; i < runs; i++) {
-        qnet__run *root = &run[qnet__run_root(run, i)];
-        root->voxels += (size_t)(run[i].last - run[i].first + 1);
-        largest = qnet__max_size(largest, root->voxels);
-    }
-    for (i = 0; i < runs; i++) {
-        const qnet__run *r = &run[i], *root = &run[qnet__run_root(run, i)];
-        const size_t length = (size_t)(r->last - r->first + 1);
-        if (50 * root->voxels >= largest) {
-            kept += length;
-            continue;
-        }
-        lost += length;
-        pieces += root == r;
-        memset(mask->voxels + ((size_t)r->z * ny + (size_t)r->y) * (size_t)mask->nx + r->first, 0,
-               length * sizeof(float));
-    }
-    qnet__free(ctx, arena.base, bytes);
+    qnet__free(ctx, queue, n * sizeof *queue);
     if (lost)
         qnet__log(ctx, QNET_LOG_WARNING,
                   "%s: %.0f voxels in %.0f pieces of less than a fiftieth of the largest are left "
                   "out", name, (double)lost, (double)pieces);
-    cut->mask_voxels = (int)kept;
+    cut->mask_voxels = (int)(n - lost);
     cut->mask_left_out = (int)lost;
     return QNET_OK;
 }
 
 /* ---- which slices, which part of them -------------------------------------------------------- */
 
-/* Which slices: `count` of them, from `first` upwards; with a mask, those that hold some of it. */
-typedef struct qnet__slice_choice {
-    const qnet_volume *mask; /* NULL: every slice */
-    int first, count;
-} qnet__slice_choice;
-
-/* The first slice from z upwards that the choice counts, or nz. */
-static int qnet__slice_next(const qnet__slice_choice *choice, int z)
+/* 1: slice z holds some of the mask. */
+static int qnet__mask_in_slice(const qnet_volume *mask, int z)
 {
-    const qnet_volume *mask = choice->mask;
-    if (mask == NULL) return z;
-    for (; z < mask->nz; z++) {
-        const float *voxels = qnet__slice_of(mask, z);
-        const size_t count = (size_t)mask->nx * (size_t)mask->ny;
-        size_t i;
-        for (i = 0; i < count; i++)
-            if (voxels[i] > 0) return z;
-    }
-    return z;
+    const size_t count = (size_t)mask->nx * (size_t)mask->ny;
+    const float *voxels = mask->voxels + (size_t)z * count;
+    for (size_t i = 0; i < count; i++)
+        if (voxels[i] > 0) return 1;
+    return 0;
 }
 
-static qnet_status qnet__empty_mask(qnet_context *ctx, const qnet__scan_files *files)
+/* The range of the configuration, or the central max_slices of those that hold the mask. */
+static qnet_status qnet__choose_slices(qnet__preparation *p)
 {
-    return qnet__fail(ctx, QNET_ERROR_DATA, "%s: no voxel is .5 or more, the mask is empty",
-                      files->name[QNET__MASK]);
-}
-
-/* The range asked for, or the central max_slices of those that hold the mask. */
-static qnet_status qnet__choose_slices(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet__scan_files *files, qnet__slice_choice *out)
-{
-    const int nz = files->volume[QNET__QSM]->nz;
-    qnet__slice_choice choice = {NULL, 0, 0};
-    int z, skip;
-    if (config->slice_count > 0) {
-        choice.first = config->slice_first;
-        choice.count = config->slice_count;
-        if (choice.count > nz || choice.first > nz - choice.count)
-            return qnet__fail(ctx, QNET_ERROR_DATA,
+    const qnet_input_config *c = p->config;
+    const qnet_volume *mask = p->map[QNET__MASK];
+    const int nz = p->map[QNET__QSM]->nz;
+    int n = 0, skip;
+    if (c->slice_count > 0) {
+        if (c->slice_count > nz || c->slice_first > nz - c->slice_count)
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
                               "%s: slices %d..%d asked for, the volume has 0..%d",
-                              files->name[QNET__QSM], choice.first, choice.first + choice.count - 1,
-                              nz - 1);
-        *out = choice;
+                              p->name[QNET__QSM], c->slice_first,
+                              c->slice_first + c->slice_count - 1, nz - 1);
+        for (; n < c->slice_count; n++) p->z[n] = c->slice_first + n;
+        p->slices = n;
         return QNET_OK;
     }
-    choice.mask = files->volume[QNET__MASK];
-    for (z = qnet__slice_next(&choice, 0); z < nz; z = qnet__slice_next(&choice, z + 1))
-        choice.count++;
-    if (choice.count == 0) return qnet__empty_mask(ctx, files);
-    /* Of an odd surplus the larger part goes at the upper end. */
-    skip = qnet__max_int(choice.count - config->max_slices, 0) / 2;
-    choice.count = qnet__min_int(choice.count, config->max_slices);
-    choice.first = qnet__slice_next(&choice, 0);
-    for (; skip > 0; skip--) choice.first = qnet__slice_next(&choice, choice.first + 1);
-    *out = choice;
+    for (int z = 0; z < nz; z++) n += qnet__mask_in_slice(mask, z);
+    skip = qnet__max_int(n - c->max_slices, 0) / 2; /* of an odd surplus more goes at the top */
+    for (int z = 0; z < nz && p->slices < c->max_slices; z++)
+        if (qnet__mask_in_slice(mask, z) && skip-- <= 0) p->z[p->slices++] = z;
     return QNET_OK;
 }
 
-/* How the image lies on the voxel grid: pixel (row, column) is at voxel
-   x = center_x - (column + 1/2 - side/2) step_x, y = center_y - (row + 1/2 - side/2) step_y. */
-typedef struct qnet__frame {
-    int side;
-    double center_x, center_y; /* voxels */
-    double step_x, step_y;     /* voxels per pixel */
-} qnet__frame;
-
-/* Centre of mass, along x and y, of the voxels that are not 0 in the slices that `slices` counts;
-   0 when there are none. */
-static int qnet__center_of_mass(const qnet_volume *v, const qnet__slice_choice *slices, double *x,
-                                double *y)
+/* Centre of mass, along x and y, of the voxels that are not 0 in slices z[count] (NULL: in all); 0
+   when there are none. */
+static int qnet__center_of_mass(const qnet_volume *v, const int *z, int count, double center[2])
 {
-    double n = 0, sum_x = 0, sum_y = 0;
-    int i, j, t, z = slices->first;
-    for (t = 0; t < slices->count; t++, z = qnet__slice_next(slices, z + 1))
-        for (j = 0; j < v->ny; j++)
-            for (i = 0; i < v->nx; i++)
-                if (qnet__slice_of(v, z)[(size_t)j * (size_t)v->nx + (size_t)i] != 0) {
+    double n = 0, sum[2] = {0, 0};
+    for (int t = 0; t < count; t++) {
+        const float *voxel = v->voxels + qnet__voxel_at(v, 0, 0, z ? z[t] : t);
+        for (int y = 0; y < v->ny; y++)
+            for (int x = 0; x < v->nx; x++, voxel++)
+                if (*voxel != 0) {
                     n++;
-                    sum_x += i;
-                    sum_y += j;
+                    sum[0] += x;
+                    sum[1] += y;
                 }
+    }
     if (n == 0) return 0;
-    *x = sum_x / n;
-    *y = sum_y / n;
+    for (int k = 0; k < 2; k++) center[k] = sum[k] / n;
     return 1;
 }
 
-/* The frame of the configuration on this scan's grid. One pixel is as many mm along both axes, so
-   that nothing is stretched even if voxels are not square. */
-static qnet_status qnet__frame_plan(qnet_context *ctx, const qnet_input_config *config,
-                                    const qnet__scan_files *files, const qnet__slice_choice *choice,
-                                    qnet__frame *out)
+/* Centre and step of the frame on this scan's grid. mass: the mask's centre, where there is one.
+   The full input takes the longer side of the slices; the crop box_mm / size mm per pixel, and its
+   margin adds pixels, not millimetres per pixel. */
+static qnet_status qnet__frame_plan(qnet__preparation *p, const double mass[2])
 {
-    const qnet_volume *v = files->volume[QNET__QSM];
-    qnet__frame frame;
-    double pixel_mm, half;
+    const qnet_input_config *config = p->config;
+    const qnet_volume *v = p->map[QNET__QSM];
+    const int n[2] = {v->nx, v->ny};
+    double pixel_mm = config->box_mm / config->size;
     if (!(v->spacing[0] > 0 && v->spacing[1] > 0 && v->spacing[0] <= 1000 && v->spacing[1] <= 1000))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
-                          files->name[QNET__QSM], v->spacing[0], v->spacing[1]);
-    frame.side = qnet_input_prepared(config);
-    frame.center_x = (v->nx - 1) / 2.0;
-    frame.center_y = (v->ny - 1) / 2.0;
+        return qnet__fail(p->ctx, QNET_ERROR_DATA, "%s: voxel size is %g x %g mm",
+                          p->name[QNET__QSM], v->spacing[0], v->spacing[1]);
     if (config->input == QNET_INPUT_FULL) {
         pixel_mm = fmax(v->nx * v->spacing[0], v->ny * v->spacing[1]) / config->size;
+        for (int k = 0; k < 2; k++) p->center[k] = (n[k] - 1) / 2.0;
+    } else if (config->box_explicit) {
+        /* world = affine (i, j, k, 1), k in the middle of the slices: two equations for i and j */
+        const double(*a)[4] = v->affine, k = p->z[0] + (p->slices - 1) / 2.0;
+        const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
+        const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
+        const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
+        p->center[0] = (x * a[1][1] - y * a[0][1]) / det;
+        p->center[1] = (y * a[0][0] - x * a[1][0]) / det;
     } else {
-        pixel_mm = config->box_mm / config->size;
-        if (config->box_explicit) {
-            /* world = A (i, j, k, 1), at the middle of the chosen slices: two equations for i, j */
-            const double(*a)[4] = v->affine, k = choice->first + (choice->count - 1) / 2.0;
-            const double x = config->box_center_mm[0] - a[0][2] * k - a[0][3];
-            const double y = config->box_center_mm[1] - a[1][2] * k - a[1][3];
-            const double det = a[0][0] * a[1][1] - a[0][1] * a[1][0];
-            frame.center_x = (x * a[1][1] - y * a[0][1]) / det;
-            frame.center_y = (y * a[0][0] - x * a[1][0]) / det;
-        } else {
-            qnet__slice_choice all = {NULL, 0, 0}; /* of the mask, whichever slices were chosen */
-            all.count = files->volume[QNET__MASK]->nz;
-            if (!qnet__center_of_mass(files->volume[QNET__MASK], &all, &frame.center_x,
-                                      &frame.center_y))
-                return qnet__empty_mask(ctx, files);
-        }
+        for (int k = 0; k < 2; k++) p->center[k] = mass[k];
     }
-    frame.step_x = pixel_mm / v->spacing[0];
-    frame.step_y = pixel_mm / v->spacing[1];
-    half = frame.side / 2.0;
-    /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
-    if (!(frame.center_x + half * frame.step_x > 0 &&
-          frame.center_x - half * frame.step_x < v->nx - 1 &&
-          frame.center_y + half * frame.step_y > 0 &&
-          frame.center_y - half * frame.step_y < v->ny - 1))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
-                          files->name[QNET__QSM], frame.center_x, frame.center_y, v->nx, v->ny);
-    *out = frame;
+    p->side = qnet_input_prepared(config);
+    for (int k = 0; k < 2; k++) {
+        double half;
+        p->step[k] = pixel_mm / v->spacing[k];
+        half = p->side / 2.0 * p->step[k];
+        /* At least one voxel centre inside; also refuses the NaN of a singular affine. */
+        if (!(p->center[k] + half > 0 && p->center[k] - half < n[k] - 1))
+            return qnet__fail(p->ctx, QNET_ERROR_DATA,
+                              "%s: the box about voxel (%g, %g) lies outside of the %dx%d slices",
+                              p->name[QNET__QSM], p->center[0], p->center[1], v->nx, v->ny);
+    }
     return QNET_OK;
 }
 
-/* Voxels x0..x1, y0..y1 of the slices about a centre: low[2] and high[2]. */
-static void qnet__window(const qnet_volume *v, const double center[2], double half_x, double half_y,
+/* ---- do the values make sense? ---------------------------------------------------------------
+
+   A network trains on anything. Maps in ppb, T2* in the place of R2*, swapped files or a sign that
+   one vendor turns give a result that looks like one; so what no brain has is refused, by
+   percentiles, which some bad voxels do not move. The limits leave room for 1.5 to 7 T and for
+   heavy iron load; qnet_cohort_add gives them. */
+
+/* Voxels low[]..high[] of the slices that lie within half[] of a centre; x and y. */
+static void qnet__window(const qnet_volume *v, const double center[2], const double half[2],
                          int low[2], int high[2])
 {
-    low[0] = (int)fmax(floor(center[0] - half_x), 0);
-    high[0] = (int)fmin(ceil(center[0] + half_x), v->nx - 1);
-    low[1] = (int)fmax(floor(center[1] - half_y), 0);
-    high[1] = (int)fmin(ceil(center[1] + half_y), v->ny - 1);
+    for (int k = 0; k < 2; k++) {
+        low[k] = (int)fmax(floor(center[k] - half[k]), 0);
+        high[k] = (int)fmin(ceil(center[k] + half[k]), (k ? v->ny : v->nx) - 1);
+    }
 }
 
 /* No chosen slice of a map may be zero all over the voxels that the image shows, or hold NaN or
    infinity there, which would spread by interpolation; elsewhere they become 0. */
-static qnet_status qnet__check_slices(qnet_context *ctx, const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const qnet__frame *frame)
+static qnet_status qnet__check_slices(const qnet__preparation *p)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const double center[2] = {frame->center_x, frame->center_y};
-    const size_t nx = (size_t)grid->nx, count = nx * (size_t)grid->ny * (size_t)grid->nz;
-    int low[2], high[2], m, t, x, y, z = choice->first;
-    qnet__window(grid, center, frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y,
-                 low, high);
-    for (t = 0; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (m = QNET__QSM; m <= QNET__T1W; m++) {
-            const float *voxels = qnet__slice_of(files->volume[m], z);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {p->side / 2.0 * p->step[0], p->side / 2.0 * p->step[1]};
+    int low[2], high[2];
+    qnet__window(grid, p->center, half, low, high);
+    for (int t = 0; t < p->slices; t++)
+        for (int m = QNET__QSM; m <= QNET__T1W; m++) {
             int some = 0;
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++) {
-                    const float v = voxels[(size_t)y * nx + (size_t)x];
+            for (int y = low[1]; y <= high[1]; y++)
+                for (int x = low[0]; x <= high[0]; x++) {
+                    const float v = p->map[m]->voxels[qnet__voxel_at(grid, x, y, p->z[t])];
                     if (qnet__is_bad_voxel(v))
-                        return qnet__fail(ctx, QNET_ERROR_DATA,
+                        return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                           "%s: voxel (%d, %d, %d) of the volume turned to RAS is "
-                                          "%s, inside of the head", files->name[m], x, y, z,
+                                          "%s, inside of the head", p->name[m], x, y, p->z[t],
                                           v != v ? "NaN" : "infinite");
                     some |= v != 0;
                 }
             if (!some)
-                return qnet__fail(ctx, QNET_ERROR_DATA,
+                return qnet__fail(p->ctx, QNET_ERROR_DATA,
                                   "%s: slice %d (from 0 at the bottom) is zero all over the image",
-                                  files->name[m], z);
+                                  p->name[m], p->z[t]);
         }
-    for (m = QNET__QSM; m <= QNET__T1W; m++) {
-        float *voxels = files->volume[m]->voxels;
-        size_t i, bad = 0;
-        for (i = 0; i < count; i++)
-            if (qnet__is_bad_voxel(voxels[i])) {
-                voxels[i] = 0;
-                bad++;
-            }
+    for (int m = QNET__QSM; m <= QNET__T1W; m++) {
+        const size_t bad = qnet__zero_bad_voxels(p->map[m]);
         if (bad)
-            qnet__log(ctx, QNET_LOG_WARNING,
+            qnet__log(p->ctx, QNET_LOG_WARNING,
                       "%s: %.0f voxels of NaN or infinity inside of the head, where no image looks,"
-                      " become 0", files->name[m], (double)bad);
+                      " become 0", p->name[m], (double)bad);
     }
     return QNET_OK;
 }
 
-/* What a map holds in the chosen slices, near their centre. */
-typedef struct qnet__range {
-    double zero, mask_zero;   /* share of the voxels, and of those of the mask */
-    double low, median, high; /* 1st, 50th and 99th percentile of the others */
-    double negative;          /* their share */
-} qnet__range;
-
-/* Why a map can't be what its name says, or NULL. Ranges: see qnet_scan_prepare. size: the 99th
-   percentile of |QSM|; iron: the median of R2* where QSM is highest. */
-static const char *qnet__unlikely(int map, const qnet__range *r, double size, double iron)
+/* The q-th percentile of those of v[n] that are not 0 and for which where[i] >= least; work[n]. */
+static float qnet__percentile_where(const float *v, const float *where, float least, size_t n,
+                                    double q, float *work)
 {
-    if (r->zero > 0.95) return "is 0 nearly everywhere";
-    if (r->mask_zero > 0.1) return "is 0, or was NaN, in more than a tenth of the mask";
-    if (r->low == r->high) return "is constant";
-    if (map == QNET__QSM && size > 3) {
-        if (r->negative < 0.05 && r->median >= 5 && r->median <= 80)
-            return "looks like R2*: are QSM and R2* swapped?";
-        return r->negative < 0.05 ? "does not look like susceptibility, which is of both signs"
-                                  : "looks like ppb: divide by 1000";
+    size_t k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (v[i] != 0 && where[i] >= least) work[k++] = v[i];
+    return qnet__percentile(work, k, q);
+}
+
+/* Why map m can't be what its name says, or NULL. v[map][n]: the voxels of all maps at the same
+   places, v[QNET__MASK] 0 where there is no mask. limit: 1st, 50th and 99th percentile of those
+   that are not 0. Ranges: see qnet_cohort_add. work[2 n]. */
+static const char *qnet__unlikely(int m, float *const v[QNET__MAPS], size_t n, float limit[3],
+                                  float *work)
+{
+    const float *qsm = v[QNET__QSM], *mask = v[QNET__MASK];
+    double some = 0, negative = 0, in_mask = 0, empty = 0;
+    for (size_t i = 0; i < n; i++) {
+        some += v[m][i] != 0;
+        negative += v[m][i] < 0;
+        in_mask += mask[i] > 0;
+        empty += mask[i] > 0 && v[m][i] == 0;
     }
-    if (map == QNET__QSM && size < 0.005)
-        return "is too small for ppm: a field, a phase, or not in ppm?";
-    if (map == QNET__R2STAR) {
-        if (r->negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
-        if (r->high < 1.5) return "looks like T2* in seconds: R2* is 1/T2*";
-        if (r->median > 25 && iron < 0.9 * r->median)
+    for (int k = 0; k < 3; k++) {
+        static const double q[3] = {1, 50, 99};
+        limit[k] = qnet__percentile_where(v[m], mask, 0, n, q[k], work);
+    }
+    if (some < 0.05 * (double)n) return "is 0 nearly everywhere";
+    if (empty > 0.1 * in_mask) return "is 0, or was NaN, in more than a tenth of the mask";
+    if (limit[0] == limit[2]) return "is constant";
+    negative /= some;
+    if (m == QNET__QSM) {
+        float *size = work + n;
+        double largest;
+        for (size_t i = 0; i < n; i++) size[i] = fabsf(qsm[i]);
+        largest = (double)qnet__percentile_where(size, mask, 0, n, 99, work);
+        if (largest > 3 && negative < 0.05)
+            return limit[1] >= 5 && limit[1] <= 80
+                       ? "looks like R2*: are QSM and R2* swapped?"
+                       : "does not look like susceptibility, which is of both signs";
+        if (largest > 3) return "looks like ppb: divide by 1000";
+        if (largest < 0.005) return "is too small for ppm: a field, a phase, or not in ppm?";
+        for (size_t i = 0; i < n; i++) size[i] = 1 - mask[i]; /* outside of the mask */
+        if (in_mask > 0 && qnet__percentile_where(qsm, mask, 1, n, 50, work) <
+                               qnet__percentile_where(qsm, size, 1, n, 50, work))
+            return "is lower in the mask than around it: of the wrong sign, as GE's phase makes "
+                   "it?";
+    }
+    if (m == QNET__R2STAR) { /* iron: where QSM is highest */
+        const float highest = qnet__percentile_where(qsm, mask, 0, n, 98, work);
+        const float iron = qnet__percentile_where(v[m], qsm, highest, n, 50, work);
+        if (negative > 0.05) return "looks like susceptibility: are QSM and R2* swapped?";
+        if (limit[2] < 1.5f) return "looks like T2* in seconds: R2* is 1/T2*";
+        if (limit[1] > 25 && iron != 0 && iron < 0.9f * limit[1])
             return "looks like T2* in ms, low where there is iron: R2* is 1000/T2*";
-        if (r->median < 5 || r->median > 80 || r->high > 1000)
+        if (limit[1] < 5 || limit[1] > 80 || limit[2] > 1000)
             return "does not look like R2* in 1/s";
     }
     return NULL;
 }
 
-/* The median of QSM where the mask is set (inside = 1) or not, in a window of the chosen slices,
-   voxels of 0 left out; value: room for all of them. */
-static double qnet__median_of(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const int low[2], const int high[2], int inside, float *value)
-{
-    const qnet_volume *qsm = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    int t, x, y, z;
-    size_t n = 0;
-    for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-        for (y = low[1]; y <= high[1]; y++)
-            for (x = low[0]; x <= high[0]; x++) {
-                const size_t at = (size_t)y * (size_t)qsm->nx + (size_t)x;
-                const float v = qnet__slice_of(qsm, z)[at];
-                if (v != 0 && (qnet__slice_of(mask, z)[at] > 0) == inside) value[n++] = v;
-            }
-    return qnet__percentile(value, n, 50);
-}
-
-/* Values that no brain has. */
 #define QNET__VALUES_MM 96 /* a box of this side lies within any head */
-static qnet_status qnet__check_values(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files,
-                                      const qnet__slice_choice *choice, const double center[2])
+
+/* Refuses values that no brain has, in the chosen slices about a centre. */
+static qnet_status qnet__check_values(const qnet__preparation *p, const double center[2])
 {
-    const qnet_volume *grid = files->volume[QNET__QSM], *mask = files->volume[QNET__MASK];
-    const double half_x = QNET__VALUES_MM / 2.0 / grid->spacing[0];
-    const double half_y = QNET__VALUES_MM / 2.0 / grid->spacing[1];
-    int low[2], high[2], m, t, x, y, z;
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const double half[2] = {QNET__VALUES_MM / 2.0 / grid->spacing[0],
+                            QNET__VALUES_MM / 2.0 / grid->spacing[1]};
+    const size_t whole = qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float);
+    int low[2], high[2];
     qnet_status status = QNET_OK;
-    size_t room, bytes, n, k, all, in_mask, empty, i;
-    float *value, iron_limit = FLT_MAX;
-    qnet__window(grid, center, half_x, half_y, low, high);
+    size_t row, n, bytes, at = 0;
+    float *block, *v[QNET__MAPS];
+    qnet__window(grid, center, half, low, high);
     if (low[0] > high[0] || low[1] > high[1]) return QNET_OK; /* an explicit box beside them */
-    room = (size_t)(high[0] - low[0] + 1) * (size_t)(high[1] - low[1] + 1) * (size_t)choice->count;
-    bytes = 2 * room * sizeof *value;
-    value = (float *)qnet__alloc(ctx, bytes);
-    if (value == NULL) return qnet__no_memory(ctx, bytes, "a map's values");
-    for (m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
-        float *iron = value + room; /* of QSM: magnitudes; of R2*: where QSM is highest */
-        const char *why;
+    row = (size_t)(high[0] - low[0] + 1);
+    n = row * (size_t)(high[1] - low[1] + 1) * (size_t)p->slices;
+    bytes = (QNET__MAPS + 2) * n * sizeof *block;
+    block = (float *)qnet__alloc(p->ctx, bytes);
+    if (block == NULL) return qnet__no_memory(p->ctx, bytes, "a map's values");
+    memset(block, 0, bytes);
+    for (int m = 0; m < QNET__MAPS; m++) v[m] = block + (size_t)m * n;
+    for (int t = 0; t < p->slices; t++)
+        for (int y = low[1]; y <= high[1]; y++, at += row)
+            for (int m = 0; m < QNET__MAPS; m++)
+                if (p->map[m])
+                    memcpy(v[m] + at, p->map[m]->voxels + qnet__voxel_at(grid, low[0], y, p->z[t]),
+                           row * sizeof *block);
+    for (int m = QNET__QSM; m <= QNET__T1W && status == QNET_OK; m++) {
+        float limit[3];
         char text[600];
-        qnet__range r;
-        double size = 0, of_iron;
-        n = k = all = in_mask = empty = 0;
-        for (t = 0, z = choice->first; t < choice->count; t++, z = qnet__slice_next(choice, z + 1))
-            for (y = low[1]; y <= high[1]; y++)
-                for (x = low[0]; x <= high[0]; x++, all++) {
-                    const size_t at = (size_t)y * (size_t)grid->nx + (size_t)x;
-                    const float v = qnet__slice_of(files->volume[m], z)[at];
-                    if (mask && qnet__slice_of(mask, z)[at] > 0) {
-                        in_mask++;
-                        empty += v == 0;
-                    }
-                    if (v == 0) continue;
-                    value[n++] = v;
-                    if (m == QNET__QSM) iron[k++] = fabsf(v);
-                    else if (qnet__slice_of(grid, z)[at] >= iron_limit) iron[k++] = v;
-                }
-        r.zero = all > 0 ? 1 - (double)n / (double)all : 1;
-        r.mask_zero = in_mask > 0 ? (double)empty / (double)in_mask : 0;
-        for (r.negative = 0, i = 0; i < n; i++) r.negative += value[i] < 0;
-        r.negative = n > 0 ? r.negative / (double)n : 0;
-        r.low = qnet__percentile(value, n, 1);
-        r.median = qnet__percentile(value, n, 50);
-        r.high = qnet__percentile(value, n, 99);
-        if (m == QNET__QSM) {
-            size = qnet__percentile(iron, k, 99);
-            iron_limit = qnet__percentile(value, n, 98);
-        }
-        of_iron = k > 0 ? qnet__percentile(iron, k, 50) : r.median;
-        why = qnet__unlikely(m, &r, size, of_iron);
-        if (why == NULL && m == QNET__QSM && mask != NULL &&
-            qnet__median_of(files, choice, low, high, 1, iron) <
-                qnet__median_of(files, choice, low, high, 0, iron))
-            why = "is lower in the mask than around it: of the wrong sign, as GE's phase makes it?";
-        for (i = 0; why == NULL && (int)i < m; i++)
-            if (memcmp(files->volume[m]->voxels, files->volume[i]->voxels,
-                       qnet__voxel_count(grid->nx, grid->ny, grid->nz) * sizeof(float)) == 0)
+        const char *why = qnet__unlikely(m, v, n, limit, block + QNET__MAPS * n);
+        for (int k = 0; why == NULL && k < m; k++)
+            if (memcmp(p->map[m]->voxels, p->map[k]->voxels, whole) == 0)
                 why = "is a copy of another map of this scan";
         if (why == NULL) continue;
         snprintf(text, sizeof text, "%.400s: %s (1 %%, half and 99 %% of its values are below "
-                 "%.3g, %.3g and %.3g)", files->name[m], why, r.low, r.median, r.high);
-        status = qnet__unless(ctx, config->any_values, "any_values", text);
+                 "%.3g, %.3g and %.3g)", p->name[m], why, (double)limit[0], (double)limit[1],
+                 (double)limit[2]);
+        status = qnet__unless(p->ctx, p->config->any_values, "any_values", text);
     }
-    qnet__free(ctx, value, bytes);
+    qnet__free(p->ctx, block, bytes);
     return status;
 }
 
+/* ---- images ---------------------------------------------------------------------------------- */
+
 /* The two neighbours of coordinate x on an axis of n voxels, and the second one's weight; 0 where x
    is outside of the volume, whose voxels reach half a step beyond their centres. */
-static int qnet__tap(double x, int n, int *low, int *high, float *weight)
+static int qnet__neighbours(double x, int n, int *low, int *high, float *weight)
 {
     if (!(x > -0.5 && x < n - 0.5)) return 0;
     x = fmin(fmax(x, 0), n - 1);
@@ -16778,248 +16201,107 @@ static int qnet__samples(double step)
     return step <= 2 ? 1 : qnet__min_int((int)ceil(step), 64);
 }
 
-/* image[side][side][3] of slice z: bilinear, zero outside of the volume. */
-static void qnet__resample_slice(const qnet__scan_files *files, const qnet__frame *frame, int z,
-                                 float *image)
+/* image[side][side][3] of slice z: bilinear, zero outside of the volume. Pixels larger than two
+   voxels are the mean of several samples, or fine detail would be aliased. */
+static void qnet__resample_slice(const qnet__preparation *p, int z, float *image)
 {
-    const qnet_volume *grid = files->volume[QNET__QSM];
-    const int many_x = qnet__samples(frame->step_x), many_y = qnet__samples(frame->step_y);
+    const qnet_volume *grid = p->map[QNET__QSM];
+    const int many_x = qnet__samples(p->step[0]), many_y = qnet__samples(p->step[1]);
     const float share = 1.0f / (float)(many_x * many_y);
-    const double half = frame->side / 2.0;
-    const float *voxels[3];
-    int row, column, i, j, m, x0, x1, y0, y1;
+    const double half = p->side / 2.0;
+    int x0, x1, y0, y1;
     float fx, fy;
-    for (m = 0; m < 3; m++) voxels[m] = qnet__slice_of(files->volume[m], z);
-    for (row = 0; row < frame->side; row++)
-        for (column = 0; column < frame->side; column++, image += 3) {
-            float sum[3] = {0, 0, 0};
-            for (i = 0; i < many_y; i++) {
-                /* pixels from the centre; columns run to the patient's left, rows to the back */
-                const double below = row + (i + 0.5) / many_y - half;
-                const double y = frame->center_y - below * frame->step_y;
-                if (!qnet__tap(y, grid->ny, &y0, &y1, &fy)) continue;
-                for (j = 0; j < many_x; j++) {
-                    const double right = column + (j + 0.5) / many_x - half;
-                    const double x = frame->center_x - right * frame->step_x;
-                    if (!qnet__tap(x, grid->nx, &x0, &x1, &fx)) continue;
-                    for (m = 0; m < 3; m++) {
-                        const float *p = voxels[m] + (size_t)y0 * (size_t)grid->nx;
-                        const float *q = voxels[m] + (size_t)y1 * (size_t)grid->nx;
-                        const float top = p[x0] + fx * (p[x1] - p[x0]);
-                        const float bottom = q[x0] + fx * (q[x1] - q[x0]);
-                        sum[m] += top + fy * (bottom - top);
-                    }
+    for (int pixel = 0; pixel < p->side * p->side; pixel++, image += 3) {
+        const int row = pixel / p->side, column = pixel % p->side;
+        float sum[3] = {0, 0, 0};
+        for (int i = 0; i < many_y; i++) {
+            const double below = row + (i + 0.5) / many_y - half; /* pixels from the centre */
+            if (!qnet__neighbours(p->center[1] - below * p->step[1], grid->ny, &y0, &y1, &fy))
+                continue;
+            for (int j = 0; j < many_x; j++) {
+                const double right = column + (j + 0.5) / many_x - half;
+                if (!qnet__neighbours(p->center[0] - right * p->step[0], grid->nx, &x0, &x1, &fx))
+                    continue;
+                for (int m = 0; m < 3; m++) {
+                    const float *a = p->map[m]->voxels + qnet__voxel_at(grid, 0, y0, z);
+                    const float *b = p->map[m]->voxels + qnet__voxel_at(grid, 0, y1, z);
+                    const float top = a[x0] + fx * (a[x1] - a[x0]);
+                    const float bottom = b[x0] + fx * (b[x1] - b[x0]);
+                    sum[m] += top + fy * (bottom - top);
                 }
             }
-            for (m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
         }
-}
-
-/* The picture of a cut: left an axial plane, the middle one of the slices, with mask and box; right
-   a coronal one through the centre, with mask and first and last slice. 16 greys keep it small. */
-static void qnet__cut_picture(const qnet__scan_files *files, const qnet__slice_choice *choice,
-                              const qnet__frame *frame, const int *slice_z, uint8_t *rgb)
-{
-    static const uint8_t mask_colour[3] = {230, 159, 0}, box_colour[3] = {86, 180, 233};
-    const qnet_volume *t1w = files->volume[QNET__T1W], *mask = files->volume[QNET__MASK];
-    const double *mm = t1w->spacing, side = QNET_CUT_SIDE;
-    const double step = fmax(fmax(t1w->nx * mm[0], t1w->ny * mm[1]), t1w->nz * mm[2]) / side;
-    const double half[2] = {frame->side / 2.0 * frame->step_x, frame->side / 2.0 * frame->step_y};
-    const int z = slice_z[choice->count / 2];
-    const int y = qnet__min_int(qnet__max_int((int)(frame->center_y + 0.5), 0), t1w->ny - 1);
-    const size_t count = (size_t)t1w->nx * (size_t)t1w->ny;
-    double sum = 0, white = 0;
-    size_t i, n = 0;
-    int panel, row, column, c;
-    for (i = 0; i < count; i++)
-        if (qnet__slice_of(t1w, z)[i] > 0) {
-            sum += (double)qnet__slice_of(t1w, z)[i];
-            n++;
-        }
-    white = n > 0 ? 2 * sum / (double)n : 1;
-    for (panel = 0; panel < 2; panel++)
-        for (row = 0; row < QNET_CUT_SIDE; row++)
-            for (column = 0; column < QNET_CUT_SIDE; column++) {
-                /* the voxel under the pixel: from the patient's right, front or top on */
-                const double px = (t1w->nx - 1) / 2.0 - (column + 0.5 - side / 2) * step / mm[0];
-                const int n2 = panel ? t1w->nz : t1w->ny;
-                const double stride = step / mm[panel ? 2 : 1];
-                const double p2 = (n2 - 1) / 2.0 - (row + 0.5 - side / 2) * stride;
-                const int x = (int)floor(px + 0.5), v = (int)floor(p2 + 0.5);
-                const int vy = panel ? y : v, vz = panel ? v : z;
-                const size_t at = (size_t)qnet__max_int(vy, 0) * (size_t)t1w->nx +
-                                  (size_t)qnet__max_int(x, 0);
-                uint8_t *pixel = rgb + ((size_t)row * 2 * QNET_CUT_SIDE +
-                                        (size_t)(panel * QNET_CUT_SIDE + column)) * 3;
-                const uint8_t *colour = NULL;
-                int grey = 0;
-                if (x >= 0 && x < t1w->nx && v >= 0 && v < n2) {
-                    const double share = (double)qnet__slice_of(t1w, vz)[at] / white;
-                    grey = (int)(fmin(fmax(share, 0), 1) * 15 + 0.5) * 17;
-                    if (mask && qnet__slice_of(mask, vz)[at] > 0 && (row + column) % 2 == 0)
-                        colour = mask_colour;
-                }
-                if (panel == 0) { /* the box's rim, one pixel wide */
-                    const double dx = fabs(px - frame->center_x), dy = fabs(p2 - frame->center_y);
-                    if (dx <= half[0] && dy <= half[1] &&
-                        (dx > half[0] - step / mm[0] || dy > half[1] - stride))
-                        colour = box_colour;
-                } else if (fabs(p2 - (slice_z[0] - 0.5)) <= stride / 2 ||
-                           fabs(p2 - (slice_z[choice->count - 1] + 0.5)) <= stride / 2) {
-                    colour = box_colour;
-                }
-                for (c = 0; c < 3; c++) pixel[c] = colour ? colour[c] : (uint8_t)grey;
-            }
-}
-
-/* Checks everything first and writes slices, slice_z[count] and pixels[count][side][side][3] last,
-   so that they are as before on any failure. The mask is only looked at where it is needed. *cut is
-   filled in on the way, its picture where it has room for one. */
-static qnet_status qnet__scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                      const qnet__scan_files *files, int *slices, int *slice_z,
-                                      float *pixels, qnet_cut *cut)
-{
-    const int needed = qnet__input_needs_mask(config) ? QNET__MAPS : QNET__MASK;
-    const size_t side = (size_t)qnet_input_prepared(config);
-    const qnet_volume *qsm = files->volume[QNET__QSM];
-    qnet__scan_files looked; /* the volumes that are needed */
-    qnet__slice_choice choice;
-    qnet__frame frame;
-    double head[2], middle, ml;
-    char text[512];
-    int m, t, z;
-    for (m = 0; m < needed; m++) {
-        size_t cleared;
-        if (files->volume[m] == NULL)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", files->name[m],
-                              m == QNET__MASK ? ", and no slices or box are given" : "");
-        QNET__TRY(qnet__to_axial(ctx, config, files->volume[m], files->name[m]));
-        QNET__TRY(qnet__check_grid(ctx, qsm, files->name[0], files->volume[m], files->name[m]));
-        if (m == QNET__MASK) continue;
-        cleared = qnet__clear_outside(files->volume[m]);
-        if (cleared)
-            qnet__log(ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
-                      "head become 0", files->name[m], (double)cleared);
+        for (int m = 0; m < 3; m++) image[m] = many_x * many_y > 1 ? sum[m] * share : sum[m];
     }
-    cut->offset_mm[0] = cut->offset_mm[1] = NAN;
-    cut->mask_voxels = cut->mask_left_out = cut->outlier = 0;
-    if (needed == QNET__MAPS) {
-        QNET__TRY(qnet__mask_binary(ctx, files->volume[QNET__MASK], files->name[QNET__MASK]));
-        QNET__TRY(qnet__mask_clean(ctx, files->volume[QNET__MASK], files->name[QNET__MASK], cut));
+}
+
+/* Everything but the images: checks the maps, chooses the slices, places the frame. The order
+   counts: what is refused first has the plainest sentence, and values are looked at where the frame
+   is. */
+static qnet_status qnet__cut_plan(qnet__preparation *p)
+{
+    const int needed = qnet__maps_needed(p->config);
+    const qnet_volume *qsm = p->map[QNET__QSM], *mask;
+    qnet_cut *cut = &p->cut;
+    double head[2], mass[2] = {0, 0}, middle;
+    char text[512];
+    for (int m = 0; m < needed; m++) {
+        size_t cleared;
+        if (p->map[m] == NULL)
+            return qnet__fail(p->ctx, QNET_ERROR_ARGUMENT, "%s: missing%s", p->name[m],
+                              m == QNET__MASK ? ", and no slices or box are given" : "");
+        QNET__TRY(qnet__to_axial(p->ctx, p->config, p->map[m], p->name[m]));
+        QNET__TRY(qnet__check_grid(p->ctx, qsm, p->name[QNET__QSM], p->map[m], p->name[m]));
+        if (m == QNET__MASK) continue;
+        cleared = qnet__clear_outside(p->map[m]);
+        if (cleared)
+            qnet__log(p->ctx, QNET_LOG_WARNING, "%s: %.0f voxels of NaN or infinity outside of the "
+                      "head become 0", p->name[m], (double)cleared);
+    }
+    if (needed < QNET__MAPS) p->map[QNET__MASK] = NULL;
+    mask = p->map[QNET__MASK];
+    if (mask) {
+        double ml;
+        QNET__TRY(qnet__mask_binary(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK]));
+        QNET__TRY(qnet__mask_clean(p->ctx, p->map[QNET__MASK], p->name[QNET__MASK], cut));
+        (void)qnet__center_of_mass(mask, NULL, mask->nz, mass);
         ml = cut->mask_voxels * qsm->spacing[0] * qsm->spacing[1] * qsm->spacing[2] / 1000;
         snprintf(text, sizeof text, "%.400s: %.0f ml, more than the %d of basal ganglia and "
-                 "thalami: a mask of the brain?", files->name[QNET__MASK], ml, QNET__MASK_ML);
+                 "thalami: a mask of the brain?", p->name[QNET__MASK], ml, QNET__MASK_ML);
         if (ml > QNET__MASK_ML)
-            QNET__TRY(qnet__unless(ctx, config->any_values, "any_values", text));
+            QNET__TRY(qnet__unless(p->ctx, p->config->any_values, "any_values", text));
     }
-    QNET__TRY(qnet__choose_slices(ctx, config, files, &choice));
-    QNET__TRY(qnet__frame_plan(ctx, config, files, &choice, &frame));
-    QNET__TRY(qnet__check_slices(ctx, files, &choice, &frame));
-    cut->center[0] = frame.center_x;
-    cut->center[1] = frame.center_y;
-    cut->side_mm = frame.side * frame.step_x * qsm->spacing[0];
-    {
-        qnet__slice_choice all = {NULL, 0, 0};
-        double mass[2] = {frame.center_x, frame.center_y};
-        all.count = qsm->nz;
-        if (needed == QNET__MAPS &&
-            qnet__center_of_mass(files->volume[QNET__MASK], &all, &mass[0], &mass[1]) &&
-            qnet__center_of_mass(qsm, &choice, &head[0], &head[1]))
-            for (m = 0; m < 2; m++) cut->offset_mm[m] = (mass[m] - head[m]) * qsm->spacing[m];
-        looked = *files;
-        if (needed < QNET__MAPS) looked.volume[QNET__MASK] = NULL;
-        QNET__TRY(qnet__check_values(ctx, config, &looked, &choice, mass));
-    }
-    *slices = choice.count;
-    for (t = 0, z = choice.first; t < choice.count; t++, z = qnet__slice_next(&choice, z + 1)) {
-        slice_z[t] = z;
-        qnet__resample_slice(files, &frame, z, pixels + (size_t)t * side * side * 3);
-    }
-    cut->slice[0] = slice_z[0];
-    cut->slice[1] = slice_z[choice.count - 1];
+    QNET__TRY(qnet__choose_slices(p));
+    QNET__TRY(qnet__frame_plan(p, mass));
+    QNET__TRY(qnet__check_slices(p));
+    QNET__TRY(qnet__check_values(p, mask ? mass : p->center));
+    cut->slice[0] = p->z[0];
+    cut->slice[1] = p->z[p->slices - 1];
     middle = (cut->slice[0] + cut->slice[1]) / 2.0;
-    for (m = 0; m < 3; m++)
-        cut->center_mm[m] = qsm->affine[m][0] * frame.center_x +
-                            qsm->affine[m][1] * frame.center_y + qsm->affine[m][2] * middle +
-                            qsm->affine[m][3];
-    if (cut->picture) qnet__cut_picture(&looked, &choice, &frame, slice_z, cut->picture);
+    for (int k = 0; k < 3; k++)
+        cut->center_mm[k] = qsm->affine[k][0] * p->center[0] + qsm->affine[k][1] * p->center[1] +
+                            qsm->affine[k][2] * middle + qsm->affine[k][3];
+    cut->side_mm = p->side * p->step[0] * qsm->spacing[0];
+    for (int k = 0; k < 2; k++) {
+        cut->center[k] = p->center[k];
+        cut->offset_mm[k] = mask && qnet__center_of_mass(qsm, p->z, p->slices, head)
+                                ? (mass[k] - head[k]) * qsm->spacing[k] : (double)NAN;
+    }
     return QNET_OK;
 }
 
-/* Volumes that came from memory have no file names: they are called by what they are. */
-static qnet__scan_files qnet__scan_files_of(const qnet_scan_maps *maps)
-{
-    qnet__scan_files files;
-    files.volume[QNET__QSM] = maps->qsm;
-    files.volume[QNET__R2STAR] = maps->r2star;
-    files.volume[QNET__T1W] = maps->t1w;
-    files.volume[QNET__MASK] = maps->mask;
-    files.name[QNET__QSM] = "QSM map";
-    files.name[QNET__R2STAR] = "R2* map";
-    files.name[QNET__T1W] = "T1W image";
-    files.name[QNET__MASK] = "mask of the basal ganglia";
-    return files;
-}
+/* ---- cohorts ---------------------------------------------------------------------------------
 
-QNET_API qnet_status qnet_scan_prepare(qnet_context *ctx, const qnet_input_config *config,
-                                       const qnet_scan_maps *maps, int *slices, int *slice_z,
-                                       float *pixels)
-{
-    qnet__scan_files files;
-    qnet_cut cut;
-    memset(&cut, 0, sizeof cut);
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (maps == NULL || slices == NULL || slice_z == NULL || pixels == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "prepare scan: maps or an output are missing");
-    files = qnet__scan_files_of(maps);
-    return qnet__scan_prepare(ctx, config, &files, slices, slice_z, pixels, &cut);
-}
-
-/* ---- cohorts --------------------------------------------------------------------------------- */
+   One block for the list, which does not grow, and one for the images of each scan, as large as its
+   slices need. hash is of the pixels: the identity of what a network saw. source_hash is of the QSM
+   volume: it stays whatever is cut from it, so that a person is recognised under another name. */
 
 #define QNET__MAX_SCANS 10000 /* finding duplicates compares all pairs of names */
 
-#define QNET__CUT_BYTES ((size_t)QNET_CUT_SIDE * 2 * QNET_CUT_SIDE * 3)
-
-/* What lies at the start of a cohort's block, before scans, slice numbers and pixels. */
-typedef struct qnet__cohort {
-    qnet_cohort base; /* first: a qnet_cohort pointer is a pointer to this */
-    int capacity;     /* scans there is room for */
-    int *slice_z;     /* [capacity][max_slices] */
-    float *pixels;    /* [capacity][max_slices][height][width][3] */
-    uint8_t *pictures; /* [capacity][QNET__CUT_BYTES] */
-    char derivatives[256];
-} qnet__cohort;
-
-/* With arena->base NULL this only measures. */
-static qnet__cohort *qnet__cohort_plan(qnet__arena *arena, const qnet_input_config *config,
-                                       size_t scans)
-{
-    const size_t side = (size_t)qnet_input_prepared(config); /* at most 3 QNET__MAX_SIDE */
-    const size_t slices = scans * (size_t)config->max_slices;
-    const size_t image = side * side * 3 * sizeof(float);
-    qnet__cohort *cohort = (qnet__cohort *)qnet__take(arena, 1, sizeof *cohort);
-    void *list = qnet__take(arena, scans, sizeof(qnet_scan));
-    void *z = qnet__take(arena, slices, sizeof(int));
-    void *pixels = qnet__take(arena, slices, image);
-    void *pictures = qnet__take(arena, scans, QNET__CUT_BYTES);
-    if (cohort != NULL) {
-        memset(cohort, 0, sizeof *cohort);
-        cohort->base.scans = (qnet_scan *)list;
-        cohort->slice_z = (int *)z;
-        cohort->pixels = (float *)pixels;
-        cohort->pictures = (uint8_t *)pictures;
-    }
-    return cohort;
-}
-
-/* One block for all: a scan of fewer slices leaves the rest of its place unused, and memory that is
-   never written is not backed by the system. */
 QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_config *config,
                                         int scans, qnet_cohort **out)
 {
-    qnet__arena arena = {NULL, 0};
-    qnet__cohort *cohort;
+    qnet_cohort *cohort;
     size_t bytes;
     QNET__TRY(qnet__input_check(ctx, config));
     if (out == NULL) return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: no place for the result");
@@ -17027,34 +16309,35 @@ QNET_API qnet_status qnet_cohort_create(qnet_context *ctx, const qnet_input_conf
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: room for %d scans asked for, expected 1..%d", scans,
                           QNET__MAX_SCANS);
-    if (config->derivatives && strlen(config->derivatives) >= sizeof cohort->derivatives)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "cohort: the name of the derivatives folder is too long");
-    (void)qnet__cohort_plan(&arena, config, (size_t)scans);
-    bytes = arena.at;
-    if (bytes == (size_t)-1)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "cohort: %d scans do not fit into memory", scans);
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "a cohort's slices");
-    arena.at = 0;
-    cohort = qnet__cohort_plan(&arena, config, (size_t)scans);
+    bytes = sizeof *cohort + (size_t)scans * sizeof *cohort->scans;
+    cohort = (qnet_cohort *)qnet__alloc(ctx, bytes);
+    if (cohort == NULL) return qnet__no_memory(ctx, bytes, "a cohort");
+    memset(cohort, 0, bytes);
+    cohort->ctx = ctx;
+    cohort->config = *config;
     cohort->capacity = scans;
-    cohort->base.ctx = ctx;
-    cohort->base.config = *config;
-    if (config->derivatives) {
-        strcpy(cohort->derivatives, config->derivatives);
-        cohort->base.config.derivatives = cohort->derivatives;
-    }
-    cohort->base.height = cohort->base.width = qnet_input_prepared(config);
-    cohort->base.block = cohort;
-    cohort->base.block_bytes = bytes;
-    *out = &cohort->base;
+    cohort->height = cohort->width = qnet_input_prepared(config);
+    cohort->scans = (qnet_scan *)(void *)(cohort + 1);
+    *out = cohort;
     return QNET_OK;
+}
+
+/* Bytes of a scan's block: pixels and slice_z. SIZE_MAX, which no allocation has: too many. */
+static size_t qnet__scan_bytes(const qnet_cohort *cohort, int slices)
+{
+    const double image = (double)cohort->height * cohort->width * 3 * sizeof(float);
+    const double bytes = slices * (image + sizeof(int));
+    return bytes < (double)(SIZE_MAX / 2) ? (size_t)bytes : SIZE_MAX;
 }
 
 QNET_API void qnet_cohort_destroy(qnet_cohort *cohort)
 {
-    if (cohort != NULL) qnet__free(cohort->ctx, cohort->block, cohort->block_bytes);
+    if (cohort == NULL) return;
+    for (int s = 0; s < cohort->scans_count; s++)
+        qnet__free(cohort->ctx, (void *)(uintptr_t)cohort->scans[s].pixels,
+                   qnet__scan_bytes(cohort, cohort->scans[s].slices));
+    qnet__free(cohort->ctx, cohort,
+               sizeof *cohort + (size_t)cohort->capacity * sizeof *cohort->scans);
 }
 
 QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t)
@@ -17065,127 +16348,264 @@ QNET_API const float *qnet_scan_slice(const qnet_cohort *cohort, int scan, int t
            (size_t)t * (size_t)cohort->height * (size_t)cohort->width * 3;
 }
 
+/* Of the voxels, as they would lie in a file: the same on every machine. */
 static uint64_t qnet__volume_hash(const qnet_volume *v)
 {
-    qnet_safetensor t; /* hashed as in a file: the same on every machine */
+    qnet_safetensor t;
     memset(&t, 0, sizeof t);
     t.dtype = QNET_F32;
     t.data = v->voxels;
-    t.bytes = (size_t)v->nx * (size_t)v->ny * (size_t)v->nz * sizeof(float);
+    t.bytes = qnet__voxel_count(v->nx, v->ny, v->nz) * sizeof(float);
     return qnet__hash_numbers(QNET_HASH_START, &t);
 }
 
-/* Appends a scan of `who`; the cohort is as before on any failure. */
-static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan *who,
-                                       const qnet__scan_files *files)
+/* Whose scan it is, and that no other subject of the cohort has this QSM map: one brain would be
+   trained and tested on. */
+static qnet_status qnet__cohort_check(const qnet_cohort *cohort, const qnet_scan *scan)
 {
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const size_t slices = (size_t)cohort->config.max_slices, at = (size_t)cohort->scans_count;
-    const size_t pixels = (size_t)cohort->height * (size_t)cohort->width * 3;
-    qnet_scan scan = *who;
-    int *slice_z;
-    float *place;
-    if (cohort->scans_count >= room->capacity)
-        return qnet__fail(cohort->ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
-                          who->subject, room->capacity);
-    /* Prepared in its final place; it counts only once scans_count has gone up. */
-    slice_z = room->slice_z + at * slices;
-    place = room->pixels + at * slices * pixels;
-    scan.cut.picture = room->pictures + at * QNET__CUT_BYTES;
-    QNET__TRY(qnet__scan_prepare(cohort->ctx, &cohort->config, files, &scan.slices, slice_z, place,
-                                 &scan.cut));
-    scan.slice_z = slice_z;
-    scan.pixels = place;
-    scan.hash = qnet_hash(QNET_HASH_START, place, (size_t)scan.slices * pixels * sizeof(float));
-    scan.source_hash = qnet__volume_hash(files->volume[QNET__QSM]);
-    for (size_t i = 0; i < at; i++) { /* one brain would be trained and tested on */
+    for (int s = 0; s < cohort->scans_count; s++) {
+        const qnet_scan *other = &cohort->scans[s];
+        const int same = strcmp(other->subject, scan->subject) == 0;
         char text[256];
-        if (cohort->scans[i].source_hash != scan.source_hash ||
-            strcmp(cohort->scans[i].subject, scan.subject) == 0)
-            continue;
-        snprintf(text, sizeof text, "%s and %s have the same QSM map", cohort->scans[i].subject,
-                 scan.subject);
+        if (same && other->label != scan->label)
+            return qnet__fail(cohort->ctx, QNET_ERROR_DATA,
+                              "cohort: %s is HH in one scan, HC in another", scan->subject);
+        if (same || other->source_hash != scan->source_hash) continue;
+        snprintf(text, sizeof text, "%s and %s have the same QSM map", other->subject,
+                 scan->subject);
         QNET__TRY(qnet__unless(cohort->ctx, cohort->config.any_values, "any_values", text));
     }
-    cohort->scans[at] = scan;
-    cohort->scans_count++;
     return QNET_OK;
 }
 
-QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+/* Appends a scan whose maps have these names: checks, then memory, then images, so that the cohort
+   is as before on any failure. */
+static qnet_status qnet__cohort_append(qnet_cohort *cohort, const qnet_scan_maps *maps,
+                                       const char *const name[QNET__MAPS])
 {
-    qnet__scan_files files;
-    qnet_scan who;
-    qnet_context *ctx;
-    memset(&who, 0, sizeof who);
-    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
-    ctx = cohort->ctx;
-    if (maps == NULL || maps->subject == NULL || maps->subject[0] == '\0')
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "cohort: a scan needs maps and a subject's name");
-    if (strlen(maps->subject) >= sizeof who.subject)
+    qnet_context *ctx = cohort->ctx;
+    qnet_volume *const map[QNET__MAPS] = {maps->qsm, maps->r2star, maps->t1w, maps->mask};
+    const size_t image = (size_t)cohort->height * (size_t)cohort->width * 3;
+    qnet__preparation p;
+    qnet_scan scan;
+    int *slice_z;
+    float *pixels;
+    size_t bytes;
+    memset(&scan, 0, sizeof scan);
+    memset(&p, 0, sizeof p);
+    if (maps->subject == NULL || maps->subject[0] == '\0')
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "cohort: a scan needs a subject's name");
+    if (strlen(maps->subject) >= sizeof scan.subject)
         return qnet__fail(ctx, QNET_ERROR_LIMIT,
                           "cohort: subject \"%.20s...\" has a name above %d bytes", maps->subject,
-                          (int)sizeof who.subject - 1);
+                          (int)sizeof scan.subject - 1);
     if (maps->label != QNET_HC && maps->label != QNET_HH)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "cohort: %s has label %d, expected HC (0) or HH (1)", maps->subject,
                           (int)maps->label);
-    for (int s = 0; s < cohort->scans_count; s++)
-        if (strcmp(cohort->scans[s].subject, maps->subject) == 0 &&
-            cohort->scans[s].label != maps->label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "cohort: %s is HH in one scan, HC in another",
-                              maps->subject);
-    strcpy(who.subject, maps->subject);
-    who.label = maps->label;
-    who.age = maps->age;
-    who.sex = maps->sex;
-    files = qnet__scan_files_of(maps);
-    return qnet__cohort_append(cohort, &who, &files);
-}
-
-/* ---- folds ----------------------------------------------------------------------------------- */
-
-/* first[i]: the first scan of the subject of scan i. A subject with both labels is an error. */
-static qnet_status qnet__subjects(qnet_context *ctx, const qnet_cohort *cohort, int *first)
-{
-    int i, j;
-    for (i = 0; i < cohort->scans_count; i++) {
-        const qnet_scan *scan = &cohort->scans[i];
-        for (j = 0; j < i && strcmp(cohort->scans[j].subject, scan->subject) != 0;) j++;
-        first[i] = j;
-        if (scan->label != cohort->scans[j].label)
-            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
-                              scan->subject);
+    if (cohort->scans_count >= cohort->capacity)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%s: the cohort is full with %d scans",
+                          maps->subject, cohort->capacity);
+    strcpy(scan.subject, maps->subject);
+    scan.label = maps->label;
+    scan.age = maps->age;
+    scan.sex = maps->sex;
+    p.ctx = ctx;
+    p.config = &cohort->config;
+    for (int m = 0; m < QNET__MAPS; m++) {
+        p.map[m] = map[m];
+        p.name[m] = name[m];
+    }
+    QNET__TRY(qnet__cut_plan(&p));
+    scan.source_hash = qnet__volume_hash(p.map[QNET__QSM]);
+    QNET__TRY(qnet__cohort_check(cohort, &scan));
+    bytes = qnet__scan_bytes(cohort, p.slices);
+    pixels = (float *)qnet__alloc(ctx, bytes);
+    if (pixels == NULL) return qnet__no_memory(ctx, bytes, "a scan's slices");
+    slice_z = (int *)(void *)(pixels + (size_t)p.slices * image);
+    memcpy(slice_z, p.z, (size_t)p.slices * sizeof *slice_z);
+    for (int t = 0; t < p.slices; t++)
+        qnet__resample_slice(&p, p.z[t], pixels + (size_t)t * image);
+    scan.slices = p.slices;
+    scan.slice_z = slice_z;
+    scan.pixels = pixels;
+    scan.hash = qnet_hash(QNET_HASH_START, pixels, (size_t)p.slices * image * sizeof *pixels);
+    scan.cut = p.cut;
+    cohort->scans[cohort->scans_count++] = scan;
+    if (cohort->config.viewer) {
+        qnet_scan_maps seen = *maps;
+        seen.mask = p.map[QNET__MASK];
+        cohort->config.viewer->show(cohort->config.viewer->user, &scan, &seen);
     }
     return QNET_OK;
 }
 
+static const char *const qnet__map_names[QNET__MAPS] = {"QSM map", "R2* map", "T1W image",
+                                                        "mask of the basal ganglia"};
+
+QNET_API qnet_status qnet_cohort_add(qnet_cohort *cohort, const qnet_scan_maps *maps)
+{
+    if (cohort == NULL) return QNET_ERROR_ARGUMENT;
+    if (maps == NULL) return qnet__fail(cohort->ctx, QNET_ERROR_ARGUMENT, "cohort: maps are NULL");
+    return qnet__cohort_append(cohort, maps, qnet__map_names);
+}
+
+#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
+
+/* Where the mask lies in the head, along x (k = 0) and y (1), mm, or the number of slices (2). NaN:
+   no mask. */
+static double qnet__cut_measure(const qnet_scan *scan, int k)
+{
+    return k < 2 ? scan->cut.offset_mm[k] : scan->slices;
+}
+
+/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
+   than in most of the cohort: further from the median than 5 standard deviations, these estimated
+   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
+static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
+{
+    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
+    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
+                                        "mm to the front from the head's centre to the mask's",
+                                        "slices with the mask"};
+    const int n = cohort->scans_count;
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *work;
+    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
+    work = (float *)qnet__alloc(cohort->ctx, bytes);
+    if (work == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
+    for (int k = 0; k < 3; k++) {
+        double median = 0, limit = 0;
+        size_t known = 0;
+        for (int pass = 0; pass < 2; pass++) { /* the median; the median of the distances to it */
+            known = 0;
+            for (int s = 0; s < n; s++) {
+                const double value = qnet__cut_measure(&cohort->scans[s], k);
+                if (value == value) work[known++] = (float)(pass ? fabs(value - median) : value);
+            }
+            if (pass == 0) median = (double)qnet__percentile(work, known, 50);
+            else limit = fmax(5 * 1.4826 * (double)qnet__percentile(work, known, 50), least[k]);
+        }
+        for (int s = 0; s < n && known >= QNET__OUTLIER_SCANS; s++) {
+            qnet_scan *scan = &cohort->scans[s];
+            const double value = qnet__cut_measure(scan, k);
+            if (!(fabs(value - median) > limit)) continue;
+            scan->cut.outlier |= k < 2 ? 1 : 2;
+            qnet__log(cohort->ctx, QNET_LOG_WARNING,
+                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
+                      value, what[k], median);
+        }
+    }
+    qnet__free(cohort->ctx, work, bytes);
+    return QNET_OK;
+}
+
+#ifndef QNET_NO_STDIO
+/* Reads one scan's volumes and appends them. */
+static qnet_status qnet__cohort_load_one(qnet_cohort *cohort, const qnet_scan_files *files)
+{
+    const char *const path[QNET__MAPS] = {files->qsm, files->r2star, files->t1w, files->mask};
+    const int needed = qnet__maps_needed(&cohort->config);
+    qnet_volume *v[QNET__MAPS] = {NULL, NULL, NULL, NULL};
+    qnet_status status = QNET_OK;
+    qnet_scan_maps maps;
+    for (int m = 0; m < needed && status == QNET_OK; m++) {
+        if (path[m] == NULL)
+            status = qnet__fail(cohort->ctx, QNET_ERROR_NOT_FOUND, "%.63s: no file of the %s%s",
+                                files->subject ? files->subject : "", qnet__map_names[m],
+                                m == QNET__MASK ? ", and no slices or box are given" : "");
+        else status = qnet_nifti_load(cohort->ctx, path[m], &v[m]);
+    }
+    memset(&maps, 0, sizeof maps);
+    maps.subject = files->subject;
+    maps.label = files->label;
+    maps.age = files->age;
+    maps.sex = files->sex;
+    maps.qsm = v[QNET__QSM];
+    maps.r2star = v[QNET__R2STAR];
+    maps.t1w = v[QNET__T1W];
+    maps.mask = v[QNET__MASK];
+    if (status == QNET_OK) status = qnet__cohort_append(cohort, &maps, path);
+    for (int m = 0; m < QNET__MAPS; m++) qnet_volume_destroy(v[m]);
+    return status;
+}
+
+/* Reports that scan i (from 0) of count has been read since `start`; the hook may stop it there. */
+static qnet_status qnet__cohort_progress(qnet_context *ctx, const char *subject, int i, int count,
+                                         double start)
+{
+    const double seconds = qnet__seconds(ctx) - start;
+    qnet_progress_info info;
+    memset(&info, 0, sizeof info);
+    info.task = "read cohort";
+    info.where = subject;
+    info.step = (size_t)i + 1;
+    info.steps = (size_t)count;
+    info.loss = (double)NAN;
+    info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
+    info.seconds_left = seconds * (count - i - 1) / (i + 1);
+    info.fraction = (double)(i + 1) / count;
+    if (!qnet__report(ctx, &info)) return QNET_OK;
+    return qnet__fail(ctx, QNET_STOPPED, "reading the cohort was stopped after %s", subject);
+}
+
+QNET_API qnet_status qnet_cohort_load(qnet_context *ctx, const qnet_input_config *config,
+                                      const qnet_scan_files *files, int count, qnet_cohort **out)
+{
+    qnet_cohort *cohort = NULL;
+    qnet_status status = QNET_OK;
+    double start;
+    if (files == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "load cohort: files or result are NULL");
+    QNET__TRY(qnet_cohort_create(ctx, config, count, &cohort));
+    start = qnet__seconds(ctx);
+    for (int i = 0; i < count && status == QNET_OK; i++) {
+        status = qnet__cohort_load_one(cohort, &files[i]);
+        if (status == QNET_OK)
+            status = qnet__cohort_progress(ctx, files[i].subject, i, count, start);
+    }
+    if (status == QNET_OK) status = qnet__cohort_outliers(cohort);
+    if (status == QNET_OK) *out = cohort;
+    else qnet_cohort_destroy(cohort);
+    return status;
+}
+#endif
+
+/* ---- folds -----------------------------------------------------------------------------------
+
+   Cross-validation is over individuals: all scans of a subject share a fold, or a network would be
+   tested on a brain that it has seen (paper, "Training Procedure"). */
+
 /* Each class is shuffled, HC first, and dealt out in turn; HH goes on where HC stopped. So the
-   folds differ by at most one subject in all, and by at most one in each class. work[2 count]. */
+   folds differ by at most one subject in all, and by at most one in each class. work[2 scans]. */
 static qnet_status qnet__deal_folds(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                     uint64_t seed, int *work, int *fold)
 {
-    int *first = work, *order = work + cohort->scans_count;
-    size_t count[2] = {0, 0}, i;
-    int label, s, next = 0;
-    QNET__TRY(qnet__subjects(ctx, cohort, first));
-    for (s = 0; s < cohort->scans_count; s++)
-        if (first[s] == s) count[cohort->scans[s].label == QNET_HH]++;
-    for (label = 0; label < 2; label++)
-        if ((size_t)folds > count[label])
+    const int scans = cohort->scans_count;
+    int *first = work, *order = work + scans; /* first scan of the scan's subject */
+    int count[2] = {0, 0}, next = 0;
+    for (int s = 0; s < scans; s++) {
+        const qnet_scan *scan = &cohort->scans[s];
+        for (first[s] = 0; strcmp(cohort->scans[first[s]].subject, scan->subject) != 0;) first[s]++;
+        if (scan->label != cohort->scans[first[s]].label)
+            return qnet__fail(ctx, QNET_ERROR_DATA, "folds: subject %s has scans of both labels",
+                              scan->subject);
+        count[scan->label == QNET_HH] += first[s] == s;
+    }
+    for (int label = 0; label < 2; label++)
+        if (folds > count[label])
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: %d asked for, but there are only %d %s subjects", folds,
-                              (int)count[label], label ? "HH" : "HC");
-    for (label = 0; label < 2; label++) {
+                              count[label], label ? "HH" : "HC");
+    for (int label = 0; label < 2; label++) {
         qnet_rng rng = qnet_rng_at(seed, QNET_RANDOM_FOLDS, (uint32_t)label, 0);
         size_t n = 0;
-        for (s = 0; s < cohort->scans_count; s++)
+        for (int s = 0; s < scans; s++)
             if (first[s] == s && (cohort->scans[s].label == QNET_HH) == label) order[n++] = s;
         qnet_rng_shuffle(&rng, order, n);
-        for (i = 0; i < n; i++) fold[order[i]] = next++ % folds;
+        for (size_t i = 0; i < n; i++) fold[order[i]] = next++ % folds;
     }
-    for (s = 0; s < cohort->scans_count; s++) fold[s] = fold[first[s]];
+    for (int s = 0; s < scans; s++) fold[s] = fold[first[s]];
     return QNET_OK;
 }
 
@@ -17212,15 +16632,14 @@ QNET_API qnet_status qnet_folds_create(qnet_context *ctx, const qnet_cohort *coh
 QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *cohort, int folds,
                                       const int *fold)
 {
-    int i, j;
     if (cohort == NULL || fold == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "folds: cohort or folds are missing");
-    for (i = 0; i < cohort->scans_count; i++) {
+    for (int i = 0; i < cohort->scans_count; i++) {
         if (fold[i] < 0 || fold[i] >= folds)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "folds: scan %d of %s is in fold %d, expected 0..%d", i,
                               cohort->scans[i].subject, fold[i], folds - 1);
-        for (j = 0; j < i; j++)
+        for (int j = 0; j < i; j++)
             if (fold[i] != fold[j] &&
                 strcmp(cohort->scans[i].subject, cohort->scans[j].subject) == 0)
                 return qnet__fail(ctx, QNET_ERROR_LEAK, "folds: subject %s is in folds %d and %d",
@@ -17229,670 +16648,261 @@ QNET_API qnet_status qnet_folds_check(qnet_context *ctx, const qnet_cohort *coho
     return QNET_OK;
 }
 
-#ifndef QNET_NO_STDIO
-
-/* ---- participants.tsv ------------------------------------------------------------------------ */
-
-#define QNET__TABLE_BYTES ((size_t)64 << 20) /* more text than QNET__MAX_SCANS lines need */
-
-/* A piece of the table's text. */
-typedef struct qnet__span {
-    const char *at;
-    size_t size;
-} qnet__span;
-
-/* Cuts the next line off text, without its end (LF or CR LF); 0 when there is none. */
-static int qnet__next_line(qnet__span *text, qnet__span *line)
-{
-    const char *end;
-    if (text->size == 0) return 0;
-    end = (const char *)memchr(text->at, '\n', text->size);
-    line->at = text->at;
-    line->size = end ? (size_t)(end - text->at) : text->size;
-    text->at += line->size + (end != NULL);
-    text->size -= line->size + (end != NULL);
-    if (line->size > 0 && line->at[line->size - 1] == '\r') line->size--;
-    return 1;
-}
-
-/* Field number `index` of a line, spaces around it dropped; 0 when the line has fewer. */
-static int qnet__field(qnet__span line, int index, qnet__span *out)
-{
-    const char *p = line.at, *end = line.at + line.size, *stop;
-    for (; index > 0; index--) {
-        p = (const char *)memchr(p, '\t', (size_t)(end - p));
-        if (p == NULL) return 0;
-        p++;
-    }
-    stop = (const char *)memchr(p, '\t', (size_t)(end - p));
-    if (stop == NULL) stop = end;
-    while (p < stop && *p == ' ') p++;
-    while (p < stop && stop[-1] == ' ') stop--;
-    out->at = p;
-    out->size = (size_t)(stop - p);
-    return 1;
-}
-
-/* A line of nothing but spaces and tabs. */
-static int qnet__is_blank(qnet__span line)
-{
-    size_t i;
-    for (i = 0; i < line.size; i++)
-        if (line.at[i] != ' ' && line.at[i] != '\t') return 0;
-    return 1;
-}
-
-/* The same letters, large or small (ASCII). */
-static int qnet__span_is(qnet__span span, const char *word)
-{
-    size_t i;
-    for (i = 0; i < span.size; i++) {
-        const char a = span.at[i], b = word[i];
-        if ((a >= 'A' && a <= 'Z' ? a + ('a' - 'A') : a) != b) return 0;
-    }
-    return word[span.size] == '\0';
-}
-
-enum {
-    QNET__COLUMN_ID, QNET__COLUMN_GROUP, QNET__COLUMN_AGE, QNET__COLUMN_SEX, QNET__COLUMN_COUNT
-};
-
-/* The table and the place in it that an error sentence names. */
-typedef struct qnet__table {
-    qnet_context *ctx;
-    const char *path;
-    int line;                  /* from 1 */
-    int column[QNET__COLUMN_COUNT]; /* index of each field; -1: not in the table */
-    int fields;                /* in the header */
-} qnet__table;
-
-/* The sentence of a field that cannot be used: file, line, field, expected, found. */
-static qnet_status qnet__bad_field(const qnet__table *table, const char *field,
-                                   const char *expected, qnet__span found)
-{
-    const int shown = (int)qnet__min_size(found.size, 60);
-    return qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: line %d, %s: expected %s, found \"%.*s\"",
-                      table->path, table->line, field, expected, shown, found.at);
-}
-
-/* Finds the columns by their names, in any order; others are let be. */
-static qnet_status qnet__read_header(qnet__table *table, qnet__span line)
-{
-    static const char *const names[QNET__COLUMN_COUNT] = {"participant_id", "group", "age", "sex"};
-    const int shown = (int)qnet__min_size(line.size, 60);
-    qnet__span field;
-    int c;
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) table->column[c] = -1;
-    for (table->fields = 0; qnet__field(line, table->fields, &field); table->fields++)
-        for (c = 0; c < QNET__COLUMN_COUNT; c++)
-            if (qnet__span_is(field, names[c])) {
-                if (table->column[c] >= 0)
-                    return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                                      "%s: line %d: two columns named %s", table->path, table->line,
-                                      names[c]);
-                table->column[c] = table->fields;
-            }
-    for (c = 0; c <= QNET__COLUMN_GROUP; c++)
-        if (table->column[c] < 0)
-            return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                              "%s: line %d: expected column names, %s among them, found \"%.*s\"%s",
-                              table->path, table->line, names[c], shown, line.at,
-                              table->fields > 1                         ? ""
-                              : memchr(line.at, ',', line.size) != NULL
-                                  ? ": this is comma-separated, BIDS wants tabs"
-                              : memchr(line.at, ';', line.size) != NULL
-                                  ? ": this is semicolon-separated, BIDS wants tabs"
-                                  : "");
-    return QNET_OK;
-}
-
-/* subject[64] as "sub-<label>". A label becomes part of a path: nothing but letters, digits and
-   "+-_" passes. */
-static qnet_status qnet__read_subject(const qnet__table *table, qnet__span id, char *subject)
-{
-    static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                  "0123456789+-_";
-    qnet__span label = id;
-    size_t i;
-    if (id.size >= 4 && memcmp(id.at, "sub-", 4) == 0) {
-        label.at += 4;
-        label.size -= 4;
-    }
-    if (label.size == 0 || label.size >= 60)
-        return qnet__bad_field(table, "participant_id", "a label of 1 to 59 characters", id);
-    for (i = 0; i < label.size; i++)
-        if (memchr(allowed, label.at[i], sizeof allowed - 1) == NULL)
-            return qnet__bad_field(table, "participant_id", "letters, digits, + - _", id);
-    memcpy(subject, "sub-", 4);
-    memcpy(subject + 4, label.at, label.size);
-    subject[4 + label.size] = '\0';
-    return QNET_OK;
-}
-
-/* "n/a", "NA", "NaN", "N/A" or nothing. */
-static int qnet__is_absent(qnet__span field)
-{
-    return field.size == 0 || qnet__span_is(field, "n/a") || qnet__span_is(field, "na") ||
-           qnet__span_is(field, "nan");
-}
-
-/* A field that only describes never ends a run: a warning, and it is unknown. */
-static void qnet__odd_field(const qnet__table *table, const char *field, const char *expected,
-                            qnet__span found)
-{
-    qnet__log(table->ctx, QNET_LOG_WARNING,
-              "%s: line %d, %s: expected %s, found \"%.*s\": taken as unknown", table->path,
-              table->line, field, expected, (int)qnet__min_size(found.size, 60), found.at);
-}
-
-/* Years, 0..150: a decimal number with point or comma, behind which a unit "y" or the "+" of "89+"
-   may stand (BIDS asks for that from 89 on). NaN where there is none. */
-static double qnet__read_age(const qnet__table *table, qnet__span field)
-{
-    char text[16];
-    double age;
-    size_t i = 0, n = field.size;
-    if (qnet__is_absent(field)) return NAN;
-    if (n > 1 && memchr("+yY", field.at[n - 1], 3) != NULL) n--;
-    for (; i < n && i < sizeof text - 1; i++) {
-        text[i] = field.at[i] == ',' ? '.' : field.at[i];
-        if (text[i] != '.' && (text[i] < '0' || text[i] > '9')) break;
-    }
-    text[i] = '\0';
-    if (i == n && qnet__parse_number(text, &age) && age <= 150) return age;
-    qnet__odd_field(table, "age", "years (0..150) or n/a", field);
-    return NAN;
-}
-
-/* M or F in their usual spellings; what else there is, is unknown here: the paper knows two. */
-static qnet_sex qnet__read_sex(const qnet__table *table, qnet__span field)
-{
-    static const char *const words[] = {"m", "male", "man", "f", "female", "woman", "w",
-                                        "o", "other", "u", "unknown"};
-    int k;
-    if (qnet__is_absent(field)) return QNET_SEX_UNKNOWN;
-    for (k = 0; k < 11; k++)
-        if (qnet__span_is(field, words[k]))
-            return k < 3 ? QNET_MALE : k < 7 ? QNET_FEMALE : QNET_SEX_UNKNOWN;
-    qnet__odd_field(table, "sex", "M, F, O or n/a", field);
-    return QNET_SEX_UNKNOWN;
-}
-
-/* One line into subject, label, age and sex of *out. */
-static qnet_status qnet__read_participant(const qnet__table *table, qnet__span line, qnet_scan *out)
-{
-    qnet__span field[QNET__COLUMN_COUNT];
-    int c, fields = 0;
-    memset(out, 0, sizeof *out);
-    while (qnet__field(line, fields, &field[0])) fields++;
-    if (fields != table->fields)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: line %d: expected %d tab-separated fields, found %d",
-                          table->path, table->line, table->fields, fields);
-    for (c = 0; c < QNET__COLUMN_COUNT; c++) {
-        field[c].at = "";
-        field[c].size = 0;
-        if (table->column[c] >= 0) (void)qnet__field(line, table->column[c], &field[c]);
-    }
-    QNET__TRY(qnet__read_subject(table, field[QNET__COLUMN_ID], out->subject));
-    if (qnet__span_is(field[QNET__COLUMN_GROUP], "hh")) out->label = QNET_HH;
-    else if (qnet__span_is(field[QNET__COLUMN_GROUP], "hc")) out->label = QNET_HC;
-    else return qnet__bad_field(table, "group", "HH or HC", field[QNET__COLUMN_GROUP]);
-    out->age = qnet__read_age(table, field[QNET__COLUMN_AGE]);
-    out->sex = qnet__read_sex(table, field[QNET__COLUMN_SEX]);
-    return QNET_OK;
-}
-
-/* Parses text into a list of participants in the order of the file: *list[*count], to be given back
-   with qnet__free(ctx, *list, *bytes). */
-static qnet_status qnet__parse_participants(qnet__table *table, qnet__span text, qnet_scan **list,
-                                            int *count, size_t *bytes)
-{
-    qnet__span rest = text, line = text;
-    qnet_status status = QNET_OK;
-    qnet_scan *scans;
-    size_t lines = 0, n = 0, i, size;
-    if (text.size >= 2 && (memcmp(text.at, "\xff\xfe", 2) == 0 ||
-                           memcmp(text.at, "\xfe\xff", 2) == 0))
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: is UTF-16 (\"Unicode\"), BIDS wants UTF-8: save it as that",
-                          table->path);
-    if (memchr(text.at, '\0', text.size) != NULL)
-        return qnet__fail(table->ctx, QNET_ERROR_FORMAT,
-                          "%s: holds zero bytes, expected plain text", table->path);
-    if (text.size >= 3 && memcmp(text.at, "\xef\xbb\xbf", 3) == 0) { /* UTF-8 byte-order mark */
-        text.at += 3;
-        text.size -= 3;
-    }
-    /* Counted first, so that one block holds the list. */
-    for (rest = text; qnet__next_line(&rest, &line);) lines += !qnet__is_blank(line);
-    if (lines == 0) return qnet__fail(table->ctx, QNET_ERROR_FORMAT, "%s: is empty", table->path);
-    if (lines - 1 > QNET__MAX_SCANS)
-        return qnet__fail(table->ctx, QNET_ERROR_LIMIT, "%s: more than %d participants",
-                          table->path, QNET__MAX_SCANS);
-    size = (lines - 1) * sizeof *scans; /* bounded by the file's size: a line has 1 byte at least */
-    scans = (qnet_scan *)qnet__alloc(table->ctx, size);
-    if (scans == NULL) return qnet__no_memory(table->ctx, size, "the list of participants");
-    table->fields = 0;
-    rest = text;
-    for (table->line = 1; status == QNET_OK && qnet__next_line(&rest, &line); table->line++) {
-        if (qnet__is_blank(line)) continue;
-        if (table->fields == 0) {
-            status = qnet__read_header(table, line);
-            continue;
-        }
-        status = qnet__read_participant(table, line, &scans[n]);
-        for (i = 0; i < n && status == QNET_OK; i++)
-            if (strcmp(scans[i].subject, scans[n].subject) == 0)
-                status = qnet__fail(table->ctx, QNET_ERROR_DATA,
-                                    "%s: line %d, participant_id: %s is there twice", table->path,
-                                    table->line, scans[n].subject);
-        n++;
-    }
-    if (status == QNET_OK && n == 0)
-        status = qnet__fail(table->ctx, QNET_ERROR_DATA, "%s: no participants below the header",
-                            table->path);
-    if (status != QNET_OK) {
-        qnet__free(table->ctx, scans, size);
-        return status;
-    }
-    *list = scans;
-    *count = (int)n;
-    *bytes = size;
-    return QNET_OK;
-}
-
-/* The same from a file. */
-static qnet_status qnet__read_participants(qnet_context *ctx, const char *path, qnet_scan **list,
-                                           int *count, size_t *bytes)
-{
-    qnet__table table;
-    qnet_buffer file;
-    qnet__span text;
-    qnet_status status;
-    memset(&file, 0, sizeof file);
-    memset(&table, 0, sizeof table);
-    table.ctx = ctx;
-    table.path = path;
-    QNET__TRY(qnet_file_read(ctx, path, QNET__TABLE_BYTES, &file));
-    text.at = file.size ? (const char *)file.bytes : "";
-    text.size = file.size;
-    status = qnet__parse_participants(&table, text, list, count, bytes);
-    qnet_buffer_free(ctx, &file);
-    return status;
-}
-
-/* ---- finding the maps ------------------------------------------------------------------------ */
-
-#define QNET__PATH_SIZE 1024
-
-/* path[QNET__PATH_SIZE] = the parts joined as printf does; too long is an error. */
-static qnet_status qnet__path(qnet_context *ctx, char *path, const char *folder, const char *a,
-                              const char *b, const char *c)
-{
-    const int n = snprintf(path, QNET__PATH_SIZE, "%s%s%s%s", folder, a, b, c);
-    if (n < 0 || n >= QNET__PATH_SIZE)
-        return qnet__fail(ctx, QNET_ERROR_LIMIT, "%.60s...: path of more than %d bytes", folder,
-                          QNET__PATH_SIZE - 1);
-    return QNET_OK;
-}
-
-/* name is <subject>_<any BIDS entities>_<suffix>.nii or .nii.gz. */
-static int qnet__name_fits(const char *name, const char *subject, const char *suffix)
-{
-    const size_t length = strlen(name), start = strlen(subject), end = strlen(suffix);
-    /* bytes of ".nii.gz" or ".nii" */
-    const size_t kind = length > 3 && strcmp(name + length - 3, ".gz") == 0 ? 7 : 4;
-    if (length < start + 1 + end + kind || strncmp(name, subject, start) != 0) return 0;
-    if (strncmp(name + length - kind, kind == 7 ? ".nii.gz" : ".nii", kind) != 0) return 0;
-    return name[start] == '_' && name[length - kind - end - 1] == '_' &&
-           strncmp(name + length - kind - end, suffix, end) == 0;
-}
-
-/* The file with a suffix such as "Chimap" in a folder: <subject>_<suffix>.nii.gz or .nii if it
-   exists, otherwise the only one that has more entities in its name. *found says whether there is
-   one; several are an error. path[QNET__PATH_SIZE]. */
-static qnet_status qnet__find_map(qnet_context *ctx, const char *folder, const char *subject,
-                                  const char *suffix, char *path, int *found)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    const char *match = NULL, *second = NULL;
-    char tail[64];
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int packed;
-    *found = 0;
-    snprintf(tail, sizeof tail, "_%s.nii.gz", suffix);
-    QNET__TRY(qnet__path(ctx, path, folder, "/", subject, tail));
-    packed = qnet_file_exists(path);
-    path[strlen(path) - 3] = '\0'; /* without ".gz" */
-    *found = packed || qnet_file_exists(path);
-    if (packed && qnet_file_exists(path))
-        return qnet__fail(ctx, QNET_ERROR_DATA, "%s: is there both as .nii and .nii.gz", path);
-    if (packed) return qnet__path(ctx, path, folder, "/", subject, tail);
-    if (*found || qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &count, &bytes));
-    for (i = 0; i < count; i++)
-        if (qnet__name_fits(names[i], subject, suffix)) {
-            if (match) second = names[i];
-            else match = names[i];
-        }
-    if (second)
-        status = qnet__fail(ctx, QNET_ERROR_DATA, "%s: %s and %s both fit %s_*_%s, expected one",
-                            folder, match, second, subject, suffix);
-    else if (match) {
-        *found = 1;
-        status = qnet__path(ctx, path, folder, "/", match, "");
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* Two names of subjects that differ by zeros in front of a number: "sub-1" and "sub-01". */
-static int qnet__same_but_zeros(const char *a, const char *b)
-{
-    size_t i = strlen("sub-"), k = i;
-    if (strncmp(a, "sub-", i) != 0 || strncmp(b, "sub-", k) != 0 || strcmp(a, b) == 0) return 0;
-    while (a[i] == '0') i++;
-    while (b[k] == '0') k++;
-    return a[i] != '\0' && strcmp(a + i, b + k) == 0;
-}
-
-/* What may help where a subject has no map: a folder of nearly its name, "" if there is none. */
-static void qnet__similar_subject(qnet_context *ctx, const char *folder, const char *subject,
-                                  char hint[96])
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    if (qnet__path_kind(folder) != 2 ||
-        qnet__list_folder(ctx, folder, &names, &count, &bytes) != QNET_OK)
-        return;
-    for (i = 0; i < count && hint[0] == '\0'; i++)
-        if (qnet__same_but_zeros(subject, names[i]))
-            snprintf(hint, 96, "; there is a folder %.60s", names[i]);
-    qnet__free(ctx, names, bytes);
-}
-
-/* The folder under derivatives/ with a susceptibility map of this subject: config->derivatives, or
-   the only one that has it. tool[256] is "" when the maps are in the raw folders. */
-static qnet_status qnet__find_derivatives(qnet_context *ctx, const char *folder,
-                                          const qnet_input_config *config, const char *subject,
-                                          char *tool)
-{
-    char path[QNET__PATH_SIZE], anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], tail[96];
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    size_t count = 0, bytes = 0, i;
-    qnet_status status = QNET_OK;
-    int found;
-    tool[0] = '\0';
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives", "", ""));
-    if (config->derivatives) {
-        strcpy(tool, config->derivatives); /* its length was checked with the cohort's creation */
-        return QNET_OK;
-    }
-    if (qnet__path_kind(path) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, path, &names, &count, &bytes));
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    for (i = 0; i < count && status == QNET_OK; i++) {
-        status = qnet__path(ctx, anat, path, "/", names[i], tail);
-        if (status == QNET_OK)
-            status = qnet__find_map(ctx, anat, subject, "Chimap", map, &found);
-        if (status != QNET_OK || !found) continue;
-        if (tool[0])
-            status = qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                                "%s: both %s and %s hold a Chimap of %s, choose one by its name",
-                                path, tool, names[i], subject);
-        else strcpy(tool, names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    return status;
-}
-
-/* The paths of a subject's volumes, beside each other in the derivatives or in the raw folder; a
-   map in both is taken from the derivatives, where it is on the maps' grid. */
-static qnet_status qnet__find_maps(qnet_context *ctx, const char *folder, const char *tool,
-                                   const char *subject, int needed, char (*path)[QNET__PATH_SIZE])
-{
-    /* BIDS, with the suffixes of its qMRI extension. */
-    static const char *const suffix[QNET__MAPS] = {"Chimap", "R2starmap", "T1w",
-                                                   "desc-basalganglia_mask"};
-    char raw[QNET__PATH_SIZE], derived[QNET__PATH_SIZE], up[QNET__PATH_SIZE], tail[96];
-    char hint[96] = "";
-    int m, found;
-    snprintf(tail, sizeof tail, "/%s/anat", subject);
-    QNET__TRY(qnet__path(ctx, raw, folder, tail, "", ""));
-    QNET__TRY(qnet__path(ctx, derived, folder, "/derivatives/", tool, tail));
-    QNET__TRY(qnet__path(ctx, up, folder, "/derivatives/", tool, ""));
-    for (m = 0; m < needed; m++) {
-        found = 0;
-        if (tool[0]) QNET__TRY(qnet__find_map(ctx, derived, subject, suffix[m], path[m], &found));
-        if (!found) QNET__TRY(qnet__find_map(ctx, raw, subject, suffix[m], path[m], &found));
-        if (found) continue;
-        qnet__similar_subject(ctx, folder, subject, hint);
-        if (tool[0]) qnet__similar_subject(ctx, up, subject, hint);
-        return qnet__fail(ctx, QNET_ERROR_NOT_FOUND, "%s: no %s_%s.nii.gz or .nii in %s%s%s%s%s",
-                          subject, subject, suffix[m], tool[0] ? derived : "",
-                          tool[0] ? " or " : "", raw,
-                          m == QNET__MASK ? " (needed unless slices and box are given)" : "", hint);
-    }
-    return QNET_OK;
-}
-
-/* ---- reading a cohort ------------------------------------------------------------------------ */
-
-/* Refuses (see any_values) a map beside which a sidecar, <map>.json, gives "Units" that are not
-   those of this program, such as QSM in ppb. A sidecar that can't be read says nothing. */
-static qnet_status qnet__check_units(qnet_context *ctx, const qnet_input_config *config, int map,
-                                     const char *path)
-{
-    static const char *const right[2][3] = {{"ppm", "ppm", "ppm"}, {"1/s", "s^-1", "Hz"}};
-    char name[QNET__PATH_SIZE + 8], unit[24], text[700];
-    const char *at, *stop;
-    qnet_buffer file;
-    size_t n = strlen(path);
-    int k;
-    if (map > QNET__R2STAR) return QNET_OK;
-    if (n > 3 && strcmp(path + n - 3, ".gz") == 0) n -= 3;
-    if (n < 4) return QNET_OK;
-    snprintf(name, sizeof name, "%.*s.json", (int)(n - 4), path);
-    memset(&file, 0, sizeof file);
-    if (!qnet_file_exists(name) || qnet_file_read(ctx, name, (size_t)1 << 20, &file) != QNET_OK)
-        return QNET_OK;
-    unit[0] = '\0';
-    if (qnet_buffer_append(ctx, &file, "", 1) == QNET_OK) { /* ends as a string does */
-        at = strstr((const char *)file.bytes, "\"Units\"");
-        at = at ? at + strlen("\"Units\"") : NULL;
-        while (at && *at && strchr(" \t\r\n:", *at)) at++;
-        stop = at && *at == '"' ? strchr(at + 1, '"') : NULL;
-        if (stop) snprintf(unit, sizeof unit, "%.*s", (int)(stop - at - 1), at + 1);
-    }
-    qnet_buffer_free(ctx, &file);
-    for (k = 0; k < 3; k++)
-        if (unit[0] == '\0' || strcmp(unit, right[map][k]) == 0) return QNET_OK;
-    snprintf(text, sizeof text, "%.500s: gives \"Units\" as \"%s\", expected %s%s", name, unit,
-             right[map][0], strcmp(unit, "ppb") == 0 ? ": divide the map by 1000" : "");
-    return qnet__unless(ctx, config->any_values, "any_values", text);
-}
-
-/* Loads one participant's volumes and appends the scan. */
-static qnet_status qnet__cohort_read_one(qnet_cohort *cohort, const char *folder, const char *tool,
-                                         const qnet_scan *who)
-{
-    char path[QNET__MAPS][QNET__PATH_SIZE];
-    const int needed = qnet__input_needs_mask(&cohort->config) ? QNET__MAPS : QNET__MASK;
-    qnet__scan_files files;
-    qnet_status status;
-    int m;
-    memset(&files, 0, sizeof files);
-    status = qnet__find_maps(cohort->ctx, folder, tool, who->subject, needed, path);
-    for (m = 0; m < needed && status == QNET_OK; m++) {
-        files.name[m] = path[m];
-        status = qnet__check_units(cohort->ctx, &cohort->config, m, path[m]);
-        if (status == QNET_OK) status = qnet_nifti_load(cohort->ctx, path[m], &files.volume[m]);
-    }
-    if (status == QNET_OK) status = qnet__cohort_append(cohort, who, &files);
-    for (m = 0; m < needed; m++) qnet_volume_destroy(files.volume[m]);
-    return status;
-}
-
-/* Warns of folders sub-* in `folder` that hold a susceptibility map and are not in the list: a row
-   that was forgotten would make the cohort smaller without a word. */
-static qnet_status qnet__check_left_out(qnet_context *ctx, const char *folder,
-                                        const qnet_scan *list, int count)
-{
-    char (*names)[QNET__NAME_SIZE] = NULL;
-    char anat[QNET__PATH_SIZE], map[QNET__PATH_SIZE], text[512] = "";
-    size_t n = 0, bytes = 0, i;
-    int left = 0, found, s;
-    qnet_status status = QNET_OK;
-    if (qnet__path_kind(folder) != 2) return QNET_OK;
-    QNET__TRY(qnet__list_folder(ctx, folder, &names, &n, &bytes));
-    for (i = 0; i < n && status == QNET_OK; i++) {
-        if (strncmp(names[i], "sub-", 4) != 0 || strlen(names[i]) > 63) continue;
-        for (s = 0; s < count && strcmp(list[s].subject, names[i]) != 0;) s++;
-        if (s < count) continue;
-        status = qnet__path(ctx, anat, folder, "/", names[i], "/anat");
-        found = 0;
-        if (status == QNET_OK &&
-            qnet__find_map(ctx, anat, names[i], "Chimap", map, &found) != QNET_OK)
-            found = 1; /* several */
-        if (!found) continue;
-        if (left++ < 5)
-            snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", left > 1 ? ", " : "",
-                     names[i]);
-    }
-    qnet__free(ctx, names, bytes);
-    if (left)
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%s: maps of %d subjects without a line in participants.tsv are left out: %s%s",
-                  folder, left, text, left > 5 ? ", ..." : "");
-    return status;
-}
-
-/* Median of v[n], which is reordered. */
-static double qnet__median(float *v, size_t n)
-{
-    return (double)qnet__percentile(v, n, 50);
-}
-
-/* Marks and warns of scans whose mask lies elsewhere in the head, or has other numbers of slices,
-   than in most of the cohort: further from the median than 5 standard deviations, these estimated
-   by 1.48 times the median of the distances, and than what persons and outlines differ by. */
-#define QNET__OUTLIER_SCANS 10 /* below that many, a median of distances says little */
-static qnet_status qnet__cohort_outliers(qnet_cohort *cohort)
-{
-    static const double least[3] = {10, 10, 5}; /* mm, mm, slices */
-    static const char *const what[3] = {"mm to the right from the head's centre to the mask's",
-                                        "mm to the front from the head's centre to the mask's",
-                                        "slices with the mask"};
-    const size_t n = (size_t)cohort->scans_count, bytes = 2 * n * sizeof(float);
-    float *value, *work;
-    size_t s, known;
-    int k;
-    if (n < QNET__OUTLIER_SCANS) return QNET_OK;
-    value = (float *)qnet__alloc(cohort->ctx, bytes);
-    if (value == NULL) return qnet__no_memory(cohort->ctx, bytes, "the scans' places");
-    work = value + n;
-    for (k = 0; k < 3; k++) {
-        double median, limit;
-        for (s = known = 0; s < n; s++) {
-            const qnet_scan *scan = &cohort->scans[s];
-            value[s] = (float)(k < 2 ? scan->cut.offset_mm[k] : scan->slices);
-            if (value[s] == value[s]) work[known++] = value[s]; /* NaN: no mask */
-        }
-        if (known < QNET__OUTLIER_SCANS) continue;
-        median = qnet__median(work, known);
-        for (s = known = 0; s < n; s++)
-            if (value[s] == value[s]) work[known++] = (float)fabs(value[s] - median);
-        limit = fmax(5 * 1.4826 * qnet__median(work, known), least[k]);
-        for (s = 0; s < n; s++) {
-            qnet_scan *scan = &cohort->scans[s];
-            if (!(fabs(value[s] - median) > limit)) continue;
-            scan->cut.outlier |= k < 2 ? 1 : 2;
-            qnet__log(cohort->ctx, QNET_LOG_WARNING,
-                      "%s: %.0f %s, the cohort's median is %.0f: look at the mask", scan->subject,
-                      (double)value[s], what[k], median);
-        }
-    }
-    qnet__free(cohort->ctx, value, bytes);
-    return QNET_OK;
-}
-
-/* All participants into an empty cohort, with progress. */
-static qnet_status qnet__cohort_read_all(qnet_cohort *cohort, const char *folder,
-                                         const qnet_scan *list, int count)
-{
-    qnet_context *ctx = cohort->ctx;
-    qnet__cohort *room = (qnet__cohort *)cohort->block;
-    const double start = qnet__seconds(ctx);
-    char tool[256], path[QNET__PATH_SIZE];
-    int i;
-    QNET__TRY(qnet__find_derivatives(ctx, folder, &cohort->config, list[0].subject, tool));
-    strcpy(room->derivatives, tool); /* for the record */
-    cohort->config.derivatives = room->derivatives;
-    QNET__TRY(qnet__path(ctx, path, folder, "/derivatives/", tool, ""));
-    QNET__TRY(qnet__check_left_out(ctx, tool[0] ? path : folder, list, count));
-    for (i = 0; i < count; i++) {
-        qnet_progress_info info;
-        double seconds;
-        QNET__TRY(qnet__cohort_read_one(cohort, folder, tool, &list[i]));
-        seconds = qnet__seconds(ctx) - start;
-        memset(&info, 0, sizeof info);
-        info.task = "read cohort";
-        info.where = list[i].subject;
-        info.step = (size_t)i + 1;
-        info.steps = (size_t)count;
-        info.loss = NAN;
-        info.items_per_second = seconds > 0 ? (i + 1) / seconds : 0;
-        info.seconds_left = seconds * (count - i - 1) / (i + 1);
-        info.fraction = (double)(i + 1) / count;
-        if (qnet__report(ctx, &info))
-            return qnet__fail(ctx, QNET_STOPPED, "%s: reading was stopped after %s", folder,
-                              list[i].subject);
-    }
-    return qnet__cohort_outliers(cohort);
-}
-
-/* Volumes are read, cut and given back one subject after the other: memory holds the slices of all
-   and the volumes of one. */
-QNET_API qnet_status qnet_cohort_read(qnet_context *ctx, const char *folder,
-                                      const qnet_input_config *config, qnet_cohort **out)
-{
-    char path[QNET__PATH_SIZE];
-    qnet_scan *list = NULL;
-    qnet_cohort *cohort = NULL;
-    qnet_status status;
-    size_t bytes = 0;
-    int count = 0;
-    QNET__TRY(qnet__input_check(ctx, config));
-    if (folder == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "read cohort: folder or result is missing");
-    QNET__TRY(qnet__path(ctx, path, folder, "/participants.tsv", "", ""));
-    QNET__TRY(qnet__read_participants(ctx, path, &list, &count, &bytes));
-    status = qnet_cohort_create(ctx, config, count, &cohort);
-    if (status == QNET_OK) status = qnet__cohort_read_all(cohort, folder, list, count);
-    qnet__free(ctx, list, bytes);
-    if (status != QNET_OK) {
-        qnet_cohort_destroy(cohort);
-        return status;
-    }
-    *out = cohort;
-    return QNET_OK;
-}
-
-#endif /* QNET_NO_STDIO */
-
 /* ============================================================================================
    >>train
    Training (paper, "Training Procedure"). Stage 1 trains ResNet18 on single slices; qnet_embed
    runs it over whole scans; stage 2 trains the scan-level model on those features, which no longer
-   change. An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a
-   run that was stopped goes on with the same bits.
+   change. Both are one loop, qnet_training_epoch, over items: slices in stage 1, scans in stage 2.
+
+     order   = shuffle(0..count-1), seeded by (seed, epoch)
+     batch   -> loss, gradients  -> one step of Adam            for each batch of an epoch
+     average += (weights - average) / (n + 1)                   late in a run with SWA
+
+   An epoch depends on (seed, epoch) and on what a checkpoint holds, on nothing else, so a run that
+   was stopped goes on with the same bits.
    ============================================================================================ */
 
-/* ---- what both stages share ------------------------------------------------------------------ */
+/* ---- configurations as text ------------------------------------------------------------------
+   "key=value" lines: the metadata of checkpoints and weights files, and what a resume compares. */
 
-/* Batches of an epoch: as few as hold `count` items with at most `batch` in each. */
+/* A number of a configuration: its key in files and messages, its place and its range. */
+typedef struct qnet__setting {
+    const char *key;
+    char type; /* 'i' int, 'd' double, 's' qnet_stretch */
+    size_t offset;
+    double low, high;
+} qnet__setting; /* a table of settings ends with a key of NULL */
+
+#define QNET__SETTING(config, type, name, low, high) \
+    { #name, type, offsetof(config, name), low, high }
+#define QNET__SETTINGS_END { NULL, 0, 0, 0, 0 }
+/* beta < 1 and eps > 0 keep Adam's divisions from 0. */
+#define QNET__ADAM_SETTING(config, name, low, high) \
+    { "adam." #name, 'd', offsetof(config, adam) + offsetof(qnet_adam_config, name), low, high }
+#define QNET__ADAM_SETTINGS(config)                         \
+    QNET__ADAM_SETTING(config, beta1, 0, 0.999999999999),   \
+    QNET__ADAM_SETTING(config, beta2, 0, 0.999999999999),   \
+    QNET__ADAM_SETTING(config, eps, DBL_MIN, DBL_MAX)
+
+static const qnet__setting qnet__stage1_settings[] = {
+    QNET__SETTING(qnet_stage1_config, 'i', epochs, 1, INT_MAX),
+    QNET__SETTING(qnet_stage1_config, 'i', batch, 1, INT_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', rate_first, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', rate_last, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage1_config, 'd', swa_share, 0, 1),
+    QNET__SETTING(qnet_stage1_config, 'd', swa_rate, 0, DBL_MAX),
+    QNET__ADAM_SETTINGS(qnet_stage1_config),
+    QNET__SETTINGS_END
+};
+
+static const qnet__setting qnet__stage2_settings[] = {
+    QNET__SETTING(qnet_stage2_config, 'i', epochs, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', batch, 1, INT_MAX),
+    QNET__SETTING(qnet_stage2_config, 'd', rate, 0, DBL_MAX),
+    QNET__SETTING(qnet_stage2_config, 'i', hidden, 1, INT_MAX),
+    QNET__ADAM_SETTINGS(qnet_stage2_config),
+    QNET__SETTINGS_END
+};
+
+/* What the network sees of an image at test time, too. */
+#define QNET__CHANNEL_SETTING(name, c, low, high) \
+    { #name "." #c, 'd', offsetof(qnet_augment_config, name) + c * sizeof(double), low, high }
+#define QNET__CHANNEL_SETTINGS(c)                        \
+    QNET__CHANNEL_SETTING(window_low, c, -1e30, 1e30),   \
+    QNET__CHANNEL_SETTING(window_high, c, -1e30, 1e30),  \
+    QNET__CHANNEL_SETTING(mean, c, -1e6, 1e6),           \
+    QNET__CHANNEL_SETTING(std, c, 1e-9, 1e6)
+static const qnet__setting qnet__stretch_settings[] = {
+    QNET__SETTING(qnet_augment_config, 's', stretch, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_low, 0, 100),
+    QNET__SETTING(qnet_augment_config, 'd', percentile_high, 0, 100),
+    QNET__CHANNEL_SETTINGS(0),
+    QNET__CHANNEL_SETTINGS(1),
+    QNET__CHANNEL_SETTINGS(2),
+    QNET__SETTINGS_END
+};
+
+/* What training alone does to it; qnet__augment_config_check knows the ranges. */
+static const qnet__setting qnet__augment_settings[] = {
+    QNET__SETTING(qnet_augment_config, 'd', p_hflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_vflip, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_brightness_contrast, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_gamma, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_grid, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', p_affine, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', brightness, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', contrast, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_low, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', gamma_high, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', grid_limit, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', shift, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'd', scale, 0, 1),
+    QNET__SETTING(qnet_augment_config, 'd', rotate, 0, DBL_MAX),
+    QNET__SETTING(qnet_augment_config, 'i', physics_safe, 0, 1),
+    QNET__SETTINGS_END
+};
+
+/* How far a run is; all the rest follows from the epoch. */
+static const qnet__setting qnet__training_settings[] = {
+    QNET__SETTING(qnet_training, 'i', epoch, 0, INT_MAX),
+    QNET__SETTING(qnet_training, 'i', finished, 0, 1),
+    QNET__SETTINGS_END
+};
+
+static double qnet__setting_get(const qnet__setting *f, const void *config)
+{
+    const void *at = (const unsigned char *)config + f->offset;
+    if (f->type == 's') return (double)*(const qnet_stretch *)at;
+    return f->type == 'i' ? (double)*(const int *)at : *(const double *)at;
+}
+
+/* QNET_ERROR_ARGUMENT for the first number of a configuration out of its range, or NaN. */
+static qnet_status qnet__settings_check(qnet_context *ctx, const char *what, const qnet__setting *f,
+                                      const void *config)
+{
+    for (; f->key != NULL; f++) {
+        const double value = qnet__setting_get(f, config);
+        if (!(value >= f->low && value <= f->high))
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: %s %g: expected %.12g to %.12g", what,
+                              f->key, value, f->low, f->high);
+    }
+    return QNET_OK;
+}
+
+/* Appends a line for each setting, its key behind `prefix`. Equal numbers give equal text and
+   different ones different text: no bit is lost. */
+static qnet_status qnet__settings_text(qnet_context *ctx, qnet_buffer *text, const char *prefix,
+                                     const qnet__setting *f, const void *config)
+{
+    for (; f->key != NULL; f++) {
+        char number[40];
+        qnet__format_number(number, sizeof number, qnet__setting_get(f, config));
+        QNET__TRY(qnet_buffer_printf(ctx, text, "%s%s=%s\n", prefix, f->key, number));
+    }
+    return QNET_OK;
+}
+
+/* The settings of a table from a file's metadata into a configuration; QNET_ERROR_FORMAT for a
+   number that is missing or out of its range. */
+static qnet_status qnet__settings_read(qnet_context *ctx, const qnet_safetensors *file,
+                                     const char *name, const qnet__setting *f, void *config)
+{
+    for (; f->key != NULL; f++) {
+        void *at = (unsigned char *)config + f->offset;
+        const char *text = qnet_safetensors_metadata(file, f->key);
+        double value;
+        if (text == NULL || !qnet__parse_number(text, &value) ||
+            !(value >= f->low && value <= f->high) || (f->type != 'd' && value != floor(value)))
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: metadata \"%s\": expected a %snumber from %g to %g, found %.64s",
+                              name, f->key, f->type == 'd' ? "" : "whole ", f->low, f->high,
+                              text ? text : "nothing");
+        if (f->type == 'd') *(double *)at = value;
+        else if (f->type == 'i') *(int *)at = (int)value;
+        else *(qnet_stretch *)at = (qnet_stretch)(int)value;
+    }
+    return QNET_OK;
+}
+
+#define QNET__METADATA_PAIRS 80
+
+/* Cuts "key=value" lines up in place: pairs[2 k] and pairs[2 k + 1] point to key and value of line
+   k. Returns the number of lines. */
+static int qnet__metadata_pairs(char *text, const char *pairs[2 * QNET__METADATA_PAIRS])
+{
+    int n = 0;
+    while (*text && n < QNET__METADATA_PAIRS) {
+        char *equals = strchr(text, '='), *end = strchr(text, '\n');
+        if (!equals || !end || equals > end) break;
+        *equals = *end = '\0';
+        pairs[2 * n] = text;
+        pairs[2 * n + 1] = equals + 1;
+        n++;
+        text = end + 1;
+    }
+    return n;
+}
+
+/* ---- checkpoints: arrays, and lines of text as metadata, in a safetensors file --------------- */
+
+/* count numbers of dtype F32 or F64 at data. */
+typedef struct qnet__slab {
+    const char *name;
+    qnet_dtype dtype;
+    void *data;
+    size_t count;
+} qnet__slab;
+
+#define QNET__SLABS 5
+#define QNET__REAL_DTYPE (QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32)
+#define QNET__EPOCH_NUMBERS (sizeof(qnet_epoch) / sizeof(double)) /* a history is an array of F64 */
+
+/* text is cut up: it becomes the file's metadata; slabs become its tensors, one-dimensional. */
+static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink, char *text,
+                                          const qnet__slab *slabs, int count)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const int lines = qnet__metadata_pairs(text, pairs);
+    qnet_safetensor tensors[QNET__SLABS];
+    memset(tensors, 0, sizeof(tensors));
+    for (int i = 0; i < count; i++) {
+        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
+        tensors[i].dtype = slabs[i].dtype;
+        tensors[i].ndim = 1;
+        tensors[i].shape[0] = slabs[i].count;
+        tensors[i].data = slabs[i].data;
+    }
+    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, lines);
+}
+
+/* QNET_ERROR_MISMATCH for the first line of text, which is cut up, that the file has otherwise or
+   not at all; keys that begin with `skip` are not compared (NULL: all are). */
+static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
+                                            const char *name, char *text, const char *skip)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    const int lines = qnet__metadata_pairs(text, pairs);
+    for (int i = 0; i < lines; i++) {
+        const char *key = pairs[2 * i], *expected = pairs[2 * i + 1];
+        const char *found = qnet_safetensors_metadata(file, key);
+        if (skip != NULL && strncmp(key, skip, strlen(skip)) == 0) continue;
+        if (found == NULL || strcmp(found, expected) != 0)
+            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
+                              key, expected, found ? found : "nothing");
+    }
+    return QNET_OK;
+}
+
+/* Copies the file's arrays into the slabs, after all of them have been checked. */
+static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
+                                         const char *name, const qnet__slab *slabs, int count)
+{
+    for (int i = 0; i < count; i++) {
+        const qnet__slab *s = &slabs[i];
+        const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
+        if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
+            return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                              "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
+                              "found %.0f of type %s", name, s->name, (double)s->count,
+                              qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
+                              t ? qnet_dtype_name(t->dtype) : "none");
+        for (size_t k = 0; k < s->count; k++)
+            if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
+                return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                                  "%s: damaged checkpoint: '%s': number %.0f is not finite", name,
+                                  s->name, (double)k);
+    }
+    for (int i = 0; i < count; i++) {
+        const qnet_safetensor *t = qnet_safetensors_find(file, slabs[i].name);
+        memcpy(slabs[i].data, t->data, t->bytes);
+    }
+    return QNET_OK;
+}
+
+/* ---- a loop over items in batches, with progress --------------------------------------------- */
+
+/* Batches of a loop: as few as hold `count` items with at most `batch` in each. */
 static size_t qnet__batches(size_t count, int batch)
 {
     return (count + (size_t)batch - 1) / (size_t)batch;
@@ -17904,271 +16914,78 @@ static size_t qnet__batch_start(size_t count, size_t n, size_t k)
     return count / n * k + qnet__min_size(k, count % n);
 }
 
-/* order[count] = 0..count-1, shuffled for this epoch. */
-static void qnet__epoch_order(uint64_t seed, int purpose, int epoch, int *order, size_t count)
-{
-    qnet_rng rng = qnet_rng_at(seed, purpose, (uint32_t)epoch, 0);
-    size_t i;
-    for (i = 0; i < count; i++) order[i] = (int)i;
-    qnet_rng_shuffle(&rng, order, count);
-}
-
-/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
-   tie, which an AUC sees. */
-static double qnet__probability_hh(const qnet_real *logits)
-{
-    return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
-}
-
-/* 0 <= beta < 1 and eps > 0, which is what keeps Adam's divisions from 0; false for NaN. */
-static int qnet__adam_is_sound(const qnet_adam_config *adam)
-{
-    return adam->beta1 >= 0 && adam->beta1 < 1 && adam->beta2 >= 0 && adam->beta2 < 1 &&
-           adam->eps > 0 && adam->eps <= DBL_MAX;
-}
-
-/* Progress of one epoch, or of a task without epochs (epochs = 0). */
-typedef struct qnet__meter {
+/* An epoch, or a task without epochs (epochs = 0). */
+typedef struct qnet__loop {
     qnet_context *ctx;
     const char *task;
-    int epoch, epochs;    /* from 1 */
-    size_t steps;         /* of the epoch */
-    double items_before;  /* of the task, in earlier epochs */
-    double items_total;   /* of the whole task */
-    double start;         /* seconds */
-} qnet__meter;
+    int epoch, epochs;   /* from 1 */
+    size_t count, steps; /* items and batches */
+    double start;        /* seconds */
+    size_t step;         /* the batch at hand, from 1, which holds */
+    size_t first, n;     /* items first .. first + n - 1 */
+} qnet__loop;
 
-/* items: of one epoch, or of the task. Asks for the time: call it where the work begins. */
-static qnet__meter qnet__meter_start(qnet_context *ctx, const char *task, int epoch, int epochs,
-                                     size_t steps, size_t items)
+/* The clock is read here: call it where the work begins. */
+static qnet__loop qnet__loop_begin(qnet_context *ctx, const char *task, int epoch, int epochs,
+                                   size_t count, size_t steps)
 {
-    qnet__meter m;
-    m.ctx = ctx;
-    m.task = task;
-    m.epoch = epoch;
-    m.epochs = epochs;
-    m.steps = steps;
-    m.items_before = epochs > 0 ? (double)items * (epoch - 1) : 0;
-    m.items_total = epochs > 0 ? (double)items * epochs : (double)items;
-    m.start = qnet__seconds(ctx);
-    return m;
+    const qnet__loop p = {ctx, task, epoch, epochs, count, steps, qnet__seconds(ctx), 0, 0, 0};
+    return p;
 }
 
+/* To the next batch; 0 after the last one. */
+static int qnet__loop_next(qnet__loop *p)
+{
+    if (p->step == p->steps) return 0;
+    p->first = qnet__batch_start(p->count, p->steps, p->step++);
+    p->n = qnet__batch_start(p->count, p->steps, p->step) - p->first;
+    return 1;
+}
+
+#define QNET__PLACE 128 /* bytes of text */
+
 /* "stage 1, epoch 3 of 100, step 2 of 17" into text: where an error happened. */
-#define QNET__PLACE 128
-static const char *qnet__meter_place(const qnet__meter *m, size_t step, char text[QNET__PLACE])
+static const char *qnet__loop_place(const qnet__loop *p, char text[QNET__PLACE])
 {
     char epoch[48] = "";
-    if (m->epochs > 0)
-        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", m->epoch, m->epochs);
-    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", m->task, epoch, (double)step,
-             (double)m->steps);
+    if (p->epochs > 0)
+        snprintf(epoch, sizeof(epoch), ", epoch %d of %d", p->epoch, p->epochs);
+    snprintf(text, QNET__PLACE, "%s%s, step %.0f of %.0f", p->task, epoch, (double)p->step,
+             (double)p->steps);
     return text;
 }
 
-/* After step `step` (from 1) of the epoch, with `items` of it done. */
-static qnet_status qnet__meter_report(const qnet__meter *m, size_t step, size_t items, double loss,
-                                      double learning_rate)
+/* Reports that the batch at hand is done; the fraction is of all epochs. Who runs many tasks wraps
+   the hook and puts in its own. */
+static qnet_status qnet__loop_report(const qnet__loop *p, double loss, double learning_rate)
 {
-    double elapsed = qnet__seconds(m->ctx) - m->start;
-    double left = m->items_total - m->items_before - (double)items;
+    const double elapsed = qnet__seconds(p->ctx) - p->start, done = (double)(p->first + p->n);
+    const double count = (double)p->count, epochs = p->epochs > 0 ? p->epochs : 1;
+    const double left = count * (epochs - (p->epoch > 0 ? p->epoch - 1 : 0)) - done;
     char place[QNET__PLACE];
     qnet_progress_info info;
-    info.task = m->task;
+    info.task = p->task;
     info.where = "";
-    info.epoch = m->epoch;
-    info.epochs = m->epochs;
-    info.step = step;
-    info.steps = m->steps;
+    info.epoch = p->epoch;
+    info.epochs = p->epochs;
+    info.step = p->step;
+    info.steps = p->steps;
     info.loss = loss;
     info.learning_rate = learning_rate;
-    info.items_per_second = elapsed > 0 ? (double)items / elapsed : 0;
+    info.items_per_second = elapsed > 0 ? done / elapsed : 0;
     info.seconds_left = info.items_per_second > 0 ? left / info.items_per_second : -1;
-    info.fraction = 1 - left / m->items_total;
-    /* The fraction is of this task; who runs many tasks wraps the hook and puts in its own. */
-    if (qnet__report(m->ctx, &info) == 0) return QNET_OK;
-    return qnet__fail(m->ctx, QNET_STOPPED, "%s: stopped by the caller",
-                      qnet__meter_place(m, step, place));
-}
-
-/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says
-   nothing of what the step after it made of them. */
-static qnet_status qnet__check_weights(const qnet__meter *m, const qnet_param_table *table,
-                                       const qnet_real *weights)
-{
-    char place[QNET__PLACE];
-    int i;
-    for (i = 0; i < table->count; i++) {
-        const qnet_param *p = &table->entries[i];
-        if (qnet__first_bad(weights + p->offset, p->count) < p->count)
-            return qnet__fail(m->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
-                              qnet__meter_place(m, m->steps, place), p->name);
-    }
-    return QNET_OK;
-}
-
-/* ---- checkpoints: flat arrays and lines of text in a safetensors file ------------------------ */
-
-#define QNET__FIELDS 64
-
-typedef struct qnet__fields {
-    char key[QNET__FIELDS][32], value[QNET__FIELDS][32];
-    int count;
-} qnet__fields;
-
-/* Appends a line; key and value must fit 31 characters. */
-static void qnet__field_text(qnet__fields *f, const char *key, const char *value)
-{
-    snprintf(f->key[f->count], sizeof(f->key[0]), "%s", key);
-    snprintf(f->value[f->count], sizeof(f->value[0]), "%s", value);
-    f->count++;
-}
-
-/* Equal numbers give equal text and different ones different text, so text can be compared. */
-static void qnet__field_number(qnet__fields *f, const char *key, double value)
-{
-    char text[32];
-    qnet__format_number(text, sizeof(text), value); /* 17 digits where needed: no bit is lost */
-    qnet__field_text(f, key, text);
-}
-
-/* 64 bits, which a double could not hold, in hexadecimal. */
-static void qnet__field_bits(qnet__fields *f, const char *key, uint64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof(text), "0x%08lx%08lx", (unsigned long)(value >> 32),
-             (unsigned long)(value & 0xffffffffu));
-    qnet__field_text(f, key, text);
-}
-
-/* The three lines of an optimiser. */
-static void qnet__field_adam(qnet__fields *f, const qnet_adam_config *adam)
-{
-    qnet__field_number(f, "adam.beta1", adam->beta1);
-    qnet__field_number(f, "adam.beta2", adam->beta2);
-    qnet__field_number(f, "adam.eps", adam->eps);
-}
-
-/* An array of a checkpoint: count numbers of dtype F32 or F64 at data. */
-typedef struct qnet__slab {
-    const char *name;
-    qnet_dtype dtype;
-    void *data;
-    size_t count;
-} qnet__slab;
-
-#define QNET__SLABS 5
-
-/* count numbers of the networks' own type, which float and double builds keep apart. */
-static qnet__slab qnet__slab_real(const char *name, qnet_real *data, size_t count)
-{
-    qnet__slab s;
-    s.name = name;
-    s.dtype = QNET__REAL_IS_DOUBLE ? QNET_F64 : QNET_F32;
-    s.data = data;
-    s.count = count;
-    return s;
-}
-
-/* The history is an array of structs of three doubles: F64 [3 epochs] in the file. */
-static qnet__slab qnet__slab_history(qnet_epoch *history, int epochs)
-{
-    qnet__slab s;
-    s.name = "history";
-    s.dtype = QNET_F64;
-    s.data = history;
-    s.count = (size_t)epochs * (sizeof(qnet_epoch) / sizeof(double));
-    return s;
-}
-
-/* fields become the file's metadata, slabs its tensors, one-dimensional and in host memory. */
-static qnet_status qnet__checkpoint_write(qnet_context *ctx, qnet_sink *sink,
-                                          const qnet__fields *fields, const qnet__slab *slabs,
-                                          int count)
-{
-    const char *pairs[2 * QNET__FIELDS];
-    qnet_safetensor tensors[QNET__SLABS];
-    int i;
-    for (i = 0; i < fields->count; i++) {
-        pairs[2 * i] = fields->key[i];
-        pairs[2 * i + 1] = fields->value[i];
-    }
-    memset(tensors, 0, sizeof(tensors));
-    for (i = 0; i < count; i++) {
-        snprintf(tensors[i].name, sizeof(tensors[i].name), "%s", slabs[i].name);
-        tensors[i].dtype = slabs[i].dtype;
-        tensors[i].ndim = 1;
-        tensors[i].shape[0] = slabs[i].count;
-        tensors[i].data = slabs[i].data;
-    }
-    return qnet_safetensors_write(ctx, sink, tensors, count, pairs, fields->count);
-}
-
-/* QNET_ERROR_MISMATCH for the first field of the file that is not as expected; those whose key
-   begins with `skip` are not compared (NULL: all are). */
-static qnet_status qnet__checkpoint_compare(qnet_context *ctx, const qnet_safetensors *file,
-                                            const char *name, const qnet__fields *expected,
-                                            const char *skip)
-{
-    int i;
-    for (i = 0; i < expected->count; i++) {
-        const char *found = qnet_safetensors_metadata(file, expected->key[i]);
-        if (skip != NULL && strncmp(expected->key[i], skip, strlen(skip)) == 0) continue;
-        if (found == NULL || strcmp(found, expected->value[i]) != 0)
-            return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                              "%s: checkpoint of another run: %s: expected %s, found %.64s", name,
-                              expected->key[i], expected->value[i], found ? found : "nothing");
-    }
-    return QNET_OK;
-}
-
-/* A whole number 0..most of the file's metadata. */
-static qnet_status qnet__checkpoint_count(qnet_context *ctx, const qnet_safetensors *file,
-                                          const char *name, const char *key, double most,
-                                          double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    double value;
-    if (text == NULL || !qnet__parse_number(text, &value) ||
-        !(value >= 0 && value <= most && floor(value) == value))
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: %s: expected a whole number of at most %.0f, "
-                          "found %.64s", name, key, most, text ? text : "nothing");
-    *out = value;
-    return QNET_OK;
-}
-
-/* Copies the file's arrays into the slabs, after all of them have been checked. */
-static qnet_status qnet__checkpoint_copy(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *name, const qnet__slab *slabs, int count)
-{
-    int i, copy;
-    size_t k;
-    for (copy = 0; copy < 2; copy++)
-        for (i = 0; i < count; i++) {
-            const qnet__slab *s = &slabs[i];
-            const qnet_safetensor *t = qnet_safetensors_find(file, s->name);
-            if (t == NULL || t->dtype != s->dtype || t->ndim != 1 || t->count != s->count)
-                return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                  "%s: damaged checkpoint: '%s': expected %.0f numbers of type %s, "
-                                  "found %.0f of type %s", name, s->name, (double)s->count,
-                                  qnet_dtype_name(s->dtype), t ? (double)t->count : 0,
-                                  t ? qnet_dtype_name(t->dtype) : "none");
-            for (k = 0; k < s->count && !copy; k++)
-                if (!qnet__is_finite(qnet__element(t->dtype, t->data, k)))
-                    return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                      "%s: damaged checkpoint: '%s': number %.0f is not finite",
-                                      name, s->name, (double)k);
-            if (copy) memcpy(s->data, t->data, t->bytes);
-        }
-    return QNET_OK;
+    info.fraction = 1 - left / (count * epochs);
+    if (qnet__report(p->ctx, &info) == 0) return QNET_OK;
+    return qnet__fail(p->ctx, QNET_STOPPED, "%s: stopped by the caller",
+                      qnet__loop_place(p, place));
 }
 
 /* ---- images: slices of scans, prepared in parallel ------------------------------------------- */
 
 typedef struct qnet__image {
     int scan, slice, label;
-    size_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    uint64_t index; /* in the whole cohort, scan by scan: names the image's random stream */
+    size_t place; /* in an array [scans of the list][max_slices] */
     int ready;    /* seen once: its pixels are finite, and these are the limits of its stretch, */
     float low[3], high[3]; /* which no record changes */
 } qnet__image;
@@ -18183,11 +17000,12 @@ typedef struct qnet__loader {
     qnet_status *status;         /* [largest batch]: a task cannot write to ctx */
     unsigned char *scratch;      /* [workers][scratch_bytes] */
     size_t scratch_bytes;
+    uint64_t hash;               /* of pixels, labels, order and random streams of the images */
+    uint64_t seed;
     /* Of the batch at hand: */
     const int *order;            /* order[first + i] is image i of the batch; NULL: first + i */
     size_t first;
     int epoch;                   /* of the augmentation; -1: test time */
-    uint64_t seed;
 } qnet__loader;
 
 /* Checks the scans and counts their images. */
@@ -18195,7 +17013,6 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
                                         const qnet_cohort *cohort, const int *scans, int count,
                                         int height, int width)
 {
-    int i;
     memset(l, 0, sizeof(*l));
     l->cohort = cohort;
     l->height = height;
@@ -18204,7 +17021,7 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
         return qnet__fail(ctx, QNET_ERROR_SHAPE,
                           "%s: the network's input is %d x %d, the prepared images %d x %d", task,
                           height, width, cohort->height, cohort->width);
-    for (i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++) {
         if (scans[i] < 0 || scans[i] >= cohort->scans_count)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "%s: scan %d: expected 0..%d", task,
                               scans[i], cohort->scans_count - 1);
@@ -18217,33 +17034,39 @@ static qnet_status qnet__loader_measure(qnet_context *ctx, qnet__loader *l, cons
 }
 
 /* Memory for batches of `batch`. */
-static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, int batch)
+static void qnet__loader_plan(qnet_context *ctx, qnet__loader *l, qnet__arena *a, size_t batch)
 {
-    size_t pixels = (size_t)l->height * (size_t)l->width;
-    l->scratch_bytes = qnet_augment_scratch(l->cohort->height, l->cohort->width);
-    l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
-    l->batch = (qnet_real *)qnet__take(a, (size_t)batch * pixels, 3 * sizeof(qnet_real));
-    l->status = (qnet_status *)qnet__take(a, (size_t)batch, sizeof(qnet_status));
+    const size_t pixels = (size_t)l->height * (size_t)l->width;
+    const size_t scratch = qnet_augment_scratch(l->cohort->height, l->cohort->width);
     /* Rounded up, so that no two workers write to one cache line. */
-    l->scratch_bytes = (l->scratch_bytes + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
+    l->scratch_bytes = (scratch + QNET__ALIGN - 1) / QNET__ALIGN * QNET__ALIGN;
+    l->images = (qnet__image *)qnet__take(a, l->count, sizeof(qnet__image));
+    l->batch = (qnet_real *)qnet__take(a, batch * pixels, 3 * sizeof(qnet_real));
+    l->status = (qnet_status *)qnet__take(a, batch, sizeof(qnet_status));
     l->scratch = (unsigned char *)qnet__take(a, qnet__workers(ctx), l->scratch_bytes);
 }
 
-/* Lists the images of scans[count] in order. label_of (NULL: the cohort's): by scan. */
-static void qnet__loader_fill(qnet__loader *l, const int *scans, int count, const int *label_of)
+/* Lists the images of scans[count] in order. */
+static void qnet__loader_fill(qnet__loader *l, const int *scans, int count)
 {
     size_t n = 0;
-    int i, scan, slice;
-    for (i = 0; i < count; i++) {
-        size_t index = 0;
-        for (scan = 0; scan < scans[i]; scan++) index += (size_t)l->cohort->scans[scan].slices;
-        for (slice = 0; slice < l->cohort->scans[scan].slices; slice++) {
+    l->hash = QNET_HASH_START;
+    for (int i = 0; i < count; i++) {
+        const qnet_scan *scan = &l->cohort->scans[scans[i]];
+        uint64_t index = 0, bits[3];
+        for (int k = 0; k < scans[i]; k++) index += (uint64_t)l->cohort->scans[k].slices;
+        bits[0] = scan->hash;
+        bits[1] = index;
+        bits[2] = (uint64_t)scan->label;
+        l->hash = qnet_hash(l->hash, bits, sizeof(bits));
+        for (int slice = 0; slice < scan->slices; slice++) {
             qnet__image *image = &l->images[n++];
-            image->scan = scan;
+            memset(image, 0, sizeof(*image));
+            image->scan = scans[i];
             image->slice = slice;
             image->index = index++;
-            image->ready = 0;
-            image->label = label_of ? label_of[scan] : (int)l->cohort->scans[scan].label;
+            image->place = (size_t)i * (size_t)l->cohort->config.max_slices + (size_t)slice;
+            image->label = (int)scan->label;
         }
     }
 }
@@ -18263,11 +17086,11 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
     const float *pixels = qnet_scan_slice(l->cohort, image->scan, image->slice);
     const int in_h = l->cohort->height, in_w = l->cohort->width;
     const size_t count = (size_t)in_h * (size_t)in_w;
+    qnet_real *to = l->batch + i * (size_t)l->height * (size_t)l->width * 3;
     void *scratch = l->scratch + worker * l->scratch_bytes;
     qnet_augmentation record;
-    size_t k;
     if (!image->ready) {
-        for (k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
+        for (size_t k = 0; k < 3 * count; k++) /* stretching would clip NaN to 0 and hide it */
             if (!qnet__is_finite((double)pixels[k]))
                 return qnet__fail(ctx, QNET_ERROR_NUMERIC, "a pixel is NaN or infinite");
         QNET__TRY(qnet_stretch_limits(ctx, l->augment, pixels, count, image->low, image->high,
@@ -18281,57 +17104,38 @@ static qnet_status qnet__loader_apply(qnet_context *ctx, const qnet__loader *l, 
         record = qnet_augment_draw(l->augment, &rng, in_h, in_w, l->height, l->width);
     }
     return qnet_augment_apply_within(ctx, l->augment, &record, pixels, in_h, in_w, image->low,
-                                     image->high,
-                                     l->batch + i * (size_t)l->height * (size_t)l->width * 3,
-                                     l->height, l->width, scratch);
+                                     image->high, to, l->height, l->width, scratch);
 }
 
-/* Runs beside its like: it may not write to the context, so it keeps the status only. */
+/* Runs in parallel: it may not write to the context, so it keeps the status only. */
 static void qnet__loader_task(void *arg, size_t index, size_t worker)
 {
     qnet__loader *l = (qnet__loader *)arg;
     l->status[index] = qnet__loader_apply(NULL, l, index, worker);
 }
 
-/* Fills l->batch with the n images of step `step` (from 1): those at order[first..], or first.. if
-   order is NULL. epoch: of the augmentation, -1: none. The first failure by index is told. */
-static qnet_status qnet__loader_load(const qnet__meter *m, size_t step, qnet__loader *l, int epoch,
-                                     const int *order, size_t first, size_t n)
+/* Fills l->batch with the images of the batch at hand: those at order[first..], or first.. if order
+   is NULL. epoch: of the augmentation, -1: none. Of several failures the first by index is told. */
+static qnet_status qnet__loader_load(const qnet__loop *p, qnet__loader *l, int epoch,
+                                     const int *order)
 {
-    qnet_context *ctx = m->ctx;
     char place[QNET__PLACE];
-    size_t i;
     l->order = order;
-    l->first = first;
+    l->first = p->first;
     l->epoch = epoch;
-    qnet__parallel(ctx, n, qnet__loader_task, l);
-    for (i = 0; i < n; i++)
+    qnet__parallel(p->ctx, p->n, qnet__loader_task, l);
+    for (size_t i = 0; i < p->n; i++)
         if (l->status[i] != QNET_OK) {
             const qnet__image *image = qnet__loader_image(l, i);
-            qnet_status status = qnet__loader_apply(ctx, l, i, 0); /* again, for its sentence */
-            return qnet__fail(ctx, status, "%s: subject %s, slice %d: %s",
-                              qnet__meter_place(m, step, place),
-                              l->cohort->scans[image->scan].subject, image->slice,
-                              qnet_last_error(ctx));
+            qnet_status status = qnet__loader_apply(p->ctx, l, i, 0); /* again, for its sentence */
+            return qnet__fail(p->ctx, status, "%s: subject %s, slice %d: %s",
+                              qnet__loop_place(p, place), l->cohort->scans[image->scan].subject,
+                              image->slice, qnet_last_error(p->ctx));
         }
     return QNET_OK;
 }
 
-/* ---- stage 1: images ------------------------------------------------------------------------- */
-
-typedef struct qnet__stage1_state {
-    qnet_stage1 run; /* first, so that a pointer to it is the start of the block */
-    size_t bytes;    /* of the block: everything but the network */
-    qnet__loader loader;
-    size_t batches;  /* of an epoch */
-    qnet_real *m, *v, *average; /* [table->trainable]; average NULL without SWA */
-    qnet_real *logits;          /* [largest batch][2] */
-    int *label;                 /* [largest batch] */
-    int *order;                 /* [images] */
-    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
-    int broken;                 /* stopped or failed half way through an epoch */
-    int unsaved;                /* by qnet_stage1_run, whose last save failed */
-} qnet__stage1_state;
+/* ---- the training of both stages ------------------------------------------------------------- */
 
 /* The paper's numbers ("Training Procedure"); where SWA starts and its rate are ours. */
 QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
@@ -18350,6 +17154,19 @@ QNET_API void qnet_stage1_config_init(qnet_stage1_config *config)
     config->seed = 1;
 }
 
+/* The paper's numbers; hidden and steps are ours. */
+QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
+{
+    memset(config, 0, sizeof(*config));
+    config->epochs = 50;
+    config->batch = 64;
+    config->rate = 3e-4;
+    qnet_adam_config_init(&config->adam);
+    config->hidden = 256;
+    config->steps = 24;
+    config->seed = 1;
+}
+
 /* At least one epoch is averaged, whatever the share. */
 QNET_API int qnet_stage1_swa_start(const qnet_stage1_config *config)
 {
@@ -18363,160 +17180,97 @@ static double qnet__stage1_rate(const qnet_stage1_config *config, int epoch)
     return qnet_cosine_rate(config->rate_first, config->rate_last, epoch, config->epochs);
 }
 
-/* The name in progress reports and errors: which of the two runs of a fold it is. */
-static const char *qnet__stage1_task(const qnet_stage1 *run)
-{
-    return run->config.swa ? "stage 1 SWA" : "stage 1";
-}
+/* One block; the network has its own. */
+typedef struct qnet__training_state {
+    qnet_training run;          /* first, so that a pointer to it is the start of the block */
+    size_t bytes;               /* of the block */
+    qnet_stage1_config config;  /* in stage 2 what both stages have: rate_first = rate_last */
+    qnet_stage2_config config2; /* of stage 2 */
+    const char *task;           /* in progress reports and messages */
+    const qnet_param_table *table;
+    qnet_real *weights;         /* [table->total] */
+    qnet_real *gradients;       /* [table->trainable] */
+    qnet_real *m, *v, *average; /* [table->trainable]; average NULL without SWA */
+    size_t count, batches;      /* items, and batches of an epoch */
+    int *order;                 /* [count] */
+    int *batch_label;           /* [largest batch] */
+    uint64_t data_hash, weights_hash; /* weights: those to start from; 0: random ones */
+    int broken;                 /* stopped or failed half way through an epoch */
+    /* Stage 1: */
+    qnet__loader loader;
+    qnet_real *logits;          /* [largest batch][2] */
+    /* Stage 2: */
+    size_t row;                 /* steps * 512: numbers of a scan */
+    qnet_real *features;        /* [count][row] */
+    int *length, *label;        /* [count] */
+    qnet_real *batch;           /* [largest batch][row] */
+    int *batch_length;          /* [largest batch] */
+} qnet__training_state;
 
-/* The configuration and the labels, before anything is asked for. */
-static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
+/* The whole block; with base NULL it only measures. largest: items of the largest batch. */
+static void qnet__training_plan(qnet__training_state *s, qnet__arena *a, size_t largest)
 {
-    if (c->epochs < 1 || c->batch < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: epochs %d and batch %d: expected 1 or more", c->epochs,
-                          c->batch);
-    if (!(c->rate_first >= 0 && c->rate_first <= DBL_MAX) || !qnet__adam_is_sound(&c->adam) ||
-        !(c->rate_last >= 0 && c->rate_last <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: rates %g, %g, beta1 %g, beta2 %g or eps %g out of range",
-                          c->rate_first, c->rate_last, c->adam.beta1, c->adam.beta2, c->adam.eps);
-    if (!(c->swa_share >= 0 && c->swa_share <= 1) || !(c->swa_rate >= 0 && c->swa_rate <= DBL_MAX))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 1: swa_share %g, swa_rate %g: expected a share of 0..1 and a rate",
-                          c->swa_share, c->swa_rate);
-    return qnet__augment_config_check(ctx, &c->augment);
-}
-
-static qnet_status qnet__stage1_check(qnet_context *ctx, const qnet_stage1_config *c,
-                                      const qnet_cohort *cohort, const int *scans, int count,
-                                      const int *label_of)
-{
-    int i, k, of_label[QNET_CLASSES] = {0, 0};
-    QNET__TRY(qnet__stage1_config_check(ctx, c));
-    for (i = 0; i < count; i++) {
-        int label;
-        if (scans[i] < 0 || scans[i] >= cohort->scans_count) continue; /* told by the loader */
-        label = label_of ? label_of[scans[i]] : (int)cohort->scans[scans[i]].label;
-        if (label < 0 || label >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
-        of_label[label]++;
-        for (k = 0; k < i; k++)
-            if (scans[k] == scans[i])
-                return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
-                                  scans[i]);
-    }
-    if (count > 0 && of_label[QNET_HC] + of_label[QNET_HH] == count &&
-        (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0))
-        return qnet__fail(ctx, QNET_ERROR_DATA,
-                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
-                          of_label[QNET_HC], of_label[QNET_HH]);
-    return QNET_OK;
-}
-
-/* What a run trains on: the pixels, labels, order and random streams of its images. */
-static uint64_t qnet__stage1_hash(const qnet__loader *l)
-{
-    uint64_t hash = QNET_HASH_START;
-    unsigned char bytes[32];
-    size_t i;
-    for (i = 0; i < l->count; i++) {
-        const qnet__image *image = &l->images[i];
-        qnet__store_le64(bytes, l->cohort->scans[image->scan].hash);
-        qnet__store_le64(bytes + 8, image->index);
-        qnet__store_le64(bytes + 16, (uint64_t)image->slice);
-        qnet__store_le64(bytes + 24, (uint64_t)image->label);
-        hash = qnet_hash(hash, bytes, sizeof(bytes));
-    }
-    return hash;
-}
-
-/* The whole block; with base NULL it only measures. trainable: numbers that Adam moves. */
-static void qnet__stage1_plan(qnet_context *ctx, qnet__stage1_state *s, qnet__arena *a, int largest,
-                              size_t trainable)
-{
-    const qnet_stage1_config *c = &s->run.config;
+    const size_t real = sizeof(qnet_real), trainable = s->table->trainable;
     qnet__take(a, 1, sizeof(*s));
-    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)c->epochs, sizeof(qnet_epoch));
-    s->m = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->v = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    if (c->swa) s->average = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->logits = (qnet_real *)qnet__take(a, (size_t)largest * QNET_CLASSES, sizeof(qnet_real));
-    s->label = (int *)qnet__take(a, (size_t)largest, sizeof(int));
-    s->order = (int *)qnet__take(a, s->loader.count, sizeof(int));
-    qnet__loader_plan(ctx, &s->loader, a, largest);
+    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)s->run.epochs, sizeof(qnet_epoch));
+    s->m = (qnet_real *)qnet__take(a, trainable, real);
+    s->v = (qnet_real *)qnet__take(a, trainable, real);
+    if (s->config.swa) s->average = (qnet_real *)qnet__take(a, trainable, real);
+    s->order = (int *)qnet__take(a, s->count, sizeof(int));
+    s->batch_label = (int *)qnet__take(a, largest, sizeof(int));
+    if (s->run.net != NULL) {
+        s->logits = (qnet_real *)qnet__take(a, largest, QNET_CLASSES * real);
+        qnet__loader_plan(s->run.ctx, &s->loader, a, largest);
+    } else {
+        s->features = (qnet_real *)qnet__take(a, s->count, s->row * real);
+        s->length = (int *)qnet__take(a, s->count, sizeof(int));
+        s->label = (int *)qnet__take(a, s->count, sizeof(int));
+        s->batch = (qnet_real *)qnet__take(a, largest, s->row * real);
+        s->batch_length = (int *)qnet__take(a, largest, sizeof(int));
+    }
 }
 
-/* Two blocks: the network's own, and one for everything else. A plan is run twice, to measure and
-   to carve; epochs and the finish then ask for no memory. */
-QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
-                                        const qnet_cohort *cohort, const int *scans, int count,
-                                        const int *label_of, const qnet_real *weights,
-                                        qnet_stage1 **out)
+/* Moves s, whose network is there, into a block that holds all it needs, zeroed: neither an epoch
+   nor the finish asks for memory. On failure the network is destroyed. */
+static qnet_status qnet__training_carve(const qnet__training_state *s, int largest,
+                                        qnet__training_state **out)
 {
-    qnet__stage1_state s, *self;
+    qnet_context *ctx = s->run.ctx;
+    qnet_resnet *net = s->run.net;
+    qnet_scan_model *model = s->run.model;
+    qnet__training_state copy = *s;
     qnet__arena arena = {NULL, 0};
-    qnet_resnet_config net_config;
-    qnet_resnet *net = NULL;
-    size_t trainable;
-    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
-    QNET__TRY(qnet__stage1_check(ctx, config, cohort, scans, count, label_of));
-    memset(&s, 0, sizeof(s));
-    s.run.ctx = ctx;
-    s.run.config = *config;
-    s.run.cohort = cohort;
-    QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
-                                   config->size));
-    s.batches = qnet__batches(s.loader.count, config->batch);
-
-    qnet_resnet_config_init(&net_config);
-    net_config.height = net_config.width = config->size;
-    /* The largest batch there will be, which may be well below config->batch. */
-    net_config.batch = (int)((s.loader.count + s.batches - 1) / s.batches);
-    QNET__TRY(qnet_resnet_create(ctx, &net_config, &net));
-    trainable = net->table->trainable;
-    s.run.net = net;
-
-    qnet__stage1_plan(ctx, &s, &arena, net_config.batch, trainable);
-    s.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, s.bytes);
+    copy.table = net ? net->table : model->table;
+    copy.weights = net ? net->weights : model->weights;
+    copy.gradients = net ? net->gradients : model->gradients;
+    qnet__training_plan(&copy, &arena, (size_t)largest);
+    copy.bytes = arena.at;
+    arena.base = (unsigned char *)qnet__alloc(ctx, copy.bytes);
     if (arena.base == NULL) {
         qnet_resnet_destroy(net);
-        return qnet__no_memory(ctx, s.bytes, "a stage 1 run");
+        qnet_scan_model_destroy(model);
+        return qnet__no_memory(ctx, copy.bytes, "a training run");
     }
+    memset(arena.base, 0, copy.bytes);
     arena.at = 0;
-    qnet__stage1_plan(ctx, &s, &arena, net_config.batch, trainable);
-    self = (qnet__stage1_state *)(void *)arena.base;
-    *self = s;
-    self->run.state = self;
-    self->loader.augment = &self->run.config.augment;
-    self->loader.seed = config->seed;
-    qnet__loader_fill(&self->loader, scans, count, label_of);
-    self->data_hash = qnet__stage1_hash(&self->loader);
-    if (weights != NULL)
-        self->weights_hash = qnet_hash(QNET_HASH_START, weights,
-                                       net->table->total * sizeof(qnet_real));
-    memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
-    memset(self->m, 0, trainable * sizeof(qnet_real));
-    memset(self->v, 0, trainable * sizeof(qnet_real));
-    if (weights) memcpy(net->weights, weights, net->table->total * sizeof(qnet_real));
-    else qnet_resnet_init(net, config->seed);
-    *out = &self->run;
+    qnet__training_plan(&copy, &arena, (size_t)largest);
+    *out = (qnet__training_state *)(void *)arena.base;
+    **out = copy;
+    (*out)->run.state = *out;
     return QNET_OK;
 }
 
-/* The state is the start of the block that holds all but the network. */
-QNET_API void qnet_stage1_destroy(qnet_stage1 *run)
+/* The state is the block that holds everything but the network, the run itself included. */
+QNET_API void qnet_training_destroy(qnet_training *run)
 {
     if (run == NULL) return;
     qnet_resnet_destroy(run->net);
+    qnet_scan_model_destroy(run->model);
     qnet__free(run->ctx, run->state, run->state->bytes);
 }
 
 /* Refuses NULL and a run that stopped half way through an epoch. */
-static qnet_status qnet__stage1_ready(const qnet_stage1 *run, const char *function)
+static qnet_status qnet__training_ready(const qnet_training *run, const char *function)
 {
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     if (run->state->broken)
@@ -18526,137 +17280,157 @@ static qnet_status qnet__stage1_ready(const qnet_stage1 *run, const char *functi
     return QNET_OK;
 }
 
-/* Forward, loss, backward and one step of Adam on `n` images that lie in the loader's batch. */
-static qnet_status qnet__stage1_step(qnet_stage1 *run, const qnet__meter *meter, size_t step, int n,
-                                     double rate, double *loss)
+/* order[count] = 0..count-1, shuffled for this epoch. */
+static void qnet__training_shuffle(qnet__training_state *s, int epoch)
 {
-    qnet__stage1_state *s = run->state;
+    const int purpose = s->run.net ? QNET_RANDOM_SHUFFLE : QNET_RANDOM_SHUFFLE_SCAN;
+    qnet_rng rng = qnet_rng_at(s->config.seed, purpose, (uint32_t)epoch, 0);
+    for (size_t i = 0; i < s->count; i++) s->order[i] = (int)i;
+    qnet_rng_shuffle(&rng, s->order, s->count);
+}
+
+/* The status of a loss, with the place where it is no number. */
+static qnet_status qnet__loss_check(const qnet__loop *p, qnet_status status, const double *loss)
+{
     char place[QNET__PLACE];
-    qnet_resnet *net = run->net;
-    qnet_status status;
-    QNET__TRY(qnet_resnet_forward(net, s->loader.batch, n, 1, s->logits, NULL));
-    status = qnet_cross_entropy(run->ctx, (size_t)n, QNET_CLASSES, s->logits, s->label, loss,
-                                s->logits);
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
-        return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                          qnet__meter_place(meter, step, place));
-    QNET__TRY(status);
+    if (status != QNET_ERROR_NUMERIC && (status != QNET_OK || qnet__is_finite(*loss)))
+        return status;
+    return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
+                      qnet__loop_place(p, place));
+}
+
+/* Stage 1: loss = mean of -log softmax(logits)[label] over the images of the batch. */
+static qnet_status qnet__stage1_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
+{
+    qnet__loader *l = &s->loader;
+    const int n = (int)p->n;
+    QNET__TRY(qnet__loader_load(p, l, s->run.epoch, s->order));
+    for (size_t i = 0; i < p->n; i++) s->batch_label[i] = qnet__loader_image(l, i)->label;
+    QNET__TRY(qnet_resnet_forward(s->run.net, l->batch, n, 1, s->logits, NULL));
+    QNET__TRY(qnet__loss_check(p, qnet_cross_entropy(p->ctx, p->n, QNET_CLASSES, s->logits,
+                                                     s->batch_label, loss, s->logits), loss));
     /* logits now holds the gradient of the loss with respect to them. */
-    QNET__TRY(qnet_resnet_backward(net, s->loader.batch, n, s->logits));
-    run->step++;
-    qnet_adam_step(run->ctx, &run->config.adam, net->table->trainable, net->weights, net->gradients,
-                   s->m, s->v, rate, run->step);
+    return qnet_resnet_backward(s->run.net, l->batch, n, s->logits);
+}
+
+/* Stage 2: loss = mean over the scans of the batch + mean over their slices; padded steps count
+   nowhere. */
+static qnet_status qnet__stage2_loss(qnet__training_state *s, const qnet__loop *p, double *loss)
+{
+    double image = 0, scan = 0;
+    qnet_status status;
+    for (size_t i = 0; i < p->n; i++) {
+        const size_t item = (size_t)s->order[p->first + i];
+        memcpy(s->batch + i * s->row, s->features + item * s->row, s->row * sizeof(qnet_real));
+        s->batch_length[i] = s->length[item];
+        s->batch_label[i] = s->label[item];
+    }
+    status = qnet_scan_model_loss(s->run.model, s->batch, s->batch_length, s->batch_label,
+                                  (int)p->n, &image, &scan, 1);
+    *loss = image + scan;
+    return qnet__loss_check(p, status, loss);
+}
+
+/* QNET_ERROR_NUMERIC, naming the tensor, unless all weights are finite. A good loss says nothing of
+   what the step after it made of them. */
+static qnet_status qnet__training_check_weights(const qnet__training_state *s, const qnet__loop *p)
+{
+    char place[QNET__PLACE];
+    for (int i = 0; i < s->table->count; i++) {
+        const qnet_param *param = &s->table->entries[i];
+        if (qnet__first_bad(s->weights + param->offset, param->count) < param->count)
+            return qnet__fail(p->ctx, QNET_ERROR_NUMERIC, "%s: '%s' has become NaN or infinite",
+                              qnet__loop_place(p, place), param->name);
+    }
     return QNET_OK;
 }
 
-/* Shuffle; per batch: augment, forward, loss, backward, Adam; then, late in a run with SWA, take
-   the weights into the average. The loss of the history is the mean over images, not batches. */
-QNET_API qnet_status qnet_stage1_epoch(qnet_stage1 *run)
+/* The loss of the history is the mean over items, not over batches. */
+QNET_API qnet_status qnet_training_epoch(qnet_training *run)
 {
-    qnet__stage1_state *s;
-    qnet__meter meter;
-    double rate, sum = 0;
-    size_t k, i, first, end;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_epoch"));
+    double rate, loss = 0, sum = 0;
+    qnet__training_state *s;
+    qnet_epoch *record;
+    qnet__loop p;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_epoch"));
     s = run->state;
-    if (run->epoch >= run->config.epochs)
+    if (run->epoch >= run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage1_epoch: all %d epochs are done", run->config.epochs);
-    /* A step that fails cannot be taken back, so the run is spent until the epoch's end. */
-    s->broken = 1;
-    rate = qnet__stage1_rate(&run->config, run->epoch);
-    meter = qnet__meter_start(run->ctx, qnet__stage1_task(run), run->epoch + 1, run->config.epochs,
-                              s->batches, s->loader.count);
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->epoch, s->order, s->loader.count);
-    for (k = 0; k < s->batches; k++) {
-        double loss;
-        first = qnet__batch_start(s->loader.count, s->batches, k);
-        end = qnet__batch_start(s->loader.count, s->batches, k + 1);
-        QNET__TRY(qnet__loader_load(&meter, k + 1, &s->loader, run->epoch, s->order, first,
-                                    end - first));
-        for (i = first; i < end; i++) s->label[i - first] = s->loader.images[s->order[i]].label;
-        QNET__TRY(qnet__stage1_step(run, &meter, k + 1, (int)(end - first), rate, &loss));
-        sum += loss * (double)(end - first);
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, sum / (double)end, rate));
+                          "qnet_training_epoch: all %d epochs are done", run->epochs);
+    s->broken = 1; /* until the epoch's end: a step cannot be taken back */
+    rate = qnet__stage1_rate(&s->config, run->epoch);
+    p = qnet__loop_begin(run->ctx, s->task, run->epoch + 1, run->epochs, s->count, s->batches);
+    qnet__training_shuffle(s, run->epoch);
+    while (qnet__loop_next(&p)) {
+        QNET__TRY(run->net ? qnet__stage1_loss(s, &p, &loss) : qnet__stage2_loss(s, &p, &loss));
+        run->step++;
+        qnet_adam_step(run->ctx, &s->config.adam, s->table->trainable, s->weights, s->gradients,
+                       s->m, s->v, rate, run->step);
+        sum += loss * (double)p.n;
+        QNET__TRY(qnet__loop_report(&p, sum / (double)(p.first + p.n), rate));
     }
-    QNET__TRY(qnet__check_weights(&meter, run->net->table, run->net->weights));
-    if (run->config.swa && run->epoch >= qnet_stage1_swa_start(&run->config)) {
-        qnet_swa_update(run->ctx, run->net->table->trainable, s->average, run->net->weights,
+    QNET__TRY(qnet__training_check_weights(s, &p));
+    if (s->config.swa && run->epoch >= qnet_stage1_swa_start(&s->config)) {
+        qnet_swa_update(run->ctx, s->table->trainable, s->average, s->weights,
                         (uint64_t)run->averaged);
         run->averaged++;
     }
-    run->history[run->epoch].loss = sum / (double)s->loader.count;
-    run->history[run->epoch].learning_rate = rate;
-    run->history[run->epoch].seconds = qnet__seconds(run->ctx) - meter.start;
-    run->epoch++;
+    record = &run->history[run->epoch++];
+    record->loss = sum / (double)s->count;
+    record->learning_rate = rate;
+    record->seconds = qnet__seconds(run->ctx) - p.start;
     s->broken = 0;
     return QNET_OK;
 }
 
-/* Running mean 0, variance 1, no batch counted. */
-static void qnet__reset_statistics(qnet_resnet *net)
-{
-    int i;
-    size_t k;
-    for (i = 0; i < net->table->count; i++) {
-        const qnet_param *p = &net->table->entries[i];
-        int one = strstr(p->name, "running_var") != NULL;
-        for (k = 0; !p->trainable && k < p->count; k++)
-            net->weights[p->offset + k] = (qnet_real)one;
-    }
-}
-
-/* The averaged weights have seen no batch, so their batch norms' statistics are found anew: one
+/* The averaged weights have seen no batch, so their batch norms' statistics are estimated anew: one
    pass over the training images without augmentation. With momentum n_k / (n_1 + ... + n_k) the
    running statistics are the mean over all batches, each weighted by its images. */
-static qnet_status qnet__stage1_statistics(qnet_stage1 *run)
+static qnet_status qnet__training_statistics(qnet__training_state *s)
 {
-    qnet__stage1_state *s = run->state;
-    qnet__meter meter = qnet__meter_start(run->ctx, "batch-norm statistics", 0, 0, s->batches,
-                                          s->loader.count);
+    qnet_resnet *net = s->run.net;
     qnet_status status = QNET_OK;
-    size_t k, first, end;
-    qnet__reset_statistics(run->net);
-    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE, run->config.epochs, s->order,
-                      s->loader.count);
-    for (k = 0; k < s->batches && status == QNET_OK; k++) {
-        first = qnet__batch_start(s->loader.count, s->batches, k);
-        end = qnet__batch_start(s->loader.count, s->batches, k + 1);
-        qnet_resnet_set_momentum(run->net, (double)(end - first) / (double)end);
-        status = qnet__loader_load(&meter, k + 1, &s->loader, -1, s->order, first,
-                                   end - first);
-        if (status == QNET_OK)
-            status = qnet_resnet_forward(run->net, s->loader.batch, (int)(end - first), 1, NULL,
-                                         NULL);
-        if (status == QNET_OK) status = qnet__meter_report(&meter, k + 1, end, NAN, 0);
+    qnet__loop p =
+        qnet__loop_begin(s->run.ctx, "batch-norm statistics", 0, 0, s->count, s->batches);
+    for (int i = 0; i < s->table->count; i++) { /* running mean 0, variance 1 */
+        const qnet_param *param = &s->table->entries[i];
+        for (size_t k = 0; !param->trainable && k < param->count; k++)
+            s->weights[param->offset + k] = (qnet_real)qnet__is_variance(param->name);
     }
-    qnet_resnet_set_momentum(run->net, QNET_BATCHNORM_MOMENTUM);
-    QNET__TRY(status);
-    return qnet__check_weights(&meter, run->net->table, run->net->weights);
+    /* Shuffled, so that a batch holds many subjects, as the batches of training did. */
+    qnet__training_shuffle(s, s->run.epochs);
+    while (status == QNET_OK && qnet__loop_next(&p)) {
+        qnet_resnet_set_momentum(net, (double)p.n / (double)(p.first + p.n));
+        status = qnet__loader_load(&p, &s->loader, -1, s->order);
+        if (status == QNET_OK)
+            status = qnet_resnet_forward(net, s->loader.batch, (int)p.n, 1, NULL, NULL);
+        if (status == QNET_OK) status = qnet__loop_report(&p, NAN, 0);
+    }
+    qnet_resnet_set_momentum(net, QNET_BATCHNORM_MOMENTUM);
+    return status == QNET_OK ? qnet__training_check_weights(s, &p) : status;
 }
 
-/* Without SWA nothing is left to do: the running statistics have followed the weights all along.
-   Statistics of batch norms are not averaged, they are found anew. */
-QNET_API qnet_status qnet_stage1_finish(qnet_stage1 *run)
+/* Without SWA nothing is left to do: the running statistics have followed the weights. */
+QNET_API qnet_status qnet_training_finish(qnet_training *run)
 {
-    qnet__stage1_state *s;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_finish"));
+    qnet__training_state *s;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_finish"));
     s = run->state;
-    if (run->epoch < run->config.epochs)
+    if (run->epoch < run->epochs)
         return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage1_finish: %d of %d epochs are done", run->epoch,
-                          run->config.epochs);
-    if (run->finished) return QNET_OK;
-    if (run->config.swa) {
+                          "qnet_training_finish: %d of %d epochs are done", run->epoch,
+                          run->epochs);
+    if (s->config.swa && !run->finished) {
         s->broken = 1; /* until the statistics are whole */
-        memcpy(run->net->weights, s->average, run->net->table->trainable * sizeof(qnet_real));
-        QNET__TRY(qnet__stage1_statistics(run));
+        memcpy(s->weights, s->average, s->table->trainable * sizeof(qnet_real));
+        QNET__TRY(qnet__training_statistics(s));
         s->broken = 0;
     }
     run->finished = 1;
     return QNET_OK;
 }
+
+/* ---- the checkpoint of a run ----------------------------------------------------------------- */
 
 /* Which kernels compute: their roundings differ, so a checkpoint goes on only with its own. */
 static const char *qnet__kernels_name(const qnet_context *ctx)
@@ -18665,90 +17439,61 @@ static const char *qnet__kernels_name(const qnet_context *ctx)
     return QNET__REFERENCE_ONLY ? "reference" : qnet_cpu_name(qnet_context_cpu(ctx));
 }
 
-/* Everything that decides the run's bits but its start weights, which the checkpoint replaces. */
-static void qnet__stage1_fields(const qnet_stage1 *run, qnet__fields *f)
+/* Everything that decides the run's bits, as text. */
+static qnet_status qnet__training_text(const qnet__training_state *s, qnet_buffer *text)
 {
-    static const char *const axis[] = {"0", "1", "2"};
-    const qnet_stage1_config *c = &run->config;
-    const qnet_augment_config *a = &c->augment;
-    char key[32];
-    int i;
-    f->count = 0;
-    qnet__field_text(f, "kind", "qnet stage 1 checkpoint 1");
-    qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
-    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
-    qnet__field_text(f, "network", run->net->table->network);
-    qnet__field_number(f, "epochs", c->epochs);
-    qnet__field_number(f, "batch", c->batch);
-    qnet__field_number(f, "rate_first", c->rate_first);
-    qnet__field_number(f, "rate_last", c->rate_last);
-    qnet__field_number(f, "swa", c->swa != 0);
-    qnet__field_number(f, "swa_share", c->swa_share);
-    qnet__field_number(f, "swa_rate", c->swa_rate);
-    qnet__field_adam(f, &c->adam);
-    qnet__field_number(f, "augment.stretch", a->stretch);
-    qnet__field_number(f, "augment.percentile_low", a->percentile_low);
-    qnet__field_number(f, "augment.percentile_high", a->percentile_high);
-    qnet__field_number(f, "augment.p_hflip", a->p_hflip);
-    qnet__field_number(f, "augment.p_vflip", a->p_vflip);
-    qnet__field_number(f, "augment.p_brightness_contrast", a->p_brightness_contrast);
-    qnet__field_number(f, "augment.p_gamma", a->p_gamma);
-    qnet__field_number(f, "augment.p_grid", a->p_grid);
-    qnet__field_number(f, "augment.p_affine", a->p_affine);
-    qnet__field_number(f, "augment.brightness", a->brightness);
-    qnet__field_number(f, "augment.contrast", a->contrast);
-    qnet__field_number(f, "augment.gamma_low", a->gamma_low);
-    qnet__field_number(f, "augment.gamma_high", a->gamma_high);
-    qnet__field_number(f, "augment.grid_limit", a->grid_limit);
-    qnet__field_number(f, "augment.shift", a->shift);
-    qnet__field_number(f, "augment.scale", a->scale);
-    qnet__field_number(f, "augment.rotate", a->rotate);
-    qnet__field_number(f, "augment.physics_safe", a->physics_safe != 0);
-    for (i = 0; i < 3; i++) {
-        snprintf(key, sizeof(key), "augment.window_low.%s", axis[i]);
-        qnet__field_number(f, key, a->window_low[i]);
-        snprintf(key, sizeof(key), "augment.window_high.%s", axis[i]);
-        qnet__field_number(f, key, a->window_high[i]);
-        snprintf(key, sizeof(key), "augment.mean.%s", axis[i]);
-        qnet__field_number(f, key, a->mean[i]);
-        snprintf(key, sizeof(key), "augment.std.%s", axis[i]);
-        qnet__field_number(f, key, a->std[i]);
+    qnet_context *ctx = s->run.ctx;
+    const qnet_stage1_config *c = &s->config;
+    const int stage = s->run.net ? 1 : 2;
+    QNET__TRY(qnet_buffer_printf(
+        ctx, text,
+        "kind=qnet stage %d checkpoint 2\nreal=%s\nkernels=%s\nnetwork=%s\nseed=0x%016llx\n"
+        "%s and labels=0x%016llx\n",
+        stage, QNET__REAL_IS_DOUBLE ? "double" : "float", qnet__kernels_name(ctx),
+        s->table->network, (unsigned long long)c->seed, stage == 1 ? "images" : "features",
+        (unsigned long long)s->data_hash));
+    if (stage == 2) {
+        QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage2_settings, &s->config2));
+        return qnet_buffer_printf(ctx, text, "steps=%d\n", s->config2.steps);
     }
-    qnet__field_number(f, "size", c->size);
-    qnet__field_bits(f, "seed", c->seed);
-    qnet__field_bits(f, "images and labels", run->state->data_hash);
-    qnet__field_bits(f, "initial weights", run->state->weights_hash);
+    QNET__TRY(qnet_buffer_printf(ctx, text, "swa=%d\nsize=%d\ninitial weights=0x%016llx\n", c->swa,
+                                 c->size, (unsigned long long)s->weights_hash));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__stage1_settings, c));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__stretch_settings, &c->augment));
+    return qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, &c->augment);
 }
 
 /* The arrays of a checkpoint with this many averaged weights; returns how many arrays. */
-static int qnet__stage1_slabs(const qnet_stage1 *run, int averaged, qnet__slab slabs[QNET__SLABS])
+static int qnet__training_slabs(const qnet__training_state *s, int averaged,
+                                qnet__slab slabs[QNET__SLABS])
 {
-    const qnet_param_table *table = run->net->table;
-    int n = 0;
-    slabs[n++] = qnet__slab_history(run->history, run->config.epochs);
-    slabs[n++] = qnet__slab_real("weights", run->net->weights, table->total);
-    slabs[n++] = qnet__slab_real("adam.m", run->state->m, table->trainable);
-    slabs[n++] = qnet__slab_real("adam.v", run->state->v, table->trainable);
-    if (averaged > 0)
-        slabs[n++] = qnet__slab_real("swa.average", run->state->average, table->trainable);
-    return n;
+    const size_t trainable = s->table->trainable;
+    const qnet__slab all[QNET__SLABS] = {
+        {"history", QNET_F64, s->run.history, (size_t)s->run.epochs * QNET__EPOCH_NUMBERS},
+        {"weights", QNET__REAL_DTYPE, s->weights, s->table->total},
+        {"adam.m", QNET__REAL_DTYPE, s->m, trainable},
+        {"adam.v", QNET__REAL_DTYPE, s->v, trainable},
+        {"swa.average", QNET__REAL_DTYPE, s->average, trainable}};
+    memcpy(slabs, all, sizeof(all));
+    return averaged > 0 ? QNET__SLABS : QNET__SLABS - 1;
 }
 
 /* The lines of the configuration first, then how far the run is, then the arrays. */
-QNET_API qnet_status qnet_stage1_write(qnet_stage1 *run, qnet_sink *sink)
+QNET_API qnet_status qnet_training_write(qnet_training *run, qnet_sink *sink)
 {
-    qnet__fields fields;
+    qnet_buffer text = {NULL, 0, 0, NULL};
     qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_write"));
-    qnet__stage1_fields(run, &fields);
-    qnet__field_text(&fields, "version", QNET_VERSION);
-    qnet__field_number(&fields, "epoch", run->epoch);
-    qnet__field_number(&fields, "step", (double)run->step);
-    qnet__field_number(&fields, "averaged", run->averaged);
-    qnet__field_number(&fields, "finished", run->finished);
-    count = qnet__stage1_slabs(run, run->averaged, slabs);
-    return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
+    qnet_status status;
+    QNET__TRY(qnet__training_ready(run, "qnet_training_write"));
+    status = qnet__training_text(run->state, &text);
+    if (status == QNET_OK)
+        status = qnet__settings_text(run->ctx, &text, "", qnet__training_settings, run);
+    if (status == QNET_OK) {
+        const int count = qnet__training_slabs(run->state, run->averaged, slabs);
+        status = qnet__checkpoint_write(run->ctx, sink, (char *)text.bytes, slabs, count);
+    }
+    qnet_buffer_free(run->ctx, &text);
+    return status;
 }
 
 /* The running variances in a file's flat block: none may be below 0, as in a weights file. */
@@ -18756,176 +17501,247 @@ static qnet_status qnet__check_variances(qnet_context *ctx, const qnet_safetenso
                                          const char *name, const qnet_param_table *table)
 {
     const qnet_safetensor *w = qnet_safetensors_find(file, "weights");
-    int i;
-    size_t k;
-    for (i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
+    for (int i = 0; i < table->count && w != NULL && w->count == table->total; i++) {
         const qnet_param *p = &table->entries[i];
-        for (k = 0; k < p->count && qnet__is_variance(p->name); k++)
-            if (qnet__element(w->dtype, w->data, p->offset + k) < 0)
+        for (size_t k = 0; k < p->count && qnet__is_variance(p->name); k++) {
+            const double value = qnet__element(w->dtype, w->data, p->offset + k);
+            if (value < 0)
                 return qnet__fail(ctx, QNET_ERROR_FORMAT,
                                   "%s: damaged checkpoint: '%s': number %.0f is %g, a variance "
-                                  "below 0", name, p->name, (double)k,
-                                  qnet__element(w->dtype, w->data, p->offset + k));
+                                  "below 0", name, p->name, (double)k, value);
+        }
     }
     return QNET_OK;
 }
 
-/* Checks everything of the file before the first number of the run changes. */
-static qnet_status qnet__stage1_restore(qnet_stage1 *run, const qnet_safetensors *file,
-                                        const char *name)
+/* Checks everything of the file before the first number of the run changes. text is cut up. */
+static qnet_status qnet__training_restore_text(qnet_training *run, const qnet_safetensors *file,
+                                               const char *name, char *text)
 {
-    const int start = qnet_stage1_swa_start(&run->config);
+    qnet_context *ctx = run->ctx;
+    qnet__training_state *s = run->state;
+    const int start = qnet_stage1_swa_start(&s->config);
     const char *swa = qnet_safetensors_metadata(file, "swa");
     /* Up to `start` a run with SWA and one without do the same. */
-    const int branch = run->config.swa && swa != NULL && strcmp(swa, "0") == 0;
-    double epoch, step, averaged, finished;
-    qnet__fields fields;
+    const int branch = s->config.swa && swa != NULL && strcmp(swa, "0") == 0;
+    qnet_training read = *run;
     qnet__slab slabs[QNET__SLABS];
     int count;
-    qnet__stage1_fields(run, &fields);
-    QNET__TRY(qnet__checkpoint_compare(run->ctx, file, name, &fields, branch ? "swa" : NULL));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "epoch", run->config.epochs, &epoch));
-    if (branch && epoch > start)
-        return qnet__fail(run->ctx, QNET_ERROR_MISMATCH,
-                          "%s: checkpoint of a run without SWA after epoch %.0f: expected %d at "
-                          "most, where averaging begins", name, epoch, start);
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "step", 9007199254740992.0, &step));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "averaged", run->config.epochs,
-                                     &averaged));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "finished", 1, &finished));
-    /* Step and averaged follow from the epoch: a file where they do not was not written here. */
-    if (step != epoch * (double)run->state->batches ||
-        (finished > 0 && epoch < run->config.epochs) ||
-        averaged != (run->config.swa && epoch > start ? epoch - start : 0))
-        return qnet__fail(run->ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %.0f, step %.0f, averaged %.0f and "
-                          "finished %.0f contradict each other", name, epoch, step, averaged,
-                          finished);
-    count = qnet__stage1_slabs(run, (int)averaged, slabs);
-    QNET__TRY(qnet__check_variances(run->ctx, file, name, run->net->table));
-    QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
-    run->epoch = (int)epoch;
-    run->step = (uint64_t)step;
-    run->averaged = (int)averaged;
-    run->finished = finished > 0;
-    run->state->broken = 0;
+    QNET__TRY(qnet__checkpoint_compare(ctx, file, name, text, branch ? "swa" : NULL));
+    QNET__TRY(qnet__settings_read(ctx, file, name, qnet__training_settings, &read));
+    if (branch && read.epoch > start)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: checkpoint of a run without SWA after epoch %d: expected %d at "
+                          "most, where averaging begins", name, read.epoch, start);
+    if (read.epoch > run->epochs || (read.finished && read.epoch < run->epochs))
+        return qnet__fail(ctx, QNET_ERROR_FORMAT,
+                          "%s: damaged checkpoint: epoch %d of %d and finished %d contradict each "
+                          "other", name, read.epoch, run->epochs, read.finished);
+    read.step = (uint64_t)read.epoch * s->batches;
+    read.averaged = s->config.swa ? qnet__max_int(0, read.epoch - start) : 0;
+    QNET__TRY(qnet__check_variances(ctx, file, name, s->table));
+    count = qnet__training_slabs(s, read.averaged, slabs);
+    QNET__TRY(qnet__checkpoint_copy(ctx, file, name, slabs, count));
+    *run = read;
+    s->broken = 0;
     return QNET_OK;
 }
 
+/* QNET_ERROR_MISMATCH for a checkpoint of another run, QNET_ERROR_FORMAT for a damaged one; the run
+   changes only where the whole file is right. */
+static qnet_status qnet__training_restore(qnet_training *run, const qnet_safetensors *file,
+                                          const char *name)
+{
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__training_text(run->state, &text);
+    if (status == QNET_OK)
+        status = qnet__training_restore_text(run, file, name, (char *)text.bytes);
+    qnet_buffer_free(run->ctx, &text);
+    return status;
+}
+
 /* Any failure leaves the run as it was. */
-QNET_API qnet_status qnet_stage1_read(qnet_stage1 *run, qnet_source *source)
+QNET_API qnet_status qnet_training_read(qnet_training *run, qnet_source *source)
 {
     qnet_safetensors *file = NULL;
     qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__stage1_restore(run, file, qnet__source_name(source));
+    status = qnet__training_restore(run, file, qnet__source_name(source));
     qnet_safetensors_destroy(file);
     return status;
 }
 
 #ifndef QNET_NO_STDIO
 /* A run that may not be saved does not touch the file either. */
-QNET_API qnet_status qnet_stage1_save(qnet_stage1 *run, const char *path)
+QNET_API qnet_status qnet_training_save(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_save"));
+    QNET__TRY(qnet__training_ready(run, "qnet_training_save"));
     QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_stage1_write(run, &sink);
+    status = qnet_training_write(run, &sink);
     if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
     qnet__file_abandon(&file);
     return status;
 }
 
-/* qnet_stage1_read of a path. */
-QNET_API qnet_status qnet_stage1_load(qnet_stage1 *run, const char *path)
+/* qnet_training_read of a path. */
+QNET_API qnet_status qnet_training_load(qnet_training *run, const char *path)
 {
     qnet__file file;
     qnet_source source;
     qnet_status status;
     if (run == NULL) return QNET_ERROR_ARGUMENT;
     QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_stage1_read(run, &source);
+    status = qnet_training_read(run, &source);
     qnet__file_close(&file);
     return status;
 }
 
-/* Goes on from wherever the run is; a run that is finished stays as it is, but for a save that
-   failed: that is made up for. */
-QNET_API qnet_status qnet_stage1_run(qnet_stage1 *run, const char *checkpoint)
+/* Goes on from wherever the run is. The last save is made again on a run that is finished: the one
+   before may have failed. */
+QNET_API qnet_status qnet_training_run(qnet_training *run, const char *checkpoint)
 {
-    QNET__TRY(qnet__stage1_ready(run, "qnet_stage1_run"));
-    while (run->epoch < run->config.epochs) {
-        QNET__TRY(qnet_stage1_epoch(run));
-        if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
+    QNET__TRY(qnet__training_ready(run, "qnet_training_run"));
+    while (run->epoch < run->epochs) {
+        QNET__TRY(qnet_training_epoch(run));
+        if (checkpoint) QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    if (run->finished && !run->state->unsaved) return QNET_OK;
-    if (!run->finished) QNET__TRY(qnet_stage1_finish(run));
-    run->state->unsaved = 1;
-    if (checkpoint) QNET__TRY(qnet_stage1_save(run, checkpoint));
-    run->state->unsaved = 0;
-    return QNET_OK;
+    QNET__TRY(qnet_training_finish(run));
+    return checkpoint ? qnet_training_save(run, checkpoint) : QNET_OK;
 }
 #endif
 
+/* ---- stage 1: images ------------------------------------------------------------------------- */
+
+/* Of scans[count], which lie in the cohort: each once, and of either class at least one. */
+static qnet_status qnet__stage1_check_scans(qnet_context *ctx, const qnet_cohort *cohort,
+                                            const int *scans, int count)
+{
+    int of_label[QNET_CLASSES] = {0, 0};
+    for (int i = 0; i < count; i++) {
+        const int label = (int)cohort->scans[scans[i]].label;
+        if (label < 0 || label >= QNET_CLASSES)
+            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
+                              "stage 1: scan %d: label %d: expected 0 or 1", scans[i], label);
+        of_label[label]++;
+        for (int k = 0; k < i; k++)
+            if (scans[k] == scans[i])
+                return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 1: scan %d is listed twice",
+                                  scans[i]);
+    }
+    if (of_label[QNET_HC] == 0 || of_label[QNET_HH] == 0)
+        return qnet__fail(ctx, QNET_ERROR_DATA,
+                          "stage 1: %d scans of HC and %d of HH: expected both to learn from",
+                          of_label[QNET_HC], of_label[QNET_HH]);
+    return QNET_OK;
+}
+
+/* Before anything is allocated; the experiment asks at its start, before days of work. */
+static qnet_status qnet__stage1_config_check(qnet_context *ctx, const qnet_stage1_config *c)
+{
+    QNET__TRY(qnet__settings_check(ctx, "stage 1", qnet__stage1_settings, c));
+    return qnet__augment_config_check(ctx, &c->augment);
+}
+
+/* ResNet18 on the slices of scans[count], from `weights` or from random ones (He initialisation;
+   the paper starts from ImageNet). Items are images in the order of scans. */
+QNET_API qnet_status qnet_stage1_create(qnet_context *ctx, const qnet_stage1_config *config,
+                                        const qnet_cohort *cohort, const int *scans, int count,
+                                        const qnet_real *weights, qnet_training **out)
+{
+    qnet__training_state s, *self = NULL;
+    qnet_resnet_config net_config;
+    if (ctx == NULL || config == NULL || cohort == NULL || scans == NULL || out == NULL)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage1_create: an argument is NULL");
+    QNET__TRY(qnet__stage1_config_check(ctx, config));
+    memset(&s, 0, sizeof(s));
+    QNET__TRY(qnet__loader_measure(ctx, &s.loader, "stage 1", cohort, scans, count, config->size,
+                                   config->size));
+    QNET__TRY(qnet__stage1_check_scans(ctx, cohort, scans, count));
+    s.run.ctx = ctx;
+    s.run.epochs = config->epochs;
+    s.config = *config;
+    s.config.swa = config->swa != 0;
+    s.task = config->swa ? "stage 1 SWA" : "stage 1"; /* which of the two runs of a fold it is */
+    s.count = s.loader.count;
+    s.batches = qnet__batches(s.count, config->batch);
+
+    qnet_resnet_config_init(&net_config);
+    net_config.height = net_config.width = config->size;
+    /* The largest batch there will be, which may be well below config->batch. */
+    net_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
+    QNET__TRY(qnet_resnet_create(ctx, &net_config, &s.run.net));
+    QNET__TRY(qnet__training_carve(&s, net_config.batch, &self));
+    self->loader.augment = &self->config.augment;
+    self->loader.seed = config->seed;
+    qnet__loader_fill(&self->loader, scans, count);
+    self->data_hash = self->loader.hash;
+    if (weights != NULL) {
+        const size_t bytes = self->table->total * sizeof(qnet_real);
+        self->weights_hash = qnet_hash(QNET_HASH_START, weights, bytes);
+        memcpy(self->weights, weights, bytes);
+    } else {
+        qnet_resnet_init(s.run.net, config->seed);
+    }
+    *out = &self->run;
+    return QNET_OK;
+}
+
 /* ---- the embedding: features and slice probabilities of whole scans -------------------------- */
+
+/* P(HH) = e^z1 / (e^z0 + e^z1) of two logits, in double: rounded to float, confident scores would
+   tie, which an AUC sees. */
+static double qnet__probability_hh(const qnet_real *logits)
+{
+    return 1 / (1 + exp((double)logits[QNET_HC] - (double)logits[QNET_HH]));
+}
 
 typedef struct qnet__embedding {
     qnet__loader loader;
     qnet_real *batch_features; /* [batch][512] */
     qnet_real *logits;         /* [batch][2] */
-    qnet_real *features;       /* [count][max_slices][512]: the results, until all is well */
-    double *probability;       /* [count][max_slices] */
+    qnet_real *features;       /* [places][512]: the results, until all is well */
+    double *probability;       /* [places] */
 } qnet__embedding;
 
 /* batch: slices at once; places: scans * max_slices. */
-static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, int batch,
+static void qnet__embed_plan(qnet_context *ctx, qnet__embedding *e, qnet__arena *a, size_t batch,
                              size_t places)
 {
     const size_t row = QNET_FEATURES * sizeof(qnet_real);
-    e->batch_features = (qnet_real *)qnet__take(a, (size_t)batch, row);
-    e->logits = (qnet_real *)qnet__take(a, (size_t)batch * QNET_CLASSES, sizeof(qnet_real));
+    e->batch_features = (qnet_real *)qnet__take(a, batch, row);
+    e->logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
     e->features = (qnet_real *)qnet__take(a, places, row);
     e->probability = (double *)qnet__take(a, places, sizeof(double));
     qnet__loader_plan(ctx, &e->loader, a, batch);
 }
 
-/* The test-time pass (paper: stretching and crop only), batch by batch. Slices come in the order of
-   scans[count], so a place is reached by counting. */
-static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, const int *scans,
-                                   int batch, int max_slices)
+/* The test-time pass (paper: stretching and crop only), batch by batch. */
+static qnet_status qnet__embed_run(qnet_resnet *net, qnet__embedding *e, size_t batch)
 {
-    qnet_context *ctx = net->ctx;
     qnet__loader *l = &e->loader;
-    size_t batches = qnet__batches(l->count, batch), k, i, first, end, place = 0;
-    qnet__meter meter = qnet__meter_start(ctx, "features", 0, 0, batches, l->count);
-    int scan = 0, slice = 0;
-    for (k = 0; k < batches; k++) {
-        first = qnet__batch_start(l->count, batches, k);
-        end = qnet__batch_start(l->count, batches, k + 1);
-        QNET__TRY(qnet__loader_load(&meter, k + 1, l, -1, NULL, first, end - first));
-        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)(end - first), 0, e->logits,
-                                      e->batch_features));
-        for (i = 0; i < end - first; i++) {
+    qnet__loop p = qnet__loop_begin(net->ctx, "features", 0, 0, l->count,
+                                    qnet__batches(l->count, (int)batch));
+    while (qnet__loop_next(&p)) {
+        QNET__TRY(qnet__loader_load(&p, l, -1, NULL));
+        QNET__TRY(qnet_resnet_forward(net, l->batch, (int)p.n, 0, e->logits, e->batch_features));
+        for (size_t i = 0; i < p.n; i++) {
+            const qnet__image *image = qnet__loader_image(l, i);
             const qnet_real *f = e->batch_features + i * QNET_FEATURES;
             const qnet_real *z = e->logits + i * QNET_CLASSES;
-            /* A loop, not an if: a scan may have no slice. */
-            while (slice == l->cohort->scans[scans[scan]].slices) {
-                scan++;
-                slice = 0;
-            }
-            place = (size_t)scan * (size_t)max_slices + (size_t)slice++;
             if (qnet__first_bad(f, QNET_FEATURES) < QNET_FEATURES ||
                 qnet__first_bad(z, QNET_CLASSES) < QNET_CLASSES)
-                return qnet__fail(ctx, QNET_ERROR_NUMERIC,
+                return qnet__fail(net->ctx, QNET_ERROR_NUMERIC,
                                   "features: subject %s, slice %d: the network gives NaN or "
-                                  "infinity", l->cohort->scans[scans[scan]].subject, slice - 1);
-            memcpy(e->features + place * QNET_FEATURES, f, QNET_FEATURES * sizeof(qnet_real));
-            e->probability[place] = qnet__probability_hh(z);
+                                  "infinity", l->cohort->scans[image->scan].subject, image->slice);
+            memcpy(e->features + image->place * QNET_FEATURES, f,
+                   QNET_FEATURES * sizeof(qnet_real));
+            e->probability[image->place] = qnet__probability_hh(z);
         }
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, NAN, 0));
+        QNET__TRY(qnet__loop_report(&p, NAN, 0));
     }
     return QNET_OK;
 }
@@ -18941,8 +17757,7 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
     qnet_status status;
-    size_t bytes, places;
-    int i, batch, max_slices;
+    size_t bytes, places, batch;
     if (net == NULL) return QNET_ERROR_ARGUMENT;
     ctx = net->ctx;
     if (augment == NULL || cohort == NULL || scans == NULL || count < 1)
@@ -18954,26 +17769,25 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
     memset(&e, 0, sizeof(e));
     QNET__TRY(qnet__loader_measure(ctx, &e.loader, "features", cohort, scans, count,
                                    net->config.height, net->config.width));
-    max_slices = cohort->config.max_slices;
-    for (i = 0; i < count; i++)
-        if (cohort->scans[scans[i]].slices > max_slices)
+    for (int i = 0; i < count; i++)
+        if (cohort->scans[scans[i]].slices > cohort->config.max_slices)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "features: subject %s has %d slices: expected %d at most",
                               cohort->scans[scans[i]].subject, cohort->scans[scans[i]].slices,
-                              max_slices);
+                              cohort->config.max_slices);
     e.loader.augment = augment;
-    places = (size_t)count * (size_t)max_slices;
-    batch = (int)qnet__min_size((size_t)net->config.batch, e.loader.count);
+    places = (size_t)count * (size_t)cohort->config.max_slices;
+    batch = qnet__min_size((size_t)net->config.batch, e.loader.count);
     qnet__embed_plan(ctx, &e, &arena, batch, places);
     bytes = arena.at;
     arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
     if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "features");
     arena.at = 0;
     qnet__embed_plan(ctx, &e, &arena, batch, places);
-    qnet__loader_fill(&e.loader, scans, count, NULL);
+    qnet__loader_fill(&e.loader, scans, count);
     memset(e.features, 0, places * QNET_FEATURES * sizeof(qnet_real));
     memset(e.probability, 0, places * sizeof(double));
-    status = qnet__embed_run(net, &e, scans, batch, max_slices);
+    status = qnet__embed_run(net, &e, batch);
     if (status == QNET_OK && features)
         memcpy(features, e.features, places * QNET_FEATURES * sizeof(qnet_real));
     if (status == QNET_OK && probability)
@@ -18984,403 +17798,115 @@ QNET_API qnet_status qnet_embed(qnet_resnet *net, const qnet_augment_config *aug
 
 /* ---- stage 2: scans -------------------------------------------------------------------------- */
 
-typedef struct qnet__stage2_state {
-    qnet_stage2 run; /* first, so that a pointer to it is the start of the block */
-    size_t bytes;    /* of the block: everything but the model */
-    int count;       /* scans */
-    size_t batches;  /* of an epoch */
-    size_t row;      /* steps * 512: numbers of a scan */
-    qnet_real *features;              /* [count][steps][512] */
-    int *length, *label, *order;      /* [count] */
-    qnet_real *batch;                 /* [largest batch][steps][512] */
-    int *batch_length, *batch_label;  /* [largest batch] */
-    qnet_real *m, *v;                 /* [table->trainable] */
-    uint64_t data_hash;
-    int broken, unsaved;              /* as in stage 1 */
-} qnet__stage2_state;
-
-/* The paper's numbers ("Training Procedure"); hidden and steps are ours. */
-QNET_API void qnet_stage2_config_init(qnet_stage2_config *config)
-{
-    memset(config, 0, sizeof(*config));
-    config->epochs = 50;
-    config->batch = 64;
-    config->rate = 3e-4;
-    qnet_adam_config_init(&config->adam);
-    config->hidden = 256;
-    config->steps = 24;
-    config->seed = 1;
-}
-
-/* features[count][steps][512] are looked at up to each scan's length only. */
+/* As of stage 1; `steps` is the experiment's own. */
 static qnet_status qnet__stage2_config_check(qnet_context *ctx, const qnet_stage2_config *c)
 {
-    if (c->epochs < 1 || c->batch < 1 || c->steps < 1 || c->hidden < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: epochs %d, batch %d, steps %d, hidden %d: expected 1 or more",
-                          c->epochs, c->batch, c->steps, c->hidden);
-    if (!(c->rate >= 0 && c->rate <= DBL_MAX) || !qnet__adam_is_sound(&c->adam))
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "stage 2: rate %g, beta1 %g, beta2 %g or eps %g out of range", c->rate,
-                          c->adam.beta1, c->adam.beta2, c->adam.eps);
+    QNET__TRY(qnet__settings_check(ctx, "stage 2", qnet__stage2_settings, c));
+    if (c->steps < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: steps %d: expected 1 or more",
+                          c->steps);
     return QNET_OK;
 }
 
-static qnet_status qnet__stage2_check(qnet_context *ctx, const qnet_stage2_config *c,
-                                      const qnet_real *features, const int *length,
-                                      const int *label, int count)
+/* Copies the scans, zero beyond their slices, into the run after a check, and hashes all. */
+static qnet_status qnet__stage2_fill(qnet__training_state *s, const qnet_real *features,
+                                     const int *length, const int *label)
 {
-    int i;
-    QNET__TRY(qnet__stage2_config_check(ctx, c));
-    if (count < 1)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
-    for (i = 0; i < count; i++) {
-        size_t row = (size_t)c->steps * QNET_FEATURES, used, bad;
-        if (length[i] < 1 || length[i] > c->steps || label[i] < 0 || label[i] >= QNET_CLASSES)
-            return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                              "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1", i,
-                              length[i], label[i], c->steps);
-        used = (size_t)length[i] * QNET_FEATURES;
-        bad = qnet__first_bad(features + (size_t)i * row, used);
-        if (bad < used)
-            return qnet__fail(ctx, QNET_ERROR_NUMERIC,
-                              "stage 2: scan %d, slice %d: feature %d is NaN or infinite", i,
-                              (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
-    }
-    return QNET_OK;
-}
-
-/* The whole block; with base NULL it only measures. */
-static void qnet__stage2_plan(qnet__stage2_state *s, qnet__arena *a, int largest, size_t trainable)
-{
-    size_t count = (size_t)s->count, batch = (size_t)largest;
-    qnet__take(a, 1, sizeof(*s));
-    s->run.history = (qnet_epoch *)qnet__take(a, (size_t)s->run.config.epochs, sizeof(qnet_epoch));
-    s->features = (qnet_real *)qnet__take(a, count, s->row * sizeof(qnet_real));
-    s->length = (int *)qnet__take(a, count, sizeof(int));
-    s->label = (int *)qnet__take(a, count, sizeof(int));
-    s->order = (int *)qnet__take(a, count, sizeof(int));
-    s->batch = (qnet_real *)qnet__take(a, batch, s->row * sizeof(qnet_real));
-    s->batch_length = (int *)qnet__take(a, batch, sizeof(int));
-    s->batch_label = (int *)qnet__take(a, batch, sizeof(int));
-    s->m = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-    s->v = (qnet_real *)qnet__take(a, trainable, sizeof(qnet_real));
-}
-
-/* Copies the scans, zero beyond their slices, and takes the hash of all. */
-static void qnet__stage2_fill(qnet__stage2_state *s, const qnet_real *features, const int *length,
-                              const int *label)
-{
-    int i;
-    memset(s->features, 0, (size_t)s->count * s->row * sizeof(qnet_real));
+    const int steps = s->config2.steps;
     s->data_hash = QNET_HASH_START;
-    for (i = 0; i < s->count; i++) {
-        size_t at = (size_t)i * s->row;
-        size_t bytes = (size_t)length[i] * QNET_FEATURES * sizeof(qnet_real);
+    for (size_t i = 0; i < s->count; i++) {
+        const qnet_real *from = features + i * s->row;
+        qnet_real *to = s->features + i * s->row;
+        size_t used, bad;
+        if (length[i] < 1 || length[i] > steps || label[i] < 0 || label[i] >= QNET_CLASSES)
+            return qnet__fail(s->run.ctx, QNET_ERROR_ARGUMENT,
+                              "stage 2: scan %d: length %d, label %d: expected 1..%d and 0 or 1",
+                              (int)i, length[i], label[i], steps);
+        used = (size_t)length[i] * QNET_FEATURES;
+        bad = qnet__first_bad(from, used);
+        if (bad < used)
+            return qnet__fail(s->run.ctx, QNET_ERROR_NUMERIC,
+                              "stage 2: scan %d, slice %d: feature %d is NaN or infinite", (int)i,
+                              (int)(bad / QNET_FEATURES), (int)(bad % QNET_FEATURES));
+        memcpy(to, from, used * sizeof(qnet_real));
         s->length[i] = length[i];
         s->label[i] = label[i];
-        memcpy(s->features + at, features + at, bytes);
-        s->data_hash = qnet_hash(s->data_hash, s->features + at, bytes);
+        s->data_hash = qnet_hash(s->data_hash, to, used * sizeof(qnet_real));
         s->data_hash = qnet_hash(s->data_hash, &s->length[i], sizeof(int));
         s->data_hash = qnet_hash(s->data_hash, &s->label[i], sizeof(int));
     }
+    return QNET_OK;
 }
 
-/* Two blocks, as in stage 1: the model's own, and one for everything else. */
+/* The rate is fixed, and nothing is averaged (paper, "Training Procedure"). */
 QNET_API qnet_status qnet_stage2_create(qnet_context *ctx, const qnet_stage2_config *config,
                                         const qnet_real *features, const int *length,
-                                        const int *label, int count, qnet_stage2 **out)
+                                        const int *label, int count, qnet_training **out)
 {
-    qnet__stage2_state s, *self;
-    qnet__arena arena = {NULL, 0};
+    qnet__training_state s, *self = NULL;
     qnet_scan_config model_config;
-    qnet_scan_model *model = NULL;
-    size_t trainable;
+    qnet_status status;
     if (ctx == NULL || config == NULL || features == NULL || length == NULL || label == NULL ||
         out == NULL)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_stage2_create: an argument is NULL");
-    QNET__TRY(qnet__stage2_check(ctx, config, features, length, label, count));
+    QNET__TRY(qnet__stage2_config_check(ctx, config));
+    if (count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "stage 2: %d scans: expected 1 or more", count);
     memset(&s, 0, sizeof(s));
     s.run.ctx = ctx;
-    s.run.config = *config;
-    s.count = count;
+    s.run.epochs = config->epochs;
+    s.config2 = *config;
+    s.config.epochs = config->epochs;
+    s.config.rate_first = s.config.rate_last = config->rate;
+    s.config.adam = config->adam;
+    s.config.seed = config->seed;
+    s.task = "stage 2";
+    s.count = (size_t)count;
+    s.batches = qnet__batches(s.count, config->batch);
     s.row = (size_t)config->steps * QNET_FEATURES;
-    s.batches = qnet__batches((size_t)count, config->batch);
 
     qnet_scan_config_init(&model_config);
     model_config.hidden = config->hidden;
     model_config.steps = config->steps;
-    model_config.batch = (int)(((size_t)count + s.batches - 1) / s.batches);
-    QNET__TRY(qnet_scan_model_create(ctx, &model_config, &model));
-    trainable = model->table->trainable;
-    s.run.model = model;
-
-    qnet__stage2_plan(&s, &arena, model_config.batch, trainable);
-    s.bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, s.bytes);
-    if (arena.base == NULL) {
-        qnet_scan_model_destroy(model);
-        return qnet__no_memory(ctx, s.bytes, "a stage 2 run");
+    model_config.batch = (int)qnet__batch_start(s.count, s.batches, 1);
+    QNET__TRY(qnet_scan_model_create(ctx, &model_config, &s.run.model));
+    QNET__TRY(qnet__training_carve(&s, model_config.batch, &self));
+    status = qnet__stage2_fill(self, features, length, label);
+    if (status != QNET_OK) {
+        qnet_training_destroy(&self->run);
+        return status;
     }
-    arena.at = 0;
-    qnet__stage2_plan(&s, &arena, model_config.batch, trainable);
-    self = (qnet__stage2_state *)(void *)arena.base;
-    *self = s;
-    self->run.state = self;
-    qnet__stage2_fill(self, features, length, label);
-    memset(self->run.history, 0, (size_t)config->epochs * sizeof(qnet_epoch));
-    memset(self->m, 0, trainable * sizeof(qnet_real));
-    memset(self->v, 0, trainable * sizeof(qnet_real));
-    qnet_scan_model_init(model, config->seed);
+    qnet_scan_model_init(s.run.model, config->seed);
     *out = &self->run;
     return QNET_OK;
 }
 
-/* As qnet_stage1_destroy. */
-QNET_API void qnet_stage2_destroy(qnet_stage2 *run)
-{
-    if (run == NULL) return;
-    qnet_scan_model_destroy(run->model);
-    qnet__free(run->ctx, run->state, run->state->bytes);
-}
-
-/* Refuses NULL and a run that stopped half way through an epoch. */
-static qnet_status qnet__stage2_ready(const qnet_stage2 *run, const char *function)
-{
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    if (run->state->broken)
-        return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "%s: the run ended half way through an epoch: load a checkpoint",
-                          function);
-    return QNET_OK;
-}
-
-/* Gathers the scans order[first..end), and takes one step; *loss = CE(scan) + CE(image). */
-static qnet_status qnet__stage2_step(qnet_stage2 *run, const qnet__meter *meter, size_t step,
-                                     size_t first, size_t end, double *loss)
-{
-    char place[QNET__PLACE];
-    qnet__stage2_state *s = run->state;
-    qnet_scan_model *model = run->model;
-    double image_loss = 0, scan_loss = 0;
-    qnet_status status;
-    size_t i;
-    /* Loss of a batch: mean over its scans + mean over their slices; padded steps count nowhere. */
-    for (i = first; i < end; i++) {
-        int scan = s->order[i];
-        memcpy(s->batch + (i - first) * s->row, s->features + (size_t)scan * s->row,
-               s->row * sizeof(qnet_real));
-        s->batch_length[i - first] = s->length[scan];
-        s->batch_label[i - first] = s->label[scan];
-    }
-    status = qnet_scan_model_loss(model, s->batch, s->batch_length, s->batch_label,
-                                  (int)(end - first), &image_loss, &scan_loss, 1);
-    *loss = image_loss + scan_loss;
-    if (status == QNET_ERROR_NUMERIC || (status == QNET_OK && !qnet__is_finite(*loss)))
-        return qnet__fail(run->ctx, QNET_ERROR_NUMERIC, "%s: the loss is NaN or infinite",
-                          qnet__meter_place(meter, step, place));
-    QNET__TRY(status);
-    run->step++;
-    qnet_adam_step(run->ctx, &run->config.adam, model->table->trainable, model->weights,
-                   model->gradients, s->m, s->v, run->config.rate, run->step);
-    return QNET_OK;
-}
-
-/* As qnet_stage1_epoch, at a fixed rate and without averaging (paper, "Training Procedure"). */
-QNET_API qnet_status qnet_stage2_epoch(qnet_stage2 *run)
-{
-    qnet__stage2_state *s;
-    qnet__meter meter;
-    double sum = 0, loss;
-    size_t k, first, end, count;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_epoch"));
-    s = run->state;
-    count = (size_t)s->count;
-    if (run->epoch >= run->config.epochs)
-        return qnet__fail(run->ctx, QNET_ERROR_ARGUMENT,
-                          "qnet_stage2_epoch: all %d epochs are done", run->config.epochs);
-    s->broken = 1; /* until the epoch's end */
-    meter = qnet__meter_start(run->ctx, "stage 2", run->epoch + 1, run->config.epochs, s->batches,
-                              count);
-    qnet__epoch_order(run->config.seed, QNET_RANDOM_SHUFFLE_SCAN, run->epoch, s->order, count);
-    for (k = 0; k < s->batches; k++) {
-        first = qnet__batch_start(count, s->batches, k);
-        end = qnet__batch_start(count, s->batches, k + 1);
-        QNET__TRY(qnet__stage2_step(run, &meter, k + 1, first, end, &loss));
-        sum += loss * (double)(end - first);
-        QNET__TRY(qnet__meter_report(&meter, k + 1, end, sum / (double)end, run->config.rate));
-    }
-    QNET__TRY(qnet__check_weights(&meter, run->model->table, run->model->weights));
-    run->history[run->epoch].loss = sum / (double)count;
-    run->history[run->epoch].learning_rate = run->config.rate;
-    run->history[run->epoch].seconds = qnet__seconds(run->ctx) - meter.start;
-    run->epoch++;
-    s->broken = 0;
-    return QNET_OK;
-}
-
-/* Everything that decides the run's bits; the start weights follow from the seed. */
-static void qnet__stage2_fields(const qnet_stage2 *run, qnet__fields *f)
-{
-    const qnet_stage2_config *c = &run->config;
-    f->count = 0;
-    qnet__field_text(f, "kind", "qnet stage 2 checkpoint 1");
-    qnet__field_text(f, "real", QNET__REAL_IS_DOUBLE ? "double" : "float");
-    qnet__field_text(f, "kernels", qnet__kernels_name(run->ctx));
-    qnet__field_text(f, "network", run->model->table->network);
-    qnet__field_number(f, "epochs", c->epochs);
-    qnet__field_number(f, "batch", c->batch);
-    qnet__field_number(f, "rate", c->rate);
-    qnet__field_adam(f, &c->adam);
-    qnet__field_number(f, "hidden", c->hidden);
-    qnet__field_number(f, "steps", c->steps);
-    qnet__field_bits(f, "seed", c->seed);
-    qnet__field_bits(f, "features and labels", run->state->data_hash);
-}
-
-/* The arrays of a checkpoint; returns how many. */
-static int qnet__stage2_slabs(const qnet_stage2 *run, qnet__slab slabs[QNET__SLABS])
-{
-    const qnet_param_table *table = run->model->table;
-    slabs[0] = qnet__slab_history(run->history, run->config.epochs);
-    slabs[1] = qnet__slab_real("weights", run->model->weights, table->total);
-    slabs[2] = qnet__slab_real("adam.m", run->state->m, table->trainable);
-    slabs[3] = qnet__slab_real("adam.v", run->state->v, table->trainable);
-    return 4;
-}
-
-/* As qnet_stage1_write. */
-QNET_API qnet_status qnet_stage2_write(qnet_stage2 *run, qnet_sink *sink)
-{
-    qnet__fields fields;
-    qnet__slab slabs[QNET__SLABS];
-    int count;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_write"));
-    qnet__stage2_fields(run, &fields);
-    qnet__field_text(&fields, "version", QNET_VERSION);
-    qnet__field_number(&fields, "epoch", run->epoch);
-    qnet__field_number(&fields, "step", (double)run->step);
-    count = qnet__stage2_slabs(run, slabs);
-    return qnet__checkpoint_write(run->ctx, sink, &fields, slabs, count);
-}
-
-/* Checks everything of the file before the first number of the run changes. */
-static qnet_status qnet__stage2_restore(qnet_stage2 *run, const qnet_safetensors *file,
-                                        const char *name)
-{
-    double epoch, step;
-    qnet__fields fields;
-    qnet__slab slabs[QNET__SLABS];
-    int count;
-    qnet__stage2_fields(run, &fields);
-    QNET__TRY(qnet__checkpoint_compare(run->ctx, file, name, &fields, NULL));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "epoch", run->config.epochs, &epoch));
-    QNET__TRY(qnet__checkpoint_count(run->ctx, file, name, "step", 9007199254740992.0, &step));
-    if (step != epoch * (double)run->state->batches)
-        return qnet__fail(run->ctx, QNET_ERROR_FORMAT,
-                          "%s: damaged checkpoint: epoch %.0f and step %.0f contradict each other",
-                          name, epoch, step);
-    count = qnet__stage2_slabs(run, slabs);
-    QNET__TRY(qnet__checkpoint_copy(run->ctx, file, name, slabs, count));
-    run->epoch = (int)epoch;
-    run->step = (uint64_t)step;
-    run->state->broken = 0;
-    return QNET_OK;
-}
-
-/* Any failure leaves the run as it was. */
-QNET_API qnet_status qnet_stage2_read(qnet_stage2 *run, qnet_source *source)
-{
-    qnet_safetensors *file = NULL;
-    qnet_status status;
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    QNET__TRY(qnet_safetensors_read(run->ctx, source, &file));
-    status = qnet__stage2_restore(run, file, qnet__source_name(source));
-    qnet_safetensors_destroy(file);
-    return status;
-}
-
-#ifndef QNET_NO_STDIO
-/* A run that may not be saved does not touch the file either. */
-QNET_API qnet_status qnet_stage2_save(qnet_stage2 *run, const char *path)
-{
-    qnet__file file;
-    qnet_sink sink;
-    qnet_status status;
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_save"));
-    QNET__TRY(qnet__file_open_replace(run->ctx, path, &file, &sink));
-    status = qnet_stage2_write(run, &sink);
-    if (status == QNET_OK) return qnet__file_commit(run->ctx, &file);
-    qnet__file_abandon(&file);
-    return status;
-}
-
-/* qnet_stage2_read of a path. */
-QNET_API qnet_status qnet_stage2_load(qnet_stage2 *run, const char *path)
-{
-    qnet__file file;
-    qnet_source source;
-    qnet_status status;
-    if (run == NULL) return QNET_ERROR_ARGUMENT;
-    QNET__TRY(qnet__file_open_read(run->ctx, path, &file, &source));
-    status = qnet_stage2_read(run, &source);
-    qnet__file_close(&file);
-    return status;
-}
-
-/* Goes on from wherever the run is, to its last epoch; a save that failed is made up for. */
-QNET_API qnet_status qnet_stage2_run(qnet_stage2 *run, const char *checkpoint)
-{
-    QNET__TRY(qnet__stage2_ready(run, "qnet_stage2_run"));
-    while (run->epoch < run->config.epochs || run->state->unsaved) {
-        if (run->epoch < run->config.epochs) QNET__TRY(qnet_stage2_epoch(run));
-        run->state->unsaved = 1;
-        if (checkpoint) QNET__TRY(qnet_stage2_save(run, checkpoint));
-        run->state->unsaved = 0;
-    }
-    return QNET_OK;
-}
-#endif
-
-/* ---- using the scan-level model -------------------------------------------------------------- */
-
-typedef struct qnet__prediction {
-    qnet_real *image_logits, *scan_logits; /* [batch][steps][2], [batch][2] */
-    double *image, *scan;                  /* [count][steps], [count]: until all is well */
-} qnet__prediction;
-
-/* batch: scans at once. */
-static void qnet__predict_plan(qnet__prediction *p, qnet__arena *a, size_t batch, size_t steps,
-                               size_t count)
-{
-    p->image_logits = (qnet_real *)qnet__take(a, batch * steps, QNET_CLASSES * sizeof(qnet_real));
-    p->scan_logits = (qnet_real *)qnet__take(a, batch, QNET_CLASSES * sizeof(qnet_real));
-    p->image = (double *)qnet__take(a, count * steps, sizeof(double));
-    p->scan = (double *)qnet__take(a, count, sizeof(double));
-}
-
 /* features[count][steps][512] are read in place: scans that follow each other are a batch. A scan's
-   result does not depend on what else is in its batch. */
-static qnet_status qnet__predict_run(qnet_scan_model *model, qnet__prediction *p,
-                                     const qnet_real *features, const int *length, size_t batch,
-                                     size_t count)
+   result does not depend on what else is in its batch. image[count][steps], scan[count]; logits:
+   room for those of a batch. */
+static qnet_status qnet__predict_run(qnet_scan_model *model, const qnet_real *features,
+                                     const int *length, size_t batch, size_t count,
+                                     qnet_real *image_logits, qnet_real *scan_logits,
+                                     double *image, double *scan)
 {
-    size_t steps = (size_t)model->config.steps, row = steps * QNET_FEATURES, first, i, t, n;
-    for (first = 0; first < count; first += n) {
+    const size_t steps = (size_t)model->config.steps;
+    size_t n;
+    for (size_t first = 0; first < count; first += n) {
         n = qnet__min_size(batch, count - first);
-        QNET__TRY(qnet_scan_model_forward(model, features + first * row, length + first, (int)n,
-                                          p->image_logits, p->scan_logits));
-        for (i = 0; i < n; i++) {
-            const qnet_real *z = p->image_logits + i * steps * QNET_CLASSES;
-            size_t used = (size_t)length[first + i];
-            if (qnet__first_bad(p->scan_logits + i * QNET_CLASSES, QNET_CLASSES) < QNET_CLASSES ||
+        QNET__TRY(qnet_scan_model_forward(model, features + first * steps * QNET_FEATURES,
+                                          length + first, (int)n, image_logits, scan_logits));
+        for (size_t i = 0; i < n; i++) {
+            const qnet_real *z = image_logits + i * steps * QNET_CLASSES;
+            const qnet_real *whole = scan_logits + i * QNET_CLASSES;
+            const size_t used = (size_t)length[first + i];
+            if (qnet__first_bad(whole, QNET_CLASSES) < QNET_CLASSES ||
                 qnet__first_bad(z, used * QNET_CLASSES) < used * QNET_CLASSES)
                 return qnet__fail(model->ctx, QNET_ERROR_NUMERIC,
                                   "scan %.0f: the model gives NaN or infinity",
                                   (double)(first + i));
-            p->scan[first + i] = qnet__probability_hh(p->scan_logits + i * QNET_CLASSES);
-            for (t = 0; t < steps; t++)
-                p->image[(first + i) * steps + t] =
+            scan[first + i] = qnet__probability_hh(whole);
+            for (size_t t = 0; t < steps; t++)
+                image[(first + i) * steps + t] =
                     t < used ? qnet__probability_hh(z + t * QNET_CLASSES) : 0;
         }
     }
@@ -19392,15 +17918,14 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                                              const int *length, int count, double *image,
                                              double *scan)
 {
-    qnet__prediction p;
+    qnet_real *image_logits = NULL, *scan_logits = NULL; /* [batch][steps][2], [batch][2] */
+    double *images = NULL, *scans = NULL;                /* the results, until all is well */
     qnet__arena arena = {NULL, 0};
     qnet_context *ctx;
     qnet_status status;
-    size_t bytes, batch, steps;
-    int i;
+    size_t bytes = 0, batch, steps, n;
     if (model == NULL) return QNET_ERROR_ARGUMENT;
     ctx = model->ctx;
-    steps = (size_t)model->config.steps;
     if (features == NULL || length == NULL || count < 1)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                           "qnet_scan_model_predict: an argument is NULL, or no scan");
@@ -19409,22 +17934,30 @@ QNET_API qnet_status qnet_scan_model_predict(qnet_scan_model *model, const qnet_
                           "qnet_scan_model_predict: a model of %d features and %d classes: "
                           "expected %d and %d", model->config.features, model->config.classes,
                           QNET_FEATURES, QNET_CLASSES);
-    for (i = 0; i < count; i++)
+    for (int i = 0; i < count; i++)
         if (length[i] < 1 || length[i] > model->config.steps)
             return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
                               "qnet_scan_model_predict: scan %d: length %d: expected 1..%d", i,
                               length[i], model->config.steps);
-    batch = qnet__min_size((size_t)model->config.batch, (size_t)count);
-    qnet__predict_plan(&p, &arena, batch, steps, (size_t)count);
-    bytes = arena.at;
-    arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-    if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
-    arena.at = 0;
-    qnet__predict_plan(&p, &arena, batch, steps, (size_t)count);
-    status = qnet__predict_run(model, &p, features, length, batch, (size_t)count);
-    if (status == QNET_OK && image)
-        memcpy(image, p.image, (size_t)count * steps * sizeof(double));
-    if (status == QNET_OK && scan) memcpy(scan, p.scan, (size_t)count * sizeof(double));
+    n = (size_t)count;
+    steps = (size_t)model->config.steps;
+    batch = qnet__min_size((size_t)model->config.batch, n);
+    for (int pass = 0; pass < 2; pass++) {
+        image_logits =
+            (qnet_real *)qnet__take(&arena, batch * steps, QNET_CLASSES * sizeof(qnet_real));
+        scan_logits = (qnet_real *)qnet__take(&arena, batch, QNET_CLASSES * sizeof(qnet_real));
+        images = (double *)qnet__take(&arena, n * steps, sizeof(double));
+        scans = (double *)qnet__take(&arena, n, sizeof(double));
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.at = 0;
+        arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
+        if (arena.base == NULL) return qnet__no_memory(ctx, bytes, "predictions");
+    }
+    status = qnet__predict_run(model, features, length, batch, n, image_logits, scan_logits,
+                               images, scans);
+    if (status == QNET_OK && image) memcpy(image, images, n * steps * sizeof(double));
+    if (status == QNET_OK && scan) memcpy(scan, scans, n * sizeof(double));
     qnet__free(ctx, arena.base, bytes);
     return status;
 }
@@ -20245,7 +18778,6 @@ typedef struct qnet__bootstrap {
     double *auc;               /* [resamples]; NaN: no sample with both classes was found */
     size_t count, units, groups;
     uint64_t seed;
-    qnet_cpu cpu;
     int by_item; /* the twin is to be used: slots might overflow, or QNET_REFERENCE */
 } qnet__bootstrap;
 
@@ -20284,95 +18816,14 @@ QNET__HELPER double qnet__weighted_auc_fast(const qnet__bootstrap *b, const uint
     return hh > 0 && hc > 0 ? (double)points / (2.0 * (double)hh * (double)hc) : (double)NAN;
 }
 
-#define QNET__DRAW_BLOCKS 64 /* of four words, made at a time */
-
-/* The next QNET__DRAW_BLOCKS blocks of a stream of which whole blocks have been used:
-   words[4 * QNET__DRAW_BLOCKS], as qnet_rng_u32 would give them one by one. */
-QNET__HELPER void qnet__draw_words_ref(qnet_rng *rng, uint32_t *words)
-{
-    for (int i = 0; i < QNET__DRAW_BLOCKS; i++, rng->counter[0]++)
-        qnet__philox(rng->counter, rng->key, words + 4 * i);
-}
-
-#if QNET__X86
-#define QNET__AVX2 __attribute__((target("avx2,fma")))
-/* Four blocks at a time, each word in a lane of 64 bits, whose upper half the product ignores. */
-QNET__AVX2 static void qnet__draw_words_avx2(qnet_rng *rng, uint32_t *words)
-{
-    const __m256i m0 = _mm256_set1_epi64x(0xd2511f53), m1 = _mm256_set1_epi64x(0xcd9e8d57);
-    for (int i = 0; i < QNET__DRAW_BLOCKS; i += 4, rng->counter[0] += 4) {
-        __m256i c0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)rng->counter[0]),
-                                      _mm256_set_epi64x(3, 2, 1, 0));
-        __m256i c1 = _mm256_set1_epi64x((long long)rng->counter[1]);
-        __m256i c2 = _mm256_set1_epi64x((long long)rng->counter[2]);
-        __m256i c3 = _mm256_set1_epi64x((long long)rng->counter[3]);
-        __m256i even, odd;
-        uint32_t k0 = rng->key[0], k1 = rng->key[1];
-        for (int round = 0; round < 10; round++) {
-            const __m256i p0 = _mm256_mul_epu32(c0, m0), p1 = _mm256_mul_epu32(c2, m1);
-            c0 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1),
-                                  _mm256_set1_epi64x((long long)k0));
-            c2 = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3),
-                                  _mm256_set1_epi64x((long long)k1));
-            c1 = p1;
-            c3 = p0;
-            k0 += 0x9e3779b9u;
-            k1 += 0xbb67ae85u;
-        }
-        /* Lane b of c0..c3 holds the words of block b: side by side, then block by block. */
-        c0 = _mm256_blend_epi32(c0, _mm256_slli_epi64(c1, 32), 0xaa);
-        c2 = _mm256_blend_epi32(c2, _mm256_slli_epi64(c3, 32), 0xaa);
-        even = _mm256_unpacklo_epi64(c0, c2);
-        odd = _mm256_unpackhi_epi64(c0, c2);
-        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i),
-                            _mm256_permute2x128_si256(even, odd, 0x20));
-        _mm256_storeu_si256((__m256i *)(void *)(words + 4 * i + 8),
-                            _mm256_permute2x128_si256(even, odd, 0x31));
-    }
-}
-#endif
-
-static void qnet__draw_words(qnet_cpu cpu, qnet_rng *rng, uint32_t *words)
-{
-#if QNET__X86 && !defined(QNET_REFERENCE)
-    if (cpu >= QNET_CPU_AVX2) {
-        qnet__draw_words_avx2(rng, words);
-        return;
-    }
-#endif
-    QNET__UNUSED(cpu);
-    qnet__draw_words_ref(rng, words);
-}
-
-/* The words of a stream, made many at a time. */
-typedef struct qnet__draws {
-    qnet_rng rng;
-    size_t used;
-    uint32_t words[4 * QNET__DRAW_BLOCKS];
-} qnet__draws;
-
-/* As many units as there are, drawn with replacement as by qnet_rng_below. Counts unit u at
-   counts[place[u]], or counts[u] where place is NULL. */
-static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet__draws *d,
+/* As many units as there are, drawn with replacement. Counts unit u at counts[place[u]], or
+   counts[u] where place is NULL. */
+static void qnet__draw_units(const qnet__bootstrap *b, const uint32_t *place, qnet_rng *rng,
                              uint32_t *counts)
 {
-    const uint64_t units = b->units;
-    const uint32_t threshold = (uint32_t)((((uint64_t)1 << 32) - units) % units);
-    size_t left = b->units;
-    while (left > 0) {
-        size_t end;
-        if (d->used == 4 * QNET__DRAW_BLOCKS) {
-            qnet__draw_words(b->cpu, &d->rng, d->words);
-            d->used = 0;
-        }
-        end = d->used + qnet__min_size(left, 4 * QNET__DRAW_BLOCKS - d->used);
-        for (; d->used < end; d->used++) {
-            const uint64_t product = d->words[d->used] * units;
-            const size_t u = (size_t)(product >> 32);
-            if ((uint32_t)(product & 0xffffffffu) < threshold) continue;
-            counts[place ? place[u] : u]++;
-            left--;
-        }
+    for (size_t i = 0; i < b->units; i++) {
+        const uint32_t u = qnet_rng_below(rng, (uint32_t)b->units);
+        counts[place ? place[u] : u]++;
     }
 }
 
@@ -20384,18 +18835,16 @@ static void qnet__bootstrap_task(void *arg, size_t index, size_t worker)
     const int by_slot = !b->by_item, by_unit = b->unit || b->by_item;
     uint32_t *weight = by_unit ? b->weight + worker * b->units : NULL;
     uint32_t *sum = by_slot ? b->sum + worker * 2 * b->groups : NULL;
-    qnet__draws draws;
+    qnet_rng rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
     double auc = (double)NAN;
-    draws.rng = qnet_rng_at(b->seed, QNET_RANDOM_BOOTSTRAP, 0, (uint64_t)index);
-    draws.used = 4 * QNET__DRAW_BLOCKS;
     for (int attempt = 0; attempt < QNET__BOOTSTRAP_TRIES && auc != auc; attempt++) {
         if (by_unit) memset(weight, 0, b->units * sizeof *weight);
         if (by_slot) memset(sum, 0, 2 * b->groups * sizeof *sum);
         if (by_unit) {
-            qnet__draw_units(b, NULL, &draws, weight);
+            qnet__draw_units(b, NULL, &rng, weight);
             for (size_t i = 0; by_slot && i < b->count; i++) sum[b->slot[i]] += weight[b->unit[i]];
         } else {
-            qnet__draw_units(b, b->slot, &draws, sum);
+            qnet__draw_units(b, b->slot, &rng, sum);
         }
         auc = by_slot ? qnet__weighted_auc_fast(b, sum) : qnet__weighted_auc_ref(b, weight);
     }
@@ -20461,7 +18910,6 @@ static qnet_status qnet__bootstrap_run(qnet_context *ctx, const int *label, cons
     b.tied = e->tied;
     b.count = count;
     b.seed = seed;
-    b.cpu = qnet_context_cpu(ctx);
     qnet__parallel(ctx, resamples, qnet__bootstrap_task, &b);
     for (size_t r = resamples; r-- > 0;) {
         if (b.auc[r] != b.auc[r]) failed = r;
@@ -20652,10 +19100,20 @@ QNET_API void qnet_cam_overlay(const float *map, const float *grey, int height, 
 }
 
 /* ============================================================================================
-   >>report
-   An experiment as text: the paper's tables for a terminal, results.json, predictions.csv,
-   manifest.json, and report.html, one self-contained page with the paper's figures. Nothing here
-   computes a result; every function reads struct qnet_experiment and appends to a buffer.
+   >>experiment
+   The paper's experiment on one cohort: for each input configuration, repeat and fold
+     stage 1            ResNet       cosine annealing over all epochs
+     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
+                                     from a checkpoint taken there), then its own tail
+     features           512 per slice from the frozen ResNetSWA, computed once
+     stage 2            Q-Net        BiLSTM and two heads
+   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
+   Folds are dealt by subject, so that no model is tested on a subject that it, or a network that it
+   began with, was trained on (paper, "Training Procedure"). One fold leaves in out/checkpoint, under
+   names such as crop-repeat01-fold03-resnet.checkpoint,
+     -resnet -branch -swa -stage2 .checkpoint     runs that a resume goes on with
+     -resnet -resnetswa -qnet .safetensors        weights, which go to out/weights at the end
+     -result.safetensors                          test probabilities and learning curves: it is done
    ============================================================================================ */
 
 QNET_API const char *qnet_model_name(qnet_model_kind model)
@@ -20668,1959 +19126,6 @@ QNET_API const char *qnet_level_name(qnet_level level)
 {
     return level == QNET_LEVEL_IMAGE ? "image" : level == QNET_LEVEL_SCAN ? "scan" : "unknown";
 }
-
-/* ---- Numbers as text ------------------------------------------------------------------------- */
-
-#define QNET__NUMBER 32 /* room for a number as text */
-#define QNET__TEXT 112  /* room for two numbers and words between them */
-
-/* In text[QNET__NUMBER], made by printf under any locale, whatever is neither digit, sign nor
-   exponent becomes one point: a decimal comma, or a decimal sign of several bytes. */
-static void qnet__point(char *text)
-{
-    char *to = text;
-    for (const char *c = text; *c; c++) {
-        if ((*c >= '0' && *c <= '9') || *c == '-' || *c == '+' || *c == 'e') *to++ = *c;
-        else if (to > text && to[-1] != '.') *to++ = '.';
-    }
-    *to = '\0';
-}
-
-/* value with a fixed number of decimals, such as "0.875". */
-static const char *qnet__fixed(char text[QNET__NUMBER], double value, int decimals)
-{
-    if (!qnet__is_finite(value)) return value != value ? "-" : value > 0 ? "inf" : "-inf";
-    if (fabs(value) >= 1e15) snprintf(text, QNET__NUMBER, "%.3e", value); /* long for the room */
-    else snprintf(text, QNET__NUMBER, "%.*f", decimals, value);
-    qnet__point(text);
-    return text;
-}
-
-/* A p-value as Table 2 prints it: four decimals, or "6.2e-33" below .0001. */
-static const char *qnet__p_text(char text[QNET__NUMBER], double p)
-{
-    if (!(p < 0.0001) || p <= 0.0) return qnet__fixed(text, p, p <= 0.0 ? 0 : 4);
-    snprintf(text, QNET__NUMBER, "%.1e", p);
-    qnet__point(text);
-    return text;
-}
-
-/* ---- The writer ------------------------------------------------------------------------------ */
-
-/* Appends to a buffer until the first failure, which status keeps: callers ask once, at the end. */
-typedef struct qnet__writer {
-    qnet_context *ctx;
-    qnet_buffer *out;
-    qnet_status status;
-    size_t start;        /* size of *out before the first byte: what a failure goes back to */
-    const char *missing; /* what stands for NaN */
-    int html;            /* HTML; otherwise JSON or plain text */
-    int depth, comma;    /* of JSON: nesting, and whether a member came before */
-} qnet__writer;
-
-static qnet_status qnet__writer_begin(qnet__writer *w, const qnet_experiment *e, qnet_buffer *out,
-                                      const char *what, const char *missing)
-{
-    memset(w, 0, sizeof *w);
-    if (!e) return QNET_ERROR_ARGUMENT;
-    if (!out) return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "%s: the buffer is NULL", what);
-    w->ctx = e->ctx;
-    w->out = out;
-    w->start = out->size;
-    w->missing = missing;
-    return QNET_OK;
-}
-
-/* The outcome; a failure leaves the buffer as it was found. */
-static qnet_status qnet__writer_end(qnet__writer *w)
-{
-    if (w->status != QNET_OK) {
-        w->out->size = w->start;
-        if (w->out->bytes) w->out->bytes[w->start] = 0;
-    }
-    return w->status;
-}
-
-static void qnet__put_bytes(qnet__writer *w, const void *bytes, size_t size)
-{
-    if (w->status == QNET_OK) w->status = qnet_buffer_append(w->ctx, w->out, bytes, size);
-}
-
-static void qnet__put(qnet__writer *w, const char *text)
-{
-    qnet__put_bytes(w, text, strlen(text));
-}
-
-/* Text from outside (names, paths) into JSON or HTML: what is not UTF-8 becomes U+FFFD, control
-   characters spaces (HTML) or escapes (JSON), and the format's own signs are escaped. */
-static void qnet__put_escaped(qnet__writer *w, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), n;
-    for (; left > 0; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f;
-        char code[16];
-        n = qnet__utf8_size(p, left);
-        if (n == 0) {
-            qnet__put(w, "\xef\xbf\xbd");
-            n = 1;
-        } else if (control && w->html) {
-            qnet__put(w, " ");
-        } else if (control || (w->html && strchr("&<>\"'", *p))) {
-            snprintf(code, sizeof code, w->html ? "&#%u;" : "\\u%04x", (unsigned)*p);
-            qnet__put(w, code);
-        } else {
-            if (!w->html && (*p == '"' || *p == '\\')) qnet__put(w, "\\");
-            qnet__put_bytes(w, p, n);
-        }
-    }
-}
-
-/* The width or precision at *f: digits, or a star for the next argument. */
-static int qnet__format_int(const char **f, va_list *args)
-{
-    char *end;
-    long value;
-    if (**f == '*') {
-        ++*f;
-        return va_arg(*args, int);
-    }
-    value = strtol(*f, &end, 10);
-    *f = end;
-    return (int)value;
-}
-
-/* What the printing functions below share: a small printf, format up to `end`, whose numbers are
-   the same in every locale. It knows %d, %zu, %llu, %016llx, %s and
-     %.3f  decimals, NaN as w->missing;
-     %g    digits that read back as the same double; null for what JSON has not.
-   Widths count in plain text and JSON only. quote: NULL: a %s is put as it is; otherwise it comes
-   from outside: it is escaped and put between two of these. */
-static void qnet__vprint(qnet__writer *w, const char *f, const char *end, const char *quote,
-                         va_list *args)
-{
-    while (f < end) {
-        char number[QNET__NUMBER];
-        const char *text = number;
-        const size_t plain = strcspn(f, "%");
-        int width, decimals = 0, is_size;
-        double value;
-        if (plain > 0) {
-            const size_t left = (size_t)(end - f);
-            qnet__put_bytes(w, f, qnet__min_size(plain, left));
-            f += qnet__min_size(plain, left);
-            continue;
-        }
-        f++;
-        width = qnet__format_int(&f, args);
-        if (*f == '.') {
-            f++;
-            decimals = qnet__format_int(&f, args);
-        }
-        is_size = *f == 'z';
-        f += strspn(f, "lz");
-        switch (*f++) {
-        case 'd': snprintf(number, sizeof number, "%d", va_arg(*args, int)); break;
-        case 'u':
-            snprintf(number, sizeof number, "%llu",
-                     is_size ? va_arg(*args, size_t) : va_arg(*args, unsigned long long));
-            break;
-        case 'x':
-            snprintf(number, sizeof number, "%016llx", va_arg(*args, unsigned long long));
-            break;
-        case 'f':
-            value = va_arg(*args, double);
-            text = value != value ? w->missing : qnet__fixed(number, value, decimals);
-            break;
-        case 'g':
-            value = va_arg(*args, double);
-            if (qnet__is_finite(value)) qnet__format_number(number, sizeof number, value);
-            else text = w->missing;
-            break;
-        case 's': text = va_arg(*args, const char *); break;
-        default: text = "%"; break;
-        }
-        if (quote && f[-1] == 's') {
-            qnet__put(w, quote);
-            qnet__put_escaped(w, text);
-            qnet__put(w, quote);
-        } else if (w->status == QNET_OK) {
-            w->status = qnet_buffer_printf(w->ctx, w->out, "%*s", w->html ? 0 : width, text);
-        }
-    }
-}
-
-static QNET__PRINTF(2, 3) void qnet__print(qnet__writer *w, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    va_end(args);
-}
-
-/* Cells of a table row, "%s|>%.3f|>%d": in HTML <tag> elements, those after a > to the right;
-   in plain text the widths make the columns. */
-static QNET__PRINTF(3, 4) void qnet__cells(qnet__writer *w, const char *tag,
-                                           const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 1) {
-        const int right = *format == '>';
-        end = format + strcspn(format, "|");
-        if (w->html) qnet__print(w, "<%s%s>", tag, right ? " class=\"n\"" : "");
-        qnet__vprint(w, format + right, end, NULL, &args);
-        if (w->html) qnet__print(w, "</%s>", tag);
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-/* ---- What several of the texts say ----------------------------------------------------------- */
-
-static const char *qnet__input_title(int input)
-{
-    return input == QNET_INPUT_FULL ? "Full size image" : "Cropped image";
-}
-
-static int qnet__has_input(const qnet_experiment *e, int input)
-{
-    return e->config.use_input[input] && e->level[input][QNET_LEVEL_IMAGE].count > 0 &&
-           e->level[input][QNET_LEVEL_SCAN].count > 0;
-}
-
-/* Full size first, as in the paper's tables. */
-static const int qnet__table_input[2] = { QNET_INPUT_FULL, QNET_INPUT_CROP };
-
-/* The inputs that have results, in the order of the paper's tables; returns how many. */
-static int qnet__inputs(const qnet_experiment *e, int input[2])
-{
-    int count = 0;
-    for (int i = 0; i < 2; i++) {
-        if (qnet__has_input(e, qnet__table_input[i])) input[count++] = qnet__table_input[i];
-    }
-    return count;
-}
-
-/* The input that the verdict is about: the cropped one where it was run, as in the abstract. */
-static int qnet__main_input(const qnet_experiment *e)
-{
-    return qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-}
-
-/* Counts of one class (or, index 2, of both), over subjects but for scans and slices. */
-typedef struct qnet__group {
-    int subjects, men, women, ages, scans, slices;
-    double age_mean, age_std, age_low, age_high; /* NaN where no age is known */
-} qnet__group;
-
-/* 1 when no earlier scan is of the same subject. */
-static int qnet__is_first_scan(const qnet_experiment *e, int i)
-{
-    for (int k = 0; k < i; k++) {
-        if (strcmp(e->participants[k].subject, e->participants[i].subject) == 0) return 0;
-    }
-    return 1;
-}
-
-static void qnet__group_add(qnet__group *g, const qnet_participant *p, int first)
-{
-    g->scans++;
-    g->slices += p->slices;
-    if (!first) return;
-    g->subjects++;
-    g->men += p->sex == QNET_MALE;
-    g->women += p->sex == QNET_FEMALE;
-    if (!qnet__is_finite(p->age)) return;
-    if (g->ages == 0 || p->age < g->age_low) g->age_low = p->age;
-    if (g->ages == 0 || p->age > g->age_high) g->age_high = p->age;
-    g->ages++; /* Welford's running mean; age_std holds the sum of squares until the end */
-    g->age_std += (p->age - g->age_mean) * (p->age - g->age_mean) * (g->ages - 1) / g->ages;
-    g->age_mean += (p->age - g->age_mean) / g->ages;
-}
-
-/* group[0]: HC, [1]: HH, [2]: both; of all participants (fold -1), or of one fold's test set. */
-static void qnet__groups(const qnet_experiment *e, int fold, qnet__group group[3])
-{
-    memset(group, 0, 3 * sizeof *group);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const int first = qnet__is_first_scan(e, i);
-        if (fold >= 0 && e->fold[i] != fold) continue;
-        qnet__group_add(&group[p->label == QNET_HH], p, first);
-        qnet__group_add(&group[2], p, first);
-    }
-    for (int k = 0; k < 3; k++) {
-        qnet__group *g = &group[k];
-        if (g->ages == 0) g->age_mean = g->age_low = g->age_high = (double)NAN;
-        g->age_std = g->ages > 1 ? sqrt(g->age_std / (g->ages - 1)) : (double)NAN;
-    }
-}
-
-/* 1 where the subjects are enough for a test to count. */
-static int qnet__is_testable(const qnet_experiment *e)
-{
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    return qnet_stars_of(0, group[1].subjects, group[0].subjects) != NULL;
-}
-
-/* The stars of a test, or NULL where the subjects are too few or there is no variance to test with:
-   then p is not shown either. */
-static const char *qnet__stars(const qnet_experiment *e, const qnet_delong *d)
-{
-    return d->se > 0 && qnet__is_testable(e) ? qnet_stars(d->p) : NULL;
-}
-
-/* DeLong's interval has no width where two groups do not overlap (an AUC of 0 or 1) or all scores
-   are equal (.5): the method has nothing to say, which is not the same as being sure. */
-static int qnet__is_interval(qnet_interval r)
-{
-    return r.low < r.high;
-}
-
-/* "0.802-0.948", or in a sentence "95 % interval 0.802 to 0.948"; each end times `scale`. */
-static const char *qnet__interval_text(const qnet__writer *w, char text[QNET__TEXT],
-                                       qnet_interval r, double scale, int decimals, int sentence)
-{
-    char low[QNET__NUMBER], high[QNET__NUMBER];
-    if (!qnet__is_interval(r)) {
-        return !sentence        ? w->missing
-               : r.low == 0.5     ? "no interval: all scores are equal"
-               : r.low == r.high && (r.low == 0 || r.low == 1)
-                   ? "no interval: the groups do not overlap"
-                   : "no interval";
-    }
-    snprintf(text, QNET__TEXT, "%s%s%s%s", sentence ? "95 % interval " : "",
-             qnet__fixed(low, r.low * scale, decimals),
-             sentence ? " to " : w->html ? "&thinsp;&ndash;&thinsp;" : "-",
-             qnet__fixed(high, r.high * scale, decimals));
-    return text;
-}
-
-/* The data set's name, or that it has none. */
-static void qnet__put_dataset(qnet__writer *w, const qnet_experiment *e)
-{
-    if (!e->dataset[0]) qnet__put(w, "data set not named");
-    else if (w->html) qnet__put_escaped(w, e->dataset);
-    else qnet__put(w, e->dataset);
-}
-
-/* The verdict in plain sentences, about the scan-level Q-Net. */
-static void qnet__put_verdict(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__main_input(e);
-    const qnet_level_result *level = &e->level[input][QNET_LEVEL_SCAN];
-    const qnet_model_result *q = &level->model[QNET_MODEL_QNET];
-    const qnet_interval auc = q->auc_ci_clustered;
-    const qnet_confusion c = q->first.count;
-    const qnet_delong *d = &level->pair[2].by_subject;
-    char p[QNET__NUMBER], text[2][QNET__TEXT];
-    if (!qnet__has_input(e, input)) {
-        qnet__put(w, "There is no result: neither input was run.");
-        return;
-    }
-    qnet__put(w, "Data: ");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->simulated ? ". Its subjects are simulated: these numbers say nothing about "
-                                "patients. "
-                              : ". ");
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "Control run with shuffled labels: there is nothing to learn here, and an "
-                       "AUC far above 0.5 would mean a leak. The mean of Q-Net's AUCs within the "
-                       "folds is %.3f; one over all of them is expected under 0.5, as a fold with "
-                       "more HH leaves fewer to the training that judges it. ",
-                    q->auc_within_folds);
-    }
-    if (e->config.repeats > 1) qnet__put(w, "In the first repeat: ");
-    qnet__print(w, "Of %zu scans that it had never seen in training, %s, %s classified %zu "
-                   "correctly: accuracy %.1f %% (%s %%). It recognised %zu of %zu scans of "
-                   "hemochromatosis (sensitivity %.1f %%) and %zu of %zu of healthy controls "
-                   "(specificity %.1f %%); its AUC is %.3f (%s). ",
-                level->count,
-                input == QNET_INPUT_CROP ? "cropped to the basal ganglia" : "in full size",
-                w->html ? "<i>Q-Net</i>" : "Q-Net", c.tp + c.tn, 100 * q->first.accuracy,
-                qnet__interval_text(w, text[0], q->first.accuracy_ci, 100, 1, 1), c.tp, c.tp + c.fn,
-                100 * q->first.sensitivity, c.tn, c.tn + c.fp, 100 * q->first.specificity,
-                q->auc_first, qnet__interval_text(w, text[1], auc, 1, 3, 1));
-    if (e->config.shuffle_labels) {
-        qnet__put(w, q->auc_first == 0.5 && !qnet__is_interval(auc)
-                         ? "A model that says the same of everybody shows neither a leak nor that "
-                           "there is none."
-                     : !qnet__is_interval(auc) && q->auc_first > 0.5 ? "Look for a leak."
-                     : !qnet__is_interval(auc) ? "It lies below 0.5: no sign of a leak."
-                     : auc.low <= 0.5 && auc.high >= 0.5
-                         ? "That interval holds 0.5, as it should."
-                     : auc.high < 0.5
-                         ? "That interval lies below 0.5: no sign of a leak."
-                         : "That interval lies above 0.5: fewer than one such run in twenty does "
-                           "by chance; if it happens again, look for a leak.");
-        return;
-    }
-    if (!(auc.low > 0.5)) {
-        qnet__print(w, "%s this cohort does not show that the model is better than a coin. ",
-                    qnet__is_interval(auc) ? "That interval holds 0.5 or lies below it:" : "So");
-    }
-    if (!qnet__is_testable(e)) {
-        qnet__put(w, "There are too few subjects to test it against the other models.");
-    } else if (!(d->se > 0)) {
-        qnet__put(w, "Its difference to ResNetSWA with voting has no variance to test with.");
-    } else {
-        qnet__print(w, "Its AUC %s that of ResNetSWA with voting (%s%s).",
-                    !(d->p <= 0.05) ? "does not differ significantly from"
-                    : d->z > 0      ? "is significantly higher than"
-                                    : "is significantly lower than",
-                    w->html ? "p&nbsp;=&nbsp;" : "p = ", qnet__p_text(p, d->p));
-    }
-    if (input == QNET_INPUT_CROP && qnet__has_input(e, QNET_INPUT_FULL)) {
-        q = &e->level[QNET_INPUT_FULL][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-        qnet__print(w, " With images in full size, Q-Net's AUC is %.3f (%s).", q->auc_first,
-                    qnet__interval_text(w, text[0], q->auc_ci_clustered, 1, 3, 1));
-    }
-}
-
-/* What the number behind +- is. */
-static void qnet__put_spread(qnet__writer *w, const qnet_experiment *e)
-{
-    const char *sign = w->html ? "&plusmn;" : "+-";
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%s is the standard deviation over %d repeats of the %d-fold "
-                       "cross-validation, each with its own folds and seeds, as in the paper.",
-                    sign, e->config.repeats, e->config.folds);
-    } else {
-        qnet__print(w, "The value is that of all test items together; %s is the standard deviation "
-                       "over the %d folds of one cross-validation, where the paper's is over "
-                       "repeats; the two do not compare, and neither is a standard error.",
-                    sign, e->config.folds);
-    }
-}
-
-/* Where a reader should be careful: the items of a list. */
-static void qnet__put_warnings(qnet__writer *w, const qnet_experiment *e,
-                               const qnet__group group[3])
-{
-    const char *item = w->html ? "<li>" : "- ", *end = w->html ? "</li>\n" : "\n";
-    const int epochs1 = e->config.stage1.epochs, epochs2 = e->config.stage2.epochs;
-    const int least = qnet__min_int(group[0].subjects, group[1].subjects);
-    if (e->config.shuffle_labels) {
-        qnet__print(w, "%sControl run: the labels were shuffled over the subjects before anything "
-                       "else. HH and HC below are the shuffled labels. AUCs by scan as means "
-                       "within the folds, and over all folds, where they are expected below 0.5:",
-                    item);
-        for (int i = 0; i < 2 * QNET_MODELS; i++) {
-            const int input = qnet__table_input[i / QNET_MODELS], m = i % QNET_MODELS;
-            const qnet_model_result *r = &e->level[input][QNET_LEVEL_SCAN].model[m];
-            if (!qnet__has_input(e, input)) continue;
-            qnet__print(w, " %s %s %.3f, %.3f;", qnet_input_name((qnet_input)input),
-                        qnet_model_name((qnet_model_kind)m), r->auc_within_folds, r->auc_first);
-        }
-        qnet__put(w, " no sign of a leak where both are near 0.5 or below.");
-        qnet__put(w, end);
-    }
-    if (group[2].subjects < 50 || least < 20) {
-        qnet__print(w, "%sSmall cohort: %d subjects, %d in the smaller group. One scan more or "
-                       "less moves the scan-level accuracy by %.1f points; read the intervals "
-                       "before the values.%s",
-                    item, group[2].subjects, least, 100.0 / qnet__max_int(1, group[2].scans), end);
-    }
-    if (!e->weights[0]) {
-        qnet__print(w, "%sRandom initial weights. The paper starts from ImageNet weights, which it "
-                       "reports to help considerably.%s", item, end);
-    } else {
-        qnet__print(w, "%sInitial weights from a file. If any of these subjects had a part in "
-                       "their training, the test folds are not unseen; that is noticed only where "
-                       "an experiment of this program trained them, on the same QSM maps.%s",
-                    item, end);
-    }
-    if (epochs1 < 100 || epochs2 < 50) {
-        qnet__print(w, "%sShort training: %d epochs of stage 1 and %d of stage 2; the paper has "
-                       "100 and 50.%s", item, epochs1, epochs2, end);
-    }
-    qnet__print(w, "%sSlices of one scan are not independent. Intervals and p-values by image, "
-                   "which the paper prints, are therefore too sure%s.%s", item,
-                least < QNET_STARS_SUBJECTS ? "" : "; those by subject are the ones to rely on",
-                end);
-    if (least < QNET_STARS_SUBJECTS) {
-        qnet__print(w, "%sNo stars and no p-values: with %d subjects in the smaller group, "
-                       "DeLong's normal approximation does not hold, nor do its intervals; %d are "
-                       "the least. Many slices do not make up for few subjects.%s",
-                    item, least, QNET_STARS_SUBJECTS, end);
-    } else {
-        qnet__print(w, "%sp-values are not corrected for the number of comparisons.%s", item, end);
-    }
-    if (e->config.repeats > 1) {
-        qnet__print(w, "%sROC curves, intervals, p-values and bootstraps are those of the first "
-                       "repeat.%s", item, end);
-    }
-}
-
-/* ---- Tables, as text or HTML ----------------------------------------------------------------- */
-
-/* Begins row k of the rows of an input, which is named in the first of them only. */
-static void qnet__row_begin(qnet__writer *w, int input, int k)
-{
-    const char *name = input == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    if (w->html) qnet__print(w, "<tr%s>", k == 0 ? " class=\"first\"" : "");
-    qnet__cells(w, "td", "%-10s", k > 0 ? "" : w->html ? qnet__input_title(input) : name);
-}
-
-static void qnet__row_end(qnet__writer *w)
-{
-    qnet__put(w, w->html ? "</tr>\n" : "\n");
-}
-
-/* "68.19 +- 0.24" in percent, or (scale 1) "0.866 +- 0.012"; without std when spread is 0. */
-static const char *qnet__mean_text(const qnet__writer *w, char text[QNET__TEXT], qnet_mean_std v,
-                                   double scale, int spread)
-{
-    char mean[QNET__NUMBER], std[QNET__NUMBER];
-    const int decimals = scale > 1 ? 2 : 3;
-    if (v.mean != v.mean) return w->missing;
-    if (!spread || v.std != v.std) return qnet__fixed(text, v.mean * scale, decimals);
-    snprintf(text, QNET__TEXT, "%s%s%s", qnet__fixed(mean, v.mean * scale, decimals),
-             w->html ? "&thinsp;&plusmn;&thinsp;" : " +- ",
-             qnet__fixed(std, v.std * scale, decimals));
-    return text;
-}
-
-/* The rates of Tables 1 and 3 in the order of their columns, which is not the same in both. */
-static const char *const qnet__rate_names[QNET_LEVELS][4] = {
-    { "Accuracy", "Sensitivity", "Specificity", "F1-score" },
-    { "Accuracy", "F1-score", "Sensitivity", "Specificity" }
-};
-
-static void qnet__rates(const qnet_model_result *r, int level, qnet_mean_std rate[4])
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    rate[0] = r->accuracy;
-    rate[image ? 1 : 2] = r->sensitivity;
-    rate[image ? 2 : 3] = r->specificity;
-    rate[image ? 3 : 1] = r->f1;
-}
-
-/* Tables 1 and 3 as text, one input below the other, where the paper has them side by side. */
-static void qnet__text_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int spread = level == QNET_LEVEL_IMAGE || e->config.repeats > 1;
-    const char *const *names = qnet__rate_names[level];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "%-10s%-10s%-16s%-16s%-16s%-16s%s\n", "Input", "Model", names[0], names[1],
-                names[2], names[3], "AUC");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        qnet_mean_std rate[4];
-        qnet__rates(r, level, rate);
-        qnet__row_begin(w, in, m);
-        qnet__print(w, "%-10s", qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4; k++)
-            qnet__print(w, "%-16s", qnet__mean_text(w, text, rate[k], 100, spread));
-        qnet__put(w, qnet__mean_text(w, text, r->auc, 1, spread));
-        qnet__row_end(w);
-    }
-}
-
-/* Tables 1 and 3 as in the paper: the inputs side by side. */
-static void qnet__html_rates(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE, spread = image || e->config.repeats > 1;
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    qnet__print(w, "<p class=\"cap\"><b>Table %d.</b> %s-level classifiers, %d-fold "
-                   "cross-validation over individuals, in percent%s.</p><div class=\"scroll\">"
-                   "<table class=\"wide pin\"><thead><tr><th>Input</th>",
-                image ? 1 : 3, image ? "Image" : "Scan", e->config.folds,
-                spread ? ", mean &plusmn; standard deviation" : "");
-    for (int i = 0; i < inputs; i++)
-        qnet__print(w, "<th colspan=\"4\">%s</th>", qnet__input_title(input[i]));
-    qnet__put(w, "</tr><tr><th>Model</th>");
-    for (int k = 0; k < 4 * inputs; k++)
-        qnet__cells(w, "th", ">%s", qnet__rate_names[level][k % 4]);
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet__print(w, "<tr%s><th>%s</th>", m == QNET_MODEL_QNET ? " class=\"best\"" : "",
-                    qnet_model_name((qnet_model_kind)m));
-        for (int k = 0; k < 4 * inputs; k++) {
-            qnet_mean_std rate[4];
-            qnet__rates(&e->level[input[k / 4]][level].model[m], level, rate);
-            qnet__cells(w, "td", ">%s", qnet__mean_text(w, text, rate[k % 4], 100, spread));
-        }
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Table 2 for a level (in HTML its rows only): with the test by item (0), by subject (1), or both
-   (first 0, last 1: HTML). */
-static void qnet__put_pairs(qnet__writer *w, const qnet_experiment *e, int level, int first,
-                            int last)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char p[QNET__NUMBER];
-    if (!w->html) {
-        qnet__print(w, "%-10s%-12s%-12s%-8s%-8s%-11s%-9s%-10s%s\n", "Input", "Variable 1",
-                    "Variable 2", "AUC 1", "AUC 2", "Std Error", "z-score", "p-value", "Level");
-    }
-    for (int i = 0; i < inputs * 3; i++) {
-        const qnet_pair_result *pair = &e->level[input[i / 3]][level].pair[i % 3];
-        const qnet_delong *d = first ? &pair->by_subject : &pair->by_item;
-        qnet__row_begin(w, input[i / 3], i % 3);
-        qnet__cells(w, "td", "%-12s|%-12s|>%-8.3f|>%-8.3f", qnet_model_name(pair->model1),
-                    qnet_model_name(pair->model2), d->auc[0], d->auc[1]);
-        for (int by_subject = first; by_subject <= last; by_subject++) {
-            const char *none = w->missing, *stars;
-            d = by_subject ? &pair->by_subject : &pair->by_item;
-            stars = qnet__stars(e, d);
-            qnet__cells(w, "td", ">%-11.4f|>%-9.3f|>%-10s|%s", d->se, stars ? d->z : (double)NAN,
-                        stars ? qnet__p_text(p, d->p) : none, stars ? stars : none);
-        }
-        qnet__row_end(w);
-    }
-}
-
-/* Table 2: as in the paper, with the test by subject beside it. */
-static void qnet__html_pairs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    const int image = level == QNET_LEVEL_IMAGE;
-    qnet__print(w, "<p class=\"cap\">%sDeLong tests of all pairs of ROC curves, %s level; "
-                   "H<sub>0</sub>: AUC<sub>1</sub> = AUC<sub>2</sub>.%s</p>\n<div class=\"scroll\">"
-                   "<table class=\"wide\"><thead><tr><th></th><th colspan=\"2\">Variables</th>"
-                   "<th colspan=\"2\">AUCs</th><th colspan=\"4\">By %s</th>%s</tr><tr>",
-                image ? "<b>Table 2.</b> " : "", qnet_level_name((qnet_level)level),
-                image ? " By image, as in the paper, slices count as independent: between two "
-                        "equally good models, half of all cohorts have a star there. By subject is "
-                        "the test to read: the slices of a subject are one cluster (Obuchowski "
-                        "1997)."
-                      : "",
-                image ? "image" : "subject", image ? "<th colspan=\"4\">By subject</th>" : "");
-    qnet__cells(w, "th", "Input|1|2|>1|>2");
-    for (int k = 0; k < (image ? 2 : 1); k++) qnet__cells(w, "th", ">Std error|>z|>p|Level");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    qnet__put_pairs(w, e, level, image ? 0 : 1, 1);
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__put_intervals(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    static const int width[5] = { -13, -14, -12, -13, 0 };
-    const char *items = level == QNET_LEVEL_IMAGE ? "image" : "scan";
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    char text[QNET__TEXT];
-    if (w->html) {
-        qnet__print(w, "<p class=\"cap\">95 %% intervals, %s level. AUC: DeLong, by %s, and "
-                       "by subject on the logit scale. Rates: Wilson, percent%s.</p>\n"
-                       "<div class=\"scroll\">"
-                       "<table class=\"wide\"><thead><tr>",
-                    items, items,
-                    level == QNET_LEVEL_IMAGE ? ", slices taken as independent" : "");
-    }
-    qnet__cells(w, "th", "%-10s|%-10s|>%-7s|>by %-10s|>%-14s|>%-12s|>%-13s|>%s", "Input", "Model",
-                "AUC", items, "by subject", "Accuracy", "Sensitivity", "Specificity");
-    qnet__put(w, w->html ? "</tr></thead><tbody>\n" : "\n");
-    for (int i = 0; i < inputs * QNET_MODELS; i++) {
-        const int in = input[i / QNET_MODELS], m = i % QNET_MODELS;
-        const qnet_model_result *r = &e->level[in][level].model[m];
-        const qnet_interval ci[5] = { r->auc_ci, r->auc_ci_clustered, r->first.accuracy_ci,
-                                      r->first.sensitivity_ci, r->first.specificity_ci };
-        qnet__row_begin(w, in, m);
-        qnet__cells(w, "td", "%-10s|>%-7.3f", qnet_model_name((qnet_model_kind)m), r->auc_first);
-        for (int k = 0; k < 5; k++) { /* two of AUCs, three of rates in percent */
-            qnet__cells(w, "td", ">%*s", width[k],
-                        qnet__interval_text(w, text, ci[k], k < 2 ? 1 : 100, k < 2 ? 3 : 1, 0));
-        }
-        qnet__row_end(w);
-    }
-    if (w->html) qnet__put(w, "</tbody></table></div>\n");
-}
-
-/* Breaks what was written from `start` on into lines of at most 98 bytes, at spaces. */
-static void qnet__wrap(qnet__writer *w, size_t start)
-{
-    size_t line = start, space = start; /* a space of an earlier line is before `line` */
-    for (size_t i = start; w->status == QNET_OK && i < w->out->size; i++) {
-        if (w->out->bytes[i] == '\n') line = i + 1;
-        if (i - line >= 98 && space > line) {
-            w->out->bytes[space] = '\n';
-            line = space + 1;
-        }
-        if (w->out->bytes[i] == ' ') space = i;
-    }
-}
-
-QNET_API qnet_status qnet_experiment_tables(const qnet_experiment *e, qnet_buffer *text)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    size_t notes;
-    QNET__TRY(qnet__writer_begin(w, e, text, "qnet_experiment_tables", "-"));
-    qnet__groups(e, -1, group);
-    qnet__print(w, "Table 1. Image-level classifiers, %d-fold cross-validation over individuals.\n"
-                   "MEAN +- STD, in percent; AUC from 0 to 1.\n\n", e->config.folds);
-    qnet__text_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\nTable 2. DeLong tests, image level; H0: AUC 1 = AUC 2.\nAs in the paper, "
-                 "slices count as independent: half of all cohorts have a star between two\n"
-                 "equally good models. The test to read is the next, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 0, 0);
-    qnet__put(w, "\nThe same by subject: its slices are one cluster (Obuchowski 1997).\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_IMAGE, 1, 1);
-    qnet__put(w, "\nTable 3. Scan-level classifiers, in percent; ResNet and ResNetSWA vote over "
-                 "the slices of a scan.\n\n");
-    qnet__text_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\nDeLong tests, scan level, by subject.\n\n");
-    qnet__put_pairs(w, e, QNET_LEVEL_SCAN, 1, 1);
-    qnet__put(w, "\n95 % intervals, image level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent, by image."
-                 "\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "\n95 % intervals, scan level. AUC: DeLong, by subject on the logit scale; "
-                 "others: Wilson,\npercent.\n\n");
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "\n");
-    notes = w->out->size;
-    qnet__put_spread(w, e);
-    qnet__put(w, "\nSensitivity: share of hemochromatosis recognised; specificity: share of "
-                 "healthy controls recognised. F1-score: mean of both groups' F1, weighted by "
-                 "their size.");
-    if (qnet__is_testable(e)) {
-        qnet__put(w, " Level: ns p > .05, * p <= .05, ** p <= .01, *** p <= .001, "
-                     "**** p <= .0001.");
-    }
-    qnet__put(w, "\n\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "\n");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "\n");
-    qnet__wrap(w, notes);
-    return qnet__writer_end(w);
-}
-
-/* ---- results.json and manifest.json ---------------------------------------------------------- */
-
-/* Begins a member of the open object or array: comma, new line, and its name where it has one. */
-static void qnet__member(qnet__writer *w, const char *name, size_t length)
-{
-    qnet__print(w, "%s\n%*s", w->comma ? "," : "", 2 * w->depth, "");
-    w->comma = 1;
-    if (length == 0) return;
-    qnet__put(w, "\"");
-    qnet__put_bytes(w, name, length);
-    qnet__put(w, "\": ");
-}
-
-/* Opens an object or array; settings are tables in HTML. name "": a member of an array. */
-static void qnet__open(qnet__writer *w, const char *name, const char *bracket)
-{
-    if (w->html) {
-        qnet__print(w, "<table><tbody><tr><th colspan=\"2\">%s</th></tr>\n", name);
-        return;
-    }
-    if (w->depth > 0) qnet__member(w, name, strlen(name));
-    qnet__put(w, bracket);
-    w->depth++;
-    w->comma = 0;
-}
-
-static void qnet__close(qnet__writer *w, const char *bracket)
-{
-    if (w->html) {
-        qnet__put(w, "</tbody></table>\n");
-        return;
-    }
-    w->depth--;
-    qnet__print(w, "\n%*s%s%s", 2 * w->depth, "", bracket, w->depth == 0 ? "\n" : "");
-    w->comma = 1;
-}
-
-/* Members "name %d; name %s; name [%g, %g]" of the open object, whose %s are text from outside;
-   the same as rows of a table in HTML, without brackets and quotes. */
-static QNET__PRINTF(2, 3) void qnet__members(qnet__writer *w, const char *format, ...)
-{
-    const char *end;
-    va_list args;
-    va_start(args, format);
-    for (;; format = end + 2) {
-        const size_t name = strcspn(format, " ");
-        const char *value = format + name + 1;
-        end = value + strcspn(value, ";");
-        if (w->html) {
-            const int list = *value == '[';
-            qnet__put(w, "<tr><td>");
-            qnet__put_bytes(w, format, name);
-            qnet__put(w, "</td><td class=\"n\">");
-            qnet__vprint(w, value + list, end - list, "", &args);
-            qnet__put(w, "</td></tr>\n");
-        } else {
-            qnet__member(w, format, name);
-            qnet__vprint(w, value, end, "\"", &args);
-        }
-        if (!*end) break;
-    }
-    va_end(args);
-}
-
-#define QNET__ADAM "; adam_beta1 %g; adam_beta2 %g; adam_eps %g"
-#define QNET__MEAN " {\"mean\": %g, \"std\": %g}"
-#define QNET__BOX                                                                                  \
-    " {\"low\": %g, \"q1\": %g, \"median\": %g, \"q3\": %g, \"high\": %g, \"mean\": %g, "          \
-    "\"std\": %g}"
-
-static void qnet__put_augment_settings(qnet__writer *w, const qnet_augment_config *a)
-{
-    qnet__open(w, "augment", "{");
-    qnet__members(w, "stretch %s; percentile_low %g; percentile_high %g; "
-                     "window_low [%g, %g, %g]; window_high [%g, %g, %g]",
-                  a->stretch == QNET_STRETCH_WINDOW ? "window" : "percentile", a->percentile_low,
-                  a->percentile_high, a->window_low[0], a->window_low[1], a->window_low[2],
-                  a->window_high[0], a->window_high[1], a->window_high[2]);
-    qnet__members(w, "p_hflip %g; p_vflip %g; p_brightness_contrast %g; p_gamma %g; p_grid %g; "
-                     "p_affine %g; brightness %g; contrast %g; gamma_low %g; gamma_high %g; "
-                     "grid_limit %g; shift %g; scale %g; rotate %g; physics_safe %d",
-                  a->p_hflip, a->p_vflip, a->p_brightness_contrast, a->p_gamma, a->p_grid,
-                  a->p_affine, a->brightness, a->contrast, a->gamma_low, a->gamma_high,
-                  a->grid_limit, a->shift, a->scale, a->rotate, a->physics_safe);
-    qnet__members(w, "mean [%g, %g, %g]; std [%g, %g, %g]", a->mean[0], a->mean[1], a->mean[2],
-                  a->std[0], a->std[1], a->std[2]);
-    qnet__close(w, "}");
-}
-
-/* Every number that changes results. */
-static void qnet__put_settings(qnet__writer *w, const qnet_experiment *e)
-{
-    const qnet_experiment_config *c = &e->config;
-    const qnet_stage1_config *s1 = &c->stage1;
-    const qnet_stage2_config *s2 = &c->stage2;
-    qnet__open(w, w->html ? "experiment" : "config", "{");
-    qnet__members(w, "version %s; seed %llu; folds %d; repeats %d; bootstrap %d; "
-                     "shuffle_labels %d; cam_scans %d; initial_weights %s",
-                  QNET_VERSION, (unsigned long long)c->seed, c->folds, c->repeats, c->bootstrap,
-                  c->shuffle_labels, c->cam_scans, e->weights[0] ? e->weights : "random");
-    if (w->html) qnet__close(w, "}"); /* in JSON the others are within */
-    for (int i = 0; i < 2; i++) {
-        const qnet_input_config *in = &c->input[qnet__table_input[i]];
-        if (!c->use_input[qnet__table_input[i]]) continue;
-        qnet__open(w, i == 0 ? "input_full" : "input_crop", "{");
-        qnet__members(w, "size %d; box_mm %g; margin %g; max_slices %d; slice_first %d; "
-                         "slice_count %d; box_explicit %d; box_center_mm [%g, %g]; derivatives %s; "
-                         "any_values %d; any_orientation %d",
-                      in->size, in->box_mm, in->margin, in->max_slices, in->slice_first,
-                      in->slice_count, in->box_explicit, in->box_center_mm[0],
-                      in->box_center_mm[1], e->derivatives[qnet__table_input[i]],
-                      in->any_values, in->any_orientation);
-        qnet__close(w, "}");
-    }
-    qnet__open(w, "stage1", "{");
-    qnet__members(w, "epochs %d; batch %d; rate_first %g; rate_last %g; swa_share %g; swa_rate %g"
-                     QNET__ADAM, s1->epochs, s1->batch, s1->rate_first, s1->rate_last,
-                  s1->swa_share, s1->swa_rate, s1->adam.beta1, s1->adam.beta2, s1->adam.eps);
-    qnet__close(w, "}");
-    qnet__put_augment_settings(w, &s1->augment);
-    qnet__open(w, "stage2", "{");
-    qnet__members(w, "epochs %d; batch %d; rate %g; hidden %d" QNET__ADAM, s2->epochs, s2->batch,
-                  s2->rate, s2->hidden, s2->adam.beta1, s2->adam.beta2, s2->adam.eps);
-    qnet__close(w, "}");
-    if (!w->html) qnet__close(w, "}");
-}
-
-static void qnet__put_dataset_members(qnet__writer *w, const qnet_experiment *e)
-{
-    if (e->dataset[0]) qnet__members(w, "dataset %s", e->dataset);
-    else qnet__members(w, "dataset null");
-    qnet__members(w, "dataset_type %s; simulated %d", e->dataset_type, e->simulated);
-}
-
-static void qnet__put_cohort(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char names[3][4] = { "HC", "HH", "all" };
-    qnet__group group[3];
-    qnet__groups(e, -1, group);
-    qnet__open(w, "cohort", "{");
-    qnet__members(w, "data %s", e->data);
-    qnet__put_dataset_members(w, e);
-    for (int k = 2; k >= 0; k--) {
-        const qnet__group *g = &group[k];
-        qnet__open(w, names[k], "{");
-        qnet__members(w, "subjects %d; scans %d; slices %d; men %d; women %d; age_mean %g; "
-                         "age_std %g; age_min %g; age_max %g",
-                      g->subjects, g->scans, g->slices, g->men, g->women, g->age_mean, g->age_std,
-                      g->age_low, g->age_high);
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "}");
-}
-
-/* One model of image_level or scan_level. */
-static void qnet__put_model(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_metrics *m = &r->first;
-    qnet__members(w, "accuracy" QNET__MEAN "; sensitivity" QNET__MEAN "; specificity" QNET__MEAN
-                     "; f1" QNET__MEAN "; auc" QNET__MEAN,
-                  r->accuracy.mean, r->accuracy.std, r->sensitivity.mean, r->sensitivity.std,
-                  r->specificity.mean, r->specificity.std, r->f1.mean, r->f1.std, r->auc.mean,
-                  r->auc.std);
-    qnet__open(w, "first_repeat", "{");
-    qnet__members(w, "confusion {\"tp\": %zu, \"fn\": %zu, \"tn\": %zu, \"fp\": %zu}; "
-                     "precision %g; f1_hh %g; f1_hc %g; f1_macro %g",
-                  m->count.tp, m->count.fn, m->count.tn, m->count.fp, m->precision, m->f1_hh,
-                  m->f1_hc, m->f1_macro);
-    qnet__members(w, "accuracy_wilson95 [%g, %g]; sensitivity_wilson95 [%g, %g]; "
-                     "specificity_wilson95 [%g, %g]; auc %g; auc_within_folds %g; "
-                     "auc_delong95 [%g, %g]; "
-                     "auc_delong95_by_subject [%g, %g]",
-                  m->accuracy_ci.low, m->accuracy_ci.high, m->sensitivity_ci.low,
-                  m->sensitivity_ci.high, m->specificity_ci.low, m->specificity_ci.high,
-                  r->auc_first, r->auc_within_folds, r->auc_ci.low, r->auc_ci.high,
-                  r->auc_ci_clustered.low, r->auc_ci_clustered.high);
-    qnet__close(w, "}");
-}
-
-/* One model of bootstrap. */
-static void qnet__put_boxes(qnet__writer *w, const qnet_model_result *r)
-{
-    const qnet_boxplot *b = &r->bootstrap, *c = &r->bootstrap_clustered;
-    qnet__members(w, "by_item" QNET__BOX "; by_subject" QNET__BOX, b->low, b->q1, b->median, b->q3,
-                  b->high, b->mean, b->std, c->low, c->q1, c->median, c->q3, c->high, c->mean,
-                  c->std);
-}
-
-/* {"image_level": {"crop": {"Q-Net": ...}}}: what `put` writes of each model. */
-static void qnet__put_levels(qnet__writer *w, const qnet_experiment *e,
-                             void (*put)(qnet__writer *, const qnet_model_result *))
-{
-    for (int level = 0; level < QNET_LEVELS; level++) {
-        qnet__open(w, level == QNET_LEVEL_IMAGE ? "image_level" : "scan_level", "{");
-        for (int input = 0; input < 2; input++) {
-            if (!qnet__has_input(e, input)) continue;
-            qnet__open(w, qnet_input_name((qnet_input)input), "{");
-            for (int m = QNET_MODELS - 1; m >= 0; m--) {
-                qnet__open(w, qnet_model_name((qnet_model_kind)m), "{");
-                put(w, &e->level[input][level].model[m]);
-                qnet__close(w, "}");
-            }
-            qnet__close(w, "}");
-        }
-        qnet__close(w, "}");
-    }
-}
-
-/* The end of one test: "p 0.003; stars **", or, where no p should be read, why. */
-static void qnet__put_stars(qnet__writer *w, const qnet_experiment *e, const qnet_delong *d)
-{
-    const char *stars = qnet__stars(e, d);
-    if (stars) qnet__members(w, "p %g; stars %s", d->p, stars);
-    else qnet__members(w, "p %g; stars null", d->se > 0 ? d->p : (double)NAN);
-    qnet__members(w, "too_few_subjects %d; no_variance %d", !qnet__is_testable(e), !(d->se > 0));
-}
-
-static void qnet__put_delong(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__open(w, "delong", "[");
-    for (int i = 0; i < 2 * QNET_LEVELS * 3; i++) {
-        const int input = i / (QNET_LEVELS * 3), level = i / 3 % QNET_LEVELS;
-        const qnet_pair_result *pair = &e->level[input][level].pair[i % 3];
-        const qnet_delong *a = &pair->by_item, *b = &pair->by_subject;
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, "", "{");
-        qnet__members(w, "input %s; level %s; model1 %s; model2 %s; auc1 %g; auc2 %g; se %g; z %g",
-                      qnet_input_name((qnet_input)input), qnet_level_name((qnet_level)level),
-                      qnet_model_name(pair->model1), qnet_model_name(pair->model2), a->auc[0],
-                      a->auc[1], a->se, a->z);
-        qnet__put_stars(w, e, a);
-        qnet__open(w, "clustered", "{");
-        qnet__members(w, "se %g; z %g", b->se, b->z);
-        qnet__put_stars(w, e, b);
-        qnet__close(w, "}");
-        qnet__close(w, "}");
-    }
-    qnet__close(w, "]");
-}
-
-QNET_API qnet_status qnet_experiment_json(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_json", "null"));
-    qnet__open(w, "", "{");
-    qnet__put_settings(w, e);
-    qnet__put_cohort(w, e);
-    qnet__put_levels(w, e, qnet__put_model);
-    qnet__put_delong(w, e);
-    qnet__open(w, "bootstrap", "{");
-    qnet__members(w, "resamples %d", e->config.bootstrap);
-    qnet__put_levels(w, e, qnet__put_boxes);
-    qnet__close(w, "}");
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* What is unlike the cohort in a cut. */
-static const char *qnet__outlier_name(int outlier)
-{
-    static const char *const names[4] = {"", "place of the mask", "number of slices",
-                                         "place of the mask, number of slices"};
-    return names[outlier & 3];
-}
-
-QNET_API qnet_status qnet_experiment_manifest(const qnet_experiment *e, qnet_buffer *json)
-{
-    qnet__writer writer, *w = &writer;
-    char build[256];
-    QNET__TRY(qnet__writer_begin(w, e, json, "qnet_experiment_manifest", "null"));
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__open(w, "", "{");
-    qnet__members(w, "version %s; build %s; cpu %s; data %s; out %s; initial_weights %s; "
-                     "seconds_of_training %g",
-                  QNET_VERSION, build, qnet_cpu_name(qnet_context_cpu(e->ctx)), e->data, e->out,
-                  e->weights, e->seconds);
-    qnet__put_dataset_members(w, e);
-    qnet__open(w, "hashes", "{");
-    for (int input = 0; input < 2; input++) {
-        const unsigned long long hash = e->cohort_hash[input], run = e->run[input];
-        if (!qnet__has_input(e, input)) continue;
-        if (input == QNET_INPUT_CROP) qnet__members(w, "cohort_crop \"%016llx\"", hash);
-        else qnet__members(w, "cohort_full \"%016llx\"", hash);
-        if (input == QNET_INPUT_CROP) qnet__members(w, "run_crop \"%016llx\"", run);
-        else qnet__members(w, "run_full \"%016llx\"", run);
-    }
-    if (e->weights[0])
-        qnet__members(w, "initial_weights \"%016llx\"", (unsigned long long)e->weights_hash);
-    qnet__close(w, "}");
-    qnet__put_settings(w, e);
-    qnet__open(w, "scans", "[");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        qnet__members(w, " {\"subject\": %s, \"group\": %s, ", p->subject,
-                      p->true_label == QNET_HH ? "HH" : "HC");
-        if (e->config.shuffle_labels)
-            qnet__print(w, "\"shuffled_group\": \"%s\", ", p->label == QNET_HH ? "HH" : "HC");
-        qnet__print(w, "\"sex\": \"%s\", \"age\": %g, \"slices\": %d, \"fold\": %d}",
-                    p->sex == QNET_MALE ? "M" : p->sex == QNET_FEMALE ? "F" : "", p->age,
-                    p->slices, e->fold[i] + 1);
-    }
-    qnet__close(w, "]");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__open(w, input == QNET_INPUT_CROP ? "cut_crop" : "cut_full", "[");
-        for (int i = 0; i < e->participants_count; i++) {
-            const qnet_cut *c = &e->participants[i].cut[input];
-            qnet__members(w, " {\"subject\": %s, \"slices\": [%d, %d], \"center_voxel\": [%g, %g], "
-                             "\"center_mm\": [%g, %g, %g], \"side_mm\": %g, \"mask_voxels\": %d, "
-                             "\"mask_left_out\": %d, \"outlier\": %s}",
-                          e->participants[i].subject, c->slice[0], c->slice[1], c->center[0],
-                          c->center[1], c->center_mm[0], c->center_mm[1], c->center_mm[2],
-                          c->side_mm, c->mask_voxels, c->mask_left_out,
-                          qnet__outlier_name(c->outlier));
-        }
-        qnet__close(w, "]");
-    }
-    qnet__close(w, "}");
-    return qnet__writer_end(w);
-}
-
-/* ---- predictions.csv ------------------------------------------------------------------------- */
-
-/* A field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
-static void qnet__put_field(qnet__writer *w, const char *text)
-{
-    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
-    if (quoted) qnet__put(w, "\"");
-    for (; *text; text++) {
-        if (*text == '"') qnet__put(w, "\"");
-        qnet__put_bytes(w, text, 1);
-    }
-    if (quoted) qnet__put(w, "\"");
-}
-
-static void qnet__put_item(qnet__writer *w, const qnet_experiment *e, int input, int level,
-                           int repeat, const qnet_item *item)
-{
-    const double *p = item->probability;
-    const int *d = item->decision;
-    qnet__print(w, "%s,%s,%d,%d,", qnet_level_name((qnet_level)level),
-                qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1);
-    if (item->scan >= 0 && item->scan < e->participants_count)
-        qnet__put_field(w, e->participants[item->scan].subject);
-    qnet__print(w, ",%d,", item->scan);
-    if (item->slice >= 0) qnet__print(w, "%d,%d,", item->slice, item->z);
-    else qnet__put(w, ",,");
-    qnet__print(w, "%d,%g,%g,%g,%d,%d,%d", item->label, p[0], p[1], p[2], d[0], d[1], d[2]);
-    if (e->config.shuffle_labels && item->scan >= 0 && item->scan < e->participants_count)
-        qnet__print(w, ",%d", (int)e->participants[item->scan].true_label);
-    qnet__put(w, "\n");
-}
-
-/* label and decisions: 1 HH, 0 HC; scan: index in the order of participants.tsv; slice from 0, the
-   lowest; z: its index in the volume. Of shuffled labels the column is shuffled_label, and
-   true_label is the last. */
-QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
-{
-    qnet__writer writer, *w = &writer;
-    QNET__TRY(qnet__writer_begin(w, e, csv, "qnet_experiment_csv", ""));
-    qnet__print(w, "level,input,repeat,fold,subject,scan,slice,z,%slabel,p_resnet,p_resnetswa,"
-                   "p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
-                e->config.shuffle_labels ? "shuffled_" : "",
-                e->config.shuffle_labels ? ",true_label" : "");
-    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
-        const int level = k / 2, input = k % 2;
-        const qnet_level_result *r = &e->level[input][level];
-        if (!qnet__has_input(e, input)) continue;
-        for (size_t i = 0; i < (size_t)e->config.repeats * r->count && w->status == QNET_OK; i++)
-            qnet__put_item(w, e, input, level, (int)(i / r->count), &r->items[i]);
-    }
-    return qnet__writer_end(w);
-}
-
-/* ---- report.html: pieces --------------------------------------------------------------------- */
-
-/* Colours: Okabe & Ito's blue and vermilion with a grey; lines also differ by their dashes. */
-static void qnet__put_css(qnet__writer *w)
-{
-    qnet__put(w,
-        ":root{--ink:#1c2430;--muted:#5b6574;--line:#d5dae1;--paper:#fff;--card:#f5f7f9;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fdf6e7;--warnline:#d9a520}\n@media(prefers-color-scheme:dark){"
-        ":root{--ink:#e5e9ee;--muted:#a3adba;--line:#3a4350;--paper:#14181e;--card:#1d232b;"
-        "--resnet:#a7afba;--swa:#f08a3c;--qnet:#58b0ea;--hh:#f08a3c;--hc:#6fb3d9;"
-        "--none:#5b6574;--warn:#2b2517;--warnline:#b98d1c}}\n*{box-sizing:border-box}html{"
-        "-webkit-text-size-adjust:100%}\nbody{margin:0;background:var(--paper);"
-        "color:var(--ink);font:16px/1.6 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica "
-        "Neue','Liberation Sans',Arial,sans-serif}\nmain{max-width:68rem;margin:0 auto;"
-        "padding:2.5rem 1.25rem 4rem}\np,li,figcaption{max-width:46rem}h1,h2,h3{"
-        "line-height:1.25;text-wrap:balance}\nh1{font-size:1.9rem;margin:.2rem 0 1.2rem;"
-        "letter-spacing:-.01em}\nh2{font-size:1.35rem;margin:3rem 0 1rem;padding-top:1.1rem;"
-        "border-top:1px solid var(--line)}\nh3{font-size:1.05rem;margin:2rem 0 .5rem}\n.small,"
-        "figcaption,.key{font-size:.9375rem;color:var(--muted)}.kicker{margin:0;"
-        "color:var(--muted)}\n.verdict{font-size:1.15rem;line-height:1.6;border-left:4px solid "
-        "var(--qnet);margin:0 0 1.5rem;padding:.2rem 0 .2rem 1.1rem;max-width:48rem}\n");
-    qnet__put(w,
-        ".tile i,.verdict i{font-style:normal;white-space:nowrap}.tiles{display:grid;"
-        "grid-template-columns:repeat(auto-fit,minmax(10rem,1fr));gap:.75rem;margin:1.5rem 0}\n"
-        ".tile{background:var(--card);border-radius:8px;padding:.8rem 1rem}.tile b{"
-        "display:block;font-size:1.7rem;line-height:1.3;font-weight:650}.tile span{"
-        "display:block;color:var(--muted);font-size:.9375rem;line-height:1.4}\n.care{"
-        "background:var(--warn);border-left:4px solid var(--warnline);border-radius:0 8px 8px "
-        "0;padding:.7rem 1.1rem;margin:1.5rem 0;max-width:48rem}.care ul{margin:.3rem 0;"
-        "padding-left:1.1rem}\n.scroll{overflow-x:auto;background:linear-gradient(90deg,"
-        "var(--paper) 30%,transparent) 0 0/2rem 100% no-repeat local,linear-gradient(270deg,"
-        "var(--paper) 30%,transparent) 100% 0/2rem 100% no-repeat local,linear-gradient(90deg,"
-        "var(--line),transparent) 0 0/.7rem 100% no-repeat scroll,linear-gradient(270deg,"
-        "var(--line),transparent) 100% 0/.7rem 100% no-repeat scroll}\n.wide{"
-        "font-size:.9375rem}.wide th,.wide td{padding:.36rem .5rem}.pin tr>:first-child{"
-        "position:sticky;left:0;background:var(--paper)}.pin tr.best>:first-child{"
-        "background:var(--card)}\ntable{border-collapse:collapse;"
-        "font-variant-numeric:tabular-nums;border-top:2px solid var(--ink);border-bottom:2px "
-        "solid var(--ink);margin:.4rem 0}\nth,td{padding:.36rem .7rem;text-align:left;"
-        "white-space:nowrap;vertical-align:baseline}\nth{font-weight:600}thead tr:last-child "
-        "th{border-bottom:1px solid var(--ink)}\nthead th[colspan]{text-align:center}td.n,th.n{"
-        "text-align:right}tbody th{font-weight:600}\ntbody tr.first>*{border-top:1px solid "
-        "var(--line)}tr.best>*{background:var(--card)}\ntd.wrap{white-space:normal;"
-        "min-width:16rem}.cap{margin:2rem 0 .5rem;color:var(--muted);font-size:.9375rem}.cap b{"
-        "color:var(--ink)}\nfigure{margin:1.8rem 0}figcaption{margin-top:.6rem}figcaption b{"
-        "color:var(--ink)}\n.panels{display:grid;grid-template-columns:repeat(auto-fit,"
-        "minmax(17.5rem,1fr));gap:1.2rem 1.8rem}\n.panels h4{margin:0 0 .2rem;font-size:1rem;"
-        "font-weight:600}.panel{min-width:0;max-width:31rem}.two{"
-        "grid-template-columns:repeat(auto-fit,minmax(max(17.5rem,40%),1fr))}\n");
-    qnet__put(w,
-        "svg{display:block;width:100%;height:auto;font-family:inherit;font-size:12px}svg text{"
-        "fill:var(--ink)}svg .m{fill:var(--muted)}\nsvg .g{stroke:var(--line);stroke-width:1}"
-        "svg .a{stroke:var(--muted);stroke-width:1;fill:none}\nsvg .d{stroke:var(--muted);"
-        "stroke-width:1;stroke-dasharray:4 4;fill:none}\nsvg .l{fill:none;stroke-width:2;"
-        "stroke-linejoin:round}svg .t{fill:none;stroke-width:1;opacity:.4}\n.c0{"
-        "stroke:var(--resnet)}.c1{stroke:var(--swa)}.c2{stroke:var(--qnet)}\nsvg .l.c0{"
-        "stroke-dasharray:2 3}svg .l.c1{stroke-dasharray:8 3}svg .l.solid{"
-        "stroke-dasharray:none}\nsvg .b0{fill:var(--resnet)}svg .b1{fill:var(--swa)}svg .b2{"
-        "fill:var(--qnet)}\nsvg .box{stroke:var(--ink);stroke-width:1;fill-opacity:.55}svg "
-        ".med{stroke:var(--ink);stroke-width:2.5}\nsvg .hh{fill:var(--hh)}svg .hc{"
-        "fill:var(--hc)}svg .no{fill:var(--none)}svg .k{fill:var(--paper);opacity:.85}\n.sw{"
-        "display:inline-block;width:.8em;height:.8em;border-radius:2px;margin:0 .35em 0 0}\n"
-        ".cuts{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.7rem}\n"
-        ".cuts figure{margin:0}.cuts img{width:100%;height:auto;image-rendering:pixelated}"
-        ".cuts .odd img{outline:3px solid var(--hh)}\n"
-        ".cams{display:grid;grid-template-columns:repeat(auto-fill,minmax(17.5rem,1fr));"
-        "gap:1.4rem}\n.cam{margin:0}.cam div{display:flex;gap:3px}.cam img{width:50%;"
-        "min-width:0;display:block;background:#000}.cam figcaption{margin-top:.35rem}\n.sheet "
-        "img{display:block;width:100%;min-width:44rem}.bar{max-width:22rem;margin:.8rem 0}\n"
-        ".sets{columns:19rem;column-gap:2rem}.sets table{width:100%;break-inside:avoid;"
-        "margin:0 0 1.4rem;font-size:.9375rem;border-width:1px}.sets td,.sets th{"
-        "padding:.12rem .4rem}.sets td{white-space:normal;overflow-wrap:anywhere}\na{"
-        "color:var(--qnet)}code{font-size:.9em}\n@media(min-width:48rem){.side{display:grid;"
-        "grid-template-columns:minmax(0,29rem) 1fr;column-gap:1.8rem;align-items:end}.side "
-        "figcaption{padding-bottom:2rem}}\n@media(max-width:30rem){main{padding:1.25rem 1rem "
-        "3rem}h1{font-size:1.5rem}.verdict{font-size:1.05rem}.tiles{grid-template-columns:1fr "
-        "1fr}.tile{padding:.65rem .8rem}.tile b{font-size:1.4rem}th,td{padding:.34rem .5rem}}\n"
-        "@media print{:root{--ink:#000;--muted:#444;--paper:#fff;--card:#f3f3f3;--line:#ccc;"
-        "--resnet:#6f7782;--swa:#d55e00;--qnet:#0067a8;--hh:#d55e00;--hc:#4a90b8;"
-        "--none:#b9c0c9;--warn:#fff}body{font-size:10.5pt}main{max-width:none;padding:0}"
-        ".scroll{overflow:visible}.sheet img{min-width:0}h2,h3,h4,.cap{break-after:avoid}"
-        "figure,table,.tile,.care,.cam,.panel{break-inside:avoid}th,td{padding:.2rem .4rem}"
-        ".wide{font-size:8.5pt}}\n");
-}
-
-/* bytes as base64 (RFC 4648). */
-static void qnet__put_base64(qnet__writer *w, const unsigned char *bytes, size_t size)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    char text[512];
-    size_t used = 0;
-    for (size_t i = 0; i < size; i += 3) {
-        const unsigned a = bytes[i], b = i + 1 < size ? bytes[i + 1] : 0u;
-        const unsigned c = i + 2 < size ? bytes[i + 2] : 0u, word = a << 16 | b << 8 | c;
-        text[used++] = digits[word >> 18];
-        text[used++] = digits[word >> 12 & 63];
-        text[used++] = i + 1 < size ? digits[word >> 6 & 63] : '=';
-        text[used++] = i + 2 < size ? digits[word & 63] : '=';
-        if (used == sizeof text || i + 3 >= size) {
-            qnet__put_bytes(w, text, used);
-            used = 0;
-        }
-    }
-}
-
-/* <img> with rgb[height][width][3] inside. alt is HTML already. */
-static void qnet__put_image(qnet__writer *w, const uint8_t *rgb, int width, int height,
-                            const char *alt)
-{
-    qnet_buffer png;
-    qnet_sink sink;
-    memset(&png, 0, sizeof png);
-    if (w->status != QNET_OK) return;
-    sink = qnet_sink_buffer(w->ctx, &png, "a picture of the report");
-    w->status = qnet_png_write(w->ctx, &sink, width, height, 3, rgb);
-    if (w->status == QNET_ERROR_IO) { /* a buffer refuses bytes for one reason only */
-        w->status = qnet__no_memory(w->ctx, 2 * png.size, sink.name);
-    }
-    qnet__print(w, "<img width=\"%d\" height=\"%d\" style=\"height:auto\" alt=\"%s\" "
-                   "src=\"data:image/png;base64,", width, height, alt);
-    if (w->status == QNET_OK) qnet__put_base64(w, png.bytes, png.size);
-    qnet__put(w, "\">");
-    qnet_buffer_free(w->ctx, &png);
-}
-
-static void qnet__svg_open(qnet__writer *w, int height, const char *label)
-{
-    qnet__print(w, "<svg viewBox=\"0 0 344 %d\" role=\"img\" aria-label=\"%s\">\n", height, label);
-}
-
-static void qnet__svg_line(qnet__writer *w, const char *style, double x1, double y1, double x2,
-                           double y2)
-{
-    qnet__print(w, "<path class=\"%s\" d=\"M%.1f,%.1fL%.1f,%.1f\"/>\n", style, x1, y1, x2, y2);
-}
-
-static void qnet__svg_rect(qnet__writer *w, const char *style, double x, double y, double width,
-                           double height)
-{
-    qnet__print(w, "<rect class=\"%s\" x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/>\n",
-                style, x, y, width, height);
-}
-
-/* A text element; anchor: "start", "middle" or "end". */
-static QNET__PRINTF(6, 7) void qnet__svg_text(qnet__writer *w, const char *style,
-                                              const char *anchor, double x, double y,
-                                              const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    qnet__print(w, "<text class=\"%s\" text-anchor=\"%s\" x=\"%.1f\" y=\"%.1f\">", style, anchor, x,
-                y);
-    qnet__vprint(w, format, format + strlen(format), NULL, &args);
-    qnet__put(w, "</text>\n");
-    va_end(args);
-}
-
-/* The plotting area within a drawing, and the ranges that it shows. */
-typedef struct qnet__plot {
-    double left, top, width, height;
-    double x_low, x_high, y_low, y_high;
-} qnet__plot;
-
-static double qnet__plot_x(const qnet__plot *p, double x)
-{
-    return p->left + (x - p->x_low) / (p->x_high - p->x_low) * p->width;
-}
-
-static double qnet__plot_y(const qnet__plot *p, double y)
-{
-    return p->top + p->height - (y - p->y_low) / (p->y_high - p->y_low) * p->height;
-}
-
-/* The smallest of 1, 2, 5 times a power of ten that goes into range at most `most` times. */
-static double qnet__nice_step(double range, int most)
-{
-    double step = pow(10.0, floor(log10(range / most)));
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    if (step * most < range * (1 - 1e-9)) step *= 2.5;
-    if (step * most < range * (1 - 1e-9)) step *= 2;
-    return step;
-}
-
-/* Grid lines and numbers at the multiples of a step, along y (axis 1) or x (axis 0). */
-static void qnet__plot_ticks(qnet__writer *w, const qnet__plot *p, int axis, double step,
-                             int decimals)
-{
-    const double low = axis ? p->y_low : p->x_low, high = axis ? p->y_high : p->x_high;
-    const double bottom = p->top + p->height;
-    for (double k = ceil(low / step - 1e-6); k * step <= high + 1e-6 * step; k += 1) {
-        const double v = k * step + 0.0; /* no "-0" */
-        if (axis) {
-            const double y = qnet__plot_y(p, v);
-            qnet__svg_line(w, "g", p->left, y, p->left + p->width, y);
-            qnet__svg_text(w, "m", "end", p->left - 6, y + 4, "%.*f", decimals, v);
-        } else {
-            const double x = qnet__plot_x(p, v);
-            qnet__svg_line(w, "a", x, bottom, x, bottom + 4);
-            qnet__svg_text(w, "m", "middle", x, bottom + 17, "%.*f", decimals, v);
-        }
-    }
-}
-
-/* The two axes and their titles. */
-static void qnet__plot_axes(qnet__writer *w, const qnet__plot *p, const char *x, const char *y)
-{
-    const double bottom = p->top + p->height;
-    qnet__svg_line(w, "a", p->left, bottom, p->left + p->width, bottom);
-    qnet__svg_line(w, "a", p->left, p->top, p->left, bottom);
-    qnet__svg_text(w, "", "middle", p->left + p->width / 2, bottom + 36, "%s", x);
-    qnet__print(w, "<text text-anchor=\"middle\" transform=\"translate(12 %.1f) rotate(-90)\">%s"
-                   "</text>\n", p->top + p->height / 2, y);
-}
-
-/* ---- report.html: figures -------------------------------------------------------------------- */
-
-/* One curve of an ROC figure. */
-typedef struct qnet__roc_line {
-    const qnet_model_result *result;
-    const char *name;
-    int style;
-} qnet__roc_line;
-
-/* The curve as a path; steps too small to see are left out: a page of 10^4 items stays small. */
-static void qnet__svg_roc_path(qnet__writer *w, const qnet__plot *p, const qnet__roc_line *line)
-{
-    double last_x = 0, last_y = 0;
-    qnet__print(w, "<path class=\"l c%d\" d=\"", line->style);
-    for (size_t i = 0; i < line->result->roc_count; i++) {
-        const qnet_roc_point *point = &line->result->roc[i];
-        const double x = qnet__plot_x(p, point->false_positive_rate);
-        const double y = qnet__plot_y(p, point->true_positive_rate);
-        const int end = i == 0 || i + 1 == line->result->roc_count;
-        if (!end && fabs(x - last_x) + fabs(y - last_y) < 0.4) continue;
-        qnet__print(w, "%s%.1f,%.1f", i == 0 ? "M" : "L", x, y);
-        last_x = x;
-        last_y = y;
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__svg_roc(qnet__writer *w, const qnet__roc_line *lines, int count,
-                          const char *label)
-{
-    const qnet__plot p = { 44, 8, 290, 290, 0, 1, 0, 1 };
-    const double bottom = p.top + p.height;
-    qnet__svg_open(w, 342, label);
-    qnet__plot_ticks(w, &p, 0, 0.2, 1);
-    qnet__plot_ticks(w, &p, 1, 0.2, 1);
-    qnet__plot_axes(w, &p, "False positive rate", "True positive rate");
-    qnet__svg_line(w, "d", p.left, bottom, p.left + p.width, p.top);
-    for (int i = 0; i < count; i++) qnet__svg_roc_path(w, &p, &lines[i]);
-    /* The key, from below; curves of poor models run behind it. */
-    qnet__svg_rect(w, "k", 182, bottom - 30 - 18 * count, 150, 18 * count + 22);
-    qnet__print(w, "<path class=\"d\" d=\"M188.0,%.1fh26\"/>\n", bottom - 18);
-    qnet__svg_text(w, "m", "start", 220, bottom - 14, "No skill");
-    for (int i = 1; i <= count; i++) {
-        const qnet__roc_line *line = &lines[count - i];
-        const double y = bottom - 14 - 18 * i;
-        qnet__print(w, "<path class=\"l c%d\" d=\"M188.0,%.1fh26\"/>\n", line->style, y - 4);
-        qnet__svg_text(w, "", "start", 220, y, "%s %.3f", line->name, line->result->auc_first);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-/* Fig. 5 and Fig. 8: Q-Net of both inputs. */
-static void qnet__figure_inputs(qnet__writer *w, const qnet_experiment *e, int level)
-{
-    qnet__roc_line lines[2];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    for (int i = 0; i < inputs; i++) {
-        lines[i].result = &e->level[input[i]][level].model[QNET_MODEL_QNET];
-        lines[i].style = input[i] == QNET_INPUT_FULL ? 1 : 2;
-        lines[i].name = input[i] == QNET_INPUT_FULL ? "Full size" : "Cropped";
-    }
-    qnet__put(w, "<figure class=\"side\"><div class=\"panel\">\n");
-    qnet__svg_roc(w, lines, inputs, "ROC curves of Q-Net for each input");
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> ROC curve%s of Q-Net, %s-level "
-                   "classification, with AUC. The dashed diagonal is a classifier without skill."
-                   "</figcaption></figure>\n",
-                level == QNET_LEVEL_IMAGE ? 5 : 8, inputs > 1 ? "s" : "",
-                qnet_level_name((qnet_level)level));
-}
-
-/* Fig. 6: the three models, a panel per input. */
-static void qnet__figure_models(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__roc_line lines[QNET_MODELS];
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int i = 0; i < inputs; i++) {
-        for (int m = 0; m < QNET_MODELS; m++) {
-            lines[m].result = &e->level[input[i]][QNET_LEVEL_IMAGE].model[m];
-            lines[m].style = m;
-            lines[m].name = qnet_model_name((qnet_model_kind)m);
-        }
-        qnet__print(w, "<div class=\"panel\"><h4>%s</h4>\n", qnet__input_title(input[i]));
-        qnet__svg_roc(w, lines, QNET_MODELS, "ROC curves of the three models");
-        qnet__put(w, "</div>");
-    }
-    qnet__put(w, "</div><figcaption><b>Fig. 6.</b> ROC curves of the three models by image, with "
-                 "AUC. The true positive rate is the sensitivity, the false positive rate one less "
-                 "the specificity.</figcaption></figure>\n");
-}
-
-/* One panel of Fig. 7: a box per model over its bootstrapped AUCs. */
-static void qnet__svg_boxes(qnet__writer *w, const qnet_experiment *e,
-                            const qnet_level_result *level, int by_subject)
-{
-    qnet__plot p = { 44, 66, 290, 200, 0, 3, 1, 0 };
-    const double bottom = p.top + p.height;
-    const qnet_boxplot *box[QNET_MODELS];
-    double step;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        const qnet_model_result *r = &level->model[m];
-        box[m] = by_subject ? &r->bootstrap_clustered : &r->bootstrap;
-        if (box[m]->low < p.y_low) p.y_low = box[m]->low;
-        if (box[m]->high > p.y_high) p.y_high = box[m]->high;
-    }
-    if (!(p.y_high - p.y_low > 0.05)) { /* all alike: a range to draw in */
-        p.y_low -= 0.05;
-        p.y_high += 0.05;
-    }
-    step = qnet__nice_step(p.y_high - p.y_low, 6);
-    p.y_low = floor(p.y_low / step) * step;
-    p.y_high = ceil(p.y_high / step) * step;
-    qnet__svg_open(w, 292, by_subject ? "Box plots of AUC, subjects resampled"
-                                      : "Box plots of AUC, images resampled");
-    qnet__plot_ticks(w, &p, 1, step, step < 0.1 ? 2 : 1);
-    qnet__svg_line(w, "a", p.left, bottom, p.left + p.width, bottom);
-    for (int m = 0; m < QNET_MODELS; m++) {
-        static const char *const styles[QNET_MODELS] = { "box b0", "box b1", "box b2" };
-        const qnet_boxplot *b = box[m];
-        const double x = qnet__plot_x(&p, m + 0.5), q1 = qnet__plot_y(&p, b->q1),
-                     q3 = qnet__plot_y(&p, b->q3), median = qnet__plot_y(&p, b->median),
-                     low = qnet__plot_y(&p, b->low), high = qnet__plot_y(&p, b->high);
-        qnet__svg_line(w, "a", x, low, x, q1);
-        qnet__svg_line(w, "a", x, q3, x, high);
-        qnet__svg_line(w, "a", x - 12, low, x + 12, low);
-        qnet__svg_line(w, "a", x - 12, high, x + 12, high);
-        qnet__svg_rect(w, styles[m], x - 26, q3, 52, q1 - q3);
-        qnet__svg_line(w, "med", x - 26, median, x + 26, median);
-        qnet__svg_text(w, "", "middle", x, bottom + 18, "%s", qnet_model_name((qnet_model_kind)m));
-    }
-    for (int k = 0; k < 3; k++) { /* brackets with stars: short ones below, the long one on top */
-        const qnet_pair_result *pair = &level->pair[k];
-        const double x1 = qnet__plot_x(&p, (double)pair->model2 + 0.54), y = k == 1 ? 20 : 46;
-        const double x2 = qnet__plot_x(&p, (double)pair->model1 + 0.46);
-        const qnet_delong *d = by_subject ? &pair->by_subject : &pair->by_item;
-        const char *stars = qnet__stars(e, d);
-        if (!stars) continue;
-        qnet__print(w, "<path class=\"a\" d=\"M%.1f,%.1fv-5H%.1fv5\"/>\n", x1, y + 5, x2);
-        qnet__svg_text(w, "", "middle", (x1 + x2) / 2, d->p <= 0.05 ? y - 1 : y - 4, "%s",
-                       stars);
-    }
-    qnet__put(w, "</svg>\n");
-}
-
-static void qnet__figure_boxes(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    const int inputs = qnet__inputs(e, input);
-    qnet__put(w, "<figure><div class=\"panels two\">");
-    for (int i = 0; i < 2 * inputs; i++) {
-        const int by_subject = i % 2;
-        qnet__print(w, "<div class=\"panel\"><h4>%s, %s resampled</h4>\n",
-                    qnet__input_title(input[i / 2]), by_subject ? "subjects" : "images");
-        qnet__svg_boxes(w, e, &e->level[input[i / 2]][QNET_LEVEL_IMAGE], by_subject);
-        qnet__put(w, "</div>");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. 7.</b> AUCs by image of %d bootstrap samples: box "
-                   "from the first to the third quartile, line at the median, whiskers at 2.5 and "
-                   "97.5 %%. %s Where images are resampled, as in the paper, the slices of a scan "
-                   "count as independent, in the stars too; where subjects are, they do not, and "
-                   "these are the ones to read.</figcaption></figure>\n",
-                e->config.bootstrap,
-                qnet__is_testable(e)
-                    ? "Above: level of the difference by DeLong's test, <i>ns</i> p &gt; .05, * p "
-                      "&le; .05, ** p &le; .01, *** p &le; .001, **** p &le; .0001."
-                    : "Without stars: there are too few subjects for a test.");
-}
-
-/* Fig. 2 (a): ages in bins of ten years, HH beside HC. */
-static void qnet__svg_ages(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__plot p = { 44, 10, 290, 180, 0, 1, 0, 1 };
-    int count[2][13], first = 12, last = 0, most = 1;
-    double step;
-    memset(count, 0, sizeof count);
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *s = &e->participants[i];
-        int bin;
-        if (!(s->age >= 0 && s->age < 130) || !qnet__is_first_scan(e, i)) continue;
-        bin = (int)(s->age / 10);
-        most = qnet__max_int(most, ++count[s->label == QNET_HH][bin]);
-        first = qnet__min_int(first, bin);
-        last = qnet__max_int(last, bin);
-    }
-    if (first > last) return;
-    p.x_low = 10 * first;
-    p.x_high = 10 * (last + 1);
-    step = fmax(1, qnet__nice_step(most, 5));
-    p.y_high = ceil(most / step) * step;
-    qnet__put(w, "<div class=\"panel\"><h4>Age</h4>\n");
-    qnet__svg_open(w, 236, "Ages of both groups");
-    qnet__plot_ticks(w, &p, 1, step, 0);
-    qnet__plot_ticks(w, &p, 0, 10, 0);
-    for (int bin = first; bin <= last; bin++) {
-        for (int label = 0; label < 2; label++) {
-            const double wide = p.width / (last + 1 - first);
-            const double top = qnet__plot_y(&p, count[label][bin]);
-            qnet__svg_rect(w, label ? "hh" : "hc",
-                           qnet__plot_x(&p, 10.0 * bin) + wide * (label ? 0.08 : 0.5), top,
-                           wide * 0.4, p.top + p.height - top);
-        }
-    }
-    qnet__plot_axes(w, &p, "Age in years", "Subjects");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 2 (b): men and women of each group, as bars of one length scale. */
-static void qnet__svg_sexes(qnet__writer *w, const qnet__group group[3])
-{
-    static const char *const names[3] = { "men", "women", "unknown" };
-    const int most = qnet__max_int(1, qnet__max_int(group[0].subjects, group[1].subjects));
-    qnet__put(w, "<div class=\"panel\"><h4>Sex</h4>\n");
-    qnet__svg_open(w, 200, "Men and women of both groups");
-    for (int label = 1; label >= 0; label--) {
-        const qnet__group *g = &group[label];
-        const int counts[3] = { g->men, g->women, g->subjects - g->men - g->women };
-        double y = label ? 10 : 112;
-        for (int k = 0; k < (counts[2] ? 3 : 2); k++, y += 27) {
-            const double length = 210.0 * counts[k] / most;
-            qnet__svg_text(w, "m", "end", 82, y + 15, "%s %s", label ? "HH" : "HC", names[k]);
-            qnet__svg_rect(w, k == 2 ? "no" : label ? "hh" : "hc", 90, y, length, 20);
-            qnet__svg_text(w, "", "start", 96 + length, y + 15, "%d", counts[k]);
-        }
-    }
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Loss of curve c at an epoch; NaN where it has none, or is of another input or model. */
-static double qnet__loss(const qnet_experiment *e, int c, int input, int model, int epoch)
-{
-    const qnet_curve *curve = &e->curves[c];
-    if (curve->input != input || curve->kind != model || epoch >= curve->epochs) return (double)NAN;
-    return qnet__is_finite(curve->epoch[epoch].loss) ? curve->epoch[epoch].loss : (double)NAN;
-}
-
-/* One polyline per fold and repeat (thin), and their mean (thick). */
-static void qnet__svg_loss_lines(qnet__writer *w, const qnet_experiment *e, int input, int model,
-                                 const qnet__plot *p, int epochs)
-{
-    for (int c = 0; c < e->curves_count; c++) {
-        if (e->curves[c].input != input || e->curves[c].kind != model) continue;
-        qnet__print(w, "<polyline class=\"t c%d\" points=\"", model);
-        for (int i = 0; i < epochs; i++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, loss));
-        }
-        qnet__put(w, "\"/>\n");
-    }
-    qnet__print(w, "<polyline class=\"l solid c%d\" points=\"", model);
-    for (int i = 0; i < epochs; i++) {
-        double sum = 0;
-        int n = 0;
-        for (int c = 0; c < e->curves_count; c++) {
-            const double loss = qnet__loss(e, c, input, model, i);
-            if (loss != loss) continue;
-            sum += loss;
-            n++;
-        }
-        if (n == 0) continue;
-        qnet__print(w, "%.1f,%.1f ", qnet__plot_x(p, i + 1), qnet__plot_y(p, sum / n));
-    }
-    qnet__put(w, "\"/>\n");
-}
-
-static void qnet__figure_learning(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<figure><div class=\"panels\">");
-    for (int k = 0; k < 2 * QNET_MODELS; k++) {
-        const int input = qnet__table_input[k / QNET_MODELS], model = k % QNET_MODELS;
-        qnet__plot p = { 44, 8, 284, 170, 1, 2, 0, 1 };
-        int epochs = 0;
-        double most = 0, step;
-        for (int c = 0; c < e->curves_count; c++) {
-            for (int i = 0; i < e->curves[c].epochs; i++) {
-                const double loss = qnet__loss(e, c, input, model, i);
-                if (loss > most) most = loss;
-            }
-            if (e->curves[c].input == input && e->curves[c].kind == model)
-                epochs = qnet__max_int(epochs, e->curves[c].epochs);
-        }
-        if (!(most > 0)) continue;
-        step = qnet__nice_step(most, 5);
-        p.x_high = qnet__max_int(2, epochs);
-        p.y_high = ceil(most / step - 1e-9) * step;
-        qnet__print(w, "<div class=\"panel\"><h4>%s &middot; %s</h4>\n",
-                    qnet_model_name((qnet_model_kind)model), qnet__input_title(input));
-        qnet__svg_open(w, 222, "Training loss over epochs");
-        qnet__plot_ticks(w, &p, 1, step, step < 0.01 ? 3 : step < 0.1 ? 2 : step < 1 ? 1 : 0);
-        qnet__plot_ticks(w, &p, 0, fmax(1, qnet__nice_step(p.x_high - 1, 6)), 0);
-        qnet__plot_axes(w, &p, "Epoch", "Loss");
-        qnet__svg_loss_lines(w, e, input, model, &p, epochs);
-        qnet__put(w, "</svg></div>\n");
-    }
-    qnet__put(w, "</div><figcaption>Training loss, one thin line per fold, their mean thick. "
-                 "ResNet and ResNetSWA: cross-entropy by image on augmented slices. Q-Net: sum of "
-                 "the two heads' cross-entropies, by scan and by image.</figcaption></figure>\n");
-}
-
-/* Fig. 9 (full size), Fig. 10 (cropped). */
-static void qnet__figure_cams(qnet__writer *w, const qnet_experiment *e, int input)
-{
-    int cells; /* a side of the last layer's maps: the input's, halved five times and rounded up */
-    if (e->cams_count[input] == 0) return;
-    cells = (e->cams[input][0].width + 31) / 32;
-    qnet__print(w, "<figure><h3>%s</h3>\n<div class=\"cams\">\n", qnet__input_title(input));
-    for (int i = 0; i < e->cams_count[input]; i++) {
-        const qnet_cam_picture *c = &e->cams[input][i];
-        const qnet_participant *s =
-            c->scan >= 0 && c->scan < e->participants_count ? &e->participants[c->scan] : NULL;
-        if (!c->rgb || !c->grey_rgb) continue;
-        qnet__put(w, "<figure class=\"cam\"><div>");
-        qnet__put_image(w, c->grey_rgb, c->width, c->height, "QSM slice");
-        qnet__put_image(w, c->rgb, c->width, c->height, "the same slice with its heat map");
-        qnet__put(w, "</div><figcaption><b>");
-        qnet__put_escaped(w, s ? s->subject : "");
-        qnet__print(w, "</b>, %s, slice %d: P(HH)&nbsp;%.2f%s</figcaption></figure>\n",
-                    !s                          ? ""
-                    : e->config.shuffle_labels  ? s->label == QNET_HH ? "shuffled label HH"
-                                                                      : "shuffled label HC"
-                    : s->label == QNET_HH       ? "hemochromatosis" : "healthy control",
-                    c->slice + 1, c->probability,
-                    s && (c->probability > 0.5) != (s->label == QNET_HH) ? ", wrong" : "");
-    }
-    qnet__print(w, "</div><figcaption><b>Fig. %d.</b> Class activation maps by the image-level "
-                   "network (ResNetSWA) of the fold that never saw the subject, for the class that "
-                   "it chose (HH where its P(HH) of this slice is above .5): left the QSM slice, "
-                   "right the map over it; the patient's right is at the left, slices count from "
-                   "1 at the bottom of those used. Each map is scaled to its own range, so colours "
-                   "compare places within a slice, not subjects. A map is %d &times; %d values, "
-                   "interpolated: it cannot tell apart what is less than 32 pixels apart. Shown "
-                   "are the middle slices of each group's first scans that Q-Net classified "
-                   "correctly, of others only where these are too few.</figcaption></figure>\n",
-                input == QNET_INPUT_FULL ? 9 : 10, cells, cells);
-}
-
-/* The colour scale of the maps. */
-static void qnet__svg_colour_bar(qnet__writer *w)
-{
-    qnet__put(w, "<div class=\"bar\">");
-    qnet__svg_open(w, 44, "Colour scale, from blue for no evidence to red for most");
-    qnet__put(w, "<defs><linearGradient id=\"jet\">");
-    for (int i = 0; i <= 16; i++) {
-        uint8_t rgb[3];
-        char colour[8];
-        qnet_jet(i / 16.0, rgb);
-        snprintf(colour, sizeof colour, "#%02x%02x%02x", rgb[0], rgb[1], rgb[2]);
-        qnet__print(w, "<stop offset=\"%.4f\" stop-color=\"%s\"/>", i / 16.0, colour);
-    }
-    qnet__put(w, "</linearGradient></defs>\n<rect x=\"0\" y=\"2\" width=\"344\" height=\"16\" "
-                 "fill=\"url(#jet)\"/>\n");
-    qnet__svg_text(w, "m", "start", 0, 36, "least evidence");
-    qnet__svg_text(w, "m", "end", 344, 36, "most evidence for the class");
-    qnet__put(w, "</svg></div>\n");
-}
-
-/* Fig. 3. */
-static void qnet__figure_augmented(qnet__writer *w, const qnet_experiment *e)
-{
-    int shown = 0;
-    for (int i = 0; i < 2; i++) {
-        const int input = qnet__table_input[i];
-        if (!e->augmented[input]) continue;
-        qnet__print(w, "%s<h3>%s</h3>\n<div class=\"scroll sheet\">", shown++ ? "" : "<figure>",
-                    qnet__input_title(input));
-        qnet__put_image(w, e->augmented[input], e->augmented_width[input],
-                        e->augmented_height[input], "a QSM slice and five augmented copies");
-        qnet__put(w, "</div>\n");
-    }
-    if (!shown) return;
-    qnet__put(w, "<figcaption><b>Fig. 3.</b> Left, a QSM slice as the test phase sees it; the "
-                 "others are draws of the training augmentation from it: flips, brightness and "
-                 "contrast, gamma, grid distortion, shift-scale-rotate, crop.</figcaption>"
-                 "</figure>\n");
-}
-
-/* Mask, box and slices of each scan, for the eye. */
-static void qnet__figure_cuts(qnet__writer *w, const qnet_experiment *e)
-{
-    const int input = qnet__has_input(e, QNET_INPUT_CROP) ? QNET_INPUT_CROP : QNET_INPUT_FULL;
-    int shown = 0, odd = 0;
-    for (int i = 0; i < e->participants_count; i++) {
-        shown += e->participants[i].cut[input].picture != NULL;
-        odd += e->participants[i].cut[input].outlier != 0;
-    }
-    if (!shown) return;
-    qnet__print(w, "<details%s><summary>Where the images were cut: mask, box and slices of each "
-                   "scan", odd ? " open" : "");
-    if (odd) qnet__print(w, "; %d unlike the others", odd);
-    qnet__put(w, "</summary>\n<figure><div class=\"cuts\">\n");
-    for (int i = 0; i < e->participants_count; i++) {
-        const qnet_participant *p = &e->participants[i];
-        const qnet_cut *c = &p->cut[input];
-        if (c->picture == NULL) continue;
-        qnet__print(w, "<figure%s>", c->outlier ? " class=\"odd\"" : "");
-        qnet__put_image(w, c->picture, 2 * QNET_CUT_SIDE, QNET_CUT_SIDE, "where this scan was cut");
-        qnet__put(w, "<figcaption>");
-        qnet__put_escaped(w, p->subject);
-        qnet__print(w, ", slices %d&ndash;%d", c->slice[0], c->slice[1]);
-        if (c->outlier) qnet__print(w, ", <b>look: %s</b>", qnet__outlier_name(c->outlier));
-        qnet__put(w, "</figcaption></figure>\n");
-    }
-    qnet__print(w, "</div><figcaption>T1W of each scan, the patient's right at the left (%s): "
-                   "left, the middle slice with the mask (orange) and the box (blue); right, a "
-                   "coronal plane through its centre, the slices between the lines, counted from 0 "
-                   "at the bottom.</figcaption></figure></details>\n",
-                qnet_input_name((qnet_input)input));
-}
-
-/* ---- report.html: the page ------------------------------------------------------------------- */
-
-/* One of the large numbers at the top; unit "": as it is, otherwise in percent. */
-static void qnet__html_tile(qnet__writer *w, const char *name, double value, const char *unit,
-                            qnet_interval r)
-{
-    const int percent = *unit != '\0', decimals = percent ? 1 : 3;
-    const double scale = percent ? 100 : 1;
-    qnet__print(w, "<div class=\"tile\"><b>%.*f%s</b><span>%s</span><span>", decimals,
-                value * scale, unit, name);
-    if (qnet__is_interval(r)) {
-        qnet__print(w, "95&nbsp;%% CI <i>%.*f&ndash;%.*f</i>", decimals, r.low * scale, decimals,
-                    r.high * scale);
-    }
-    qnet__put(w, "</span></div>\n");
-}
-
-static void qnet__html_top(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    const int input = qnet__main_input(e);
-    const qnet_model_result *q = &e->level[input][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET];
-    const qnet_metrics *m = &q->first;
-    qnet__print(w, "<p class=\"kicker\">Q-Net &middot; report of an experiment%s &middot; ",
-                e->config.shuffle_labels ? " &middot; shuffled-label control" : "");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "</p>\n<h1>Hemochromatosis or healthy? Brain iron maps of %d %ssubjects</h1>\n"
-                   "<p class=\"verdict\">", group[2].subjects, e->simulated ? "simulated " : "");
-    qnet__put_verdict(w, e);
-    qnet__put(w, "</p>\n");
-    if (qnet__has_input(e, input)) {
-        const char *percent = "&thinsp;%";
-        qnet__put(w, "<div class=\"tiles\">\n");
-        qnet__html_tile(w, "AUC", q->auc_first, "", q->auc_ci_clustered);
-        qnet__html_tile(w, "Accuracy", m->accuracy, percent, m->accuracy_ci);
-        qnet__html_tile(w, "Sensitivity", m->sensitivity, percent, m->sensitivity_ci);
-        qnet__html_tile(w, "Specificity", m->specificity, percent, m->specificity_ci);
-        qnet__print(w, "</div>\n<p class=\"key\">Q-Net, one decision per scan, %s. The AUC is the "
-                       "chance that a scan of hemochromatosis gets a higher score than one of a "
-                       "healthy control; a coin has 0.5. CI: confidence interval. Research "
-                       "software: no basis for the diagnosis of a patient.</p>\n",
-                    input == QNET_INPUT_CROP ? "cropped image" : "full size image");
-    }
-    qnet__put(w, "<div class=\"care\"><b>Read with care</b><ul>\n");
-    qnet__put_warnings(w, e, group);
-    qnet__put(w, "</ul></div>\n");
-}
-
-static void qnet__html_cohort(qnet__writer *w, const qnet_experiment *e, const qnet__group group[3])
-{
-    static const char *const names[3] = { "Healthy controls (HC)", "Hemochromatosis (HH)", "All" };
-    static const int rows[3] = { 1, 0, 2 };
-    qnet__print(w, "<h2>What was run</h2>\n<p>%d-fold cross-validation over individuals%s: the "
-                   "subjects are split into %d folds, and each fold is judged by models that were "
-                   "trained on the others. ",
-                e->config.folds, e->config.repeats > 1 ? ", repeated with new folds" : "",
-                e->config.folds);
-    qnet__print(w, "Per fold three models: <b>ResNet</b> (ResNet18 on single slices, %d epochs), "
-                   "<b>ResNetSWA</b> (the same with stochastic weight averaging), both of which "
-                   "vote over the slices of a scan, and <b>Q-Net</b> (the frozen ResNetSWA's "
-                   "features of all slices through a bidirectional LSTM, %d epochs). Each image "
-                   "holds three channels: QSM, R2* and T1-weighted.</p>\n<div class=\"scroll\">"
-                   "<table><thead><tr>",
-                e->config.stage1.epochs, e->config.stage2.epochs);
-    qnet__cells(w, "th", "Group|>Subjects|>Men|>Women|>Age, mean &plusmn; SD|>Age range|>Scans|"
-                         ">Slices");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int k = 0; k < 3; k++) {
-        const qnet__group *g = &group[rows[k]];
-        qnet__print(w, "<tr%s>", k == 2 ? " class=\"first\"" : "");
-        qnet__cells(w, "td", "%s|>%d|>%d|>%d|>%.1f &plusmn; %.1f|>%.0f&thinsp;&ndash;&thinsp;%.0f|"
-                             ">%d|>%d",
-                    names[rows[k]], g->subjects, g->men, g->women, g->age_mean, g->age_std,
-                    g->age_low, g->age_high, g->scans, g->slices);
-        qnet__row_end(w);
-    }
-    qnet__put(w, "</tbody></table></div>\n<figure><div class=\"panels\">\n");
-    qnet__svg_ages(w, e);
-    qnet__svg_sexes(w, group);
-    qnet__put(w, "</div><figcaption><span class=\"sw\" style=\"background:var(--hh)\"></span>HH "
-                 "&nbsp; <span class=\"sw\" style=\"background:var(--hc)\"></span>HC &nbsp; "
-                 "<b>Fig. 2.</b> Age and sex of the subjects.</figcaption></figure>\n");
-}
-
-static void qnet__html_results(qnet__writer *w, const qnet_experiment *e)
-{
-    int input[2];
-    qnet__put(w, "<h2>Results by image</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<p class=\"key\">");
-    qnet__put_spread(w, e);
-    qnet__put(w, " Sensitivity is the share of hemochromatosis that is recognised, specificity "
-                 "that of healthy controls. The F1-score is the mean of both groups', weighted by "
-                 "their size.</p>\n");
-    if (qnet__inputs(e, input) == 2) qnet__figure_inputs(w, e, QNET_LEVEL_IMAGE);
-    qnet__figure_models(w, e);
-    qnet__html_pairs(w, e, QNET_LEVEL_IMAGE);
-    qnet__print(w, "<p class=\"key\">%s</p>\n",
-                qnet__is_testable(e)
-                    ? "<i>ns</i> p &gt; .05, * p &le; .05, ** p &le; .01, *** p &le; .001, "
-                      "**** p &le; .0001."
-                    : "z, p and stars are left out: there are too few subjects.");
-    qnet__figure_boxes(w, e);
-    qnet__put_intervals(w, e, QNET_LEVEL_IMAGE);
-    qnet__put(w, "<h2>Results by scan</h2>\n");
-    qnet__html_rates(w, e, QNET_LEVEL_SCAN);
-    qnet__put(w, "<p class=\"key\">ResNet and ResNetSWA: majority of their slices, a tie counts as "
-                 "healthy; their ROC curves use the mean probability. Q-Net decides once per scan."
-                 "</p>\n");
-    qnet__figure_inputs(w, e, QNET_LEVEL_SCAN);
-    qnet__html_pairs(w, e, QNET_LEVEL_SCAN);
-    qnet__put_intervals(w, e, QNET_LEVEL_SCAN);
-}
-
-static void qnet__html_training(qnet__writer *w, const qnet_experiment *e)
-{
-    qnet__put(w, "<h2>How it was trained</h2>\n");
-    qnet__figure_cuts(w, e);
-    qnet__figure_augmented(w, e);
-    if (e->curves_count > 0) qnet__figure_learning(w, e);
-    qnet__put(w, "<h3>Folds</h3>\n<p class=\"cap\">Who was tested in which fold of the first "
-                 "repeat; no subject is in two.</p>\n<div class=\"scroll\"><table><thead><tr>");
-    qnet__cells(w, "th", ">Fold|>HH|>HC|>Men|>Women|>Mean age|Subjects");
-    qnet__put(w, "</tr></thead><tbody>\n");
-    for (int fold = 0; fold < e->config.folds; fold++) {
-        qnet__group g[3];
-        int named = 0;
-        qnet__groups(e, fold, g);
-        qnet__put(w, "<tr>");
-        qnet__cells(w, "td", ">%d|>%d|>%d|>%d|>%d|>%.1f", fold + 1, g[1].subjects, g[0].subjects,
-                    g[2].men, g[2].women, g[2].age_mean);
-        qnet__put(w, "<td class=\"wrap small\">");
-        for (int i = 0; i < e->participants_count; i++) {
-            if (e->fold[i] != fold || !qnet__is_first_scan(e, i)) continue;
-            if (named++) qnet__put(w, ", ");
-            qnet__put_escaped(w, e->participants[i].subject);
-        }
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "</tbody></table></div>\n");
-}
-
-static void qnet__html_record(qnet__writer *w, const qnet_experiment *e)
-{
-    static const char *const names[3] = { "Build", "Data", "Results" };
-    const int minutes = e->seconds >= 600;
-    char build[256];
-    qnet_describe_build(e->ctx, build, sizeof build);
-    qnet__put(w, "<h2>Record</h2>\n<p>Everything that changes a number on this page. The same "
-                 "configuration, data, build and kind of processor give the same numbers again."
-                 "</p>\n<div class=\"scroll\"><table><tbody>\n");
-    for (int i = 0; i < 3; i++) {
-        qnet__print(w, "<tr><td>%s</td><td class=\"wrap\">", names[i]);
-        qnet__put_escaped(w, i == 0 ? build : i == 1 ? e->data : e->out);
-        qnet__put(w, "</td></tr>\n");
-    }
-    qnet__put(w, "<tr><td>Data set</td><td class=\"wrap\">");
-    qnet__put_dataset(w, e);
-    qnet__put(w, e->dataset_type[0] ? ", DatasetType " : "");
-    qnet__put_escaped(w, e->dataset_type);
-    qnet__print(w, "%s</td></tr>\n", e->simulated ? "; simulated subjects" : "");
-    for (int input = 0; input < 2; input++) {
-        if (!qnet__has_input(e, input)) continue;
-        qnet__print(w, "<tr><td>Hash of the images, %s</td><td><code>%016llx</code></td></tr>\n",
-                    qnet_input_name((qnet_input)input), (unsigned long long)e->cohort_hash[input]);
-    }
-    if (e->weights[0]) {
-        qnet__print(w, "<tr><td>Hash of the initial weights</td><td><code>%016llx</code></td></tr>"
-                       "\n", (unsigned long long)e->weights_hash);
-    }
-    qnet__print(w, "<tr><td>Time of training</td><td>%.*f %s</td></tr>\n</tbody></table></div>\n"
-                   "<h3>Configuration</h3>\n<div class=\"sets\">\n",
-                minutes, minutes ? e->seconds / 60 : e->seconds, minutes ? "minutes" : "seconds");
-    qnet__put_settings(w, e);
-    qnet__put(w, "</div>\n");
-}
-
-QNET_API qnet_status qnet_experiment_html(const qnet_experiment *e, qnet_buffer *html)
-{
-    qnet__writer writer, *w = &writer;
-    qnet__group group[3];
-    QNET__TRY(qnet__writer_begin(w, e, html, "qnet_experiment_html", "&ndash;"));
-    w->html = 1;
-    qnet__groups(e, -1, group);
-    qnet__put(w, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta "
-                 "name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<meta "
-                 "name=\"color-scheme\" content=\"light dark\">\n<title>Q-Net report: ");
-    qnet__put_dataset(w, e);
-    qnet__print(w, "%s</title>\n<style>\n", e->simulated ? " (simulated subjects)" : "");
-    qnet__put_css(w);
-    qnet__put(w, "</style>\n</head>\n<body>\n<main>\n");
-    qnet__html_top(w, e, group);
-    qnet__html_cohort(w, e, group);
-    if (qnet__has_input(e, qnet__main_input(e))) qnet__html_results(w, e);
-    if (e->cams_count[0] + e->cams_count[1] > 0) {
-        qnet__put(w, "<h2>Where the network looks</h2>\n<p>Red regions speak most for the class "
-                     "that the network chose, dark blue ones least. The maps show where evidence "
-                     "was found, not that it is right.</p>\n");
-        qnet__svg_colour_bar(w);
-        qnet__figure_cams(w, e, QNET_INPUT_FULL);
-        qnet__figure_cams(w, e, QNET_INPUT_CROP);
-    }
-    qnet__html_training(w, e);
-    qnet__html_record(w, e);
-    qnet__print(w, "<p class=\"small\">Written by qnet.h %s. Method: Zabihi et al., <i>Q-Net: a "
-                   "quantitative susceptibility mapping-based deep neural network for differential "
-                   "diagnosis of brain iron deposition in hemochromatosis</i>. Tests: DeLong et "
-                   "al. 1988, Obuchowski 1997, Wilson 1927.</p>\n</main>\n</body>\n</html>\n",
-                QNET_VERSION);
-    return qnet__writer_end(w);
-}
-
-/* ============================================================================================
-   >>experiment
-   The paper's experiment on one cohort: for each input configuration, repeat and fold
-     stage 1            ResNet       cosine annealing over all epochs
-     stage 1 with SWA   ResNetSWA    the same run up to the first averaged epoch (so it continues
-                                     from a checkpoint taken there), then its own tail
-     features           512 per slice from the frozen ResNetSWA, computed once
-     stage 2            Q-Net        BiLSTM and two heads
-   and the test fold's probabilities by all three. Then metrics, ROC, DeLong, bootstrap and CAM.
-   ============================================================================================ */
 
 QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
 {
@@ -22638,57 +19143,121 @@ QNET_API void qnet_experiment_config_init(qnet_experiment_config *config)
     config->cam_scans = 3;
 }
 
+/* ---- predictions.csv ------------------------------------------------------------------------- */
+
+/* text as a field after RFC 4180: in quotes, inner ones doubled, where it needs them. */
+static void qnet__csv_field(char field[132], const char *text)
+{
+    const int quoted = strpbrk(text, ",\"\r\n") != NULL;
+    if (quoted) *field++ = '"';
+    for (; *text; text++) {
+        if (*text == '"') *field++ = '"';
+        *field++ = *text;
+    }
+    if (quoted) *field++ = '"';
+    *field = '\0';
+}
+
+/* One item; a number that is not finite is an empty field. */
+static qnet_status qnet__csv_row(const qnet_experiment *e, int input, int level, int repeat,
+                                 const qnet_item *item, qnet_buffer *csv)
+{
+    const qnet_participant *p =
+        item->scan >= 0 && item->scan < e->participants_count ? &e->participants[item->scan] : NULL;
+    char subject[132], number[QNET_MODELS][32], slice[32] = ",", label[16] = "";
+    qnet__csv_field(subject, p ? p->subject : "");
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet__format_number(number[m], sizeof number[m], item->probability[m]);
+        if (!qnet__is_finite(item->probability[m])) number[m][0] = '\0';
+    }
+    if (item->slice >= 0) snprintf(slice, sizeof slice, "%d,%d", item->slice, item->z);
+    if (e->config.shuffle_labels && p)
+        snprintf(label, sizeof label, ",%d", (int)p->true_label);
+    return qnet_buffer_printf(e->ctx, csv, "%s,%s,%d,%d,%s,%d,%s,%d,%s,%s,%s,%d,%d,%d%s\n",
+                              qnet_level_name((qnet_level)level),
+                              qnet_input_name((qnet_input)input), repeat + 1, item->fold + 1,
+                              subject, item->scan, slice, item->label, number[0], number[1],
+                              number[2], item->decision[0], item->decision[1], item->decision[2],
+                              label);
+}
+
+/* Image level first, crop before full, repeat by repeat, in the order of the cohort. */
+QNET_API qnet_status qnet_experiment_csv(const qnet_experiment *e, qnet_buffer *csv)
+{
+    qnet_status status;
+    size_t start;
+    if (!e) return QNET_ERROR_ARGUMENT;
+    if (!csv)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_csv: the buffer is NULL");
+    start = csv->size;
+    status = qnet_buffer_printf(e->ctx, csv, "level,input,repeat,fold,subject,scan,slice,z,%slabel,"
+                                "p_resnet,p_resnetswa,p_qnet,d_resnet,d_resnetswa,d_qnet%s\n",
+                                e->config.shuffle_labels ? "shuffled_" : "",
+                                e->config.shuffle_labels ? ",true_label" : "");
+    for (int k = 0; k < 2 * QNET_LEVELS; k++) {
+        const int level = k / 2, input = k % 2;
+        const qnet_level_result *r = &e->level[input][level];
+        const size_t rows = e->config.use_input[input] ? (size_t)e->config.repeats * r->count : 0;
+        for (size_t i = 0; i < rows && status == QNET_OK; i++)
+            status = qnet__csv_row(e, input, level, (int)(i / r->count), &r->items[i], csv);
+    }
+    if (status != QNET_OK) { /* the buffer as it was */
+        csv->size = start;
+        if (csv->bytes) csv->bytes[start] = 0;
+    }
+    return status;
+}
+
+/* The memory of an experiment's results is a list of such blocks; data follow at QNET__ALIGN. */
+typedef struct qnet__block {
+    struct qnet__block *next;
+    size_t bytes;
+} qnet__block;
+
 #ifndef QNET_NO_STDIO
 
-/* ---- Configuration as text ---------------------------------------------------------------------
-   "key=value" lines: what a resume compares, and what weight files carry. */
+/* ---- configuration as text --------------------------------------------------------------------
+   What a resume compares, and what weights files carry. */
 
-/* One line of a configuration text; the decimal sign is a point whatever the locale. */
-static qnet_status qnet__config_line(qnet_context *ctx, qnet_buffer *text, const char *key,
-                                     double value)
-{
-    char number[40];
-    qnet__format_number(number, sizeof number, value);
-    return qnet_buffer_printf(ctx, text, "%s=%s\n", key, number);
-}
+static const qnet__setting qnet__experiment_settings[] = {
+    QNET__SETTING(qnet_experiment_config, 'i', folds, 2, INT_MAX),
+    QNET__SETTING(qnet_experiment_config, 'i', repeats, 1, 99),
+    QNET__SETTING(qnet_experiment_config, 'i', shuffle_labels, 0, 1),
+    QNET__SETTINGS_END
+};
 
-/* A line whose key has a prefix and an index, such as "augment.mean.0". */
-static qnet_status qnet__config_line_at(qnet_context *ctx, qnet_buffer *text, const char *key,
-                                        int i, double value)
-{
-    char name[64];
-    snprintf(name, sizeof name, "%s.%d", key, i);
-    return qnet__config_line(ctx, text, name, value);
-}
+/* Of what is made of the folds' results: a resume may change it. */
+static const qnet__setting qnet__evaluation_settings[] = {
+    QNET__SETTING(qnet_experiment_config, 'i', bootstrap, 2, 10000000),
+    QNET__SETTING(qnet_experiment_config, 'i', cam_scans, 0, 1000),
+    QNET__SETTINGS_END
+};
 
-/* The fields of a preparation: where the slices come from and what the network sees of them. */
+static const qnet__setting qnet__input_settings[] = {
+    QNET__SETTING(qnet_input_config, 'i', size, 32, 4096),
+    QNET__SETTING(qnet_input_config, 'd', box_mm, 1e-3, 1e4),
+    QNET__SETTING(qnet_input_config, 'd', margin, 0, 1),
+    QNET__SETTING(qnet_input_config, 'i', max_slices, 1, 4096),
+    QNET__SETTING(qnet_input_config, 'i', slice_first, 0, 32767),
+    QNET__SETTING(qnet_input_config, 'i', slice_count, 0, 32767),
+    QNET__SETTING(qnet_input_config, 'i', box_explicit, 0, 1),
+    { "box_center_mm.0", 'd', offsetof(qnet_input_config, box_center_mm), -1e6, 1e6 },
+    { "box_center_mm.1", 'd', offsetof(qnet_input_config, box_center_mm) + sizeof(double), -1e6,
+      1e6 },
+    QNET__SETTINGS_END
+};
+
+/* A preparation: where the slices come from and what the network sees of them. */
 static qnet_status qnet__preparation_text(qnet_context *ctx, const qnet_input_config *in,
                                           const qnet_augment_config *a, qnet_buffer *text)
 {
     QNET__TRY(qnet_buffer_printf(ctx, text, "input=%s\npreparation=%d\n",
                                  qnet_input_name(in->input), QNET__PREPARATION));
-    QNET__TRY(qnet__config_line(ctx, text, "size", in->size));
-    QNET__TRY(qnet__config_line(ctx, text, "box_mm", in->box_mm));
-    QNET__TRY(qnet__config_line(ctx, text, "margin", in->margin));
-    QNET__TRY(qnet__config_line(ctx, text, "max_slices", in->max_slices));
-    QNET__TRY(qnet__config_line(ctx, text, "slice_first", in->slice_first));
-    QNET__TRY(qnet__config_line(ctx, text, "slice_count", in->slice_count));
-    QNET__TRY(qnet__config_line(ctx, text, "box_explicit", in->box_explicit));
-    QNET__TRY(qnet__config_line_at(ctx, text, "box_center_mm", 0, in->box_center_mm[0]));
-    QNET__TRY(qnet__config_line_at(ctx, text, "box_center_mm", 1, in->box_center_mm[1]));
-    QNET__TRY(qnet__config_line(ctx, text, "stretch", (double)a->stretch));
-    QNET__TRY(qnet__config_line(ctx, text, "percentile_low", a->percentile_low));
-    QNET__TRY(qnet__config_line(ctx, text, "percentile_high", a->percentile_high));
-    for (int c = 0; c < 3; c++) {
-        QNET__TRY(qnet__config_line_at(ctx, text, "window_low", c, a->window_low[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "window_high", c, a->window_high[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "mean", c, a->mean[c]));
-        QNET__TRY(qnet__config_line_at(ctx, text, "std", c, a->std[c]));
-    }
-    return QNET_OK;
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__input_settings, in));
+    return qnet__settings_text(ctx, text, "", qnet__stretch_settings, a);
 }
 
-/* Every field that changes what a fold computes; the evaluation behind the folds is made anew. */
+/* Every number that changes what a fold computes; the evaluation behind the folds is made anew. */
 static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
@@ -22698,48 +19267,27 @@ static qnet_status qnet__experiment_text(const qnet_experiment *e, qnet_buffer *
                                  "weights=%016llx\n", /* 2: the second way to seed them */
                                  QNET_VERSION, QNET__REAL_IS_DOUBLE ? "double" : "float",
                                  qnet__kernels_name(ctx), (unsigned long long)e->weights_hash));
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++)
         if (c->use_input[i]) QNET__TRY(qnet__preparation_text(ctx, &c->input[i], a, text));
-    }
-    QNET__TRY(qnet__config_line(ctx, text, "folds", c->folds));
-    QNET__TRY(qnet__config_line(ctx, text, "repeats", c->repeats));
-    QNET__TRY(qnet__config_line(ctx, text, "shuffle_labels", c->shuffle_labels));
+    QNET__TRY(qnet__settings_text(ctx, text, "", qnet__experiment_settings, c));
     QNET__TRY(qnet_buffer_printf(ctx, text, "seed=%llu\n", (unsigned long long)c->seed));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.epochs", c->stage1.epochs));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.batch", c->stage1.batch));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.rate_first", c->stage1.rate_first));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.rate_last", c->stage1.rate_last));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.swa_share", c->stage1.swa_share));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.swa_rate", c->stage1.swa_rate));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.beta1", c->stage1.adam.beta1));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.beta2", c->stage1.adam.beta2));
-    QNET__TRY(qnet__config_line(ctx, text, "stage1.adam.eps", c->stage1.adam.eps));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_hflip", a->p_hflip));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_vflip", a->p_vflip));
-    QNET__TRY(
-        qnet__config_line(ctx, text, "augment.p_brightness_contrast", a->p_brightness_contrast));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_gamma", a->p_gamma));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_grid", a->p_grid));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.p_affine", a->p_affine));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.brightness", a->brightness));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.contrast", a->contrast));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.gamma_low", a->gamma_low));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.gamma_high", a->gamma_high));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.grid_limit", a->grid_limit));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.shift", a->shift));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.scale", a->scale));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.rotate", a->rotate));
-    QNET__TRY(qnet__config_line(ctx, text, "augment.physics_safe", a->physics_safe));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.epochs", c->stage2.epochs));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.batch", c->stage2.batch));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.rate", c->stage2.rate));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.hidden", c->stage2.hidden));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.adam.beta1", c->stage2.adam.beta1));
-    QNET__TRY(qnet__config_line(ctx, text, "stage2.adam.beta2", c->stage2.adam.beta2));
-    return qnet__config_line(ctx, text, "stage2.adam.eps", c->stage2.adam.eps);
+    QNET__TRY(qnet__settings_text(ctx, text, "stage1.", qnet__stage1_settings, &c->stage1));
+    QNET__TRY(qnet__settings_text(ctx, text, "augment.", qnet__augment_settings, a));
+    return qnet__settings_text(ctx, text, "stage2.", qnet__stage2_settings, &c->stage2);
 }
 
-/* ---- Evaluation of one level ----------------------------------------------------------------- */
+/* All ranges, before a file is touched. */
+static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
+{
+    if (!c->use_input[0] && !c->use_input[1])
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
+    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__experiment_settings, c));
+    QNET__TRY(qnet__settings_check(ctx, "experiment", qnet__evaluation_settings, c));
+    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
+    return qnet__stage2_config_check(ctx, &c->stage2);
+}
+
+/* ---- evaluation of one level ----------------------------------------------------------------- */
 
 /* Mean and standard deviation (n - 1; NaN for one value) of the values that are finite. */
 static qnet_mean_std qnet__mean_std(const double *values, int count)
@@ -22753,224 +19301,258 @@ static qnet_mean_std qnet__mean_std(const double *values, int count)
         n++;
     }
     r.mean = n ? sum / n : (double)NAN;
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         if (qnet__is_finite(values[i])) square += (values[i] - r.mean) * (values[i] - r.mean);
-    }
     r.std = n > 1 ? sqrt(square / (n - 1)) : (double)NAN;
     return r;
 }
 
-/* The columns of a level's items that the metrics read, each [n]. */
+/* The columns of a level's items that the metrics read, and what is computed from them. */
 typedef struct qnet__columns {
-    int *label, *decision, *cluster;
-    double *score;
+    int *label, *decision, *cluster; /* [n] */
+    double *score, *score1;          /* [n] */
+    double *boot;                    /* [bootstrap] */
+    double *values;                  /* [QNET__FIGURES][parts] */
+    size_t n;
+    int parts;                       /* the more of folds and repeats */
 } qnet__columns;
 
-/* Fills the columns with the items of one model, those of `fold` or (-1) all; returns how many. */
-static size_t qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
-                                 int fold, const int *subject)
+/* Fills the columns with the items of one model, those of `fold` or (-1) all. subject[scan]: the
+   index of its subject. */
+static void qnet__columns_fill(qnet__columns *c, const qnet_item *items, size_t count, int model,
+                               int fold, const int *subject)
 {
-    size_t n = 0;
+    c->n = 0;
     for (size_t i = 0; i < count; i++) {
         if (fold >= 0 && items[i].fold != fold) continue;
-        c->label[n] = items[i].label;
-        c->decision[n] = items[i].decision[model];
-        c->cluster[n] = subject[items[i].scan];
-        c->score[n] = items[i].probability[model];
-        n++;
+        c->label[c->n] = items[i].label;
+        c->decision[c->n] = items[i].decision[model];
+        c->cluster[c->n] = subject[items[i].scan];
+        c->score[c->n++] = items[i].probability[model];
     }
-    return n;
 }
 
-/* One value per repeat (or, with one repeat, per fold) of the five figures of Tables 1 and 3. */
-typedef struct qnet__figures {
-    double accuracy, sensitivity, specificity, f1, auc;
-} qnet__figures;
+#define QNET__FIGURES 5
 
-static qnet_status qnet__figures_of(qnet_context *ctx, const qnet__columns *c, size_t n,
-                                    qnet__figures *out)
+/* Accuracy, sensitivity, specificity, F1 and AUC of Tables 1 and 3: part k of c->values. The AUC of
+   items of one class is NaN. */
+static qnet_status qnet__figures(qnet_context *ctx, qnet__columns *c, int k)
 {
     qnet_metrics m;
-    double auc;
-    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &m));
-    if (m.count.tp + m.count.fn == 0 || m.count.tn + m.count.fp == 0)
-        auc = (double)NAN; /* one-class fold */
-    else
-        QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &auc));
-    out->accuracy = m.accuracy;
-    out->sensitivity = m.sensitivity;
-    out->specificity = m.specificity;
-    out->f1 = m.f1;
-    out->auc = auc;
+    double auc = (double)NAN;
+    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, c->n, &m));
+    if (m.count.tp + m.count.fn > 0 && m.count.tn + m.count.fp > 0)
+        QNET__TRY(qnet_auc(ctx, c->label, c->score, c->n, &auc));
+    c->values[k] = m.accuracy;
+    c->values[c->parts + k] = m.sensitivity;
+    c->values[2 * c->parts + k] = m.specificity;
+    c->values[3 * c->parts + k] = m.f1;
+    c->values[4 * c->parts + k] = auc;
     return QNET_OK;
 }
 
-/* One line of Tables 1 and 3: mean and deviation over repeats, or value and that over folds. */
+/* One line of Tables 1 and 3, and the mean of the AUCs within the folds of the first repeat: mean
+   and deviation over repeats, or of one repeat the pooled value and the deviation over folds. On
+   return the columns hold all items of the first repeat. */
 static qnet_status qnet__evaluate_figures(qnet_context *ctx, const qnet_experiment_config *config,
                                           const qnet_level_result *level, int model,
-                                          const int *subject, qnet__columns *columns,
-                                          double *values, qnet_model_result *out)
+                                          const int *subject, qnet__columns *c,
+                                          qnet_model_result *out)
 {
-    const int by_fold = config->repeats == 1;
-    const int parts = by_fold ? config->folds : config->repeats;
-    qnet__figures f;
-    qnet_mean_std *cell[5];
-    cell[0] = &out->accuracy;
-    cell[1] = &out->sensitivity;
-    cell[2] = &out->specificity;
-    cell[3] = &out->f1;
-    cell[4] = &out->auc;
-    for (int k = 0; k < parts; k++) {
-        const qnet_item *items = level->items + (by_fold ? 0 : (size_t)k * level->count);
-        size_t n =
-            qnet__columns_fill(columns, items, level->count, model, by_fold ? k : -1, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        values[k] = f.accuracy;
-        values[parts + k] = f.sensitivity;
-        values[2 * parts + k] = f.specificity;
-        values[3 * parts + k] = f.f1;
-        values[4 * parts + k] = f.auc;
+    qnet_mean_std *const cell[QNET__FIGURES] = {&out->accuracy, &out->sensitivity,
+                                                &out->specificity, &out->f1, &out->auc};
+    const size_t count = level->count;
+    int n = config->folds;
+    for (int fold = 0; fold < config->folds; fold++) {
+        qnet__columns_fill(c, level->items, count, model, fold, subject);
+        QNET__TRY(qnet__figures(ctx, c, fold));
     }
-    for (int q = 0; q < 5; q++) *cell[q] = qnet__mean_std(values + q * parts, parts);
-    if (by_fold) { /* the value over all test items, as the paper pools them */
-        size_t n = qnet__columns_fill(columns, level->items, level->count, model, -1, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        out->accuracy.mean = f.accuracy;
-        out->sensitivity.mean = f.sensitivity;
-        out->specificity.mean = f.specificity;
-        out->f1.mean = f.f1;
-        out->auc.mean = f.auc;
+    out->auc_within_folds = qnet__mean_std(c->values + 4 * c->parts, config->folds).mean;
+    if (config->repeats > 1) n = config->repeats;
+    for (int k = 0; k < config->repeats && config->repeats > 1; k++) {
+        qnet__columns_fill(c, level->items + (size_t)k * count, count, model, -1, subject);
+        QNET__TRY(qnet__figures(ctx, c, k));
     }
+    for (int q = 0; q < QNET__FIGURES; q++) *cell[q] = qnet__mean_std(c->values + q * c->parts, n);
+    qnet__columns_fill(c, level->items, count, model, -1, subject);
+    QNET__TRY(qnet__figures(ctx, c, 0));
+    for (int q = 0; q < QNET__FIGURES && config->repeats == 1; q++)
+        cell[q]->mean = c->values[q * c->parts];
     return QNET_OK;
 }
 
 /* Everything of one model on the first repeat: metrics, ROC, DeLong intervals, bootstraps. */
 static qnet_status qnet__evaluate_model(qnet_context *ctx, const qnet_experiment_config *config,
-                                        const qnet_level_result *level, int model,
-                                        const int *subject, qnet__columns *columns, double *boot,
-                                        qnet_model_result *out)
+                                        const qnet__columns *c, qnet_model_result *out)
 {
-    size_t n;
-    double sum = 0;
-    int folds = 0;
+    const size_t n = c->n;
     qnet_delong d;
-    for (int fold = 0; fold < config->folds; fold++) {
-        qnet__figures f;
-        n = qnet__columns_fill(columns, level->items, level->count, model, fold, subject);
-        QNET__TRY(qnet__figures_of(ctx, columns, n, &f));
-        if (f.auc != f.auc) continue;
-        sum += f.auc;
-        folds++;
-    }
-    out->auc_within_folds = folds > 0 ? sum / folds : (double)NAN;
-    n = qnet__columns_fill(columns, level->items, level->count, model, -1, subject);
-    QNET__TRY(qnet_metrics_from(ctx, columns->label, columns->decision, n, &out->first));
-    QNET__TRY(qnet_auc(ctx, columns->label, columns->score, n, &out->auc_first));
-    QNET__TRY(qnet_delong_test(ctx, columns->label, columns->score, NULL, NULL, n, &d));
+    QNET__TRY(qnet_metrics_from(ctx, c->label, c->decision, n, &out->first));
+    QNET__TRY(qnet_auc(ctx, c->label, c->score, n, &out->auc_first));
+    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, NULL, n, &d));
     out->auc_ci = d.ci[0];
-    QNET__TRY(qnet_delong_test(ctx, columns->label, columns->score, NULL, columns->cluster, n, &d));
+    QNET__TRY(qnet_delong_test(ctx, c->label, c->score, NULL, c->cluster, n, &d));
     out->auc_ci_clustered = qnet_logit_interval(d.auc[0], d.variance[0]);
-    QNET__TRY(qnet_roc(ctx, columns->label, columns->score, n, out->roc, &out->roc_count));
+    QNET__TRY(qnet_roc(ctx, c->label, c->score, n, out->roc, &out->roc_count));
     for (int by_subject = 0; by_subject < 2; by_subject++) {
-        QNET__TRY(qnet_bootstrap_auc(ctx, columns->label, columns->score,
-                                     by_subject ? columns->cluster : NULL, n, config->bootstrap,
-                                     config->seed, boot));
-        QNET__TRY(qnet_boxplot_of(ctx, boot, (size_t)config->bootstrap,
+        QNET__TRY(qnet_bootstrap_auc(ctx, c->label, c->score, by_subject ? c->cluster : NULL, n,
+                                     config->bootstrap, config->seed, c->boot));
+        QNET__TRY(qnet_boxplot_of(ctx, c->boot, (size_t)config->bootstrap,
                                   by_subject ? &out->bootstrap_clustered : &out->bootstrap));
     }
     return QNET_OK;
 }
 
-/* The pairs of Table 2, in its order. */
-static qnet_status qnet__evaluate_pairs(qnet_context *ctx, qnet_level_result *level,
-                                        const int *subject, qnet__columns *columns, double *score1)
+/* The models one by one, then the pairs of Table 2, in its order. */
+static qnet_status qnet__evaluate_columns(qnet_context *ctx, const qnet_experiment_config *config,
+                                          qnet_level_result *level, const int *subject,
+                                          qnet__columns *c)
 {
     static const qnet_model_kind pairs[3][2] = { { QNET_MODEL_RESNET_SWA, QNET_MODEL_RESNET },
                                                  { QNET_MODEL_QNET, QNET_MODEL_RESNET },
                                                  { QNET_MODEL_QNET, QNET_MODEL_RESNET_SWA } };
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_model_result *out = &level->model[m];
+        QNET__TRY(qnet__evaluate_figures(ctx, config, level, m, subject, c, out));
+        QNET__TRY(qnet__evaluate_model(ctx, config, c, out));
+    }
     for (int k = 0; k < 3; k++) {
         qnet_pair_result *pair = &level->pair[k];
-        size_t n;
         pair->model1 = pairs[k][0];
         pair->model2 = pairs[k][1];
-        n = qnet__columns_fill(columns, level->items, level->count, (int)pair->model1, -1, subject);
-        memcpy(score1, columns->score, n * sizeof *score1);
-        qnet__columns_fill(columns, level->items, level->count, (int)pair->model2, -1, subject);
-        QNET__TRY(
-            qnet_delong_test(ctx, columns->label, score1, columns->score, NULL, n, &pair->by_item));
-        QNET__TRY(qnet_delong_test(ctx, columns->label, score1, columns->score, columns->cluster, n,
+        qnet__columns_fill(c, level->items, level->count, (int)pair->model1, -1, subject);
+        memcpy(c->score1, c->score, c->n * sizeof *c->score);
+        qnet__columns_fill(c, level->items, level->count, (int)pair->model2, -1, subject);
+        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, NULL, c->n, &pair->by_item));
+        QNET__TRY(qnet_delong_test(ctx, c->label, c->score1, c->score, c->cluster, c->n,
                                    &pair->by_subject));
     }
     return QNET_OK;
 }
 
-/* Fills a level's results from its items. subject[scan]: the index of its subject. */
+/* Fills a level's results from its items. */
 static qnet_status qnet__evaluate_level(qnet_experiment *e, qnet_level_result *level,
                                         const int *subject)
 {
-    qnet_context *ctx = e->ctx;
-    const int parts = qnet__max_int(e->config.repeats, e->config.folds);
     qnet__arena arena = { NULL, 0 };
-    qnet__columns columns;
-    double *boot = NULL, *values = NULL, *score1 = NULL;
-    qnet_status status = QNET_OK;
+    qnet__columns c;
+    qnet_status status;
     size_t bytes = 0;
-    memset(&columns, 0, sizeof columns);
+    memset(&c, 0, sizeof c);
+    c.parts = qnet__max_int(e->config.repeats, e->config.folds);
     for (int pass = 0; pass < 2; pass++) {
-        columns.label = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
-        columns.score = (double *)qnet__take(&arena, level->count, sizeof(double));
-        score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
-        boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
-        values = (double *)qnet__take(&arena, (size_t)parts * 5, sizeof(double));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "the evaluation");
-        }
+        c.label = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.decision = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.cluster = (int *)qnet__take(&arena, level->count, sizeof(int));
+        c.score = (double *)qnet__take(&arena, level->count, sizeof(double));
+        c.score1 = (double *)qnet__take(&arena, level->count, sizeof(double));
+        c.boot = (double *)qnet__take(&arena, (size_t)e->config.bootstrap, sizeof(double));
+        c.values = (double *)qnet__take(&arena, (size_t)c.parts, QNET__FIGURES * sizeof(double));
+        if (pass == 1) break;
+        bytes = arena.at;
+        arena.at = 0;
+        arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
+        if (!arena.base) return qnet__no_memory(e->ctx, bytes, "the evaluation");
     }
-    for (int m = 0; m < QNET_MODELS && status == QNET_OK; m++) {
-        status = qnet__evaluate_figures(ctx, &e->config, level, m, subject, &columns, values,
-                                        &level->model[m]);
-        if (status == QNET_OK) {
-            status = qnet__evaluate_model(ctx, &e->config, level, m, subject, &columns, boot,
-                                          &level->model[m]);
-        }
-    }
-    if (status == QNET_OK) status = qnet__evaluate_pairs(ctx, level, subject, &columns, score1);
-    qnet__free(ctx, arena.base, bytes);
+    status = qnet__evaluate_columns(e->ctx, &e->config, level, subject, &c);
+    qnet__free(e->ctx, arena.base, bytes);
     return status;
 }
 
-/* ---- One fold -------------------------------------------------------------------------------- */
+/* ---- what the work on a fold needs ----------------------------------------------------------- */
 
-/* What a fold's work needs; one lives in qnet_experiment_run and is passed down. */
+/* One lives in qnet_experiment_run and is passed down. */
 typedef struct qnet__job {
     qnet_experiment *e;
+    const qnet_dataset *data;
     qnet_cohort *cohort;
     qnet_resnet *initial; /* holds the initial weights; NULL: random ones */
     int new_head;         /* 1: its fc is none of the file's, and drawn anew for each fold */
     char subjects[24];    /* hash of the names of the cohort's subjects, in their order */
     char trained_on[24];  /* the same of initial weights that have no records; "": not known */
     qnet_buffer seen;     /* records of the subjects that the initial weights have seen */
-    int input, repeat, fold; /* all from 0 */
-    int *train, *test;       /* scans of this fold's two sides */
-    int train_count, test_count;
-    int *length, *label;     /* [train_count] for stage 2 */
-    int opened;              /* 1: out/checkpoint is there and is this run's */
-    uint64_t fingerprint;    /* of configuration, cohort and initial weights: the run's identity */
-    uint64_t embedding_hash; /* of this fold's resnetswa file, once it is written */
-    const qnet_buffer *text; /* the configuration, as config.txt holds it */
+    qnet_buffer text;     /* the configuration, as config.txt holds it */
+    uint64_t fingerprint; /* of configuration, cohort and initial weights: the run's identity */
     int resume;
-    qnet_progress outer; /* the caller's progress hook */
+    int opened;           /* 1: out/checkpoint is there and is this run's */
+    int input, repeat, fold; /* all from 0 */
+    /* By scan of the cohort, each [scans]: */
+    int *subject, *fold_of;  /* a subject is the index of its first scan */
+    int *image_at;           /* a scan's first image among all of the cohort */
+    /* Of the fold, with room for all scans: */
+    int *train, *test;       /* scans of its two sides */
+    int *length, *label;     /* for stage 2 */
+    int train_count, test_count, test_images;
+    qnet_real *features;     /* [scans][max_slices][512] */
+    double *image, *scan;    /* [scans][max_slices], [scans]: probabilities of HH */
+    uint64_t embedding_hash; /* of its resnetswa file, once it is written */
+    /* Its result: */
+    double *test_image;      /* [QNET_MODELS][images of the test scans, in order] */
+    double *test_scan;       /* [QNET_MODELS][test scans] */
+    qnet_epoch *curve[QNET_MODELS];
+    /* For a picture: */
+    qnet_real *pixels;       /* [size][size][3] */
+    float *map, *grey;       /* [size][size] */
+    void *scratch;           /* of the augmentation */
+    /* Progress, in epochs of stage 1: */
+    qnet_progress outer;     /* the caller's hook */
     char where[64];
-    double share_before, share;               /* of the whole job: earlier inputs, this input */
-    double work_done, work_total, work_epoch; /* pixels to train on: so far, in all, in one epoch */
-    double phase_work;                        /* of this fold, before the present stage-1 run */
-    int phase_first; /* epoch at which the present stage-1 run began; -1: not stage 1 */
+    double share_before, share; /* of the whole job: earlier inputs, this input */
+    double epochs;           /* of this input, before the present stage-1 run */
+    int run_first;           /* epoch at which that began; -1: not stage 1 */
 } qnet__job;
+
+/* Epochs of stage 1 of a fold, where the runs with and without SWA share the first ones. */
+static int qnet__fold_epochs(const qnet_experiment_config *c)
+{
+    return 2 * c->stage1.epochs - qnet_stage1_swa_start(&c->stage1);
+}
+
+/* Length of a model's learning curve. */
+static int qnet__model_epochs(const qnet_experiment_config *c, int model)
+{
+    return model == QNET_MODEL_QNET ? c->stage2.epochs : c->stage1.epochs;
+}
+
+/* The arrays of an input's folds; with base NULL it only measures. */
+static void qnet__job_plan(qnet__job *job, qnet__arena *a, size_t images)
+{
+    const size_t n = (size_t)job->cohort->scans_count;
+    const size_t steps = (size_t)job->cohort->config.max_slices;
+    const size_t pixels = (size_t)job->cohort->config.size * (size_t)job->cohort->config.size;
+    int **const ints[] = {&job->subject, &job->fold_of, &job->image_at, &job->train, &job->test,
+                          &job->length, &job->label};
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++)
+        *ints[i] = (int *)qnet__take(a, n, sizeof(int));
+    job->features = (qnet_real *)qnet__take(a, n * steps, QNET_FEATURES * sizeof(qnet_real));
+    job->image = (double *)qnet__take(a, n * steps, sizeof(double));
+    job->scan = (double *)qnet__take(a, n, sizeof(double));
+    job->test_image = (double *)qnet__take(a, images, QNET_MODELS * sizeof(double));
+    job->test_scan = (double *)qnet__take(a, n, QNET_MODELS * sizeof(double));
+    job->pixels = (qnet_real *)qnet__take(a, pixels, 3 * sizeof(qnet_real));
+    job->map = (float *)qnet__take(a, pixels, sizeof(float));
+    job->grey = (float *)qnet__take(a, pixels, sizeof(float));
+    job->scratch = qnet__take(a, qnet_augment_scratch(job->cohort->height, job->cohort->width), 1);
+}
+
+/* Memory that is given back with the experiment: count * size bytes, zeroed. NULL, with the error
+   told, when there is none. */
+static void *qnet__experiment_alloc(qnet_experiment *e, size_t count, size_t size, const char *what)
+{
+    size_t bytes = SIZE_MAX;
+    qnet__block *block = NULL;
+    if (qnet__mul(count, size, &bytes) && qnet__add(bytes, QNET__ALIGN, &bytes))
+        block = (qnet__block *)qnet__alloc(e->ctx, bytes);
+    if (block == NULL) {
+        (void)qnet__no_memory(e->ctx, bytes, what);
+        return NULL;
+    }
+    memset(block, 0, bytes);
+    block->next = e->blocks;
+    block->bytes = bytes;
+    e->blocks = block;
+    return (unsigned char *)block + QNET__ALIGN;
+}
 
 /* The path out/checkpoint/<input>-repeat01-fold03<suffix>. */
 static void qnet__job_path(const qnet__job *job, const char *suffix, char path[700])
@@ -22982,111 +19564,27 @@ static void qnet__job_path(const qnet__job *job, const char *suffix, char path[7
 /* The experiment's own progress hook: adds where and the share of the whole job, and passes on. */
 static int qnet__job_progress(void *user, const qnet_progress_info *info)
 {
-    qnet__job *job = (qnet__job *)user;
+    const qnet__job *job = (const qnet__job *)user;
+    const qnet_experiment_config *c = &job->e->config;
+    const double total = (double)qnet__fold_epochs(c) * c->folds * c->repeats;
+    double epochs = job->epochs;
     qnet_progress_info full = *info;
-    double work = job->work_done + job->phase_work;
     if (!job->outer.report) return 0;
-    if (job->phase_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
-        double epochs =
-            (info->epoch > 0 ? info->epoch - 1 : job->e->config.stage1.epochs) - job->phase_first;
-        if (info->epoch > 0 && info->steps > 0) epochs += (double)info->step / (double)info->steps;
-        if (epochs > 0) work += job->work_epoch * epochs;
+    if (job->run_first >= 0) { /* without an epoch: the batch-norm pass behind the last one */
+        double done = (info->epoch > 0 ? info->epoch - 1 : c->stage1.epochs) - job->run_first;
+        if (info->epoch > 0 && info->steps > 0) done += (double)info->step / (double)info->steps;
+        if (done > 0) epochs += done;
     }
     full.where = job->where;
-    full.fraction = job->share_before;
-    if (job->work_total > 0)
-        full.fraction += job->share * (work < job->work_total ? work / job->work_total : 1);
+    full.fraction = job->share_before + job->share * (epochs < total ? epochs / total : 1);
     return job->outer.report(job->outer.user, &full);
-}
-
-static void qnet__remove_file(const char *path)
-{
-    (void)qnet__remove(path); /* a work file that is not there is as good as removed */
-}
-
-#define QNET__METADATA_PAIRS 64
-
-/* Metadata of a weights file: what it is, and how its images were prepared. pairs[] points into
-   text, which holds "key=value" lines and is cut up in place; returns the number of pairs. */
-static int qnet__metadata_pairs(char *text, const char **pairs, int most)
-{
-    int n = 0;
-    while (*text && n < most) {
-        char *equals = strchr(text, '='), *end = strchr(text, '\n');
-        if (!equals || !end || equals > end) break;
-        *equals = *end = '\0';
-        pairs[2 * n] = text;
-        pairs[2 * n + 1] = equals + 1;
-        n++;
-        text = end + 1;
-    }
-    return n;
-}
-
-/* What a weights file says of a subject on whom it was trained: hashes of the name and of the QSM
-   map, of which the second tells who it is, whatever the name, the order or the crop. */
-#define QNET__RECORD 32
-static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
-{
-    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
-             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
-             (unsigned long long)scan->source_hash);
-}
-
-/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. Its metadata
-   say what it is and on whom it was trained, counting what its initial weights have seen; Q-Net's
-   also, on whose features it was trained (qnet_weights_check_pair). */
-static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
-                                          const qnet_param_table *table, const qnet_real *block)
-{
-    qnet_context *ctx = job->e->ctx;
-    const qnet_experiment_config *c = &job->e->config;
-    const char *pairs[2 * QNET__METADATA_PAIRS];
-    char path[700], suffix[64];
-    qnet_buffer text;
-    qnet_status status;
-    memset(&text, 0, sizeof text);
-    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
-    qnet__job_path(job, suffix, path);
-    status = qnet_buffer_printf(
-        ctx, &text,
-        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
-        "dataset=%s\nsimulated=%d\n",
-        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
-        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated);
-    if (status == QNET_OK)
-        status = qnet_buffer_printf(ctx, &text, "labels=%s\ntrained_on=%.*s",
-                                    c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
-                                    job->seen.size > 0 ? (const char *)job->seen.bytes : "");
-    for (int i = 0; i < job->train_count && status == QNET_OK; i++) {
-        char record[QNET__RECORD + 1];
-        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
-        status = qnet_buffer_append(ctx, &text, record, QNET__RECORD);
-    }
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "\n", 1);
-    if (status == QNET_OK && strcmp(model, "qnet") == 0) {
-        status = qnet_buffer_printf(ctx, &text, "embedding=resnetswa\nembedding_hash=%016llx\n",
-                                    (unsigned long long)job->embedding_hash);
-    }
-    if (status == QNET_OK)
-        status = qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        int n = qnet__metadata_pairs((char *)text.bytes, pairs, QNET__METADATA_PAIRS);
-        status = qnet_weights_save(ctx, path, table, block, pairs, n);
-    }
-    qnet_buffer_free(ctx, &text);
-    return status;
 }
 
 /* The seed of a stage: one number per repeat and fold, so that no two runs share a stream. */
 static uint64_t qnet__job_seed(const qnet__job *job)
 {
-    uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof job->e->config.seed);
-    uint32_t place[3];
-    place[0] = (uint32_t)job->input;
-    place[1] = (uint32_t)job->repeat;
-    place[2] = (uint32_t)job->fold;
+    const uint64_t h = qnet_hash(QNET_HASH_START, &job->e->config.seed, sizeof(uint64_t));
+    const uint32_t place[3] = {(uint32_t)job->input, (uint32_t)job->repeat, (uint32_t)job->fold};
     return qnet_hash(h, place, sizeof place);
 }
 
@@ -23098,205 +19596,286 @@ static uint64_t qnet__folds_seed(uint64_t seed, int repeat)
     return repeat == 0 ? seed : high << 32 | qnet_rng_u32(&rng);
 }
 
-/* What a fold leaves behind: test probabilities and learning curves; one block, kept as a file. */
-typedef struct qnet__fold_result {
-    double *image;              /* [QNET_MODELS][images of the test scans, in order] */
-    double *scan;               /* [QNET_MODELS][test scans]; voting models: mean over slices */
-    double *curve[QNET_MODELS]; /* [epochs][3]: loss, learning rate, seconds */
-    int images, scans, epochs[QNET_MODELS];
-    size_t bytes;
-    void *block;
-} qnet__fold_result;
+/* ---- what a weights file says of itself ------------------------------------------------------ */
 
-static qnet_status qnet__fold_result_create(const qnet__job *job, qnet__fold_result *r)
+#define QNET__RECORD 32 /* digits */
+
+/* What it says of a subject on whom it was trained: hashes of the name and of the QSM map, of which
+   the second tells who it is, whatever the name, the order or the crop. */
+static void qnet__subject_record(const qnet_scan *scan, char record[QNET__RECORD + 1])
+{
+    snprintf(record, QNET__RECORD + 1, "%016llx%016llx",
+             (unsigned long long)qnet_hash(QNET_HASH_START, scan->subject, strlen(scan->subject)),
+             (unsigned long long)scan->source_hash);
+}
+
+/* Which run, input, fold and model it is, on whom it was trained, counting what its initial weights
+   have seen, and how its images were prepared; of Q-Net also, on whose features it was trained
+   (qnet_weights_check_pair). */
+static qnet_status qnet__weights_text(const qnet__job *job, const char *model, qnet_buffer *text)
 {
     qnet_context *ctx = job->e->ctx;
-    qnet__arena arena = { NULL, 0 };
-    memset(r, 0, sizeof *r);
-    r->scans = job->test_count;
-    for (int i = 0; i < job->test_count; i++) r->images += job->cohort->scans[job->test[i]].slices;
-    r->epochs[QNET_MODEL_RESNET] = job->e->config.stage1.epochs;
-    r->epochs[QNET_MODEL_RESNET_SWA] = job->e->config.stage1.epochs;
-    r->epochs[QNET_MODEL_QNET] = job->e->config.stage2.epochs;
-    for (int pass = 0; pass < 2; pass++) {
-        r->image = (double *)qnet__take(&arena, (size_t)r->images * QNET_MODELS, sizeof(double));
-        r->scan = (double *)qnet__take(&arena, (size_t)r->scans * QNET_MODELS, sizeof(double));
-        for (int m = 0; m < QNET_MODELS; m++)
-            r->curve[m] = (double *)qnet__take(&arena, (size_t)r->epochs[m] * 3, sizeof(double));
-        if (pass == 0) {
-            r->bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, r->bytes);
-            if (!arena.base) return qnet__no_memory(ctx, r->bytes, "a fold's result");
-        }
+    const qnet_experiment_config *c = &job->e->config;
+    QNET__TRY(qnet_buffer_printf(
+        ctx, text,
+        "model=%s\nversion=%s\nrun=%016llx\nsubjects=%s\nrepeat=%d\nfold=%d\nseed=%llu\n"
+        "dataset=%s\nsimulated=%d\nlabels=%s\ntrained_on=%.*s",
+        model, QNET_VERSION, (unsigned long long)job->fingerprint, job->subjects, job->repeat + 1,
+        job->fold + 1, (unsigned long long)c->seed, job->e->dataset, job->e->simulated,
+        c->shuffle_labels ? "shuffled" : "true", (int)job->seen.size,
+        job->seen.size > 0 ? (const char *)job->seen.bytes : ""));
+    for (int i = 0; i < job->train_count; i++) {
+        char record[QNET__RECORD + 1];
+        qnet__subject_record(&job->cohort->scans[job->train[i]], record);
+        QNET__TRY(qnet_buffer_append(ctx, text, record, QNET__RECORD));
     }
-    r->block = arena.base;
-    memset(r->block, 0, r->bytes);
+    QNET__TRY(qnet_buffer_append(ctx, text, "\n", 1));
+    if (strcmp(model, "qnet") == 0)
+        QNET__TRY(qnet_buffer_printf(ctx, text, "embedding=resnetswa\nembedding_hash=%016llx\n",
+                                     (unsigned long long)job->embedding_hash));
+    return qnet__preparation_text(ctx, &job->cohort->config, &c->stage1.augment, text);
+}
+
+/* Saves a trained network of this fold as out/checkpoint/<...>-<model>.safetensors. */
+static qnet_status qnet__job_save_weights(const qnet__job *job, const char *model,
+                                          const qnet_param_table *table, const qnet_real *block)
+{
+    const char *pairs[2 * QNET__METADATA_PAIRS];
+    char path[700], suffix[64];
+    qnet_buffer text = {NULL, 0, 0, NULL};
+    qnet_status status = qnet__weights_text(job, model, &text);
+    snprintf(suffix, sizeof suffix, "-%s.safetensors", model);
+    qnet__job_path(job, suffix, path);
+    if (status == QNET_OK) {
+        const int n = qnet__metadata_pairs((char *)text.bytes, pairs);
+        status = qnet_weights_save(job->e->ctx, path, table, block, pairs, n);
+    }
+    qnet_buffer_free(job->e->ctx, &text);
+    return status;
+}
+
+/* QNET_ERROR_MISMATCH unless the weights file, read from path, is of this run. */
+static qnet_status qnet__check_run(const qnet__job *job, const qnet_safetensors *file,
+                                   const char *path)
+{
+    const char *run = qnet_safetensors_metadata(file, "run");
+    char expected[24];
+    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    if (run && strcmp(run, expected) == 0) return QNET_OK;
+    return qnet__fail(job->e->ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s",
+                      path, run ? run : "unknown", expected);
+}
+
+/* Labels that were permuted are not those of people. */
+static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path)
+{
+    const char *labels = qnet_safetensors_metadata(file, "labels");
+    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                      "%.250s: these weights were trained on shuffled labels, as a control; they "
+                      "know nothing of the disease", path);
+}
+
+/* Compares the second half of each record. */
+QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+{
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    char hash[QNET__RECORD / 2 + 1];
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
+    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
+        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
+    return 0;
+}
+
+/* A preparation by another rule, or for shuffled labels, is refused: QNET_ERROR_MISMATCH. */
+static qnet_status qnet__preparation_read(qnet_context *ctx, const qnet_safetensors *file,
+                                          const char *path, qnet_input_config *in,
+                                          qnet_augment_config *a)
+{
+    const char *name = qnet_safetensors_metadata(file, "input");
+    const char *rule = qnet_safetensors_metadata(file, "preparation");
+    double number;
+    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0))
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
+                          name ? name : "");
+    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION)
+        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
+                          "%s: its images were prepared by rule %.16s of an earlier or later "
+                          "qnet.h, this one has rule %d: the same maps would give other pixels",
+                          path, rule ? rule : "1", QNET__PREPARATION);
+    QNET__TRY(qnet__check_labels(ctx, file, path));
+    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
+    qnet_augment_config_init(a);
+    QNET__TRY(qnet__settings_read(ctx, file, path, qnet__input_settings, in));
+    return qnet__settings_read(ctx, file, path, qnet__stretch_settings, a);
+}
+
+/* input and augment change only where all of the record is right. */
+QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
+                                           qnet_input_config *input, qnet_augment_config *augment)
+{
+    qnet_safetensors *file;
+    qnet_input_config in;
+    qnet_augment_config a;
+    qnet_status status;
+    if (!ctx) return QNET_ERROR_ARGUMENT;
+    if (!weights_path || !input || !augment)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
+    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
+    status = qnet__preparation_read(ctx, file, weights_path, &in, &a);
+    qnet_safetensors_destroy(file);
+    if (status != QNET_OK) return status;
+    *input = in;
+    *augment = a;
     return QNET_OK;
 }
 
-/* The tensors of a fold's file; data points into r. */
-#define QNET__FOLD_TENSORS (2 + QNET_MODELS)
-static void qnet__fold_tensors(const qnet__fold_result *r, qnet_safetensor *t)
+/* ---- one fold -------------------------------------------------------------------------------- */
+
+/* The file of a fold's result: its path, the line that says whose it is, and its arrays. */
+static void qnet__fold_file(const qnet__job *job, char path[700], char text[64],
+                            qnet__slab slabs[QNET__SLABS])
 {
-    static const char *const names[QNET__FOLD_TENSORS] = { "image", "scan", "curve.ResNet",
-                                                           "curve.ResNetSWA", "curve.Q-Net" };
-    memset(t, 0, QNET__FOLD_TENSORS * sizeof *t);
-    for (int i = 0; i < QNET__FOLD_TENSORS; i++) {
-        snprintf(t[i].name, sizeof t[i].name, "%s", names[i]);
-        t[i].dtype = QNET_F64;
-        t[i].ndim = 2;
-        t[i].shape[0] = i < 2 ? (size_t)QNET_MODELS : (size_t)r->epochs[i - 2];
-        t[i].shape[1] = i == 0 ? (size_t)r->images : i == 1 ? (size_t)r->scans : 3;
-        t[i].count = t[i].shape[0] * t[i].shape[1];
-        t[i].bytes = t[i].count * sizeof(double);
-        t[i].data = i == 0 ? r->image : i == 1 ? r->scan : r->curve[i - 2];
+    static const char *const curves[QNET_MODELS] = {"curve.ResNet", "curve.ResNetSWA",
+                                                    "curve.Q-Net"};
+    const qnet__slab first[2] = {
+        {"image", QNET_F64, job->test_image, (size_t)job->test_images * QNET_MODELS},
+        {"scan", QNET_F64, job->test_scan, (size_t)job->test_count * QNET_MODELS}};
+    qnet__job_path(job, "-result.safetensors", path);
+    snprintf(text, 64, "fingerprint=%016llx\n", (unsigned long long)job->fingerprint);
+    memcpy(slabs, first, sizeof first);
+    for (int m = 0; m < QNET_MODELS; m++) {
+        slabs[2 + m].name = curves[m];
+        slabs[2 + m].dtype = QNET_F64;
+        slabs[2 + m].data = job->curve[m];
+        slabs[2 + m].count =
+            (size_t)qnet__model_epochs(&job->e->config, m) * QNET__EPOCH_NUMBERS;
     }
 }
 
-static qnet_status qnet__fold_save(const qnet__job *job, const qnet__fold_result *r)
+/* A fold with this file is done: what it trained is read no more, but for the weights. */
+static qnet_status qnet__fold_save(const qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_safetensor tensors[QNET__FOLD_TENSORS];
-    char path[700], fingerprint[24];
-    const char *pairs[2];
+    qnet__slab slabs[QNET__SLABS];
+    char path[700], text[64];
     qnet__file file;
     qnet_sink sink;
     qnet_status status;
-    qnet__fold_tensors(r, tensors);
-    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)job->fingerprint);
-    pairs[0] = "fingerprint";
-    pairs[1] = fingerprint;
-    qnet__job_path(job, "-result.safetensors", path);
-    QNET__TRY(qnet__file_open_replace(ctx, path, &file, &sink));
-    status = qnet_safetensors_write(ctx, &sink, tensors, QNET__FOLD_TENSORS, pairs, 1);
-    if (status != QNET_OK) {
-        qnet__file_abandon(&file);
-        return status;
-    }
-    return qnet__file_commit(ctx, &file);
+    qnet__fold_file(job, path, text, slabs);
+    QNET__TRY(qnet__file_open_replace(job->e->ctx, path, &file, &sink));
+    status = qnet__checkpoint_write(job->e->ctx, &sink, text, slabs, QNET__SLABS);
+    if (status == QNET_OK) return qnet__file_commit(job->e->ctx, &file);
+    qnet__file_abandon(&file);
+    return status;
 }
 
 /* Reads a finished fold back; QNET_ERROR_NOT_FOUND when there is none. */
-static qnet_status qnet__fold_load(const qnet__job *job, qnet__fold_result *r)
+static qnet_status qnet__fold_load(const qnet__job *job)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_safetensor want[QNET__FOLD_TENSORS];
-    char path[700], fingerprint[24];
+    qnet__slab slabs[QNET__SLABS];
+    char path[700], text[64];
     qnet_safetensors *file;
-    const char *found;
-    qnet_status status = QNET_OK;
-    qnet__job_path(job, "-result.safetensors", path);
+    qnet_status status;
+    qnet__fold_file(job, path, text, slabs);
     if (!qnet_file_exists(path)) return QNET_ERROR_NOT_FOUND;
-    QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    qnet__fold_tensors(r, want);
-    snprintf(fingerprint, sizeof fingerprint, "%016llx", (unsigned long long)job->fingerprint);
-    found = qnet_safetensors_metadata(file, "fingerprint");
-    if (!found || strcmp(found, fingerprint) != 0) {
-        status = qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                            "%s: made with another configuration, cohort or initial weights "
-                            "(fingerprint %s, expected %s)",
-                            path, found ? found : "missing", fingerprint);
-    }
-    for (int pass = 0; pass < 2; pass++) { /* check all, then copy */
-        for (int i = 0; i < QNET__FOLD_TENSORS && status == QNET_OK; i++) {
-            const qnet_safetensor *t = qnet_safetensors_find(file, want[i].name);
-            if (!t || t->dtype != QNET_F64 || t->bytes != want[i].bytes) {
-                status = qnet__fail(ctx, QNET_ERROR_FORMAT,
-                                    "%s: tensor %s: expected %lu bytes of F64, found %lu", path,
-                                    want[i].name, (unsigned long)want[i].bytes,
-                                    (unsigned long)(t ? t->bytes : 0));
-            } else if (pass == 1) {
-                double *to = i == 0 ? r->image : i == 1 ? r->scan : r->curve[i - 2];
-                memcpy(to, t->data,
-                       t->bytes); /* a fold's file stays on the machine that wrote it */
-            }
-        }
-    }
+    QNET__TRY(qnet_safetensors_load(job->e->ctx, path, &file));
+    status = qnet__checkpoint_compare(job->e->ctx, file, path, text, NULL);
+    if (status == QNET_OK)
+        status = qnet__checkpoint_copy(job->e->ctx, file, path, slabs, QNET__SLABS);
     qnet_safetensors_destroy(file);
     return status;
 }
 
-static void qnet__copy_curve(double *curve, const qnet_epoch *history, int epochs)
+/* Features and probabilities of `count` scans by the frozen net; either may be NULL. */
+static qnet_status qnet__fold_embed(const qnet__job *job, qnet_resnet *net, const int *scans,
+                                    int count, qnet_real *features, double *image)
 {
-    for (int i = 0; i < epochs; i++) {
-        curve[3 * i] = history[i].loss;
-        curve[3 * i + 1] = history[i].learning_rate;
-        curve[3 * i + 2] = history[i].seconds;
-    }
+    return qnet_embed(net, &job->e->config.stage1.augment, job->cohort, scans, count, features,
+                      image);
 }
 
-/* Probabilities of the test scans' slices by net into the row of `model`, and means per scan. */
-static qnet_status qnet__fold_test_images(const qnet__job *job, qnet_resnet *net, int model,
-                                          qnet__fold_result *r)
+/* Keeps what `run` has left: its learning curve, its weights, and the test scans' probabilities in
+   job->image; scan[test scans] (NULL: the mean over a scan's slices) are those of the scans. */
+static qnet_status qnet__fold_keep(qnet__job *job, const qnet_training *run, int model,
+                                   const double *scan)
 {
-    qnet_context *ctx = job->e->ctx;
-    const int steps = job->cohort->config.max_slices;
-    const size_t bytes = (size_t)job->test_count * (size_t)steps * sizeof(double);
-    double *probability = (double *)qnet__alloc(ctx, bytes);
-    double *image = r->image + (size_t)model * (size_t)r->images;
-    qnet_status status;
-    if (!probability) return qnet__no_memory(ctx, bytes, "test probabilities");
-    status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                        job->test_count, NULL, probability);
-    for (int i = 0; i < job->test_count && status == QNET_OK; i++) {
+    static const char *const names[QNET_MODELS] = {"resnet", "resnetswa", "qnet"};
+    const size_t steps = (size_t)job->cohort->config.max_slices;
+    double *image = job->test_image + model * job->test_images;
+    for (int i = 0; i < job->test_count; i++) {
         const int slices = job->cohort->scans[job->test[i]].slices;
         double sum = 0;
         for (int t = 0; t < slices; t++) {
-            *image = probability[(size_t)i * (size_t)steps + (size_t)t];
+            *image = job->image[(size_t)i * steps + (size_t)t];
             sum += *image++;
         }
-        r->scan[model * r->scans + i] = sum / slices;
+        job->test_scan[model * job->test_count + i] = scan ? scan[i] : sum / slices;
     }
-    qnet__free(ctx, probability, bytes);
-    return status;
+    memcpy(job->curve[model], run->history, (size_t)run->epochs * sizeof(qnet_epoch));
+    return qnet__job_save_weights(job, names[model], run->state->table, run->state->weights);
 }
 
-/* Runs stage 1 with or without SWA to its end, saving after every epoch; the run without SWA leaves
-   a copy at the epoch where the run with SWA leaves its path. *out is finished. */
-static qnet_status qnet__fold_stage1(qnet__job *job, int swa, qnet_stage1 **out)
+/* Trains stage 1 to its end, saving after every epoch; the run without SWA leaves a copy at the
+   epoch where the run with SWA leaves its path. */
+static qnet_status qnet__stage1_train(qnet__job *job, qnet_training *run, int swa, int start)
 {
-    qnet_context *ctx = job->e->ctx;
-    qnet_stage1_config config = job->e->config.stage1;
     char checkpoint[700], branch[700];
-    qnet_stage1 *run = NULL;
-    qnet_status status;
-    int start;
-    config.size = job->cohort->config.size;
-    config.seed = qnet__job_seed(job);
-    config.swa = swa;
-    start = qnet_stage1_swa_start(&config);
-    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
     qnet__job_path(job, swa ? "-swa.checkpoint" : "-resnet.checkpoint", checkpoint);
     qnet__job_path(job, "-branch.checkpoint", branch);
-    QNET__TRY(qnet_stage1_create(ctx, &config, job->cohort, job->train, job->train_count, NULL,
-                                 job->initial ? job->initial->weights : NULL, &run));
-    status = QNET_OK;
     if (job->resume && qnet_file_exists(checkpoint)) {
-        status = qnet_stage1_load(run, checkpoint);
+        const qnet_status status = qnet_training_load(run, checkpoint);
         if (status == QNET_ERROR_FORMAT)
-            status = qnet__fail(ctx, status, "%s; remove that file to do its part again",
-                                qnet_last_error(ctx));
+            return qnet__fail(run->ctx, status, "%s; remove that file to do its part again",
+                              qnet_last_error(run->ctx));
+        QNET__TRY(status);
     } else if (swa && start > 0) {
-        status = qnet_stage1_load(run, branch);
+        QNET__TRY(qnet_training_load(run, branch));
     }
-    job->phase_first = swa ? start : 0;
-    while (status == QNET_OK && run->epoch < config.epochs) {
-        status = qnet_stage1_epoch(run);
-        if (status == QNET_OK && !swa && run->epoch == start)
-            status = qnet_stage1_save(run, branch);
-        if (status == QNET_OK && run->epoch < config.epochs)
-            status = qnet_stage1_save(run, checkpoint);
+    while (run->epoch < run->epochs) {
+        QNET__TRY(qnet_training_epoch(run));
+        if (!swa && run->epoch == start) QNET__TRY(qnet_training_save(run, branch));
+        if (run->epoch < run->epochs) QNET__TRY(qnet_training_save(run, checkpoint));
     }
-    if (status == QNET_OK && !run->finished) status = qnet_stage1_finish(run);
-    if (status == QNET_OK) status = qnet_stage1_save(run, checkpoint);
-    if (status == QNET_OK) {
-        job->phase_work += job->work_epoch * (config.epochs - job->phase_first);
-        *out = run;
-    } else {
-        qnet_stage1_destroy(run);
+    QNET__TRY(qnet_training_finish(run));
+    return qnet_training_save(run, checkpoint);
+}
+
+/* Stage 2 from the training scans' features, in job->features, to its result. */
+static qnet_status qnet__stage2_train(qnet__job *job, qnet_training *run, qnet_resnet *net)
+{
+    char checkpoint[700];
+    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
+    if (job->resume && qnet_file_exists(checkpoint)) QNET__TRY(qnet_training_load(run, checkpoint));
+    QNET__TRY(qnet_training_run(run, checkpoint));
+    for (int i = 0; i < job->test_count; i++)
+        job->length[i] = job->cohort->scans[job->test[i]].slices;
+    QNET__TRY(qnet__fold_embed(job, net, job->test, job->test_count, job->features, NULL));
+    QNET__TRY(qnet_scan_model_predict(run->model, job->features, job->length, job->test_count,
+                                      job->image, job->scan));
+    QNET__TRY(qnet__fold_keep(job, run, QNET_MODEL_QNET, job->scan));
+    (void)qnet__remove(checkpoint);
+    return QNET_OK;
+}
+
+/* Q-Net on the features of the frozen ResNetSWA. */
+static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net)
+{
+    qnet_stage2_config config = job->e->config.stage2;
+    qnet_training *run = NULL;
+    qnet_status status;
+    config.steps = job->cohort->config.max_slices;
+    config.seed = qnet__job_seed(job);
+    for (int i = 0; i < job->train_count; i++) {
+        job->length[i] = job->cohort->scans[job->train[i]].slices;
+        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
     }
-    job->phase_first = -1;
+    QNET__TRY(qnet__fold_embed(job, net, job->train, job->train_count, job->features, NULL));
+    QNET__TRY(qnet_stage2_create(job->e->ctx, &config, job->features, job->length, job->label,
+                                 job->train_count, &run));
+    status = qnet__stage2_train(job, run, net);
+    qnet_training_destroy(run);
     return status;
 }
 
@@ -23312,733 +19891,364 @@ static qnet_status qnet__job_hash_embedding(qnet__job *job)
     return QNET_OK;
 }
 
-/* Stage 2 of a fold over the frozen embedding `net`: features, training, test probabilities. */
-static qnet_status qnet__fold_stage2(qnet__job *job, qnet_resnet *net, qnet__fold_result *r)
+/* ResNet (swa = 0), or ResNetSWA and Q-Net behind it: trained, tested and saved. */
+static qnet_status qnet__fold_stage1(qnet__job *job, int swa)
 {
-    qnet_context *ctx = job->e->ctx;
-    const int steps = job->cohort->config.max_slices;
-    const int most = qnet__max_int(job->train_count, job->test_count);
-    qnet_stage2_config config = job->e->config.stage2;
-    qnet__arena arena = { NULL, 0 };
-    qnet_real *features = NULL;
-    double *image = NULL, *scan = NULL;
-    qnet_stage2 *run = NULL;
-    char checkpoint[700];
-    size_t bytes = 0;
+    qnet_stage1_config config = job->e->config.stage1;
+    const int start = qnet_stage1_swa_start(&config);
+    qnet_training *run = NULL;
     qnet_status status;
-    for (int pass = 0; pass < 2; pass++) {
-        features = (qnet_real *)qnet__take(&arena, (size_t)most * (size_t)steps * QNET_FEATURES,
-                                           sizeof(qnet_real));
-        image = (double *)qnet__take(&arena, (size_t)most * (size_t)steps, sizeof(double));
-        scan = (double *)qnet__take(&arena, (size_t)most, sizeof(double));
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "the features of a fold");
-        }
-    }
-    config.steps = steps;
+    config.size = job->cohort->config.size;
     config.seed = qnet__job_seed(job);
-    for (int i = 0; i < job->train_count; i++) {
-        job->length[i] = job->cohort->scans[job->train[i]].slices;
-        job->label[i] = (int)job->cohort->scans[job->train[i]].label;
-    }
-    qnet__job_path(job, "-stage2.checkpoint", checkpoint);
-    status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->train,
-                        job->train_count, features, NULL);
-    if (status == QNET_OK) {
-        status = qnet_stage2_create(ctx, &config, features, job->length, job->label,
-                                    job->train_count, &run);
-    }
-    if (status == QNET_OK && job->resume && qnet_file_exists(checkpoint))
-        status = qnet_stage2_load(run, checkpoint);
-    if (status == QNET_OK) status = qnet_stage2_run(run, checkpoint);
-    if (status == QNET_OK) {
-        status = qnet_embed(net, &job->e->config.stage1.augment, job->cohort, job->test,
-                            job->test_count, features, NULL);
-    }
-    if (status == QNET_OK) {
-        for (int i = 0; i < job->test_count; i++)
-            job->length[i] = job->cohort->scans[job->test[i]].slices;
-        status = qnet_scan_model_predict(run->model, features, job->length, job->test_count, image,
-                                         scan);
-    }
-    if (status == QNET_OK) {
-        double *to = r->image + (size_t)QNET_MODEL_QNET * (size_t)r->images;
-        for (int i = 0; i < job->test_count; i++) {
-            for (int t = 0; t < job->length[i]; t++)
-                *to++ = image[(size_t)i * (size_t)steps + (size_t)t];
-            r->scan[QNET_MODEL_QNET * r->scans + i] = scan[i];
-        }
-        qnet__copy_curve(r->curve[QNET_MODEL_QNET], run->history, run->epoch);
-        status = qnet__job_save_weights(job, "qnet", run->model->table, run->model->weights);
-    }
-    qnet_stage2_destroy(run);
-    qnet__free(ctx, arena.base, bytes);
-    if (status == QNET_OK) qnet__remove_file(checkpoint);
+    config.swa = swa;
+    if (job->new_head) qnet__resnet_init_head(job->initial, config.seed);
+    QNET__TRY(qnet_stage1_create(job->e->ctx, &config, job->cohort, job->train, job->train_count,
+                                 job->initial ? job->initial->weights : NULL, &run));
+    job->run_first = swa ? start : 0;
+    status = qnet__stage1_train(job, run, swa, start);
+    job->epochs += config.epochs - job->run_first;
+    job->run_first = -1;
+    if (status == QNET_OK)
+        status = qnet__fold_embed(job, run->net, job->test, job->test_count, NULL, job->image);
+    if (status == QNET_OK)
+        status = qnet__fold_keep(job, run, swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET, NULL);
+    if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
+    if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net);
+    qnet_training_destroy(run);
     return status;
 }
 
 /* Trains and tests the three models of one fold, or reads what an earlier run has done. */
-static qnet_status qnet__fold_run(qnet__job *job, qnet__fold_result *r)
+static qnet_status qnet__fold_run(qnet__job *job)
 {
     static const char *const work_files[] = { "-branch.checkpoint", "-resnet.checkpoint",
                                               "-swa.checkpoint" };
-    qnet_stage1 *run = NULL;
-    char path[700];
-    qnet_status status = QNET_ERROR_NOT_FOUND;
-    if (job->resume) status = qnet__fold_load(job, r);
-    if (status != QNET_ERROR_NOT_FOUND) return status;
-    for (int swa = 0; swa < 2; swa++) {
-        const int model = swa ? QNET_MODEL_RESNET_SWA : QNET_MODEL_RESNET;
-        QNET__TRY(qnet__fold_stage1(job, swa, &run));
-        qnet__copy_curve(r->curve[model], run->history, run->epoch);
-        status = qnet__job_save_weights(job, swa ? "resnetswa" : "resnet", run->net->table,
-                                        run->net->weights);
-        if (status == QNET_OK) status = qnet__fold_test_images(job, run->net, model, r);
-        if (status == QNET_OK && swa) status = qnet__job_hash_embedding(job);
-        if (status == QNET_OK && swa) status = qnet__fold_stage2(job, run->net, r);
-        qnet_stage1_destroy(run);
-        if (status != QNET_OK) return status;
+    if (job->resume) {
+        const qnet_status status = qnet__fold_load(job);
+        if (status != QNET_ERROR_NOT_FOUND) return status;
     }
-    QNET__TRY(qnet__fold_save(job, r));
+    QNET__TRY(qnet__fold_stage1(job, 0));
+    QNET__TRY(qnet__fold_stage1(job, 1));
+    QNET__TRY(qnet__fold_save(job));
     for (size_t i = 0; i < sizeof work_files / sizeof *work_files; i++) {
+        char path[700];
         qnet__job_path(job, work_files[i], path);
-        qnet__remove_file(path);
+        (void)qnet__remove(path);
     }
     return QNET_OK;
 }
 
-/* The items of a fold's test scans, by image and by scan, into their places of the two levels:
-   image_at[scan] is a scan's first image among all of the cohort. */
-static void qnet__fold_items(const qnet__job *job, const qnet__fold_result *r, const int *image_at)
+/* The items of a fold's test scans, by image and by scan, into their places of the two levels. */
+static void qnet__fold_items(const qnet__job *job)
 {
-    qnet_level_result *levels = job->e->level[job->input];
-    int image = 0;
+    const qnet_level_result *scans = &job->e->level[job->input][QNET_LEVEL_SCAN];
+    const qnet_level_result *images = &job->e->level[job->input][QNET_LEVEL_IMAGE];
+    const double *image = job->test_image;
     for (int i = 0; i < job->test_count; i++) {
         const int s = job->test[i];
         const qnet_scan *scan = &job->cohort->scans[s];
-        qnet_item *whole = levels[QNET_LEVEL_SCAN].items +
-                           (size_t)job->repeat * levels[QNET_LEVEL_SCAN].count + (size_t)s;
-        qnet_item *slice = levels[QNET_LEVEL_IMAGE].items +
-                           (size_t)job->repeat * levels[QNET_LEVEL_IMAGE].count +
-                           (size_t)image_at[s];
+        const size_t repeat = (size_t)job->repeat;
+        qnet_item *whole = scans->items + repeat * scans->count + (size_t)s;
+        qnet_item *slice = images->items + repeat * images->count + (size_t)job->image_at[s];
         int votes[QNET_MODELS] = { 0, 0, 0 };
+        whole->scan = s;
+        whole->slice = whole->z = -1;
+        whole->fold = job->fold;
+        whole->label = (int)scan->label;
         for (int t = 0; t < scan->slices; t++, slice++, image++) {
-            slice->scan = s;
+            *slice = *whole;
             slice->slice = t;
             slice->z = scan->slice_z[t];
-            slice->fold = job->fold;
-            slice->label = (int)scan->label;
             for (int m = 0; m < QNET_MODELS; m++) {
-                slice->probability[m] = r->image[(size_t)m * (size_t)r->images + (size_t)image];
+                slice->probability[m] = image[m * job->test_images];
                 slice->decision[m] = slice->probability[m] > 0.5;
                 votes[m] += slice->decision[m];
             }
         }
-        whole->scan = s;
-        whole->slice = -1;
-        whole->z = -1;
-        whole->fold = job->fold;
-        whole->label = (int)scan->label;
         for (int m = 0; m < QNET_MODELS; m++) {
-            whole->probability[m] = r->scan[m * r->scans + i];
-            whole->decision[m] = m == QNET_MODEL_QNET
-                                     ? whole->probability[m] > 0.5
-                                     : 2 * votes[m] > scan->slices; /* a tie is HC */
+            whole->probability[m] = job->test_scan[m * job->test_count + i];
+            whole->decision[m] = 2 * votes[m] > scan->slices; /* a tie is HC */
         }
+        whole->decision[QNET_MODEL_QNET] = whole->probability[QNET_MODEL_QNET] > 0.5;
     }
 }
 
-/* ---- Pictures -------------------------------------------------------------------------------- */
+/* Adds the fold's learning curves to the experiment's, into which it trains. */
+static qnet_status qnet__fold_curves(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        qnet_curve *curve = &e->curves[e->curves_count++];
+        curve->input = job->input;
+        curve->repeat = job->repeat;
+        curve->fold = job->fold;
+        curve->kind = m;
+        curve->epochs = qnet__model_epochs(&e->config, m);
+        curve->epoch = job->curve[m] = (qnet_epoch *)qnet__experiment_alloc(
+            e, (size_t)curve->epochs, sizeof(qnet_epoch), "learning curves");
+        if (!curve->epoch) return QNET_ERROR_MEMORY;
+    }
+    return QNET_OK;
+}
+
+/* ---- pictures -------------------------------------------------------------------------------- */
 
 #define QNET__SHEET_COLUMNS 6
 #define QNET__SHEET_GAP 4
 #define QNET__SHEET_EPOCH 1000000 /* draws that no training sees */
 
+/* 0..1 to 0..255, rounded; what lies outside is clipped. */
 static uint8_t qnet__to_byte(double v)
 {
     return (uint8_t)(v <= 0 ? 0 : v >= 1 ? 255 : (int)(v * 255 + 0.5));
 }
 
-/* An augmentation record's picture with the network's normalisation left out: values in 0..1. */
-static qnet_augment_config qnet__display_config(const qnet_augment_config *augment)
+/* The middle slice of a scan into job->pixels: as the network sees it, or for the eye, with the
+   normalisation left out, so that values are in 0..1. record NULL: without augmentation. */
+static qnet_status qnet__draw_slice(const qnet__job *job, int scan, int for_eye,
+                                    const qnet_augmentation *record)
 {
-    qnet_augment_config config = *augment;
-    for (int c = 0; c < 3; c++) {
+    const int size = job->cohort->config.size, side = job->cohort->height;
+    const qnet_augmentation test = qnet_augment_test(side, side, size, size);
+    qnet_augment_config config = job->e->config.stage1.augment;
+    for (int c = 0; c < 3 && for_eye; c++) {
         config.mean[c] = 0;
         config.std[c] = 1;
     }
-    return config;
+    return qnet_augment_apply(job->e->ctx, &config, record ? record : &test,
+                              qnet_scan_slice(job->cohort, scan,
+                                              job->cohort->scans[scan].slices / 2),
+                              side, side, job->pixels, size, size, job->scratch);
 }
 
 /* Fig. 3: the QSM channel of one slice without augmentation, then as five draws make it. */
-static qnet_status qnet__augmentation_sheet(qnet_experiment *e, const qnet_cohort *cohort,
-                                            int input)
+static qnet_status qnet__augmentation_sheet(qnet__job *job)
 {
-    qnet_context *ctx = e->ctx;
-    const int size = cohort->config.size, side = cohort->height;
+    qnet_experiment *e = job->e;
+    const int size = job->cohort->config.size, side = job->cohort->height;
     const int width = QNET__SHEET_COLUMNS * size + (QNET__SHEET_COLUMNS - 1) * QNET__SHEET_GAP;
-    const qnet_augment_config config = qnet__display_config(&e->config.stage1.augment);
-    const size_t pixels = (size_t)size * (size_t)size;
-    const size_t image_bytes = pixels * 3 * sizeof(qnet_real),
-                 scratch_bytes = qnet_augment_scratch(side, side);
-    qnet_real *image = (qnet_real *)qnet__alloc(ctx, image_bytes);
-    void *scratch = qnet__alloc(ctx, scratch_bytes);
-    uint8_t *sheet = (uint8_t *)qnet__alloc(ctx, (size_t)width * (size_t)size * 3);
-    qnet_status status = QNET_OK;
+    const size_t bytes = (size_t)width * (size_t)size * 3;
+    uint8_t *sheet = (uint8_t *)qnet__experiment_alloc(e, bytes, 1, "the augmentation sheet");
     int scan = 0;
-    if (!image || !scratch || !sheet)
-        status = qnet__no_memory(ctx, image_bytes + scratch_bytes, "the augmentation sheet");
-    while (scan + 1 < cohort->scans_count && cohort->scans[scan].label != QNET_HH) scan++;
-    if (status == QNET_OK) memset(sheet, 255, (size_t)width * (size_t)size * 3);
-    for (int k = 0; k < QNET__SHEET_COLUMNS && status == QNET_OK; k++) {
+    if (!sheet) return QNET_ERROR_MEMORY;
+    memset(sheet, 255, bytes);
+    while (scan + 1 < job->cohort->scans_count && job->cohort->scans[scan].label != QNET_HH) scan++;
+    for (int k = 0; k < QNET__SHEET_COLUMNS; k++) {
         qnet_rng rng =
             qnet_rng_at(e->config.seed, QNET_RANDOM_AUGMENT, QNET__SHEET_EPOCH, (uint64_t)k);
-        qnet_augmentation record = k == 0
-                                       ? qnet_augment_test(side, side, size, size)
-                                       : qnet_augment_draw(&config, &rng, side, side, size, size);
-        status = qnet_augment_apply(ctx, &config, &record,
-                                    qnet_scan_slice(cohort, scan, cohort->scans[scan].slices / 2),
-                                    side, side, image, size, size, scratch);
-        for (size_t p = 0; p < pixels && status == QNET_OK; p++) {
-            uint8_t *to = sheet + ((p / (size_t)size) * (size_t)width + p % (size_t)size +
-                                   (size_t)k * (size_t)(size + QNET__SHEET_GAP)) *
-                                      3;
-            to[0] = to[1] = to[2] = qnet__to_byte((double)image[3 * p]);
-        }
+        const qnet_augmentation record =
+            qnet_augment_draw(&e->config.stage1.augment, &rng, side, side, size, size);
+        QNET__TRY(qnet__draw_slice(job, scan, 1, k == 0 ? NULL : &record));
+        for (int y = 0; y < size; y++)
+            for (int x = 0; x < size; x++)
+                memset(sheet + 3 * (y * width + x + k * (size + QNET__SHEET_GAP)),
+                       qnet__to_byte((double)job->pixels[3 * (y * size + x)]), 3);
     }
-    qnet__free(ctx, image, image_bytes);
-    qnet__free(ctx, scratch, scratch_bytes);
-    if (status != QNET_OK) {
-        qnet__free(ctx, sheet, (size_t)width * (size_t)size * 3);
-        return status;
-    }
-    e->augmented[input] = sheet;
-    e->augmented_width[input] = width;
-    e->augmented_height[input] = size;
+    e->augmented[job->input] = sheet;
+    e->augmented_width[job->input] = width;
+    e->augmented_height[job->input] = size;
     return QNET_OK;
 }
 
-/* CAM of the middle slice of scan s by `net`, for the class that the slice is given. */
-static qnet_status qnet__cam_draw(qnet_experiment *e, const qnet_cohort *cohort, qnet_resnet *net,
-                                  int s, qnet_cam_picture *picture)
-{
-    qnet_context *ctx = e->ctx;
-    const int size = cohort->config.size, side = cohort->height,
-              slice = cohort->scans[s].slices / 2;
-    const size_t pixels = (size_t)size * (size_t)size;
-    const qnet_augment_config *network = &e->config.stage1.augment;
-    const qnet_augment_config display = qnet__display_config(network);
-    const qnet_augmentation record = qnet_augment_test(side, side, size, size);
-    qnet__arena arena = { NULL, 0 };
-    qnet_real *image = NULL, logits[QNET_CLASSES], probability[QNET_CLASSES];
-    float *map = NULL, *grey = NULL;
-    void *scratch = NULL;
-    size_t bytes = 0;
-    qnet_status status;
-    for (int pass = 0; pass < 2; pass++) {
-        image = (qnet_real *)qnet__take(&arena, pixels * 3, sizeof(qnet_real));
-        map = (float *)qnet__take(&arena, pixels, sizeof(float));
-        grey = (float *)qnet__take(&arena, pixels, sizeof(float));
-        scratch = qnet__take(&arena, qnet_augment_scratch(side, side), 1);
-        if (pass == 0) {
-            bytes = arena.at;
-            arena.at = 0;
-            arena.base = (unsigned char *)qnet__alloc(ctx, bytes);
-            if (!arena.base) return qnet__no_memory(ctx, bytes, "an activation map");
-        }
-    }
-    status = qnet_augment_apply(ctx, &display, &record, qnet_scan_slice(cohort, s, slice), side,
-                                side, image, size, size, scratch);
-    for (size_t p = 0; p < pixels && status == QNET_OK; p++) {
-        grey[p] = (float)image[3 * p];
-        picture->grey_rgb[3 * p] = qnet__to_byte((double)grey[p]);
-        picture->grey_rgb[3 * p + 1] = picture->grey_rgb[3 * p + 2] = picture->grey_rgb[3 * p];
-    }
-    if (status == QNET_OK) {
-        status = qnet_augment_apply(ctx, network, &record, qnet_scan_slice(cohort, s, slice), side,
-                                    side, image, size, size, scratch);
-    }
-    if (status == QNET_OK) status = qnet_resnet_forward(net, image, 1, 0, logits, NULL);
-    if (status == QNET_OK) {
-        qnet_softmax(1, QNET_CLASSES, logits, probability);
-        picture->probability = (double)probability[QNET_HH];
-        status =
-            qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, map, NULL);
-    }
-    if (status == QNET_OK) {
-        qnet_cam_overlay(map, grey, size, size, picture->rgb);
-        picture->scan = s;
-        picture->slice = slice;
-    }
-    qnet__free(ctx, arena.base, bytes);
-    return status;
-}
-
-/* QNET_ERROR_MISMATCH unless the weights file at path is of this run. */
-static qnet_status qnet__check_run(const qnet__job *job, const char *path)
+/* CAM of the middle slice of scan s by the ResNetSWA that never saw it, into which net is made, for
+   the class that the slice is given. */
+static qnet_status qnet__cam_draw(qnet__job *job, qnet_resnet *net, int s,
+                                  qnet_cam_picture *picture)
 {
     qnet_context *ctx = job->e->ctx;
+    const int size = job->cohort->config.size;
+    const size_t pixels = (size_t)size * (size_t)size;
+    qnet_real logits[QNET_CLASSES], probability[QNET_CLASSES];
     qnet_safetensors *file;
-    qnet_status status = QNET_OK;
-    const char *run;
-    char expected[24];
-    snprintf(expected, sizeof expected, "%016llx", (unsigned long long)job->fingerprint);
+    qnet_status status;
+    char path[700];
+    picture->rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
+    picture->grey_rgb = (uint8_t *)qnet__experiment_alloc(job->e, pixels, 3, "a CAM picture");
+    if (!picture->rgb || !picture->grey_rgb) return QNET_ERROR_MEMORY;
+    picture->width = picture->height = size;
+    picture->scan = s;
+    picture->slice = job->cohort->scans[s].slices / 2;
+
+    job->repeat = 0;
+    job->fold = job->e->fold[s];
+    qnet__job_path(job, "-resnetswa.safetensors", path);
+    if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
+        snprintf(path, sizeof path, "%s/weights%s", job->e->out, strrchr(path, '/'));
     QNET__TRY(qnet_safetensors_load(ctx, path, &file));
-    run = qnet_safetensors_metadata(file, "run");
-    if (!run || strcmp(run, expected) != 0)
-        status = qnet__fail(ctx, QNET_ERROR_MISMATCH, "%s: weights of run %.16s, expected %s", path,
-                            run ? run : "unknown", expected);
+    status = qnet__check_run(job, file, path);
+    if (status == QNET_OK)
+        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 0, NULL);
     qnet_safetensors_destroy(file);
-    return status;
+    QNET__TRY(status);
+
+    QNET__TRY(qnet__draw_slice(job, s, 1, NULL));
+    for (size_t p = 0; p < pixels; p++) {
+        job->grey[p] = (float)job->pixels[3 * p];
+        memset(picture->grey_rgb + 3 * p, qnet__to_byte((double)job->grey[p]), 3);
+    }
+    QNET__TRY(qnet__draw_slice(job, s, 0, NULL));
+    QNET__TRY(qnet_resnet_forward(net, job->pixels, 1, 0, logits, NULL));
+    qnet_softmax(1, QNET_CLASSES, logits, probability);
+    picture->probability = (double)probability[QNET_HH];
+    QNET__TRY(qnet_cam(net, 0, probability[QNET_HH] > (qnet_real)0.5 ? QNET_HH : QNET_HC, job->map,
+                       NULL));
+    qnet_cam_overlay(job->map, job->grey, size, size, picture->rgb);
+    return QNET_OK;
 }
 
 /* Fig. 9, 10: the first cam_scans scans of each class that Q-Net's scan head gets right (or any,
-   where it gets too few), each by the ResNetSWA that never saw the subject. */
+   where it gets too few). */
+static qnet_status qnet__cams_draw(qnet__job *job, qnet_resnet *net)
+{
+    qnet_experiment *e = job->e;
+    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
+    for (int label = 1; label >= 0; label--) {
+        int drawn = 0;
+        for (int right = 1; right >= 0; right--)
+            for (int s = 0; s < job->cohort->scans_count && drawn < e->config.cam_scans; s++) {
+                if (items[s].label != label) continue;
+                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
+                QNET__TRY(qnet__cam_draw(job, net, s,
+                                         &e->cams[job->input][e->cams_count[job->input]++]));
+                drawn++;
+            }
+    }
+    return QNET_OK;
+}
+
+/* With a network for one image, and no gradients. */
 static qnet_status qnet__cams(qnet__job *job)
 {
     qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    const qnet_cohort *cohort = job->cohort;
-    const int size = cohort->config.size, most = 2 * e->config.cam_scans;
-    const qnet_item *items = e->level[job->input][QNET_LEVEL_SCAN].items;
     qnet_resnet_config config;
     qnet_resnet *net;
-    qnet_status status = QNET_OK;
-    if (most == 0) return QNET_OK;
+    qnet_status status;
+    if (e->config.cam_scans == 0) return QNET_OK;
     qnet_resnet_config_init(&config);
-    config.height = config.width = size;
+    config.height = config.width = job->cohort->config.size;
     config.batch = 1;
     config.training = 0;
-    e->cams[job->input] =
-        (qnet_cam_picture *)qnet__alloc(ctx, (size_t)most * sizeof(qnet_cam_picture));
-    if (!e->cams[job->input])
-        return qnet__no_memory(ctx, (size_t)most * sizeof(qnet_cam_picture), "CAM pictures");
-    memset(e->cams[job->input], 0, (size_t)most * sizeof(qnet_cam_picture));
-    QNET__TRY(qnet_resnet_create(ctx, &config, &net));
-    for (int label = 1; label >= 0; label--) {
-        int drawn = 0;
-        for (int right = 1; right >= 0; right--) {
-            for (int s = 0; s < cohort->scans_count && drawn < e->config.cam_scans; s++) {
-                qnet_cam_picture *picture = &e->cams[job->input][e->cams_count[job->input]];
-                const size_t bytes = (size_t)size * (size_t)size * 3;
-                char path[700];
-                if (items[s].label != label) continue;
-                if ((items[s].decision[QNET_MODEL_QNET] == label) != right) continue;
-                picture->width = picture->height = size;
-                picture->rgb = (uint8_t *)qnet__alloc(ctx, bytes);
-                picture->grey_rgb = (uint8_t *)qnet__alloc(ctx, bytes);
-                e->cams_count[job->input]++; /* from here on qnet_experiment_destroy frees it */
-                drawn++;
-                if (!picture->rgb || !picture->grey_rgb) {
-                    status = qnet__no_memory(ctx, bytes, "a CAM picture");
-                    goto done;
-                }
-                job->repeat = 0;
-                job->fold = e->fold[s];
-                qnet__job_path(job, "-resnetswa.safetensors", path);
-                if (qnet__path_kind(path) == 0) /* moved there by a run that was stopped then */
-                    snprintf(path, sizeof path, "%s/weights%s", e->out,
-                             strrchr(path, '/'));
-                status = qnet_weights_load(ctx, path, net->table, net->weights, 0, NULL);
-                if (status == QNET_OK) status = qnet__check_run(job, path);
-                if (status == QNET_OK) status = qnet__cam_draw(e, cohort, net, s, picture);
-                if (status != QNET_OK) goto done;
-            }
-        }
-    }
-done:
+    e->cams[job->input] = (qnet_cam_picture *)qnet__experiment_alloc(
+        e, 2 * (size_t)e->config.cam_scans, sizeof(qnet_cam_picture), "CAM pictures");
+    if (!e->cams[job->input]) return QNET_ERROR_MEMORY;
+    QNET__TRY(qnet_resnet_create(e->ctx, &config, &net));
+    status = qnet__cams_draw(job, net);
     qnet_resnet_destroy(net);
     return status;
 }
 
-/* ---- What the data set says of itself -------------------------------------------------------- */
+/* ---- initial weights ------------------------------------------------------------------------- */
 
-/* 1 when text holds "simulat", "synthetic" or "phantom", in capitals or not. */
-static int qnet__says_simulated(const char *text)
+/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
+   input's preparation as lines, cut up in place. */
+static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
+                                      const char *path, char *text)
 {
-    static const char *const words[3] = { "simulat", "synthetic", "phantom" };
-    for (; *text; text++) {
-        for (int k = 0; k < 3; k++) {
-            size_t n = 0;
-            while (words[k][n] && (text[n] | 0x20) == words[k][n]) n++;
-            if (!words[k][n]) return 1;
-        }
+    static const char *const stretch[2] = { "percentile", "window" };
+    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
+    const int n = qnet__metadata_pairs(text, pairs);
+    for (int k = 0; k < n; k++) {
+        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
+        const char *was = qnet_safetensors_metadata(file, key);
+        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
+        if (strcmp(key, "stretch") == 0) kind = now;
+        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
+        if (!was || strcmp(was, now) == 0) continue;
+        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
+        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
+            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
+        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
+        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
+        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
+        qnet__log(ctx, QNET_LOG_WARNING,
+                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
+                  path, key, was, now);
     }
-    return 0;
 }
 
-/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
-   spaces: a terminal would obey them. */
-static void qnet__copy_text(char *to, size_t size, const char *text)
-{
-    const unsigned char *p = (const unsigned char *)text;
-    size_t left = strlen(text), at = 0, n;
-    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
-        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
-        if (control) to[at++] = ' ';
-        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
-    }
-    to[at] = '\0';
-}
-
-/* One value of the description behind `key`: of what is not looked for only the nesting counts. */
-static qnet_status qnet__description_value(qnet_experiment *e, qnet__header *h, const char *key)
-{
-    const int name = strcmp(key, "Name") == 0, type = strcmp(key, "DatasetType") == 0;
-    const int tells = name || strcmp(key, "Keywords") == 0;
-    int depth = 0;
-    do {
-        const int c = qnet__header_peek(h);
-        if (c == '"') {
-            char *text;
-            size_t size;
-            QNET__TRY(qnet__header_string(h, &text, &size));
-            if (name && depth == 0) qnet__copy_text(e->dataset, sizeof e->dataset, text);
-            if (type && depth == 0) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, text);
-            if (tells && qnet__says_simulated(text)) e->simulated = 1;
-        } else if (c == '{' || c == '[') {
-            depth++;
-            h->at++;
-        } else if (depth > 0 && c != 0 && strchr("}],:", c)) {
-            depth -= c == '}' || c == ']';
-            h->at++;
-        } else { /* a number, true, false or null */
-            const unsigned char *start = h->at;
-            while (h->at < h->end && *h->at && strchr("+-.0123456789Eaeflnrstu", *h->at)) h->at++;
-            if (h->at == start) return qnet__header_fail(h, "a value");
-        }
-    } while (depth > 0);
-    return QNET_OK;
-}
-
-/* Name and kind of the data set into e (BIDS, "dataset_description.json"). A folder without that
-   file has no name; one that is no JSON is told in a warning, as no number depends on it. */
-static qnet_status qnet__dataset_describe(qnet_experiment *e, const char *data)
+/* Files of an experiment say how images were prepared: their normalisation is taken unless the
+   configuration has one; files that say nothing are taken for ImageNet's. */
+static qnet_status qnet__initial_preparation(qnet_experiment *e, const qnet_safetensors *file,
+                                             int of_experiment)
 {
     qnet_context *ctx = e->ctx;
-    char path[700], *key;
-    qnet_buffer text;
-    qnet__header h;
-    qnet_status status;
-    size_t size;
-    int more = 1;
-    snprintf(path, sizeof path, "%s/dataset_description.json", data);
-    if (!qnet_file_exists(path)) return QNET_OK;
-    memset(&text, 0, sizeof text);
-    status = qnet_file_read(ctx, path, 1 << 20, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        h.ctx = ctx;
-        h.file = path;
-        h.begin = h.at = text.bytes;
-        h.end = text.bytes + text.size - 1;
-        if (strncmp((const char *)text.bytes, "\xef\xbb\xbf", 3) == 0) h.at += 3; /* a BOM */
-        status = qnet__header_expect(&h, '{', "'{'");
+    qnet_augment_config *a = &e->config.stage1.augment, read = *a;
+    int plain = 1; /* not normalised beyond the stretch */
+    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
+    if (!qnet_safetensors_metadata(file, "mean.0")) {
+        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
+        if (plain && !of_experiment) qnet_augment_config_imagenet(a);
+        if (!of_experiment && head != NULL && head->shape[0] == QNET_CLASSES)
+            qnet__log(ctx, QNET_LOG_WARNING,
+                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
+                      "how its images were prepared: %s, and subjects in common are not noticed",
+                      e->weights, plain ? "ImageNet's mean and std are taken"
+                                        : "mean and std are those given");
+        return QNET_OK;
     }
-    while (status == QNET_OK && more) {
-        status = qnet__header_string(&h, &key, &size);
-        if (status == QNET_OK) status = qnet__header_expect(&h, ':', "':'");
-        if (status == QNET_OK) status = qnet__description_value(e, &h, key);
-        if (status == QNET_OK) status = qnet__header_more(&h, '}', &more);
+    if (plain) {
+        QNET__TRY(qnet__settings_read(ctx, file, e->weights, qnet__stretch_settings, &read));
+        memcpy(a->mean, read.mean, sizeof a->mean);
+        memcpy(a->std, read.std, sizeof a->std);
     }
-    qnet_buffer_free(ctx, &text);
-    if (status != QNET_ERROR_FORMAT && status != QNET_ERROR_LIMIT) return status;
-    e->dataset[0] = e->dataset_type[0] = '\0';
-    qnet__log(ctx, QNET_LOG_WARNING, "%s; the report says \"data set not named\"",
-              qnet_last_error(ctx));
-    return QNET_OK;
-}
-
-/* ---- The whole experiment -------------------------------------------------------------------- */
-
-static qnet_status qnet__experiment_check(qnet_context *ctx, const qnet_experiment_config *c)
-{
-    if (!c->use_input[0] && !c->use_input[1])
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: no input configuration is chosen");
-    if (c->folds < 2) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: folds is %d, expected at least 2",
-                          c->folds);
-    }
-    if (c->repeats < 1 || c->repeats > 99) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "experiment: repeats is %d, expected 1 to 99",
-                          c->repeats);
-    }
-    if (c->bootstrap < 2 || c->bootstrap > 10000000) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: bootstrap is %d, expected 2 to 10000000", c->bootstrap);
-    }
-    if (c->cam_scans < 0 || c->cam_scans > 1000) {
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT,
-                          "experiment: cam_scans is %d, expected 0 to 1000", c->cam_scans);
-    }
-    QNET__TRY(qnet__stage1_config_check(ctx, &c->stage1));
-    return qnet__stage2_config_check(ctx, &c->stage2);
-}
-
-/* Copies a path into dst[512]. */
-static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
-                                   const char *what)
-{
-    if (strlen(path) >= 512) {
-        return qnet__fail(ctx, QNET_ERROR_LIMIT,
-                          "%s: a path of %lu characters, expected at most 511", what,
-                          (unsigned long)strlen(path));
-    }
-    memcpy(dst, path, strlen(path) + 1);
-    return QNET_OK;
-}
-
-/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
-   of a subject follow it. From here on the cohort has no other labels. order: [scans_count]. */
-static void qnet__shuffle_labels(const qnet_experiment *e, qnet_cohort *cohort, int repeat,
-                                 const int *subject, int *order)
-{
-    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
-    size_t n = 0;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) order[n++] = s;
-    }
-    qnet_rng_shuffle(&rng, order, n);
-    n = 0;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        if (subject[s] == s) cohort->scans[s].label = e->participants[order[n++]].true_label;
-    }
-    for (int s = 0; s < cohort->scans_count; s++)
-        cohort->scans[s].label = cohort->scans[subject[s]].label;
-}
-
-/* Where each scan was cut, with copies of the pictures. */
-static qnet_status qnet__cuts_keep(qnet_experiment *e, const qnet_cohort *cohort, int input)
-{
-    for (int s = 0; s < cohort->scans_count && s < e->participants_count; s++) {
-        qnet_cut *cut = &e->participants[s].cut[input];
-        *cut = cohort->scans[s].cut;
-        if (cut->picture == NULL) continue;
-        cut->picture = e->cut_pictures[input] + (size_t)s * QNET__CUT_BYTES;
-        memcpy(cut->picture, cohort->scans[s].cut.picture, QNET__CUT_BYTES);
+    for (int i = 0; i < 2; i++) {
+        qnet_buffer text = {NULL, 0, 0, NULL};
+        qnet_status status;
+        if (!e->config.use_input[i]) continue;
+        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
+        if (status == QNET_OK)
+            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
+        qnet_buffer_free(ctx, &text);
+        QNET__TRY(status);
     }
     return QNET_OK;
 }
 
-/* The folder is read anew for the second input, which may be days later. */
-static qnet_status qnet__same_participants(const qnet_experiment *e, const qnet_cohort *cohort)
-{
-    static const char *const label[2] = { "HC", "HH" };
-    static const char changed[] = "it was changed while the first input was trained";
-    for (int s = 0; s < qnet__min_int(cohort->scans_count, e->participants_count); s++) {
-        const qnet_participant *was = &e->participants[s];
-        const qnet_scan *is = &cohort->scans[s];
-        if (strcmp(is->subject, was->subject) == 0 && is->label == was->true_label) {
-            if (is->source_hash == was->source_hash) continue;
-            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the QSM map of %s: %s", e->data,
-                              is->subject, changed);
-        }
-        return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
-                          "%.250s: line %d of the table is %s (%s), and was %s (%s): %s", e->data,
-                          s + 1, is->subject, label[is->label == QNET_HH], was->subject,
-                          label[was->true_label == QNET_HH], changed);
-    }
-    if (cohort->scans_count == e->participants_count) return QNET_OK;
-    return qnet__fail(e->ctx, QNET_ERROR_MISMATCH, "%.250s: the table has %d lines, and had %d: %s",
-                      e->data, cohort->scans_count, e->participants_count, changed);
-}
-
-/* The cohort's participants into the experiment, from the first input that is read; those of the
-   second must be the same. */
-static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort,
-                                      int input)
-{
-    const size_t n = (size_t)cohort->scans_count;
-    uint8_t *pictures;
-    if (e->participants) QNET__TRY(qnet__same_participants(e, cohort));
-    pictures = (uint8_t *)qnet__alloc(e->ctx, n * QNET__CUT_BYTES);
-    e->cut_pictures[input] = pictures; /* given back with e, whatever happens */
-    if (pictures == NULL) return qnet__no_memory(e->ctx, n * QNET__CUT_BYTES, "pictures of cuts");
-    if (e->participants) return qnet__cuts_keep(e, cohort, input);
-    e->participants = (qnet_participant *)qnet__alloc(e->ctx, n * sizeof *e->participants);
-    e->fold = (int *)qnet__alloc(e->ctx, n * sizeof *e->fold);
-    e->participants_count = cohort->scans_count;
-    if (!e->participants || !e->fold)
-        return qnet__no_memory(e->ctx, n * sizeof *e->participants, "participants");
-    memset(e->participants, 0, n * sizeof *e->participants);
-    for (size_t s = 0; s < n; s++) {
-        memcpy(e->participants[s].subject, cohort->scans[s].subject,
-               sizeof e->participants[s].subject);
-        e->participants[s].label = e->participants[s].true_label = cohort->scans[s].label;
-        e->participants[s].source_hash = cohort->scans[s].source_hash;
-        e->participants[s].age = cohort->scans[s].age;
-        e->participants[s].sex = cohort->scans[s].sex;
-        e->participants[s].slices = cohort->scans[s].slices;
-    }
-    return qnet__cuts_keep(e, cohort, input);
-}
-
-/* Room for the items, ROC points and curves of one input. */
-static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
-{
-    const size_t repeats = (size_t)e->config.repeats;
-    level->count = count;
-    level->items = (qnet_item *)qnet__alloc(e->ctx, repeats * count * sizeof(qnet_item));
-    if (!level->items)
-        return qnet__no_memory(e->ctx, repeats * count * sizeof(qnet_item), "test items");
-    memset(level->items, 0, repeats * count * sizeof(qnet_item));
-    for (int m = 0; m < QNET_MODELS; m++) {
-        level->model[m].roc =
-            (qnet_roc_point *)qnet__alloc(e->ctx, (count + 1) * sizeof(qnet_roc_point));
-        if (!level->model[m].roc)
-            return qnet__no_memory(e->ctx, (count + 1) * sizeof(qnet_roc_point), "ROC curves");
-    }
-    return QNET_OK;
-}
-
-static qnet_status qnet__curves_add(const qnet__job *job, const qnet__fold_result *r)
+/* Initial weights into net, and what their file says: on whom they were trained, and how. A head of
+   other than 2 classes is left out, as ImageNet's of 1000; each fold then draws its own. */
+static qnet_status qnet__initial_read(qnet__job *job, const qnet_safetensors *file,
+                                      qnet_resnet *net)
 {
     qnet_experiment *e = job->e;
-    for (int m = 0; m < QNET_MODELS; m++) {
-        qnet_curve *curve = &e->curves[e->curves_count];
-        const size_t n = (size_t)r->epochs[m];
-        curve->epoch = (qnet_epoch *)qnet__alloc(e->ctx, n * sizeof(qnet_epoch));
-        if (!curve->epoch)
-            return qnet__no_memory(e->ctx, n * sizeof(qnet_epoch), "learning curves");
-        curve->input = job->input;
-        curve->repeat = job->repeat;
-        curve->fold = job->fold;
-        curve->kind = m;
-        curve->epochs = r->epochs[m];
-        for (size_t i = 0; i < n; i++) {
-            curve->epoch[i].loss = r->curve[m][3 * i];
-            curve->epoch[i].learning_rate = r->curve[m][3 * i + 1];
-            curve->epoch[i].seconds = r->curve[m][3 * i + 2];
-        }
-        e->curves_count++;
+    const char *subjects = qnet_safetensors_metadata(file, "subjects");
+    const char *seen = qnet_safetensors_metadata(file, "trained_on");
+    e->weights_hash = qnet_safetensors_hash(file);
+    qnet_resnet_init(net, e->config.seed);
+    QNET__TRY(qnet_weights_from_safetensors(e->ctx, file, net->table, net->weights, 1,
+                                            &job->new_head));
+    QNET__TRY(qnet__check_labels(e->ctx, file, e->weights));
+    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
+    if (seen) {
+        if (strlen(seen) % QNET__RECORD != 0)
+            return qnet__fail(e->ctx, QNET_ERROR_FORMAT,
+                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
+                              e->weights, QNET__RECORD);
+        QNET__TRY(qnet_buffer_append(e->ctx, &job->seen, seen, strlen(seen)));
+    } else if (subjects) {
+        qnet__log(e->ctx, QNET_LOG_WARNING,
+                  "%.250s: does not name the subjects that it was trained on one by one; only this "
+                  "very cohort would be noticed", e->weights);
     }
-    return QNET_OK;
+    return qnet__initial_preparation(e, file, subjects != NULL);
 }
 
-/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
-static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
-                                        const char *now)
+/* The file of initial weights into job->initial, a network of the smallest size: only its weights
+   are of use, and they do not depend on the image's. */
+static qnet_status qnet__initial_weights(qnet__job *job)
 {
-    size_t line = strcspn(was, "\n");
-    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
-        was += line + (was[line] == '\n');
-        now += line + (now[line] == '\n');
-        line = strcspn(was, "\n");
-    }
-    if (!*was && !*now) return QNET_OK;
-    return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
-                      was, (int)strcspn(now, "\n"), now);
-}
-
-/* What a file in out/checkpoint is, by its name: how a run ends depends on it. */
-typedef enum qnet__work_kind {
-    QNET__WORK_OTHER,      /* none of a run's */
-    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
-    QNET__WORK_REPORT,     /* to be moved to out */
-    QNET__WORK_RESULT,     /* of a fold that is done */
-    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
-    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
-    QNET__WORK_KINDS
-} qnet__work_kind;
-
-static int qnet__ends_with(const char *name, const char *end)
-{
-    const size_t length = strlen(name), n = strlen(end);
-    return length >= n && strcmp(name + length - n, end) == 0;
-}
-
-/* What qnet_experiment_save writes. */
-static const char *const qnet__report_names[] = { "predictions.csv", "manifest.json",
-                                                  "report.html", "results.json" };
-
-static qnet__work_kind qnet__work_kind_of(const char *name)
-{
-    if (qnet__ends_with(name, ".tmp")) return QNET__WORK_TEMPORARY;
-    for (int i = 0; i < 4; i++) {
-        if (strcmp(name, qnet__report_names[i]) == 0) return QNET__WORK_REPORT;
-    }
-    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0) return QNET__WORK_OTHER;
-    if (qnet__ends_with(name, "-result.safetensors")) return QNET__WORK_RESULT;
-    return qnet__ends_with(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
-}
-
-/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
-   folder out<to>, in the order of their names. count[]: how many there were of each kind. */
-static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
-                                    int count[QNET__WORK_KINDS])
-{
-    qnet_context *ctx = e->ctx;
-    char from[960], target[960], (*names)[QNET__NAME_SIZE];
-    size_t names_count, bytes;
-    qnet_status status = QNET_OK;
-    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
-    snprintf(from, sizeof from, "%s/checkpoint", e->out);
-    QNET__TRY(qnet__list_folder(ctx, from, &names, &names_count, &bytes));
-    for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
-        const qnet__work_kind found = qnet__work_kind_of(names[i]);
-        count[found]++;
-        if (found != kind) continue;
-        snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
-        if (to == NULL) {
-            qnet__remove_file(from);
-            continue;
-        }
-        snprintf(target, sizeof target, "%s%s/%s", e->out, to, names[i]);
-        if (qnet__rename(from, target) != 0)
-            status = qnet__fail(ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from, target,
-                                strerror(errno));
-    }
-    qnet__free(ctx, names, bytes);
-    if (status == QNET_OK && to != NULL) {
-        snprintf(target, sizeof target, "%s%s/", e->out, to);
-        qnet__sync_folder(target);
-    }
-    return status;
-}
-
-/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
-   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
-static qnet_status qnet__checkpoint_open(qnet_context *ctx, const qnet_experiment *e, int resume,
-                                         const qnet_buffer *text)
-{
-    char folder[600], path[700];
-    int count[QNET__WORK_KINDS], unfinished;
-    qnet_buffer old;
+    qnet_context *ctx = job->e->ctx;
+    qnet_resnet_config c;
+    qnet_safetensors *file;
     qnet_status status;
-    memset(&old, 0, sizeof old);
-    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
-    snprintf(path, sizeof path, "%s/config.txt", folder);
-    QNET__TRY(qnet_make_folder(ctx, folder));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
-    unfinished =
-        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
-    /* Results alone: a run that was complete, and stopped while it tidied up. */
-    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
-        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
-        unfinished = 0;
-    }
-    if (resume && unfinished > 0 && qnet_file_exists(path)) {
-        QNET__TRY(qnet_file_read(ctx, path, 1 << 20, &old));
-        status = qnet_buffer_append(ctx, &old, "", 1);
-        if (status == QNET_OK) {
-            status =
-                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
-        }
-        qnet_buffer_free(ctx, &old);
-        return status;
-    }
-    if (unfinished > 0) {
-        return qnet__fail(
-            ctx, QNET_ERROR_ARGUMENT,
-            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
-            "to begin anew",
-            folder, unfinished);
-    }
-    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
+    qnet_resnet_config_init(&c);
+    c.height = c.width = 32;
+    c.batch = 1;
+    c.training = 0;
+    QNET__TRY(qnet_safetensors_load(ctx, job->e->weights, &file));
+    status = qnet_resnet_create(ctx, &c, &job->initial);
+    if (status == QNET_OK) status = qnet__initial_read(job, file, job->initial);
+    qnet_safetensors_destroy(file);
+    return status;
 }
 
 /* Every subject comes into a test fold, so the initial weights may have seen none of them. */
@@ -24075,272 +20285,123 @@ static qnet_status qnet__check_weights_leak(const qnet__job *job)
     return QNET_OK;
 }
 
-/* All repeats and folds of one input whose cohort is in memory. ints: 7 arrays of scans_count. */
-static qnet_status qnet__input_run(qnet__job *job, int *ints)
+/* ---- the files of a run -----------------------------------------------------------------------
+   All is written in out/checkpoint, where neither a full disk nor a failure of the caller's publish
+   harms earlier results; then it is moved, then out/checkpoint goes. Each step may be the last
+   before a kill. Until config.txt is removed, a resume finds all folds done and moves the rest;
+   from then on the run counts as complete, and what is left of it as litter. */
+
+/* What a file in out/checkpoint is, by its name. */
+typedef enum qnet__work_kind {
+    QNET__WORK_OTHER,      /* config.txt, and files of the system's */
+    QNET__WORK_WEIGHTS,    /* to be moved to out/weights */
+    QNET__WORK_PUBLISHED,  /* predictions.csv and what config.publish wrote, to be moved to out */
+    QNET__WORK_RESULT,     /* of a fold that is done */
+    QNET__WORK_CHECKPOINT, /* of a fold that is not, or was not when the run was killed */
+    QNET__WORK_TEMPORARY,  /* of a run that was killed while it wrote */
+    QNET__WORK_KINDS
+} qnet__work_kind;
+
+/* A fold's files begin with the name of its input (qnet__job_path). */
+static qnet__work_kind qnet__work_kind_of(const char *name)
 {
-    qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    qnet_cohort *cohort = job->cohort;
-    const int n = cohort->scans_count;
-    int *subject = ints, *fold_of = ints + n, *image_at = ints + 2 * n, images = 0;
-    job->train = ints + 3 * n;
-    job->test = ints + 4 * n;
-    job->length = ints + 5 * n;
-    job->label = ints + 6 * n;
-    for (int s = 0; s < n; s++) {
-        subject[s] = s;
-        for (int q = 0; q < s && subject[s] == s; q++) {
-            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0) subject[s] = q;
-        }
-        image_at[s] = images;
-        images += cohort->scans[s].slices;
-    }
-    QNET__TRY(qnet__participants(e, cohort, job->input));
-    QNET__TRY(qnet__check_weights_leak(job));
-    if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, 0, subject, job->train);
-    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
-    QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds, e->config.seed, fold_of));
-    if (!job->opened) { /* not before the data have been read: a mistake there leaves no folder */
-        QNET__TRY(qnet__checkpoint_open(ctx, e, job->resume, job->text));
-        job->opened = 1;
-    }
-    QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_IMAGE], (size_t)images));
-    QNET__TRY(qnet__level_create(e, &e->level[job->input][QNET_LEVEL_SCAN], (size_t)n));
-    QNET__TRY(qnet__augmentation_sheet(e, cohort, job->input));
-    for (int repeat = 0; repeat < e->config.repeats; repeat++) {
-        if (e->config.shuffle_labels) qnet__shuffle_labels(e, cohort, repeat, subject, job->train);
-        QNET__TRY(qnet_folds_create(ctx, cohort, e->config.folds,
-                                    qnet__folds_seed(e->config.seed, repeat), fold_of));
-        QNET__TRY(qnet_folds_check(ctx, cohort, e->config.folds, fold_of));
-        if (repeat == 0) memcpy(e->fold, fold_of, (size_t)n * sizeof(int));
-        for (int fold = 0; fold < e->config.folds; fold++) {
-            qnet__fold_result result;
-            qnet_status status;
-            job->repeat = repeat;
-            job->fold = fold;
-            job->train_count = job->test_count = 0;
-            for (int s = 0; s < n; s++) {
-                if (fold_of[s] == fold)
-                    job->test[job->test_count++] = s;
-                else
-                    job->train[job->train_count++] = s;
-            }
-            snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
-                     qnet_input_name((qnet_input)job->input), repeat + 1, e->config.repeats,
-                     fold + 1, e->config.folds);
-            job->phase_work = 0;
-            job->phase_first = -1;
-            QNET__TRY(qnet__fold_result_create(job, &result));
-            status = qnet__fold_run(job, &result);
-            if (status == QNET_OK) {
-                qnet__fold_items(job, &result, image_at);
-                status = qnet__curves_add(job, &result);
-            }
-            qnet__free(ctx, result.block, result.bytes);
-            if (status != QNET_OK) return status;
-            job->work_done += job->work_epoch * (2 * e->config.stage1.epochs -
-                                                 qnet_stage1_swa_start(&e->config.stage1));
-        }
-    }
-    for (int level = 0; level < QNET_LEVELS; level++)
-        QNET__TRY(qnet__evaluate_level(e, &e->level[job->input][level], subject));
-    return qnet__cams(job);
+    if (qnet__ends_in(name, ".tmp")) return QNET__WORK_TEMPORARY;
+    if (*name == '.' || strcmp(name, "config.txt") == 0) return QNET__WORK_OTHER;
+    if (strncmp(name, "crop-", 5) != 0 && strncmp(name, "full-", 5) != 0)
+        return QNET__WORK_PUBLISHED;
+    if (qnet__ends_in(name, "-result.safetensors")) return QNET__WORK_RESULT;
+    return qnet__ends_in(name, ".safetensors") ? QNET__WORK_WEIGHTS : QNET__WORK_CHECKPOINT;
 }
 
-/* Reads the cohort of one input, checks that it is the one of a resumed run, and runs its folds. */
-static qnet_status qnet__input_read_and_run(qnet__job *job, const char *data)
+/* Removes the files of one kind from out/checkpoint or, with `to` not NULL, moves them to the
+   folder out<to>, in the order of their names; none where a folder is in the way of one. count[]:
+   how many there were of each kind. */
+static qnet_status qnet__work_clear(const qnet_experiment *e, qnet__work_kind kind, const char *to,
+                                    int count[QNET__WORK_KINDS])
 {
-    qnet_experiment *e = job->e;
-    qnet_context *ctx = e->ctx;
-    qnet_cohort *cohort;
-    int *ints;
-    uint64_t subjects;
-    size_t bytes;
-    double images = 0;
-    qnet_status status;
-    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
-    job->work_total = 0;
-    job->phase_work = 0;
-    job->phase_first = -1;
-    QNET__TRY(qnet_cohort_read(ctx, data, &e->config.input[job->input], &cohort));
-    job->cohort = cohort;
-    strcpy(e->derivatives[job->input], cohort->config.derivatives);
-    e->cohort_hash[job->input] = subjects = QNET_HASH_START;
-    for (int s = 0; s < cohort->scans_count; s++) {
-        const qnet_scan *scan = &cohort->scans[s];
-        int label = (int)scan->label;
-        uint64_t h = qnet_hash(e->cohort_hash[job->input], &scan->hash, sizeof scan->hash);
-        subjects = qnet_hash(subjects, scan->subject, strlen(scan->subject) + 1);
-        h = qnet_hash(h, scan->subject, strlen(scan->subject) + 1);
-        e->cohort_hash[job->input] = qnet_hash(h, &label, sizeof label);
-        images += scan->slices;
+    char from[960], target[960], (*names)[QNET__NAME_SIZE];
+    size_t names_count, bytes;
+    qnet_status status = QNET_OK;
+    memset(count, 0, QNET__WORK_KINDS * sizeof *count);
+    snprintf(from, sizeof from, "%s/checkpoint", e->out);
+    QNET__TRY(qnet__list_folder(e->ctx, from, &names, &names_count, &bytes));
+    for (int moving = 0; moving < 2; moving++)
+        for (size_t i = 0; i < names_count && status == QNET_OK; i++) {
+            const qnet__work_kind found = qnet__work_kind_of(names[i]);
+            count[found] += moving;
+            if (found != kind) continue;
+            snprintf(from, sizeof from, "%s/checkpoint/%s", e->out, names[i]);
+            snprintf(target, sizeof target, "%s%s/%s", e->out, to ? to : "", names[i]);
+            if (to != NULL && !moving && qnet__path_kind(target) == 2)
+                status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder",
+                                    target);
+            if (!moving) continue;
+            if (to == NULL)
+                (void)qnet__remove(from);
+            else if (qnet__rename(from, target) != 0)
+                status = qnet__fail(e->ctx, QNET_ERROR_IO, "%s: can't be moved to %s: %s", from,
+                                    target, strerror(errno));
+        }
+    qnet__free(e->ctx, names, bytes);
+    if (status == QNET_OK && to != NULL) {
+        snprintf(target, sizeof target, "%s%s/", e->out, to);
+        qnet__sync_folder(target);
     }
-    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
-    job->work_epoch = images * (e->config.folds - 1) / e->config.folds * cohort->config.size *
-                      cohort->config.size;
-    job->work_done = 0;
-    job->work_total = job->work_epoch * e->config.repeats * e->config.folds *
-                      (2 * e->config.stage1.epochs - qnet_stage1_swa_start(&e->config.stage1));
-    job->fingerprint ^= e->cohort_hash[job->input];
-    e->run[job->input] = job->fingerprint;
-    bytes = (size_t)cohort->scans_count * 7 * sizeof(int);
-    ints = (int *)qnet__alloc(ctx, bytes);
-    status = ints ? qnet__input_run(job, ints) : qnet__no_memory(ctx, bytes, "the folds");
-    job->fingerprint ^= e->cohort_hash[job->input];
-    qnet__free(ctx, ints, bytes);
-    qnet_cohort_destroy(cohort);
     return status;
 }
 
-/* 1 when the network's input is not normalised beyond the stretch. */
-static int qnet__is_plain(const qnet_augment_config *a)
+/* QNET_ERROR_MISMATCH with the first line in which two configuration texts differ, or QNET_OK. */
+static qnet_status qnet__config_compare(qnet_context *ctx, const char *path, const char *was,
+                                        const char *now)
 {
-    int plain = 1;
-    for (int c = 0; c < 3; c++) plain = plain && a->mean[c] == 0 && a->std[c] == 1;
-    return plain;
-}
-
-/* A number of a weights file's metadata. */
-static qnet_status qnet__metadata_number(qnet_context *ctx, const qnet_safetensors *file,
-                                         const char *path, const char *key, double low, double high,
-                                         double *out)
-{
-    const char *text = qnet_safetensors_metadata(file, key);
-    if (!text) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: no metadata \"%s\": not a weights file of an experiment", path, key);
+    size_t line = strcspn(was, "\n");
+    while (*was && line == strcspn(now, "\n") && memcmp(was, now, line) == 0) {
+        was += line + (was[line] == '\n');
+        now += line + (now[line] == '\n');
+        line = strcspn(was, "\n");
     }
-    if (!qnet__parse_number(text, out) || !(*out >= low && *out <= high)) {
-        return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                          "%s: metadata \"%s\" is \"%s\", expected %g to %g", path, key, text, low,
-                          high);
-    }
-    return QNET_OK;
-}
-
-/* Labels that were permuted are not those of people. */
-static qnet_status qnet__check_labels(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path)
-{
-    const char *labels = qnet_safetensors_metadata(file, "labels");
-    if (!labels || strcmp(labels, "shuffled") != 0) return QNET_OK;
+    if (!*was && !*now) return QNET_OK;
     return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                      "%.250s: these weights were trained on shuffled labels, as a control; they "
-                      "know nothing of the disease", path);
+                      "%s: the run to resume has \"%.*s\", this one has \"%.*s\"", path, (int)line,
+                      was, (int)strcspn(now, "\n"), now);
 }
 
-/* Warns of each way in which the images of the initial weights were prepared otherwise. text: this
-   input's preparation as lines, cut up in place. */
-static void qnet__compare_preparation(qnet_context *ctx, const qnet_safetensors *file,
-                                      const char *path, char *text)
-{
-    static const char *const stretch[2] = { "percentile", "window" };
-    const char *pairs[2 * QNET__METADATA_PAIRS], *input = "", *other = "", *kind = "0";
-    const int n = qnet__metadata_pairs(text, pairs, QNET__METADATA_PAIRS);
-    for (int k = 0; k < n; k++) {
-        const char *key = pairs[2 * k], *now = pairs[2 * k + 1];
-        const char *was = qnet_safetensors_metadata(file, key);
-        if (strcmp(key, "input") == 0) input = now, other = was ? was : now;
-        if (strcmp(key, "stretch") == 0) kind = now;
-        if (!was && strcmp(key, "preparation") == 0) was = "1"; /* files of before it was said */
-        if (!was || strcmp(was, now) == 0) continue;
-        if (strncmp(key, "slice", 5) == 0 || strcmp(key, "max_slices") == 0) continue;
-        if (strncmp(key, "box_", 4) == 0 && /* a full image has none, and its place is the scan's */
-            (strcmp(key, "box_mm") != 0 || strcmp(input, other) != 0 || *input != 'c')) continue;
-        if (strncmp(key, "percentile", 10) == 0 && *kind != '0') continue;
-        if (strncmp(key, "window", 6) == 0 && *kind != '1') continue;
-        if (strcmp(key, "stretch") == 0) now = stretch[*now == '1'], was = stretch[*was == '1'];
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%.250s: these weights know other images: %s is %.40s in the file and %.40s here",
-                  path, key, was, now);
-    }
-}
-
-/* What a file of initial weights says of itself. Those of an experiment say on whom they were
-   trained and how images were prepared: their normalisation is taken unless the configuration has
-   one; files that say nothing are taken for ImageNet's. */
-static qnet_status qnet__initial_metadata(qnet__job *job, qnet_experiment *e,
-                                          const qnet_safetensors *file)
+/* Opens out/checkpoint: a resumed run must have the same configuration, and a new one must not
+   tread on an unfinished one, which may be days of work. text ends with a zero byte. */
+static qnet_status qnet__checkpoint_open(const qnet_experiment *e, int resume,
+                                         const qnet_buffer *text)
 {
     qnet_context *ctx = e->ctx;
-    qnet_augment_config *a = &e->config.stage1.augment;
-    const char *subjects = qnet_safetensors_metadata(file, "subjects");
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    const int plain = qnet__is_plain(a);
-    QNET__TRY(qnet__check_labels(ctx, file, e->weights));
-    if (subjects) snprintf(job->trained_on, sizeof job->trained_on, "%s", subjects);
-    if (seen) {
-        if (strlen(seen) % QNET__RECORD != 0)
-            return qnet__fail(ctx, QNET_ERROR_FORMAT,
-                              "%.250s: metadata \"trained_on\" is not made of %d digits a subject",
-                              e->weights, QNET__RECORD);
-        QNET__TRY(qnet_buffer_append(ctx, &job->seen, seen, strlen(seen)));
-    } else if (subjects) {
-        qnet__log(ctx, QNET_LOG_WARNING,
-                  "%.250s: does not name the subjects that it was trained on one by one; only this "
-                  "very cohort would be noticed", e->weights);
+    char folder[600], path[700];
+    int count[QNET__WORK_KINDS], unfinished;
+    snprintf(folder, sizeof folder, "%s/checkpoint", e->out);
+    snprintf(path, sizeof path, "%s/config.txt", folder);
+    QNET__TRY(qnet_make_folder(ctx, folder));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_TEMPORARY, NULL, count));
+    unfinished =
+        count[QNET__WORK_WEIGHTS] + count[QNET__WORK_RESULT] + count[QNET__WORK_CHECKPOINT];
+    /* Results alone: a run that was complete, and stopped while it tidied up. */
+    if (count[QNET__WORK_RESULT] == unfinished && !qnet_file_exists(path)) {
+        QNET__TRY(qnet__work_clear(e, QNET__WORK_RESULT, NULL, count));
+        unfinished = 0;
     }
-    if (!qnet_safetensors_metadata(file, "mean.0")) {
-        const qnet_safetensor *head = qnet_safetensors_find(file, "fc.weight");
-        if (plain && !subjects) qnet_augment_config_imagenet(a);
-        if (!subjects && head != NULL && head->shape[0] == QNET_CLASSES)
-            qnet__log(ctx, QNET_LOG_WARNING,
-                      "%.250s: has a head of 2 classes and does not say on whom it was trained nor "
-                      "how its images were prepared: %s, and subjects in common are not noticed",
-                      e->weights, plain ? "ImageNet's mean and std are taken"
-                                        : "mean and std are those given");
-        return QNET_OK;
-    }
-    for (int c = 0; c < 3 && plain; c++) {
-        char key[16];
-        snprintf(key, sizeof key, "mean.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, -1e6, 1e6, &a->mean[c]));
-        snprintf(key, sizeof key, "std.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, e->weights, key, 1e-9, 1e6, &a->std[c]));
-    }
-    for (int i = 0; i < 2; i++) {
-        qnet_buffer text;
-        qnet_status status;
-        if (!e->config.use_input[i]) continue;
-        memset(&text, 0, sizeof text);
-        status = qnet__preparation_text(ctx, &e->config.input[i], a, &text);
-        if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
+    if (resume && unfinished > 0 && qnet_file_exists(path)) {
+        qnet_buffer old = {NULL, 0, 0, NULL};
+        qnet_status status = qnet_file_read(ctx, path, 1 << 20, &old);
+        if (status == QNET_OK) status = qnet_buffer_append(ctx, &old, "", 1);
         if (status == QNET_OK)
-            qnet__compare_preparation(ctx, file, e->weights, (char *)text.bytes);
-        qnet_buffer_free(ctx, &text);
-        if (status != QNET_OK) return status;
+            status =
+                qnet__config_compare(ctx, path, (const char *)old.bytes, (const char *)text->bytes);
+        qnet_buffer_free(ctx, &old);
+        return status;
     }
-    return QNET_OK;
-}
-
-/* Initial weights from a file into job->initial. A head of other than 2 classes is left out, as
-   ImageNet's of 1000; each fold then draws its own. */
-static qnet_status qnet__initial_weights(qnet__job *job, qnet_experiment *e)
-{
-    qnet_context *ctx = e->ctx;
-    qnet_resnet_config c;
-    qnet_safetensors *file;
-    qnet_resnet *net;
-    qnet_status status;
-    qnet_resnet_config_init(&c);
-    c.height = c.width = 32;
-    c.batch = 1;
-    c.training = 0;
-    QNET__TRY(qnet_safetensors_load(ctx, e->weights, &file));
-    e->weights_hash = qnet_safetensors_hash(file);
-    status = qnet_resnet_create(ctx, &c, &net);
-    if (status == QNET_OK) {
-        qnet_resnet_init(net, e->config.seed);
-        status = qnet_weights_from_safetensors(ctx, file, net->table, net->weights, 1,
-                                               &job->new_head);
-        if (status == QNET_OK) status = qnet__initial_metadata(job, e, file);
-        if (status == QNET_OK)
-            job->initial = net;
-        else
-            qnet_resnet_destroy(net);
-    }
-    qnet_safetensors_destroy(file);
-    return status;
+    if (unfinished > 0)
+        return qnet__fail(
+            ctx, QNET_ERROR_ARGUMENT,
+            "%s: holds an unfinished run (%d files); resume it, or remove that folder "
+            "to begin anew",
+            folder, unfinished);
+    return qnet_file_replace(ctx, path, text->bytes, text->size - 1);
 }
 
 /* Removes weights of an earlier run from out/weights whose place none of this run's has taken:
@@ -24365,7 +20426,7 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
         if (strcmp(again, names[i]) != 0) continue; /* not a run's */
         if (c->use_input[input] && repeat <= c->repeats && fold <= c->folds) continue;
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
-        qnet__remove_file(path);
+        (void)qnet__remove(path);
         removed++;
     }
     qnet__free(e->ctx, names, bytes);
@@ -24375,26 +20436,32 @@ static qnet_status qnet__old_weights_clear(const qnet_experiment *e)
     return QNET_OK;
 }
 
-/* Ends a run that is complete. All is written in checkpoint/, where a full disk harms no earlier
-   results; then it is moved, then checkpoint/ goes. Each step may be the last before a kill. Until
-   config.txt is removed, a resume finds all folds done and comes here again; from then on the run
-   counts as complete, and what is left of it as litter. */
+/* predictions.csv beside the files of the caller's publish. */
+static qnet_status qnet__csv_save(const qnet_experiment *e)
+{
+    char path[600];
+    qnet_buffer csv = {NULL, 0, 0, NULL};
+    qnet_status status = qnet_experiment_csv(e, &csv);
+    snprintf(path, sizeof path, "%s/checkpoint/predictions.csv", e->out);
+    if (status == QNET_OK) status = qnet_file_replace(e->ctx, path, csv.bytes, csv.size);
+    qnet_buffer_free(e->ctx, &csv);
+    return status;
+}
+
+/* Ends a run that is complete. */
 static qnet_status qnet__publish(const qnet_experiment *e)
 {
     char path[600];
     int count[QNET__WORK_KINDS];
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
-    QNET__TRY(qnet_experiment_save(e, path));
-    for (int i = 0; i < 4; i++) { /* before anything is moved */
-        snprintf(path, sizeof path, "%s/%s", e->out, qnet__report_names[i]);
-        if (qnet__path_kind(path) == 2)
-            return qnet__fail(e->ctx, QNET_ERROR_IO, "%s: cannot be written: it is a folder", path);
-    }
+    if (e->config.publish.write)
+        QNET__TRY(e->config.publish.write(e->config.publish.user, e, path));
+    QNET__TRY(qnet__csv_save(e));
+    QNET__TRY(qnet__work_clear(e, QNET__WORK_PUBLISHED, "", count));
     snprintf(path, sizeof path, "%s/weights", e->out);
     QNET__TRY(qnet_make_folder(e->ctx, path));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_WEIGHTS, "/weights", count));
     QNET__TRY(qnet__old_weights_clear(e));
-    QNET__TRY(qnet__work_clear(e, QNET__WORK_REPORT, "", count));
     QNET__TRY(qnet__work_clear(e, QNET__WORK_CHECKPOINT, NULL, count));
     snprintf(path, sizeof path, "%s/checkpoint/config.txt", e->out);
     if (qnet__remove(path) != 0)
@@ -24404,6 +20471,194 @@ static qnet_status qnet__publish(const qnet_experiment *e)
     snprintf(path, sizeof path, "%s/checkpoint", e->out);
     (void)qnet__remove(path); /* if it is empty */
     return QNET_OK;
+}
+
+/* ---- the whole experiment -------------------------------------------------------------------- */
+
+/* Permutes the true labels over subjects, anew in each repeat: a control that shows leaks. Scans
+   of a subject follow it. From here on the cohort has no other labels. */
+static void qnet__shuffle_labels(qnet__job *job, int repeat)
+{
+    const qnet_experiment *e = job->e;
+    qnet_scan *scans = job->cohort->scans;
+    const int *subject = job->subject;
+    int *order = job->train;
+    qnet_rng rng = qnet_rng_at(e->config.seed, QNET_RANDOM_LABELS, (uint32_t)repeat, 0);
+    size_t n = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        if (subject[s] == s) order[n++] = s;
+    qnet_rng_shuffle(&rng, order, n);
+    n = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++)
+        scans[s].label = subject[s] == s ? e->participants[order[n++]].true_label
+                                         : scans[subject[s]].label;
+}
+
+/* The maps are read again for the second input, which may be days later. */
+static qnet_status qnet__same_maps(const qnet_experiment *e, const qnet_cohort *cohort)
+{
+    for (int s = 0; s < e->participants_count; s++)
+        if (cohort->scans[s].source_hash != e->participants[s].source_hash)
+            return qnet__fail(e->ctx, QNET_ERROR_MISMATCH,
+                              "%.250s: the QSM map of %s: it was changed while the first input was "
+                              "trained", e->data, cohort->scans[s].subject);
+    return QNET_OK;
+}
+
+/* The cohort's participants into the experiment, from the first input that is read; the maps of
+   the second must be the same. Of each input, where its scans were cut. */
+static qnet_status qnet__participants(qnet_experiment *e, const qnet_cohort *cohort, int input)
+{
+    const size_t n = (size_t)cohort->scans_count;
+    const int first = e->participants == NULL;
+    if (!first) {
+        QNET__TRY(qnet__same_maps(e, cohort));
+    } else {
+        e->participants = (qnet_participant *)qnet__experiment_alloc(
+            e, n, sizeof *e->participants, "participants");
+        e->fold = (int *)qnet__experiment_alloc(e, n, sizeof *e->fold, "participants");
+        if (!e->participants || !e->fold) return QNET_ERROR_MEMORY;
+        e->participants_count = cohort->scans_count;
+    }
+    for (size_t s = 0; s < n; s++) {
+        qnet_participant *p = &e->participants[s];
+        const qnet_scan *scan = &cohort->scans[s];
+        if (first) {
+            memcpy(p->subject, scan->subject, sizeof p->subject);
+            p->label = p->true_label = scan->label;
+            p->source_hash = scan->source_hash;
+            p->age = scan->age;
+            p->sex = scan->sex;
+            p->slices = scan->slices;
+        }
+        p->cut[input] = scan->cut;
+    }
+    return QNET_OK;
+}
+
+/* Room for the items and ROC points of a level. */
+static qnet_status qnet__level_create(qnet_experiment *e, qnet_level_result *level, size_t count)
+{
+    level->count = count;
+    level->items = (qnet_item *)qnet__experiment_alloc(e, (size_t)e->config.repeats * count,
+                                                       sizeof(qnet_item), "test items");
+    if (!level->items) return QNET_ERROR_MEMORY;
+    for (int m = 0; m < QNET_MODELS; m++) {
+        level->model[m].roc = (qnet_roc_point *)qnet__experiment_alloc(
+            e, count + 1, sizeof(qnet_roc_point), "ROC curves");
+        if (!level->model[m].roc) return QNET_ERROR_MEMORY;
+    }
+    return QNET_OK;
+}
+
+/* Trains and tests on one fold of a repeat. */
+static qnet_status qnet__input_fold(qnet__job *job, int repeat, int fold)
+{
+    const qnet_experiment_config *c = &job->e->config;
+    job->repeat = repeat;
+    job->fold = fold;
+    job->train_count = job->test_count = job->test_images = 0;
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        if (job->fold_of[s] != fold) {
+            job->train[job->train_count++] = s;
+            continue;
+        }
+        job->test[job->test_count++] = s;
+        job->test_images += job->cohort->scans[s].slices;
+    }
+    snprintf(job->where, sizeof job->where, "%s repeat %d/%d fold %d/%d",
+             qnet_input_name((qnet_input)job->input), repeat + 1, c->repeats, fold + 1, c->folds);
+    job->epochs = (double)qnet__fold_epochs(c) * ((double)repeat * c->folds + fold);
+    QNET__TRY(qnet__fold_curves(job));
+    QNET__TRY(qnet__fold_run(job));
+    qnet__fold_items(job);
+    return QNET_OK;
+}
+
+/* All repeats and folds of one input whose cohort is in memory, and their evaluation. */
+static qnet_status qnet__input_run(qnet__job *job, int images)
+{
+    qnet_experiment *e = job->e;
+    qnet_context *ctx = e->ctx;
+    const qnet_experiment_config *c = &e->config;
+    qnet_cohort *cohort = job->cohort;
+    qnet_level_result *level = e->level[job->input];
+    const int n = cohort->scans_count;
+    int image = 0;
+    for (int s = 0; s < n; s++) {
+        job->subject[s] = s;
+        for (int q = 0; q < s && job->subject[s] == s; q++)
+            if (strcmp(cohort->scans[q].subject, cohort->scans[s].subject) == 0)
+                job->subject[s] = q;
+        job->image_at[s] = image;
+        image += cohort->scans[s].slices;
+    }
+    QNET__TRY(qnet__participants(e, cohort, job->input));
+    QNET__TRY(qnet__check_weights_leak(job));
+    if (c->shuffle_labels) qnet__shuffle_labels(job, 0);
+    for (int s = 0; s < n; s++) e->participants[s].label = cohort->scans[s].label;
+    QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, c->seed, job->fold_of));
+    if (!job->opened) /* not before the data have been read: a mistake there leaves no folder */
+        QNET__TRY(qnet__checkpoint_open(e, job->resume, &job->text));
+    job->opened = 1;
+    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_IMAGE], (size_t)images));
+    QNET__TRY(qnet__level_create(e, &level[QNET_LEVEL_SCAN], (size_t)n));
+    QNET__TRY(qnet__augmentation_sheet(job));
+    for (int repeat = 0; repeat < c->repeats; repeat++) {
+        if (c->shuffle_labels) qnet__shuffle_labels(job, repeat);
+        QNET__TRY(qnet_folds_create(ctx, cohort, c->folds, qnet__folds_seed(c->seed, repeat),
+                                    job->fold_of));
+        QNET__TRY(qnet_folds_check(ctx, cohort, c->folds, job->fold_of));
+        if (repeat == 0) memcpy(e->fold, job->fold_of, (size_t)n * sizeof(int));
+        for (int fold = 0; fold < c->folds; fold++)
+            QNET__TRY(qnet__input_fold(job, repeat, fold));
+    }
+    for (int k = 0; k < QNET_LEVELS; k++)
+        QNET__TRY(qnet__evaluate_level(e, &level[k], job->subject));
+    return qnet__cams(job);
+}
+
+/* Reads the cohort of one input and runs its folds. */
+static qnet_status qnet__input_read_and_run(qnet__job *job)
+{
+    qnet_experiment *e = job->e;
+    qnet__arena arena = { NULL, 0 };
+    uint64_t subjects = QNET_HASH_START, hash = QNET_HASH_START;
+    qnet_status status;
+    size_t bytes;
+    int images = 0;
+    snprintf(job->where, sizeof job->where, "%s", qnet_input_name((qnet_input)job->input));
+    job->epochs = 0;
+    job->run_first = -1;
+    QNET__TRY(qnet_cohort_load(e->ctx, &e->config.input[job->input], job->data->scans,
+                               job->data->count, &job->cohort));
+    for (int s = 0; s < job->cohort->scans_count; s++) {
+        const qnet_scan *scan = &job->cohort->scans[s];
+        const int label = (int)scan->label;
+        const size_t name = strlen(scan->subject) + 1;
+        subjects = qnet_hash(subjects, scan->subject, name);
+        hash = qnet_hash(hash, &scan->hash, sizeof scan->hash);
+        hash = qnet_hash(hash, scan->subject, name);
+        hash = qnet_hash(hash, &label, sizeof label);
+        images += scan->slices;
+    }
+    snprintf(job->subjects, sizeof job->subjects, "%016llx", (unsigned long long)subjects);
+    e->cohort_hash[job->input] = hash;
+    job->fingerprint = qnet_hash(QNET_HASH_START, job->text.bytes, job->text.size) ^ hash;
+    e->run[job->input] = job->fingerprint;
+    qnet__job_plan(job, &arena, (size_t)images);
+    bytes = arena.at;
+    arena.at = 0;
+    arena.base = (unsigned char *)qnet__alloc(e->ctx, bytes);
+    if (arena.base) {
+        qnet__job_plan(job, &arena, (size_t)images);
+        status = qnet__input_run(job, images);
+    } else {
+        status = qnet__no_memory(e->ctx, bytes, "the folds");
+    }
+    qnet__free(e->ctx, arena.base, bytes);
+    qnet_cohort_destroy(job->cohort);
+    return status;
 }
 
 /* Sum over the curves, which hold what earlier sessions took; up to the first averaged epoch the
@@ -24419,176 +20674,103 @@ static double qnet__training_seconds(const qnet_experiment *e)
     return sum;
 }
 
-/* The parts of qnet_experiment_run behind its argument checks; e is destroyed by the caller on
- * failure. */
-static qnet_status qnet__experiment_run(qnet_experiment *e, const char *data, int resume)
+/* The inputs one after the other, then the files. */
+static qnet_status qnet__job_run(qnet__job *job)
 {
-    qnet_context *ctx = e->ctx;
+    qnet_experiment *e = job->e;
+    const qnet_experiment_config *c = &e->config;
+    double pixels = 0;
+    if (e->weights[0]) QNET__TRY(qnet__initial_weights(job));
+    e->curves = (qnet_curve *)qnet__experiment_alloc(
+        e, (size_t)c->repeats * (size_t)c->folds, QNET_MODELS * 2 * sizeof(qnet_curve),
+        "learning curves");
+    if (!e->curves) return QNET_ERROR_MEMORY;
+    QNET__TRY(qnet__experiment_text(e, &job->text));
+    QNET__TRY(qnet_buffer_append(e->ctx, &job->text, "", 1));
+    for (int i = 0; i < 2; i++)
+        if (c->use_input[i]) pixels += (double)c->input[i].size * c->input[i].size;
+    for (int i = 0; i < 2; i++) {
+        if (!c->use_input[i]) continue;
+        job->input = i;
+        job->share_before += job->share;
+        job->share = (double)c->input[i].size * c->input[i].size / pixels;
+        QNET__TRY(qnet__input_read_and_run(job));
+    }
+    e->seconds = qnet__training_seconds(e);
+    return QNET_OK;
+}
+
+/* Under the lock of the output folder: nothing is read before. */
+static qnet_status qnet__experiment_run(qnet_experiment *e, const qnet_dataset *data, int resume)
+{
     qnet__job job;
     qnet_progress own;
-    qnet_buffer text;
     qnet_status status;
-    size_t curves;
-    double pixels = 0;
     memset(&job, 0, sizeof job);
-    memset(&text, 0, sizeof text);
-    QNET__TRY(qnet__dataset_describe(e, data));
-    if (e->weights[0]) {
-        status = qnet__initial_weights(&job, e);
-        if (status != QNET_OK) {
-            qnet_buffer_free(ctx, &job.seen);
-            return status;
-        }
-    }
-    curves = (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2;
-    e->curves = (qnet_curve *)qnet__alloc(ctx, curves * sizeof(qnet_curve));
-    status =
-        e->curves ? QNET_OK : qnet__no_memory(ctx, curves * sizeof(qnet_curve), "learning curves");
-    if (status == QNET_OK) status = qnet__experiment_text(e, &text);
-    if (status == QNET_OK) status = qnet_buffer_append(ctx, &text, "", 1);
-    if (status == QNET_OK) {
-        job.e = e;
-        job.text = &text;
-        job.resume = resume;
-        job.fingerprint = qnet_hash(QNET_HASH_START, text.bytes, text.size);
-        job.outer = ctx->hooks.progress;
-        own.user = &job;
-        own.report = qnet__job_progress;
-        qnet_set_progress(ctx, own);
-        for (int i = 0; i < 2; i++) {
-            if (e->config.use_input[i])
-                pixels += (double)e->config.input[i].size * e->config.input[i].size;
-        }
-        for (int i = 0; i < 2 && status == QNET_OK; i++) {
-            const double share = (double)e->config.input[i].size * e->config.input[i].size / pixels;
-            if (!e->config.use_input[i]) continue;
-            job.input = i;
-            job.share_before += job.share;
-            job.share = share;
-            status = qnet__input_read_and_run(&job, data);
-        }
-        qnet_set_progress(ctx, job.outer);
-    }
-    qnet_buffer_free(ctx, &text);
-    qnet_buffer_free(ctx, &job.seen);
+    job.e = e;
+    job.data = data;
+    job.resume = resume;
+    job.outer = e->ctx->hooks.progress;
+    own.user = &job;
+    own.report = qnet__job_progress;
+    qnet_set_progress(e->ctx, own);
+    status = qnet__job_run(&job);
+    qnet_set_progress(e->ctx, job.outer);
+    qnet_buffer_free(e->ctx, &job.text);
+    qnet_buffer_free(e->ctx, &job.seen);
     qnet_resnet_destroy(job.initial);
-    e->seconds = qnet__training_seconds(e);
-    if (status == QNET_OK) status = qnet__publish(e);
-    return status;
+    return status == QNET_OK ? qnet__publish(e) : status;
 }
 
-QNET_API qnet_status qnet_experiment_save(const qnet_experiment *e, const char *out)
+/* Copies a path into dst[512]. */
+static qnet_status qnet__copy_path(qnet_context *ctx, char dst[512], const char *path,
+                                   const char *what)
 {
-    typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
-    static const writer writers[] = { qnet_experiment_csv, qnet_experiment_manifest,
-                                      qnet_experiment_html, qnet_experiment_json };
-    qnet_buffer text[4];
-    char path[700];
-    qnet_status status = QNET_OK;
-    memset(text, 0, sizeof text);
-    if (e == NULL || out == NULL)
-        return qnet__fail(e != NULL ? e->ctx : NULL, QNET_ERROR_ARGUMENT,
-                          "qnet_experiment_save: the experiment or the folder is NULL");
-    if (strlen(out) >= 600)
-        return qnet__fail(e->ctx, QNET_ERROR_LIMIT, "output folder: the path is too long");
-    for (int i = 0; i < 4 && status == QNET_OK; i++) status = writers[i](e, &text[i]);
-    if (status == QNET_OK) status = qnet_make_folder(e->ctx, out);
-    for (int i = 0; i < 4 && status == QNET_OK; i++) {
-        snprintf(path, sizeof path, "%.600s/%s", out, qnet__report_names[i]);
-        status = qnet_file_replace(e->ctx, path, text[i].bytes, text[i].size);
-    }
-    for (int i = 0; i < 4; i++) qnet_buffer_free(e->ctx, &text[i]);
-    return status;
-}
-
-static qnet_status qnet__preparation_parse(qnet_context *ctx, const qnet_safetensors *file,
-                                           const char *path, qnet_input_config *in,
-                                           qnet_augment_config *a)
-{
-    const char *name = qnet_safetensors_metadata(file, "input");
-    const char *rule = qnet_safetensors_metadata(file, "preparation");
-    double v[8], number;
-    char key[40];
-    if (!name || (strcmp(name, "crop") != 0 && strcmp(name, "full") != 0)) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: metadata \"input\" is \"%s\", expected crop or full", path,
-                          name ? name : "");
-    }
-    if (!rule || !qnet__parse_number(rule, &number) || number != QNET__PREPARATION) {
-        return qnet__fail(ctx, QNET_ERROR_MISMATCH,
-                          "%s: its images were prepared by rule %.16s of an earlier or later "
-                          "qnet.h, this one has rule %d: the same maps would give other pixels",
-                          path, rule ? rule : "1", QNET__PREPARATION);
-    }
-    QNET__TRY(qnet__check_labels(ctx, file, path));
-    qnet_input_config_init(in, name[0] == 'c' ? QNET_INPUT_CROP : QNET_INPUT_FULL);
-    qnet_augment_config_init(a);
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "size", 32, 4096, &v[0]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_mm", 1e-3, 1e4, &in->box_mm));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "margin", 0, 1, &in->margin));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "max_slices", 1, 4096, &v[1]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "slice_first", 0, 32767, &v[2]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "slice_count", 0, 32767, &v[3]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_explicit", 0, 1, &v[4]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_center_mm.0", -1e6, 1e6,
-                                    &in->box_center_mm[0]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "box_center_mm.1", -1e6, 1e6,
-                                    &in->box_center_mm[1]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "stretch", 0, 1, &v[5]));
-    QNET__TRY(qnet__metadata_number(ctx, file, path, "percentile_low", 0, 100, &a->percentile_low));
-    QNET__TRY(
-        qnet__metadata_number(ctx, file, path, "percentile_high", 0, 100, &a->percentile_high));
-    for (int c = 0; c < 3; c++) {
-        snprintf(key, sizeof key, "window_low.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e30, 1e30, &a->window_low[c]));
-        snprintf(key, sizeof key, "window_high.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e30, 1e30, &a->window_high[c]));
-        snprintf(key, sizeof key, "mean.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, -1e6, 1e6, &a->mean[c]));
-        snprintf(key, sizeof key, "std.%d", c);
-        QNET__TRY(qnet__metadata_number(ctx, file, path, key, 1e-9, 1e6, &a->std[c]));
-    }
-    in->size = (int)v[0];
-    in->max_slices = (int)v[1];
-    in->slice_first = (int)v[2];
-    in->slice_count = (int)v[3];
-    in->box_explicit = (int)v[4];
-    a->stretch = (qnet_stretch)(int)v[5];
+    if (strlen(path) >= 512)
+        return qnet__fail(ctx, QNET_ERROR_LIMIT,
+                          "%s: a path of %lu characters, expected at most 511", what,
+                          (unsigned long)strlen(path));
+    memcpy(dst, path, strlen(path) + 1);
     return QNET_OK;
 }
 
-QNET_API int qnet_weights_have_seen(const qnet_safetensors *file, uint64_t source_hash)
+/* UTF-8 text of a file into to[size], cut where it must be, control characters (C0, DEL, C1) made
+   spaces: a terminal would obey them. */
+static void qnet__copy_text(char *to, size_t size, const char *text)
 {
-    const char *seen = qnet_safetensors_metadata(file, "trained_on");
-    char hash[QNET__RECORD / 2 + 1];
-    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)source_hash);
-    for (; seen != NULL && strlen(seen) >= QNET__RECORD; seen += QNET__RECORD)
-        if (memcmp(seen + QNET__RECORD / 2, hash, QNET__RECORD / 2) == 0) return 1;
-    return 0;
+    const unsigned char *p = (const unsigned char *)text;
+    size_t left = strlen(text), at = 0, n;
+    for (; left > 0 && (n = qnet__utf8_size(p, left)) > 0 && at + n < size; p += n, left -= n) {
+        const int control = *p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] < 0xa0);
+        if (control) to[at++] = ' ';
+        for (size_t i = 0; i < n && !control; i++) to[at++] = (char)p[i];
+    }
+    to[at] = '\0';
 }
 
-QNET_API qnet_status qnet_preparation_load(qnet_context *ctx, const char *weights_path,
-                                           qnet_input_config *input, qnet_augment_config *augment)
+/* What the caller may take away while the experiment lives, copied. */
+static qnet_status qnet__experiment_texts(qnet_experiment *e, const qnet_dataset *data,
+                                          const char *out, const char *weights)
 {
-    qnet_safetensors *file;
-    qnet_input_config in;
-    qnet_augment_config a;
-    qnet_status status;
-    if (!ctx) return QNET_ERROR_ARGUMENT;
-    if (!weights_path || !input || !augment)
-        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_preparation_load: an argument is NULL");
-    QNET__TRY(qnet_safetensors_load(ctx, weights_path, &file));
-    status = qnet__preparation_parse(ctx, file, weights_path, &in, &a);
-    qnet_safetensors_destroy(file);
-    if (status != QNET_OK) return status;
-    *input = in;
-    *augment = a;
-    return QNET_OK;
+    e->simulated = data->simulated;
+    if (data->name) qnet__copy_text(e->dataset, sizeof e->dataset, data->name);
+    if (data->type) qnet__copy_text(e->dataset_type, sizeof e->dataset_type, data->type);
+    if (data->derivatives)
+        qnet__copy_text(e->derivatives, sizeof e->derivatives, data->derivatives);
+    if (data->folder)
+        QNET__TRY(qnet__copy_path(e->ctx, e->data, data->folder, "data folder"));
+    QNET__TRY(qnet__copy_path(e->ctx, e->out, out, "output folder"));
+    if (weights && !*weights)
+        return qnet__fail(e->ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
+    return weights ? qnet__copy_path(e->ctx, e->weights, weights, "weights file") : QNET_OK;
 }
 
+/* Arguments, then the lock of the output folder, then the work. A run that fails leaves no
+   experiment, but its files in out/checkpoint. */
 QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experiment_config *config,
-                                         const char *data, const char *out, const char *weights,
-                                         int resume, qnet_experiment **result)
+                                         const qnet_dataset *data, const char *out,
+                                         const char *weights, int resume,
+                                         qnet_experiment **result)
 {
     qnet_experiment *e;
     qnet__lock lock;
@@ -24596,73 +20778,36 @@ QNET_API qnet_status qnet_experiment_run(qnet_context *ctx, const qnet_experimen
     if (!ctx) return QNET_ERROR_ARGUMENT;
     if (!config || !data || !out || !result)
         return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: an argument is NULL");
+    if (!data->scans || data->count < 1)
+        return qnet__fail(ctx, QNET_ERROR_ARGUMENT, "qnet_experiment_run: no scans");
     QNET__TRY(qnet__experiment_check(ctx, config));
     e = (qnet_experiment *)qnet__alloc(ctx, sizeof *e);
     if (!e) return qnet__no_memory(ctx, sizeof *e, "an experiment");
     memset(e, 0, sizeof *e);
     e->ctx = ctx;
     e->config = *config;
-    status = qnet__copy_path(ctx, e->data, data, "data folder");
-    if (status == QNET_OK) status = qnet__copy_path(ctx, e->out, out, "output folder");
-    if (status == QNET_OK && weights)
-        status = qnet__copy_path(ctx, e->weights, weights, "weights file");
-    if (status == QNET_OK && weights && !*weights)
-        status = qnet__fail(ctx, QNET_ERROR_ARGUMENT, "weights file: an empty path");
-    for (int i = 0; i < 2; i++) { /* the caller's text may go */
-        const char *given = config->input[i].derivatives;
-        if (status != QNET_OK || !given || !config->use_input[i]) continue;
-        if (strlen(given) >= sizeof e->derivatives[i])
-            status = qnet__fail(ctx, QNET_ERROR_LIMIT,
-                                "experiment: the name of the derivatives folder is too long");
-        else strcpy(e->derivatives[i], given);
-        e->config.input[i].derivatives = e->derivatives[i];
-    }
+    status = qnet__experiment_texts(e, data, out, weights);
     if (status == QNET_OK) status = qnet__lock_take(ctx, e->out, &lock);
-    if (status == QNET_OK) { /* nothing is read before */
+    if (status == QNET_OK) {
         status = qnet__experiment_run(e, data, resume);
         qnet__lock_release(&lock);
     }
-    if (status != QNET_OK) {
-        qnet_experiment_destroy(e);
-        return status;
-    }
-    *result = e;
-    return QNET_OK;
+    if (status == QNET_OK) *result = e;
+    else qnet_experiment_destroy(e);
+    return status;
 }
 #endif /* QNET_NO_STDIO */
 
+/* All results are in e->blocks. */
 QNET_API void qnet_experiment_destroy(qnet_experiment *e)
 {
-    qnet_context *ctx;
     if (!e) return;
-    ctx = e->ctx;
-    for (int i = 0; i < 2; i++) {
-        for (int l = 0; l < QNET_LEVELS; l++) {
-            qnet_level_result *level = &e->level[i][l];
-            qnet__free(ctx, level->items,
-                       (size_t)e->config.repeats * level->count * sizeof(qnet_item));
-            for (int m = 0; m < QNET_MODELS; m++)
-                qnet__free(ctx, level->model[m].roc, (level->count + 1) * sizeof(qnet_roc_point));
-        }
-        for (int k = 0; k < e->cams_count[i]; k++) {
-            const size_t bytes = (size_t)e->cams[i][k].width * (size_t)e->cams[i][k].height * 3;
-            qnet__free(ctx, e->cams[i][k].rgb, bytes);
-            qnet__free(ctx, e->cams[i][k].grey_rgb, bytes);
-        }
-        qnet__free(ctx, e->cams[i], (size_t)e->config.cam_scans * 2 * sizeof(qnet_cam_picture));
-        qnet__free(ctx, e->augmented[i],
-                   (size_t)e->augmented_width[i] * (size_t)e->augmented_height[i] * 3);
+    while (e->blocks) {
+        struct qnet__block *block = e->blocks;
+        e->blocks = block->next;
+        qnet__free(e->ctx, block, block->bytes);
     }
-    for (int k = 0; k < e->curves_count; k++)
-        qnet__free(ctx, e->curves[k].epoch, (size_t)e->curves[k].epochs * sizeof(qnet_epoch));
-    qnet__free(ctx, e->curves,
-               (size_t)e->config.repeats * (size_t)e->config.folds * QNET_MODELS * 2 *
-                   sizeof(qnet_curve));
-    for (int i = 0; i < 2; i++)
-        qnet__free(ctx, e->cut_pictures[i], (size_t)e->participants_count * QNET__CUT_BYTES);
-    qnet__free(ctx, e->participants, (size_t)e->participants_count * sizeof(qnet_participant));
-    qnet__free(ctx, e->fold, (size_t)e->participants_count * sizeof(int));
-    qnet__free(ctx, e, sizeof *e);
+    qnet__free(e->ctx, e, sizeof *e);
 }
 
 #if defined(__GNUC__) || defined(__clang__)

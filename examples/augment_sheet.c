@@ -8,6 +8,7 @@
    For the drawn head it prints "mean grey level 81.01". */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/crossval/bids.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,11 +20,25 @@
 #define WIDTH (COLUMNS * (SIZE + GAP) - GAP)
 #define HEIGHT (2 * SIZE + GAP)
 
+static bids found;
+
 static int report_failure(qnet_context *ctx)
 {
-    fprintf(stderr, "augment_sheet: %s\n", qnet_last_error(ctx));
+    fprintf(stderr, "augment_sheet: %s\n", found.error[0] ? found.error : qnet_last_error(ctx));
     qnet_context_destroy(ctx);
     return 1;
+}
+
+/* The first subject of a folder, cut by this configuration. */
+static qnet_status read_first(qnet_context *ctx, const char *folder, const qnet_input_config *config,
+                              qnet_cohort **cohort)
+{
+    qnet_status status;
+    memset(&found, 0, sizeof found);
+    status = bids_read(&found, ctx, folder);
+    if (status == QNET_OK) status = qnet_cohort_load(ctx, config, found.dataset.scans, 1, cohort);
+    bids_free(&found);
+    return status;
 }
 
 /* 1 inside of the ellipse of half axes a, b about (x0, y0). */
@@ -107,7 +122,7 @@ int main(int argc, char **argv)
         qnet_input_config_init(&config, row == 0 ? QNET_INPUT_FULL : QNET_INPUT_CROP);
         config.size = SIZE;
         if (argc > 2) {
-            status = qnet_cohort_read(ctx, argv[2], &config, &cohort);
+            status = read_first(ctx, argv[2], &config, &cohort);
         } else {
             qnet_scan_maps maps;
             status = draw_head(ctx, &maps);

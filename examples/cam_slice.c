@@ -15,7 +15,6 @@
 #include <string.h>
 
 typedef struct job {
-    qnet_volume *map[4]; /* QSM, R2*, T1W, mask */
     qnet_cohort *cohort; /* of one scan */
     qnet_resnet *net;
     qnet_real *x;        /* [size][size][3]: the network's input */
@@ -26,20 +25,16 @@ typedef struct job {
 static qnet_status load(qnet_context *ctx, char **path, const qnet_input_config *input, job *j)
 {
     qnet_resnet_config config;
-    qnet_scan_maps maps;
-    qnet_status status = QNET_OK;
+    qnet_scan_files files;
+    qnet_status status;
     size_t pixels = (size_t)input->size * (size_t)input->size;
-    int i;
-    for (i = 0; i < 4 && status == QNET_OK; i++)
-        status = qnet_nifti_load(ctx, path[i], &j->map[i]);
-    memset(&maps, 0, sizeof maps);
-    maps.subject = "scan";
-    maps.qsm = j->map[0];
-    maps.r2star = j->map[1];
-    maps.t1w = j->map[2];
-    maps.mask = j->map[3];
-    if (status == QNET_OK) status = qnet_cohort_create(ctx, input, 1, &j->cohort);
-    if (status == QNET_OK) status = qnet_cohort_add(j->cohort, &maps);
+    memset(&files, 0, sizeof files);
+    files.subject = "scan";
+    files.qsm = path[0];
+    files.r2star = path[1];
+    files.t1w = path[2];
+    files.mask = path[3];
+    status = qnet_cohort_load(ctx, input, &files, 1, &j->cohort);
     qnet_resnet_config_init(&config);
     config.height = config.width = input->size;
     config.batch = 1;
@@ -120,7 +115,7 @@ int main(int argc, char **argv)
     qnet_context *ctx;
     qnet_status status;
     job j;
-    int i, z = -1;
+    int z = -1;
     char rest; /* catches what stands behind the number */
     if ((argc != 7 && argc != 8) ||
         (argc == 8 && (sscanf(argv[7], "%d%c", &z, &rest) != 1 || z < 0))) {
@@ -138,7 +133,6 @@ int main(int argc, char **argv)
     free(j.rgb);
     qnet_resnet_destroy(j.net);
     qnet_cohort_destroy(j.cohort);
-    for (i = 0; i < 4; i++) qnet_volume_destroy(j.map[i]);
     qnet_context_destroy(ctx);
     return status != QNET_OK;
 }

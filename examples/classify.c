@@ -41,7 +41,6 @@ typedef struct options {
 
 typedef struct job {
     qnet_safetensors *file[2]; /* ResNetSWA, Q-Net */
-    qnet_volume *map[4];       /* QSM, R2*, T1W, mask */
     qnet_cohort *cohort;       /* of one scan */
     qnet_resnet *resnet;
     qnet_scan_model *qnet;
@@ -169,20 +168,14 @@ static qnet_status load_weights(qnet_context *ctx, const char *const *path, job 
 static qnet_status load_scan(qnet_context *ctx, const char *const *path,
                              const qnet_input_config *input, job *j)
 {
-    qnet_scan_maps maps;
-    qnet_status status = QNET_OK;
-    int i;
-    for (i = 0; i < 4 && status == QNET_OK; i++)
-        if (path[i]) status = qnet_nifti_load(ctx, path[i], &j->map[i]);
-    memset(&maps, 0, sizeof maps);
-    maps.subject = "scan";
-    maps.qsm = j->map[0];
-    maps.r2star = j->map[1];
-    maps.t1w = j->map[2];
-    maps.mask = j->map[3];
-    if (status == QNET_OK) status = qnet_cohort_create(ctx, input, 1, &j->cohort);
-    if (status == QNET_OK) status = qnet_cohort_add(j->cohort, &maps);
-    return status;
+    qnet_scan_files files;
+    memset(&files, 0, sizeof files);
+    files.subject = "scan";
+    files.qsm = path[0];
+    files.r2star = path[1];
+    files.t1w = path[2];
+    files.mask = path[3];
+    return qnet_cohort_load(ctx, input, &files, 1, &j->cohort);
 }
 
 static qnet_status make_networks(qnet_context *ctx, const qnet_input_config *input, job *j)
@@ -282,7 +275,6 @@ int main(int argc, char **argv)
     qnet_scan_model_destroy(j.qnet);
     qnet_resnet_destroy(j.resnet);
     qnet_cohort_destroy(j.cohort);
-    for (i = 0; i < 4; i++) qnet_volume_destroy(j.map[i]);
     for (i = 0; i < 2; i++) qnet_safetensors_destroy(j.file[i]);
     qnet_context_destroy(ctx);
     return status != QNET_OK;

@@ -10,6 +10,7 @@
    epochs, 58 of 86 (another kind of CPU rounds differently and may find a few more or less). */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/crossval/bids.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,19 +27,14 @@ static int show(void *user, const qnet_progress_info *p)
     return 0;
 }
 
-static qnet_status train(qnet_context *ctx, const qnet_cohort *cohort, const int *scans, int count,
-                         int epochs, const char *checkpoint, qnet_stage1 **run)
+static qnet_status train(qnet_context *ctx, const qnet_stage1_config *config,
+                         const qnet_cohort *cohort, const int *scans, int count,
+                         const char *checkpoint, qnet_training **run)
 {
-    qnet_stage1_config config;
-    qnet_status status;
-    qnet_stage1_config_init(&config);
-    config.epochs = epochs;
-    config.size = cohort->config.size;
-    config.batch = 16;
-    status = qnet_stage1_create(ctx, &config, cohort, scans, count, NULL, NULL, run);
+    qnet_status status = qnet_stage1_create(ctx, config, cohort, scans, count, NULL, run);
     if (status == QNET_OK && qnet_file_exists(checkpoint))
-        status = qnet_stage1_load(*run, checkpoint);
-    if (status == QNET_OK) status = qnet_stage1_run(*run, checkpoint);
+        status = qnet_training_load(*run, checkpoint);
+    if (status == QNET_OK) status = qnet_training_run(*run, checkpoint);
     return status;
 }
 
@@ -76,8 +72,10 @@ int main(int argc, char **argv)
     qnet_hooks hooks;
     qnet_context *ctx;
     qnet_input_config input;
+    qnet_stage1_config config;
     qnet_cohort *cohort = NULL;
-    qnet_stage1 *run = NULL;
+    qnet_training *run = NULL;
+    bids found;
     qnet_real *features = NULL;
     double *probability = NULL;
     int32_t *facts = NULL; /* length, label, fold: [3][scans] */
@@ -95,7 +93,14 @@ int main(int argc, char **argv)
     snprintf(checkpoint, sizeof checkpoint, "%s.checkpoint", argv[2]);
     qnet_input_config_init(&input, QNET_INPUT_CROP);
     input.size = argc > 5 ? atoi(argv[5]) : 64;
-    status = qnet_cohort_read(ctx, argv[1], &input, &cohort);
+    qnet_stage1_config_init(&config);
+    config.epochs = argc > 4 ? atoi(argv[4]) : 10;
+    config.size = input.size;
+    config.batch = 16;
+    memset(&found, 0, sizeof found);
+    status = bids_read(&found, ctx, argv[1]);
+    if (status == QNET_OK)
+        status = qnet_cohort_load(ctx, &input, found.dataset.scans, found.dataset.count, &cohort);
     if (status == QNET_OK) {
         const size_t steps = (size_t)input.max_slices;
         n = cohort->scans_count;
@@ -114,14 +119,13 @@ int main(int argc, char **argv)
             facts[2 * n + i] = fold[i];
             if (fold[i] != 0) scans[train_count++] = i;
         }
-        status = train(ctx, cohort, scans, train_count, argc > 4 ? atoi(argv[4]) : 10, checkpoint,
-                       &run);
+        status = train(ctx, &config, cohort, scans, train_count, checkpoint, &run);
     }
     if (status == QNET_OK)
         status = qnet_weights_save(ctx, argv[2], run->net->table, run->net->weights, NULL, 0);
     if (status == QNET_OK) {
         for (i = 0; i < n; i++) scans[i] = i;
-        status = qnet_embed(run->net, &run->config.augment, cohort, scans, n, features,
+        status = qnet_embed(run->net, &config.augment, cohort, scans, n, features,
                             probability);
     }
     if (status == QNET_OK) status = write_features(ctx, argv[3], cohort, features, facts);
@@ -132,10 +136,11 @@ int main(int argc, char **argv)
         printf("images of the test subjects: %d of %d right\n", right, images);
         remove(checkpoint);
     } else {
-        fprintf(stderr, "train_stage1: %s\n", qnet_last_error(ctx));
+        fprintf(stderr, "train_stage1: %s\n", bids_error(&found));
     }
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     qnet_cohort_destroy(cohort);
+    bids_free(&found);
     free(features), free(probability), free(facts), free(fold), free(scans);
     qnet_context_destroy(ctx);
     return status != QNET_OK;

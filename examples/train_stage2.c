@@ -42,7 +42,7 @@ int main(int argc, char **argv)
     const qnet_real *features;
     const int32_t *facts[3]; /* length, label, fold */
     qnet_stage2_config config;
-    qnet_stage2 *run = NULL;
+    qnet_training *run = NULL;
     qnet_real *part[2];                /* features of the scans that train, that test */
     int *length[2], *label[2];
     double *probability;
@@ -94,7 +94,7 @@ int main(int argc, char **argv)
     if (!probability) return 1;
 
     status = qnet_stage2_create(ctx, &config, part[0], length[0], label[0], count[0], &run);
-    if (status == QNET_OK) status = qnet_stage2_run(run, NULL);
+    if (status == QNET_OK) status = qnet_training_run(run, NULL);
     if (status == QNET_OK && argc > 2)
         status = qnet_weights_save(ctx, argv[2], run->model->table, run->model->weights, NULL, 0);
     if (status == QNET_OK)
@@ -106,7 +106,7 @@ int main(int argc, char **argv)
     } else {
         fprintf(stderr, "train_stage2: %s\n", qnet_last_error(ctx));
     }
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
     qnet_safetensors_destroy(file);
     for (side = 0; side < 2; side++) free(part[side]), free(length[side]), free(label[side]);
     free(probability);

@@ -132,6 +132,45 @@ for cc in gcc clang cc; do
         check "$cc no prints, no exits" sh -c "! nm -u '$build/one.o' | grep -wE 'printf|puts|putchar|exit|abort|_exit|getenv'"
     fi
 done
+# The header includes itself once per instruction set: under any name, from any folder and by any path. Pasted into
+# another file it cannot, and compiles the one set that the flags allow.
+mkdir -p "$build/lib" "$build/app/sub"
+cp qnet.h "$build/lib/qnet.h"
+cp qnet.h "$build/lib/renamed.h"
+cp "$build/one.c" "$build/app/sub/one.c"
+for how in 'lib/renamed.h' '../../lib/qnet.h' '../../lib/renamed.h' 'renamed.h'; do
+    sed "s|qnet.h|$how|" "$build/one.c" > "$build/app/sub/$(echo "$how" | tr '/.' '__').c"
+done
+{ cat qnet.h; sed 1,3d "$build/one.c"; } > "$build/body.c"
+{ echo '#define QNET_IMPLEMENTATION'; cat "$build/body.c"; } > "$build/pasted.c"
+{ echo '#define QNET_PASTED'; cat "$build/pasted.c"; } > "$build/app/pasted.h"
+echo '#include "pasted.h"' > "$build/app/pasted_user.c"
+for cc in gcc clang; do
+    command -v $cc > /dev/null 2>&1 || continue
+    case $(uname -m) in x86_64) ;; *) continue ;; esac
+    sets() { # options... file: the sets that are compiled
+        $cc -std=c99 $warn -E -P -DQNET_NO_STDIO "$@" | grep -o 'qnet__isa_table_[a-z0-9]* = {' | tr -d '={ \n'
+    }
+    all=qnet__isa_table_avx512qnet__isa_table_avx2qnet__isa_table_plain
+    check "$cc finds itself by -I" [ "$(cd "$build/app/sub" && sets -I../../lib one.c)" = $all ]
+    check "$cc finds itself by -I below" [ "$(cd "$build" && sets -Ilib app/sub/one.c)" = $all ]
+    check "$cc finds itself in brackets" [ "$(cd "$build" && sed 's/"qnet.h"/<qnet.h>/' one.c > brackets.c && sets -Ilib brackets.c)" = $all ]
+    check "$cc finds itself renamed" [ "$(cd "$build" && sets -I. app/sub/lib_renamed_h.c)" = $all ]
+    check "$cc finds itself renamed by -I" [ "$(cd "$build" && sets -Ilib app/sub/renamed_h.c)" = $all ]
+    check "$cc finds itself by a path" [ "$(cd "$build/app" && sets sub/______lib_qnet_h.c)" = $all ]
+    check "$cc finds itself renamed by a path" [ "$(sets "$build/app/sub/______lib_renamed_h.c")" = $all ]
+    check "$cc pasted" [ "$(sets "$build/pasted.c")" = qnet__isa_table_plain ]
+    check "$cc pasted into a header" [ "$(cd "$build/app" && sets pasted_user.c)" = qnet__isa_table_plain ]
+    for flags in '' '-mavx2 -mfma' -mavx512f; do
+        check "$cc pasted $flags" $cc -std=c99 $warn -O1 $flags -c "$build/pasted.c" -o "$build/pasted.o"
+        check "$cc pasted into a header $flags" $cc -std=c99 $warn -O1 $flags -c "$build/app/pasted_user.c" \
+            -o "$build/pasted.o"
+    done
+    check "$cc pasted runs" sh -c "$cc -O1 '$build/pasted.c' -o '$build/pasted' -lm && '$build/pasted'"
+    # without optimisation the kernels must not multiply: inlined by force they were 20 MB
+    check "$cc -O0" $cc -std=c99 $warn -O0 -c -I. "$build/one.c" -o "$build/one-O0.o"
+    check "$cc -O0 is small" [ "$(wc -c < "$build/one-O0.o")" -lt 2500000 ]
+done
 for cxx in g++ clang++ c++; do
     command -v $cxx > /dev/null 2>&1 || continue
     [ $cxx = c++ ] && command -v g++ > /dev/null 2>&1 && continue

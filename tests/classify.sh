@@ -63,10 +63,10 @@ odd() # exit status, part of what it must print, QSM, R2*, T1W, mask, options
     shift 2
     says "$status" "$part" "$@" --weights "$weights" --fold "$fold"
 }
-odd 1 'QSM map: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$mask"
-odd 0 'warning: QSM map: looks like R2*' "$r2star" "$qsm" "$t1w" "$mask" --any-values
-odd 1 'mask of the basal ganglia: is no mask' "$qsm" "$r2star" "$t1w" "$t1w"
-odd 1 'mask of the basal ganglia: no voxel is .5 or more' "$qsm" "$r2star" "$t1w" "$qsm"
+odd 1 'sub-01_R2starmap.nii.gz: looks like R2*: are QSM and R2* swapped?' "$r2star" "$qsm" "$t1w" "$mask"
+odd 0 "warning: $r2star: looks like R2*" "$r2star" "$qsm" "$t1w" "$mask" --any-values
+odd 1 'sub-01_T1w.nii.gz: is no mask' "$qsm" "$r2star" "$t1w" "$t1w"
+odd 1 'sub-01_Chimap.nii.gz: no voxel is .5 or more' "$qsm" "$r2star" "$t1w" "$qsm"
 
 # Two files that do not belong together.
 pair() # exit status, part of what it must print, ResNet, Q-Net

@@ -8,6 +8,8 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "folder.h"
+#include "examples/crossval/cuts.h"
 
 #define ROOT "build/test_cohort"
 #define NX 40
@@ -104,6 +106,23 @@ static qnet_input_config small_config(qnet_input input)
 static float pixels[24 * SIDE * SIDE * 3], pixels2[24 * SIDE * SIDE * 3];
 static int slice_z[24], slices;
 
+/* A cohort of this scan alone: its slices, their numbers and pixels, if all is well. */
+static qnet_status prepare(const qnet_input_config *config, const qnet_scan_maps *maps)
+{
+    qnet_cohort *one = NULL;
+    qnet_status status = qnet_cohort_create(ctx, config, 1, &one);
+    if (status == QNET_OK) status = qnet_cohort_add(one, maps);
+    if (status == QNET_OK) {
+        const qnet_scan *scan = &one->scans[0];
+        const size_t size = (size_t)one->height * (size_t)one->width * 3 * sizeof(float);
+        slices = scan->slices;
+        memcpy(slice_z, scan->slice_z, (size_t)slices * sizeof *slice_z);
+        memcpy(pixels, scan->pixels, (size_t)slices * size);
+    }
+    qnet_cohort_destroy(one);
+    return status;
+}
+
 /* ---- configuration --------------------------------------------------------------------------- */
 
 static void test_config(void)
@@ -111,6 +130,7 @@ static void test_config(void)
     qnet_input_config config;
     qnet_scan_maps maps;
     memset(&maps, 0, sizeof maps);
+    maps.subject = "sub-01";
     qnet_input_config_init(&config, QNET_INPUT_CROP);
     CHECK(config.size == 224 && config.box_mm == 96 && config.margin == 0.08 &&
           config.max_slices == 24);
@@ -123,7 +143,7 @@ static void test_config(void)
     do { \
         qnet_input_config bad = config; \
         change; \
-        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &bad, &maps, &slices, slice_z, pixels), \
+        CHECK_FAILS(ctx, prepare(&bad, &maps), \
                     QNET_ERROR_ARGUMENT, text); \
     } while (0)
     REFUSED(bad.size = 31, "size");
@@ -134,11 +154,11 @@ static void test_config(void)
     REFUSED(bad.max_slices = 0, "max_slices");
     REFUSED(bad.slice_first = -1, "slice_first");
     REFUSED(bad.slice_count = 25, "slice_count");
-    REFUSED(memset(&bad.input, 3, sizeof bad.input), "crop nor full");
+    REFUSED(memset(&bad.input, 3, sizeof bad.input), "neither crop nor full");
     REFUSED((bad.box_explicit = 1, bad.box_center_mm[1] = HUGE_VAL), "box_center_mm");
     REFUSED(bad.size = 64, "QSM map: missing");
 #undef REFUSED
-    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, NULL, &maps, &slices, slice_z, pixels),
+    CHECK_FAILS(ctx, prepare(NULL, &maps),
                 QNET_ERROR_ARGUMENT, "missing");
 }
 
@@ -184,7 +204,7 @@ static void test_orientation(void)
     for (i = 0; i < 5; i++) {
         qnet_scan_maps maps = make_maps(affine[i], n[i]);
         memset(pixels, 0, sizeof pixels);
-        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK_OK(ctx, prepare(&config, &maps));
         check_crop(1.3e-4);
         if (i == 0) memcpy(pixels2, pixels, sizeof pixels);
         CHECK(memcmp(pixels, pixels2, sizeof pixels) == 0);
@@ -200,7 +220,7 @@ static void test_oblique(void)
     0}};
     const qnet_input_config config = small_config(QNET_INPUT_FULL);
     qnet_scan_maps maps = make_maps(tilted, ras_n);
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(slices >= 3);
     CHECK(pixels[(5 * 32 + 16) * 3 + 1] > pixels[(25 * 32 + 16) * 3 + 1]); /* front above back */
     free_maps(&maps);
@@ -213,7 +233,7 @@ static void test_full(void)
     qnet_scan_maps maps = make_maps(ras, ras_n);
     int row, column;
     double worst = 0;
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(slices == 3);
     for (row = 0; row < 32; row++)
         for (column = 0; column < 32; column++) {
@@ -241,7 +261,7 @@ static void test_averaging(void)
     int i, row, column, y, x;
     for (i = 0; i < 256 * 256; i++) maps.qsm->voxels[i] = (float)qnet_rng_uniform(&rng);
     config.slice_count = 1;
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     for (row = 0; row < 32; row++)
         for (column = 0; column < 32; column++) {
             double sum = 0;
@@ -265,22 +285,22 @@ static void test_slice_choice(void)
     maps.mask->voxels[3 * plane + plane - 1] = 1;
     maps.mask->voxels[4 * plane + 9] = 0.49f;
     maps.mask->voxels[5 * plane] = 1;
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(slices == 4 && slice_z[0] == 0 && slice_z[1] == 2 && slice_z[2] == 3 && slice_z[3] == 5);
     config.max_slices = 2; /* the central ones */
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(slices == 2 && slice_z[0] == 2 && slice_z[1] == 3);
     CHECK_NEAR(pixels[(16 * 32 + 16) * 3 + 2], 1006, 1e-3); /* slice 2 is at 6 mm */
     config.max_slices = 3;
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(slices == 3 && slice_z[0] == 0 && slice_z[2] == 3);
     config.slice_first = 3;
     config.slice_count = 3;
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(slices == 3 && slice_z[0] == 3 && slice_z[2] == 5);
     config.slice_first = 4;
     slices = 77;
-    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+    CHECK_FAILS(ctx, prepare(&config, &maps),
                 QNET_ERROR_DATA, "slices 4..6 asked for, the volume has 0..5");
     CHECK(slices == 77);
     free_maps(&maps);
@@ -301,7 +321,7 @@ static void test_explicit_box(void)
         qnet_scan_maps maps = make_maps(i ? lps : ras, ras_n);
         qnet_volume *mask = maps.mask;
         maps.mask = NULL;
-        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK_OK(ctx, prepare(&config, &maps));
         check_crop(1.3e-4);
         maps.mask = mask;
         free_maps(&maps);
@@ -317,7 +337,7 @@ static void test_bad_maps(void)
     qnet_volume *keep;
     size_t i;
 #define FAILS(config_, status, text) \
-    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, config_, &maps, &slices, slice_z, pixels), status, text)
+    CHECK_FAILS(ctx, prepare(config_, &maps), status, text)
     slices = -5;
     maps.r2star->voxels[(2 * NY + 17) * NX + 20] = (float)NAN;
     FAILS(&config, QNET_ERROR_DATA, "R2* map: voxel (20, 17, 2) of the volume turned to RAS is NaN");
@@ -344,7 +364,7 @@ static void test_bad_maps(void)
         moved[0][0] += spacing[i];
         maps.t1w = make_volume((const double(*)[4])moved, ras_n, WORLD_Z);
         if (i == 3) FAILS(&config, QNET_ERROR_SHAPE, "corners lie 0.14 voxels off");
-        else CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        else CHECK_OK(ctx, prepare(&config, &maps));
         if (i == 0) CHECK(strstr(logged, "voxels off") == NULL);
         if (i == 1) CHECK_LOGGED("! T1W image: its corners lie 0.0016 voxels off those of QSM map");
         if (i == 2) CHECK_LOGGED("! T1W image: its corners lie 0.014 voxels off those of QSM map");
@@ -372,7 +392,7 @@ static void test_bad_maps(void)
     for (i = 0; i < NX * NY; i++) maps.qsm->voxels[2 * NX * NY + i] = i == 0 ? 1.0f : 0.0f;
     FAILS(&config, QNET_ERROR_DATA, "QSM map: slice 2 (from 0 at the bottom) is zero");
     other = small_config(QNET_INPUT_FULL);
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &other, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&other, &maps));
     slices = -5;
 
     memset(maps.mask->voxels, 0, NX * NY * NZ * sizeof(float));
@@ -449,16 +469,16 @@ static void test_values(void)
                    NX * NY * NZ * sizeof(float));
         logged[0] = '\0';
         if (cases[k].text == NULL) {
-            CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+            CHECK_OK(ctx, prepare(&config, &maps));
             CHECK(logged[0] == '\0');
         } else {
             slices = -5;
-            CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+            CHECK_FAILS(ctx, prepare(&config, &maps),
                         QNET_ERROR_DATA, cases[k].text);
             CHECK_CONTAINS(qnet_last_error(ctx), "if it is right, set any_values");
             CHECK(slices == -5);
             config.any_values = 1;
-            CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+            CHECK_OK(ctx, prepare(&config, &maps));
             CHECK_CONTAINS(logged, cases[k].text);
         }
         free_maps(&maps);
@@ -484,7 +504,7 @@ static void test_values(void)
         config.any_values = 0;
         for (i = 0; i < NX * NY * NZ; i++)
             if (i / (NX * NY) == 2 && i / NX % NY < 20 && i % NX > 16) maps.t1w->voxels[i] = (float)NAN;
-        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+        CHECK_FAILS(ctx, prepare(&config, &maps),
                     QNET_ERROR_DATA, "T1W image: is 0, or was NaN, in more than a tenth of the mask");
         free_maps(&maps);
     }
@@ -494,9 +514,9 @@ static void test_values(void)
         config.any_values = 0;
         config.slice_first = 1;
         config.slice_count = 3;
-        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK_OK(ctx, prepare(&config, &maps));
         for (i = 0; i < NX * NY * NZ; i++) maps.r2star->voxels[i] = 1000 / maps.r2star->voxels[i];
-        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+        CHECK_FAILS(ctx, prepare(&config, &maps),
                     QNET_ERROR_DATA, "T2* in ms");
         free_maps(&maps);
     }
@@ -516,7 +536,7 @@ static void test_tilt(void)
         config.max_slices = 24;
         logged[0] = '\0';
         if (k == 2) {
-            CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+            CHECK_FAILS(ctx, prepare(&config, &maps),
                         QNET_ERROR_DATA, "QSM map: its axes are turned by 40 degrees from those of "
                         "the head, its slices were acquired coronal; if it is right, set "
                         "any_orientation");
@@ -524,7 +544,7 @@ static void test_tilt(void)
             maps = make_maps(tilted, ras_n);
             config.any_orientation = 1;
         }
-        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK_OK(ctx, prepare(&config, &maps));
         if (k == 0) CHECK(strstr(logged, "turned") == NULL && strstr(logged, "acquired") == NULL);
         if (k == 1) CHECK_LOGGED("! QSM map: its axes are turned by 35 degrees from those of the head, its "
                                  "slices were acquired axial");
@@ -537,7 +557,7 @@ static void test_tilt(void)
                                           {-1.13, 1.13, 1.9, 0}};
         qnet_input_config config = small_config(QNET_INPUT_FULL);
         qnet_scan_maps maps = make_maps(cube, ras_n);
-        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+        CHECK_FAILS(ctx, prepare(&config, &maps),
                     QNET_ERROR_DATA, "any_orientation");
         free_maps(&maps);
     }
@@ -561,7 +581,7 @@ static void test_mask(void)
             if (kind == 4 && mask[i] > 0) mask[i] = 255;
             if (kind == 5 && mask[i] == 0 && i % 7 == 0) mask[i] = (float)NAN;
         }
-        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK_OK(ctx, prepare(&config, &maps));
         check_crop(1.3e-4);
         if (kind == 0 || kind == 4) CHECK(strstr(logged, "mask of the basal ganglia") == NULL);
         if (kind == 1)
@@ -583,7 +603,7 @@ static void test_mask(void)
             }
         mask[3 * plane + 20 * NX + 31] = 1; /* by a corner of the right one, one slice up */
         mask[4 * plane + 30 * NX + 5] = 1;  /* alone */
-        CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+        CHECK_OK(ctx, prepare(&config, &maps));
         CHECK(slices == 2 && slice_z[0] == 2 && slice_z[1] == 3);
         CHECK(mask[3 * plane + 20 * NX + 31] == 1 && mask[4 * plane + 30 * NX + 5] == 0);
         free_maps(&maps);
@@ -600,7 +620,7 @@ static void test_mask(void)
         for (i = 0; i < count; i++)
             mask[i] = kind == 0 ? (float)(i % 900) : kind == 1 ? (float)(i % 3) - 1
                     : kind == 2 ? (float)(i % 3) * 3.75f : 1;
-        CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &strict, &maps, &slices, slice_z, pixels),
+        CHECK_FAILS(ctx, prepare(&strict, &maps),
                     QNET_ERROR_DATA, text[kind]);
         CHECK_CONTAINS(qnet_last_error(ctx), "mask of the basal ganglia");
         free_maps(&maps);
@@ -626,7 +646,7 @@ static void test_background(void)
     maps.r2star->voxels[3 * plane + 10 * NX + 20] = 0;
     maps.r2star->voxels[3 * plane + 10 * NX + 21] = (float)NAN;
     logged[0] = '\0';
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     {
         char expected[80];
         snprintf(expected, sizeof expected, "! R2* map: %d voxels of NaN or infinity outside of the "
@@ -635,12 +655,12 @@ static void test_background(void)
     }
     CHECK(pixels[(2 * 32 + 0) * 3 + 1] == 0 && pixels[(16 * 32 + 16) * 3 + 1] != 0);
     maps.r2star->voxels[2 * plane + 17 * NX + 20] = (float)NAN;
-    CHECK_FAILS(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels),
+    CHECK_FAILS(ctx, prepare(&config, &maps),
                 QNET_ERROR_DATA, "R2* map: voxel (20, 17, 2) of the volume turned to RAS is NaN");
     maps.r2star->voxels[2 * plane + 17 * NX + 20] = 20;
     maps.r2star->voxels[5 * plane + 17 * NX + 20] = (float)NAN; /* in no slice that is used */
     logged[0] = '\0';
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &crop, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&crop, &maps));
     CHECK_LOGGED("! R2* map: 1 voxels of NaN or infinity inside of the head, where no image looks");
     for (i = 0; i < 3 * SIDE * SIDE * 3; i++)
         if (!(pixels[i] == pixels[i])) CHECK(0 && "NaN in an image");
@@ -653,8 +673,11 @@ static void test_cuts(void)
     enum { SCANS = 12 };
     qnet_input_config config = small_config(QNET_INPUT_CROP);
     qnet_cohort *many = NULL;
+    cut_pictures pictures = {0, NULL};
+    const qnet_viewer viewer = {&pictures, cut_show};
     int s, i, orange = 0, blue = 0;
     config.max_slices = NZ;
+    config.viewer = &viewer;
     CHECK_OK(ctx, qnet_cohort_create(ctx, &config, SCANS, &many));
     if (!many) return;
     for (s = 0; s < SCANS; s++) {
@@ -679,8 +702,10 @@ static void test_cuts(void)
     CHECK_NEAR(many->scans[0].cut.side_mm, 40 * 38 / 32.0, 1e-9);
     CHECK_NEAR(many->scans[0].cut.offset_mm[0], 2.5 * (20.5 - 19.5), 1e-9); /* QSM fills the slices */
     CHECK(many->scans[0].cut.mask_voxels == 8 * 13 * 3 && many->scans[0].cut.mask_left_out == 0);
-    for (i = 0; i < QNET_CUT_SIDE * 2 * QNET_CUT_SIDE; i++) {
-        const uint8_t *p = many->scans[0].cut.picture + 3 * i;
+    CHECK(pictures.count == SCANS && pictures.rgb != NULL);
+    if (!pictures.rgb) return;
+    for (i = 0; i < CUT_SIDE * 2 * CUT_SIDE; i++) {
+        const uint8_t *p = pictures.rgb + 3 * i;
         orange += p[0] == 230 && p[1] == 159;
         blue += p[0] == 86 && p[1] == 180;
     }
@@ -690,13 +715,17 @@ static void test_cuts(void)
     for (s = 0; s < SCANS; s++) CHECK(many->scans[s].cut.outlier == (s == 4 ? 1 : 0));
     CHECK_LOGGED("! sub-04: 16 mm to the front from the head's centre to the mask's, the cohort's "
                  "median is -4: look at the mask");
+    i = many->scans[7].slices;
     many->scans[7].slices = 20; /* far more than the others' 3 */
     CHECK_OK(ctx, qnet__cohort_outliers(many));
+    many->scans[7].slices = i;
     CHECK(many->scans[7].cut.outlier == 2);
     CHECK_LOGGED("! sub-07: 20 slices with the mask, the cohort's median is 3");
     many->scans_count = 9; /* too few to say */
     many->scans[4].cut.outlier = 0;
     CHECK_OK(ctx, qnet__cohort_outliers(many));
+    many->scans_count = SCANS;
+    free(pictures.rgb);
     CHECK(many->scans[4].cut.outlier == 0);
     qnet_cohort_destroy(many);
 }
@@ -708,15 +737,11 @@ static void test_cohort_memory(void)
     qnet_input_config config = small_config(QNET_INPUT_CROP);
     qnet_scan_maps maps = make_maps(ras, ras_n);
     qnet_cohort *cohort = NULL;
-    char tool[] = "maps";
     uint64_t hash;
-    config.derivatives = tool;
     CHECK_FAILS(ctx, qnet_cohort_create(ctx, &config, 0, &cohort), QNET_ERROR_LIMIT, "0 scans");
     CHECK_FAILS(ctx, qnet_cohort_create(ctx, &config, INT_MAX, &cohort), QNET_ERROR_LIMIT, "scans");
     CHECK(cohort == NULL);
     CHECK_OK(ctx, qnet_cohort_create(ctx, &config, 2, &cohort));
-    tool[0] = 'X';
-    CHECK(strcmp(cohort->config.derivatives, "maps") == 0);
     CHECK(cohort->scans_count == 0 && cohort->height == SIDE && cohort->width == SIDE);
     CHECK(qnet_scan_slice(cohort, 0, 0) == NULL);
     maps.subject = "";
@@ -816,22 +841,22 @@ static void test_folds(void)
 
 /* ---- participants.tsv ------------------------------------------------------------------------ */
 
-static qnet_scan *rows;
+static bids table_of;
+static bids_scan *rows;
 static int rows_count;
-static size_t rows_bytes;
 
 static qnet_status parse(const char *text, size_t size)
 {
-    qnet__table table;
-    qnet__span span;
-    memset(&table, 0, sizeof table);
-    table.ctx = ctx;
-    table.path = "participants.tsv";
-    span.at = text;
-    span.size = size;
-    if (rows) qnet__free(ctx, rows, rows_bytes);
-    rows = NULL;
-    return qnet__parse_participants(&table, span, &rows, &rows_count, &rows_bytes);
+    qnet_status status;
+    bids_free(&table_of);
+    memset(&table_of, 0, sizeof table_of);
+    table_of.ctx = ctx;
+    table_of.log.message = keep_log;
+    status = bids_participants(&table_of, "participants.tsv", text, size);
+    if (status != QNET_OK) qnet__fail(ctx, status, "%s", table_of.error);
+    rows = status == QNET_OK ? table_of.list : NULL;
+    rows_count = table_of.count;
+    return status;
 }
 #define PARSE(text) parse(text, sizeof(text) - 1)
 
@@ -860,12 +885,12 @@ static void test_participants(void)
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\n"), QNET_ERROR_DATA, "no participants");
     CHECK_FAILS(ctx, PARSE("participant_id\tage\nsub-01\t3\n"), QNET_ERROR_FORMAT, "group");
     CHECK_FAILS(ctx, PARSE("id\tgroup\nsub-01\tHC\n"), QNET_ERROR_FORMAT, "participant_id");
-    CHECK_FAILS(ctx, PARSE("participant_id,group\nsub-01,HC\n"), QNET_ERROR_FORMAT,
-                "participant_id,group");
+    CHECK_FAILS(ctx, PARSE("participant,group\nsub-01,HC\n"), QNET_ERROR_FORMAT,
+                "expected column names, participant_id among them, found \"participant,group\"");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\tgroup\na\tHC\tHC\n"), QNET_ERROR_FORMAT,
                 "two columns");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\nsub-02\n"), QNET_ERROR_FORMAT,
-                "line 3: expected 2 tab-separated fields, found 1");
+                "line 3: expected 2 fields as in the first line, found 1");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tHC\t5\n"), QNET_ERROR_FORMAT, "found 3");
     CHECK_FAILS(ctx, PARSE("participant_id\tgroup\nsub-01\tPD\n"), QNET_ERROR_DATA,
                 "participants.tsv: line 2, group: expected HH or HC, found \"PD\"");
@@ -909,21 +934,19 @@ static void test_participants(void)
                   (sexes[k].sex == -2));
         }
     }
-    CHECK_FAILS(ctx, PARSE("participant_id,age,group\nsub-01,3,HC\n"), QNET_ERROR_FORMAT,
-                "this is comma-separated, BIDS wants tabs");
-    CHECK_FAILS(ctx, PARSE("participant_id;age;group\r\nsub-01;3;HC\r\n"), QNET_ERROR_FORMAT,
-                "this is semicolon-separated, BIDS wants tabs");
-    CHECK_FAILS(ctx, PARSE("\xff\xfep\0a\0"), QNET_ERROR_FORMAT, "participants.tsv: is UTF-16");
-    CHECK_FAILS(ctx, PARSE("\xfe\xff\0p\0a"), QNET_ERROR_FORMAT, "participants.tsv: is UTF-16");
-    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\na\tH\0C\n"), QNET_ERROR_FORMAT, "zero bytes");
+    /* Other separators and quotes, as a spreadsheet or R writes them. */
+    CHECK_OK(ctx, PARSE("\"participant_id\",\"age\",\"group\"\n\"sub-01\",3,\"HC\"\n"));
+    CHECK(rows && rows[0].age == 3 && rows[0].label == QNET_HC && strcmp(rows[0].subject, "sub-01") == 0);
+    CHECK_OK(ctx, PARSE("participant_id;age;group\r\nsub-01;3,5;HH\r\n"));
+    CHECK(rows && rows[0].age == 3.5 && rows[0].label == QNET_HH);
+    CHECK_FAILS(ctx, PARSE("\xff\xfep\0a\0"), QNET_ERROR_FORMAT, "UTF-16 has them: save the table as UTF-8");
+    CHECK_FAILS(ctx, PARSE("participant_id\tgroup\na\tH\0C\n"), QNET_ERROR_FORMAT, "a zero byte");
     {
-        static char many[30100]; /* a header and 10,001 lines */
+        static char many[10001 * 10 + 30]; /* a header and 10,001 lines */
+        size_t n = (size_t)sprintf(many, "participant_id\tgroup\n");
         int i;
-        memcpy(many, "participant_id\tgroup\n", 21);
-        for (i = 0; i < 10001; i++) memcpy(many + 21 + 2 * i, "a\n", 2);
-        CHECK_FAILS(ctx, parse(many, 21 + 2 * 10001), QNET_ERROR_LIMIT, "10000");
-        qnet__free(ctx, rows, rows_bytes);
-        rows = NULL;
+        for (i = 0; i < 10001; i++) n += (size_t)sprintf(many + n, "a%05d\tHC\n", i);
+        CHECK_FAILS(ctx, parse(many, n), QNET_ERROR_LIMIT, "more than 10000");
     }
     /* Cut off anywhere, a good table is parsed or refused, never read past its end. */
     {
@@ -937,7 +960,7 @@ static void test_participants(void)
             free(exact);
         }
         CHECK(rows == NULL || rows_count == 2);
-        if (rows) qnet__free(ctx, rows, rows_bytes);
+        bids_free(&table_of);
         rows = NULL;
     }
 }
@@ -1001,12 +1024,14 @@ static void put_cohort(void)
 }
 
 static qnet_cohort *cohort;
+static const char *derivatives; /* given; NULL: found */
 static qnet_status read_cohort(const qnet_input_config *config)
 {
+    const qnet_log log = {NULL, keep_log};
     qnet_status status;
     qnet_cohort_destroy(cohort);
     cohort = NULL;
-    status = qnet_cohort_read(ctx, ROOT, config, &cohort);
+    status = load_folder(ctx, config, ROOT, derivatives, log, &cohort);
     CHECK((status == QNET_OK) == (cohort != NULL));
     return status;
 }
@@ -1039,7 +1064,7 @@ static void test_read(void)
     CHECK(cohort->scans[0].age == 63 && cohort->scans[1].age != cohort->scans[1].age);
     CHECK(cohort->scans[0].label == QNET_HC && cohort->scans[1].label == QNET_HH);
     CHECK(cohort->scans[0].hash == cohort->scans[1].hash); /* the same voxels */
-    CHECK_OK(ctx, qnet_scan_prepare(ctx, &config, &maps, &slices, slice_z, pixels));
+    CHECK_OK(ctx, prepare(&config, &maps));
     CHECK(memcmp(pixels, cohort->scans[1].pixels, 3 * SIDE * SIDE * 3 * sizeof(float)) == 0);
     reports = 0;
     stop_at = 1;
@@ -1075,16 +1100,16 @@ static void test_find(void)
     CHECK_OK(ctx, read_cohort(&config));
     put_map("derivatives/other", "sub-01", "", WORLD_X, ".nii.gz", ras_n);
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_ARGUMENT, "both maps and other");
-    config.derivatives = "maps";
+    derivatives = "maps";
     CHECK_OK(ctx, read_cohort(&config));
-    config.derivatives = "other";
+    derivatives = "other";
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND,
                 "sub-01: no sub-01_R2starmap.nii.gz or .nii in " ROOT
                 "/derivatives/other/sub-01/anat or " ROOT
                 "/sub-01/anat");
-    config.derivatives = "nothing";
+    derivatives = "nothing";
     CHECK_FAILS(ctx, read_cohort(&config), QNET_ERROR_NOT_FOUND, "derivatives/nothing");
-    config.derivatives = NULL;
+    derivatives = NULL;
     /* Everything in the raw folders, no derivatives. */
     {
         int m;
@@ -1211,11 +1236,22 @@ static void test_bad_folders(void)
     CHECK(read_cohort(&config) == QNET_ERROR_FORMAT);
     CHECK_CONTAINS(qnet_last_error(ctx), r2);
     /* Arguments. */
-    CHECK_FAILS(ctx, qnet_cohort_read(ctx, NULL, &config, &cohort), QNET_ERROR_ARGUMENT, "folder");
+    CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, NULL, 1, &cohort), QNET_ERROR_ARGUMENT, "files");
     {
         static char deep[1100];
+        const qnet_log none = {NULL, NULL};
+        qnet_scan_files files;
+        memset(&files, 0, sizeof files);
+        files.subject = "sub-01";
+        CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 0, &cohort), QNET_ERROR_LIMIT, "0 scans");
+        CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_NOT_FOUND,
+                    "sub-01: no file of the QSM map");
+        files.qsm = files.r2star = files.t1w = path;
+        put_cohort();
+        CHECK_FAILS(ctx, qnet_cohort_load(ctx, &config, &files, 1, &cohort), QNET_ERROR_NOT_FOUND,
+                    "sub-01: no file of the mask of the basal ganglia, and no slices or box are given");
         memset(deep, 'a', sizeof deep - 1);
-        CHECK_FAILS(ctx, qnet_cohort_read(ctx, deep, &config, &cohort), QNET_ERROR_LIMIT, "path");
+        CHECK_FAILS(ctx, load_folder(ctx, &config, deep, NULL, none, &cohort), QNET_ERROR_LIMIT, "path");
     }
 }
 
@@ -1243,6 +1279,7 @@ static void test_no_memory(void)
 {
     const qnet_input_config config = small_config(QNET_INPUT_CROP);
     qnet_hooks hooks;
+    bids found;
     qnet_context *poor = NULL;
     long n, at_start;
     int fold[2];
@@ -1252,12 +1289,14 @@ static void test_no_memory(void)
     hooks.allocator.free = counted_free;
     allowed = 1000;
     CHECK_OK(ctx, qnet_context_create(&hooks, &poor));
+    memset(&found, 0, sizeof found);
+    CHECK(bids_read(&found, ctx, ROOT) == QNET_OK);
     at_start = held;
     for (n = 0; n < 1000; n++) {
         qnet_cohort *got = NULL;
         qnet_status status;
         allowed = n;
-        status = qnet_cohort_read(poor, ROOT, &config, &got);
+        status = qnet_cohort_load(poor, &config, found.dataset.scans, found.dataset.count, &got);
         if (status == QNET_OK) {
             allowed = 0;
             CHECK_FAILS(poor, qnet_folds_create(poor, got, 2, 1, fold), QNET_ERROR_MEMORY, "folds");
@@ -1268,6 +1307,7 @@ static void test_no_memory(void)
         CHECK(qnet_last_error(poor)[0] != '\0');
     }
     CHECK(n > 10 && n < 1000 && held == at_start);
+    bids_free(&found);
     qnet_context_destroy(poor);
 }
 
@@ -1277,6 +1317,7 @@ static void test_cohort16(void)
 {
     static const char folder[] = "../shared/data/cohort16";
     qnet_input_config config;
+    const qnet_log none = {NULL, NULL};
     qnet_cohort *real = NULL;
     int i, fold[16], input;
     if (!qnet_file_exists("../shared/data/cohort16/participants.tsv")) {
@@ -1287,7 +1328,7 @@ static void test_cohort16(void)
         int hh = 0;
         qnet_input_config_init(&config, input ? QNET_INPUT_FULL : QNET_INPUT_CROP);
         config.size = 96; /* for speed */
-        CHECK_OK(ctx, qnet_cohort_read(ctx, folder, &config, &real));
+        CHECK_OK(ctx, load_folder(ctx, &config, folder, NULL, none, &real));
         if (!real) return;
         CHECK(real->scans_count == 16 && real->height == (input ? 96 : 96 + 2 * 8));
         /* Mask of sub-01: slices 2..20, by nibabel. */

@@ -2,7 +2,9 @@
    command-line side (signals, resume after a kill, sentences) is in tests/crossval.sh. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/report.h"
 #include "test.h"
+#include "folder.h"
 
 static const char data_folder[] = "build/test-experiment/data",
                   out_folder[] = "build/test-experiment/out",
@@ -43,16 +45,16 @@ static void write_map(qnet_context *ctx, const char *path, uint64_t people, int 
 static void write_table(qnet_context *ctx, const char *folder, int first, int step)
 {
     char path[256];
-    qnet_buffer table;
-    memset(&table, 0, sizeof table);
-    CHECK_OK(ctx, qnet_buffer_printf(ctx, &table, "participant_id\tage\tsex\tgroup\n"));
+    qnet_buffer rows;
+    memset(&rows, 0, sizeof rows);
+    CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "participant_id\tage\tsex\tgroup\n"));
     for (int s = first; s >= 0 && s < 8; s += step) {
-        CHECK_OK(ctx, qnet_buffer_printf(ctx, &table, "sub-%02d\t%d\tM\t%s\n", s + 1, 40 + s,
+        CHECK_OK(ctx, qnet_buffer_printf(ctx, &rows, "sub-%02d\t%d\tM\t%s\n", s + 1, 40 + s,
                                          s < 4 ? "HH" : "HC"));
     }
     sprintf(path, "%s/participants.tsv", folder);
-    CHECK_OK(ctx, qnet_file_replace(ctx, path, table.bytes, table.size));
-    qnet_buffer_free(ctx, &table);
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, rows.bytes, rows.size));
+    qnet_buffer_free(ctx, &rows);
 }
 
 static void write_cohort(qnet_context *ctx, const char *folder, uint64_t people)
@@ -85,6 +87,7 @@ static void small_config(qnet_experiment_config *c)
     c->stage2.epochs = 4;
     c->stage2.hidden = 8;
     c->cam_scans = 1;
+    c->publish.write = report_write;
 }
 
 /* The least that goes through all steps: one slice of a scan, one epoch. */
@@ -128,6 +131,7 @@ static void test_run(void)
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
     qnet_buffer text;
+    char path[256];
     const qnet_level_result *images, *scans;
     memset(&hooks, 0, sizeof hooks);
     memset(&text, 0, sizeof text);
@@ -137,7 +141,7 @@ static void test_run(void)
     write_cohort(ctx, data_folder, 5);
     small_config(&c);
     c.repeats = 2;
-    CHECK_OK(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e));
     if (!e) return;
     images = &e->level[QNET_INPUT_CROP][QNET_LEVEL_IMAGE];
     scans = &e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN];
@@ -149,8 +153,8 @@ static void test_run(void)
     CHECK(e->cams_count[QNET_INPUT_CROP] == 2);
     for (int s = 0; s < 8; s++) {
         const qnet_cut *cut = &e->participants[s].cut[QNET_INPUT_CROP];
-        CHECK(cut->picture != NULL && cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
-        CHECK(e->participants[s].cut[QNET_INPUT_FULL].picture == NULL);
+        CHECK(cut->slice[1] - cut->slice[0] == 2 && cut->mask_voxels > 0);
+        CHECK(e->participants[s].cut[QNET_INPUT_FULL].mask_voxels == 0);
     }
     for (size_t i = 0; i < 2 * images->count; i++) {
         const qnet_item *item = &images->items[i];
@@ -221,16 +225,16 @@ static void test_run(void)
     CHECK(scans->pair[0].model1 == QNET_MODEL_RESNET_SWA &&
           scans->pair[0].model2 == QNET_MODEL_RESNET);
     CHECK_NEAR(scans->pair[1].by_item.auc[0], scans->model[QNET_MODEL_QNET].auc_first, 1e-12);
-    CHECK_OK(ctx, qnet_experiment_tables(e, &text));
+    CHECK_OK(ctx, report_tables(e, &text));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "", 1));
     CHECK_CONTAINS((const char *)text.bytes, "Q-Net");
     text.size = 0;
-    CHECK_OK(ctx, qnet_experiment_manifest(e, &text));
+    CHECK_OK(ctx, report_manifest(e, &text));
     CHECK_CONTAINS((const char *)text.bytes, "\"derivatives\": \"maps\""); /* found */
     CHECK(e->seconds > 0);
     qnet_buffer_free(ctx, &text);
-    CHECK_OK(ctx, qnet_experiment_save(e, "build/test-experiment/again"));
-    CHECK(qnet_file_exists("build/test-experiment/again/report.html"));
+    sprintf(path, "%s/report.html", out_folder);
+    CHECK(qnet_file_exists(path));
     qnet_experiment_destroy(e);
     qnet_context_destroy(ctx);
     CHECK(allocated == 0);
@@ -272,9 +276,9 @@ static void test_identity(void)
         e.ctx = ctx;
         job.e = &e;
         job.fingerprint = (uint64_t)strtoull(qnet_safetensors_metadata(scan, "run"), NULL, 16);
-        CHECK_OK(ctx, qnet__check_run(&job, path));
+        CHECK_OK(ctx, qnet__check_run(&job, scan, path));
         job.fingerprint ^= 1;
-        CHECK_FAILS(ctx, qnet__check_run(&job, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
+        CHECK_FAILS(ctx, qnet__check_run(&job, scan, path), QNET_ERROR_MISMATCH, "resnetswa.safetensors: weights of run ");
     }
     sprintf(path, "%s/manifest.json", out_folder);
     CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &manifest));
@@ -352,36 +356,34 @@ static void test_dataset(void)
     };
     static const char folder[] = "build/test-experiment/described";
     char path[256], text[2000];
-    qnet_experiment *e = (qnet_experiment *)calloc(1, sizeof *e);
-    qnet_hooks hooks;
     int warnings = 0;
-    if (!e) return;
-    memset(&hooks, 0, sizeof hooks);
-    hooks.log.user = &warnings;
-    hooks.log.message = count_warning;
-    CHECK(qnet_context_create(&hooks, &e->ctx) == QNET_OK);
-    CHECK_OK(e->ctx, qnet_make_folder(e->ctx, folder));
+    qnet_context *ctx;
+    bids found;
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    CHECK_OK(ctx, qnet_make_folder(ctx, folder));
     sprintf(path, "%s/dataset_description.json", folder);
     remove(path);
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        memset(e->dataset, 0, sizeof e->dataset);
-        memset(e->dataset_type, 0, sizeof e->dataset_type);
-        e->simulated = warnings = 0;
+        memset(&found, 0, sizeof found);
+        found.ctx = ctx;
+        found.folder = folder;
+        found.log.user = &warnings;
+        found.log.message = count_warning;
+        warnings = 0;
         if (cases[k].text)
-            CHECK_OK(e->ctx, qnet_file_replace(e->ctx, path, cases[k].text, strlen(cases[k].text)));
-        CHECK_OK(e->ctx, qnet__dataset_describe(e, folder));
-        if (strcmp(e->dataset, cases[k].name)) printf("    \"%s\" from %s\n", e->dataset, cases[k].text);
-        CHECK(strcmp(e->dataset, cases[k].name) == 0 && strcmp(e->dataset_type, cases[k].type) == 0);
-        CHECK(e->simulated == cases[k].simulated && warnings == cases[k].warns);
+            CHECK_OK(ctx, qnet_file_replace(ctx, path, cases[k].text, strlen(cases[k].text)));
+        CHECK(bids_describe(&found) == QNET_OK);
+        if (strcmp(found.name, cases[k].name)) printf("    \"%s\" from %s\n", found.name, cases[k].text);
+        CHECK(strcmp(found.name, cases[k].name) == 0 && strcmp(found.type, cases[k].type) == 0);
+        CHECK(found.dataset.simulated == cases[k].simulated && warnings == cases[k].warns);
     }
     strcpy(text, "{\"Name\":\"");
-    for (int i = 0; i < 400; i++) strcat(text, "\xc3\xa9"); /* cut at a whole character */
+    for (int i = 0; i < 700; i++) strcat(text, "\xc3\xa9"); /* cut at a whole character */
     strcat(text, "\"}");
-    CHECK_OK(e->ctx, qnet_file_replace(e->ctx, path, text, strlen(text)));
-    CHECK_OK(e->ctx, qnet__dataset_describe(e, folder));
-    CHECK(strlen(e->dataset) == 254 && strncmp(e->dataset, text + 9, 254) == 0);
-    qnet_context_destroy(e->ctx);
-    free(e);
+    CHECK_OK(ctx, qnet_file_replace(ctx, path, text, strlen(text)));
+    CHECK(bids_describe(&found) == QNET_OK);
+    CHECK(strlen(found.name) == 1022 && strncmp(found.name, text + 9, 1022) == 0);
+    qnet_context_destroy(ctx);
 }
 
 static int stop_at;
@@ -406,11 +408,11 @@ static void test_stop_and_resume(void)
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
     small_config(&c);
     stop_at = 0;
-    CHECK_OK(ctx, qnet_experiment_run(ctx, &c, data_folder, "build/test-experiment/whole", NULL, 0,
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/whole", NULL, 0,
                                       &whole));
     for (int n = 0; status == QNET_STOPPED && n < 200; n++) {
         stop_at = 20 + n; /* reports until the next stop */
-        status = qnet_experiment_run(ctx, &c, data_folder, "build/test-experiment/parts", NULL,
+        status = run_folder(ctx, &c, data_folder, "build/test-experiment/parts", NULL,
                                      n > 0, &parts);
         stops += status == QNET_STOPPED;
     }
@@ -430,38 +432,100 @@ static void test_stop_and_resume(void)
     qnet_context_destroy(ctx);
 }
 
+/* The first time, writes one file and fails. */
+static qnet_status publish_at_second(void *user, const qnet_experiment *e, const char *folder)
+{
+    int *calls = (int *)user;
+    char path[700];
+    sprintf(path, "%.600s/mine.txt", folder);
+    CHECK_OK(e->ctx, qnet_file_replace(e->ctx, path, "mine", 4));
+    CHECK(e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].auc_first >= 0);
+    return ++*calls > 1 ? QNET_OK : qnet_make_folder(e->ctx, path); /* a file is in the way */
+}
+
+/* What publish writes comes to the results with all the rest or not at all, and a folder in the way
+   stops it before anything has been moved. */
+static void test_publish(void)
+{
+    static const char out[] = "build/test-experiment/published";
+    static const char *const old[4] = { "predictions.csv", "mine.txt", "report.html",
+                                        "weights/crop-repeat01-fold01-qnet.safetensors" };
+    qnet_context *ctx;
+    qnet_experiment_config c;
+    qnet_experiment *e = NULL;
+    qnet_buffer text;
+    char path[256];
+    int calls = 0;
+    memset(&text, 0, sizeof text);
+    CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
+    tiny_config(&c);
+    c.publish.write = publish_at_second;
+    c.publish.user = &calls;
+    sprintf(path, "%s/weights", out);
+    CHECK_OK(ctx, qnet_make_folder(ctx, path));
+    for (int k = 0; k < 4; k++) {
+        sprintf(path, "%s/%s", out, old[k]);
+        CHECK_OK(ctx, qnet_file_replace(ctx, path, "old", 3));
+    }
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out, NULL, 0, &e), QNET_ERROR_IO, "mine.txt");
+    sprintf(path, "%s/mine.txt", out);
+    CHECK(qnet__remove(path) == 0);
+    CHECK_OK(ctx, qnet_make_folder(ctx, path));
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out, NULL, 1, &e), QNET_ERROR_IO, "it is a folder");
+    for (int k = 0; k < 4; k++) {
+        text.size = 0;
+        sprintf(path, "%s/%s", out, old[k]);
+        if (k != 1) CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &text));
+        if (k != 1) CHECK(text.size == 3);
+        qnet_buffer_free(ctx, &text);
+    }
+    sprintf(path, "%s/mine.txt", out);
+    CHECK(qnet__remove(path) == 0);
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, NULL, 1, &e));
+    CHECK_OK(ctx, qnet_file_read(ctx, path, 0, &text));
+    CHECK(text.size == 4 && calls == 3);
+    sprintf(path, "%s/checkpoint", out);
+    CHECK(!qnet_file_exists(path));
+    qnet_buffer_free(ctx, &text);
+    qnet_experiment_destroy(e);
+    qnet_context_destroy(ctx);
+}
+
 static void test_bad_arguments(void)
 {
     qnet_context *ctx;
+    qnet_dataset none;
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
     CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
     small_config(&c);
-    CHECK(qnet_experiment_run(NULL, &c, data_folder, out_folder, NULL, 0, &e) ==
-          QNET_ERROR_ARGUMENT);
+    memset(&none, 0, sizeof none);
+    CHECK(qnet_experiment_run(NULL, &c, &none, out_folder, NULL, 0, &e) == QNET_ERROR_ARGUMENT);
     CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, NULL, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, &none, out_folder, NULL, 0, &e),
+                QNET_ERROR_ARGUMENT, "no scans");
     c.folds = 1;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "folds");
     c.folds = 5;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "5");
     small_config(&c);
     c.repeats = 0;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "repeats");
     small_config(&c);
     c.stage1.swa_share = (double)NAN;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "swa_share");
     small_config(&c);
     c.stage1.epochs = 0;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "epochs");
     small_config(&c);
     c.use_input[QNET_INPUT_CROP] = 0;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, out_folder, NULL, 0, &e),
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, out_folder, NULL, 0, &e),
                 QNET_ERROR_ARGUMENT, "input");
     CHECK(e == NULL);
     CHECK(strcmp(qnet_model_name(QNET_MODEL_QNET), "Q-Net") == 0);
@@ -484,62 +548,36 @@ static void forget(qnet_context *ctx, const char *out)
         CHECK_OK(ctx, qnet__work_clear(&e, (qnet__work_kind)kind, NULL, count));
 }
 
-/* participants.tsv is written anew, upside down, while the first input is trained. */
-static int turn_table(void *user, const qnet_progress_info *info)
+/* The QSM map of another person takes the place of the sixth one's while the first input is trained. */
+static int change_map(void *user, const qnet_progress_info *info)
 {
-    if (strstr(info->where, "crop repeat 1/1 fold 2")) write_table((qnet_context *)user, data_folder, 7, -1);
+    if (strstr(info->where, "crop repeat 1/1 fold 2"))
+        write_map((qnet_context *)user, "build/test-experiment/data/derivatives/maps/sub-06/anat/sub-06_Chimap.nii.gz",
+                  7, 5, 0);
     return 0;
 }
 
-/* Both inputs must be of the same subjects: otherwise a scan would carry another's label. */
-static void test_changed_table(void)
+/* Both inputs must be of the same maps. */
+static void test_changed_maps(void)
 {
     qnet_hooks hooks;
-    qnet_context *ctx, *writer;
+    qnet_context *ctx, *plain;
     qnet_experiment_config c;
     qnet_experiment *e = NULL;
     memset(&hooks, 0, sizeof hooks);
-    CHECK(qnet_context_create(NULL, &writer) == QNET_OK);
-    hooks.progress.report = turn_table;
-    hooks.progress.user = writer;
+    CHECK(qnet_context_create(NULL, &plain) == QNET_OK);
+    hooks.progress.report = change_map;
+    hooks.progress.user = plain;
     CHECK(qnet_context_create(&hooks, &ctx) == QNET_OK);
-    forget(writer, "build/test-experiment/changed");
+    forget(plain, "build/test-experiment/changed");
     tiny_config(&c);
     c.use_input[QNET_INPUT_FULL] = 1;
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
-                QNET_ERROR_MISMATCH, "line 1 of the table is sub-08 (HC), and was sub-01 (HH)");
-    write_table(writer, data_folder, 0, 1);
-    for (int now = 0; now <= 4; now++) { /* 3 subjects, and then so many */
-        qnet_participant was[3];
-        qnet_scan is[4];
-        qnet_cohort cohort;
-        qnet_experiment first;
-        memset(was, 0, sizeof was);
-        memset(is, 0, sizeof is);
-        memset(&cohort, 0, sizeof cohort);
-        memset(&first, 0, sizeof first);
-        first.ctx = ctx;
-        first.participants = was;
-        first.participants_count = 3;
-        was[1].true_label = is[1].label = QNET_HH;
-        was[2].label = QNET_HH; /* shuffled: it does not count */
-        cohort.scans = is;
-        cohort.scans_count = now;
-        if (now == 3) CHECK_OK(ctx, qnet__same_participants(&first, &cohort));
-        else CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, "and had 3");
-        if (now > 0) { /* the same name, another map; other slices are an input's own affair */
-            is[0].slices = 7;
-            is[0].source_hash = 1;
-            CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, "the QSM map of ");
-            is[0].source_hash = 0;
-        }
-        if (now == 3) CHECK_OK(ctx, qnet__same_participants(&first, &cohort));
-        is[0].label = QNET_HH;
-        if (now > 0) CHECK_FAILS(ctx, qnet__same_participants(&first, &cohort), QNET_ERROR_MISMATCH, " (HH), and was ");
-    }
-    qnet_experiment_destroy(e);
+    CHECK_FAILS(ctx, run_folder(ctx, &c, data_folder, "build/test-experiment/changed", NULL, 0, &e),
+                QNET_ERROR_MISMATCH, "the QSM map of sub-06: it was changed while the first input was trained");
+    CHECK(e == NULL);
+    write_cohort(plain, data_folder, 5);
     qnet_context_destroy(ctx);
-    qnet_context_destroy(writer);
+    qnet_context_destroy(plain);
 }
 
 static char warnings[8192];
@@ -569,7 +607,7 @@ static qnet_status begin(qnet_context *ctx, const qnet_experiment_config *c, con
     memset(&text, 0, sizeof text);
     warnings[0] = config[0] = '\0';
     sprintf(out, "build/test-experiment/begun%d", ++runs);
-    status = qnet_experiment_run(ctx, c, data, out, weights, 0, &e);
+    status = run_folder(ctx, c, data, out, weights, 0, &e);
     sprintf(path, "%s/checkpoint/config.txt", out);
     if (status == QNET_STOPPED && qnet_file_read(ctx, path, 4096, &text) == QNET_OK)
         sprintf(config, "%.*s", (int)text.size, (const char *)text.bytes);
@@ -612,7 +650,7 @@ static void test_leak(void)
     tiny_config(&c);
     CHECK(begin(ctx, &c, other_folder, seen, config) == QNET_STOPPED); /* trains */
     CHECK_CONTAINS(warnings, "the same name");
-    CHECK_OK(plain, qnet_experiment_run(plain, &c, other_folder, "build/test-experiment/second", seen, 0, &e));
+    CHECK_OK(plain, run_folder(plain, &c, other_folder, "build/test-experiment/second", seen, 0, &e));
     qnet_experiment_destroy(e);
     CHECK_FAILS(ctx, begin(ctx, &c, other_folder, later, config), QNET_ERROR_LEAK, "subjects of this cohort");
     CHECK_FAILS(ctx, begin(ctx, &c, data_folder, later, config), QNET_ERROR_LEAK, "subjects of this cohort");
@@ -647,7 +685,7 @@ static void test_initial_weights(void)
     qnet_augment_config a;
     qnet_buffer text;
     char config[4096 + 1], first[32];
-    const char *pairs[128];
+    const char *pairs[2 * QNET__METADATA_PAIRS];
     int n;
     tiny_config(&c);
     memset(&text, 0, sizeof text);
@@ -660,7 +698,7 @@ static void test_initial_weights(void)
     a.mean[1] = 0.25;
     CHECK_OK(ctx, qnet__preparation_text(ctx, &in, &a, &text));
     CHECK_OK(ctx, qnet_buffer_append(ctx, &text, "subjects=0123456789abcdef\n", 27));
-    n = qnet__metadata_pairs((char *)text.bytes, pairs, 64);
+    n = qnet__metadata_pairs((char *)text.bytes, pairs);
     write_weights(ctx, path, 2, pairs, n);
     CHECK(begin(ctx, &c, data_folder, path, config) == QNET_STOPPED);
     CHECK_CONTAINS(config, "\nmean.1=0.25\n");
@@ -705,21 +743,20 @@ static void test_shuffled_labels(void)
     qnet_input_config input;
     qnet_augment_config augment;
     qnet_buffer csv;
-    char path[256], maps[8] = "maps";
+    char path[256];
     int hh = 0, moved = 0, again = 0;
     memset(&csv, 0, sizeof csv);
     CHECK(qnet_context_create(NULL, &ctx) == QNET_OK);
     tiny_config(&c);
     c.shuffle_labels = 1;
     c.repeats = 2;
-    c.input[QNET_INPUT_CROP].derivatives = maps;
     sprintf(path, "%s/weights", out);
     CHECK_OK(ctx, qnet_make_folder(ctx, path));
     for (int k = 0; k < 4; k++) {
         sprintf(path, "%s/weights/%s", out, in_weights[k].name);
         CHECK_OK(ctx, qnet_file_replace(ctx, path, "old", 3));
     }
-    CHECK_OK(ctx, qnet_experiment_run(ctx, &c, data_folder, out, NULL, 0, &e));
+    CHECK_OK(ctx, run_folder(ctx, &c, data_folder, out, NULL, 0, &e));
     for (int k = 0; k < 4; k++) {
         sprintf(path, "%s/weights/%s", out, in_weights[k].name);
         CHECK(qnet_file_exists(path) == in_weights[k].stays);
@@ -733,13 +770,12 @@ static void test_shuffled_labels(void)
         CHECK(item->label == (int)e->participants[s].label);
     }
     CHECK(hh == 4 && moved > 0 && again > 0);
-    strcpy(maps, "gone");
-    if (e) CHECK(strcmp(e->config.input[QNET_INPUT_CROP].derivatives, "maps") == 0);
+    if (e) CHECK(strcmp(e->derivatives, "maps") == 0 && strcmp(e->data, data_folder) == 0);
     CHECK_OK(ctx, qnet_experiment_csv(e, &csv));
     CHECK_CONTAINS((const char *)csv.bytes, ",z,shuffled_label,p_resnet");
     CHECK_CONTAINS((const char *)csv.bytes, ",d_qnet,true_label\n");
     csv.size = 0;
-    CHECK_OK(ctx, qnet_experiment_manifest(e, &csv));
+    CHECK_OK(ctx, report_manifest(e, &csv));
     CHECK_CONTAINS((const char *)csv.bytes, "{\"subject\": \"sub-01\", \"group\": \"HH\", \"shuffled_group\": \"H");
     sprintf(path, "%s/weights/crop-repeat01-fold01-resnetswa.safetensors", out);
     CHECK_FAILS(ctx, qnet_preparation_load(ctx, path, &input, &augment), QNET_ERROR_MISMATCH, "shuffled labels");
@@ -755,8 +791,9 @@ int main(void)
     RUN(test_preparation);
     RUN(test_dataset);
     RUN(test_stop_and_resume);
+    RUN(test_publish);
     RUN(test_bad_arguments);
-    RUN(test_changed_table);
+    RUN(test_changed_maps);
     RUN(test_leak);
     RUN(test_initial_weights);
     RUN(test_shuffled_labels);

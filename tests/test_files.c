@@ -222,12 +222,20 @@ static void test_experiment_lock(void)
     qnet_experiment_config config;
     qnet_experiment *e = NULL;
     qnet__lock lock;
+    qnet_scan_files scan;
+    qnet_dataset data;
+    memset(&scan, 0, sizeof scan);
+    memset(&data, 0, sizeof data);
+    scan.subject = "sub-01";
+    scan.qsm = scan.r2star = scan.t1w = scan.mask = FOLDER "/none";
+    data.scans = &scan;
+    data.count = 1;
     qnet_experiment_config_init(&config);
     CHECK_OK(ctx, qnet__lock_take(ctx, FOLDER "/run", &lock));
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &config, FOLDER "/none", FOLDER "/run", FOLDER "/none.safetensors", 1,
+    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &config, &data, FOLDER "/run", FOLDER "/none.safetensors", 1,
                                          &e), QNET_ERROR_BUSY, FOLDER "/run");
     qnet__lock_release(&lock);
-    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &config, FOLDER "/none", FOLDER "/run/deep", NULL, 0, &e),
+    CHECK_FAILS(ctx, qnet_experiment_run(ctx, &config, &data, FOLDER "/run/deep", NULL, 0, &e),
                 QNET_ERROR_NOT_FOUND, FOLDER "/none");
     CHECK(e == NULL && qnet__path_kind(FOLDER "/run") == 0);
     qnet_context_destroy(ctx);
@@ -275,14 +283,14 @@ static qnet_status write_stage2(qnet_context *ctx, qnet_sink *sink)
     static const int length[2] = { 2, 1 }, label[2] = { 0, 1 };
     static const qnet_real features[2 * 2 * QNET_FEATURES] = { 1 };
     qnet_stage2_config config;
-    qnet_stage2 *run = NULL;
+    qnet_training *run = NULL;
     qnet_status status;
     qnet_stage2_config_init(&config);
     config.steps = 2;
     config.hidden = 4;
     status = qnet_stage2_create(ctx, &config, features, length, label, 2, &run);
-    if (status == QNET_OK) status = qnet_stage2_write(run, sink);
-    qnet_stage2_destroy(run);
+    if (status == QNET_OK) status = qnet_training_write(run, sink);
+    qnet_training_destroy(run);
     return status;
 }
 

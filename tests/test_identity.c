@@ -176,7 +176,7 @@ static void must(qnet_context *ctx, qnet_status status, const char *what)
 }
 #define MUST(call) must(ctx, call, #call)
 
-static uint64_t hash1(const qnet_stage1 *s, int with_average)
+static uint64_t hash1(const qnet_training *s, int with_average)
 {
     const qnet_param_table *t = s->net->table;
     uint64_t h = mix(1, s->net->weights, t->total * sizeof(qnet_real));
@@ -186,7 +186,7 @@ static uint64_t hash1(const qnet_stage1 *s, int with_average)
     return with_average ? mix(1, s->state->average, t->trainable * sizeof(qnet_real)) : h;
 }
 
-static uint64_t hash2(const qnet_stage2 *s)
+static uint64_t hash2(const qnet_training *s)
 {
     const qnet_param_table *t = s->model->table;
     uint64_t h = mix(1, s->model->weights, t->total * sizeof(qnet_real));
@@ -205,8 +205,8 @@ static void work(const way *w)
     qnet_context *ctx = make_context(w, &p);
     qnet_stage1_config config1;
     qnet_stage2_config config2;
-    qnet_stage1 *s1 = NULL;
-    qnet_stage2 *s2 = NULL;
+    qnet_training *s1 = NULL;
+    qnet_training *s2 = NULL;
     char path[2][300];
     int label[SCANS], i;
     for (i = 0; i < 2 && w->checkpoint; i++) sprintf(path[i], "%.250s.stage%d", w->checkpoint, i + 1);
@@ -218,19 +218,19 @@ static void work(const way *w)
     config1.swa_share = .67; /* the last two epochs */
     config1.size = INPUT;
     config1.seed = 5;
-    MUST(qnet_stage1_create(ctx, &config1, &cohort, train_scans, 4, NULL, start_weights, &s1));
-    if (w->checkpoint && qnet_file_exists(path[0])) MUST(qnet_stage1_load(s1, path[0]));
+    MUST(qnet_stage1_create(ctx, &config1, &cohort, train_scans, 4, start_weights, &s1));
+    if (w->checkpoint && qnet_file_exists(path[0])) MUST(qnet_training_load(s1, path[0]));
     while (s1->epoch < EPOCHS1) {
-        MUST(qnet_stage1_epoch(s1));
+        MUST(qnet_training_epoch(s1));
         tell(EPOCH1 + s1->epoch - 1, hash1(s1, 0));
         fill_disk(w, "stage 1 SWA", s1->epoch);
-        if (w->checkpoint) MUST(qnet_stage1_save(s1, path[0]));
+        if (w->checkpoint) MUST(qnet_training_save(s1, path[0]));
     }
     if (!s1->finished) {
         tell(AVERAGE, hash1(s1, 1));
-        MUST(qnet_stage1_finish(s1));
+        MUST(qnet_training_finish(s1));
         tell(FINISHED, hash1(s1, 0));
-        if (w->checkpoint) MUST(qnet_stage1_save(s1, path[0]));
+        if (w->checkpoint) MUST(qnet_training_save(s1, path[0]));
     }
     MUST(qnet_embed(s1->net, &config1.augment, &cohort, all_scans, SCANS, features, probability));
     tell(FEATURES, mix(mix(1, features, sizeof features), probability, sizeof probability));
@@ -242,12 +242,12 @@ static void work(const way *w)
     config2.seed = 11;
     for (i = 0; i < SCANS; i++) label[i] = (int)scans[i].label;
     MUST(qnet_stage2_create(ctx, &config2, features, slices, label, SCANS, &s2));
-    if (w->checkpoint && qnet_file_exists(path[1])) MUST(qnet_stage2_load(s2, path[1]));
+    if (w->checkpoint && qnet_file_exists(path[1])) MUST(qnet_training_load(s2, path[1]));
     while (s2->epoch < EPOCHS2) {
-        MUST(qnet_stage2_epoch(s2));
+        MUST(qnet_training_epoch(s2));
         tell(EPOCH2 + s2->epoch - 1, hash2(s2));
         fill_disk(w, "stage 2", s2->epoch);
-        if (w->checkpoint) MUST(qnet_stage2_save(s2, path[1]));
+        if (w->checkpoint) MUST(qnet_training_save(s2, path[1]));
     }
     MUST(qnet_scan_model_predict(s2->model, features, slices, SCANS, image, scan));
     tell(PREDICTION, mix(mix(1, image, sizeof image), scan, sizeof scan));

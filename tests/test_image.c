@@ -24,6 +24,30 @@ static void make_source(void)
                             0.15 * sin(0.07 * (x + 2 * y)));
 }
 
+static float values[N]; /* scratch of the limits */
+
+/* The stretch of pixels[count] alone. */
+static void stretch(const float *pixels, int count, const float low[3], const float high[3], float *out)
+{
+    static qnet_real wide[N * 3];
+    const qnet_augmentation none = qnet_augment_test(1, count, 1, count);
+    qnet_augment_config config;
+    int i;
+    qnet_augment_config_init(&config);
+    CHECK_OK(ctx, qnet_augment_apply_within(ctx, &config, &none, pixels, 1, count, low, high, wide, 1, count,
+                                            NULL));
+    for (i = 0; i < 3 * count; i++) out[i] = (float)wide[i];
+}
+
+/* Where output pixel (out_x, out_y) comes from. */
+static void source_of(const qnet_augmentation *record, int in_h, int in_w, int out_x, int out_y, double *x,
+                      double *y)
+{
+    double map_x[64], map_y[64];
+    const qnet__warp warp = qnet__warp_plan(record, in_h, in_w, map_x, map_y);
+    qnet__warp_point(&warp, out_x, out_y, x, y);
+}
+
 /* A stretch that changes nothing: 0..1 to 0..1. */
 static qnet_augment_config plain_config(void)
 {
@@ -133,7 +157,7 @@ static void limits_of(const float *pixels, size_t count, double from, double to,
     qnet_augment_config_init(&config);
     config.percentile_low = from;
     config.percentile_high = to;
-    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, count, low, high, NULL));
+    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, count, low, high, values));
 }
 
 static int compare_floats(const void *a, const void *b)
@@ -204,10 +228,10 @@ static void test_stretch_edges(void)
     pixels[29] = (float)infinity;
     config.percentile_low = 0;
     config.percentile_high = 100;
-    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL));
+    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, values));
     CHECK(low[0] == 0 && high[0] == 0 && low[1] == 7 && high[1] == 7 && low[2] == 1 &&
           high[2] == 8);
-    qnet_stretch_apply(pixels, 10, low, high, out);
+    stretch(pixels, 10, low, high, out);
     for (i = 0; i < 10; i++) CHECK(out[3 * i] == 0 && out[3 * i + 1] == 0);
     CHECK(out[2] == 0 && out[29] == 1 && out[3 + 2] == 0 && out[24 + 2] == 1);
     CHECK_NEAR(out[12 + 2], 3 / 7.0, 1e-6);
@@ -216,26 +240,26 @@ static void test_stretch_edges(void)
     high[0] = 3e38f;
     low[1] = 0;
     high[1] = 1e-44f;
-    qnet_stretch_apply(pixels, 10, low, high, out);
+    stretch(pixels, 10, low, high, out);
     for (i = 0; i < 20; i++) CHECK(out[i] >= 0 && out[i] <= 1);
     /* No pixels at all. */
-    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 0, low, high, NULL));
+    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 0, low, high, values));
     CHECK(low[0] == 0 && high[0] == 0);
     /* Windows: fixed where given, T1W by percentile; and in place. */
     config.stretch = QNET_STRETCH_WINDOW;
-    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL));
+    CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, values));
     CHECK(low[0] == -0.2f && high[0] == 0.2f && low[1] == 0 && high[1] == 60 && high[2] == 8);
-    qnet_stretch_apply(pixels, 10, low, high, pixels);
+    stretch(pixels, 10, low, high, pixels);
     CHECK(pixels[0] == 0.5f);
     CHECK_NEAR(pixels[1], 7 / 60.0, 1e-7);
     config.percentile_high = config.percentile_low;
-    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL),
+    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, values),
                 QNET_ERROR_ARGUMENT, "percentiles");
     qnet_augment_config_init(&config);
     config.window_low[1] = 61;
-    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, NULL),
+    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, &config, pixels, 10, low, high, values),
                 QNET_ERROR_ARGUMENT, "window 61..60 of channel 1");
-    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, NULL, pixels, 10, low, high, NULL),
+    CHECK_FAILS(ctx, qnet_stretch_limits(ctx, NULL, pixels, 10, low, high, values),
                 QNET_ERROR_ARGUMENT, "missing");
 }
 
@@ -265,10 +289,10 @@ static void test_map(void)
     qnet_augmentation r = qnet_augment_test(H, W, 33, 40);
     double x, y, X, Y;
     int i, size;
-    qnet_augment_map(&r, H, W, 7, 3, &x, &y);
+    source_of(&r, H, W, 7, 3, &x, &y);
     CHECK(x == 7 + 6 && y == 3 + 5);
     r.hflip = r.vflip = 1;
-    qnet_augment_map(&r, H, W, 7, 3, &x, &y);
+    source_of(&r, H, W, 7, 3, &x, &y);
     CHECK(x == W - 1 - 13 && y == H - 1 - 8);
     /* M applied to the source of a pixel is that pixel (OpenCV's matrix, written out). */
     r = qnet_augment_test(H, W, H, W);
@@ -280,7 +304,7 @@ static void test_map(void)
     for (i = 0; i < 8; i++) {
         const double a = 1.1 * cos(-20 * 3.14159265358979323846 / 180);
         const double b = 1.1 * sin(-20 * 3.14159265358979323846 / 180);
-        qnet_augment_map(&r, H, W, 20 + i, 18 + i / 2, &x, &y);
+        source_of(&r, H, W, 20 + i, 18 + i / 2, &x, &y);
         X = a * x + b * y + (1 - a) * W / 2.0 - b * H / 2.0 + 0.02 * W;
         Y = -b * x + a * y + b * W / 2.0 + (1 - a) * H / 2.0 - 0.03 * H;
         CHECK_NEAR(X, 20 + i, 1e-9);
@@ -296,7 +320,7 @@ static void test_map(void)
         r.grid_x[2] = 40; /* far out of any drawn range */
         r.dx = -1234.5;
         for (i = 0; i < size; i++) {
-            qnet_augment_map(&r, size, size + 1, i, size - 1 - i, &x, &y);
+            source_of(&r, size, size + 1, i, size - 1 - i, &x, &y);
             CHECK(x >= 0 && x <= size && y >= 0 && y <= size - 1);
         }
     }
@@ -337,8 +361,8 @@ static void test_composition(void)
         r = qnet_augment_draw(&config, &rng, H, W, out_h, out_w);
         CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, out_h, out_w,
                                          NULL));
-        CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, source, N, low, high, NULL));
-        qnet_stretch_apply(source, N, low, high, work_image);
+        CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, source, N, low, high, values));
+        stretch(source, N, low, high, work_image);
         for (i = 0; i < N * 3; i++) {
             double v = work_image[i];
             if (r.brightness_contrast) v = fmin(fmax(v * r.alpha + r.beta, 0), 1);
@@ -348,7 +372,7 @@ static void test_composition(void)
             for (X = 0; X < out_w; X++) {
                 double x, y;
                 int x0, y0, x1, y1;
-                qnet_augment_map(&r, H, W, X, Y, &x, &y);
+                source_of(&r, H, W, X, Y, &x, &y);
                 x0 = (int)floor(x);
                 y0 = (int)floor(y);
                 x1 = x0 + (x0 < W - 1);
@@ -411,7 +435,6 @@ static void test_power(void)
         for (i = 1; i < 20000; i++) {
             const float v = (float)(i % 2 ? i / 20000.0 : exp(-i / 700.0));
             worst = fmax(worst, fabs(qnet__power(&table, v) / pow(v, gamma[g]) - 1));
-            CHECK(fabs(qnet__power_ref(v, gamma[g]) / pow(v, gamma[g]) - 1) < 6e-8);
         }
         CHECK_NEAR(worst, 0, bound);
     }
@@ -434,7 +457,7 @@ static void test_within(void)
         float low[3], high[3];
         if (exact == NULL) return;
         memcpy(exact, source, bytes);
-        CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, exact, (size_t)(h * w), low, high, NULL));
+        CHECK_OK(ctx, qnet_stretch_limits(ctx, &config, exact, (size_t)(h * w), low, high, values));
         memset(result, 0, sizeof result);
         memset(result2, 0, sizeof result2);
         CHECK_OK(ctx, qnet_augment_apply(ctx, &config, &r, exact, h, w, result, 5, 6, NULL));
@@ -500,14 +523,14 @@ static void test_bad_arguments(void)
     REFUSED("gamma is -1");
     r = good;
     config.std[2] = 0;
-    REFUSED("std of channel 2");
+    REFUSED("channel 2 has mean 0 and std 0");
     config = plain_config();
     config.percentile_high = 101;
     REFUSED("percentiles");
     config = plain_config();
 #undef REFUSED
     CHECK_FAILS(ctx, qnet_augment_apply(ctx, &config, &r, source, H, W, result, H + 1, 32, NULL),
-                QNET_ERROR_ARGUMENT, "44x32 from an image of 43x52");
+                QNET_ERROR_ARGUMENT, "crop of 44x32 at row 5, column 10 from an image of 43x52");
     CHECK_FAILS(ctx, qnet_augment_apply(ctx, &config, &r, source, 0, W, result, 0, 32, NULL),
                 QNET_ERROR_ARGUMENT, "0x52");
     CHECK_FAILS(ctx, qnet_augment_apply(ctx, &config, NULL, source, H, W, result, 32, 32, NULL),
@@ -554,8 +577,8 @@ static void test_memory(void)
     r = qnet_augment_draw(&config, &rng, H, W, 40, 40);
     CHECK_FAILS(poor, qnet_augment_apply(poor, &config, &r, source, H, W, result, 40, 40, NULL),
                 QNET_ERROR_MEMORY, "augmentation");
-    CHECK_FAILS(poor, qnet_stretch_limits(poor, &config, source, N, low, high, NULL),
-                QNET_ERROR_MEMORY, "stretching");
+    CHECK_FAILS(poor, qnet_stretch_limits(poor, &config, source, N, low, high, NULL), QNET_ERROR_ARGUMENT,
+                "scratch");
     memset(result, 0, sizeof result);
     memset(result2, 0, sizeof result2);
     CHECK_OK(poor, qnet_augment_apply(poor, &config, &r, source, H, W, result, 40, 40, scratch));

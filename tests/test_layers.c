@@ -2,6 +2,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "pool_reference.h"
 
 /* Tolerances: a float result of a short sum of numbers near 1 is good to a few units of 6e-8. */
 #define NEAR (QNET__REAL_IS_DOUBLE ? 1e-11 : 3e-6)
@@ -413,6 +414,12 @@ static void relu(void)
     CHECK(x[0] == 0 && x[2] == 3);
     qnet_relu_backward(5, y, dy, dy);
     CHECK(dy[0] == 0 && dy[2] == 4);
+    qnet_relu_forward(5, NULL, y); /* what has no status does nothing */
+    qnet_relu_forward(5, x, NULL);
+    qnet_relu_backward(5, NULL, dy, dx);
+    qnet_relu_backward(5, y, NULL, dx);
+    qnet_relu_backward(5, y, dy, NULL);
+    CHECK(y[2] == 3 && dx[2] == 4);
 }
 
 static void maxpool_by_hand(void)
@@ -441,7 +448,7 @@ static void maxpool_by_hand(void)
     qnet_context_destroy(ctx);
 }
 
-static void maxpool_against_twins(void)
+static void maxpool_against_reference(void)
 {
     static const int sizes[][4] = { { 1, 1, 1, 1 }, { 2, 2, 5, 33 }, { 1, 5, 2, 3 }, { 2, 7, 8, 64 },
                                     { 1, 8, 7, 70 }, { 3, 1, 9, 31 }, { 1, 9, 6, 16 }, { 2, 3, 1, 48 } };
@@ -475,15 +482,15 @@ static void maxpool_against_twins(void)
         }
         pool.y = y2;
         pool.argmax = argmax2;
-        qnet__maxpool_forward_ref(&pool, (size_t)batch);
+        pool_forward_reference(&pool, (size_t)batch);
         CHECK(same_bits(y, y2, out));
-        if (kind == QNET__PROLOGUE_NORMALISED) memcpy(argmax, argmax2, out); /* the twin's alone */
+        if (kind == QNET__PROLOGUE_NORMALISED) memcpy(argmax, argmax2, out); /* the reference's alone */
         else CHECK(memcmp(argmax, argmax2, out) == 0);
         CHECK_OK(ctx, qnet_maxpool_backward(ctx, batch, h, w, c, argmax, dy, dx));
         pool.winner = argmax;
         pool.dy = dy;
         pool.dx = dx2;
-        qnet__maxpool_backward_ref(&pool, (size_t)batch);
+        pool_backward_reference(&pool, (size_t)batch);
         CHECK(largest_difference(dx, dx2, in) < NEAR);
         free(x); free(dy); free(y); free(y2); free(dx); free(dx2); free(argmax); free(argmax2);
         free(mean); free(beta); free(sign);
@@ -652,6 +659,12 @@ static void softmax_and_cross_entropy(void)
     qnet_softmax(1, 3, l, l);
     CHECK_NEAR(l[0], 1 / (1 + exp(-1.0)), NEAR);
     CHECK(l[1] == 0);
+    memcpy(p, l, sizeof p);
+    qnet_softmax(1, 0, l, p); /* without a status: does nothing */
+    qnet_softmax(1, -1, l, p);
+    qnet_softmax(1, 3, NULL, p);
+    qnet_softmax(1, 3, l, NULL);
+    CHECK(same_bits(l, p, 12));
     loss = 77;
     CHECK_FAILS(ctx, qnet_cross_entropy(ctx, 4, 3, l, none, &loss, NULL), QNET_ERROR_DATA, "all 4 rows");
     label[3] = 3;
@@ -831,7 +844,7 @@ int main(void)
     RUN(batchnorm_gradients);
     RUN(relu);
     RUN(maxpool_by_hand);
-    RUN(maxpool_against_twins);
+    RUN(maxpool_against_reference);
     RUN(pool_gradients);
     RUN(avgpool);
     RUN(dense);

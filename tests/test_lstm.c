@@ -261,31 +261,95 @@ static void layer_against_torch(void)
     free_layer(&l);
 }
 
+/* The layer's definition, every scan by itself: qnet_lstm_cell step after step. */
+static void forward_by_cells(layer *l)
+{
+    const size_t n = (size_t)l->shape.hidden, in = (size_t)l->shape.in, steps = (size_t)l->shape.steps;
+    qnet_real *zero = (qnet_real *)calloc(n, sizeof *zero);
+    if (zero == NULL) exit(2);
+    memset(l->y, 0, l->outputs * sizeof *l->y);
+    for (size_t d = 0; d < 2; d++) {
+        qnet_real *gates = l->saved + d * l->rows * 6 * n, *c = gates + l->rows * 4 * n, *y = l->y + d * n;
+        for (size_t b = 0; b < (size_t)l->shape.batch; b++)
+            for (int k = 0; k < l->length[b]; k++) {
+                const size_t at = b * steps + (size_t)(d ? l->length[b] - 1 - k : k), before = d ? at + 1 : at - 1;
+                qnet_lstm_cell(l->shape.in, l->shape.hidden, l->w[d], l->u[d], l->b[d], l->x + at * in,
+                               k ? y + before * 2 * n : zero, k ? c + before * n : zero, y + at * 2 * n,
+                               c + at * n, gates + at * 4 * n);
+                for (size_t j = 0; j < n; j++) c[(l->rows + at) * n + j] = (qnet_real)tanh((double)c[at * n + j]);
+            }
+    }
+    free(zero);
+}
+
+/* Forward: gates = W x + U h' + b, c = f c' + i g, h = o tanh(c). Backward, step by step,
+       dW += dgates x^T    dU += dgates h'^T    db += dgates    dx += W^T dgates    dh' = U^T dgates. */
+static void backward_by_cells(layer *l)
+{
+    const size_t n = (size_t)l->shape.hidden, in = (size_t)l->shape.in, steps = (size_t)l->shape.steps;
+    double *dgates = (double *)malloc(6 * n * sizeof *dgates), *dh = dgates + 4 * n, *dc = dh + n;
+    if (dgates == NULL) exit(2);
+    memset(l->dx, 0, l->inputs * sizeof *l->dx);
+    for (size_t d = 0; d < 2; d++) {
+        const qnet_real *gates = l->saved + d * l->rows * 6 * n, *c = gates + l->rows * 4 * n, *y = l->y + d * n;
+        memset(l->dw[d], 0, l->nw * sizeof *l->x);
+        memset(l->du[d], 0, l->nu * sizeof *l->x);
+        memset(l->db[d], 0, l->nb * sizeof *l->x);
+        for (size_t b = 0; b < (size_t)l->shape.batch; b++) {
+            memset(dh, 0, 2 * n * sizeof *dh);
+            for (int k = l->length[b] - 1; k >= 0; k--) {
+                const size_t at = b * steps + (size_t)(d ? l->length[b] - 1 - k : k), before = d ? at + 1 : at - 1;
+                const qnet_real *gate = gates + at * 4 * n;
+                for (size_t j = 0; j < n; j++) {
+                    const double i = (double)gate[j], f = (double)gate[n + j], g = (double)gate[2 * n + j];
+                    const double o = (double)gate[3 * n + j], t = tanh((double)c[at * n + j]);
+                    const double h = (double)l->dy[at * 2 * n + d * n + j] + dh[j];
+                    const double cell = dc[j] + h * o * (1 - t * t);
+                    dgates[j] = cell * g * i * (1 - i);
+                    dgates[n + j] = k > 0 ? cell * (double)c[before * n + j] * f * (1 - f) : 0;
+                    dgates[2 * n + j] = cell * i * (1 - g * g);
+                    dgates[3 * n + j] = h * t * o * (1 - o);
+                    dc[j] = cell * f;
+                }
+                memset(dh, 0, n * sizeof *dh);
+                for (size_t j = 0; j < 4 * n; j++) {
+                    l->db[d][j] += (qnet_real)dgates[j];
+                    for (size_t p = 0; p < in; p++) {
+                        l->dw[d][j * in + p] += (qnet_real)(dgates[j] * (double)l->x[at * in + p]);
+                        l->dx[at * in + p] += (qnet_real)(dgates[j] * (double)l->w[d][j * in + p]);
+                    }
+                    for (size_t p = 0; p < n; p++) {
+                        if (k > 0) l->du[d][j * n + p] += (qnet_real)(dgates[j] * (double)y[before * 2 * n + p]);
+                        dh[p] += dgates[j] * (double)l->u[d][j * n + p];
+                    }
+                }
+            }
+        }
+    }
+    free(dgates);
+}
+
 /* The largest difference of what a direction saved, at steps below the scans' lengths. */
 static double saved_difference(const layer *a, const layer *b)
 {
     size_t n = (size_t)a->shape.hidden, steps = (size_t)a->shape.steps, scan, t;
-    qnet_lstm_weights w = weights_of(a);
     double worst = 0;
-    int d;
-    for (d = 0; d < 2; d++) {
-        qnet__lstm p = qnet__lstm_job(&a->shape, a->length, d, &w, a->x, a->y, a->saved);
-        qnet__lstm q = qnet__lstm_job(&b->shape, b->length, d, &w, b->x, b->y, b->saved);
-        for (scan = 0; scan < (size_t)a->shape.batch; scan++) {
-            for (t = 0; t < (size_t)a->length[scan]; t++) {
-                size_t row = scan * steps + t;
-                worst = fmax(worst, largest_difference(p.gates + row * 4 * n, q.gates + row * 4 * n, 4 * n));
-                worst = fmax(worst, largest_difference(p.cell + row * n, q.cell + row * n, n));
-                worst = fmax(worst, largest_difference(p.cell_tanh + row * n, q.cell_tanh + row * n, n));
-            }
-        }
-    }
+    int d, part;
+    for (d = 0; d < 2; d++)
+        for (part = 0; part < 6; part++) /* four gates [4 hidden]; c and tanh(c), [hidden] each */
+            for (scan = 0; scan < (size_t)a->shape.batch; scan++)
+                for (t = 0; t < (size_t)a->length[scan]; t++) {
+                    const size_t row = scan * steps + t, first = (size_t)d * a->rows * 6 * n;
+                    const size_t at = first + (part < 4 ? (row * 4 + (size_t)part) * n
+                                                        : ((size_t)part * a->rows + row) * n);
+                    worst = fmax(worst, largest_difference(a->saved + at, b->saved + at, n));
+                }
     return worst;
 }
 
-/* The fast forms of both passes against their twins, on odd sizes, for every kernel set that this
-   machine has. Gradients are sums over up to 51 steps of numbers near 1. */
-static void layer_against_its_twins(void)
+/* Both passes against their definition, on odd sizes, for every kernel set that this machine has.
+   Gradients are sums over up to 51 steps of numbers near 1. */
+static void layer_against_its_cells(void)
 {
     static const int sizes[][4] = { { 1, 1, 1, 1 }, { 3, 5, 7, 9 }, { 5, 4, 33, 17 }, { 2, 24, 40, 32 },
                                     { 17, 3, 5, 13 }, { 30, 2, 64, 24 }, { 29, 20, 3, 8 } };
@@ -296,32 +360,24 @@ static void layer_against_its_twins(void)
         qnet_context *ctx = make_context(NULL, cpus[k]);
         if (ctx == NULL) continue; /* not on this machine */
         for (s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
-            layer l, twin;
-            qnet_real *scratch = (qnet_real *)malloc(6 * (size_t)sizes[s][3] * sizeof *scratch);
-            qnet_real *dh = scratch + 4 * sizes[s][3], *dc = dh + sizes[s][3];
-            qnet_lstm_weights w;
+            layer l, cells;
             for (b = 0; b < sizes[s][0]; b++) length[b] = 1 + (b * 7 + sizes[s][1] - 1) % sizes[s][1];
             l = make_layer(ctx, sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3], length);
-            twin = make_layer(ctx, sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3], length);
+            cells = make_layer(ctx, sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3], length);
             CHECK_OK(ctx, forward(&l, NULL));
             CHECK_OK(ctx, backward(&l, NULL));
-            w = weights_of(&twin);
-            memset(twin.dx, 0, twin.inputs * sizeof *twin.dx);
+            forward_by_cells(&cells);
+            backward_by_cells(&cells);
             for (d = 0; d < 2; d++) {
-                qnet__lstm job = qnet__lstm_job(&twin.shape, length, d, &w, twin.x, twin.y, twin.saved);
-                qnet__lstm_forward_ref(&job, scratch);
-                job.dy = twin.dy + (size_t)d * job.hidden;
-                qnet__lstm_backward_ref(&job, scratch, dh, dc, twin.dw[d], twin.du[d], twin.db[d], twin.dx);
-                CHECK(largest_difference(l.dw[d], twin.dw[d], l.nw) < NEAR * 10);
-                CHECK(largest_difference(l.du[d], twin.du[d], l.nu) < NEAR * 10);
-                CHECK(largest_difference(l.db[d], twin.db[d], l.nb) < NEAR * 10);
+                CHECK(largest_difference(l.dw[d], cells.dw[d], l.nw) < NEAR * 10);
+                CHECK(largest_difference(l.du[d], cells.du[d], l.nu) < NEAR * 10);
+                CHECK(largest_difference(l.db[d], cells.db[d], l.nb) < NEAR * 10);
             }
-            CHECK(largest_difference(l.y, twin.y, l.outputs) < NEAR);
-            CHECK(saved_difference(&l, &twin) < NEAR);
-            CHECK(largest_difference(l.dx, twin.dx, l.inputs) < NEAR * 10);
-            free(scratch);
+            CHECK(largest_difference(l.y, cells.y, l.outputs) < NEAR);
+            CHECK(saved_difference(&l, &cells) < NEAR);
+            CHECK(largest_difference(l.dx, cells.dx, l.inputs) < NEAR * 10);
             free_layer(&l);
-            free_layer(&twin);
+            free_layer(&cells);
         }
         qnet_context_destroy(ctx);
     }
@@ -335,35 +391,72 @@ static double ulps(float got, double want)
     return fabs((double)got - want) / ldexp(1, e < -125 ? -149 : e - 24);
 }
 
-/* The fast sigma and tanh against double, over all floats in steps of 1021 bit patterns, which is
-   no power of two: subnormal numbers, both signs, infinity. And in a loop that is vectorised. */
-static void fast_gates(void)
+/* n units of a scan's first step through the kernel of a context: gates from W x to i, f, g, o. */
+static void run_row(const qnet_context *ctx, size_t n, const qnet_real *c_prev, qnet_real *gates, qnet_real *c,
+                    qnet_real *tanh_c, qnet_real *h, qnet_real *next)
 {
-    static const float edge[] = { 0, 1e-45f, 1e-38f, 87.4f, 88.8f, 103.9f, 104, 105, 1e30f, 3.4e38f, INFINITY };
-    double sigma = 0, tangent = 0;
-    uint32_t bits;
+    qnet_real *zero = (qnet_real *)malloc(4 * n * sizeof *zero);
+    qnet__lstm_row row;
     size_t i;
-    for (bits = 0; bits < 0xffffffffu - 1021; bits += 1021) {
-        float x;
-        memcpy(&x, &bits, sizeof x);
-        if (x != x) continue;
-        sigma = fmax(sigma, ulps(qnet__sigmoid_fast(x), 1 / (1 + exp(-(double)x))));
-        tangent = fmax(tangent, ulps(qnet__tanh_fast(x), tanh((double)x)));
+    if (zero == NULL) exit(2);
+    for (i = 0; i < 4 * n; i++) zero[i] = (qnet_real)-0.0; /* leaves -0 as it is */
+    memset(&row, 0, sizeof row);
+    row.hidden = n, row.b = row.uh = zero, row.c_prev = c_prev, row.gates = gates;
+    row.c = c, row.tanh_c = tanh_c, row.h = h, row.next_h = next;
+    qnet__isa_of(ctx)->lstm_forward(&row);
+    free(zero);
+}
+
+/* sigma and tanh of n numbers, out of every kernel set's row of units, against double: the largest errors
+   go to worst[2]. Not in double, which takes the library's. */
+static void gates_of(const qnet_context *ctx, size_t n, const float *x, float *y, double *worst)
+{
+    qnet_real *a = (qnet_real *)calloc(9 * n, sizeof *a);
+    size_t i;
+    if (a == NULL) exit(2);
+    for (i = 0; i < 4 * n; i++) a[i] = (qnet_real)x[i % n];
+    run_row(ctx, n, a + 4 * n, a, a + 5 * n, a + 6 * n, a + 7 * n, a + 8 * n);
+    for (i = 0; i < 4 * n; i++) {
+        const size_t of_tanh = i / n == 2;
+        const double v = (double)x[i % n], want = of_tanh ? tanh(v) : 1 / (1 + exp(-v));
+        const double error = ulps((float)a[i], want);
+        if (v == v && !(error <= worst[of_tanh])) worst[of_tanh] = error;
+        if (y != NULL && i / n % 2 == 0) y[i % n + of_tanh * n] = (float)a[i];
     }
-    CHECK(sigma < 2.4);
-    CHECK(tangent < 2.6);
-    if (sigma > 2.4 || tangent > 2.6) printf("    sigma %g, tanh %g\n", sigma, tangent);
-    for (i = 0; i < sizeof edge / sizeof edge[0]; i++) {
-        float x = edge[i];
-        CHECK(ulps(qnet__sigmoid_fast(x), 1 / (1 + exp(-(double)x))) < 2.4);
-        CHECK(ulps(qnet__sigmoid_fast(-x), 1 / (1 + exp((double)x))) < 2.4);
-        CHECK(ulps(qnet__tanh_fast(x), tanh((double)x)) < 2.6);
-        CHECK(qnet__tanh_fast(-x) == -qnet__tanh_fast(x));
+    free(a);
+}
+
+/* All floats in steps of 1021 bit patterns, which is no power of two: subnormal numbers, both signs,
+   infinity, NaN. */
+static void gates_of_all_floats(void)
+{
+    enum { N = 4099, EDGES = 26 };
+    static const float edge[EDGES] = { 0, 1e-45f, 1e-38f, 87.4f, 88.8f, 103.9f, 104, 105, 1e30f, 3.4e38f, INFINITY,
+                                       -0.0f, -1e-45f, -1e-38f, -87.4f, -88.8f, -103.9f, -104, -105, -1e30f, -3.4e38f,
+                                       -INFINITY, NAN, 1, -1, 2 };
+    static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512, QNET_CPU_NEON };
+    static float x[N], y[2 * EDGES];
+    const float *s = y, *t = y + EDGES;
+    size_t k, i, n;
+    for (k = 0; k < 4 && !QNET__REAL_IS_DOUBLE; k++) {
+        qnet_context *ctx = make_context(NULL, cpus[k]);
+        double worst[2] = { 0, 0 };
+        uint32_t bits;
+        if (ctx == NULL) continue;
+        for (bits = 0, n = 0; bits < 0xffffffffu - 1021; bits += 1021) {
+            memcpy(&x[n++], &bits, sizeof x[0]);
+            if (n == N) gates_of(ctx, n, x, NULL, worst), n = 0;
+        }
+        gates_of(ctx, EDGES, edge, y, worst);
+        CHECK(worst[0] < 2.4);
+        CHECK(worst[1] < 2.6);
+        if (worst[0] > 2.4 || worst[1] > 2.6) printf("    sigma %g, tanh %g\n", worst[0], worst[1]);
+        for (i = 0; i < 11; i++) CHECK(t[11 + i] == -t[i]);
+        CHECK(s[10] == 1 && s[21] == 0 && t[10] == 1 && t[21] == -1);
+        CHECK(s[22] != s[22] && t[22] != t[22]);
+        CHECK(1 / t[11] < 0);
+        qnet_context_destroy(ctx);
     }
-    CHECK(qnet__sigmoid_fast(INFINITY) == 1 && qnet__sigmoid_fast(-INFINITY) == 0);
-    CHECK(qnet__tanh_fast(INFINITY) == 1 && qnet__tanh_fast(-INFINITY) == -1);
-    CHECK(qnet__sigmoid_fast(NAN) != qnet__sigmoid_fast(NAN) && qnet__tanh_fast(NAN) != qnet__tanh_fast(NAN));
-    CHECK(1 / qnet__tanh_fast(-0.0f) < 0);
 }
 
 /* One row of units through each kernel set's own loop against libm in double: what vectorising may
@@ -372,10 +465,9 @@ static void rows_of_every_kernel(void)
 {
     enum { N = 37 };
     static const qnet_cpu cpus[] = { QNET_CPU_SCALAR, QNET_CPU_AVX2, QNET_CPU_AVX512, QNET_CPU_NEON };
-    qnet_real zero[4 * N], pre[4 * N], gates[4 * N], before[N], cell[N], cell_tanh[N], h[N], next[N];
+    qnet_real pre[4 * N], gates[4 * N], before[N], cell[N], cell_tanh[N], h[N], next[N];
     double worst;
     size_t k, j, q;
-    memset(zero, 0, sizeof zero);
     fill_random(pre, 4 * N, 5, 4);
     fill_random(before, N, 6, 1);
     pre[3] = 1000;
@@ -386,7 +478,7 @@ static void rows_of_every_kernel(void)
         qnet_context *ctx = make_context(NULL, cpus[k]);
         if (ctx == NULL) continue;
         memcpy(gates, pre, sizeof gates);
-        qnet__isa_of(ctx)->lstm(N, zero, zero, before, gates, cell, cell_tanh, h, next);
+        run_row(ctx, N, before, gates, cell, cell_tanh, h, next);
         CHECK(h[6] != h[6] && gates[3 * N + 6] != gates[3 * N + 6]);
         for (j = 0, worst = 0; j < N; j++) {
             double a[4], c;
@@ -593,6 +685,12 @@ static void bad_input(void)
     CHECK_FAILS(ctx, qnet_lstm_forward(ctx, &l.shape, length, &w, l.x, l.y, l.saved, NULL), QNET_ERROR_ARGUMENT, "NULL");
     CHECK_FAILS(ctx, qnet_lstm_forward(ctx, NULL, length, &w, l.x, l.y, l.saved, NULL), QNET_ERROR_ARGUMENT, "NULL");
     CHECK(l.y[0] == y);
+    /* what has no status does nothing */
+    CHECK(qnet_lstm_saved(NULL) == 0 && qnet_lstm_scratch(ctx, NULL) == 0);
+    qnet_lstm_cell(4, 0, l.w[0], l.u[0], l.b[0], l.x, l.y, l.y, l.y, l.y, l.saved);
+    qnet_lstm_cell(0, 5, l.w[0], l.u[0], l.b[0], l.x, l.y, l.y, l.y, l.y, l.saved);
+    qnet_lstm_cell(4, 5, l.w[0], l.u[0], l.b[0], l.x, l.y, NULL, l.y, l.y, l.saved);
+    CHECK(l.y[0] == y);
     free_layer(&l);
     qnet_context_destroy(ctx);
 }
@@ -601,8 +699,8 @@ int main(void)
 {
     RUN(cell_against_torch);
     RUN(layer_against_torch);
-    RUN(layer_against_its_twins);
-    RUN(fast_gates);
+    RUN(layer_against_its_cells);
+    RUN(gates_of_all_floats);
     RUN(rows_of_every_kernel);
     RUN(gradients);
     RUN(padding_and_neighbours);

@@ -550,26 +550,6 @@ static void test_bootstrap(void)
     }
 }
 
-/* Words made four blocks at a time are those that the generator gives one by one, also where the
-   number of the block goes back to 0. */
-static void test_draw_words(void)
-{
-    uint32_t one[4 * QNET__DRAW_BLOCKS], other[4 * QNET__DRAW_BLOCKS];
-    for (uint64_t round = 0; round < 20; round++) {
-        qnet_rng by_word = qnet_rng_at(0x9e3779b97f4a7c15u * round, QNET_RANDOM_BOOTSTRAP, (uint32_t)round,
-                                       round << 37 | round), ref, fast;
-        if (round > 15) by_word.counter[0] = 0xffffffffu - (uint32_t)round;
-        ref = fast = by_word;
-        for (int call = 0; call < 3; call++) {
-            qnet__draw_words_ref(&ref, one);
-            qnet__draw_words(qnet_context_cpu(ctx), &fast, other);
-            CHECK(memcmp(one, other, sizeof one) == 0);
-            CHECK(memcmp(ref.counter, fast.counter, sizeof ref.counter) == 0);
-            for (int i = 0; i < 4 * QNET__DRAW_BLOCKS; i++) CHECK(one[i] == qnet_rng_u32(&by_word));
-        }
-    }
-}
-
 /* Each resample, drawn word by word and scored by the twin: the bits of the fast way, with and
    without clusters, with ties of all kinds. */
 static void test_bootstrap_twin(void)
@@ -704,7 +684,6 @@ int main(void)
     RUN(test_delong_limits);
     RUN(test_bad_input);
     RUN(test_bootstrap);
-    RUN(test_draw_words);
     RUN(test_bootstrap_twin);
     RUN(test_workers);
     RUN(test_boxplot);

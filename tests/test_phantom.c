@@ -3,6 +3,7 @@
 #include "../qnet.h"
 #include "../examples/phantom.h"
 #include "test.h"
+#include "folder.h"
 
 #define FOLDER "build/test_phantom"
 
@@ -247,6 +248,7 @@ static void test_write(void)
     qnet_context *ctx = NULL, *backward = NULL;
     qnet_volume *volume = NULL;
     qnet_buffer first, second;
+    const qnet_log none = {NULL, NULL};
     qnet_cohort *cohort = NULL;
     qnet_input_config input;
     const char *map = FOLDER "/a/derivatives/qsm/sub-02/anat/sub-02_Chimap.nii.gz";
@@ -303,7 +305,7 @@ static void test_write(void)
     /* The library reads it as a cohort. */
     qnet_input_config_init(&input, QNET_INPUT_CROP);
     input.size = 32;
-    CHECK_OK(ctx, qnet_cohort_read(ctx, FOLDER "/a", &input, &cohort));
+    CHECK_OK(ctx, load_folder(ctx, &input, FOLDER "/a", NULL, none, &cohort));
     if (cohort != NULL) {
         CHECK(cohort->scans_count == 3 && cohort->scans[1].label == drawn[1].label);
         CHECK_NEAR(cohort->scans[2].age, drawn[2].age, 0);

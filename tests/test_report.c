@@ -1,7 +1,9 @@
-/* >>report: an experiment made up from a random generator, written in every form and read again.
+/* crossval's report and the library's predictions.csv: an experiment made up from a random generator,
+   written in every form and read again.
    With a folder as argument, writes report.html and the others there, to be looked at. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/report.h"
 #include "test.h"
 #include <locale.h>
 
@@ -365,24 +367,24 @@ static int is_json(const qnet_buffer *b)
 
 static void test_numbers(void)
 {
-    char t[QNET__NUMBER];
-    CHECK(strcmp(qnet__fixed(t, 0.87549, 3), "0.875") == 0);
-    CHECK(strcmp(qnet__fixed(t, -1.5, 1), "-1.5") == 0);
-    CHECK(strcmp(qnet__fixed(t, (double)NAN, 3), "-") == 0);
-    CHECK(strcmp(qnet__fixed(t, HUGE_VAL, 3), "inf") == 0 && strcmp(qnet__fixed(t, -HUGE_VAL, 3), "-inf") == 0);
-    CHECK(strcmp(qnet__fixed(t, 1e300, 3), "1.000e+300") == 0);
-    CHECK(strcmp(qnet__p_text(t, 6.187e-33), "6.2e-33") == 0);
-    CHECK(strcmp(qnet__p_text(t, 0.0539), "0.0539") == 0 && strcmp(qnet__p_text(t, 1.0), "1.0000") == 0);
-    CHECK(strcmp(qnet__p_text(t, 0.0), "0") == 0 && strcmp(qnet__p_text(t, (double)NAN), "-") == 0);
-    CHECK(strcmp(qnet__p_text(t, 0.00009), "9.0e-05") == 0);
+    char t[NUMBER_SIZE];
+    CHECK(strcmp(fixed_text(t, 0.87549, 3), "0.875") == 0);
+    CHECK(strcmp(fixed_text(t, -1.5, 1), "-1.5") == 0);
+    CHECK(strcmp(fixed_text(t, (double)NAN, 3), "-") == 0);
+    CHECK(strcmp(fixed_text(t, HUGE_VAL, 3), "inf") == 0 && strcmp(fixed_text(t, -HUGE_VAL, 3), "-inf") == 0);
+    CHECK(strcmp(fixed_text(t, 1e300, 3), "1.000e+300") == 0);
+    CHECK(strcmp(p_text(t, 6.187e-33), "6.2e-33") == 0);
+    CHECK(strcmp(p_text(t, 0.0539), "0.0539") == 0 && strcmp(p_text(t, 1.0), "1.0000") == 0);
+    CHECK(strcmp(p_text(t, 0.0), "0") == 0 && strcmp(p_text(t, (double)NAN), "-") == 0);
+    CHECK(strcmp(p_text(t, 0.00009), "9.0e-05") == 0);
     strcpy(t, "-12,5e-07"); /* a decimal comma */
-    qnet__point(t);
+    decimal_point(t);
     CHECK(strcmp(t, "-12.5e-07") == 0);
     strcpy(t, "0\xd9\xab""875"); /* the Arabic decimal sign, two bytes of UTF-8 */
-    qnet__point(t);
+    decimal_point(t);
     CHECK(strcmp(t, "0.875") == 0);
-    CHECK(qnet__nice_step(1, 5) == 0.2 && qnet__nice_step(10, 5) == 2 && qnet__nice_step(99, 10) == 10);
-    CHECK_NEAR(qnet__nice_step(0.3, 6), 0.05, 1e-15);
+    CHECK(nice_step(1, 5) == 0.2 && nice_step(10, 5) == 2 && nice_step(99, 10) == 10);
+    CHECK_NEAR(nice_step(0.3, 6), 0.05, 1e-15);
 }
 
 static void test_base64(void)
@@ -391,22 +393,22 @@ static void test_base64(void)
     recipe *r = made_up(12, 3, 1, 0, 0);
     for (size_t n = 0; n < 5; n++) {
         qnet_buffer b;
-        qnet__writer w;
+        writer w;
         memset(&b, 0, sizeof b);
-        CHECK_OK(ctx, qnet__writer_begin(&w, &r->e, &b, "test", ""));
-        qnet__put_base64(&w, (const unsigned char *)"foobar", n);
-        CHECK_OK(ctx, qnet__writer_end(&w));
+        w = writer_begin(&r->e, &b, "", 0);
+        put_base64(&w, (const unsigned char *)"foobar", n);
+        CHECK_OK(ctx, writer_end(&w));
         CHECK(b.size == strlen(want[n]) && (n == 0 || memcmp(b.bytes, want[n], b.size) == 0));
         qnet_buffer_free(ctx, &b);
     }
     {
         unsigned char bytes[1000];
         qnet_buffer b;
-        qnet__writer w;
+        writer w;
         memset(bytes, 0, sizeof bytes);
         memset(&b, 0, sizeof b);
-        CHECK_OK(ctx, qnet__writer_begin(&w, &r->e, &b, "test", ""));
-        qnet__put_base64(&w, bytes, sizeof bytes);
+        w = writer_begin(&r->e, &b, "", 0);
+        put_base64(&w, bytes, sizeof bytes);
         CHECK(b.size == 1336 && strcmp((char *)b.bytes + 1330, "AAAA==") == 0);
         qnet_buffer_free(ctx, &b);
     }
@@ -428,7 +430,7 @@ static void test_tables(void)
     l->pair[1].by_item.z = 11.954;
     l->pair[1].by_item.p = 6.187e-33;
     e->level[QNET_INPUT_CROP][QNET_LEVEL_SCAN].model[QNET_MODEL_QNET].accuracy = mean_std(79 / 95.0, 0.3);
-    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_OK(ctx, report_tables(e, &b));
     text = (const char *)b.bytes;
     CHECK_CONTAINS(text, "Full size ResNet    68.19 +- 0.24");
     CHECK_CONTAINS(text, "          Q-Net       ResNet      0.851   0.747   0.0087     11.954   6.2e-33   ****");
@@ -445,7 +447,7 @@ static void test_tables(void)
     }
     qnet_buffer_free(ctx, &b);
     e->config.repeats = 3;
-    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_OK(ctx, report_tables(e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "over 3 repeats of the 10-fold");
     CHECK_CONTAINS((const char *)b.bytes, "83.16 +- 30.00");
     CHECK_CONTAINS((const char *)b.bytes, "those of the first repeat");
@@ -454,7 +456,7 @@ static void test_tables(void)
     e->config.shuffle_labels = 1;
     e->config.stage1.epochs = 3;
     strcpy(e->weights, "resnet18.safetensors");
-    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_OK(ctx, report_tables(e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "Control run with shuffled labels");
     CHECK_CONTAINS((const char *)b.bytes, "Short training: 3 epochs");
     CHECK(strstr((const char *)b.bytes, "Random initial weights") == NULL);
@@ -477,20 +479,20 @@ static void check_no_stars(recipe *r, const char *why)
             r->e.level[input][k / 3].pair[k % 3].by_subject.p = 1e-33;
         }
     }
-    CHECK_OK(ctx, qnet_experiment_tables(&r->e, &b));
+    CHECK_OK(ctx, report_tables(&r->e, &b));
     text = (const char *)b.bytes;
     CHECK(strstr(text, "****\n") == NULL && strstr(text, "e-33") == NULL && strstr(text, "p = ") == NULL);
     CHECK(strstr(text, "significant") == NULL);
     for (size_t i = 0; i < b.size; i++) if (b.bytes[i] == '\n') b.bytes[i] = ' ';
     CHECK_CONTAINS(text, why);
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_html(&r->e, &b));
+    CHECK_OK(ctx, report_html(&r->e, &b));
     text = (const char *)b.bytes;
     CHECK(strstr(text, ">****<") == NULL && strstr(text, "e-33") == NULL && strstr(text, "p&nbsp;=") == NULL);
     CHECK(strstr(text, "significant") == NULL && strstr(text, "v-5H") == NULL); /* nor brackets */
     CHECK_CONTAINS(text, why);
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_json(&r->e, &b));
+    CHECK_OK(ctx, report_json(&r->e, &b));
     for (int k = 0; k < 3; k++) CHECK(occurrences((const char *)b.bytes, stars[k]) == tests);
     CHECK(is_json(&b));
     qnet_buffer_free(ctx, &b);
@@ -514,7 +516,7 @@ static void test_equal_scores(void)
     CHECK(l->pair[2].by_subject.se == 0 && l->pair[2].by_subject.p == 0);
     for (int shuffled = 0; shuffled < 2; shuffled++) {
         r->e.config.shuffle_labels = shuffled;
-        CHECK_OK(ctx, qnet_experiment_tables(&r->e, &b));
+        CHECK_OK(ctx, report_tables(&r->e, &b));
         for (size_t i = 0; i < b.size; i++) if (b.bytes[i] == '\n') b.bytes[i] = ' ';
         CHECK_CONTAINS((const char *)b.bytes, "its AUC is 0.500 (no interval: all scores are equal)");
         CHECK_CONTAINS((const char *)b.bytes, shuffled ? "shows neither a leak nor" : "equal). So this cohort does not show");
@@ -525,12 +527,12 @@ static void test_equal_scores(void)
         CHECK_CONTAINS((const char *)b.bytes, "half of all cohorts have a star");
         qnet_buffer_free(ctx, &b);
     }
-    CHECK_OK(ctx, qnet_experiment_json(&r->e, &b));
+    CHECK_OK(ctx, report_json(&r->e, &b));
     CHECK(is_json(&b));
     CHECK(occurrences((const char *)b.bytes, "\"no_variance\": 1") == 2);
     CHECK(occurrences((const char *)b.bytes, "\"stars\": null") == 2);
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_html(&r->e, &b));
+    CHECK_OK(ctx, report_html(&r->e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "shuffled label H");
     CHECK_CONTAINS((const char *)b.bytes, "the patient's right is at the left");
     qnet_buffer_free(ctx, &b);
@@ -562,7 +564,7 @@ static void test_json(void)
     e->level[0][0].model[0].auc.mean = (double)NAN;
     e->level[0][0].pair[0].by_item.z = HUGE_VAL;
     e->level[0][0].model[QNET_MODEL_QNET].accuracy = mean_std(0.8037, 0.007);
-    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK_OK(ctx, report_json(e, &b));
     CHECK(is_json(&b));
     for (int i = 0; i < 6; i++) CHECK(occurrences((const char *)b.bytes, keys[i]) == 1);
     CHECK_CONTAINS((const char *)b.bytes, "\"auc\": {\"mean\": null");
@@ -573,7 +575,7 @@ static void test_json(void)
     CHECK_CONTAINS((const char *)b.bytes, "cohort <main> & \\\"others\\\"");
     CHECK(occurrences((const char *)b.bytes, "\"model1\"") == 12);
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_manifest(e, &b));
+    CHECK_OK(ctx, report_manifest(e, &b));
     CHECK(is_json(&b));
     CHECK_CONTAINS((const char *)b.bytes, "\"cohort_crop\": \"0123456789abcdef\"");
     CHECK_CONTAINS((const char *)b.bytes, "a<b>\\\"x\\\", \\u0001'&");
@@ -587,17 +589,19 @@ static void test_json(void)
 /* Where each scan was cut: in the manifest by numbers, on the page as a picture, outliers marked. */
 static void test_cuts(void)
 {
-    static uint8_t picture[2 * QNET_CUT_SIDE * QNET_CUT_SIDE * 3];
+    static uint8_t rgb[12 * 2 * CUT_SIDE * CUT_SIDE * 3];
+    cut_pictures pictures = {12, rgb};
     recipe *r = made_up(12, 3, 1, 1, 0);
     qnet_experiment *e = &r->e;
     qnet_buffer b;
     memset(&b, 0, sizeof b);
-    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK_OK(ctx, report_html(e, &b));
     CHECK(occurrences((const char *)b.bytes, "Where the images were cut") == 0); /* not kept */
     qnet_buffer_free(ctx, &b);
+    e->config.publish.write = report_write;
+    e->config.publish.user = &pictures;
     for (int s = 0; s < 12; s++) {
         qnet_cut *c = &e->participants[s].cut[QNET_INPUT_CROP];
-        c->picture = picture;
         c->slice[0] = 3;
         c->slice[1] = 14 + s;
         c->center[0] = 71.5;
@@ -607,7 +611,7 @@ static void test_cuts(void)
         c->mask_left_out = s == 5;
         c->outlier = s == 5 ? 3 : 0;
     }
-    CHECK_OK(ctx, qnet_experiment_manifest(e, &b));
+    CHECK_OK(ctx, report_manifest(e, &b));
     CHECK(is_json(&b));
     CHECK_CONTAINS((const char *)b.bytes, "\"cut_crop\": [");
     CHECK_CONTAINS((const char *)b.bytes,
@@ -615,7 +619,7 @@ static void test_cuts(void)
                    "\"center_mm\": [0, 0, -20.25], \"side_mm\": 111.4, \"mask_voxels\": 2000, "
                    "\"mask_left_out\": 1, \"outlier\": \"place of the mask, number of slices\"}");
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK_OK(ctx, report_html(e, &b));
     CHECK(occurrences((const char *)b.bytes, "<details open><summary>Where the images were cut") == 1);
     CHECK(occurrences((const char *)b.bytes, "alt=\"where this scan was cut\"") == 12);
     CHECK(occurrences((const char *)b.bytes, "<figure class=\"odd\">") == 1);
@@ -667,16 +671,16 @@ static void test_dataset(void)
                                 "&#34;1&#34;&#60;/b&#62; &#38; \xc3\xa9t\xc3\xa9, DatasetType raw&#60;i&#62;" };
         e->simulated = simulated;
         if (simulated) html[2] = "&#38; \xc3\xa9t\xc3\xa9. Its subjects are simulated: ";
-        CHECK_OK(ctx, qnet_experiment_html(e, &b));
+        CHECK_OK(ctx, report_html(e, &b));
         for (int k = 0; k < 4; k++) CHECK_CONTAINS((const char *)b.bytes, html[k]);
         CHECK(occurrences((const char *)b.bytes, "imulated") == (simulated ? 4 : 0));
         qnet_buffer_free(ctx, &b);
-        CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+        CHECK_OK(ctx, report_tables(e, &b));
         CHECK_CONTAINS((const char *)b.bytes, "\nData: Iron <b>\"1\"</b> & ");
         CHECK(occurrences((const char *)b.bytes, "Its subjects are simulated: ") == simulated);
         qnet_buffer_free(ctx, &b);
         for (int k = 0; k < 2; k++) {
-            CHECK_OK(ctx, k ? qnet_experiment_manifest(e, &b) : qnet_experiment_json(e, &b));
+            CHECK_OK(ctx, k ? report_manifest(e, &b) : report_json(e, &b));
             CHECK(is_json(&b));
             CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": \"Iron <b>\\\"1\\\"</b> & ");
             CHECK_CONTAINS((const char *)b.bytes, "\"dataset_type\": \"raw<i>\"");
@@ -685,10 +689,10 @@ static void test_dataset(void)
         }
     }
     e->dataset[0] = '\0';
-    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK_OK(ctx, report_html(e, &b));
     CHECK(occurrences((const char *)b.bytes, "data set not named") == 4);
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK_OK(ctx, report_json(e, &b));
     CHECK_CONTAINS((const char *)b.bytes, "\"dataset\": null");
     qnet_buffer_free(ctx, &b);
     destroy(r);
@@ -732,7 +736,7 @@ static void test_html(void)
     long wrong = 0;
     memset(&b, 0, sizeof b);
     memset(&again, 0, sizeof again);
-    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK_OK(ctx, report_html(e, &b));
     check_html((const char *)b.bytes);
     CHECK_CONTAINS((const char *)b.bytes, "A map is 1 &times; 1 values"); /* of 32 x 32 pixels */
     CHECK_CONTAINS((const char *)b.bytes, "With images in full size, Q-Net's AUC is ");
@@ -743,7 +747,7 @@ static void test_html(void)
         }
     }
     CHECK(wrong > 0 && occurrences((const char *)b.bytes, ", wrong</figcaption>") == wrong);
-    CHECK_OK(ctx, qnet_experiment_html(e, &again));
+    CHECK_OK(ctx, report_html(e, &again));
     CHECK(b.size == again.size && memcmp(b.bytes, again.bytes, b.size) == 0);
     qnet_buffer_free(ctx, &b);
     qnet_buffer_free(ctx, &again);
@@ -761,36 +765,36 @@ static void test_sparse(void)
         e->participants[s].age = s % 2 ? (double)NAN : 1e300;
         e->participants[s].sex = QNET_SEX_UNKNOWN;
     }
-    CHECK_OK(ctx, qnet_experiment_html(e, &b));
+    CHECK_OK(ctx, report_html(e, &b));
     CHECK(strstr((const char *)b.bytes, "Full size image") == NULL);
     CHECK(strstr((const char *)b.bytes, "Fig. 5") == NULL && strstr((const char *)b.bytes, "Fig. 9") == NULL);
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK_OK(ctx, report_json(e, &b));
     CHECK(is_json(&b) && strstr((const char *)b.bytes, "\"full\"") == NULL);
     qnet_buffer_free(ctx, &b);
     e->config.use_input[0] = 0; /* nothing at all */
-    CHECK_OK(ctx, qnet_experiment_html(e, &b));
-    CHECK_OK(ctx, qnet_experiment_tables(e, &b));
+    CHECK_OK(ctx, report_html(e, &b));
+    CHECK_OK(ctx, report_tables(e, &b));
     CHECK_OK(ctx, qnet_experiment_csv(e, &b));
     qnet_buffer_free(ctx, &b);
-    CHECK_OK(ctx, qnet_experiment_json(e, &b));
+    CHECK_OK(ctx, report_json(e, &b));
     CHECK(is_json(&b));
     qnet_buffer_free(ctx, &b);
     destroy(r);
 }
 
-typedef qnet_status (*writer)(const qnet_experiment *, qnet_buffer *);
+typedef qnet_status (*text_function)(const qnet_experiment *, qnet_buffer *);
 
 static void test_bad_input(void)
 {
-    const writer writers[5] = { qnet_experiment_tables, qnet_experiment_json, qnet_experiment_csv,
-                                qnet_experiment_manifest, qnet_experiment_html };
+    const text_function texts[5] = { report_tables, report_json, qnet_experiment_csv,
+                                report_manifest, report_html };
     recipe *r = made_up(12, 3, 1, 1, 8);
+    CHECK(qnet_experiment_csv(NULL, NULL) == QNET_ERROR_ARGUMENT);
+    CHECK_FAILS(ctx, qnet_experiment_csv(&r->e, NULL), QNET_ERROR_ARGUMENT, "buffer is NULL");
     for (int k = 0; k < 5; k++) {
         qnet_status status = QNET_ERROR_MEMORY;
         long fail_at = 0;
-        CHECK(writers[k](NULL, NULL) == QNET_ERROR_ARGUMENT);
-        CHECK_FAILS(ctx, writers[k](&r->e, NULL), QNET_ERROR_ARGUMENT, "buffer is NULL");
         for (; status == QNET_ERROR_MEMORY && fail_at < 200; fail_at++) {
             counting c = { 0, 0, -1 };
             qnet_hooks hooks;
@@ -806,7 +810,7 @@ static void test_bad_input(void)
             c.count = 0;
             c.fail_at = fail_at;
             r->e.ctx = own;
-            status = writers[k](&r->e, &b);
+            status = texts[k](&r->e, &b);
             r->e.ctx = ctx;
             if (status != QNET_OK) {
                 CHECK_CONTAINS(qnet_last_error(own), "memory");
@@ -825,17 +829,17 @@ static void test_bad_input(void)
 static void test_locale(void)
 {
     static const char *const names[4] = { "de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR" };
-    const writer writers[5] = { qnet_experiment_tables, qnet_experiment_json, qnet_experiment_csv,
-                                qnet_experiment_manifest, qnet_experiment_html };
+    const text_function texts[5] = { report_tables, report_json, qnet_experiment_csv,
+                                report_manifest, report_html };
     recipe *r = made_up(12, 3, 1, 1, 8);
     for (int k = 0; k < 5; k++) {
         qnet_buffer b, comma;
         int i = 0;
         memset(&b, 0, sizeof b);
         memset(&comma, 0, sizeof comma);
-        CHECK_OK(ctx, writers[k](&r->e, &b));
+        CHECK_OK(ctx, texts[k](&r->e, &b));
         while (i < 4 && !setlocale(LC_NUMERIC, names[i])) i++;
-        CHECK_OK(ctx, writers[k](&r->e, &comma));
+        CHECK_OK(ctx, texts[k](&r->e, &comma));
         setlocale(LC_NUMERIC, "C");
         CHECK(b.size == comma.size && memcmp(b.bytes, comma.bytes, b.size) == 0);
         qnet_buffer_free(ctx, &b);
@@ -847,19 +851,18 @@ static void test_locale(void)
 #ifndef QNET_NO_STDIO
 static int write_all(const char *folder)
 {
-    static const char *const names[5] = { "tables.txt", "results.json", "predictions.csv", "manifest.json",
-                                          "report.html" };
-    const writer writers[5] = { qnet_experiment_tables, qnet_experiment_json, qnet_experiment_csv,
-                                qnet_experiment_manifest, qnet_experiment_html };
+    static const char *const names[2] = { "tables.txt", "predictions.csv" };
+    const text_function texts[2] = { report_tables, qnet_experiment_csv };
     recipe *r = made_up(99, 24, 1, 1, 224);
-    int bad = 0;
+    int bad;
     strcpy(r->e.participants[0].subject, "sub-01");
-    for (int k = 0; k < 5; k++) {
+    bad = report_write(NULL, &r->e, folder) != QNET_OK;
+    for (int k = 0; k < 2; k++) {
         qnet_buffer b;
         char path[1000];
         memset(&b, 0, sizeof b);
         snprintf(path, sizeof path, "%s/%s", folder, names[k]);
-        bad |= writers[k](&r->e, &b) != QNET_OK;
+        bad |= texts[k](&r->e, &b) != QNET_OK;
         bad |= qnet_file_replace(ctx, path, b.bytes, b.size) != QNET_OK;
         qnet_buffer_free(ctx, &b);
     }

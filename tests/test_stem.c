@@ -3,6 +3,7 @@
 #define QNET_IMPLEMENTATION
 #include "../qnet.h"
 #include "test.h"
+#include "pool_reference.h"
 
 /* Of the largest number of a gradient: some thousand products each, a good part of which cancels. */
 #define NEAR (QNET__REAL_IS_DOUBLE ? 1e-12 : 1e-5)
@@ -25,7 +26,7 @@ static qnet_real *normals(uint64_t seed, size_t n, double mean)
     return p;
 }
 
-static data make_data(int batch, int height, int width, int channels)
+static data make_data(int batch, int height, int width, int channels, double mean)
 {
     data d;
     qnet_conv2d conv = {0, 0, 0, 0, 64, 7, 2, 3};
@@ -35,7 +36,7 @@ static data make_data(int batch, int height, int width, int channels)
     d.in = (size_t)batch * (size_t)height * (size_t)width * (size_t)channels;
     d.out = (size_t)batch * (size_t)((height + 1) / 2) * (size_t)((width + 1) / 2) * 64;
     d.pooled = (size_t)batch * (size_t)((height + 3) / 4) * (size_t)((width + 3) / 4) * 64;
-    d.x = normals(1, d.in, -1); /* images have dark backgrounds: their numbers are not around 0 */
+    d.x = normals(1, d.in, mean);
     d.w = normals(2, (size_t)(49 * channels * 64), 0);
     d.pre = normals(3, d.out, 0);
     d.pool = normals(4, d.pooled, 0);
@@ -102,7 +103,7 @@ static void forward(qnet_context *ctx, data *d)
     p.x.kind = QNET__PROLOGUE_SCALED;
     p.x.scale = d->sign;
     p.y = d->pool, p.argmax = d->argmax;
-    qnet__maxpool_forward_ref(&p, (size_t)d->conv.batch);
+    pool_forward_reference(&p, (size_t)d->conv.batch);
     p.y = pool, p.argmax = argmax;
     sums.kind = QNET__EPILOGUE_MOMENTS;
     qnet__stem_forward(ctx, &d->conv, d->x, d->w, NULL, &sums, &p, scratch);
@@ -145,41 +146,50 @@ static void forward(qnet_context *ctx, data *d)
     qnet__default_free(NULL, other, 0);
 }
 
-/* dw[147][64] = sum over outputs of x under the tap * scale (g - shift - slope (pre - mean)). */
+/* Number `at` of x under tap (ky, kx) of output (b, y, x), channel c; 0 in the padding. */
+static double under(const data *d, int b, int y, int x, int k)
+{
+    const int iy = 2 * y + k / 21 - 3, ix = 2 * x + k / 3 % 7 - 3;
+    if (iy < 0 || iy >= d->conv.height || ix < 0 || ix >= d->conv.width) return 0;
+    return (double)d->x[((b * d->conv.height + iy) * d->conv.width + ix) * 3 + k % 3];
+}
+
+/* dw[147][64] = sum over outputs of x under the tap * scale (g - shift - slope (pre - mean)), all in double:
+   pre is made anew, shift and mean are the means of g and pre. */
 static double *definition(const data *d)
 {
     const int out_h = (d->conv.height + 1) / 2, out_w = (d->conv.width + 1) / 2;
     const int pool_h = (out_h + 1) / 2, pool_w = (out_w + 1) / 2;
+    const size_t outputs = d->out / 64;
     double *dw = (double *)calloc(147 * 64, sizeof *dw), *g = (double *)calloc(d->out, sizeof *g);
-    int b, y, x, ky, kx, c, o;
-    size_t at;
-    if (dw == NULL || g == NULL) exit(2);
+    double *pre = (double *)calloc(d->out, sizeof *pre), shift[64] = { 0 }, mean[64] = { 0 };
+    size_t at, o;
+    int b, y, x, k;
+    if (dw == NULL || g == NULL || pre == NULL) exit(2);
     for (at = 0; at < d->pooled; at++) {
         const int pixel = (int)(at / 64), tap = d->argmax[at];
         b = pixel / (pool_h * pool_w);
         y = 2 * (pixel / pool_w % pool_h) - 1 + tap / 3;
         x = 2 * (pixel % pool_w) - 1 + tap % 3;
-        g[((b * out_h + y) * out_w + x) * 64 + (int)(at % 64)] += (double)d->dpool[at];
+        g[(size_t)((b * out_h + y) * out_w + x) * 64 + at % 64] += (double)d->dpool[at];
     }
+    for (at = 0; at < outputs; at++)
+        for (k = 0; k < 147; k++) {
+            const double v = under(d, (int)at / (out_h * out_w), (int)at / out_w % out_h, (int)at % out_w, k);
+            for (o = 0; o < 64; o++) pre[at * 64 + o] += v * (double)d->w[k * 64 + (int)o];
+        }
     for (at = 0; at < d->out; at++) {
-        o = (int)(at % 64);
-        g[at] = (double)d->scale[o] * (g[at] - (double)d->shift[o] -
-                                       (double)d->slope[o] * ((double)d->pre[at] - (double)d->mean[o]));
+        shift[at % 64] += g[at] / (double)outputs;
+        mean[at % 64] += pre[at] / (double)outputs;
     }
-    for (b = 0; b < d->conv.batch; b++)
-    for (y = 0; y < out_h; y++)
-    for (x = 0; x < out_w; x++)
-    for (ky = 0; ky < 7; ky++)
-    for (kx = 0; kx < 7; kx++) {
-        const int iy = 2 * y + ky - 3, ix = 2 * x + kx - 3;
-        if (iy < 0 || iy >= d->conv.height || ix < 0 || ix >= d->conv.width) continue;
-        for (c = 0; c < 3; c++)
-            for (o = 0; o < 64; o++)
-                dw[((ky * 7 + kx) * 3 + c) * 64 + o] +=
-                    (double)d->x[((b * d->conv.height + iy) * d->conv.width + ix) * 3 + c] *
-                    g[((b * out_h + y) * out_w + x) * 64 + o];
-    }
-    free(g);
+    for (at = 0; at < d->out; at++)
+        g[at] = (double)d->scale[at % 64] * (g[at] - shift[at % 64] - (double)d->slope[at % 64] * (pre[at] - mean[at % 64]));
+    for (at = 0; at < outputs; at++)
+        for (k = 0; k < 147; k++) {
+            const double v = under(d, (int)at / (out_h * out_w), (int)at / out_w % out_h, (int)at % out_w, k);
+            for (o = 0; o < 64; o++) dw[k * 64 + (int)o] += v * g[at * 64 + o];
+        }
+    free(g), free(pre);
     return dw;
 }
 
@@ -222,6 +232,8 @@ static void backward(qnet_context *ctx, data *d)
                                                     sum_pre[c] / outputs);
     }
     CHECK(wrong == 0);
+    /* what the job keeps lies in it or with the caller */
+    CHECK((const char *)job.mask.source >= (const char *)&job && (const char *)job.mask.source < (const char *)(&job + 1));
     CHECK(cut > d->pooled / 64 && cut < d->pooled);
     qnet__parallel(ctx, 147, qnet__stem_weight_task, &job);
     exact = definition(d);
@@ -248,9 +260,28 @@ static void test_stem(void)
     for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
         qnet_context *ctx = make_context((qnet_cpu)cpu);
         for (i = 0; ctx != NULL && i < sizeof sizes / sizeof sizes[0]; i++) {
-            data d = make_data(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3]);
+            /* images have dark backgrounds: their numbers are not around 0 */
+            data d = make_data(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], -1);
             forward(ctx, &d);
             if (d.conv.in_channels == 3) backward(ctx, &d);
+            free_data(&d);
+        }
+        if (ctx != NULL) qnet_context_destroy(ctx);
+    }
+}
+
+/* Inputs whose mean is large against their spread: dw loses no digits. */
+static void offsets(void)
+{
+    static const double mean[] = { 0, 1, 100, -3000 };
+    size_t i;
+    int cpu;
+    for (cpu = QNET_CPU_SCALAR; cpu <= QNET_CPU_NEON; cpu++) {
+        qnet_context *ctx = make_context((qnet_cpu)cpu);
+        for (i = 0; ctx != NULL && i < sizeof mean / sizeof mean[0]; i++) {
+            data d = make_data(4, 64, 63, 3, mean[i]);
+            forward(ctx, &d);
+            backward(ctx, &d);
             free_data(&d);
         }
         if (ctx != NULL) qnet_context_destroy(ctx);
@@ -260,5 +291,6 @@ static void test_stem(void)
 int main(void)
 {
     RUN(test_stem);
+    RUN(offsets);
     return test_end();
 }

@@ -195,10 +195,10 @@ static void make_start_weights(qnet_context *ctx)
     qnet_resnet_destroy(net);
 }
 
-static qnet_stage1 *make_run(qnet_context *ctx, const small_cohort *c, const qnet_stage1_config *config)
+static qnet_training *make_run(qnet_context *ctx, const small_cohort *c, const qnet_stage1_config *config)
 {
-    qnet_stage1 *run = NULL;
-    CHECK_OK(ctx, qnet_stage1_create(ctx, config, &c->cohort, train_scans, 3, NULL, start_weights, &run));
+    qnet_training *run = NULL;
+    CHECK_OK(ctx, qnet_stage1_create(ctx, config, &c->cohort, train_scans, 3, start_weights, &run));
     if (run == NULL) abort();
     return run;
 }
@@ -217,7 +217,7 @@ static uint64_t digest_words(uint64_t h, const void *data, size_t bytes)
     return h;
 }
 
-static uint64_t digest1(const qnet_stage1 *run)
+static uint64_t digest1(const qnet_training *run)
 {
     const qnet_param_table *t = run->net->table;
     uint64_t h = digest_words(1, run->net->weights, t->total * sizeof(qnet_real));
@@ -226,7 +226,7 @@ static uint64_t digest1(const qnet_stage1 *run)
     h = digest_words(h, run->state->v, t->trainable * sizeof(qnet_real));
     if (run->averaged > 0)
         h = digest_words(h, run->state->average, t->trainable * sizeof(qnet_real));
-    for (i = 0; i < run->config.epochs; i++) {
+    for (i = 0; i < run->epochs; i++) {
         h = digest_words(h, &run->history[i].loss, sizeof(double));
         h = digest_words(h, &run->history[i].learning_rate, sizeof(double));
     }
@@ -236,18 +236,18 @@ static uint64_t digest1(const qnet_stage1 *run)
     return h * 31 + (uint64_t)run->finished;
 }
 
-static void write1(qnet_stage1 *run, qnet_buffer *bytes)
+static void write1(qnet_training *run, qnet_buffer *bytes)
 {
     qnet_sink sink = qnet_sink_buffer(run->ctx, bytes, "ck");
     bytes->size = 0;
-    CHECK_OK(run->ctx, qnet_stage1_write(run, &sink));
+    CHECK_OK(run->ctx, qnet_training_write(run, &sink));
 }
 
-static qnet_status read1(qnet_stage1 *run, const qnet_buffer *bytes)
+static qnet_status read1(qnet_training *run, const qnet_buffer *bytes)
 {
     qnet_memory_source state;
     qnet_source source = qnet_source_memory(&state, bytes->bytes, bytes->size, "ck");
-    return qnet_stage1_read(run, &source);
+    return qnet_training_read(run, &source);
 }
 
 /* ---- tests ------------------------------------------------------------------------------------- */
@@ -298,12 +298,12 @@ static void run_and_resume(int swa, int resume, uint64_t digest[5], int keep, qn
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(swa);
-    qnet_stage1 *run = make_run(ctx, c, &config), *other = resume ? make_run(ctx, c, &config) : run;
+    qnet_training *run = make_run(ctx, c, &config), *other = resume ? make_run(ctx, c, &config) : run;
     qnet_buffer bytes;
     uint64_t next = 0;
     int e;
     memset(&bytes, 0, sizeof(bytes));
-    if (resume) CHECK_OK(ctx, qnet_stage1_epoch(other)); /* which must not show through */
+    if (resume) CHECK_OK(ctx, qnet_training_epoch(other)); /* which must not show through */
     for (e = 0; e <= config.epochs; e++) {
         digest[e] = digest1(run);
         CHECK(!resume || e == 0 || digest[e] == next);
@@ -318,21 +318,21 @@ static void run_and_resume(int swa, int resume, uint64_t digest[5], int keep, qn
             memcpy(kept->bytes, bytes.bytes, bytes.size);
         }
         if (e < config.epochs) {
-            CHECK_OK(ctx, qnet_stage1_epoch(run));
-            if (resume) CHECK_OK(ctx, qnet_stage1_epoch(other));
+            CHECK_OK(ctx, qnet_training_epoch(run));
+            if (resume) CHECK_OK(ctx, qnet_training_epoch(other));
         } else {
-            CHECK_OK(ctx, qnet_stage1_finish(run));
-            CHECK_OK(ctx, qnet_stage1_finish(other)); /* of `run` again: nothing is left to do */
+            CHECK_OK(ctx, qnet_training_finish(run));
+            CHECK_OK(ctx, qnet_training_finish(other)); /* of `run` again: nothing is left to do */
         }
         if (resume) next = digest1(other);
     }
     digest[e] = digest1(run);
     CHECK(!resume || digest[e] == next);
     CHECK(run->finished && run->step == 6 && run->averaged == (swa ? 2 : 0));
-    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_ARGUMENT, "all 3 epochs are done");
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_ARGUMENT, "all 3 epochs are done");
     qnet_buffer_free(ctx, &bytes);
-    if (resume) qnet_stage1_destroy(other);
-    qnet_stage1_destroy(run);
+    if (resume) qnet_training_destroy(other);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -344,7 +344,7 @@ static void test_stage1_resumes_with_the_same_bits(void)
     qnet_context *ctx;
     small_cohort *c;
     qnet_stage1_config config = small_config(1);
-    qnet_stage1 *run;
+    qnet_training *run;
     uint64_t plain[5], swa[5];
     qnet_buffer branch, late;
     memset(&branch, 0, sizeof(branch));
@@ -360,9 +360,9 @@ static void test_stage1_resumes_with_the_same_bits(void)
     run = make_run(ctx, c, &config);
     CHECK_OK(ctx, read1(run, &branch));
     CHECK(digest1(run) == swa[1]);
-    CHECK_OK(ctx, qnet_stage1_run(run, NULL));
+    CHECK_OK(ctx, qnet_training_run(run, NULL));
     CHECK(digest1(run) == swa[4]);
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
 
     /* But not one that is past it, or that has another seed; nor the other way round. */
     config.swa_share = .3;
@@ -371,22 +371,29 @@ static void test_stage1_resumes_with_the_same_bits(void)
     CHECK_FAILS(ctx, read1(run, &branch), QNET_ERROR_MISMATCH,
                 "ck: checkpoint of another run: seed: expected 0x0000000000000006, found "
                 "0x0000000000000005");
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     config = small_config(1);
     config.swa_share = 1; /* start: epoch 0 */
     run = make_run(ctx, c, &config);
     CHECK_FAILS(ctx, read1(run, &branch), QNET_ERROR_MISMATCH, "without SWA after epoch 1: expected 0");
     CHECK_FAILS(ctx, read1(run, &late), QNET_ERROR_MISMATCH, "swa_share: expected 1, found 0.67");
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     config = small_config(0);
     run = make_run(ctx, c, &config);
     CHECK_FAILS(ctx, read1(run, &late), QNET_ERROR_MISMATCH, "swa: expected 0, found 1");
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(branch.bytes);
     free(late.bytes);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
+}
+
+static qnet_status load(qnet__loop *loop, qnet__loader *l, int epoch, const int *order, size_t first, size_t n)
+{
+    loop->first = first;
+    loop->n = n;
+    return qnet__loader_load(loop, l, epoch, order);
 }
 
 /* An image of a batch depends on seed, epoch and its index in the cohort, not on its place. */
@@ -397,45 +404,46 @@ static void test_augmentation_is_named_by_image(void)
     qnet_context *ctx = make_context(&h, 3);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(0);
-    qnet_stage1 *run;
+    qnet_training *run;
     qnet__loader *l;
-    qnet__meter meter = qnet__meter_start(ctx, "test", 1, 1, 1, 1);
+    qnet__loop loop = qnet__loop_begin(ctx, "test", 1, 1, 1, 1);
     static const int order[] = {7, 5, 0};
     static qnet_real first[3][N], x[N];
     qnet_rng rng;
     qnet_augmentation record;
     float low[3], high[3];
+    static float values[SIDE * SIDE];
     config.augment.p_gamma = config.augment.p_affine = 1; /* what is called alone is what trains */
     run = make_run(ctx, c, &config);
     l = &run->state->loader;
     /* Image 5 of the run is slice 0 of scan 3, before which the cohort has 2 + 3 + 1 images. */
     CHECK(l->count == 9 && l->images[5].scan == 3 && l->images[5].slice == 0 && l->images[5].index == 6);
-    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 4, order, 0, 3));
+    CHECK_OK(ctx, load(&loop, l, 4, order, 0, 3));
     memcpy(first, l->batch, sizeof(first));
     rng = qnet_rng_at(config.seed, QNET_RANDOM_AUGMENT, 4, 6);
     record = qnet_augment_draw(&config.augment, &rng, SIDE, SIDE, 32, 32);
     CHECK_OK(ctx, qnet_augment_apply(ctx, &config.augment, &record, qnet_scan_slice(&c->cohort, 3, 0),
                                      SIDE, SIDE, x, 32, 32, NULL));
     CHECK(memcmp(first[1], x, sizeof(x)) == 0);
-    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 4, order, 1, 1));
+    CHECK_OK(ctx, load(&loop, l, 4, order, 1, 1));
     CHECK(memcmp(l->batch, x, sizeof(x)) == 0);
-    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, 5, order, 1, 1)); /* another epoch */
+    CHECK_OK(ctx, load(&loop, l, 5, order, 1, 1)); /* another epoch */
     CHECK(memcmp(l->batch, x, sizeof(x)) != 0);
-    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, -1, NULL, 5, 1)); /* none: the central crop */
+    CHECK_OK(ctx, load(&loop, l, -1, NULL, 5, 1)); /* none: the central crop */
     record = qnet_augment_test(SIDE, SIDE, 32, 32);
     CHECK_OK(ctx, qnet_augment_apply(ctx, &config.augment, &record, qnet_scan_slice(&c->cohort, 3, 0),
                                      SIDE, SIDE, x, 32, 32, NULL));
     CHECK(memcmp(l->batch, x, sizeof(x)) == 0);
     /* The limits of the stretch were found when the image came first, and are kept. */
     CHECK_OK(ctx, qnet_stretch_limits(ctx, &config.augment, qnet_scan_slice(&c->cohort, 3, 0),
-                                      SIDE * SIDE, low, high, NULL));
+                                      SIDE * SIDE, low, high, values));
     CHECK(l->images[5].ready && !l->images[4].ready);
     CHECK(memcmp(l->images[5].low, low, sizeof low) == 0);
     CHECK(memcmp(l->images[5].high, high, sizeof high) == 0);
     l->images[5].high[0] += 1;
-    CHECK_OK(ctx, qnet__loader_load(&meter, 1, l, -1, NULL, 5, 1));
+    CHECK_OK(ctx, load(&loop, l, -1, NULL, 5, 1));
     CHECK(memcmp(l->batch, x, sizeof(x)) != 0);
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -448,7 +456,7 @@ static void test_stage1_averages_weights(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1);
-    qnet_stage1 *run = make_run(ctx, c, &config);
+    qnet_training *run = make_run(ctx, c, &config);
     size_t n = run->net->table->trainable, i, k, bad = 0;
     qnet_real *first = (qnet_real *)malloc(n * sizeof(qnet_real));
     qnet_real *second = (qnet_real *)malloc(n * sizeof(qnet_real));
@@ -458,16 +466,16 @@ static void test_stage1_averages_weights(void)
     qnet_tensor w, mean, var;
     qnet_augmentation record = qnet_augment_test(SIDE, SIDE, 32, 32);
     long calls;
-    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
     CHECK(run->averaged == 0);
     calls = h.calls;
-    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
     CHECK(run->averaged == 1 && h.rate == 1e-4);
     memcpy(first, run->net->weights, n * sizeof(qnet_real));
-    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
     CHECK(run->averaged == 2);
     memcpy(second, run->net->weights, n * sizeof(qnet_real));
-    CHECK_OK(ctx, qnet_stage1_finish(run));
+    CHECK_OK(ctx, qnet_training_finish(run));
     CHECK(h.calls == calls); /* training asks for no memory */
     for (i = 0; i < n; i++) { /* one rounding of the mean, one of the difference: 2 ulp */
         double a = ((double)first[i] + (double)second[i]) / 2;
@@ -518,7 +526,7 @@ static void test_stage1_averages_weights(void)
     free(second);
     free(x);
     free(y);
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -530,7 +538,7 @@ static void test_stage1_learns(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1); /* so that the batch norms' statistics fit */
-    qnet_stage1 *run;
+    qnet_training *run;
     static const int flipped[SCANS] = {1, 0, 1, 0, 1};
     static const int all[] = {0, 1, 2, 3, 4};
     double probability[SCANS][SLICES];
@@ -539,14 +547,15 @@ static void test_stage1_learns(void)
     config.swa_share = .1;
     config.augment.p_affine = config.augment.p_grid = 0; /* stripes are told by their direction */
     /* Without weights the run draws its own, from its seed. */
-    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, flipped, NULL, &run));
+    for (i = 0; i < SCANS; i++) c->scans[i].label = (qnet_label)flipped[i];
+    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, NULL, &run));
     CHECK(memcmp(run->net->weights, start_weights, run->net->table->total * sizeof(qnet_real)) == 0);
-    CHECK_OK(ctx, qnet_stage1_run(run, NULL));
+    CHECK_OK(ctx, qnet_training_run(run, NULL));
     CHECK(run->history[3].loss < .5 * run->history[0].loss);
     CHECK_OK(ctx, qnet_embed(run->net, &config.augment, &c->cohort, all, SCANS, NULL, &probability[0][0]));
-    for (i = 0; i < 2; i++) /* the labels of label_of were learnt, on the training scans 0 and 1 */
+    for (i = 0; i < 2; i++) /* the labels were learnt, on the training scans 0 and 1 */
         for (t = 0; t < c->scans[i].slices; t++) CHECK((probability[i][t] > .5) == flipped[i]);
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -558,7 +567,7 @@ static void test_stage1_numeric_errors(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1);
-    qnet_stage1 *run = make_run(ctx, c, &config);
+    qnet_training *run = make_run(ctx, c, &config);
     qnet_buffer bytes;
     qnet_sink sink;
     uint64_t before;
@@ -566,15 +575,15 @@ static void test_stage1_numeric_errors(void)
     write1(run, &bytes);
     before = digest1(run);
     c->pixels[3][10][10][1] = (float)NAN; /* scan 1, slice 1 */
-    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_NUMERIC,
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_NUMERIC,
                 "stage 1 SWA, epoch 1 of 3, step");
     CHECK_CONTAINS(qnet_last_error(ctx), "subject sub-01, slice 1: a pixel is NaN");
     /* The run is spent: it may not go on or be saved until it is loaded. */
     sink = qnet_sink_buffer(ctx, &bytes, "ck");
-    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
-    CHECK_FAILS(ctx, qnet_stage1_finish(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
-    CHECK_FAILS(ctx, qnet_stage1_write(run, &sink), QNET_ERROR_ARGUMENT, "load a checkpoint");
-    CHECK_FAILS(ctx, qnet_stage1_run(run, NULL), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_training_finish(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_training_write(run, &sink), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_training_run(run, NULL), QNET_ERROR_ARGUMENT, "load a checkpoint");
     CHECK_OK(ctx, read1(run, &bytes));
     CHECK(digest1(run) == before);
     c->pixels[3][10][10][1] = 20;
@@ -582,17 +591,17 @@ static void test_stage1_numeric_errors(void)
     run->net->weights[qnet_param_find(run->net->table, "fc.bias") >= 0
                           ? run->net->table->entries[qnet_param_find(run->net->table, "fc.bias")].offset
                           : 0] = (qnet_real)INFINITY;
-    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_NUMERIC,
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_NUMERIC,
                 "stage 1 SWA, epoch 1 of 3, step 1 of 2: the loss is NaN or infinite");
     CHECK_OK(ctx, read1(run, &bytes));
     /* NaN in front of a ReLU, which may swallow it: the weights behind tell. */
     run->net->weights[0] = (qnet_real)NAN;
-    CHECK(qnet_stage1_epoch(run) == QNET_ERROR_NUMERIC);
+    CHECK(qnet_training_epoch(run) == QNET_ERROR_NUMERIC);
     CHECK_OK(ctx, read1(run, &bytes));
-    run->config.rate_first = QNET__REAL_IS_DOUBLE ? 1e308 : 1e38; /* the weights overflow */
-    CHECK(qnet_stage1_epoch(run) == QNET_ERROR_NUMERIC);
+    run->state->config.rate_first = QNET__REAL_IS_DOUBLE ? 1e308 : 1e38; /* the weights overflow */
+    CHECK(qnet_training_epoch(run) == QNET_ERROR_NUMERIC);
     qnet_buffer_free(ctx, &bytes);
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -605,12 +614,12 @@ static void test_progress_and_stop(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1);
-    qnet_stage1 *run;
+    qnet_training *run;
     qnet_real features[4];
     config.epochs = 2;
     config.swa_share = .5;
     run = make_run(ctx, c, &config);
-    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
     CHECK(strcmp(h.task, "stage 1 SWA") == 0 && h.reports == 2);
     CHECK(h.epoch == 1 && h.epochs == 2 && h.step == 2 && h.steps == 2);
     CHECK_NEAR(h.fraction, .5, 1e-12);
@@ -618,28 +627,28 @@ static void test_progress_and_stop(void)
     CHECK_NEAR(h.rate, 3e-4, 1e-18);
     /* The clock ticks once a look: at the start, after 5 and after 9 images, at the end. */
     CHECK(h.speed == 9 / 2. && h.left == 9 / h.speed && run->history[0].seconds == 3);
-    CHECK_OK(ctx, qnet_stage1_save(run, "build/test_train.checkpoint"));
+    CHECK_OK(ctx, qnet_training_save(run, "build/test_train.checkpoint"));
     h.stop_at = 3;
-    CHECK_FAILS(ctx, qnet_stage1_run(run, NULL), QNET_STOPPED,
+    CHECK_FAILS(ctx, qnet_training_run(run, NULL), QNET_STOPPED,
                 "stage 1 SWA, epoch 2 of 2, step 1 of 2: stopped by the caller");
-    CHECK_FAILS(ctx, qnet_stage1_save(run, "build/test_train.checkpoint"), QNET_ERROR_ARGUMENT, "load");
-    CHECK_OK(ctx, qnet_stage1_load(run, "build/test_train.checkpoint"));
+    CHECK_FAILS(ctx, qnet_training_save(run, "build/test_train.checkpoint"), QNET_ERROR_ARGUMENT, "load");
+    CHECK_OK(ctx, qnet_training_load(run, "build/test_train.checkpoint"));
     h.stop_at = h.reports + 4; /* the second batch of the statistics */
-    CHECK_FAILS(ctx, qnet_stage1_run(run, "build/test_train.checkpoint"), QNET_STOPPED,
+    CHECK_FAILS(ctx, qnet_training_run(run, "build/test_train.checkpoint"), QNET_STOPPED,
                 "batch-norm statistics, step 2 of 2");
-    CHECK_FAILS(ctx, qnet_stage1_finish(run), QNET_ERROR_ARGUMENT, "load");
-    CHECK_OK(ctx, qnet_stage1_load(run, "build/test_train.checkpoint"));
+    CHECK_FAILS(ctx, qnet_training_finish(run), QNET_ERROR_ARGUMENT, "load");
+    CHECK_OK(ctx, qnet_training_load(run, "build/test_train.checkpoint"));
     CHECK(run->epoch == 2 && !run->finished);
-    CHECK_OK(ctx, qnet_stage1_run(run, "build/test_train.checkpoint"));
+    CHECK_OK(ctx, qnet_training_run(run, "build/test_train.checkpoint"));
     CHECK(strcmp(h.task, "batch-norm statistics") == 0 && run->finished);
-    CHECK_OK(ctx, qnet_stage1_run(run, "build/test_train.checkpoint")); /* nothing is left to do */
+    CHECK_OK(ctx, qnet_training_run(run, "build/test_train.checkpoint")); /* nothing is left to do */
     h.stop_at = h.reports + 1;
     CHECK_FAILS(ctx, qnet_embed(run->net, &config.augment, &c->cohort, all, SCANS, features, NULL),
                 QNET_STOPPED, "features, step 1 of 3: stopped");
-    CHECK_FAILS(ctx, qnet_stage1_load(run, "build/no.checkpoint"), QNET_ERROR_NOT_FOUND, "no.checkpoint");
-    CHECK_FAILS(ctx, qnet_stage1_save(run, "build/no/such/folder.ck"), QNET_ERROR_IO, "folder.ck");
+    CHECK_FAILS(ctx, qnet_training_load(run, "build/no.checkpoint"), QNET_ERROR_NOT_FOUND, "no.checkpoint");
+    CHECK_FAILS(ctx, qnet_training_save(run, "build/no/such/folder.ck"), QNET_ERROR_IO, "folder.ck");
     remove("build/test_train.checkpoint");
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -660,7 +669,7 @@ static void edit(qnet_buffer *bytes, const char *from, const char *to)
 
 /* Reading must fail when this line of the checkpoint has this value (NULL: is missing). The file is
    parsed once and changed in memory, as each one is 180 MB. */
-static void refuse1(qnet_stage1 *run, qnet_safetensors *file, const char *key, const char *value,
+static void refuse1(qnet_training *run, qnet_safetensors *file, const char *key, const char *value,
                     qnet_status status, const char *words)
 {
     char text[32], name[64];
@@ -674,7 +683,7 @@ static void refuse1(qnet_stage1 *run, qnet_safetensors *file, const char *key, c
     snprintf(name, sizeof(name), "%s", key);
     if (value == NULL) strcpy(file->metadata[i].key, "none");
     else file->metadata[i].value = strcpy(text, value);
-    CHECK_FAILS(run->ctx, qnet__stage1_restore(run, file, "ck"), status, words);
+    CHECK_FAILS(run->ctx, qnet__training_restore(run, file, "ck"), status, words);
     strcpy(file->metadata[i].key, name);
     file->metadata[i].value = was;
 }
@@ -685,8 +694,8 @@ static void test_stage1_refuses_other_checkpoints(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1);
-    static const int other_scans[] = {0, 1, 4, 2}, labels[SCANS] = {1, 0, 0, 1, 0};
-    qnet_stage1 *run, *other = NULL;
+    static const int other_scans[] = {0, 1, 4, 2};
+    qnet_training *run, *other = NULL;
     qnet_buffer bytes, weights;
     qnet_sink sink;
     qnet_memory_source state;
@@ -702,8 +711,8 @@ static void test_stage1_refuses_other_checkpoints(void)
     config.epochs = 2;
     config.swa_share = .5;
     run = make_run(ctx, c, &config);
-    CHECK_OK(ctx, qnet_stage1_epoch(run));
-    CHECK_OK(ctx, qnet_stage1_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
     write1(run, &bytes);
     before = digest1(run);
 
@@ -717,32 +726,29 @@ static void test_stage1_refuses_other_checkpoints(void)
             "augment.p_gamma: expected 0.3, found nothing");
     refuse1(run, file, "real", "half", QNET_ERROR_MISMATCH, "real: expected");
     refuse1(run, file, "kind", "qnet stage 7", QNET_ERROR_MISMATCH, "kind: expected");
-    refuse1(run, file, "epoch", "1", QNET_ERROR_FORMAT, "contradict");
-    refuse1(run, file, "epoch", "9", QNET_ERROR_FORMAT,
-            "epoch: expected a whole number of at most 2, found 9");
+    refuse1(run, file, "epoch", "9", QNET_ERROR_FORMAT, "epoch 9 of 2 and finished 0 contradict");
     refuse1(run, file, "epoch", "x", QNET_ERROR_FORMAT, "found x");
     refuse1(run, file, "epoch", "1.5", QNET_ERROR_FORMAT, "found 1.5");
     refuse1(run, file, "epoch", "nan", QNET_ERROR_FORMAT, "found nan");
     refuse1(run, file, "epoch", NULL, QNET_ERROR_FORMAT, "found nothing");
-    refuse1(run, file, "step", "5", QNET_ERROR_FORMAT, "contradict");
-    refuse1(run, file, "averaged", "0", QNET_ERROR_FORMAT, "contradict");
+    refuse1(run, file, "finished", "2", QNET_ERROR_FORMAT, "from 0 to 1, found 2");
     CHECK(file->count == 5);
     var = run->net->table->entries[qnet_param_find(run->net->table, "bn1.running_var")].offset;
     number = (char *)file->block + ((const char *)qnet_safetensors_find(file, "weights")->data -
                                     (const char *)file->block) + (var + 3) * sizeof(keep);
     memcpy(&keep, number, sizeof(keep));
     memcpy(number, &below, sizeof(below));
-    CHECK_FAILS(ctx, qnet__stage1_restore(run, file, "ck"), QNET_ERROR_FORMAT,
+    CHECK_FAILS(ctx, qnet__training_restore(run, file, "ck"), QNET_ERROR_FORMAT,
                 "ck: damaged checkpoint: 'bn1.running_var': number 3 is -0.25, a variance below 0");
     memcpy(number, &keep, sizeof(keep));
     for (i = 0; i < 5; i += 2) {
         char first = file->tensors[i].name[0];
         file->tensors[i].name[0] = '#';
-        CHECK(qnet__stage1_restore(run, file, "ck") == QNET_ERROR_FORMAT);
+        CHECK(qnet__training_restore(run, file, "ck") == QNET_ERROR_FORMAT);
         file->tensors[i].name[0] = first;
         CHECK_CONTAINS(qnet_last_error(ctx), file->tensors[i].name);
         file->tensors[i].count--;
-        CHECK(qnet__stage1_restore(run, file, "ck") == QNET_ERROR_FORMAT);
+        CHECK(qnet__training_restore(run, file, "ck") == QNET_ERROR_FORMAT);
         file->tensors[i].count++;
     }
     qnet_safetensors_destroy(file);
@@ -763,22 +769,22 @@ static void test_stage1_refuses_other_checkpoints(void)
 
     /* Other scans, other labels, other pixels. */
     before = run->state->data_hash;
-    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, other_scans, 4, NULL, start_weights,
-                                     &other));
+    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, other_scans, 4, start_weights, &other));
     CHECK(other->state->data_hash != before);
     CHECK_FAILS(ctx, read1(other, &bytes), QNET_ERROR_MISMATCH, "images and labels: expected");
-    qnet_stage1_destroy(other);
-    CHECK_OK(ctx, qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, labels, start_weights,
-                                     &other));
+    qnet_training_destroy(other);
+    c->scans[3].label = QNET_HC;
+    other = make_run(ctx, c, &config);
     CHECK(other->state->data_hash != before);
-    qnet_stage1_destroy(other);
+    qnet_training_destroy(other);
+    c->scans[3].label = QNET_HH;
     c->scans[3].hash++;
     other = make_run(ctx, c, &config);
     CHECK(other->state->data_hash != before);
-    qnet_stage1_destroy(other);
+    qnet_training_destroy(other);
     qnet_buffer_free(ctx, &bytes);
     qnet_buffer_free(ctx, &weights);
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -790,53 +796,56 @@ static void test_stage1_arguments(void)
     qnet_context *ctx = make_context(&h, 0);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config good = small_config(0), bad;
-    static const int outside[] = {0, 5}, twice[] = {0, 1, 0}, labels[SCANS] = {0, 2, 0, 1, 0};
-    static const int one_class[SCANS] = {1, 1, 1, 1, 1};
-    qnet_stage1 *run = NULL;
-#define CREATE(config, scans, count, labels) \
-    qnet_stage1_create(ctx, config, &c->cohort, scans, count, labels, NULL, &run)
-    CHECK_FAILS(ctx, CREATE(NULL, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "NULL");
-    CHECK_FAILS(ctx, CREATE(&good, outside, 2, NULL), QNET_ERROR_ARGUMENT, "scan 5: expected 0..4");
-    CHECK_FAILS(ctx, CREATE(&good, twice, 3, NULL), QNET_ERROR_ARGUMENT, "scan 0 is listed twice");
-    CHECK_FAILS(ctx, CREATE(&good, train_scans, 0, NULL), QNET_ERROR_DATA, "0 images in 0 scans");
-    CHECK_FAILS(ctx, CREATE(&good, train_scans, 3, labels), QNET_ERROR_ARGUMENT, "scan 1: label 2");
-    CHECK_FAILS(ctx, CREATE(&good, train_scans, 3, one_class), QNET_ERROR_DATA, "3 of HH: expected both");
+    static const int outside[] = {0, 5}, twice[] = {0, 1, 0};
+    qnet_training *run = NULL;
+#define CREATE(config, scans, count) \
+    qnet_stage1_create(ctx, config, &c->cohort, scans, count, NULL, &run)
+    CHECK_FAILS(ctx, CREATE(NULL, train_scans, 3), QNET_ERROR_ARGUMENT, "NULL");
+    CHECK_FAILS(ctx, CREATE(&good, outside, 2), QNET_ERROR_ARGUMENT, "scan 5: expected 0..4");
+    CHECK_FAILS(ctx, CREATE(&good, twice, 3), QNET_ERROR_ARGUMENT, "scan 0 is listed twice");
+    CHECK_FAILS(ctx, CREATE(&good, train_scans, 0), QNET_ERROR_DATA, "0 images in 0 scans");
+    c->scans[1].label = (qnet_label)2;
+    CHECK_FAILS(ctx, CREATE(&good, train_scans, 3), QNET_ERROR_ARGUMENT, "scan 1: label 2");
+    c->scans[1].label = QNET_HC;
+    c->scans[3].label = QNET_HC;
+    CHECK_FAILS(ctx, CREATE(&good, train_scans, 3), QNET_ERROR_DATA, "0 of HH: expected both");
+    c->scans[1].label = c->scans[3].label = QNET_HH;
     bad = good;
     bad.augment.p_hflip = 7;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "probability is 7");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "probability is 7");
     bad = good;
     bad.augment.std[1] = 0;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "channel 1 has mean 0 and std 0");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "channel 1 has mean 0 and std 0");
     bad = good;
     bad.size = 37;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_SHAPE, "37 x 37, the prepared images 36 x 36");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_SHAPE, "37 x 37, the prepared images 36 x 36");
     bad.size = 31;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "31");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "31");
     bad = good;
     bad.epochs = 0;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "epochs 0");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "epochs 0");
     bad = good;
     bad.batch = -1;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "batch -1");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "batch -1");
     bad = good;
     bad.rate_last = NAN;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "out of range");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "rate_last nan: expected 0 to ");
     bad = good;
     bad.adam.beta2 = 1;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "beta2 1");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "beta2 1");
     bad = good;
     bad.swa_share = 1.5;
-    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3, NULL), QNET_ERROR_ARGUMENT, "swa_share 1.5");
+    CHECK_FAILS(ctx, CREATE(&bad, train_scans, 3), QNET_ERROR_ARGUMENT, "swa_share 1.5");
     CHECK(run == NULL);
     run = make_run(ctx, c, &good);
-    CHECK_FAILS(ctx, qnet_stage1_finish(run), QNET_ERROR_ARGUMENT, "0 of 3 epochs");
-    CHECK_FAILS(ctx, qnet_stage1_read(run, NULL), QNET_ERROR_ARGUMENT, "NULL");
-    run->config.augment.percentile_low = 200; /* refused by the augmentation, in a parallel task */
-    CHECK_FAILS(ctx, qnet_stage1_epoch(run), QNET_ERROR_ARGUMENT, "epoch 1 of 3, step 1 of 2: subject");
+    CHECK_FAILS(ctx, qnet_training_finish(run), QNET_ERROR_ARGUMENT, "0 of 3 epochs");
+    CHECK_FAILS(ctx, qnet_training_read(run, NULL), QNET_ERROR_ARGUMENT, "NULL");
+    run->state->config.augment.percentile_low = 200; /* refused by the augmentation, in a parallel task */
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_ARGUMENT, "epoch 1 of 3, step 1 of 2: subject");
     CHECK_CONTAINS(qnet_last_error(ctx), "percentiles 200");
-    CHECK(qnet_stage1_epoch(NULL) == QNET_ERROR_ARGUMENT);
-    qnet_stage1_destroy(run);
-    qnet_stage1_destroy(NULL);
+    CHECK(qnet_training_epoch(NULL) == QNET_ERROR_ARGUMENT);
+    qnet_training_destroy(run);
+    qnet_training_destroy(NULL);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -935,14 +944,14 @@ static void test_stage1_out_of_memory(void)
     qnet_context *ctx = make_context(&h, 3);
     small_cohort *c = make_cohort(ctx);
     qnet_stage1_config config = small_config(1);
-    qnet_stage1 *run = NULL;
+    qnet_training *run = NULL;
     qnet_status status;
     long n, live = h.live;
     double probability[2 * SLICES];
     config.epochs = 1;
     for (n = 1, status = QNET_ERROR_MEMORY; status != QNET_OK; n++) {
         h.fail_at = h.calls + n;
-        status = qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, NULL, start_weights,
+        status = qnet_stage1_create(ctx, &config, &c->cohort, train_scans, 3, start_weights,
                                     &run);
         CHECK(status == QNET_OK || (status == QNET_ERROR_MEMORY && run == NULL && h.live == live));
     }
@@ -955,7 +964,7 @@ static void test_stage1_out_of_memory(void)
     }
     CHECK(n == 3);
     h.fail_at = 0;
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
     free(c);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -995,39 +1004,39 @@ static qnet_stage2_config small_config2(void)
     return config;
 }
 
-static qnet_stage2 *make_run2(qnet_context *ctx, const qnet_stage2_config *config,
+static qnet_training *make_run2(qnet_context *ctx, const qnet_stage2_config *config,
                               const qnet_real *features)
 {
-    qnet_stage2 *run = NULL;
+    qnet_training *run = NULL;
     CHECK_OK(ctx, qnet_stage2_create(ctx, config, features, s2_length, s2_label, S2_COUNT, &run));
     if (run == NULL) abort();
     return run;
 }
 
-static uint64_t digest2(const qnet_stage2 *run)
+static uint64_t digest2(const qnet_training *run)
 {
     const qnet_param_table *t = run->model->table;
     uint64_t h = digest_words(1, run->model->weights, t->total * sizeof(qnet_real));
     int i;
     h = digest_words(h, run->state->m, t->trainable * sizeof(qnet_real));
     h = digest_words(h, run->state->v, t->trainable * sizeof(qnet_real));
-    for (i = 0; i < run->config.epochs; i++)
+    for (i = 0; i < run->epochs; i++)
         h = digest_words(h, &run->history[i].loss, sizeof(double));
     return (h * 31 + (uint64_t)run->epoch) * 31 + run->step;
 }
 
-static void write2(qnet_stage2 *run, qnet_buffer *bytes)
+static void write2(qnet_training *run, qnet_buffer *bytes)
 {
     qnet_sink sink = qnet_sink_buffer(run->ctx, bytes, "ck");
     bytes->size = 0;
-    CHECK_OK(run->ctx, qnet_stage2_write(run, &sink));
+    CHECK_OK(run->ctx, qnet_training_write(run, &sink));
 }
 
-static qnet_status read2(qnet_stage2 *run, const qnet_buffer *bytes)
+static qnet_status read2(qnet_training *run, const qnet_buffer *bytes)
 {
     qnet_memory_source state;
     qnet_source source = qnet_source_memory(&state, bytes->bytes, bytes->size, "ck");
-    return qnet_stage2_read(run, &source);
+    return qnet_training_read(run, &source);
 }
 
 static void test_stage2_resumes_with_the_same_bits(void)
@@ -1036,13 +1045,13 @@ static void test_stage2_resumes_with_the_same_bits(void)
     qnet_context *ctx = make_context(&h, 0);
     qnet_stage2_config config = small_config2();
     qnet_real *features = make_features();
-    qnet_stage2 *run = make_run2(ctx, &config, features), *other = make_run2(ctx, &config, features);
+    qnet_training *run = make_run2(ctx, &config, features), *other = make_run2(ctx, &config, features);
     qnet_buffer bytes;
     uint64_t next = digest2(run), last;
     long calls = 0;
     int e;
     memset(&bytes, 0, sizeof(bytes));
-    CHECK_OK(ctx, qnet_stage2_run(other, NULL));
+    CHECK_OK(ctx, qnet_training_run(other, NULL));
     last = digest2(other);
     for (e = 0; e <= config.epochs; e++) {
         CHECK(digest2(run) == next);
@@ -1051,8 +1060,8 @@ static void test_stage2_resumes_with_the_same_bits(void)
         CHECK(other->epoch == e);
         if (e < config.epochs) {
             calls = h.calls;
-            CHECK_OK(ctx, qnet_stage2_epoch(other));
-            CHECK_OK(ctx, qnet_stage2_epoch(run));
+            CHECK_OK(ctx, qnet_training_epoch(other));
+            CHECK_OK(ctx, qnet_training_epoch(run));
             CHECK(h.calls == calls); /* training asks for no memory */
         }
         next = digest2(other);
@@ -1060,11 +1069,11 @@ static void test_stage2_resumes_with_the_same_bits(void)
     CHECK(digest2(run) == last && run->step == 12);
     CHECK(run->history[3].loss < .5 * run->history[0].loss); /* it learns */
     CHECK_NEAR(run->history[0].loss, 2 * log(2.), .7);       /* two heads that know nothing yet */
-    CHECK_FAILS(ctx, qnet_stage2_epoch(run), QNET_ERROR_ARGUMENT, "all 4 epochs");
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_ARGUMENT, "all 4 epochs");
     CHECK(strcmp(h.task, "stage 2") == 0 && h.steps == 3 && h.epochs == 4 && h.rate == 1e-2);
-    qnet_stage2_destroy(run);
-    qnet_stage2_destroy(other);
-    qnet_stage2_destroy(NULL);
+    qnet_training_destroy(run);
+    qnet_training_destroy(other);
+    qnet_training_destroy(NULL);
     qnet_buffer_free(ctx, &bytes);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -1077,10 +1086,10 @@ static void test_stage2_prediction(void)
     qnet_context *ctx = make_context(&h, 0);
     qnet_stage2_config config = small_config2();
     qnet_real *features = make_features();
-    qnet_stage2 *run = make_run2(ctx, &config, features);
+    qnet_training *run = make_run2(ctx, &config, features);
     double image[2][S2_COUNT][S2_STEPS], scan[2][S2_COUNT];
     int one_length[1] = {0}, i, t;
-    CHECK_OK(ctx, qnet_stage2_run(run, NULL));
+    CHECK_OK(ctx, qnet_training_run(run, NULL));
     CHECK_OK(ctx, qnet_scan_model_predict(run->model, features, s2_length, S2_COUNT, &image[0][0][0],
                                           scan[0]));
     for (i = 0; i < S2_COUNT; i++) { /* scan by scan: the same bits */
@@ -1103,7 +1112,7 @@ static void test_stage2_prediction(void)
     CHECK_FAILS(ctx, qnet_scan_model_predict(run->model, features, s2_length, S2_COUNT, &image[0][0][0],
                                              scan[0]), QNET_ERROR_NUMERIC, "scan 0: the model gives NaN");
     CHECK(memcmp(scan[0], scan[1], sizeof(scan[0])) == 0);
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
     free(features);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);
@@ -1115,7 +1124,7 @@ static void test_stage2_refuses(void)
     qnet_context *ctx = make_context(&h, 0);
     qnet_stage2_config config = small_config2(), bad;
     qnet_real *features = make_features();
-    qnet_stage2 *run = make_run2(ctx, &config, features), *other = NULL;
+    qnet_training *run = make_run2(ctx, &config, features), *other = NULL;
     qnet_buffer bytes;
     int length[S2_COUNT], label[S2_COUNT];
     uint64_t before;
@@ -1123,15 +1132,15 @@ static void test_stage2_refuses(void)
     memcpy(length, s2_length, sizeof(length));
     memcpy(label, s2_label, sizeof(label));
     memset(&bytes, 0, sizeof(bytes));
-    CHECK_OK(ctx, qnet_stage2_epoch(run));
+    CHECK_OK(ctx, qnet_training_epoch(run));
     before = digest2(run);
     write2(run, &bytes);
     edit(&bytes, "\"hidden\":\"16\"", "\"hidden\":\"17\"");
     CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_MISMATCH, "hidden: expected 16, found 17");
     edit(&bytes, "\"hidden\":\"17\"", "\"hidden\":\"16\"");
-    edit(&bytes, "\"step\":\"3\"", "\"step\":\"4\"");
-    CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_FORMAT, "contradict");
-    edit(&bytes, "\"step\":\"4\"", "\"step\":\"3\"");
+    edit(&bytes, "\"finished\":\"0\"", "\"finished\":\"1\"");
+    CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_FORMAT, "epoch 1 of 4 and finished 1 contradict");
+    edit(&bytes, "\"finished\":\"1\"", "\"finished\":\"0\"");
     size = bytes.size;
     for (bytes.size = 0; bytes.size < size; bytes.size += size / 20)
         CHECK_FAILS(ctx, read2(run, &bytes), QNET_ERROR_FORMAT, "truncated");
@@ -1140,31 +1149,31 @@ static void test_stage2_refuses(void)
     CHECK_OK(ctx, qnet_stage2_create(ctx, &config, features, length, label, S2_COUNT, &other));
     CHECK_FAILS(ctx, read2(other, &bytes), QNET_ERROR_MISMATCH, "features and labels");
     label[0] = 0;
-    qnet_stage2_destroy(other);
+    qnet_training_destroy(other);
     CHECK(digest2(run) == before);
 
     h.stop_at = h.reports + 2;
-    CHECK_FAILS(ctx, qnet_stage2_epoch(run), QNET_STOPPED, "stage 2, epoch 2 of 4, step 2 of 3");
-    CHECK_FAILS(ctx, qnet_stage2_epoch(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
-    CHECK_FAILS(ctx, qnet_stage2_save(run, "build/x"), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_STOPPED, "stage 2, epoch 2 of 4, step 2 of 3");
+    CHECK_FAILS(ctx, qnet_training_epoch(run), QNET_ERROR_ARGUMENT, "load a checkpoint");
+    CHECK_FAILS(ctx, qnet_training_save(run, "build/x"), QNET_ERROR_ARGUMENT, "load a checkpoint");
     CHECK_OK(ctx, read2(run, &bytes));
     CHECK(digest2(run) == before);
     run->model->weights[0] = (qnet_real)NAN;
-    CHECK(qnet_stage2_epoch(run) == QNET_ERROR_NUMERIC);
+    CHECK(qnet_training_epoch(run) == QNET_ERROR_NUMERIC);
     CHECK_CONTAINS(qnet_last_error(ctx), "stage 2, epoch 2 of 4");
     CHECK_OK(ctx, read2(run, &bytes));
-    CHECK_OK(ctx, qnet_stage2_save(run, "build/test_train2.checkpoint"));
-    CHECK_OK(ctx, qnet_stage2_run(run, "build/test_train2.checkpoint"));
+    CHECK_OK(ctx, qnet_training_save(run, "build/test_train2.checkpoint"));
+    CHECK_OK(ctx, qnet_training_run(run, "build/test_train2.checkpoint"));
     before = digest2(run);
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
     run = make_run2(ctx, &config, features);
-    CHECK_OK(ctx, qnet_stage2_load(run, "build/test_train2.checkpoint"));
+    CHECK_OK(ctx, qnet_training_load(run, "build/test_train2.checkpoint"));
     CHECK(digest2(run) == before);
-    CHECK_FAILS(ctx, qnet_stage2_load(run, "build/none"), QNET_ERROR_NOT_FOUND, "none");
-    CHECK_FAILS(ctx, qnet_stage2_save(run, "build/no/such"), QNET_ERROR_IO, "such");
+    CHECK_FAILS(ctx, qnet_training_load(run, "build/none"), QNET_ERROR_NOT_FOUND, "none");
+    CHECK_FAILS(ctx, qnet_training_save(run, "build/no/such"), QNET_ERROR_IO, "such");
     remove("build/test_train2.checkpoint");
     qnet_buffer_free(ctx, &bytes);
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
 
     other = NULL;
 #define CREATE2(config) qnet_stage2_create(ctx, config, features, length, label, S2_COUNT, &other)
@@ -1199,7 +1208,7 @@ static void test_stage2_out_of_memory(void)
     qnet_context *ctx = make_context(&h, 2);
     qnet_stage2_config config = small_config2();
     qnet_real *features = make_features();
-    qnet_stage2 *run = NULL;
+    qnet_training *run = NULL;
     qnet_buffer bytes;
     qnet_status status = QNET_ERROR_MEMORY;
     double scan[S2_COUNT];
@@ -1229,7 +1238,7 @@ static void test_stage2_out_of_memory(void)
     CHECK(n > 8);
     h.fail_at = 0;
     qnet_buffer_free(ctx, &bytes);
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
     free(features);
     qnet_context_destroy(ctx);
     CHECK(h.live == 0);

@@ -10,6 +10,8 @@
 #include "weights_tools/pth.h"
 #include "../memory.h"
 #include "../test.h"
+#include "examples/crossval/bids.h"
+#include "crossval/report.h"
 #include "phantom.h"
 
 #define FOLDER "build/faults_alloc"
@@ -424,7 +426,7 @@ static const qnet_param entries[] = {
     {"conv1.weight", 4, {3, 3, 2, 4}, 0, 72, QNET_LAYOUT_HWIO, 1},
     {"fc.weight", 2, {2, 4, 0, 0}, 72, 8, QNET_LAYOUT_PLAIN, 1},
     {"bn1.num_batches_tracked", 0, {0, 0, 0, 0}, 80, 1, QNET_LAYOUT_PLAIN, 0}};
-static const qnet_param_table table = {"tiny", entries, 3, 80, 81};
+static const qnet_param_table tiny_table = {"tiny", entries, 3, 80, 81};
 static const char *const pairs[] = {"seed", "1", "a longer key", "and a value with \"quotes\""};
 static qnet_real block[81];
 static qnet_buffer tensors_file, pth_file, nifti_file, nifti_gz_file;
@@ -440,7 +442,7 @@ static void prepare_files(void)
     char sentence[PTH_SENTENCE];
     int i;
     for (i = 0; i < 80; i++) block[i] = (qnet_real)i / 16;
-    CHECK_OK(plain, qnet_weights_write(plain, &sink, &table, block, pairs, 2));
+    CHECK_OK(plain, qnet_weights_write(plain, &sink, &tiny_table, block, pairs, 2));
     source = qnet_source_memory(&state, tensors_file.bytes, tensors_file.size, "tensors");
     CHECK_OK(plain, qnet_safetensors_read(plain, &source, &tensors));
     CHECK(pth_from_safetensors(plain, "x.pth", tensors, &pth_file, sentence) == QNET_OK);
@@ -465,7 +467,7 @@ static void weights_write(trial *t)
     qnet_buffer b = {0};
     do {
         qnet_sink sink = qnet_sink_buffer(t->ctx, &b, "weights");
-        TRY(t, qnet_weights_write(t->ctx, &sink, &table, block, pairs, 2));
+        TRY(t, qnet_weights_write(t->ctx, &sink, &tiny_table, block, pairs, 2));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (again(t, NULL, NULL, 0));
     hash_and_free(t, &b);
@@ -474,7 +476,7 @@ static void weights_write(trial *t)
 static void weights_save(trial *t)
 {
     old_file(FOLDER "/saved");
-    do TRY(t, qnet_weights_save(t->ctx, FOLDER "/saved", &table, block, pairs, 2));
+    do TRY(t, qnet_weights_save(t->ctx, FOLDER "/saved", &tiny_table, block, pairs, 2));
     while (again_file(t, FOLDER "/saved"));
     hash_file(t, FOLDER "/saved");
 }
@@ -484,7 +486,7 @@ static void load_weights(trial *t, const char *path)
     qnet_real to[81];
     do {
         OUT(to);
-        TRY(t, qnet_weights_load(t->ctx, path, &table, to, 0, NULL));
+        TRY(t, qnet_weights_load(t->ctx, path, &tiny_table, to, 0, NULL));
     } while (again(t, to, NULL, sizeof to));
     add_hash(t, to, sizeof to);
     CHECK(memcmp(to, block, 80 * sizeof *to) == 0);
@@ -674,19 +676,6 @@ static void png_save(trial *t)
 
 /* ---- images, cohorts ---- */
 
-static void stretch_limits(trial *t)
-{
-    qnet_augment_config config;
-    float limits[6];
-    qnet_augment_config_init(&config);
-    do {
-        OUT(limits);
-        TRY(t, qnet_stretch_limits(t->ctx, &config, volume->voxels, 32 * 32, limits, limits + 3,
-                                   NULL));
-    } while (again(t, limits, NULL, sizeof limits));
-    add_hash(t, limits, sizeof limits);
-}
-
 static void augment_apply(trial *t)
 {
     qnet_augment_config config;
@@ -731,23 +720,6 @@ static qnet_scan_maps make_maps(qnet_context *ctx, phantom_maps *maps)
     return out;
 }
 
-static void scan_prepare(trial *t)
-{
-    const qnet_input_config config = small_input();
-    const size_t side = (size_t)qnet_input_prepared(&config), n = 2 * side * side;
-    float *pixels = (float *)malloc(3 * n * sizeof *pixels);
-    phantom_maps maps;
-    qnet_scan_maps scan = make_maps(t->ctx, &maps);
-    int slices, slice_z[2];
-    do {
-        OUT(slices), OUT(slice_z);
-        TRY(t, qnet_scan_prepare(t->ctx, &config, &scan, &slices, slice_z, pixels));
-    } while (again(t, &slices, NULL, sizeof slices));
-    add_hash(t, pixels, (size_t)slices * side * side * 3 * sizeof *pixels);
-    phantom_maps_destroy(&maps);
-    free(pixels);
-}
-
 static void cohort_create(trial *t)
 {
     const qnet_input_config config = small_input();
@@ -776,14 +748,16 @@ static void cohort_add(trial *t)
 
 static qnet_cohort *cohort; /* of DATA, in the plain context */
 
-static void cohort_read(trial *t)
+static bids data; /* DATA */
+
+static void cohort_load(trial *t)
 {
     const qnet_input_config config = small_input();
     qnet_cohort *out;
     int i;
     do {
         OUT(out);
-        TRY(t, qnet_cohort_read(t->ctx, DATA, &config, &out));
+        TRY(t, qnet_cohort_load(t->ctx, &config, data.dataset.scans, data.dataset.count, &out));
     } while (again(t, &out, NULL, sizeof out));
     if (t->status != QNET_OK) return;
     for (i = 0; i < out->scans_count; i++) add_hash(t, &out->scans[i].hash, sizeof(uint64_t));
@@ -817,32 +791,32 @@ static qnet_stage1_config stage1_config(void)
 static void stage1_create(trial *t)
 {
     const qnet_stage1_config config = stage1_config();
-    qnet_stage1 *run;
+    qnet_training *run;
     do {
         OUT(run);
-        TRY(t, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, NULL, &run));
+        TRY(t, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, &run));
     } while (again(t, &run, NULL, sizeof run));
-    if (t->status == QNET_OK) qnet_stage1_destroy(run);
+    if (t->status == QNET_OK) qnet_training_destroy(run);
 }
 
 /* Goes on after the failure where it was: the same weights. */
 static void stage1_run(trial *t)
 {
     const qnet_stage1_config config = stage1_config();
-    qnet_stage1 *run = NULL;
-    CHECK_OK(t->ctx, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, NULL, &run));
-    do TRY(t, qnet_stage1_run(run, FOLDER "/stage1"));
+    qnet_training *run = NULL;
+    CHECK_OK(t->ctx, qnet_stage1_create(t->ctx, &config, cohort, scans, 2, NULL, &run));
+    do TRY(t, qnet_training_run(run, FOLDER "/stage1"));
     while (again(t, NULL, NULL, 0));
     add_hash(t, run->net->weights, run->net->table->total * sizeof(qnet_real));
     hash_file(t, FOLDER "/stage1");
-    qnet_stage1_destroy(run);
+    qnet_training_destroy(run);
 }
 
 /* What a checkpoint of stage 1 is of, with the tiny table in the place of the network's. */
 typedef struct fake_run {
-    qnet_stage1 run;
+    qnet_training run;
     qnet_resnet net;
-    qnet__stage1_state state;
+    qnet__training_state state;
     qnet_real weights[81], m[80], v[80], average[80];
     qnet_epoch history[1];
 } fake_run;
@@ -852,14 +826,18 @@ static void make_fake(qnet_context *ctx, fake_run *f)
     memset(f, 0, sizeof *f);
     memcpy(f->weights, block, sizeof block);
     f->run.ctx = ctx;
-    f->run.config = stage1_config();
+    f->state.config = stage1_config();
+    f->state.table = &tiny_table;
+    f->state.weights = f->weights;
     f->run.net = &f->net;
     f->run.state = &f->state;
     f->run.history = f->history;
-    f->net.table = &table;
+    f->run.epochs = 1;
+    f->net.table = &tiny_table;
     f->net.weights = f->weights;
     f->state.m = f->m, f->state.v = f->v, f->state.average = f->average;
     f->state.batches = 1;
+    f->state.run = f->run;
 }
 
 static void stage1_checkpoint(trial *t, int file, int load)
@@ -869,7 +847,7 @@ static void stage1_checkpoint(trial *t, int file, int load)
     qnet_sink sink = qnet_sink_buffer(plain, &bytes, "x");
     qnet_memory_source state;
     make_fake(plain, f);
-    CHECK_OK(plain, qnet_stage1_write(&f->run, &sink));
+    CHECK_OK(plain, qnet_training_write(&f->run, &sink));
     make_fake(t->ctx, f);
     if (load) memset(f->weights, 0, sizeof f->weights);
     *was = *f;
@@ -880,11 +858,11 @@ static void stage1_checkpoint(trial *t, int file, int load)
         qnet_source source = qnet_source_memory(&state, bytes.bytes, bytes.size, "x");
         sink = qnet_sink_buffer(t->ctx, &b, "x");
         if (load)
-            TRY(t, file ? qnet_stage1_load(&f->run, FOLDER "/checkpoint")
-                        : qnet_stage1_read(&f->run, &source));
+            TRY(t, file ? qnet_training_load(&f->run, FOLDER "/checkpoint")
+                        : qnet_training_read(&f->run, &source));
         else
-            TRY(t, file ? qnet_stage1_save(&f->run, FOLDER "/checkpoint")
-                        : qnet_stage1_write(&f->run, &sink));
+            TRY(t, file ? qnet_training_save(&f->run, FOLDER "/checkpoint")
+                        : qnet_training_write(&f->run, &sink));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (file && !load ? again_file(t, FOLDER "/checkpoint") : again(t, f, was, sizeof *f));
     add_hash(t, f->weights, sizeof f->weights);
@@ -914,11 +892,11 @@ static void embed(trial *t)
 
 static const int two_lengths[2] = {2, 1}, two_labels[2] = {0, 1};
 
-static qnet_stage2 *make_stage2(trial *t, qnet_context *ctx, int call)
+static qnet_training *make_stage2(trial *t, qnet_context *ctx, int call)
 {
     qnet_stage2_config config;
     qnet_real *x = numbers(2 * 2 * QNET_FEATURES);
-    qnet_stage2 *run;
+    qnet_training *run;
     qnet_stage2_config_init(&config);
     config.epochs = 2;
     config.hidden = 1;
@@ -937,28 +915,28 @@ static qnet_stage2 *make_stage2(trial *t, qnet_context *ctx, int call)
 
 static void stage2_create(trial *t)
 {
-    qnet_stage2 *run = make_stage2(t, t->ctx, 1);
-    if (t->status == QNET_OK) qnet_stage2_destroy(run);
+    qnet_training *run = make_stage2(t, t->ctx, 1);
+    if (t->status == QNET_OK) qnet_training_destroy(run);
 }
 
 static void stage2_run(trial *t)
 {
-    qnet_stage2 *run = make_stage2(t, t->ctx, 0);
-    do TRY(t, qnet_stage2_run(run, FOLDER "/stage2"));
+    qnet_training *run = make_stage2(t, t->ctx, 0);
+    do TRY(t, qnet_training_run(run, FOLDER "/stage2"));
     while (again(t, NULL, NULL, 0));
     add_hash(t, run->model->weights, run->model->table->total * sizeof(qnet_real));
     hash_file(t, FOLDER "/stage2");
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(run);
 }
 
 static void stage2_checkpoint(trial *t, int file, int load)
 {
-    qnet_stage2 *first = make_stage2(t, plain, 0), *run = make_stage2(t, t->ctx, 0), was;
+    qnet_training *first = make_stage2(t, plain, 0), *run = make_stage2(t, t->ctx, 0), was;
     qnet_buffer b = {0}, bytes = {0};
     qnet_sink sink = qnet_sink_buffer(plain, &bytes, "x");
     qnet_memory_source state;
-    CHECK_OK(plain, qnet_stage2_epoch(first));
-    CHECK_OK(plain, qnet_stage2_write(first, &sink));
+    CHECK_OK(plain, qnet_training_epoch(first));
+    CHECK_OK(plain, qnet_training_write(first, &sink));
     old_file(FOLDER "/checkpoint");
     if (load)
         CHECK_OK(plain, qnet_file_replace(plain, FOLDER "/checkpoint", bytes.bytes, bytes.size));
@@ -967,18 +945,18 @@ static void stage2_checkpoint(trial *t, int file, int load)
         qnet_source source = qnet_source_memory(&state, bytes.bytes, bytes.size, "x");
         sink = qnet_sink_buffer(t->ctx, &b, "x");
         if (load)
-            TRY(t, file ? qnet_stage2_load(run, FOLDER "/checkpoint")
-                        : qnet_stage2_read(run, &source));
+            TRY(t, file ? qnet_training_load(run, FOLDER "/checkpoint")
+                        : qnet_training_read(run, &source));
         else
-            TRY(t, file ? qnet_stage2_save(run, FOLDER "/checkpoint")
-                        : qnet_stage2_write(run, &sink));
+            TRY(t, file ? qnet_training_save(run, FOLDER "/checkpoint")
+                        : qnet_training_write(run, &sink));
         if (t->status != QNET_OK) qnet_buffer_free(t->ctx, &b);
     } while (file && !load ? again_file(t, FOLDER "/checkpoint") : again(t, run, &was, sizeof was));
     add_hash(t, run->model->weights, run->model->table->total * sizeof(qnet_real));
     hash_and_free(t, &b);
     qnet_buffer_free(plain, &bytes);
-    qnet_stage2_destroy(first);
-    qnet_stage2_destroy(run);
+    qnet_training_destroy(first);
+    qnet_training_destroy(run);
 }
 
 static void stage2_write(trial *t) { stage2_checkpoint(t, 0, 0); }
@@ -1069,7 +1047,7 @@ static qnet_experiment_config experiment_config(void)
 /* Removes a folder and all in it; what is not there is no error. */
 static void remove_folder(const char *path)
 {
-    char (*names)[QNET__NAME_SIZE] = NULL, inner[QNET__PATH_SIZE];
+    char (*names)[QNET__NAME_SIZE] = NULL, inner[1024];
     size_t count = 0, bytes = 0, i;
     if (qnet__path_kind(path) != 2) return;
     if (qnet__list_folder(plain, path, &names, &count, &bytes) != QNET_OK) return;
@@ -1090,7 +1068,7 @@ static void experiment_run(trial *t)
     remove_folder(FOLDER "/out");
     do {
         OUT(e);
-        TRY(t, qnet_experiment_run(t->ctx, &config, DATA, FOLDER "/out", NULL, t->attempt, &e));
+        TRY(t, qnet_experiment_run(t->ctx, &config, &data.dataset, FOLDER "/out", NULL, t->attempt, &e));
     } while (again(t, &e, NULL, sizeof e));
     if (t->status != QNET_OK) return;
     CHECK_OK(t->ctx, qnet_experiment_csv(e, &b));
@@ -1110,19 +1088,20 @@ static void experiment_text(trial *t, qnet_status (*write)(const qnet_experiment
     hash_and_free(t, &b);
 }
 
-static void experiment_tables(trial *t) { experiment_text(t, qnet_experiment_tables); }
-static void experiment_json(trial *t) { experiment_text(t, qnet_experiment_json); }
+static void experiment_tables(trial *t) { experiment_text(t, report_tables); }
+static void experiment_json(trial *t) { experiment_text(t, report_json); }
 static void experiment_csv(trial *t) { experiment_text(t, qnet_experiment_csv); }
-static void experiment_manifest(trial *t) { experiment_text(t, qnet_experiment_manifest); }
-static void experiment_html(trial *t) { experiment_text(t, qnet_experiment_html); }
+static void experiment_manifest(trial *t) { experiment_text(t, report_manifest); }
+static void experiment_html(trial *t) { experiment_text(t, report_html); }
 
-static void experiment_save(trial *t)
+static void experiment_publish(trial *t)
 {
     qnet_experiment e = *experiment;
     e.ctx = t->ctx;
-    do TRY(t, qnet_experiment_save(&e, FOLDER "/saved-run"));
+    CHECK_OK(plain, qnet_make_folder(plain, FOLDER "/published"));
+    do TRY(t, report_write(NULL, &e, FOLDER "/published"));
     while (again(t, NULL, NULL, 0));
-    hash_file(t, FOLDER "/saved-run/predictions.csv");
+    hash_file(t, FOLDER "/published/results.json");
 }
 
 static void preparation_load(trial *t)
@@ -1160,14 +1139,14 @@ static const one_case cases[] = {
     CASE(volume_create, 0), CASE(nifti_read, 0), CASE(nifti_read_gz, 0), CASE(nifti_load, 0),
     CASE(nifti_write, 0), CASE(nifti_write_gz, 0), CASE(nifti_save, 0), CASE(volume_reorient, 0),
     CASE(gzip_compress, 0), CASE(gzip_decompress, 0), CASE(png_write, 0), CASE(png_save, 0),
-    CASE(stretch_limits, 0), CASE(augment_apply, 0), CASE(scan_prepare, 0), CASE(cohort_create, 0),
-    CASE(cohort_add, 0), CASE(cohort_read, 0), CASE(folds_create, 0), CASE(stage1_create, 2),
+    CASE(augment_apply, 0), CASE(cohort_create, 0),
+    CASE(cohort_add, 0), CASE(cohort_load, 0), CASE(folds_create, 0), CASE(stage1_create, 2),
     CASE(stage1_run, 1), CASE(stage1_write, 0), CASE(stage1_save, 0), CASE(stage1_read, 0),
     CASE(stage1_load, 0), CASE(embed, 0), CASE(stage2_create, 0), CASE(stage2_run, 0),
     CASE(stage2_write, 0), CASE(stage2_save, 0), CASE(stage2_read, 0), CASE(stage2_load, 0),
     CASE(roc, 0), CASE(auc, 0), CASE(delong, 0), CASE(bootstrap, 0), CASE(boxplot, 0),
     CASE(experiment_tables, 0), CASE(experiment_json, 20), CASE(experiment_csv, 20),
-    CASE(experiment_manifest, 0), CASE(experiment_html, 10), CASE(experiment_save, 4),
+    CASE(experiment_manifest, 0), CASE(experiment_html, 10), CASE(experiment_publish, 4),
     CASE(preparation_load, 2), CASE(experiment_run, 1)};
 
 static double no_time(void *user)
@@ -1258,9 +1237,10 @@ static void prepare(void)
     phantom_config_size(&phantom, 32, 40, 12);
     phantom.hh = phantom.hc = 2;
     CHECK_OK(plain, phantom_write(plain, &phantom, DATA));
-    CHECK_OK(plain, qnet_cohort_read(plain, DATA, &input, &cohort));
+    CHECK(bids_read(&data, plain, DATA) == QNET_OK);
+    CHECK_OK(plain, qnet_cohort_load(plain, &input, data.dataset.scans, data.dataset.count, &cohort));
     all_plain.calls = 0;
-    CHECK_OK(plain, qnet_experiment_run(plain, &config, DATA, FOLDER "/whole", NULL, 0,
+    CHECK_OK(plain, qnet_experiment_run(plain, &config, &data.dataset, FOLDER "/whole", NULL, 0,
                                         &experiment));
     if (experiment == NULL) return;
     whole_points = all_plain.calls;
@@ -1288,6 +1268,7 @@ int main(int argc, char **argv)
            (unsigned long)there);
     qnet_experiment_destroy(experiment);
     qnet_cohort_destroy(cohort);
+    bids_free(&data);
     qnet_volume_destroy(volume);
     qnet_buffer_free(plain, &tensors_file);
     qnet_buffer_free(plain, &pth_file);

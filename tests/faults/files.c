@@ -16,7 +16,9 @@
 #include <unistd.h>
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "crossval/report.h"
 #include "../test.h"
+#include "../folder.h"
 
 /* ---- Operations that can fail ------------------------------------------------------------------------------- */
 
@@ -339,7 +341,7 @@ static int visit_one(const char *kind, const char *path)
 typedef struct fixture {
     qnet_context *ctx;
     qnet_volume *volume;
-    qnet_stage2 *stage2;
+    qnet_training *stage2;
     qnet_input_config input;
     void *out; /* what a loader gives */
     qnet_buffer buffer;
@@ -351,7 +353,7 @@ static qnet_status do_replace(fixture *f) { return qnet_file_replace(f->ctx, FOL
 static qnet_status do_png(fixture *f) { return qnet_png_save(f->ctx, FOLDER "/one/file", 8, 8, 1, pixels); }
 static qnet_status do_nifti(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file", f->volume, NULL); }
 static qnet_status do_nifti_gz(fixture *f) { return qnet_nifti_save(f->ctx, FOLDER "/one/file.gz", f->volume, NULL); }
-static qnet_status do_stage2(fixture *f) { return qnet_stage2_save(f->stage2, FOLDER "/one/file"); }
+static qnet_status do_stage2(fixture *f) { return qnet_training_save(f->stage2, FOLDER "/one/file"); }
 static qnet_status do_weights(fixture *f)
 {
     return qnet_weights_save(f->ctx, FOLDER "/one/file", f->stage2->model->table, f->stage2->model->weights, NULL, 0);
@@ -370,10 +372,11 @@ static qnet_status do_tensors(fixture *f)
 {
     return qnet_safetensors_load(f->ctx, FOLDER "/one/in.safetensors", (qnet_safetensors **)(void *)&f->out);
 }
-static qnet_status do_resume2(fixture *f) { return qnet_stage2_load(f->stage2, FOLDER "/one/in.checkpoint"); }
+static qnet_status do_resume2(fixture *f) { return qnet_training_load(f->stage2, FOLDER "/one/in.checkpoint"); }
 static qnet_status do_cohort(fixture *f)
 {
-    return qnet_cohort_read(f->ctx, FOLDER "/data", &f->input, (qnet_cohort **)(void *)&f->out);
+    const qnet_log none = {NULL, NULL};
+    return load_folder(f->ctx, &f->input, FOLDER "/data", NULL, none, (qnet_cohort **)(void *)&f->out);
 }
 
 typedef struct function {
@@ -384,10 +387,10 @@ typedef struct function {
 static const function functions[] = {
     { "qnet_file_replace", do_replace, "file" }, { "qnet_png_save", do_png, "file" },
     { "qnet_nifti_save", do_nifti, "file" }, { "qnet_nifti_save gz", do_nifti_gz, "file.gz" },
-    { "qnet_stage2_save", do_stage2, "file" }, { "qnet_weights_save", do_weights, "file" },
+    { "qnet_training_save", do_stage2, "file" }, { "qnet_weights_save", do_weights, "file" },
     { "qnet_make_folder", do_folder, NULL }, { "qnet_file_read", do_read, NULL }, { "qnet_nifti_load gz", do_load, NULL },
     { "qnet_nifti_load", do_load_plain, NULL }, { "qnet_safetensors_load", do_tensors, NULL },
-    { "qnet_stage2_load", do_resume2, NULL }, { "qnet_cohort_read", do_cohort, NULL } };
+    { "qnet_training_load", do_resume2, NULL }, { "qnet_cohort_load", do_cohort, NULL } };
 
 /* A disc with two bright nuclei; those of HH are brighter. kind: 0 QSM, 1 R2*, 2 T1W, 3 mask. */
 static void write_map(qnet_context *ctx, const char *path, int subject, int kind)
@@ -467,7 +470,7 @@ static void make_fixture(fixture *f)
     write_text(FOLDER "/one/in", "a text\n");
     CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii", f->volume, NULL));
     CHECK_OK(f->ctx, qnet_nifti_save(f->ctx, FOLDER "/one/in.nii.gz", f->volume, NULL));
-    CHECK_OK(f->ctx, qnet_stage2_save(f->stage2, FOLDER "/one/in.checkpoint"));
+    CHECK_OK(f->ctx, qnet_training_save(f->stage2, FOLDER "/one/in.checkpoint"));
     CHECK_OK(f->ctx, qnet_weights_save(f->ctx, FOLDER "/one/in.safetensors", f->stage2->model->table,
                                        f->stage2->model->weights, NULL, 0));
 }
@@ -561,7 +564,7 @@ static void test_functions(void)
     printf("    functions: %lu, %ld points failed or killed, %ld of them without harm\n",
            (unsigned long)(sizeof functions / sizeof *functions), points, tolerated);
     CHECK(tolerated * 2 < points);
-    qnet_stage2_destroy(f.stage2);
+    qnet_training_destroy(f.stage2);
     qnet_volume_destroy(f.volume);
     qnet_context_destroy(f.ctx);
 }
@@ -599,7 +602,8 @@ static qnet_status run_experiment(qnet_context *ctx, int resume)
     c.stage2.epochs = 1;
     c.stage2.hidden = 4;
     c.cam_scans = 1;
-    status = qnet_experiment_run(ctx, &c, "../data", "out", NULL, resume, &e);
+    c.publish.write = report_write;
+    status = run_folder(ctx, &c, "../data", "out", NULL, resume, &e);
     CHECK((status == QNET_OK) == (e != NULL));
     qnet_experiment_destroy(e);
     return status;
@@ -839,6 +843,7 @@ int main(int argc, char **argv)
     ctx = make_context();
     write_cohort(ctx);
     qnet_context_destroy(ctx);
+    (void)report_tables; /* what a run prints, and does not write */
     RUN(test_functions);
     RUN(test_run);
     return test_end();

@@ -22,10 +22,10 @@ typedef struct runs {
     qnet_param_table table;
     qnet_resnet net;
     qnet_scan_model model;
-    qnet__stage1_state state1;
-    qnet__stage2_state state2;
-    qnet_stage1 one;
-    qnet_stage2 two;
+    qnet__training_state state1;
+    qnet__training_state state2;
+    qnet_training one;
+    qnet_training two;
     numbers of[2];
 } runs;
 
@@ -55,10 +55,12 @@ static void start(qnet_context *ctx, runs *r)
     r->net.table = r->model.table = &r->table;
     r->net.weights = r->of[0].weights;
     r->model.weights = r->of[1].weights;
-    qnet_stage1_config_init(&r->one.config);
-    qnet_stage2_config_init(&r->two.config);
-    r->one.config.epochs = r->two.config.epochs = EPOCHS;
-    r->one.config.swa_share = .5;
+    qnet_stage1_config_init(&r->state1.config);
+    qnet_stage2_config_init(&r->state2.config2);
+    r->state1.config.swa_share = .5;
+    r->state2.config.seed = 1;
+    r->state1.config.epochs = r->state2.config2.epochs = EPOCHS;
+    r->one.epochs = r->two.epochs = EPOCHS;
     r->one.ctx = r->two.ctx = ctx;
     r->one.net = &r->net;
     r->two.model = &r->model;
@@ -69,23 +71,28 @@ static void start(qnet_context *ctx, runs *r)
     r->state1.m = r->of[0].m, r->state1.v = r->of[0].v, r->state1.average = r->of[0].average;
     r->state2.m = r->of[1].m, r->state2.v = r->of[1].v;
     r->state1.batches = r->state2.batches = 5;
+    r->state1.table = r->state2.table = &r->table;
+    r->state1.weights = r->of[0].weights;
+    r->state2.weights = r->of[1].weights;
     r->one.epoch = r->two.epoch = 3;
     r->one.step = r->two.step = 15;
     r->one.averaged = 1;
+    r->state1.run = r->one;
+    r->state2.run = r->two;
 }
 
 static qnet_status read_run(runs *r, int k, const void *bytes, size_t size)
 {
     qnet_memory_source state;
     qnet_source source = qnet_source_memory(&state, bytes, size, "input");
-    return k == 0 ? qnet_stage1_read(&r->one, &source) : qnet_stage2_read(&r->two, &source);
+    return k == 0 ? qnet_training_read(&r->one, &source) : qnet_training_read(&r->two, &source);
 }
 
 static void write_run(qnet_context *ctx, runs *r, int k, qnet_buffer *out)
 {
     qnet_sink sink = qnet_sink_buffer(ctx, out, "output");
-    MUST((k == 0 ? qnet_stage1_write(&r->one, &sink)
-                 : qnet_stage2_write(&r->two, &sink)) == QNET_OK);
+    MUST((k == 0 ? qnet_training_write(&r->one, &sink)
+                 : qnet_training_write(&r->two, &sink)) == QNET_OK);
 }
 
 static int finite(const qnet_real *x)

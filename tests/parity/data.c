@@ -185,15 +185,21 @@ static void stretch(void)
     float *pixels = (float *)slurp(word(), &bytes), low[3], high[3];
     const size_t count = bytes / sizeof(float) / 3;
     qnet_augment_config config;
+    qnet_augmentation none;
+    void *scratch;
     qnet_augment_config_init(&config);
     config.percentile_low = number();
     config.percentile_high = number();
-    if (!refused(qnet_stretch_limits(ctx, &config, pixels, count, low, high, NULL))) {
-        qnet_stretch_apply(pixels, count, low, high, pixels);
+    scratch = malloc(qnet_augment_scratch(1, (int)count));
+    none = qnet_augment_test(1, (int)count, 1, (int)count);
+    if (!refused(qnet_stretch_limits(ctx, &config, pixels, count, low, high, scratch)) &&
+        !refused(qnet_augment_apply_within(ctx, &config, &none, pixels, 1, (int)count, low, high, pixels, 1,
+                                           (int)count, scratch))) {
         spill(word(), pixels, count * 3 * sizeof(float));
         printf("ok %.17g %.17g %.17g %.17g %.17g %.17g\n", (double)low[0], (double)low[1],
                (double)low[2], (double)high[0], (double)high[1], (double)high[2]);
     }
+    free(scratch);
     free(pixels);
 }
 

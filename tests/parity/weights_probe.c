@@ -8,6 +8,7 @@
            weights say: raw float images to OUT, P(HH) of slices and of the scan to the output */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/crossval/bids.h"
 #define PTH_IMPLEMENTATION
 #include "tests/golden/formula.h"
 #include "weights_tools/pth.h"
@@ -112,10 +113,14 @@ static void dump(char **a)
     double image[256], scan;
     size_t pixels, slices, i;
     qnet_augmentation record;
+    bids found;
     float *raw;
     void *scratch;
     must(qnet_preparation_load(ctx, a[1], &input, &augment));
-    must(qnet_cohort_read(ctx, a[2], &input, &cohort));
+    memset(&found, 0, sizeof found);
+    must(bids_read(&found, ctx, a[2]));
+    must(qnet_cohort_load(ctx, &input, found.dataset.scans, found.dataset.count, &cohort));
+    bids_free(&found);
     net = make_resnet(input.size);
     model = make_scan(input.max_slices);
     must(qnet_weights_load(ctx, a[0], net->table, net->weights, 0, NULL));

@@ -2,12 +2,14 @@
 
        build/crossval --data DIR --out DIR [options]          build/crossval --help
 
-   The work is in qnet.h (qnet_experiment_run); this program reads the options, shows progress and
-   stops cleanly on Ctrl-C: run it again with --resume and it goes on with the same bits. */
+   The work is in qnet.h (qnet_experiment_run); this program finds the maps in the folder (bids.h),
+   reads the options, shows progress and stops cleanly on Ctrl-C: run it again with --resume and it goes on with the same bits. */
 #define QNET_IMPLEMENTATION
 #include "qnet.h"
+#include "examples/crossval/bids.h"
 #define PTH_IMPLEMENTATION
 #include "weights_tools/pth.h"
+#include "report.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -67,7 +69,7 @@ static const char help[] =
     "Exit status: 0 done, 1 an error (one sentence says which), 130 stopped by Ctrl-C.\n";
 
 typedef struct options {
-    const char *data, *out, *weights;
+    const char *data, *out, *weights, *derivatives;
     int resume, quiet;
     qnet_hooks hooks;
     qnet_experiment_config config;
@@ -103,7 +105,7 @@ static int option_with_value(options *o, const char *name, const char *value)
     else if (strcmp(name, "--weights") == 0)
         o->weights = value;
     else if (strcmp(name, "--derivatives") == 0)
-        crop->derivatives = full->derivatives = value;
+        o->derivatives = value;
     else if (strcmp(name, "--folds") == 0)
         return whole(name, value, 2, 100000, &c->folds);
     else if (strcmp(name, "--repeats") == 0)
@@ -176,6 +178,7 @@ static int parse(int argc, char **argv, options *o)
 {
     memset(o, 0, sizeof *o);
     qnet_experiment_config_init(&o->config);
+    o->config.publish.write = report_write;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
             return -1;
@@ -269,7 +272,7 @@ static const char *hint(const char *sentence)
         {"set any_orientation", " (--any-orientation)"},
         {"basalganglia_mask.nii.gz or .nii in", " (or --slices FIRST:N and --center X,Y)"},
         {"choose one by its name", " (--derivatives NAME)"},
-        {"slice_count is above max_slices", " (--slices, --max-slices)"},
+        {"input configuration: slice_count", " (--slices, --max-slices)"},
         {"input configuration: size", " (--size)"}};
     for (size_t i = 0; i < sizeof hints / sizeof *hints; i++)
         if (strstr(sentence, hints[i][0])) return hints[i][1];
@@ -283,10 +286,26 @@ static void message(void *user, qnet_log_level level, const char *text)
     else if (level != QNET_LOG_DEBUG && !((display *)user)->quiet) printf("%s\n", text);
 }
 
+/* The scans of the folder; only maps that the configuration needs must be there. */
+static qnet_status find_scans(qnet_context *ctx, const options *o, qnet_log log, bids *found)
+{
+    const qnet_input_config *crop = &o->config.input[QNET_INPUT_CROP];
+    memset(found, 0, sizeof *found);
+    found->derivatives = o->derivatives;
+    found->no_masks = crop->slice_count > 0 &&
+                      (crop->box_explicit || !o->config.use_input[QNET_INPUT_CROP]);
+    found->any_values = crop->any_values;
+    found->log = log;
+    return bids_read(found, ctx, o->data);
+}
+
 int main(int argc, char **argv)
 {
     options o;
     display d;
+    bids found;
+    cut_pictures pictures = {0, NULL};
+    const qnet_viewer viewer = {&pictures, cut_show};
     qnet_context *ctx = NULL;
     qnet_experiment *e = NULL;
     qnet_buffer tables;
@@ -319,9 +338,14 @@ int main(int argc, char **argv)
     }
     qnet_describe_build(ctx, build, sizeof build);
     if (!o.quiet) printf("%s\n", build);
-    status = qnet_experiment_run(ctx, &o.config, o.data, o.out, o.weights, o.resume, &e);
+    o.config.publish.user = &pictures; /* of the input that the page shows */
+    o.config.input[o.config.use_input[QNET_INPUT_CROP] ? QNET_INPUT_CROP : QNET_INPUT_FULL].viewer =
+        &viewer;
+    status = find_scans(ctx, &o, o.hooks.log, &found);
+    if (status == QNET_OK)
+        status = qnet_experiment_run(ctx, &o.config, &found.dataset, o.out, o.weights, o.resume, &e);
     if (d.terminal && !o.quiet) printf("\r%-118s\r", "");
-    if (status == QNET_OK) status = qnet_experiment_tables(e, &tables);
+    if (status == QNET_OK) status = report_tables(e, &tables);
     if (status == QNET_OK && !o.quiet) {
         fwrite(tables.bytes, 1, tables.size, stdout);
         printf(
@@ -332,10 +356,12 @@ int main(int argc, char **argv)
     if (status == QNET_STOPPED) {
         fprintf(stderr, "crossval: stopped; the same command with --resume goes on from here\n");
     } else if (status != QNET_OK) {
-        fprintf(stderr, "crossval: %s%s\n", qnet_last_error(ctx), hint(qnet_last_error(ctx)));
+        fprintf(stderr, "crossval: %s%s\n", bids_error(&found), hint(bids_error(&found)));
     }
     qnet_buffer_free(ctx, &tables);
     qnet_experiment_destroy(e);
+    bids_free(&found);
+    free(pictures.rgb);
     qnet_context_destroy(ctx);
     return status == QNET_OK ? 0 : status == QNET_STOPPED ? 130 : 1;
 }
