@@ -5981,6 +5981,19 @@ static const qnet__isa *qnet__isa_of(const qnet_context *ctx)
 /* ============================================================================================
    >>gemm: how products are cut into tiles (>>kernels), the packing of the right-hand side, and
    qnet_gemm, C[m][n] = op(A)[m][k] op(B)[k][n] + beta C.
+
+   Words of this room, >>winograd and >>conv:
+     tile         rows x columns of C in registers; in >>winograd also the outputs that are made at
+                  once, 2x2 to 4x4
+     panel        columns of b, as wide as a tile, packed so that the rows of k follow each other
+     segment      a part of the sum with pointers of its own: a tap, or a row of pixels
+     chain        products that are added one to another before the sum is added to C
+     piece        k's after which the next tile of rows follows, while b stays in cache
+     block        tiles (>>winograd) that a worker takes from the products to the output at once
+     group        64 channels (>>winograd); rows with a partial sum of their own (>>conv)
+     chunk        rows of a map whose x stays in cache
+     partial sum  of some rows or tiles; partial sums are added in a fixed order
+     prologue, epilogue   what is done to a map while it is read, and before it is written
    ============================================================================================ */
 
 /* The numbers of rows that tiles come in: the smallest of them for `rows` rows, or the largest. */
