@@ -6680,10 +6680,10 @@ static size_t qnet__winograd_scratch(const qnet_context *ctx, const qnet_conv2d 
    With zero outside x, and without the batch index,
        y[oy][ox][co] = sum over ky, kx, ci of
                        x[oy s + ky - p][ox s + kx - p][ci] * w[ky][kx][ci][co],
-   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Four algorithms: Winograd's (see
-   >>winograd); direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS,
-   where there is a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is
-   copied to a matrix with k^2 ci numbers for each output pixel.
+   2 k^2 ci co FLOPs for each output pixel, as for both gradients. Algorithms: that of >>winograd;
+   direct, by qnet__multiply over pixels where they lie, with no copy of x; a BLAS, where there is
+   a hook, and in a build with QNET_REFERENCE plain loops, both by lowering: x is copied to a
+   matrix with k^2 ci numbers for each output pixel.
    ============================================================================================ */
 
 #define QNET__CONV_MOST 255 /* of kernel, stride and padding */
