@@ -6872,6 +6872,8 @@ typedef struct qnet__taps {
     const qnet_real *b[QNET__SWEEP_TAPS]; /* their weights in the first panel */
 } qnet__taps;
 
+/* Those of the taps of a phase from number `first` on, row by row of the kernel; merged, a kernel
+   row counts as one. panels: where the first panel of the product begins. */
 static void qnet__sweep_taps(const qnet__sweep *p, const qnet_real *panels, ptrdiff_t first,
                              qnet__taps *taps)
 {
@@ -7000,7 +7002,8 @@ static void qnet__sweep_task(void *arg, size_t index, size_t worker)
                        qnet__min_size(panel + p.panels_per_task, p.panel_count));
 }
 
-/* Scratch of a sweep: the packed weights and a row of zeros. */
+/* Scratch of a sweep: the packed weights, k^2 src_c numbers for each column of a panel, and a row
+   of zeros, which taps outside the map read. */
 typedef struct qnet__sweep_plan {
     qnet_real *panels, *zeros;
     size_t zero_count;
@@ -7138,6 +7141,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
+/* partial[group][tap][ci of a slice][co of a panel]: chunk by chunk of the group's rows, as x and dy
+   of a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
@@ -7194,7 +7199,9 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Everything that follows from the shape, and the partial sums, unless one group writes dw. */
+/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel stay
+   in a second-level cache, then chunks, then groups, so that there are about QNET__DW_TASKS tasks.
+   Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
 {
@@ -7269,7 +7276,8 @@ static void qnet__conv_column(const qnet_conv2d *s, const qnet_real *x, qnet_rea
     }
 }
 
-/* Bytes that column and its products take. */
+/* Bytes that lowering takes, and where in scratch: column[pixels][k] of one image, with
+   k = kernel^2 in_channels, and what qnet_gemm packs. A BLAS brings its own memory. */
 static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2d *s,
                                        void *scratch, qnet_real **column, void **product)
 {
@@ -7282,8 +7290,10 @@ static size_t qnet__conv_lower_scratch(const qnet_context *ctx, const qnet_conv2
     return arena.at;
 }
 
-/* Image by image, with qnet_gemm going to the hook:
-   y = column w;  dw += column^T dy;  dcolumn = dy w^T.
+/* Image by image, with qnet_gemm going to the hook, column[pixels][k], w[k][out], dy[pixels][out]:
+       y = column w      forward
+       dw = sum over images of column^T dy
+       dcolumn = dy w^T, and dx its sum over the taps that meet a pixel.
    That of y, dw and dx which is given, with `add` added to what dx holds. */
 static qnet_status qnet__conv_lower(qnet_context *ctx, const qnet_conv2d *s, int add,
                                     const qnet_real *x, const qnet_real *w, const qnet_real *dy,
@@ -7373,6 +7383,7 @@ static int qnet__conv_lowers_weights(const qnet_context *ctx, qnet__conv_algorit
            (size_t)s->out_channels % qnet__isa_of(ctx)->columns != 0;
 }
 
+/* Bytes of scratch that any pass takes. */
 static size_t qnet__conv_scratch(const qnet_context *ctx, qnet__conv_algorithm algorithm,
                                  const qnet_conv2d *s)
 {
@@ -7411,6 +7422,7 @@ static size_t qnet__conv_packed(const qnet_context *ctx, qnet__conv_algorithm al
     return (size_t)(p.planes * (p.dst_c / QNET__WINOGRAD_GROUP) * p.u_plane);
 }
 
+/* w[kernel][kernel][in][out] to packed: Winograd's u, or panels. */
 static void qnet__conv_pack(qnet_context *ctx, qnet__conv_algorithm algorithm, const qnet_conv2d *s,
                             const qnet_real *w, qnet_real *packed)
 {
@@ -7478,6 +7490,7 @@ static qnet_status qnet__conv_map(qnet_context *ctx, qnet__conv_algorithm algori
     return QNET_OK;
 }
 
+/* y <- the convolution of x with w, from the prologue of x to the epilogue of y. */
 static qnet_status qnet__conv_forward(qnet_context *ctx, qnet__conv_algorithm algorithm,
                                       const qnet_conv2d *s, const qnet__prologue *x,
                                       const qnet_real *w, const qnet_real *packed,
