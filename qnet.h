@@ -7141,8 +7141,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
-/* partial[group][tap][ci of a slice][co of a panel]: chunk by chunk of the group's rows, as x and dy
-   of a chunk serve all taps from a cache. */
+/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy of
+   a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
@@ -7199,8 +7199,8 @@ static void qnet__weight_reduce_task(void *arg, size_t index, size_t worker)
     }
 }
 
-/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel stay
-   in a second-level cache, then chunks, then groups, so that there are about QNET__DW_TASKS tasks.
+/* Everything that follows from the shape: slices of ci, so that all taps of a slice and a panel
+   stay in a second-level cache, then chunks, then groups, for about QNET__DW_TASKS tasks.
    Takes the partial sums, groups times dw, unless one group writes dw itself. */
 static qnet__weight_sweep qnet__plan_weights(qnet__arena *arena, const qnet__isa *isa,
                                              const qnet_conv2d *s)
