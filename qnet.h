@@ -7141,8 +7141,8 @@ static void qnet__weight_segments(const qnet__weight_sweep *p, ptrdiff_t tap, pt
     }
 }
 
-/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy of
-   a chunk serve all taps from a cache. */
+/* partial[group][tap][ci of a slice][co of a panel], chunk by chunk of the group's rows: x and dy
+   of a chunk serve all taps from a cache. */
 static void qnet__weight_task(void *arg, size_t index, size_t worker)
 {
     const qnet__weight_sweep *p = (const qnet__weight_sweep *)arg;
