@@ -4823,8 +4823,8 @@ static void qnet__pass_run(const qnet__pass_job *job, size_t first, size_t rows,
        dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G,
    again a matrix product for each element. */
 
-/* The matrices for one axis. y[k] and x[k] are at y[k * step] and x[k]; y is written as far as it
-   has elements. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
+/* The matrices for one axis. y[k] is at y[k * step]; what y has beyond its length is written
+   too, and not used. B^T: y[points] from the pixels x. A^T: y[pixels] from x[points]. A: y[points] from
    x[outputs]. Here for stride 1: rows of a and -a, and of b and -b, share even and odd parts. */
 QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lanes *y,
                                     const ptrdiff_t step)
@@ -4847,16 +4847,16 @@ QNET__INLINE void qnet__winograd_bt(int points, const qnet__lanes *x, qnet__lane
         y[step] = x[4] - a2 * x[2] - b * last;
         y[2 * step] = (b + a) * (even + odd);
         y[3 * step] = (b - a) * (even - odd);
-        y[4 * step] = 2 * b * last;
+        y[4 * step] = y[5 * step] = 2 * b * last;
     } else if (points == 4) {
         y[0] = -b2 * (x[2] - a2 * x[0]);
         y[step] = x[3] - a2 * x[1];
         y[2 * step] = (a2 - b2) * (x[2] + a * x[1]);
-        y[3 * step] = (a2 - b2) * (x[2] - a * x[1]);
+        y[3 * step] = y[4 * step] = y[5 * step] = (a2 - b2) * (x[2] - a * x[1]);
     } else {
         y[0] = x[1] + x[2];
         y[step] = x[2];
-        y[2 * step] = x[1];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
     }
 }
 
@@ -4876,13 +4876,13 @@ QNET__INLINE void qnet__winograd_at(int points, const qnet__lanes *x, qnet__lane
     } else if (points == 5) {
         y[0] = x[0] + sum1 + x[4];
         y[step] = difference1 + b * x[4];
-        y[2 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
+        y[2 * step] = y[3 * step] = x[1] + (a2 * sum1 + b2 * x[4]);
     } else if (points == 4) {
         y[0] = x[0] + sum1;
-        y[step] = x[1] + difference1;
+        y[step] = y[2 * step] = y[3 * step] = x[1] + difference1;
     } else {
         y[0] = x[0] + x[1];
-        y[step] = x[0] + x[2];
+        y[step] = y[2 * step] = y[3 * step] = x[0] + x[2];
     }
 }
 
@@ -4896,7 +4896,7 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
     if (points == QNET__WINOGRAD_CLOSED) {
         y[0] = x[0] + x[1];
         y[step] = x[0];
-        y[2 * step] = x[1];
+        y[2 * step] = y[3 * step] = y[4 * step] = y[5 * step] = x[1];
         return;
     }
     y[0] = x[0];
@@ -4908,7 +4908,9 @@ QNET__INLINE void qnet__winograd_a(int points, const qnet__lanes *x, qnet__lanes
         y[4 * step] = even3 + odd3;
         y[5 * step] = even3 - odd3;
     } else if (points == 5) {
-        y[4 * step] = x[0] + b * x[1] + b2 * x[2];
+        y[4 * step] = y[5 * step] = x[0] + b * x[1] + b2 * x[2];
+    } else {
+        y[4 * step] = y[5 * step] = x[0];
     }
 }
 
@@ -4929,21 +4931,20 @@ QNET__INLINE void qnet__winograd_bt2(const qnet__winograd_form form, int points,
         y[2 * step] = even + rest;
         y[5 * step] = even - rest;
         y[7 * step] = last;
-        y[8 * step] = even_pixel[3 * odd];
     } else if (points == 7) {
         y[0] = -t * (x2 - r2 * x[0]);
         y[step] = x[3 * odd] - r2 * x1;
         y[2 * step] = (r - t) * (x2 + r * x1);
-        y[5 * step] = -(r + t) * (x2 - r * x1);
+        y[5 * step] = y[7 * step] = -(r + t) * (x2 - r * x1);
     } else {
         y[0] = -r * t * (x1 - r * x[0]);
         y[step] = x2 - r * x1;
-        y[2 * step] = 2 * r * (r - t) * x1;
+        y[2 * step] = y[5 * step] = y[7 * step] = 2 * r * (r - t) * x1;
     }
     y[3 * step] = even_pixel[0];
     y[4 * step] = even_pixel[odd];
-    if (points > 5)
-        y[6 * step] = even_pixel[2 * odd];
+    y[6 * step] = even_pixel[points > 5 ? 2 * odd : odd];
+    y[8 * step] = even_pixel[points > 7 ? 3 * odd : odd];
 }
 
 QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
@@ -4963,17 +4964,17 @@ QNET__INLINE void qnet__winograd_at2(const qnet__winograd_form form, int points,
     } else if (points == 7) {
         odd[0] = x[0] + (x[2] + x[5]);
         odd[next] = r * (x[2] - x[5]);
-        odd[2 * next] = x[1] + r2 * (x[2] + x[5]);
+        odd[2 * next] = odd[3 * next] = x[1] + r2 * (x[2] + x[5]);
     } else {
         odd[0] = x[0] + x[2];
-        odd[next] = x[1] + r * x[2];
+        odd[next] = odd[2 * next] = odd[3 * next] = x[1] + r * x[2];
     }
     y[0] = is_double ? x[3] : odd[0] + x[3];
     y[next] = is_double ? x[4] : odd[next] + x[4];
-    if (points > 5)
-        y[2 * next] = is_double ? x[6] : odd[2 * next] + x[6];
-    if (points > 7)
-        y[3 * next] = is_double ? x[8] : odd[3 * next] + x[8];
+    if (points > 5 || is_double)
+        y[2 * next] = is_double ? x[points > 5 ? 6 : 4] : odd[2 * next] + x[6];
+    if (points > 7 || is_double)
+        y[3 * next] = is_double ? x[points > 7 ? 8 : 4] : odd[3 * next] + x[8];
 }
 
 QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lanes *y,
@@ -4987,14 +4988,10 @@ QNET__INLINE void qnet__winograd_a2(int points, const qnet__lanes *x, qnet__lane
     y[step] = x[(points - 3) / 2];
     y[2 * step] = even + odd;
     y[4 * step] = x[1];
-    if (points > 5) {
-        y[5 * step] = even - odd;
-        y[6 * step] = x[2];
-    }
-    if (points > 7) {
-        y[7 * step] = (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]);
-        y[8 * step] = x[3];
-    }
+    y[5 * step] = even - odd;
+    y[6 * step] = x[points > 5 ? 2 : 1];
+    y[7 * step] = points > 7 ? (x[0] + t2 * x[2]) + t * (x[1] + t2 * x[3]) : odd;
+    y[8 * step] = x[points > 7 ? 3 : 1];
 }
 
 /* The matrix of a form that a step applies to an axis. */
@@ -5065,8 +5062,6 @@ QNET__INLINE void qnet__winograd_tile_in(const qnet__winograd *p, const qnet__wi
         for (y = 0; y < points_y; y++) {
             qnet_real *row = to + y * p->x.points * plane + (c - first);
             qnet__lanes d[QNET__WINOGRAD_MOST];
-            if (!full)
-                memset(d, 0, sizeof d);
             qnet__winograd_axis_of(form, step, points_x, half + size * y, d, 1);
             QNET__UNROLL
             for (i = 0; i < most; i++)
@@ -5129,8 +5124,6 @@ QNET__INLINE void qnet__winograd_tile_out(const qnet__winograd *p, const qnet__w
         for (y = 0; y < rows; y++) {
             const ptrdiff_t *at = now->at + size * y;
             qnet__lanes e[8];
-            if (!full)
-                memset(e, 0, sizeof e);
             qnet__winograd_axis_of(form, QNET__WINOGRAD_OUTPUT, points_x, half + most * y, e, 1);
             if (kind == QNET__EPILOGUE_MOMENTS && y == 0 && is_first)
                 sum.center = e[0];
